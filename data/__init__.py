@@ -1,0 +1,11 @@
+"""Which images and labels does a task URI mean?
+
+`load_task("folder:photos")` gives a `Task`. `TASKS` lists the built-in kinds of task.
+"""
+
+from .describe import describe as describe
+from .kinds import TASKS as TASKS
+from .kinds import TaskKind as TaskKind
+from .lazy import LazyImages as LazyImages
+from .uri import load_task as load_task
+from .uri import task_kinds as task_kinds

@@ -1,0 +1,52 @@
+"""Which task is scikit-learn's handwritten digits?"""
+
+import numpy as np
+
+from ntk_select.errors import TaskError, missing
+from ntk_select.task import Task
+
+TRAIN_SIZE = 1000
+
+
+def load_digits(argument: str = "", *, data_dir=None) -> Task:
+    """1,000 training and 797 test images of digits, 8 x 8 grey, 10 classes, from `sklearn.datasets.load_digits`.
+
+    Values 0 .. 16 become 0 .. 255 by round(x * 255 / 16). The set has no split of its own, so this one is ours and
+    never changes: within each class images are permuted with seed 0, and training takes each class's first 1000/1797,
+    rounded so that the sizes are exact. Both splits keep scikit-learn's order.
+
+    Raises:
+      TaskError: anything follows the name.
+      MissingDependencyError: scikit-learn is not installed.
+    """
+    if argument:
+        raise TaskError(f"Task 'digits:{argument}': nothing follows this name. Type: digits. For a folder of that name: folder:digits")
+    try:
+        from sklearn import datasets
+    except ImportError as error:
+        raise missing("scikit-learn", "The task digits", "digits") from error
+    bunch = datasets.load_digits()
+    images, labels = np.round(bunch.images * (255 / 16)).astype(np.uint8), bunch.target
+    train = stratified_train(labels, TRAIN_SIZE)
+    return Task(
+        "digits",
+        images[train],
+        labels[train],
+        tuple("0123456789"),
+        images[~train],
+        labels[~train],
+        licence="CC BY 4.0 (UCI, Optical Recognition of Handwritten Digits)",
+        details={"warnings": []},
+    )
+
+
+def stratified_train(labels: np.ndarray, size: int) -> np.ndarray:
+    """Boolean mask of `size` training images, the same share of every class to within one image."""
+    rng = np.random.RandomState(0)  # NumPy keeps the stream of this old generator fixed for ever.
+    place = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        place[rng.permutation(members)] = (np.arange(len(members)) + 0.5) / len(members)
+    mask = np.zeros(len(labels), bool)
+    mask[np.argsort(place, kind="stable")[:size]] = True
+    return mask

@@ -1,0 +1,73 @@
+"""Which task is in a folder of images?"""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ntk_select.errors import DataError
+from ntk_select.task import Task
+
+from .decode import decode_image
+from .layout import is_junk, read_layout
+
+MAX_DEPTH = 8  # a link back to a folder above would otherwise never end
+
+
+def load_folder(path: str | Path, *, data_dir=None) -> Task:
+    """The task in a folder: train/CLASS/IMAGE with or without test/CLASS/IMAGE, or CLASS/IMAGE.
+
+    `val`, `valid` or `validation` serves as the test set if there is no `test`. Images are decoded when asked for.
+    Links to images and folders are followed. Hidden files and systems' leftovers are not read.
+
+    Raises:
+      DataError: no such folder, it cannot be read, or it is not laid out so.
+      TaskError: fewer than two classes.
+    """
+    root = os.path.expanduser(path)
+    if not os.path.isdir(root):
+        raise DataError(f"There is no folder {str(path)!r}. Type folder:PATH, for example folder:photos, with photos/train/CLASS/IMAGE inside.")
+    files, folders = _walk(root)
+    layout = read_layout(root, files, folders)
+    return layout.task(os.path.basename(os.path.realpath(root)) or "root", FileReader(root))
+
+
+@dataclass(frozen=True)
+class FileReader:
+    """Decodes an image from its path below `root`."""
+
+    root: str
+
+    def __call__(self, path: str) -> np.ndarray:
+        path = os.path.join(self.root, path)
+        try:
+            with open(path, "rb") as file:
+                return decode_image(file, path)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be opened ({error.strerror}).") from error
+
+
+def _walk(root: str) -> tuple[list[str], list[str]]:
+    """Relative paths of all files and folders, without looking into what is junk."""
+    files, folders, waiting = [], [], [""]
+    while waiting:
+        folder = waiting.pop()
+        try:
+            with os.scandir(os.path.join(root, folder)) as entries:
+                for entry in entries:
+                    path = f"{folder}/{entry.name}" if folder else entry.name
+                    if is_junk(entry.name):
+                        continue
+                    if entry.is_dir():
+                        folders.append(path)
+                        waiting.append(path)
+                    elif entry.is_file():
+                        files.append(path)
+                    else:
+                        raise DataError(f"{os.path.join(root, path)}: a broken link, or not a plain file. Delete it.")
+        except OSError as error:
+            raise DataError(f"{os.path.join(root, folder)}: the folder cannot be read ({error.strerror}).") from error
+        if folder.count("/") >= MAX_DEPTH:
+            raise DataError(f"{os.path.join(root, folder)}: more than {MAX_DEPTH} folders deep. Is one a link to a folder above it?")
+    return files, folders

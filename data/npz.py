@@ -1,0 +1,110 @@
+"""Which task is in a NumPy .npz file?"""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from ntk_select.errors import DataError
+from ntk_select.task import Task
+
+TRAIN_KEYS = (("images", "labels"), ("x_train", "y_train"), ("train_images", "train_labels"))
+TEST_KEYS = (("test_images", "test_labels"), ("x_test", "y_test"), ("val_images", "val_labels"), ("x_val", "y_val"))
+
+
+def load_npz(path: str | Path, *, data_dir=None) -> Task:
+    """The task in a .npz file: arrays `images` and `labels`, optional `test_images`, `test_labels` and `class_names`.
+
+    Keras' spelling x_train, y_train, x_test, y_test and MedMNIST's train_images, train_labels are known too, and
+    validation arrays serve as the test set if there is none. Images are uint8 (n, h, w), (n, h, w, 1) or
+    (n, h, w, 3); labels are integers (n,) or (n, 1). With class names, labels are positions in them. Without, each
+    value that occurs is a class, named by its number. Pickled objects are never loaded.
+
+    Raises:
+      DataError: no such file, damaged, keys missing, or arrays of another type, shape or range.
+      TaskError: fewer than two classes.
+    """
+    where = os.path.expanduser(path)
+    if not os.path.isfile(where):
+        raise DataError(f"There is no file {str(path)!r}. Type npz:PATH, for example npz:photos.npz, with arrays images and labels inside.")
+    with open(where, "rb") as file:
+        try:
+            archive = np.load(file, allow_pickle=False)
+        except Exception as error:  # NumPy and zipfile raise many kinds on damaged files.
+            raise DataError(f"{where}: not an .npz file that can be read ({error}). Is it complete?") from error
+        if isinstance(archive, np.ndarray):
+            raise DataError(f"{where}: a single array, not .npz. Type: np.savez('photos.npz', images=images, labels=labels)")
+        train_keys, test_keys = _keys(where, set(archive.files))
+        names = _class_names(where, archive) if "class_names" in archive.files else None
+        train = _split(where, archive, *train_keys)
+        test = _split(where, archive, *test_keys) if test_keys else (None, None)
+    names, labels, test_labels = _classes(where, names, train[1], test[1])
+    return Task(Path(where).stem, train[0], labels, names, test[0], test_labels, details={"warnings": []})
+
+
+def _keys(where: str, found: set[str]) -> tuple[tuple[str, str], tuple[str, str] | None]:
+    """The (images, labels) keys of the training set and of the test set, None if there is none."""
+    train = next((pair for pair in TRAIN_KEYS if found >= set(pair)), None)
+    if train is None:
+        spelt = " or ".join(" and ".join(pair) for pair in TRAIN_KEYS)
+        raise DataError(f"{where}: has the arrays {_shown(found)}; needed are {spelt}. Type: np.savez('photos.npz', images=images, labels=labels)")
+    test = next((pair for pair in TEST_KEYS if found & set(pair)), None)
+    if test and not found >= set(test):
+        raise DataError(f"{where}: has the arrays {_shown(found)}; needed are both {test[0]} and {test[1]}, or neither.")
+    return train, test
+
+
+def _shown(keys: set[str]) -> str:
+    return ", ".join(sorted(keys)) or "(none)"
+
+
+def _read(where: str, archive, key: str) -> np.ndarray:
+    try:
+        return np.asarray(archive[key])
+    except Exception as error:  # as above
+        raise DataError(f"{where}: array {key!r} cannot be read ({error}). Save it again as a plain array.") from error
+
+
+def _split(where: str, archive, images_key: str, labels_key: str) -> tuple[np.ndarray, np.ndarray]:
+    labels, images = _read(where, archive, labels_key), _read(where, archive, images_key)
+    shown = f"{where}: array {images_key!r} is {images.dtype} {images.shape}"
+    if images.dtype != np.uint8:
+        raise DataError(
+            f"{shown}; images are uint8, 0 to 255. For floats in 0..1 type: (images * 255).round().astype('uint8'); "
+            "for whole numbers 0..255: images.astype('uint8')"
+        )
+    if images.ndim not in (3, 4) or images.ndim == 4 and images.shape[3] not in (1, 3) or 0 in images.shape:
+        hint = ""
+        if images.ndim == 4 and images.shape[1] in (1, 3):
+            hint = " If channels come first type: images.transpose(0, 2, 3, 1)"
+        elif images.ndim == 4 and images.shape[3] == 4:
+            hint = " If the fourth channel is opacity type: images[..., :3]"
+        raise DataError(f"{shown}; allowed are (n, h, w), (n, h, w, 1) and (n, h, w, 3), not empty.{hint}")
+    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(
+            f"{where}: array {labels_key!r} is {labels.dtype} {labels.shape}; needed are integers ({len(images)},), one class an image. "
+            "For one-hot labels type: labels.argmax(1); for names or floats: np.unique(labels, return_inverse=True)[1]"
+        )
+    return images, labels.astype(np.int64)
+
+
+def _class_names(where: str, archive) -> tuple[str, ...]:
+    names = _read(where, archive, "class_names")
+    if names.ndim != 1 or names.dtype.kind != "U":
+        raise DataError(
+            f"{where}: array 'class_names' is {names.dtype} {names.shape}; needed is text (classes,). Type: class_names=np.array(['cat', 'dog'])"
+        )
+    return tuple(names.tolist())
+
+
+def _classes(where: str, names, labels: np.ndarray, test_labels: np.ndarray | None):
+    """Class names, and the labels as positions in them."""
+    both = labels if test_labels is None else np.concatenate([labels, test_labels])
+    if both.min() < 0 or (names is not None and both.max() >= len(names)):
+        allowed = "0 and above" if names is None else f"0 .. {len(names) - 1}, positions in class_names"
+        raise DataError(f"{where}: labels run from {both.min()} to {both.max()}; allowed are {allowed}. Images without a label have to be left out.")
+    if names is None:
+        values, both = np.unique(both, return_inverse=True)
+        names = tuple(str(value) for value in values)
+    return names, both[: len(labels)], None if test_labels is None else both[len(labels) :]

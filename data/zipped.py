@@ -1,0 +1,80 @@
+"""Which task is in a zip archive of images? Nothing is extracted: entries are read where they lie."""
+
+import os
+import re
+import stat
+import zipfile
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+from ntk_select.errors import DataError
+from ntk_select.task import Task
+
+from .decode import decode_image
+from .layout import is_image, read_layout
+from .lazy import PerProcess
+
+MAX_ENTRY_BYTES = 256 * 2**20
+
+
+def load_zip(path: str | Path, *, data_dir=None) -> Task:
+    """The task in a zip archive, laid out inside as `load_folder` says.
+
+    Images are read and decoded when asked for, from any thread; a forked or unpickled copy opens the file anew.
+
+    Raises:
+      DataError: no such file; not a zip, damaged or encrypted; an entry with an unsafe name, a link, twice the same
+        name, or an image of more than 256 MiB; or not laid out so.
+      TaskError: fewer than two classes.
+    """
+    where = os.path.expanduser(path)
+    if not os.path.isfile(where):
+        raise DataError(f"There is no file {str(path)!r}. Type zip:PATH, for example zip:photos.zip, with train/CLASS/IMAGE inside.")
+    try:
+        with zipfile.ZipFile(where) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
+        raise DataError(f"{where}: not a zip archive that can be read ({error}). Is it complete?") from error
+    seen = set()
+    for entry in entries:
+        _check(where, entry, seen)
+    files = [entry.filename for entry in entries if not entry.is_dir()]
+    folders = [entry.filename.rstrip("/") for entry in entries if entry.is_dir()]
+    layout = read_layout(where, files, folders)
+    return layout.task(Path(where).stem, EntryReader(where, PerProcess(partial(zipfile.ZipFile, where))))
+
+
+@dataclass(frozen=True)
+class EntryReader:
+    """Decodes an image from the name of its entry."""
+
+    where: str
+    archive: PerProcess
+
+    def __call__(self, entry: str) -> np.ndarray:
+        name = f"{self.where}, entry {entry}"
+        try:
+            encoded = self.archive().read(entry)  # at most the declared size; then its CRC is checked
+        except Exception as error:  # damaged deflate, lzma, bz2 or headers: each raises its own
+            raise DataError(f"{name}: cannot be read from the archive ({error}). Pack the archive again.") from error
+        return decode_image(BytesIO(encoded), name)
+
+
+def _check(where: str, entry: zipfile.ZipInfo, seen: set[str]) -> None:
+    name = entry.orig_filename
+    shown = f"{where}, entry {name!r}"
+    if re.match("[A-Za-z]:", name) or set("\\\0") & set(name) or {"", ".", ".."} & set(name.removesuffix("/").split("/")):
+        raise DataError(f"{shown}: not a plain relative path with forward slashes. Pack the archive again from inside its folder.")
+    if stat.S_ISLNK(entry.external_attr >> 16):
+        raise DataError(f"{shown}: is a symbolic link. Pack the file itself (zip without --symlinks).")
+    if entry.flag_bits & 0x1:
+        raise DataError(f"{shown}: is encrypted. Pack the archive again without a password.")
+    if name in seen:
+        raise DataError(f"{shown}: is there twice. Pack the archive again.")
+    seen.add(name)
+    if entry.file_size > MAX_ENTRY_BYTES and is_image(name):
+        raise DataError(f"{shown}: has {entry.file_size:,} bytes unpacked; allowed are {MAX_ENTRY_BYTES:,}. Delete or shrink it.")

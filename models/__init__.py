@@ -1,0 +1,11 @@
+"""The experts: architectures in Flax, their weights, and the zoo that comes with the package."""
+
+from pathlib import Path
+
+from .architectures import ARCHITECTURES, build, initialise, make_expert
+from .zoo import FolderZoo, StoredExpert, open_zoo
+
+ZOO = FolderZoo(Path(__file__).parent / "weights")
+"""The embedded experts."""
+
+__all__ = ["ARCHITECTURES", "ZOO", "FolderZoo", "StoredExpert", "build", "initialise", "make_expert", "open_zoo"]

@@ -1,0 +1,110 @@
+"""Which architectures are there, by name, and how does a Flax module become an expert?"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ntk_select.card import Card
+from ntk_select.errors import ModelError, did_you_mean
+from ntk_select.expert import Expert, LastConv, Taps
+
+from .alexnet import AlexNet
+from .densenet import DenseNet
+from .resnet import BasicBlock, Bottleneck, ResNet
+
+ARCHITECTURES = {
+    "resnet18": partial(ResNet, stage_sizes=(2, 2, 2, 2), block=BasicBlock),
+    "resnet34": partial(ResNet, stage_sizes=(3, 4, 6, 3), block=BasicBlock),
+    "resnet50": partial(ResNet, stage_sizes=(3, 4, 6, 3), block=Bottleneck),
+    "resnet101": partial(ResNet, stage_sizes=(3, 4, 23, 3), block=Bottleneck),
+    "resnet152": partial(ResNet, stage_sizes=(3, 8, 36, 3), block=Bottleneck),
+    "wide_resnet50_2": partial(ResNet, stage_sizes=(3, 4, 6, 3), block=Bottleneck, base_width=128),
+    "wide_resnet101_2": partial(ResNet, stage_sizes=(3, 4, 23, 3), block=Bottleneck, base_width=128),
+    "densenet121": partial(DenseNet, block_sizes=(6, 12, 24, 16)),
+    "densenet161": partial(DenseNet, block_sizes=(6, 12, 36, 24), growth=48, initial=96),
+    "densenet169": partial(DenseNet, block_sizes=(6, 12, 32, 32)),
+    "densenet201": partial(DenseNet, block_sizes=(6, 12, 48, 32)),
+    "alexnet": AlexNet,
+    "resnet_small": partial(ResNet, stage_sizes=(1, 1, 2), block=BasicBlock, widths=(32, 64, 48), stem="small_strided"),
+    "densenet_small": partial(DenseNet, block_sizes=(1, 4, 4), growth=24, initial=32, bottleneck=2, stem="small_strided"),
+}
+
+
+def build(architecture: str, *, num_classes: int, **config) -> nn.Module:
+    """The Flax module of an architecture.
+
+    Raises:
+      ModelError: the name is unknown, or the architecture has no such setting.
+    """
+    if architecture not in ARCHITECTURES:
+        raise ModelError(f"Architecture {architecture!r} is unknown.{did_you_mean(architecture, ARCHITECTURES)}")
+    config = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
+    try:
+        return ARCHITECTURES[architecture](num_classes=num_classes, **config)
+    except TypeError as error:
+        raise ModelError(f"Architecture {architecture!r} does not take {config}: {error}") from error
+
+
+def initialise(module: nn.Module, key: jax.Array, size: int) -> dict[str, Any]:
+    """Fresh variables {"params": ..., "batch_stats": ...} for square inputs of `size` pixels."""
+    variables = jax.jit(module.init)(key, jnp.zeros((1, size, size, 3), jnp.float32))
+    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+
+@dataclass(frozen=True)
+class _Apply:
+    """A module as a callable that equals any other of the same module, so that compilations are shared."""
+
+    module: nn.Module
+
+    def __call__(self, variables, x):
+        return self.module.apply(variables, x)
+
+
+@dataclass(frozen=True)
+class _Features:
+    module: nn.Module
+
+    def __call__(self, variables, x):
+        _, captured = self.module.apply(variables, x, mutable=["intermediates"])
+        return captured["intermediates"]["features"][0]
+
+
+@dataclass(frozen=True)
+class _Taps:
+    module: nn.Module
+    owner: tuple[str, ...]
+
+    def __call__(self, variables, x, perturbation=None) -> Taps:
+        if perturbation is not None:
+            nested = {"last_conv": perturbation}
+            for key in reversed(self.owner):
+                nested = {key: nested}
+            variables = {**variables, "perturbations": nested}
+        logits, captured = self.module.apply(variables, x, mutable=["intermediates"])
+        inner = captured["intermediates"]
+        features = inner["features"][0]
+        for key in self.owner:
+            inner = inner[key]
+        return Taps(logits, features, inner["conv_inputs"][0])
+
+
+def make_expert(name: str, module: nn.Module, variables: dict[str, Any], *, card: Card | None = None, preprocess=None) -> Expert:
+    """The expert of a module of this folder and its variables {"params": ..., "batch_stats": ...}."""
+    last_conv = LastConv(**module.last_conv)
+    return Expert(
+        name,
+        _Apply(module),
+        variables["params"],
+        {key: value for key, value in variables.items() if key != "params"},
+        features_fn=_Features(module),
+        head=module.head,
+        last_conv=last_conv,
+        preprocess=preprocess or (card.preprocess if card else None),
+        card=card,
+        taps_fn=_Taps(module, last_conv.path[:-2]),
+    )

@@ -1,0 +1,100 @@
+"""DenseNet, as the published PyTorch weights mean it (Huang et al. 2017)."""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from .layers import batch_norm, conv, global_average_pool, max_pool
+
+
+class DenseLayer(nn.Module):
+    """Norm, ReLU, 1x1 convolution, norm, ReLU, 3x3 convolution; the result is appended to the input's channels."""
+
+    growth: int
+    bottleneck: int = 4
+    is_last: bool = False
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        out = jax.nn.relu(batch_norm(train, "norm1")(x))
+        out = conv(self.bottleneck * self.growth, 1, name="conv1")(out)
+        out = jax.nn.relu(batch_norm(train, "norm2")(out))
+        inputs, out = out, conv(self.growth, 3, padding=1, name="conv2")(out)
+        if self.is_last:
+            self.sow("intermediates", "conv_inputs", inputs)
+            out = self.perturb("last_conv", out)
+        return jnp.concatenate([x, out], axis=-1)
+
+
+class Transition(nn.Module):
+    """Norm, ReLU, 1x1 convolution to half the channels, 2x2 average pooling."""
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        out = jax.nn.relu(batch_norm(train, "norm")(x))
+        out = conv(x.shape[-1] // 2, 1, name="conv")(out)
+        return nn.avg_pool(out, (2, 2), (2, 2))
+
+
+class DenseNet(nn.Module):
+    """A DenseNet.
+
+    Args:
+      block_sizes: layers of each dense block.
+      growth: channels that each layer adds.
+      num_classes: outputs of the head.
+      initial: channels of the stem.
+      bottleneck: channels of the 1x1 convolutions, in multiples of `growth`.
+      stem: "imagenet" (7x7, stride 2, then max pooling), "small" (3x3) or "small_strided" (4x4, stride 2).
+    """
+
+    block_sizes: Sequence[int]
+    growth: int = 32
+    num_classes: int = 1000
+    initial: int = 64
+    bottleneck: int = 4
+    stem: str = "imagenet"
+
+    @property
+    def num_features(self) -> int:
+        """Number of pre-logits."""
+        channels = self.initial
+        for index, layers in enumerate(self.block_sizes):
+            channels = (channels // 2 if index else channels) + layers * self.growth
+        return channels
+
+    @property
+    def last_conv(self) -> dict:
+        """Where the last convolution is, for `ntk_select.LastConv`. Its channels are the last ones appended."""
+        layer = f"denseblock{len(self.block_sizes)}_denselayer{self.block_sizes[-1]}"
+        return {
+            "path": (layer, "conv2", "kernel"),
+            "padding": ((1, 1), (1, 1)),
+            "pooled": (self.num_features - self.growth, self.num_features),
+        }
+
+    head = ("classifier",)
+
+    @nn.compact
+    def __call__(self, x, *, train: bool = False):
+        if self.stem == "imagenet":
+            x = conv(self.initial, 7, stride=2, padding=3, name="conv0")(x)
+        elif self.stem == "small":
+            x = conv(self.initial, 3, padding=1, name="conv0")(x)
+        else:
+            x = conv(self.initial, 4, stride=2, padding=1, name="conv0")(x)
+        x = jax.nn.relu(batch_norm(train, "norm0")(x))
+        if self.stem == "imagenet":
+            x = max_pool(x, 3, stride=2, padding=1)
+        for block, layers in enumerate(self.block_sizes, start=1):
+            if block > 1:
+                x = Transition(name=f"transition{block - 1}")(x, train=train)
+            for layer in range(1, layers + 1):
+                is_last = block == len(self.block_sizes) and layer == layers
+                x = DenseLayer(self.growth, self.bottleneck, is_last, name=f"denseblock{block}_denselayer{layer}")(x, train=train)
+        x = jax.nn.relu(batch_norm(train, "norm5")(x))
+        x = global_average_pool(x)
+        self.sow("intermediates", "features", x)
+        return nn.Dense(self.num_classes, name="classifier")(x)

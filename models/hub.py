@@ -1,0 +1,144 @@
+"""What does the Hugging Face Hub say about a model, and where do its files lie once downloaded?
+
+A name is `hf-hub:org/name` or `hf-hub:org/name@revision`. Its `config.json` is read as timm writes it.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ntk_select.errors import ConfigError, ModelError, missing
+from ntk_select.preprocess import Preprocess
+
+PREFIX = "hf-hub:"
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""What the weights may be called, the preferred name first."""
+
+UNCHANGED = {"global_pool": "avg", "in_chans": 3}
+"""Settings of timm that leave an architecture as it was published. Any other may change it while the weights' names stay."""
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """A model of the hub whose `config.json`, if it has one, has been read.
+
+    Args:
+      repo: "org/name".
+      revision: branch, tag or commit; None for the newest.
+      config: the whole `config.json`, empty when there is none.
+    """
+
+    repo: str
+    revision: str | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        """The configuration's name in error messages."""
+        return f"config.json of {PREFIX}{self.repo}"
+
+    @property
+    def pretrained(self) -> Mapping[str, Any]:
+        """What is said of the weights; older files say it beside the architecture."""
+        return self.config.get("pretrained_cfg", self.config)
+
+    @property
+    def architecture(self) -> str:
+        """timm's architecture without the tag of the weights: "resnet50" for "resnet50.a1_in1k".
+
+        Raises:
+          ModelError: the configuration changes the architecture in a way that the weights' names do not show.
+        """
+        settings = {"global_pool": self.config.get("global_pool", "avg"), **(self.config.get("model_args") or {})}
+        changes = {key: value for key, value in settings.items() if key != "num_classes" and value != UNCHANGED.get(key)}
+        if changes:
+            raise ModelError(f"{self.where}: the architecture is changed by {changes}; only architectures as they were published can be converted.")
+        return str(self.config.get("architecture", self.repo.rpartition("/")[2])).split(".")[0]
+
+    @property
+    def licence(self) -> str | None:
+        """Terms of the weights, if the configuration says them."""
+        return self.pretrained.get("license") or self.config.get("license")
+
+    def preprocess(self) -> Preprocess:
+        """How the model's input is made, with timm's defaults for what the configuration leaves out.
+
+        Raises:
+          ModelError: the input is not square and coloured, or is cropped or resized in a way that `Preprocess` has not.
+        """
+        said = {key: value for key, value in self.pretrained.items() if value is not None}
+        try:
+            channels, height, width = said.get("input_size", (3, 224, 224))
+            if channels != 3 or height != width:
+                raise ValueError(f"the input size {channels} x {height} x {width} is not 3 x size x size")
+            if said.get("crop_mode", "center") != "center":
+                raise ValueError(f"the crop mode {said['crop_mode']!r} is unknown; allowed: 'center'")
+            return Preprocess(
+                size=int(height),
+                resize=math.floor(height / said.get("crop_pct", 0.875)),
+                mean=tuple(said.get("mean", (0.485, 0.456, 0.406))),
+                std=tuple(said.get("std", (0.229, 0.224, 0.225))),
+                interpolation=said.get("interpolation", "bicubic"),
+            )
+        except (TypeError, ValueError, ArithmeticError, ConfigError) as error:
+            raise ModelError(f"{self.where}: {error}. Say how the input is made: convert_checkpoint(..., preprocess=Preprocess(size=224, resize=256))") from error
+
+    def weights(self) -> Path:
+        """Downloads the weights, unless they are in the hub's cache, and returns their file.
+
+        Raises:
+          ModelError: the model has none under a known name, or they cannot be fetched.
+        """
+        for name in WEIGHTS:
+            if path := _download(self.repo, self.revision, name):
+                return path
+        raise ModelError(f"{PREFIX}{self.repo} holds neither {' nor '.join(WEIGHTS)}.")
+
+
+def find_model(name: str) -> HubModel:
+    """The hub's model of the name `hf-hub:org/name[@revision]`; its configuration is downloaded, its weights are not.
+
+    Raises:
+      ModelError: the name is malformed, the model does not exist or cannot be fetched, or its configuration is not an object in JSON.
+      MissingDependencyError: huggingface_hub is not installed.
+    """
+    repo, _, revision = name.removeprefix(PREFIX).partition("@")
+    if repo.count("/") != 1 or not all(repo.split("/")):
+        raise ModelError(f"{name!r} is not a name of the hub. Type: {PREFIX}ORG/NAME, for example {PREFIX}timm/resnet50.a1_in1k")
+    path = _download(repo, revision or None, "config.json")
+    if path is None:
+        return HubModel(repo, revision or None)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"config.json of {name} is not valid JSON ({error}).") from error
+    if not isinstance(config, dict) or not isinstance(config.get("pretrained_cfg", {}), dict) or not isinstance(config.get("model_args") or {}, dict):
+        raise ModelError(f"config.json of {name} is not laid out as timm writes it: an object with the objects pretrained_cfg and model_args.")
+    return HubModel(repo, revision or None, config)
+
+
+def _download(repo: str, revision: str | None, file: str) -> Path | None:
+    """The file in the hub's cache; None when the model has no such file."""
+    try:
+        import huggingface_hub
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+    except ImportError as error:
+        raise missing("huggingface-hub", f"Fetching {PREFIX}{repo}", "hub") from error
+    name = f"{PREFIX}{repo}{f'@{revision}' if revision else ''}"
+    try:
+        return Path(huggingface_hub.hf_hub_download(repo, file, revision=revision))
+    except LocalEntryNotFoundError as error:
+        raise ModelError(f"{file} of {name} is not in the cache, and the hub cannot be reached: {_first_line(error)}") from error
+    except EntryNotFoundError:
+        return None
+    except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+        raise ModelError(f"{name} does not exist on the hub, or it asks for a login: {_first_line(error)}") from error
+    except Exception as error:  # The client lets through errors of its several transports, which share no base class.
+        raise ModelError(f"{file} of {name} cannot be fetched ({type(error).__name__}): {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,0 +1,59 @@
+"""Which layers, with PyTorch's semantics, are the experts built from?
+
+Images are NHWC, kernels HWIO. Padding is explicit and symmetric, as in PyTorch; "SAME" of XLA pads a strided
+convolution on the other side. Batch norm keeps epsilon 1e-5 and PyTorch's momentum 0.1 (0.9 in Flax's words).
+"""
+
+import functools
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+
+CONV_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+def conv(features: int, kernel: int, *, stride: int = 1, padding: int = 0, use_bias: bool = False, name: str) -> nn.Conv:
+    """A square convolution with symmetric zero padding."""
+    return nn.Conv(
+        features,
+        (kernel, kernel),
+        strides=(stride, stride),
+        padding=((padding, padding), (padding, padding)),
+        use_bias=use_bias,
+        kernel_init=CONV_INIT,
+        name=name,
+    )
+
+
+def batch_norm(train: bool, name: str) -> nn.BatchNorm:
+    """Batch norm over all but the channels; running statistics when not training."""
+    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name)
+
+
+def max_pool(x, window: int, *, stride: int, padding: int = 0):
+    """Max pooling; padded pixels never win."""
+    return nn.max_pool(x, (window, window), (stride, stride), ((padding, padding), (padding, padding)))
+
+
+def global_average_pool(x):
+    """Mean over all positions: (n, h, w, c) to (n, c)."""
+    return x.mean(axis=(1, 2))
+
+
+@functools.cache
+def _averaging_matrix(size: int, bins: int) -> np.ndarray:
+    starts, stops = (np.arange(bins) * size) // bins, -((-np.arange(1, bins + 1) * size) // bins)
+    matrix = np.zeros((bins, size))
+    for row, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+        matrix[row, start:stop] = 1 / (stop - start)
+    return matrix
+
+
+def adaptive_average_pool(x, bins: int):
+    """Average over bins x bins windows that cover the image, overlapping where the size does not divide.
+
+    The same windows as torch.nn.AdaptiveAvgPool2d: floor(i * size / bins) up to ceil((i + 1) * size / bins).
+    """
+    rows, columns = (jnp.asarray(_averaging_matrix(size, bins), x.dtype) for size in x.shape[1:3])
+    return jnp.einsum("ah,bw,nhwc->nabc", rows, columns, x, precision="highest")

@@ -1,0 +1,131 @@
+"""ResNet and Wide ResNet, as the published PyTorch weights mean them.
+
+He et al. 2016 (stride on the 3x3 convolution of a bottleneck, as torchvision has it) and Zagoruyko & Komodakis 2016.
+"""
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+
+from .layers import batch_norm, conv, global_average_pool, max_pool
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut. The last block of a network exposes its last convolution."""
+
+    planes: int
+    stride: int = 1
+    base_width: int = 64
+    is_last: bool = False
+    expansion = 1
+    last_conv_name = "conv2"
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        out = conv(self.planes, 3, stride=self.stride, padding=1, name="conv1")(x)
+        out = jax.nn.relu(batch_norm(train, "bn1")(out))
+        out = _last_conv(self, conv(self.planes, 3, padding=1, name="conv2"), out)
+        out = batch_norm(train, "bn2")(out)
+        return jax.nn.relu(out + _shortcut(self, x, self.planes, train))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 convolutions and a shortcut; four times as many channels leave as `planes`."""
+
+    planes: int
+    stride: int = 1
+    base_width: int = 64
+    is_last: bool = False
+    expansion = 4
+    last_conv_name = "conv3"
+
+    @nn.compact
+    def __call__(self, x, *, train: bool):
+        width = self.planes * self.base_width // 64
+        out = conv(width, 1, name="conv1")(x)
+        out = jax.nn.relu(batch_norm(train, "bn1")(out))
+        out = conv(width, 3, stride=self.stride, padding=1, name="conv2")(out)
+        out = jax.nn.relu(batch_norm(train, "bn2")(out))
+        out = _last_conv(self, conv(4 * self.planes, 1, name="conv3"), out)
+        out = batch_norm(train, "bn3")(out)
+        return jax.nn.relu(out + _shortcut(self, x, 4 * self.planes, train))
+
+
+def _last_conv(block: nn.Module, layer: nn.Conv, x):
+    """Applies the block's last convolution; in the network's last block, lets the scores see and perturb it."""
+    out = layer(x)
+    if block.is_last:
+        block.sow("intermediates", "conv_inputs", x)
+        out = block.perturb("last_conv", out)
+    return out
+
+
+def _shortcut(block: nn.Module, x, features: int, train: bool):
+    if block.stride == 1 and x.shape[-1] == features:
+        return x
+    return batch_norm(train, "downsample_bn")(conv(features, 1, stride=block.stride, name="downsample_conv")(x))
+
+
+class ResNet(nn.Module):
+    """A ResNet.
+
+    Args:
+      stage_sizes: blocks of each stage; the first block of every stage but the first halves the image.
+      block: `BasicBlock` or `Bottleneck`.
+      num_classes: outputs of the head.
+      width: channels of the first stage; each stage doubles them, unless `widths` names them one by one.
+      base_width: width of a bottleneck's inner convolutions when `width` is 64 (128 in a Wide ResNet-50-2).
+      stem: "imagenet" (7x7, stride 2, then max pooling), "small" (3x3) or "small_strided" (4x4, stride 2).
+    """
+
+    stage_sizes: Sequence[int]
+    block: type[nn.Module]
+    num_classes: int = 1000
+    width: int = 64
+    widths: Sequence[int] | None = None
+    base_width: int = 64
+    stem: str = "imagenet"
+
+    @property
+    def planes(self) -> tuple[int, ...]:
+        """Channels of each stage, before a bottleneck's expansion."""
+        return tuple(self.widths or (self.width * 2**stage for stage in range(len(self.stage_sizes))))
+
+    @property
+    def last_conv(self) -> dict:
+        """Where the last convolution is, for `ntk_select.LastConv`."""
+        block = f"layer{len(self.stage_sizes)}_{self.stage_sizes[-1] - 1}"
+        padding = 1 if self.block.last_conv_name == "conv2" else 0
+        return {
+            "path": (block, self.block.last_conv_name, "kernel"),
+            "padding": ((padding, padding), (padding, padding)),
+            "pooled": (0, self.planes[-1] * self.block.expansion),
+        }
+
+    head = ("fc",)
+
+    @nn.compact
+    def __call__(self, x, *, train: bool = False):
+        planes = self.planes
+        if self.stem == "imagenet":
+            x = conv(planes[0], 7, stride=2, padding=3, name="conv1")(x)
+        elif self.stem == "small":
+            x = conv(planes[0], 3, padding=1, name="conv1")(x)
+        else:
+            x = conv(planes[0], 4, stride=2, padding=1, name="conv1")(x)
+        x = jax.nn.relu(batch_norm(train, "bn1")(x))
+        if self.stem == "imagenet":
+            x = max_pool(x, 3, stride=2, padding=1)
+        for stage, blocks in enumerate(self.stage_sizes):
+            for index in range(blocks):
+                x = self.block(
+                    planes[stage],
+                    stride=2 if stage > 0 and index == 0 else 1,
+                    base_width=self.base_width,
+                    is_last=stage == len(self.stage_sizes) - 1 and index == blocks - 1,
+                    name=f"layer{stage + 1}_{index}",
+                )(x, train=train)
+        x = global_average_pool(x)
+        self.sow("intermediates", "features", x)
+        return nn.Dense(self.num_classes, name="fc")(x)

@@ -1,0 +1,89 @@
+"""How do weights lie on disk?
+
+An expert is a folder with `model.safetensors` and `card.json`. Tensor names are the paths of the Flax variables
+joined by "/": "params/layer1_0/conv1/kernel", "batch_stats/bn1/mean". What is known of the source data lies
+beside them under "source/" (class means of the pre-logits). Nothing is ever unpickled.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from ntk_select.card import Card
+from ntk_select.errors import ModelError
+from ntk_select.files import write_atomically
+
+WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "card.json"
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping with "/"-joined names; the leaves are kept as they are."""
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}/"))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`."""
+    tree: dict[str, Any] = {}
+    for name, value in flat.items():
+        *parents, leaf = name.split("/")
+        node = tree
+        for key in parents:
+            node = node.setdefault(key, {})
+        node[leaf] = value
+    return tree
+
+
+def sha256_of(content: bytes) -> str:
+    """Hexadecimal SHA-256."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def serialise(variables: Mapping[str, Any]) -> bytes:
+    """Variables as the bytes of a safetensors file, names sorted, so that equal weights give equal bytes."""
+    flat = flatten(variables)
+    return save({name: np.ascontiguousarray(flat[name]) for name in sorted(flat)})
+
+
+def read_weights(path: Path, *, sha256: str | None = None) -> dict[str, Any]:
+    """Reads a safetensors file of this project as nested variables.
+
+    Raises:
+      ModelError: the file is missing, is not the one with this `sha256`, is not a sound safetensors file, or holds
+        values that are not finite.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"Weights {path} cannot be read: {error.strerror}.") from error
+    if sha256 is not None and (found := sha256_of(content)) != sha256:
+        raise ModelError(f"Weights {path} have sha256 {found[:12]}..., the card says {sha256[:12]}...; one of the two was changed or cut.")
+    try:
+        flat = load(content)
+    except SafetensorError as error:
+        raise ModelError(f"Weights {path} are not a sound safetensors file ({error}). Fetch or convert them again.") from error
+    broken = [name for name, value in flat.items() if not np.isfinite(value).all()]
+    if broken:
+        raise ModelError(f"Weights {path} hold NaN or infinity in {', '.join(broken[:5])}{' ...' if len(broken) > 5 else ''}.")
+    return unflatten(flat)
+
+
+def write_expert(folder: Path, variables: Mapping[str, Any], card: Card) -> Card:
+    """Writes weights and card; the card last, so that a folder with a card is whole. Returns the card with its sha256."""
+    content = serialise(variables)
+    card = replace(card, sha256=sha256_of(content))
+    write_atomically(folder / WEIGHTS_FILE, content)
+    write_atomically(folder / CARD_FILE, card.to_json().encode())
+    return card

@@ -1,0 +1,126 @@
+"""Which experts lie in a folder, and are they whole?"""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from ntk_select.card import Card
+from ntk_select.errors import ModelError, did_you_mean
+from ntk_select.expert import Expert
+
+from .architectures import build, initialise, make_expert
+from .weights import CARD_FILE, WEIGHTS_FILE, flatten, read_weights
+
+HOW_TO_MAKE_ONE = "To make one type: ntk-select zoo convert CHECKPOINT --arch NAME --out FOLDER"
+
+
+@dataclass(frozen=True)
+class StoredExpert:
+    """An expert on disk: a folder with `model.safetensors` and `card.json`. Call it to load it."""
+
+    folder: Path
+
+    @property
+    def card(self) -> Card:
+        """The expert's card. Raises ModelError when it cannot be read."""
+        file = self.folder / CARD_FILE
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ModelError(f"The card {file} cannot be read: {error}.") from error
+        return Card.from_json(text, str(file))
+
+    def __call__(self) -> Expert:
+        """Loads the expert.
+
+        Raises:
+          ModelError: the card or the weights cannot be read, the weights are not those that the card names, or they
+            do not fit the architecture.
+        """
+        card = self.card
+        file = self.folder / WEIGHTS_FILE
+        variables = read_weights(file, sha256=card.sha256)
+        variables.pop("source", None)
+        variables = {"batch_stats": {}, **variables}
+        module = build(card.architecture, num_classes=card.num_classes, **card.config)
+        _check_shapes({name: leaf.shape for name, leaf in flatten(variables).items()}, _wanted_shapes(module, card.preprocess.size), file)
+        return make_expert(card.name, module, variables, card=card)
+
+    def source_statistics(self) -> dict[str, np.ndarray]:
+        """What is known of the source data: class means of the pre-logits, (classes, d), by extractor."""
+        return dict(read_weights(self.folder / WEIGHTS_FILE).get("source", {}))
+
+
+@dataclass(frozen=True)
+class FolderZoo(Mapping[str, StoredExpert]):
+    """The experts in a folder, one sub-folder each: a mapping from names to `StoredExpert`.
+
+    A folder that is itself one expert is a zoo of one. Nothing is read until it is asked for.
+    """
+
+    folder: Path
+
+    def _folders(self) -> dict[str, Path]:
+        if (self.folder / CARD_FILE).is_file():
+            return {self.folder.resolve().name: self.folder}
+        if not self.folder.is_dir():
+            raise ModelError(f"The zoo {str(self.folder)!r} is not a folder. {HOW_TO_MAKE_ONE}")
+        return {child.name: child for child in sorted(self.folder.iterdir()) if (child / CARD_FILE).is_file()}
+
+    def __getitem__(self, name: str) -> StoredExpert:
+        return StoredExpert(self._folders()[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._folders())
+
+    def __len__(self) -> int:
+        return len(self._folders())
+
+
+def open_zoo(uris: Sequence[str]) -> dict[str, Callable[[], Expert]]:
+    """The experts of several zoos as one mapping from names to functions that load them.
+
+    Args:
+      uris: each the name of an installed zoo ("builtin" and whatever packages add through the entry points
+        `ntk_select.zoo`), or a folder.
+
+    Raises:
+      ModelError: a name or folder that does not exist, a folder without experts, or two experts of one name.
+    """
+    installed = {entry.name: entry for entry in entry_points(group="ntk_select.zoo")}
+    experts: dict[str, Callable[[], Expert]] = {}
+    for uri in uris:
+        path = Path(uri.removeprefix("folder:")).expanduser()
+        if uri in installed:
+            zoo = installed[uri].load()
+        elif path.is_dir():
+            zoo = FolderZoo(path)
+            if not zoo:
+                raise ModelError(f"The folder {str(path)!r} holds no expert (no sub-folder with {CARD_FILE}). {HOW_TO_MAKE_ONE}")
+        else:
+            raise ModelError(f"The zoo {uri!r} is neither installed nor a folder.{did_you_mean(uri, installed)} {HOW_TO_MAKE_ONE}")
+        for name in zoo:
+            if name in experts:
+                raise ModelError(f"Two of the zoos {', '.join(uris)} have an expert {name!r}. Rename one of the folders.")
+            experts[name] = zoo[name]
+    return experts
+
+
+@functools.lru_cache(maxsize=64)
+def _wanted_shapes(module: nn.Module, size: int) -> dict[str, tuple[int, ...]]:
+    variables = jax.eval_shape(functools.partial(initialise, module, size=size), jax.random.key(0))
+    return {name: leaf.shape for name, leaf in flatten(variables).items()}
+
+
+def _check_shapes(found: Mapping[str, tuple], wanted: Mapping[str, tuple], file: Path) -> None:
+    problems = [f"{name} is missing" for name in wanted if name not in found]
+    problems += [f"{name} is not known" for name in found if name not in wanted]
+    problems += [f"{name} is {found[name]}, not {wanted[name]}" for name in found if name in wanted and found[name] != wanted[name]]
+    if problems:
+        raise ModelError(f"The weights {file} do not fit the architecture: {'; '.join(problems[:8])}{' ...' if len(problems) > 8 else ''}.")

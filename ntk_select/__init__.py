@@ -1,0 +1,40 @@
+"""Which pre-trained image models are worth fine-tuning on your task: model selection by linearised fine-tuning."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from ntk_select import errors, scores
+from ntk_select.card import Card
+from ntk_select.expert import Expert, LastConv, Taps
+from ntk_select.gradients import gradient_kernel
+from ntk_select.kernels import feature_kernel, kernel_label_correlation, label_kernel
+from ntk_select.preprocess import Preprocess
+from ntk_select.ranking import Ranking, rank
+from ntk_select.scores.lfc import lfc
+from ntk_select.scores.lgc import lgc
+from ntk_select.task import ProbeSample, Task, probe_sample
+
+try:
+    __version__ = version("ntk-select")
+except PackageNotFoundError:
+    __version__ = "0+unknown"
+
+__all__ = [
+    "Card",
+    "Expert",
+    "LastConv",
+    "Preprocess",
+    "ProbeSample",
+    "Ranking",
+    "Taps",
+    "Task",
+    "errors",
+    "feature_kernel",
+    "gradient_kernel",
+    "kernel_label_correlation",
+    "label_kernel",
+    "lfc",
+    "lgc",
+    "probe_sample",
+    "rank",
+    "scores",
+]

@@ -1,0 +1,88 @@
+"""Where does an expert come from, and how is its input made?"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from ntk_select.errors import ModelError, did_you_mean
+from ntk_select.preprocess import Preprocess
+
+
+@dataclass(frozen=True)
+class Card:
+    """The record beside an expert's weights (`card.json`).
+
+    Args:
+      name: name of the expert.
+      architecture: name in the architecture table, e.g. "resnet50".
+      source: name of the data set it was trained on.
+      preprocess: how its input is made.
+      sha256: of the weights file, hexadecimal.
+      num_classes: outputs of the head.
+      config: keyword arguments of the architecture beyond `num_classes`.
+      class_names, class_counts: of the source data set, in the order of the head.
+      num_images: training images of the source.
+      test_accuracy: top-1 on the source's test set, 0 .. 1.
+      initialised_from: name of the expert whose weights it started from; None when from scratch.
+      licence: terms of the weights.
+      num_parameters: batch statistics not counted.
+      origin: file or hub name that was converted.
+      training: recipe, seed, epochs and whatever makes it reproducible.
+    """
+
+    name: str
+    architecture: str
+    source: str
+    preprocess: Preprocess
+    sha256: str
+    num_classes: int
+    config: Mapping[str, Any] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
+    class_counts: tuple[int, ...] = ()
+    num_images: int | None = None
+    test_accuracy: float | None = None
+    initialised_from: str | None = None
+    licence: str | None = None
+    num_parameters: int | None = None
+    origin: str | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The text of `card.json`."""
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> "Card":
+        """Reads a card. `where` is the file's name, for error messages.
+
+        Raises:
+          ModelError: not JSON, or a field is missing, unknown or of the wrong type.
+        """
+        try:
+            record = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ModelError(f"{where} is not valid JSON ({error}). Make the card anew with: ntk-select zoo convert CHECKPOINT --arch NAME") from error
+        if not isinstance(record, dict):
+            raise ModelError(f"{where} holds a {type(record).__name__}, a card is an object with the fields {', '.join(f.name for f in fields(cls))}.")
+        known = {f.name for f in fields(cls)}
+        for key in record:
+            if key not in known:
+                raise ModelError(f"{where} has the unknown field {key!r}.{did_you_mean(key, known)}")
+        try:
+            for key in ("name", "architecture", "source", "sha256"):
+                if not isinstance(record[key], str):
+                    raise TypeError(f"{key} must be text, not {record[key]!r}")
+            if not isinstance(record["num_classes"], int) or record["num_classes"] < 1:
+                raise TypeError(f"num_classes must be a whole number above 0, not {record['num_classes']!r}")
+            accuracy = record.get("test_accuracy")
+            if accuracy is not None and not 0 <= accuracy <= 1:
+                raise TypeError(f"test_accuracy must lie in 0..1, not {accuracy!r}")
+            record["preprocess"] = Preprocess(**record["preprocess"])
+            for key in ("class_names", "class_counts"):
+                record[key] = tuple(record.get(key, ()))
+            return cls(**record)
+        except KeyError as error:
+            raise ModelError(f"{where} lacks the field {error}.") from error
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"{where}: {error}") from error

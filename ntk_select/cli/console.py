@@ -1,0 +1,46 @@
+"""How do commands talk? Results go to standard output, progress and remarks to standard error."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+def out() -> Console:
+    """Standard output; wide when it is not a terminal, so that a file never loses a column."""
+    return Console(width=None if sys.stdout.isatty() else 180, highlight=False)
+
+
+def remarks() -> Console:
+    """Standard error."""
+    return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 180)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    json.dump(value, sys.stdout, indent=1, ensure_ascii=False, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
+    """A table for people; columns named in `right` are numbers."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    out().print(table)
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Any]:
+    """A progress(done, total, name) callback that draws a bar on standard error."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=remarks(), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total, name: bar.update(task, completed=done, total=total, description=name)

@@ -1,0 +1,132 @@
+"""`ntk-select rank`: which experts of a zoo are worth fine-tuning on a task?"""
+
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.text import Text
+
+from ntk_select.cli.console import out, print_json, print_table, progress_bar, remarks
+from ntk_select.errors import ConfigError, did_you_mean
+from ntk_select.plugins import builtin
+from ntk_select.scores import ScoreResult
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Rank the experts of a zoo for a task, best first, without fine-tuning any."""
+
+    task: str
+    """The task: digits, fashion_mnist, folder:PATH, zip:PATH, npz:PATH, tfds:NAME, or the path of a folder or archive."""
+    zoo: tuple[str, ...] = ("builtin",)
+    """Where the experts are: builtin, folders of experts, or several of them."""
+    scores: tuple[str, ...] = ("lfc", "lgc")
+    """Scores to compute; the first decides the order."""
+    per_class: int = 25
+    """Images a class that the scores see, at most."""
+    seed: int = 0
+    """Seed of the probe sample."""
+    only: tuple[str, ...] = ()
+    """Rank only these experts."""
+    draws: int = 100
+    """Half-samples behind the intervals; 0 for none."""
+    batch_size: int = 32
+    """Images per forward pass."""
+    out: Path | None = None
+    """Folder for ranking.json, .csv, .parquet and .png."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = field(default=False)
+    """Print JSON instead of a table."""
+
+    def run(self) -> int:
+        """Ranks, prints and saves. Returns 1 if an expert failed."""
+        from ntk_select.ranking import rank
+
+        began = time.perf_counter()
+        if self.out is not None:
+            _check_writable(self.out)
+        task = builtin("load_task")(self.task)
+        experts = _chosen(builtin("open_zoo")(_split(self.zoo)), _split(self.only))
+        with progress_bar("ranking") as progress:
+            ranking = rank(
+                experts, task, _split(self.scores), self.per_class, self.seed, draws=self.draws, batch_size=self.batch_size, progress=progress
+            )
+        saved = ranking.save(self.out) if self.out is not None else []
+        if self.json:
+            print_json(ranking.to_dict())
+        else:
+            print_ranking(ranking, time.perf_counter() - began)
+            out().print(Text(next_command(ranking, self.task, len(task.labels))))
+        for path in saved:
+            remarks().print(f"wrote {path}", markup=False)
+        for failure in ranking.failures if self.json else ():
+            remarks().print(f"{failure.name} failed: {failure.error}", markup=False)
+        return 1 if ranking.failures else 0
+
+
+def print_ranking(ranking, seconds: float) -> None:
+    """The table, the failures, the warnings and the judgement."""
+    console, record = out(), ranking.task
+
+    def cell(outcome) -> str:
+        if not isinstance(outcome, ScoreResult):
+            return "unavailable"
+        return f"{outcome.value:.4f}" if outcome.low is None else f"{outcome.value:.4f} [{outcome.low:.3f}, {outcome.high:.3f}]".replace("[", r"\[")
+
+    rows = [
+        [str(e.rank), e.name, e.source or "?", e.architecture or "?", *(cell(e.scores[name]) for name in ranking.score_names), f"{e.total_seconds:.2f}"]
+        for e in ranking.experts
+    ]
+    title = f"{record['name']}: {record['images']} images of {record['classes']} classes, seed {record['seed']}; intervals 95 %"
+    print_table(title, ["rank", "expert", "source", "architecture", *ranking.score_names, "seconds"], rows, right=("rank", "seconds"))
+    reasons = {(name, e.scores[name].reason) for e in ranking.experts for name in ranking.score_names if not isinstance(e.scores[name], ScoreResult)}
+    for name, reason in sorted(reasons):
+        console.print(Text(f"{name} unavailable: {reason}"))
+    for failure in ranking.failures:
+        console.print(Text(f"{failure.name} failed: {failure.error}", style="red"))
+    for warning in record["warnings"]:
+        console.print(Text(f"Note: {warning}"))
+    console.print(Text(ranking.judgement, style="bold"))
+    console.print(f"{len(ranking.experts)} experts in {seconds:.1f} s.")
+
+
+def next_command(ranking, uri: str, available: int) -> str:
+    """What to type next: more images when the first ones are tied and there are more, otherwise a look at the best."""
+    record = ranking.task
+    if ranking.best is None:
+        return "Next: ntk-select zoo verify"
+    if ranking.tied > 1 and available > record["images"]:
+        return f"Next, to tell them apart with more images: ntk-select rank --task {_quoted(uri)} --per-class {4 * record['per_class']}"
+    return f"Next, to see what it is: ntk-select zoo show {ranking.best}"
+
+
+def _quoted(text: str) -> str:
+    import shlex
+
+    return shlex.quote(text)
+
+
+def _split(values: tuple[str, ...]) -> list[str]:
+    """Both `--scores lfc lgc` and `--scores lfc,lgc` are understood; a path with a comma that exists stays whole."""
+    return [part for value in values for part in ([value] if os.path.exists(value) else value.split(",")) if part]
+
+
+def _chosen(experts: dict[str, Any], only: list[str]) -> dict[str, Any]:
+    for name in only:
+        if name not in experts:
+            raise ConfigError(f"--only: there is no expert {name!r} in the zoo.{did_you_mean(name, experts)}")
+    return {name: experts[name] for name in only} if only else experts
+
+
+def _check_writable(folder: Path) -> None:
+    """Refuses before the work what could not be saved after it."""
+    folder = folder.expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".ntk-select-write-test"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"--out {str(folder)!r} cannot be written: {error.strerror}. Give another folder.") from error

@@ -1,0 +1,169 @@
+"""`ntk-select zoo`: which experts are there, are they whole, and how does a checkpoint become one?"""
+
+import dataclasses
+import json as jsonlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.text import Text
+
+from ntk_select.cli.console import out, print_json, print_table, progress_bar, remarks
+from ntk_select.errors import ModelError, NtkSelectError, did_you_mean
+from ntk_select.plugins import builtin
+
+JsonFlag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
+
+def _card(load):
+    """The card of an expert: read alone where the zoo can, otherwise from the loaded expert."""
+    card = getattr(load, "card", None)
+    return card if card is not None else load().card
+
+
+def _share(value: float | None) -> str:
+    return "?" if value is None else f"{100 * value:.1f} %"
+
+
+@dataclass(frozen=True)
+class ZooList:
+    """List the experts of a zoo."""
+
+    zoo: tuple[str, ...] = ("builtin",)
+    """builtin, folders of experts, or several of them."""
+    json: JsonFlag = field(default=False)
+    """Print JSON instead of a table."""
+
+    def run(self) -> int:
+        """Prints one line an expert."""
+        experts, rows, failed = builtin("open_zoo")(self.zoo), {}, {}
+        for name, load in experts.items():
+            try:
+                rows[name] = _card(load)
+            except NtkSelectError as error:
+                failed[name] = str(error)
+        if self.json:
+            print_json([{"expert": name, **_plain(card)} for name, card in rows.items()])
+        else:
+            lines = [
+                [name, card.source, card.architecture, f"{card.num_parameters or 0:,}", str(card.num_classes), _share(card.test_accuracy), card.initialised_from or "-"]
+                if card
+                else [name, *["?"] * 6]
+                for name, card in rows.items()
+            ]
+            columns = ["expert", "source", "architecture", "parameters", "classes", "test accuracy", "started from"]
+            print_table(f"{len(experts)} experts", columns, lines, right=("parameters", "classes", "test accuracy"))
+        for name, error in failed.items():
+            remarks().print(Text(f"{name}: {error}", style="red"))
+        return 1 if failed else 0
+
+
+@dataclass(frozen=True)
+class ZooShow:
+    """Show the card of one expert."""
+
+    name: tyro.conf.Positional[str]
+    """The expert."""
+    zoo: tuple[str, ...] = ("builtin",)
+    """builtin, folders of experts, or several of them."""
+    json: JsonFlag = field(default=False)
+    """Print JSON instead of a table."""
+
+    def run(self) -> int:
+        """Prints the card."""
+        experts = builtin("open_zoo")(self.zoo)
+        if self.name not in experts:
+            raise ModelError(f"There is no expert {self.name!r} in the zoo.{did_you_mean(self.name, experts)}")
+        card = _plain(_card(experts[self.name]))
+        if self.json:
+            print_json(card)
+            return 0
+        shown = {key: value for key, value in card.items() if key not in ("class_names", "class_counts")}
+        print_table(self.name, ["field", "value"], [[key, value if isinstance(value, str) else jsonlib.dumps(value)] for key, value in shown.items()])
+        if card.get("class_names"):
+            counts = card["class_counts"] or ["?"] * len(card["class_names"])
+            out().print(Text("classes (images): " + ", ".join(f"{name} ({count})" for name, count in zip(card["class_names"], counts, strict=False))))
+        return 0
+
+
+@dataclass(frozen=True)
+class ZooVerify:
+    """Load every expert and check its weights against its card."""
+
+    zoo: tuple[str, ...] = ("builtin",)
+    """builtin, folders of experts, or several of them."""
+    json: JsonFlag = field(default=False)
+    """Print JSON instead of a table."""
+
+    def run(self) -> int:
+        """Prints what is wrong. Returns 1 if anything is."""
+        experts, outcome = builtin("open_zoo")(self.zoo), {}
+        with progress_bar("verifying") as progress:
+            for done, (name, load) in enumerate(experts.items()):
+                progress(done, len(experts), name)
+                try:
+                    load()
+                    outcome[name] = None
+                except NtkSelectError as error:
+                    outcome[name] = str(error)
+        wrong = {name: error for name, error in outcome.items() if error}
+        if self.json:
+            print_json(outcome)
+        else:
+            for name, error in wrong.items():
+                out().print(Text(f"{name}: {error}", style="red"))
+            out().print(f"{len(outcome) - len(wrong)} of {len(outcome)} experts are whole.")
+        return 1 if wrong else 0
+
+
+@dataclass(frozen=True)
+class ZooConvert:
+    """Turn a torchvision or timm checkpoint into an expert."""
+
+    checkpoint: tyro.conf.Positional[str]
+    """A .safetensors or .pth file, or hf-hub:ORGANISATION/NAME."""
+    arch: str | None = None
+    """Architecture, such as resnet50; a checkpoint from the hub names its own."""
+    out: Path = Path("zoo")
+    """Folder of experts to put it in."""
+    name: str | None = None
+    """Name of the expert; the checkpoint's by default."""
+    source: str = "unknown"
+    """Data set that it was trained on."""
+    licence: str | None = None
+    """Terms of the weights."""
+    json: JsonFlag = field(default=False)
+    """Print the card as JSON."""
+
+    def run(self) -> int:
+        """Converts and says what to type next."""
+        card = builtin("convert_checkpoint")(
+            self.checkpoint, architecture=self.arch, name=self.name, out=self.out, source=self.source, licence=self.licence
+        )
+        if self.json:
+            print_json(_plain(card))
+        else:
+            out().print(Text(f"{card.name}: {card.architecture}, {card.num_parameters:,} parameters, {card.num_classes} classes, in {self.out}"))
+            out().print(Text(f"Next: ntk-select rank --task folder:my_images --zoo {self.out}"))
+        return 0
+
+
+@dataclass(frozen=True)
+class Zoo:
+    """Which experts are there, are they whole, and how does a checkpoint become one?"""
+
+    command: (
+        Annotated[ZooList, tyro.conf.subcommand("list", prefix_name=False)]
+        | Annotated[ZooShow, tyro.conf.subcommand("show", prefix_name=False)]
+        | Annotated[ZooVerify, tyro.conf.subcommand("verify", prefix_name=False)]
+        | Annotated[ZooConvert, tyro.conf.subcommand("convert", prefix_name=False)]
+    )
+
+    def run(self) -> int:
+        """Runs the sub-command."""
+        return self.command.run()
+
+
+def _plain(card) -> dict:
+    return dataclasses.asdict(card) if card is not None else {}

@@ -1,0 +1,49 @@
+"""What can go wrong because of what the user gave, and how it is said.
+
+Every message says what was given, what is allowed and what to type. The command line prints these
+messages without a traceback; anything else that is raised is a defect of this package.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class NtkSelectError(Exception):
+    """A mistake in the input. The message is meant for the person who typed it."""
+
+
+class TaskError(NtkSelectError, ValueError):
+    """The target task cannot be used: labels, classes or number of images."""
+
+
+class DataError(NtkSelectError, ValueError):
+    """A file, archive or array of images cannot be read."""
+
+
+class ModelError(NtkSelectError, ValueError):
+    """An expert, a checkpoint or a card cannot be used."""
+
+
+class ConfigError(NtkSelectError, ValueError):
+    """An option has a value that is not allowed."""
+
+
+class MissingDependencyError(NtkSelectError, ImportError):
+    """An optional package is needed and not installed."""
+
+
+def did_you_mean(given: str, allowed: Iterable[str]) -> str:
+    """The end of an error sentence: near matches if there are any, and all that is allowed."""
+    allowed = sorted(allowed)
+    near = difflib.get_close_matches(given, allowed, n=3, cutoff=0.6)
+    hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    return f"{hint} Allowed: {', '.join(allowed) if allowed else '(none)'}."
+
+
+def missing(package: str, purpose: str, extra: str) -> MissingDependencyError:
+    """The error for an optional package that is not installed."""
+    return MissingDependencyError(f"{purpose} needs the package {package}, which is not installed. Type: pip install 'ntk-select[{extra}]'")
+
+
+class UndefinedScoreError(NtkSelectError, ValueError):
+    """A score has no value on these inputs: one class only, constant features. `Score` turns it into `Unavailable`."""

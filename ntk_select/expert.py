@@ -1,0 +1,114 @@
+"""What is an expert: a pre-trained network, and what the scores may ask of it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ntk_select.card import Card
+from ntk_select.errors import ModelError
+
+Variables = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class LastConv:
+    """The last convolution of a network, whose weights LGC differentiates by default.
+
+    Args:
+      path: keys from the root of `params` to the kernel, which is laid out (kh, kw, cin, cout).
+      strides, padding: of the convolution, as `jax.lax.conv_general_dilated` takes them.
+      pooled: slice (start, stop) of the pre-logits that the output channels become, when channel o of the
+        convolution reaches pre-logit start + o and no other pre-logit, and the head is linear. None when the
+        network ends in any other way (AlexNet). It is what makes LGC independent of the number of classes.
+    """
+
+    path: tuple[str, ...]
+    strides: tuple[int, int] = (1, 1)
+    padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
+    pooled: tuple[int, int] | None = None
+
+
+class Taps(NamedTuple):
+    """What one forward pass gives: logits (n, c), pre-logits (n, d), input of the last convolution (n, h, w, cin)."""
+
+    logits: jax.Array
+    features: jax.Array
+    conv_inputs: jax.Array | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Expert:
+    """A pre-trained network as plain callables and arrays, in evaluation mode.
+
+    Args:
+      name: unique in its zoo.
+      apply_fn: apply_fn({"params": params, **state}, x) -> logits (n, c). Give a hashable callable (a
+        module-level function, or a frozen dataclass with `__call__`) and experts that share it share
+        its compilation.
+      params: what is differentiated.
+      state: what is not, e.g. {"batch_stats": ...}.
+      features_fn: features_fn({"params": params, **state}, x) -> pre-logits (n, d), the input of the head.
+      head: keys from the root of `params` to the linear head, a mapping with "kernel" (d, c) and, if any, "bias".
+      last_conv: the last convolution: a `LastConv`, or only the keys to its kernel.
+      preprocess: images (uint8, of any sizes) -> network input (n, size, size, 3); usually a `Preprocess`.
+      card: where the expert comes from.
+      taps_fn: taps_fn({"params": params, **state}, x, perturbation) -> `Taps`, where `perturbation` (or None) is
+        added to the output of the last convolution. Optional: with it one forward pass serves all scores, and
+        LGC of the last convolution needs no per-example weight gradient.
+
+    Raises:
+      ModelError: `state` holds "params", or `head` or `last_conv` name nothing in `params`.
+    """
+
+    name: str
+    apply_fn: Callable[[Variables, Any], Any]
+    params: Any
+    state: Variables = field(default_factory=dict)
+    features_fn: Callable[[Variables, Any], Any] | None = None
+    head: tuple[str, ...] | None = None
+    last_conv: LastConv | tuple[str, ...] | None = None
+    preprocess: Callable[[Any], np.ndarray] | None = None
+    card: Card | None = None
+    taps_fn: Callable[[Variables, Any, Any], Taps] | None = None
+
+    def __post_init__(self):
+        if "params" in self.state:
+            raise ModelError(f"Expert {self.name!r}: state must not contain 'params'. Type: Expert(..., params=variables['params'], state=rest)")
+        if self.last_conv is not None and not isinstance(self.last_conv, LastConv):
+            object.__setattr__(self, "last_conv", LastConv(tuple(self.last_conv)))
+        if self.head is not None:
+            leaf_at(self.params, (*self.head, "kernel"), f"head of expert {self.name!r}")
+        if self.last_conv is not None:
+            leaf_at(self.params, self.last_conv.path, f"last_conv of expert {self.name!r}")
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """{"params": params, **state}, as `apply_fn` takes it."""
+        return {"params": self.params, **self.state}
+
+    @property
+    def head_kernel(self) -> np.ndarray | None:
+        """Weights (d, c) of the linear head, None when the expert has none."""
+        return None if self.head is None else leaf_at(self.params, (*self.head, "kernel"), "head")
+
+    @property
+    def num_params(self) -> int:
+        """Number of parameters, batch statistics not counted."""
+        return sum(int(np.size(leaf)) for leaf in jax.tree.leaves(self.params))
+
+    def __repr__(self):
+        return f"Expert({self.name!r}, parameters={self.num_params:,})"
+
+
+def leaf_at(params, path: tuple[str, ...], purpose: str):
+    """The leaf of nested mappings at `path`. Raises ModelError with the keys that exist."""
+    node = params
+    for depth, key in enumerate(path):
+        if not isinstance(node, Mapping) or key not in node:
+            keys = ", ".join(map(str, node)) if isinstance(node, Mapping) else "(an array)"
+            raise ModelError(f"The {purpose} is {'/'.join(path)!r}, but params has no {'/'.join(path[: depth + 1])!r}. There is: {keys}.")
+        node = node[key]
+    return node

@@ -1,0 +1,268 @@
+"""Which experts are worth fine-tuning on a task, judged without fine-tuning any?"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import numpy as np
+
+from ntk_select.errors import ConfigError, ModelError, NtkSelectError, did_you_mean
+from ntk_select.expert import Expert
+from ntk_select.gradients import gradient_kernel
+from ntk_select.preprocess import Preprocess
+from ntk_select.probe import forward, has_pooled_last_conv, pooled_kernel
+from ntk_select.ranking.record import ExpertScores, Failure, Ranking
+from ntk_select.resampling import Z95, half_samples, standard_error, told_apart
+from ntk_select.scores import SCORES, Score, ScoreResult, Unavailable
+from ntk_select.task import ProbeSample, Task, probe_sample
+
+Experts = Iterable[Expert] | Mapping[str, Callable[[], Expert]]
+Progress = Callable[[int, int, str], None]
+
+
+def rank(
+    experts: Experts,
+    task: Task,
+    scores: Sequence[str] = ("lfc", "lgc"),
+    per_class: int = 25,
+    seed: int = 0,
+    *,
+    draws: int = 100,
+    batch_size: int = 32,
+    progress: Progress | None = None,
+) -> Ranking:
+    """Scores every expert on one probe sample of the task and orders them.
+
+    One forward pass per expert serves all scores. An expert that fails is reported in the result and the rest go on.
+
+    Args:
+      experts: experts, or a mapping from names to functions that load one, so that only one is in memory.
+      task: the target task; only training images are used.
+      scores: names in `SCORES`; the first decides the order.
+      per_class: images a class that the scores see, at most.
+      seed: of the probe sample, the half-samples and the random score.
+      draws: half-samples behind the intervals; 0 for no intervals.
+      batch_size: images per forward pass.
+      progress: called with (experts done, experts in all, name of the next) as the work goes on.
+
+    Raises:
+      ConfigError: an unknown score, no experts, two of one name, or a number out of range.
+      TaskError: the task gives no usable probe sample.
+
+    Reference: Deshpande et al. 2021, sections 3 and 5.
+    """
+    scores = _checked_scores(scores)
+    if draws != 0 and draws < 20:
+        raise ConfigError(f"draws is {draws}; it must be 0 (no intervals) or at least 20.")
+    if batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
+    loaders = _loaders(experts)
+    sample = probe_sample(task, per_class=per_class, seed=seed)
+    halves = half_samples(sample.labels, draws=draws, seed=seed) if draws else []
+    scorer = _Scorer(sample, scores, halves, seed, batch_size)
+
+    rows, half_values, failures = [], {}, []
+    for done, (name, load) in enumerate(loaders.items()):
+        if progress:
+            progress(done, len(loaders), name)
+        try:
+            row, values = scorer.score(name, load)
+        except NtkSelectError as error:
+            failures.append(Failure(name, str(error)))
+        except Exception as error:  # an expert is foreign code: whatever it raises must not cost the others
+            failures.append(Failure(name, f"{type(error).__name__}: {_first_line(error)}"))
+        else:
+            rows.append(row)
+            half_values[name] = values
+    if progress:
+        progress(len(loaders), len(loaders), "")
+
+    rows = _ordered(rows, scores[0])
+    tied = _tied(rows, half_values, scores[0])
+    return Ranking(
+        task=_task_record(task, sample, per_class, seed),
+        score_names=tuple(scores),
+        experts=tuple(rows),
+        failures=tuple(failures),
+        tied=tied,
+        judgement=_judgement(rows, tied, scores[0], len(sample), bool(halves)),
+        versions={package: version(package) for package in ("jax", "numpy")} | {"device": jax.devices()[0].platform},
+    )
+
+
+def _checked_scores(scores: Sequence[str]) -> list[str]:
+    scores = [scores] if isinstance(scores, str) else list(dict.fromkeys(scores))
+    if not scores:
+        raise ConfigError(f"No score was named.{did_you_mean('', SCORES)}")
+    for name in scores:
+        if name not in SCORES:
+            raise ConfigError(f"Score {name!r} is unknown.{did_you_mean(name, SCORES)}")
+    return scores
+
+
+def _loaders(experts: Experts) -> dict[str, Callable[[], Expert]]:
+    if isinstance(experts, Mapping):
+        loaders = dict(experts)
+    else:
+        listed = [experts] if isinstance(experts, Expert) else list(experts)
+        for expert in listed:
+            if not isinstance(expert, Expert):
+                raise ConfigError(f"rank takes experts, not {type(expert).__name__}. Type: ntk_select.Expert(name, apply_fn, params, ...)")
+        loaders = {expert.name: (lambda expert=expert: expert) for expert in listed}
+        if len(loaders) < len(listed):
+            names = [expert.name for expert in listed]
+            raise ConfigError(f"Two experts are named {next(n for n in names if names.count(n) > 1)!r}; names must differ.")
+    if not loaders:
+        raise ConfigError("There is no expert to rank. Give at least one; to see what is there type: ntk-select zoo list")
+    return loaders
+
+
+class _Scorer:
+    """Scores one expert after another on the same images."""
+
+    def __init__(self, sample: ProbeSample, scores: list[str], halves: list[np.ndarray], seed: int, batch_size: int):
+        self.sample, self.scores, self.halves, self.seed, self.batch_size = sample, scores, halves, seed, batch_size
+        self.needs = {name for score in scores for name in SCORES[score].needs}
+        self.resized: tuple[Any, np.ndarray | None] = (None, None)
+
+    def score(self, name: str, load: Callable[[], Expert]) -> tuple[ExpertScores, dict[str, np.ndarray]]:
+        seconds: dict[str, float] = {}
+        with _timed(seconds, "load"):
+            expert = load()
+        inputs: dict[str, Any] = {"labels": self.sample.labels, "name": name, "seed": self.seed}
+        reasons: dict[str, str] = {}
+        if self.needs & {"features", "gradient_kernel"}:
+            with _timed(seconds, "preprocess"):
+                x = self._network_inputs(expert)
+            pooled = "gradient_kernel" in self.needs and has_pooled_last_conv(expert)
+            with _timed(seconds, "forward"):
+                passes = jax.block_until_ready(forward(expert, x, last_conv=pooled, batch_size=self.batch_size))
+                inputs["features"] = None if passes.features is None else np.asarray(passes.features)
+            if "gradient_kernel" in self.needs:
+                with _timed(seconds, "kernel"):
+                    outputs = "features" if expert.head is None and (expert.features_fn or pooled) else "trace"
+                    try:
+                        inputs["gradient_kernel"] = (
+                            pooled_kernel(expert, passes, outputs) if pooled else gradient_kernel(expert, x, outputs=outputs, batch_size=self.batch_size)
+                        )
+                    except ModelError as error:
+                        reasons["gradient_kernel"] = str(error)
+        with _timed(seconds, "scores"):
+            outcomes = {score: _explained(SCORES[score], SCORES[score](**inputs), reasons) for score in self.scores}
+            values = {score: self._on_halves(SCORES[score], inputs) for score in self.scores if isinstance(outcomes[score], ScoreResult)}
+            for score, on_halves in values.items():
+                if len(on_halves) > 1:
+                    margin, value = Z95 * standard_error(on_halves), outcomes[score].value
+                    outcomes[score] = replace(outcomes[score], low=value - margin, high=value + margin)
+        card = expert.card
+        row = ExpertScores(0, name, card and card.source, card and card.architecture, expert.num_params, outcomes, seconds)
+        return row, values
+
+    def _network_inputs(self, expert: Expert) -> np.ndarray:
+        preprocess = expert.preprocess
+        if preprocess is None:
+            raise ModelError(f"Expert {expert.name!r} has no preprocess, so that images cannot enter it. Type: Expert(..., preprocess=Preprocess(size=224))")
+        if not isinstance(preprocess, Preprocess):
+            return np.asarray(preprocess(self.sample.images))
+        if self.resized[0] != preprocess.geometry:
+            self.resized = (preprocess.geometry, preprocess.resized(self.sample.images))
+        return preprocess.normalised(self.resized[1])
+
+    def _on_halves(self, score: Score, inputs: dict[str, Any]) -> np.ndarray:
+        if not score.resampled:
+            return np.zeros(0)
+        outcomes = [score(**{**inputs, **_taken(inputs, half)}) for half in self.halves]
+        return np.array([outcome.value for outcome in outcomes if isinstance(outcome, ScoreResult)])
+
+
+def _taken(inputs: dict[str, Any], rows: np.ndarray) -> dict[str, np.ndarray]:
+    """The inputs of a subset of the examples."""
+    taken = {name: inputs[name][rows] for name in ("features", "labels") if inputs.get(name) is not None}
+    if inputs.get("gradient_kernel") is not None:
+        taken["gradient_kernel"] = inputs["gradient_kernel"][np.ix_(rows, rows)]
+    return taken
+
+
+def _explained(score: Score, outcome, reasons: dict[str, str]):
+    """Says why an input is absent, where that is known."""
+    known = [reasons[name] for name in score.needs if name in reasons]
+    return Unavailable(known[0]) if known and isinstance(outcome, Unavailable) else outcome
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    seconds[step] = time.perf_counter() - began
+
+
+def _ordered(rows: list[ExpertScores], deciding: str) -> list[ExpertScores]:
+    sign = -1 if SCORES[deciding].higher_is_better else 1
+
+    def key(row: ExpertScores):
+        outcome = row.scores[deciding]
+        return (0, sign * outcome.value, row.name) if isinstance(outcome, ScoreResult) else (1, 0.0, row.name)
+
+    return [replace(row, rank=position) for position, row in enumerate(sorted(rows, key=key), start=1)]
+
+
+def _tied(rows: list[ExpertScores], half_values: dict[str, dict[str, np.ndarray]], deciding: str) -> int:
+    """How many of the first experts cannot be told from the best: up to the last one that cannot."""
+    scored = [row for row in rows if isinstance(row.scores[deciding], ScoreResult)]
+    if not scored:
+        return 0
+    best = half_values[scored[0].name][deciding]
+    tied = 1
+    for position, row in enumerate(scored[1:], start=2):
+        other = half_values[row.name][deciding]
+        difference = row.scores[deciding].value - scored[0].scores[deciding].value
+        comparable = len(best) == len(other) > 1
+        if difference == 0 or (comparable and not told_apart(best, other, difference)):
+            tied = position
+    return tied
+
+
+def _judgement(rows: list[ExpertScores], tied: int, deciding: str, images: int, intervals: bool) -> str:
+    if tied == 0:
+        return f"No expert could be given the score {deciding}."
+    best = rows[0].name
+    if not SCORES[deciding].resampled:
+        return f"{best} comes first by {deciding}, which says nothing about the task."
+    if not intervals:
+        return f"{best} comes first by {deciding}; without draws nothing can be said of how surely."
+    if len(rows) == 1:
+        return f"{best} is the only expert; there is nothing to compare."
+    if tied == 1:
+        return f"{best} is ahead of all others by {deciding} on these {images} images (95 %)."
+    if tied == len(rows):
+        return f"No expert can be told from the best by {deciding} on these {images} images (95 %)."
+    return f"1 to {tied} cannot be told apart by {deciding} on these {images} images (95 %)."
+
+
+def _task_record(task: Task, sample: ProbeSample, per_class: int, seed: int) -> dict[str, Any]:
+    counts = np.bincount(sample.labels)
+    warnings = list(task.details.get("warnings", []))
+    absent = [name for name in task.class_names if name not in sample.class_names]
+    if absent:
+        warnings.append(f"{len(absent)} classes have no training image and are left out: {', '.join(absent[:5])}{' ...' if len(absent) > 5 else ''}")
+    single = [sample.class_names[i] for i in np.flatnonzero(counts == 1)]
+    if single:
+        warnings.append(f"{len(single)} classes have one image only: {', '.join(single[:5])}{' ...' if len(single) > 5 else ''}")
+    return {
+        "name": task.name,
+        "uri": task.uri,
+        "classes": len(sample.class_names),
+        "images": len(sample),
+        "per_class": per_class,
+        "seed": seed,
+        "smallest_class": int(counts.min()),
+        "warnings": list(dict.fromkeys(warnings)),
+    }
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]

@@ -1,0 +1,185 @@
+"""What is a ranking, and in which forms can it be had?"""
+
+import csv
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ntk_select.errors import ConfigError, missing
+from ntk_select.files import write_atomically
+from ntk_select.scores import ScoreResult, Unavailable
+
+
+@dataclass(frozen=True)
+class ExpertScores:
+    """One row of a ranking.
+
+    Attributes:
+      rank: 1 is best. Experts whose deciding score is unavailable come last.
+      scores: outcome of each score, by name.
+      seconds: time by step: "load", "preprocess", "forward", "kernel", "scores".
+    """
+
+    rank: int
+    name: str
+    source: str | None
+    architecture: str | None
+    num_params: int
+    scores: dict[str, ScoreResult | Unavailable]
+    seconds: dict[str, float]
+
+    @property
+    def total_seconds(self) -> float:
+        """Time of all steps."""
+        return sum(self.seconds.values())
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An expert that could not be scored, and the sentence that says why."""
+
+    name: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Experts in the order in which they are worth fine-tuning, best first.
+
+    Attributes:
+      task: name, uri, classes, images seen, images a class, seed, warnings.
+      score_names: the scores; the first one decides the order.
+      experts: best first.
+      failures: experts that could not be scored.
+      tied: how many of the first experts cannot be told from the best one (1 if it stands alone, 0 if no expert has
+        the deciding score).
+      judgement: that, in one sentence.
+    """
+
+    task: dict[str, Any]
+    score_names: tuple[str, ...]
+    experts: tuple[ExpertScores, ...]
+    failures: tuple[Failure, ...] = ()
+    tied: int = 0
+    judgement: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def best(self) -> str | None:
+        """Name of the first expert; None when none could be scored."""
+        return self.experts[0].name if self.tied else None
+
+    def __repr__(self):
+        rows = self._rows()
+        header = ["rank", "expert", *self.score_names]
+        table = [header] + [
+            [str(row["rank"]), row["expert"], *("-" if row[name] is None else f"{row[name]:.4f}" for name in self.score_names)] for row in rows
+        ]
+        widths = [max(len(line[i]) for line in table) for i in range(len(header))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
+        return "\n".join([f"Ranking of {len(rows)} experts for {self.task['name']}", *lines, self.judgement])
+
+    def _rows(self) -> list[dict[str, Any]]:
+        rows = []
+        for expert in self.experts:
+            row = {"rank": expert.rank, "expert": expert.name, "source": expert.source, "architecture": expert.architecture}
+            row["parameters"] = expert.num_params
+            for name in self.score_names:
+                outcome = expert.scores[name]
+                known = isinstance(outcome, ScoreResult)
+                row |= {name: outcome.value if known else None, f"{name}_low": outcome.low if known else None, f"{name}_high": outcome.high if known else None}
+            row["seconds"] = expert.total_seconds
+            rows.append(row)
+        return rows
+
+    def to_dict(self) -> dict[str, Any]:
+        """The ranking as JSON-ready values; what `ntk-select rank --json` prints."""
+
+        def outcome(result: ScoreResult | Unavailable):
+            if isinstance(result, Unavailable):
+                return {"value": None, "low": None, "high": None, "unavailable": result.reason}
+            return {"value": result.value, "low": result.low, "high": result.high}
+
+        return {
+            "task": self.task,
+            "scores": list(self.score_names),
+            "experts": [
+                {
+                    "name": e.name,
+                    "rank": e.rank,
+                    "source": e.source,
+                    "architecture": e.architecture,
+                    "parameters": e.num_params,
+                    "scores": {name: outcome(e.scores[name]) for name in self.score_names},
+                    "seconds": {step: round(value, 4) for step, value in e.seconds.items()},
+                }
+                for e in self.experts
+            ],
+            "failures": [{"name": f.name, "error": f.error} for f in self.failures],
+            "tied": self.tied,
+            "judgement": self.judgement,
+            "versions": self.versions,
+        }
+
+    def to_pandas(self):
+        """The ranking as a pandas DataFrame, one row an expert. Raises MissingDependencyError without pandas."""
+        try:
+            import pandas
+        except ImportError as error:
+            raise missing("pandas", "Ranking.to_pandas", "pandas") from error
+        return pandas.DataFrame(self._rows())
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Writes ranking.json, ranking.csv and ranking.parquet (and ranking.png with matplotlib), each whole or not at all.
+
+        Returns the paths. Raises ConfigError when the folder cannot be written.
+        """
+        folder = Path(folder).expanduser()
+        text = io.StringIO()
+        rows = self._rows()
+        if rows:
+            writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        contents = {
+            "ranking.json": (json.dumps(self.to_dict(), indent=1) + "\n").encode(),
+            "ranking.csv": text.getvalue().encode(),
+            "ranking.parquet": _parquet(rows),
+        }
+        try:
+            from ntk_select.ranking.plot import figure_bytes
+
+            contents["ranking.png"] = figure_bytes(self, "png")
+        except ImportError:
+            pass
+        return [_write(folder / name, content) for name, content in contents.items()]
+
+    def report(self, path: str | Path) -> Path:
+        """Writes the figure of the ranking: .png, .svg or .pdf. Raises ConfigError for another ending or an unwritable place."""
+        path = Path(path).expanduser()
+        if path.suffix not in (".png", ".svg", ".pdf"):
+            raise ConfigError(f"report: {path.name!r} ends in {path.suffix!r}; allowed are .png, .svg and .pdf.")
+        from ntk_select.ranking.plot import figure_bytes
+
+        return _write(path, figure_bytes(self, path.suffix[1:]))
+
+
+def _parquet(rows) -> bytes:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise missing("pyarrow", "Saving a ranking", "all") from error
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), sink)
+    return sink.getvalue().to_pybytes()
+
+
+def _write(path: Path, content: bytes) -> Path:
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}. Give another folder with --out.") from error
+    return path

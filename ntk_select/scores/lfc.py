@@ -1,0 +1,77 @@
+"""LFC, the label-feature correlation: do examples with similar features share a label?"""
+
+import numpy as np
+from jaxtyping import Int, Num
+
+from ntk_select.errors import ConfigError, TaskError, UndefinedScoreError, did_you_mean
+from ntk_select.kernels import PairSums, checked_features, checked_labels, correlation_from_sums, kernel_label_correlation
+
+KERNELS = ("dot", "cosine", "correlation", "rbf")
+
+
+def lfc(
+    features: Num[np.ndarray, "n d"],
+    labels: Int[np.ndarray, " n"],
+    *,
+    kernel: str = "dot",
+    diagonal: bool = True,
+    center: bool = False,
+    normalize: bool = False,
+) -> float:
+    """Correlation of the feature kernel with the label kernel, without forming either.
+
+    Args:
+      features: pre-logits of the probe sample, one row an example.
+      labels: class ids, any integers.
+      kernel: "dot" (the paper); "cosine" is "dot" with `normalize`; "correlation" also subtracts each row's mean
+        over the features; "rbf" is exp(-|a - b|^2 / (2 s^2)), s^2 half the median squared distance.
+      diagonal: keep the n self-pairs, as the paper does.
+      center: subtract the column means first.
+      normalize: scale every row to norm 1 (after centring).
+
+    Returns:
+      A number in [-1, 1], higher is better; unchanged by features -> a * features and by rotations of them.
+
+    Raises:
+      UndefinedScoreError: one class only, constant features, or a row of norm zero where rows are normalised.
+      TaskError: shapes that do not fit, or features that are not finite.
+      ConfigError: `kernel` is unknown.
+
+    Reference: Deshpande et al. 2021, eq. 8 and section 3.2.  Cost: O(n d min(n, d)) time, O(min(n, d)^2) memory.
+    """
+    features, labels = checked_features(features), checked_labels(labels)
+    if len(features) != len(labels):
+        raise TaskError(f"There are {len(features)} rows of features for {len(labels)} labels.")
+    if kernel not in KERNELS:
+        raise ConfigError(f"lfc: kernel {kernel!r} is unknown.{did_you_mean(kernel, KERNELS)}")
+    if center:
+        features = features - features.mean(axis=0)
+    if kernel == "correlation":
+        features = features - features.mean(axis=1, keepdims=True)
+    if normalize or kernel in ("cosine", "correlation"):
+        norms = np.linalg.norm(features, axis=1, keepdims=True)
+        if not (norms > 0).all():
+            raise UndefinedScoreError(f"Example {int(np.argmin(norms))} has features of norm zero, so that it cannot be normalised.")
+        features = features / norms
+    if kernel == "rbf":
+        return kernel_label_correlation(_rbf(features), labels, diagonal=diagonal)
+
+    n, d = features.shape
+    _, ids = np.unique(labels, return_inverse=True)
+    class_sums = np.zeros((ids.max() + 1, d))
+    np.add.at(class_sums, ids, features)
+    total = class_sums.sum(axis=0)
+    gram = features @ features.T if n <= d else features.T @ features
+    sums = PairSums(float((class_sums**2).sum()), float(total @ total), float((gram**2).sum()))
+    return correlation_from_sums(sums, (features**2).sum(axis=1), labels, diagonal=diagonal)
+
+
+def _rbf(features: np.ndarray) -> np.ndarray:
+    gram = features @ features.T
+    squares = np.diagonal(gram)
+    distances = np.maximum(squares[:, None] + squares[None, :] - 2 * gram, 0)
+    np.fill_diagonal(distances, 0)
+    median = np.median(distances[np.triu_indices(len(gram), 1)]) if len(gram) > 1 else 0.0
+    if not median > 0:
+        raise UndefinedScoreError("Half of the examples have the same features, so that the rbf kernel has no width.")
+    return np.exp(-distances / median)

@@ -1,0 +1,162 @@
+"""Paths are sorted into splits and classes, or refused with a sentence. No file is opened here."""
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+
+from ntk_select.data.layout import natural, read_layout
+from ntk_select.errors import DataError
+
+BOTH = ["train/cat/1.png", "train/cat/2.png", "train/dog/1.jpg", "train/dog/2.jpg", "test/cat/9.png", "test/dog/9.png"]
+
+
+@pytest.fixture
+def layout():
+    return lambda files, folders=(): read_layout("photos", files, folders)
+
+
+def test_train_and_test_folders_are_kept_apart(layout):
+    found = layout(BOTH)
+    assert found.class_names == ("cat", "dog")
+    assert found.train == [("train/cat/1.png", 0), ("train/cat/2.png", 0), ("train/dog/1.jpg", 1), ("train/dog/2.jpg", 1)]
+    assert found.test == [("test/cat/9.png", 0), ("test/dog/9.png", 1)]
+    assert found.warnings == []
+
+
+def test_class_folders_alone_are_all_training(layout):
+    found = layout(["cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png"])
+    assert (found.class_names, len(found.train), found.test, found.warnings) == (("cat", "dog"), 4, None, [])
+
+
+@pytest.mark.parametrize("name", ["test", "Testing", "val", "valid", "Validation"])
+def test_a_validation_folder_serves_as_test(layout, name):
+    assert len(layout([path.replace("test/", f"{name}/") for path in BOTH]).test) == 2
+
+
+def test_test_is_taken_before_validation_and_what_is_left_over_is_said(layout):
+    found = layout([*BOTH, "val/cat/7.png", "masks/cat/1.png"])
+    assert found.test == layout(BOTH).test
+    assert found.warnings == ["Not read, because they are beside the training folder: masks, val."]
+
+
+def test_a_test_folder_of_images_without_classes_is_not_read(layout):
+    found = layout([*BOTH[:4], "test/unknown1.png"])
+    assert found.test is None
+    assert found.warnings == ["Not read, because they are beside the training folder: test."]
+
+
+def test_training_is_train(layout):
+    assert len(layout([path.replace("train/", "Training/") for path in BOTH]).train) == 4
+
+
+def test_classes_may_be_called_train_and_valid(layout):
+    assert layout(["car/1.png", "train/1.png"]).class_names == ("car", "train")
+    assert layout(["valid/1.png", "invalid/1.png"]).class_names == ("invalid", "valid")
+
+
+def test_folders_that_wrap_all_are_looked_through(layout):
+    wrapped = layout([f"repo-main/data/{path}" for path in BOTH] + ["repo-main/README.md", "__MACOSX/repo-main/._x.png"])
+    assert [path for path, _ in wrapped.train] == [f"repo-main/data/{path}" for path, _ in layout(BOTH).train]
+    assert layout(["photos/cat/1.png", "photos/dog/1.png"]).class_names == ("cat", "dog")
+
+
+def test_a_train_folder_alone_is_looked_into(layout):
+    found = layout(BOTH[:4])
+    assert (len(found.train), found.test) == (4, None)
+
+
+def test_ids_and_files_follow_the_natural_order(layout):
+    found = layout([f"class{i}/img{j}.png" for i in (10, 2, 1) for j in (10, 9)])
+    assert found.class_names == ("class1", "class2", "class10")
+    assert found.train[0] == ("class1/img9.png", 0)
+
+
+@hypothesis.given(st.lists(st.from_regex(r"[a-b0-2]{0,5}", fullmatch=True), unique=True), st.randoms())
+def test_the_natural_order_does_not_depend_on_the_order_given(names, random):
+    shuffled = random.sample(names, len(names))
+    assert sorted(names, key=natural) == sorted(shuffled, key=natural)
+    assert [f"n{i}" for i in range(101)] == sorted((f"n{i}" for i in reversed(range(101))), key=natural)
+
+
+def test_a_class_of_the_test_set_alone_comes_last_and_is_said(layout):
+    found = layout([*BOTH, "test/ant/1.png"])
+    assert found.class_names == ("cat", "dog", "ant")
+    assert ("test/ant/1.png", 2) in found.test
+    assert found.warnings == ["Classes with test images alone, which scores never see: ant."]
+
+
+def test_classes_without_test_images_or_with_one_training_image_are_said(layout):
+    assert layout([*BOTH, *(f"train/{i}/1.png" for i in range(7))]).warnings == [
+        "Classes without test images: 0, 1, 2, 3, 4 and 2 more.",
+        "Classes with one training image: 0, 1, 2, 3, 4 and 2 more.",
+    ]
+
+
+def test_accents_spelt_in_two_ways_are_one_class(layout):
+    found = layout(["train/caf\u00e9/1.png", "train/tea/1.png", "test/cafe\u0301/1.png"])
+    assert found.class_names == ("caf\u00e9", "tea")
+    assert found.test == [("test/cafe\u0301/1.png", 0)]
+
+
+def test_what_systems_leave_behind_is_ignored(layout):
+    junk = [".DS_Store", "train/.DS_Store", "train/cat/Thumbs.db", "train/cat/._1.png", "train/.git/x", "__MACOSX/train/cat/1.png", "desktop.ini"]
+    assert layout([*BOTH, *junk], ["train/.ipynb_checkpoints"]) == layout(BOTH)
+
+
+def test_files_that_are_not_images_may_lie_outside_class_folders(layout):
+    assert layout([*BOTH, "README.md", "train/labels.csv"]) == layout(BOTH)
+
+
+def test_files_in_class_folders_that_are_not_images_are_named(layout):
+    texts = [f"train/cat/{i}.txt" for i in range(6)]
+    with pytest.raises(DataError, match=r"photos: files in class folders that are not images: train/cat/0.txt, .*4.txt and 1 more\. Delete them.*\.png"):
+        layout([*BOTH, *texts])
+    with pytest.raises(DataError, match="test/dog/notes"):
+        layout([*BOTH, "test/dog/notes"])
+
+
+@pytest.mark.parametrize("path", ["1.png", "train/1.png", "test/1.JPEG"])
+def test_images_outside_class_folders_are_named(layout, path):
+    with pytest.raises(DataError, match=f"images outside any class folder: {path}. Move or delete"):
+        layout([*BOTH, path])
+    with pytest.raises(DataError, match="images outside any class folder: 1.png"):
+        layout(["1.png", *(f"wrap/{path}" for path in BOTH)])
+
+
+@pytest.mark.parametrize("folder", ["train/ant", "test/ant"])
+def test_an_empty_class_folder_is_named(layout, folder):
+    with pytest.raises(DataError, match=f"class folder '{folder}' is empty. Put images into it or delete it"):
+        layout(BOTH, [folder])
+    with pytest.raises(DataError, match=f"class folder '{folder}' is empty"):
+        layout([*BOTH, f"{folder}/.DS_Store"])
+
+
+def test_folders_inside_class_folders_are_refused(layout):
+    with pytest.raises(DataError, match=r"class folder 'train/cat' has folders inside \(train/cat/black\).*Allowed: train/CLASS/IMAGE"):
+        layout([*BOTH, "train/cat/black/1.png"])
+
+
+def test_no_class_folder_at_all_is_refused(layout):
+    with pytest.raises(DataError, match="photos: there are no class folders. Allowed: train/CLASS/IMAGE"):
+        layout(["README.md"])
+
+
+def test_a_name_that_is_not_utf_8_is_refused(layout):
+    with pytest.raises(DataError, match=r"class folder 'caf\\udce9' has a name that is not UTF-8"):
+        layout(["caf\udce9/1.png", "tea/1.png"])
+
+
+NAMES = st.sampled_from(["train", "test", "val", "cat", "dog", ".git", "1.png", "2.jpg", "a.txt", "Thumbs.db"])
+
+
+@hypothesis.given(st.sets(st.lists(NAMES, min_size=1, max_size=4).map("/".join), max_size=8))
+def test_any_set_of_paths_is_a_layout_without_loss_or_a_data_error(files):
+    try:
+        found = read_layout("photos", files, ())
+    except DataError:
+        return
+    used = [path for path, _ in found.train + (found.test or [])]
+    assert len(used) == len(set(used))
+    assert set(used) <= files
+    assert set(np.unique([label for _, label in found.train + (found.test or [])])) == set(range(len(found.class_names)))

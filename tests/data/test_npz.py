@@ -1,0 +1,120 @@
+"""Arrays in a .npz file become a task, or a sentence says which array is wrong and what to type."""
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+
+from ntk_select.data import load_task
+from ntk_select.errors import NtkSelectError, TaskError
+
+IMAGES, LABELS = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3), np.array([0, 1, 2, 0, 1])
+
+
+@pytest.fixture
+def npz(tmp_path):
+    def save(**arrays):
+        np.savez(tmp_path / "a.npz", **arrays)
+        return load_task(tmp_path / "a.npz")
+
+    return save
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("images", "labels", "test_images", "test_labels"),
+        ("x_train", "y_train", "x_test", "y_test"),
+        ("train_images", "train_labels", "test_images", "test_labels"),
+        ("train_images", "train_labels", "val_images", "val_labels"),
+        ("x_train", "y_train", "x_val", "y_val"),
+    ],
+)
+def test_every_spelling_gives_the_arrays_that_were_saved(npz, keys):
+    task = npz(**dict(zip(keys, (IMAGES, LABELS, IMAGES[:2], LABELS[:2]), strict=True)))
+    assert (task.name, task.class_names) == ("a", ("0", "1", "2"))
+    for got, expected in ((task.images, IMAGES), (task.labels, LABELS), (task.test_images, IMAGES[:2]), (task.test_labels, LABELS[:2])):
+        np.testing.assert_array_equal(got, expected)
+
+
+def test_medmnist_arrays_with_column_labels_and_all_three_splits_are_read(npz):
+    column = LABELS[:, None].astype(np.uint8)
+    task = npz(train_images=IMAGES, train_labels=column, val_images=IMAGES, val_labels=column, test_images=IMAGES[:2], test_labels=column[:2])
+    np.testing.assert_array_equal(task.labels, LABELS)
+    assert len(task.test_images) == 2
+
+
+def test_without_a_test_set_there_is_none(npz):
+    assert npz(images=np.stack([IMAGES] * 3, -1), labels=LABELS).test_images is None
+
+
+def test_labels_are_positions_in_the_class_names(npz):
+    task = npz(images=IMAGES, labels=LABELS, class_names=np.array(["ant", "cat", "dog", "eel"]))
+    assert task.class_names == ("ant", "cat", "dog", "eel")
+    np.testing.assert_array_equal(task.labels, LABELS)
+
+
+def test_without_names_each_value_that_occurs_is_a_class_named_by_its_number(npz):
+    task = npz(images=IMAGES, labels=LABELS * 10 + 3, test_images=IMAGES, test_labels=LABELS * 10 - LABELS + 3)
+    assert task.class_names == ("3", "12", "13", "21", "23")
+    assert [task.class_names[i] for i in task.labels] == ["3", "13", "23", "3", "13"]
+    assert [task.class_names[i] for i in task.test_labels] == ["3", "12", "21", "3", "12"]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "sentence"),
+    [
+        ({"image": IMAGES, "labels": LABELS}, r"a.npz: has the arrays image, labels; needed are images and labels or x_train and y_train or .*np.savez"),
+        ({}, r"has the arrays \(none\)"),
+        ({"images": IMAGES, "labels": LABELS, "test_images": IMAGES}, "images, labels, test_images; needed are both test_images and test_labels, or neither"),
+        ({"images": IMAGES / 255, "labels": LABELS}, r"a.npz: array 'images' is float64 \(5, 4, 3\); images are uint8.*\(images \* 255\).round"),
+        ({"images": IMAGES.astype(int), "labels": LABELS}, "is int64 .*astype"),
+        ({"images": IMAGES.reshape(5, 12), "labels": LABELS}, r"is uint8 \(5, 12\); allowed are \(n, h, w\)"),
+        ({"images": IMAGES[:0], "labels": LABELS[:0]}, "not empty"),
+        ({"images": np.zeros((5, 3, 8, 8), np.uint8), "labels": LABELS}, r"channels come first type: images.transpose\(0, 2, 3, 1\)"),
+        ({"images": np.zeros((5, 8, 8, 4), np.uint8), "labels": LABELS}, r"opacity type: images\[\.\.\., :3\]"),
+        ({"images": IMAGES, "labels": LABELS[:4]}, r"array 'labels' is int64 \(4,\); needed are integers \(5,\)"),
+        ({"images": IMAGES, "labels": np.eye(3)[LABELS]}, r"array 'labels' is float64 \(5, 3\).*labels.argmax\(1\)"),
+        ({"images": IMAGES, "labels": LABELS.astype(str)}, r"np.unique\(labels, return_inverse=True\)"),
+        ({"images": IMAGES, "labels": LABELS - 1}, "labels run from -1 to 1; allowed are 0 and above"),
+        ({"images": IMAGES, "labels": LABELS, "class_names": np.array(["a", "b"])}, r"labels run from 0 to 2; allowed are 0 .. 1, positions in class_names"),
+        ({"images": IMAGES, "labels": LABELS, "class_names": np.arange(3)}, r"array 'class_names' is int64 \(3,\); needed is text"),
+        ({"images": IMAGES, "labels": LABELS, "test_images": IMAGES / 1, "test_labels": LABELS}, "array 'test_images' is float64"),
+        ({"images": IMAGES, "labels": LABELS.astype(object)}, "array 'labels' cannot be read .*Object arrays cannot be loaded.*plain array"),
+    ],
+)
+def test_a_wrong_array_is_named_with_what_to_type(npz, arrays, sentence):
+    with pytest.raises(NtkSelectError, match=sentence):
+        npz(**arrays)
+
+
+def test_one_class_is_no_task(npz):
+    with pytest.raises(TaskError, match="one class only"):
+        npz(images=IMAGES, labels=LABELS * 0)
+
+
+def test_other_files_are_refused(tmp_path):
+    path = tmp_path / "a.npz"
+    for data in (b"", b"hello", b"PK\x03\x04 hello"):
+        path.write_bytes(data)
+        with pytest.raises(NtkSelectError, match="a.npz: not an .npz file that can be read"):
+            load_task(path)
+    with path.open("wb") as file:
+        np.save(file, IMAGES)
+    with pytest.raises(NtkSelectError, match="a.npz: a single array, not .npz"):
+        load_task(path)
+
+
+@hypothesis.given(place=st.integers(0, 10_000), value=st.integers(0, 255))
+@hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture], deadline=None)
+@pytest.mark.filterwarnings("ignore")
+def test_a_damaged_byte_gives_the_arrays_or_an_error_of_ours(tmp_path, place, value):
+    np.savez_compressed(tmp_path / "a.npz", images=IMAGES, labels=LABELS)
+    data = bytearray((tmp_path / "a.npz").read_bytes())
+    data[place % len(data)] = value
+    (tmp_path / "a.npz").write_bytes(data)
+    try:
+        task = load_task(tmp_path / "a.npz")
+    except NtkSelectError:
+        return
+    np.testing.assert_array_equal(task.images, IMAGES)

@@ -1,0 +1,55 @@
+"""What do the tests of models/ share? The modules beside this file, loaded by path, because tests/ is no package."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+HERE = Path(__file__).parent
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes more than a few seconds")
+    config.addinivalue_line("markers", "oracle: compares with another library, which must be installed")
+
+
+def load(name: str) -> ModuleType:
+    """The module `name`.py of this folder, once."""
+    full_name = f"ntk_select_tests_models_{name}"
+    if full_name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(full_name, HERE / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[full_name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[full_name]
+
+
+@pytest.fixture(scope="session")
+def seeded():
+    """Weights and images from a seed."""
+    return load("seeded_state")
+
+
+@pytest.fixture(scope="session")
+def parity():
+    """Our outputs, and their distance from others."""
+    return load("parity")
+
+
+@pytest.fixture(scope="session")
+def oracle():
+    """torchvision's outputs; skips the test when it is not installed."""
+    for package in ("torch", "torchvision"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    return load("torchvision_oracle")
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """torchvision's stored outputs, as make_torchvision_reference.py writes them."""
+    with np.load(HERE / "torchvision_reference.npz") as stored:
+        return dict(stored)

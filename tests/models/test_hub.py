@@ -1,0 +1,232 @@
+"""Are models of the Hugging Face Hub found and described rightly? The hub is a small server on this machine."""
+
+import functools
+import hashlib
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from ntk_select.errors import MissingDependencyError, ModelError
+from ntk_select.models.architectures import build
+from ntk_select.models.convert import convert_checkpoint
+from ntk_select.models.hub import HubModel, find_model
+from ntk_select.models.mapping import tensor_table
+from ntk_select.preprocess import Preprocess
+
+CONFIG = {
+    "architecture": "resnet_small",
+    "num_classes": 3,
+    "pretrained_cfg": {
+        "tag": "a1_in1k",
+        "input_size": [3, 224, 224],
+        "interpolation": "bicubic",
+        "crop_pct": 0.95,
+        "crop_mode": "center",
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.25, 0.25, 0.25],
+        "license": "apache-2.0",
+    },
+}
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Answers /ORG/NAME/resolve/REVISION/FILE as the hub does."""
+
+    files: dict[str, bytes]
+    asked: list[str]
+
+    def do_HEAD(self):
+        self.answer(body=False)
+
+    def do_GET(self):
+        self.answer(body=True)
+
+    def answer(self, *, body):
+        self.asked.append(self.path)
+        _, org, name, _, revision, file = self.path.split("/", 5)
+        content = self.files.get(f"{org}/{name}/{file}")
+        known = any(path.startswith(f"{org}/{name}/") for path in self.files)
+        refusal = "RepoNotFound" if not known else "RevisionNotFound" if revision == "absent" else None if content is not None else "EntryNotFound"
+        self.send_response(404 if refusal else 200)
+        if refusal:
+            self.send_header("X-Error-Code", refusal)
+        content = b"" if refusal else content
+        self.send_header("X-Repo-Commit", "0123456789abcdef0123456789abcdef01234567")
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The files of the stand-in hub, which the real client is led to; stops by itself."""
+    client = pytest.importorskip("huggingface_hub")
+    handler = type("Handler", (Hub,), {"files": {}, "asked": []})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(client.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(client, "hf_hub_download", functools.partial(client.hf_hub_download, endpoint=address, cache_dir=tmp_path / "cache", token=False))
+    yield handler
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def weights(seeded):
+    shapes = {key: row.shape for key, row in tensor_table(build("resnet_small", num_classes=3)).items()}
+    return save({key: array.astype(np.float32) for key, array in seeded.seeded_state(shapes).items()})
+
+
+def model(**changes):
+    return HubModel("org/net", config={**CONFIG, **changes})
+
+
+def test_a_model_of_the_hub_becomes_an_expert_with_its_own_preprocessing(hub, weights, tmp_path):
+    hub.files.update({"timm/resnet_small.a1_in1k/config.json": json.dumps(CONFIG).encode(), "timm/resnet_small.a1_in1k/model.safetensors": weights})
+    card = convert_checkpoint("hf-hub:timm/resnet_small.a1_in1k", out=tmp_path / "expert")
+    assert card.preprocess == Preprocess(size=224, resize=235, interpolation="bicubic", mean=(0.5,) * 3, std=(0.25,) * 3)
+    assert (card.name, card.architecture, card.licence, card.num_classes) == ("resnet_small.a1_in1k", "resnet_small", "apache-2.0", 3)
+    assert card.origin == "hf-hub:timm/resnet_small.a1_in1k"
+    assert card.training["converted_from"]["sha256"] == hashlib.sha256(weights).hexdigest()
+
+
+def test_what_the_caller_says_of_a_model_wins_over_its_configuration(hub, weights, tmp_path):
+    hub.files.update({"org/net/config.json": json.dumps(CONFIG).encode(), "org/net/model.safetensors": weights})
+    preprocess = Preprocess(size=64)
+    card = convert_checkpoint("hf-hub:org/net", architecture="resnet_small.tag", name="mine", licence="mit", preprocess=preprocess, out=tmp_path / "expert")
+    assert (card.name, card.licence, card.preprocess) == ("mine", "mit", preprocess)
+
+
+def test_another_architecture_than_the_configurations_is_refused_before_the_weights_are_fetched(hub, weights, tmp_path):
+    hub.files.update({"org/net/config.json": json.dumps(CONFIG).encode(), "org/net/model.safetensors": weights})
+    with pytest.raises(ModelError, match=r"hf-hub:org/net says that it is a 'resnet_small', not a 'resnet50'"):
+        convert_checkpoint("hf-hub:org/net", architecture="resnet50", out=tmp_path / "expert")
+    assert not any(path.endswith("model.safetensors") for path in hub.asked)
+
+
+def test_an_architecture_that_is_not_ours_is_answered_with_near_names(hub, tmp_path):
+    hub.files["timm/resnet50d.ra2_in1k/config.json"] = json.dumps({"architecture": "resnet50d"}).encode()
+    with pytest.raises(ModelError, match=r"'resnet50d' is unknown. Did you mean 'resnet50'"):
+        convert_checkpoint("hf-hub:timm/resnet50d.ra2_in1k", out=tmp_path / "expert")
+
+
+def test_without_a_configuration_the_name_says_the_architecture(hub, weights, tmp_path):
+    hub.files["org/resnet_small.mine/model.safetensors"] = weights
+    card = convert_checkpoint("hf-hub:org/resnet_small.mine", out=tmp_path / "expert")
+    assert (card.architecture, card.preprocess, card.licence) == ("resnet_small", Preprocess(size=224, resize=256), None)
+
+
+def test_pickled_weights_are_fetched_only_when_there_are_no_safetensors(hub):
+    hub.files.update({"org/net/pytorch_model.bin": b"pickled"})
+    assert find_model("hf-hub:org/net").weights().read_bytes() == b"pickled"
+    hub.files.update({"org/net/model.safetensors": b"safe"})
+    assert find_model("hf-hub:org/net").weights().read_bytes() == b"safe"
+
+
+def test_a_model_without_weights_is_refused(hub):
+    hub.files["org/net/README.md"] = b""
+    with pytest.raises(ModelError, match=r"hf-hub:org/net holds neither model\.safetensors nor pytorch_model\.bin"):
+        find_model("hf-hub:org/net").weights()
+
+
+def test_the_revision_is_asked_for(hub):
+    hub.files["org/net/config.json"] = b"{}"
+    assert find_model("hf-hub:org/net@v2").revision == "v2"
+    assert any("/resolve/v2/config.json" in path for path in hub.asked)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:org/absent", "hf-hub:org/net@absent"])
+def test_a_model_that_does_not_exist_is_named(name, hub):
+    hub.files["org/net/config.json"] = b"{}"
+    with pytest.raises(ModelError, match=rf"{name} does not exist on the hub, or it asks for a login"):
+        find_model(name)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:resnet50", "hf-hub:a/b/c", "hf-hub:/b", "hf-hub:"])
+def test_a_malformed_name_is_answered_with_an_example(name):
+    with pytest.raises(ModelError, match=r"is not a name of the hub. Type: hf-hub:ORG/NAME"):
+        find_model(name)
+
+
+def test_a_name_that_the_client_refuses_is_reported(hub):
+    with pytest.raises(ModelError, match=r"config\.json of hf-hub:or--g/net cannot be fetched \(HFValidationError\)"):
+        find_model("hf-hub:or--g/net")
+
+
+def test_a_hub_that_cannot_be_reached_is_reported(tmp_path, monkeypatch):
+    client = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(client, "hf_hub_download", functools.partial(client.hf_hub_download, local_files_only=True, cache_dir=tmp_path))
+    with pytest.raises(ModelError, match=r"config\.json of hf-hub:org/net is not in the cache, and the hub cannot be reached"):
+        find_model("hf-hub:org/net")
+
+
+def test_a_missing_client_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    with pytest.raises(MissingDependencyError, match=r"huggingface-hub.*pip install 'ntk-select\[hub\]'"):
+        find_model("hf-hub:org/net")
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe"])
+def test_a_configuration_that_is_no_json_is_refused(content, hub):
+    hub.files["org/net/config.json"] = content
+    with pytest.raises(ModelError, match=r"config\.json of hf-hub:org/net is not valid JSON"):
+        find_model("hf-hub:org/net")
+
+
+@pytest.mark.parametrize("content", [b"[]", b'{"pretrained_cfg": 3}', b'{"model_args": 3}'])
+def test_a_configuration_of_another_layout_is_refused(content, hub):
+    hub.files["org/net/config.json"] = content
+    with pytest.raises(ModelError, match=r"config\.json of hf-hub:org/net is not laid out as timm writes it"):
+        find_model("hf-hub:org/net")
+
+
+def test_the_part_before_the_dot_is_the_architecture():
+    assert model(architecture="resnet50.a1_in1k").architecture == "resnet50"
+    assert HubModel("timm/wide_resnet50_2.racm_in1k").architecture == "wide_resnet50_2"
+
+
+def test_older_configurations_are_flat():
+    old = HubModel("org/net", config={"architecture": "resnet18", **CONFIG["pretrained_cfg"]})
+    assert (old.architecture, old.licence, old.preprocess()) == ("resnet18", "apache-2.0", model().preprocess())
+
+
+@pytest.mark.parametrize("changes", [{"model_args": {"output_stride": 8}}, {"model_args": {"in_chans": 1}}, {"global_pool": "max"}])
+def test_changed_architectures_are_refused(changes):
+    with pytest.raises(ModelError, match=r"config\.json of hf-hub:org/net: the architecture is changed by"):
+        _ = model(**changes).architecture
+
+
+def test_settings_that_change_nothing_are_allowed():
+    assert model(model_args={"num_classes": 3, "in_chans": 3}, global_pool="avg").architecture == "resnet_small"
+
+
+def test_timms_defaults_stand_in_for_what_is_not_said():
+    assert HubModel("org/net", config={"architecture": "resnet18"}).preprocess() == Preprocess(size=224, resize=256, interpolation="bicubic")
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ({"input_size": [3, 224, 192]}, "the input size 3 x 224 x 192 is not 3 x size x size"),
+        ({"input_size": [1, 28, 28]}, "the input size 1 x 28 x 28 is not 3 x size x size"),
+        ({"input_size": 224}, "cannot unpack"),
+        ({"crop_mode": "border"}, "the crop mode 'border' is unknown"),
+        ({"crop_pct": 0}, "division by zero"),
+        ({"crop_pct": 1.5}, "resize=149"),
+        ({"mean": [0.5]}, "both need three numbers"),
+        ({"interpolation": "random"}, "interpolation 'random' is unknown"),
+    ],
+)
+def test_preprocessing_that_cannot_be_followed_is_refused(said, sentence):
+    with pytest.raises(ModelError, match=rf"config\.json of hf-hub:org/net: .*{sentence}.*Say how the input is made"):
+        model(pretrained_cfg=said).preprocess()

@@ -1,0 +1,48 @@
+"""Do the networks compute what torchvision's stored outputs say? Needs neither torch nor torchvision."""
+
+import numpy as np
+import pytest
+
+from ntk_select.models.architectures import ARCHITECTURES, build
+from ntk_select.models.mapping import tensor_table
+
+PUBLISHED = [name for name in ARCHITECTURES if not name.endswith("_small")]
+QUICK = ("resnet18", "densenet121", "alexnet")
+CASES = [
+    pytest.param(name, size, id=f"{name}-{size}", marks=() if name in QUICK and size == 97 else pytest.mark.slow) for name in PUBLISHED for size in (97, 224)
+]
+
+
+@pytest.fixture(scope="session")
+def state_of(seeded):
+    """The seeded state dict of an architecture, by the names that our own table says."""
+
+    def make(architecture):
+        shapes = {key: row.shape for key, row in tensor_table(build(architecture, num_classes=seeded.NUM_CLASSES)).items()}
+        return seeded.seeded_state(shapes)
+
+    return make
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("architecture", "size"), CASES)
+def test_logits_and_pre_logits_equal_torchvisions_stored_ones(architecture, size, dtype, state_of, seeded, parity, reference):
+    features, logits = parity.flax_outputs(architecture, state_of(architecture), seeded.seeded_images(size), dtype, seeded.NUM_CLASSES)
+    stored = {name: reference[f"{architecture}/{size}/{name}"] for name in ("features", "norms", "logits")}
+    found = {"features": features[:, : stored["features"].shape[1]], "norms": np.linalg.norm(features, axis=1), "logits": logits}
+    errors = {name: parity.relative_error(found[name], stored[name]) for name in stored}
+    assert max(errors.values()) < parity.TOLERANCE[dtype], errors
+
+
+@pytest.mark.parametrize("architecture", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in PUBLISHED])
+def test_names_and_shapes_equal_torchvisions_stored_ones(architecture, seeded, reference):
+    table = tensor_table(build(architecture, num_classes=seeded.NUM_CLASSES))
+    assert seeded.names_digest({key: row.shape for key, row in table.items()}) == reference[f"{architecture}/names"]
+
+
+@pytest.mark.parametrize("architecture", PUBLISHED)
+def test_the_stored_outputs_of_two_images_differ_far_more_than_the_tolerance(architecture, parity, reference):
+    for size in (97, 224):
+        for name in ("features", "logits"):
+            first, second = reference[f"{architecture}/{size}/{name}"]
+            assert parity.relative_error(first, second) > 1e-2
