@@ -39,7 +39,9 @@ def decode_image(file: BinaryIO, name: str) -> np.ndarray:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(f"{name}: the image is too large ({error}). Make it smaller: experts see a few hundred pixels a side.") from error
     except Exception as error:  # Pillow's readers raise almost anything on damaged files.
-        raise DataError(f"{name}: cannot be read as an image ({type(error).__name__}: {error}). Replace or delete it.") from error
+        unknown = isinstance(error, Image.UnidentifiedImageError)
+        reason = f"its first bytes are not those of {', '.join(FORMATS)}" if unknown else f"{type(error).__name__}: {error}"
+        raise DataError(f"{name}: cannot be read as an image ({reason}). Replace or delete it.") from error
 
 
 def _to_uint8(image, name: str) -> np.ndarray:

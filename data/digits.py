@@ -8,7 +8,7 @@ from ntk_select.task import Task
 TRAIN_SIZE = 1000
 
 
-def load_digits(argument: str = "", *, data_dir=None) -> Task:
+def load_digits(argument: str = "") -> Task:
     """1,000 training and 797 test images of digits, 8 x 8 grey, 10 classes, from `sklearn.datasets.load_digits`.
 
     Values 0 .. 16 become 0 .. 255 by round(x * 255 / 16). The set has no split of its own, so this one is ours and

@@ -12,7 +12,7 @@ DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 CLASS_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 
-def load_fashion_mnist(folder: str | Path = "", *, data_dir=None) -> Task:
+def load_fashion_mnist(folder: str | Path = "") -> Task:
     """60,000 training and 10,000 test images of clothes, 28 x 28 grey, 10 classes.
 
     Args:
@@ -42,5 +42,6 @@ def _find(folder: Path, name: str) -> Path:
         if os.path.isfile(path):
             return path
     raise DataError(
-        f"{folder}: there is no {name} or {name}.gz. Type: apt install dataset-fashion-mnist; or, with the four files in a folder DIR: fashion_mnist:DIR"
+        f"{folder}: there is no {name} or {name}.gz. "
+        "Type: apt install dataset-fashion-mnist; or, with the four files in a folder DIR: fashion_mnist:DIR"
     )

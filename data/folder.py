@@ -15,7 +15,7 @@ from .layout import is_junk, read_layout
 MAX_DEPTH = 8  # a link back to a folder above would otherwise never end
 
 
-def load_folder(path: str | Path, *, data_dir=None) -> Task:
+def load_folder(path: str | Path) -> Task:
     """The task in a folder: train/CLASS/IMAGE with or without test/CLASS/IMAGE, or CLASS/IMAGE.
 
     `val`, `valid` or `validation` serves as the test set if there is no `test`. Images are decoded when asked for.
@@ -30,7 +30,7 @@ def load_folder(path: str | Path, *, data_dir=None) -> Task:
         raise DataError(f"There is no folder {str(path)!r}. Type folder:PATH, for example folder:photos, with photos/train/CLASS/IMAGE inside.")
     files, folders = _walk(root)
     layout = read_layout(root, files, folders)
-    return layout.task(os.path.basename(os.path.realpath(root)) or "root", FileReader(root))
+    return layout.task(os.path.basename(os.path.abspath(root)) or "root", FileReader(root))
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class FileReader:
     root: str
 
     def __call__(self, path: str) -> np.ndarray:
+        """The pixels of the image at `path`."""
         path = os.path.join(self.root, path)
         try:
             with open(path, "rb") as file:

@@ -14,25 +14,23 @@ from .tfds import load_tfds
 from .zipped import load_zip
 
 
-def _never(path: str) -> bool:
-    return False
-
-
 @dataclass(frozen=True)
 class TaskKind:
     """One kind of task: what stands before the colon of a task URI.
 
     Args:
-      load: load(argument, data_dir=None) -> Task. The argument is the text after the colon, "" if there is none.
+      load: load(argument) -> Task. The argument is the text after the colon, "" if there is none.
       summary: one line for a table.
       example: a URI one could type.
-      recognises: whether a bare path, typed without a kind, means this kind.
+      recognises: whether a bare path, typed without a kind, means this kind; None if no path does.
+      takes_data_dir: load(argument, data_dir=...) also wants the folder of prepared sets, or None.
     """
 
     load: Callable[..., Task]
     summary: str
     example: str
-    recognises: Callable[[str], bool] = _never
+    recognises: Callable[[str], bool] | None = None
+    takes_data_dir: bool = False
 
 
 def _ends_with(suffix: str) -> Callable[[str], bool]:
@@ -45,5 +43,5 @@ TASKS = {
     "folder": TaskKind(load_folder, "images in train/CLASS/ and test/CLASS/, or in CLASS/", "folder:photos", os.path.isdir),
     "zip": TaskKind(load_zip, "the same folders inside one zip archive", "zip:photos.zip", _ends_with(".zip")),
     "npz": TaskKind(load_npz, "NumPy arrays images, labels, test_images, test_labels", "npz:photos.npz", _ends_with(".npz")),
-    "tfds": TaskKind(load_tfds, "a prepared TensorFlow Dataset, read without TensorFlow", "tfds:cifar10@~/tensorflow_datasets"),
+    "tfds": TaskKind(load_tfds, "a prepared TensorFlow Dataset, read without TensorFlow", "tfds:cifar10@~/tensorflow_datasets", takes_data_dir=True),
 }

@@ -10,6 +10,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ def is_image(path: str) -> bool:
     return posixpath.splitext(path)[1].lower() in SUFFIXES
 
 
-def natural(name: str) -> tuple:
+def natural(name: str) -> tuple[list[Any], str]:
     """Sort key by which img2 comes before img10. Distinct names have distinct keys."""
     parts = re.split(r"0*(\d+)", name)  # text and digits in turn
     return [(len(part), part) if place % 2 else part for place, part in enumerate(parts)], name

@@ -47,6 +47,7 @@ class PerProcess:
         self._opened = (None, None)
 
     def __call__(self) -> Any:
+        """What this process has opened."""
         pid, opened = self._opened
         if pid != os.getpid():
             opened = self._open_it()

@@ -12,7 +12,7 @@ TRAIN_KEYS = (("images", "labels"), ("x_train", "y_train"), ("train_images", "tr
 TEST_KEYS = (("test_images", "test_labels"), ("x_test", "y_test"), ("val_images", "val_labels"), ("x_val", "y_val"))
 
 
-def load_npz(path: str | Path, *, data_dir=None) -> Task:
+def load_npz(path: str | Path) -> Task:
     """The task in a .npz file: arrays `images` and `labels`, optional `test_images`, `test_labels` and `class_names`.
 
     Keras' spelling x_train, y_train, x_test, y_test and MedMNIST's train_images, train_labels are known too, and
@@ -27,19 +27,27 @@ def load_npz(path: str | Path, *, data_dir=None) -> Task:
     where = os.path.expanduser(path)
     if not os.path.isfile(where):
         raise DataError(f"There is no file {str(path)!r}. Type npz:PATH, for example npz:photos.npz, with arrays images and labels inside.")
-    with open(where, "rb") as file:
-        try:
-            archive = np.load(file, allow_pickle=False)
-        except Exception as error:  # NumPy and zipfile raise many kinds on damaged files.
-            raise DataError(f"{where}: not an .npz file that can be read ({error}). Is it complete?") from error
-        if isinstance(archive, np.ndarray):
-            raise DataError(f"{where}: a single array, not .npz. Type: np.savez('photos.npz', images=images, labels=labels)")
-        train_keys, test_keys = _keys(where, set(archive.files))
-        names = _class_names(where, archive) if "class_names" in archive.files else None
-        train = _split(where, archive, *train_keys)
-        test = _split(where, archive, *test_keys) if test_keys else (None, None)
-    names, labels, test_labels = _classes(where, names, train[1], test[1])
-    return Task(Path(where).stem, train[0], labels, names, test[0], test_labels, details={"warnings": []})
+    try:
+        with open(where, "rb") as file:
+            archive = _archive(where, file)
+            train_keys, test_keys = _keys(where, set(archive.files))
+            names = _class_names(where, archive) if "class_names" in archive.files else None
+            images, labels = _split(where, archive, *train_keys)
+            test_images, test_labels = _split(where, archive, *test_keys) if test_keys else (None, None)
+    except OSError as error:
+        raise DataError(f"{where}: cannot be opened ({error.strerror}).") from error
+    names, labels, test_labels = _classes(where, names, labels, test_labels)
+    return Task(Path(where).stem, images, labels, names, test_images, test_labels, details={"warnings": []})
+
+
+def _archive(where: str, file):
+    try:
+        archive = np.load(file, allow_pickle=False)
+    except Exception as error:  # NumPy and zipfile raise many kinds on damaged files.
+        raise DataError(f"{where}: not an .npz file that can be read ({error}). Is it complete?") from error
+    if isinstance(archive, np.ndarray):
+        raise DataError(f"{where}: a single array, not .npz. Type: np.savez('photos.npz', images=images, labels=labels)")
+    return archive
 
 
 def _keys(where: str, found: set[str]) -> tuple[tuple[str, str], tuple[str, str] | None]:
@@ -73,7 +81,7 @@ def _split(where: str, archive, images_key: str, labels_key: str) -> tuple[np.nd
             f"{shown}; images are uint8, 0 to 255. For floats in 0..1 type: (images * 255).round().astype('uint8'); "
             "for whole numbers 0..255: images.astype('uint8')"
         )
-    if images.ndim not in (3, 4) or images.ndim == 4 and images.shape[3] not in (1, 3) or 0 in images.shape:
+    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)) or 0 in images.shape:
         hint = ""
         if images.ndim == 4 and images.shape[1] in (1, 3):
             hint = " If channels come first type: images.transpose(0, 2, 3, 1)"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -93,9 +94,10 @@ def _keys(folder: Path, features, supervised) -> tuple[str, str]:
             readable = type(image) is tfds.features.Image and image.np_dtype in (np.uint8, np.uint16)
             if readable and isinstance(label, tfds.features.ClassLabel):
                 return keys
-    shown = ", ".join(f"{key}: {type(feature).__name__}" for key, feature in features.items())
+    shown = ", ".join(f"{key}: {type(feature).__name__}" for key, feature in sorted(features.items()))
     raise DataError(
-        f"{folder}: needed are a feature 'image' that is an Image of 8 or 16 bits and a feature 'label' that is a ClassLabel. It has {shown or '(none)'}."
+        f"{folder}: needed are a feature 'image' that is an Image of 8 or 16 bits and a feature 'label' that is a ClassLabel. "
+        f"It has {shown or '(none)'}."
     )
 
 
@@ -117,6 +119,7 @@ class RecordReader:
     fields: PerProcess
 
     def __call__(self, index: int) -> np.ndarray:
+        """The pixels of record `index`."""
         return decode_image(BytesIO(self.fields()(index)), f"{self.folder}, split {self.split}, record {index}")
 
 
@@ -125,9 +128,9 @@ class _Fields:
     """One feature of each record of a split; images stay encoded."""
 
     where: str
-    source: object
-    feature: object
-    decoders: dict
+    source: Any
+    feature: Any
+    decoders: dict[str, Any]
 
     def __len__(self):
         return len(self.source)
@@ -135,6 +138,8 @@ class _Fields:
     def __call__(self, index: int):
         try:
             (value,) = self.feature.deserialize_example_np(self.source[index], decoders=self.decoders).values()
+            if value is None:
+                raise ValueError("nothing in it")
         except Exception as error:  # ArrayRecord and the protocol buffer raise their own on damaged files
             raise DataError(f"{self.where}, record {index}: cannot be read ({error}). Prepare the set again.") from error
         return value

@@ -31,7 +31,9 @@ def load_task(uri: str | Path, *, data_dir: str | Path | None = None) -> Task:
     """
     kinds = TASKS if _scheme(uri) in TASKS else task_kinds()
     name, argument = parse_uri(uri, kinds)
-    return replace(kinds[name].load(argument, data_dir=data_dir), uri=str(uri))
+    kind = kinds[name]
+    task = kind.load(argument, data_dir=data_dir) if kind.takes_data_dir else kind.load(argument)
+    return replace(task, uri=str(uri))
 
 
 def task_kinds() -> dict[str, TaskKind]:
@@ -50,11 +52,11 @@ def parse_uri(uri: str | Path, kinds: Mapping[str, TaskKind]) -> tuple[str, str]
     """
     text = str(uri)
     scheme = _scheme(uri)
-    if scheme in kinds:
+    if scheme is not None and scheme in kinds:
         return scheme, text.partition(":")[2]
     path = os.path.expanduser(text)
     for name, kind in kinds.items():
-        if kind.recognises(path):
+        if kind.recognises and kind.recognises(path):
             return name, path
     allowed = "Allowed: a path of a folder, .zip or .npz, or a task's name. Example: ntk-select tasks show folder:photos"
     if os.path.isfile(path):

@@ -21,7 +21,7 @@ from .lazy import PerProcess
 MAX_ENTRY_BYTES = 256 * 2**20
 
 
-def load_zip(path: str | Path, *, data_dir=None) -> Task:
+def load_zip(path: str | Path) -> Task:
     """The task in a zip archive, laid out inside as `load_folder` says.
 
     Images are read and decoded when asked for, from any thread; a forked or unpickled copy opens the file anew.
@@ -56,6 +56,7 @@ class EntryReader:
     archive: PerProcess
 
     def __call__(self, entry: str) -> np.ndarray:
+        """The pixels of the image in `entry`."""
         name = f"{self.where}, entry {entry}"
         try:
             encoded = self.archive().read(entry)  # at most the declared size; then its CRC is checked

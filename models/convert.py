@@ -1,7 +1,7 @@
 """How does a PyTorch checkpoint become an expert?
 
-Checkpoints are those of torchvision and timm, as a file or as `hf-hub:org/name`. Weights in float16 and bfloat16
-become float32. Nothing in a checkpoint is ever run: `.safetensors` cannot hold code, and of a `.pth`, which can,
+Checkpoints are those of torchvision and timm, as a file or as `hf-hub:org/name`. Weights become float32:
+float16 and bfloat16 exactly, float64 rounded. Nothing in a checkpoint is ever run: `.safetensors` cannot hold code, and of a `.pth`, which can,
 only tensors in plain containers are accepted.
 """
 
@@ -76,7 +76,9 @@ def convert_checkpoint(
     model = find_model(checkpoint) if checkpoint.startswith(PREFIX) else None
     if model:
         if architecture not in (None, model.architecture):
-            raise ModelError(f"{checkpoint} says that it is a {model.architecture!r}, not a {architecture!r}. Leave the architecture out, or convert the downloaded file.")
+            raise ModelError(
+                f"{checkpoint} says that it is a {model.architecture!r}, not a {architecture!r}. Leave the architecture out, or convert the downloaded file."
+            )
         architecture = model.architecture
         licence = licence or model.licence
         preprocess = preprocess or (model.preprocess() if model.config else None)
@@ -117,7 +119,9 @@ def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
       MissingDependencyError: the file is a `.pth` and torch is not installed.
     """
     if path.suffix not in (".safetensors", *TORCH_SUFFIXES):
-        raise ModelError(f"Checkpoint {path} has the suffix {path.suffix!r}; allowed: .safetensors, {', '.join(TORCH_SUFFIXES)}, or a name {PREFIX}ORG/NAME.")
+        raise ModelError(
+            f"Checkpoint {path} has the suffix {path.suffix!r}; allowed: .safetensors, {', '.join(TORCH_SUFFIXES)}, or a name {PREFIX}ORG/NAME."
+        )
     if not path.is_file():
         raise ModelError(f"Checkpoint {path} is not a file.")
     state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
@@ -158,15 +162,19 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
 
 def _unwrapped(content: Any, path: Path, tensor: type) -> Mapping[str, Any]:
     """The mapping that holds the tensors: `content`, or what lies under one of the `WRAPPERS`."""
-    while isinstance(content, Mapping):
-        inside = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inside is None:
-            others = [f"{key} ({type(value).__name__})" for key, value in content.items() if not isinstance(value, tensor)]
-            if others:
-                raise ModelError(f"Checkpoint {path} is no state dict: {', '.join(others[:5])} are no tensors. Allowed is a state dict, alone or under {', '.join(WRAPPERS)}.")
-            return content
-        content = inside
-    raise ModelError(f"Checkpoint {path} holds a {type(content).__name__}, not a state dict. Save it with: torch.save(model.state_dict(), 'model.pth')")
+    for _ in WRAPPERS:  # Bounded, because a hostile file may hold itself.
+        if isinstance(content, Mapping):
+            content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
+    if not isinstance(content, Mapping):
+        raise ModelError(
+            f"Checkpoint {path} holds a {type(content).__name__}, not a state dict. Save it with: torch.save(model.state_dict(), 'model.pth')"
+        )
+    others = [f"{key} ({type(value).__name__})" for key, value in content.items() if not isinstance(value, tensor)]
+    if others:
+        raise ModelError(
+            f"Checkpoint {path} is no state dict: {', '.join(others[:5])} are no tensors. Allowed is a state dict, alone or under {', '.join(WRAPPERS)}."
+        )
+    return content
 
 
 def _as_array(tensor, where: str) -> np.ndarray:

@@ -84,7 +84,9 @@ class HubModel:
                 interpolation=said.get("interpolation", "bicubic"),
             )
         except (TypeError, ValueError, ArithmeticError, ConfigError) as error:
-            raise ModelError(f"{self.where}: {error}. Say how the input is made: convert_checkpoint(..., preprocess=Preprocess(size=224, resize=256))") from error
+            raise ModelError(
+                f"{self.where}: {error}. Say how the input is made: convert_checkpoint(..., preprocess=Preprocess(size=224, resize=256))"
+            ) from error
 
     def weights(self) -> Path:
         """Downloads the weights, unless they are in the hub's cache, and returns their file.

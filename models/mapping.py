@@ -73,7 +73,9 @@ def tensor_table(module: nn.Module) -> dict[str, Tensor]:
     """
     network = type(module).__name__
     if network not in LAYERS:
-        raise ModelError(f"There is no table of PyTorch names for {network}. There is one for {', '.join(LAYERS)}; add a row to LAYERS in models/mapping.py.")
+        raise ModelError(
+            f"There is no table of PyTorch names for {network}. There is one for {', '.join(LAYERS)}; add a row to LAYERS in models/mapping.py."
+        )
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3), jnp.float32))
     shapes = {collection: shapes[collection] for collection in ("params", "batch_stats") if collection in shapes}
     table = {}
@@ -91,7 +93,7 @@ def convert_state_dict(state: Mapping[str, np.ndarray], module: nn.Module, *, dt
     Args:
       state: arrays by PyTorch name, in float16, bfloat16, float32 or float64.
       module: the network, with as many classes as the state dict's head.
-      dtype: of the variables; half precision is widened to it without loss.
+      dtype: of the variables. Half precision is widened to float32 without loss, float64 is rounded to it.
 
     Raises:
       ModelError: tensors are missing, unknown, given twice, of the wrong shape, not floating point, or hold values
@@ -114,13 +116,13 @@ def convert_state_dict(state: Mapping[str, np.ndarray], module: nn.Module, *, dt
             faults["of the wrong shape"].append(f"{key} {array.shape}, expected {shape}")
         if array.dtype not in FLOATS:
             faults["not floating point"].append(f"{key} ({array.dtype})")
+        if array.shape != shape or array.dtype not in FLOATS:
             continue
         with np.errstate(over="ignore"):
             array = array.astype(dtype)
         if not np.isfinite(array).all():
             faults["with NaN or infinity"].append(key)
-        if array.shape == shape:
-            flat[variable] = np.ascontiguousarray(array.transpose(TO_FLAX[array.ndim]))
+        flat[variable] = np.ascontiguousarray(array.transpose(TO_FLAX[array.ndim]))
     _raise_for(faults, f"The checkpoint does not fit {type(module).__name__}")
     return {"params": {}, "batch_stats": {}, **unflatten(flat)}
 

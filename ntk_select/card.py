@@ -62,9 +62,13 @@ class Card:
         try:
             record = json.loads(text)
         except json.JSONDecodeError as error:
-            raise ModelError(f"{where} is not valid JSON ({error}). Make the card anew with: ntk-select zoo convert CHECKPOINT --arch NAME") from error
+            raise ModelError(
+                f"{where} is not valid JSON ({error}). Make the card anew with: ntk-select zoo convert CHECKPOINT --arch NAME"
+            ) from error
         if not isinstance(record, dict):
-            raise ModelError(f"{where} holds a {type(record).__name__}, a card is an object with the fields {', '.join(f.name for f in fields(cls))}.")
+            raise ModelError(
+                f"{where} holds a {type(record).__name__}, a card is an object with the fields {', '.join(f.name for f in fields(cls))}."
+            )
         known = {f.name for f in fields(cls)}
         for key in record:
             if key not in known:

@@ -81,7 +81,9 @@ def gradient_kernel(
         if params is None:
             raise ConfigError("A function needs its parameters. Type: gradient_kernel(fn, x, params=params, layers='all')")
         if layers == "last_conv":
-            raise ConfigError("A function does not say which its last convolution is. Type: layers='all', or a regular expression over parameter paths.")
+            raise ConfigError(
+                "A function does not say which its last convolution is. Type: layers='all', or a regular expression over parameter paths."
+            )
         if isinstance(outputs, str) and outputs == "features":
             raise ConfigError("A function has no features of its own. Give the function of the features, with outputs='trace'.")
     return _general(fn, params, x, _select(params, layers, path), outputs, batch_size)
@@ -121,9 +123,7 @@ def _general(fn, params, x, chosen: list[bool], outputs, batch_size: int) -> np.
     kernel = np.zeros((n, n))
     for group in _groups([leaf.size * n * leaf.dtype.itemsize if use else 0 for leaf, use in zip(leaves, chosen, strict=True)]):
         for cotangent in cotangents:
-            rows = [
-                rows_of(group, leaves, x[first : first + batch_size], cotangent[first : first + batch_size]) for first in range(0, n, batch_size)
-            ]
+            rows = [rows_of(group, leaves, x[first : first + batch_size], cotangent[first : first + batch_size]) for first in range(0, n, batch_size)]
             for leaf_rows in zip(*rows, strict=True):
                 kernel += symmetric_gram(jnp.concatenate(leaf_rows))
     return kernel / len(cotangents)

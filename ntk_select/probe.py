@@ -46,7 +46,9 @@ def forward(expert: Expert, x: Float[np.ndarray, "n ..."], *, last_conv: bool = 
     """
     if expert.taps_fn is None:
         logits = in_batches(partial(_call, expert.apply_fn, expert.variables), batch_size, x)
-        return ProbePass(logits, None if expert.features_fn is None else in_batches(partial(_call, expert.features_fn, expert.variables), batch_size, x))
+        return ProbePass(
+            logits, None if expert.features_fn is None else in_batches(partial(_call, expert.features_fn, expert.variables), batch_size, x)
+        )
     if not last_conv:
         return ProbePass(*in_batches(partial(_logits_and_features, expert.taps_fn, expert.variables), batch_size, x))
     return ProbePass(*in_batches(partial(_with_pooled_tail, expert.taps_fn, expert.last_conv, expert.variables), batch_size, x))
@@ -139,7 +141,9 @@ def checked_cotangents(outputs, n: int, c: int) -> np.ndarray:
     """A combination of outputs as an array (c,) or (n, c). Raises ConfigError for another shape."""
     array = np.asarray(outputs)
     if array.shape not in ((c,), (n, c)) or not np.issubdtype(array.dtype, np.number):
-        raise ConfigError(f"outputs has type {array.dtype} and shape {array.shape}; for {n} examples and {c} outputs allowed are ({c},) and ({n}, {c}).")
+        raise ConfigError(
+            f"outputs has type {array.dtype} and shape {array.shape}; for {n} examples and {c} outputs allowed are ({c},) and ({n}, {c})."
+        )
     return array
 
 

@@ -10,7 +10,7 @@ import io
 import time
 import tomllib
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
+from ntk_select.models.architectures import build, initialise
+from ntk_select.models.weights import CARD_FILE, WEIGHTS_FILE, flatten, read_weights, unflatten, write_expert
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ntk_select.card import Card
-from ntk_select.models.architectures import build, initialise
 from ntk_select.files import write_atomically
-from ntk_select.models.weights import CARD_FILE, WEIGHTS_FILE, flatten, read_weights, unflatten, write_expert
 from ntk_select.preprocess import Preprocess
+from ntk_select.task import Task
 
 CONSOLE = Console()
 
@@ -64,6 +65,7 @@ def plans(config: dict[str, Any]) -> list[Plan]:
             for start, epochs in config["sources"][source]["epochs"].items():
                 parent = f"{first}-{architecture}" if start == "transfer" else None
                 name = f"{source}-{architecture}" + (f"-from-{first}" if parent else "")
+                epochs = epochs[architecture] if isinstance(epochs, dict) else epochs
                 found.append(Plan(name, architecture, source, start, epochs, config[start]["learning_rate"], parent))
     return found
 
@@ -74,7 +76,7 @@ def load_source(config: dict[str, Any], source: str, data: Path, cache: Path) ->
     if not file.exists():
         from ntk_select.data import load_task
 
-        task = load_task(config["sources"][source]["uri"].format(data=data))
+        task = renamed(load_task(config["sources"][source]["uri"].format(data=data)), config["sources"][source].get("rename", {}))
         resize = preprocess_of(config).resized
         buffer = io.BytesIO()
         np.savez(
@@ -89,6 +91,13 @@ def load_source(config: dict[str, Any], source: str, data: Path, cache: Path) ->
     with np.load(file) as stored:
         arrays = dict(stored)
     return Source(**{**arrays, "class_names": tuple(arrays["class_names"].tolist())})
+
+
+def renamed(task: Task, names: dict[str, str]) -> Task:
+    """The task with the classes named in `names` joined to others."""
+    kept = [name for name in task.class_names if name not in names]
+    ids = np.array([kept.index(names.get(name, name)) for name in task.class_names])
+    return replace(task, labels=ids[task.labels], test_labels=ids[task.test_labels], class_names=tuple(kept))
 
 
 def preprocess_of(config: dict[str, Any]) -> Preprocess:
@@ -131,9 +140,7 @@ def train(plan: Plan, config: dict[str, Any], source: Source, folder: Path, chec
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, plan.learning_rate, int(config["warmup"] * plan.epochs * steps_per_epoch), plan.epochs * steps_per_epoch
     )
-    optimizer = optax.chain(
-        optax.add_decayed_weights(config["weight_decay"]), optax.sgd(schedule, momentum=config["momentum"], nesterov=True)
-    )
+    optimizer = optax.chain(optax.add_decayed_weights(config["weight_decay"]), optax.sgd(schedule, momentum=config["momentum"], nesterov=True))
     variables = initialise(module, jax.random.key(zlib.crc32(str(seed).encode())), config["size"])
     if plan.initialised_from:
         parent = flatten(read_weights(folder / plan.initialised_from / WEIGHTS_FILE))
@@ -249,7 +256,9 @@ def evaluate(module, variables, config: dict[str, Any], source: Source) -> tuple
     return float(correct.mean()), (sums / counts[:, None]).astype(np.float32)
 
 
-def main(config_file: tyro.conf.Positional[Path], /, *, data: Path, out: Path = Path("models/weights"), work: Path = Path("runs/zoo"), only: str = "") -> None:
+def main(
+    config_file: tyro.conf.Positional[Path], /, *, data: Path, out: Path = Path("models/weights"), work: Path = Path("runs/zoo"), only: str = ""
+) -> None:
     """Trains every expert of CONFIG_FILE that is not in `out` yet.
 
     Args:

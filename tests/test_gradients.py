@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ntk_select.models.architectures import build, initialise, make_expert
 
 from ntk_select import gradients as module
 from ntk_select import gram
@@ -13,9 +14,8 @@ from ntk_select.errors import ConfigError, ModelError
 from ntk_select.expert import Expert
 from ntk_select.gradients import gradient_kernel
 from ntk_select.gram import conv_gram
-from ntk_select.scores.lgc import lgc
-from ntk_select.models.architectures import build, initialise, make_expert
 from ntk_select.probe import tail_kernel
+from ntk_select.scores.lgc import lgc
 
 SMALL = {
     "resnet basic": ("resnet18", 20, {"stage_sizes": (1, 1), "widths": (4, 6), "stem": "small"}),
@@ -188,11 +188,13 @@ def test_one_reverse_pass_gives_the_quadratic_form(ending, rng):
     expert, x = ending
     v, direction = rng.normal(size=7), rng.normal(size=4)
     call, kernel = last_conv_function(expert, expert.apply_fn)
-    gradient = jax.grad(lambda k: (v @ (call(k, x) @ direction)))(kernel)
+    gradient = jax.grad(lambda k: v @ (call(k, x) @ direction))(kernel)
     assert v @ gradient_kernel(expert, x, outputs=direction) @ v == pytest.approx(float((gradient**2).sum()), rel=1e-10)
 
 
-@pytest.mark.parametrize(("size", "window", "stride", "padding", "m"), [(6, 3, 1, 1, 1), (6, 3, 2, 1, 2), (5, 1, 1, 0, 3), (1, 3, 1, 1, 1), (7, 2, 3, 0, 1)])
+@pytest.mark.parametrize(
+    ("size", "window", "stride", "padding", "m"), [(6, 3, 1, 1, 1), (6, 3, 2, 1, 2), (5, 1, 1, 0, 3), (1, 3, 1, 1, 1), (7, 2, 3, 0, 1)]
+)
 @pytest.mark.parametrize("route", ["_parameter_space", "_sample_space", "blocked", "tiled"])
 def test_conv_gram_equals_vjp_of_the_convolution(rng, monkeypatch, size, window, stride, padding, m, route):
     if route in ("blocked", "tiled"):
@@ -205,7 +207,9 @@ def test_conv_gram_equals_vjp_of_the_convolution(rng, monkeypatch, size, window,
     )
     out = convolve(x, kernel)
     cotangents = rng.normal(size=(5, m, *out.shape[1:]))
-    gradients = np.array([[jax.vjp(lambda k: convolve(x[i : i + 1], k), kernel)[1](jnp.asarray(cotangents[i, j][None]))[0] for j in range(m)] for i in range(5)])
+    gradients = np.array(
+        [[jax.vjp(lambda k: convolve(x[i : i + 1], k), kernel)[1](jnp.asarray(cotangents[i, j][None]))[0] for j in range(m)] for i in range(5)]
+    )
     flat = gradients.reshape(5, m, -1)
     expected = np.einsum("imp,jmp->ij", flat, flat)
     got = conv_gram(jnp.asarray(x), jnp.asarray(cotangents), window=(window, window), strides=(stride, stride), padding=((padding, padding),) * 2)

@@ -76,7 +76,14 @@ def print_ranking(ranking, seconds: float) -> None:
         return f"{outcome.value:.4f}" if outcome.low is None else f"{outcome.value:.4f} [{outcome.low:.3f}, {outcome.high:.3f}]".replace("[", r"\[")
 
     rows = [
-        [str(e.rank), e.name, e.source or "?", e.architecture or "?", *(cell(e.scores[name]) for name in ranking.score_names), f"{e.total_seconds:.2f}"]
+        [
+            str(e.rank),
+            e.name,
+            e.source or "?",
+            e.architecture or "?",
+            *(cell(e.scores[name]) for name in ranking.score_names),
+            f"{e.total_seconds:.2f}",
+        ]
         for e in ranking.experts
     ]
     title = f"{record['name']}: {record['images']} images of {record['classes']} classes, seed {record['seed']}; intervals 95 %"

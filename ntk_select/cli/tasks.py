@@ -46,7 +46,12 @@ class TasksShow:
             return 0
         rows = [[entry["name"], str(entry["train"]), "-" if entry["test"] is None else str(entry["test"])] for entry in facts["classes"]]
         size = "{} x {} pixels, {} channel(s)".format(*facts["image_size"], facts["channels"])
-        print_table(f"{facts['name']}: first image {size}; licence {facts['licence'] or 'not known'}", ["class", "train", "test"], rows, right=("train", "test"))
+        print_table(
+            f"{facts['name']}: first image {size}; licence {facts['licence'] or 'not known'}",
+            ["class", "train", "test"],
+            rows,
+            right=("train", "test"),
+        )
         out().print(Text(f"{facts['train']} training images, {facts['test'] or 0} test images, {facts['num_classes']} classes."))
         for warning in facts["warnings"]:
             out().print(Text(f"Note: {warning}"))

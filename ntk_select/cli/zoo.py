@@ -47,7 +47,15 @@ class ZooList:
             print_json([{"expert": name, **_plain(card)} for name, card in rows.items()])
         else:
             lines = [
-                [name, card.source, card.architecture, f"{card.num_parameters or 0:,}", str(card.num_classes), _share(card.test_accuracy), card.initialised_from or "-"]
+                [
+                    name,
+                    card.source,
+                    card.architecture,
+                    f"{card.num_parameters or 0:,}",
+                    str(card.num_classes),
+                    _share(card.test_accuracy),
+                    card.initialised_from or "-",
+                ]
                 if card
                 else [name, *["?"] * 6]
                 for name, card in rows.items()

@@ -147,7 +147,9 @@ class _Scorer:
                     outputs = "features" if expert.head is None and (expert.features_fn or pooled) else "trace"
                     try:
                         inputs["gradient_kernel"] = (
-                            pooled_kernel(expert, passes, outputs) if pooled else gradient_kernel(expert, x, outputs=outputs, batch_size=self.batch_size)
+                            pooled_kernel(expert, passes, outputs)
+                            if pooled
+                            else gradient_kernel(expert, x, outputs=outputs, batch_size=self.batch_size)
                         )
                     except ModelError as error:
                         reasons["gradient_kernel"] = str(error)
@@ -165,7 +167,9 @@ class _Scorer:
     def _network_inputs(self, expert: Expert) -> np.ndarray:
         preprocess = expert.preprocess
         if preprocess is None:
-            raise ModelError(f"Expert {expert.name!r} has no preprocess, so that images cannot enter it. Type: Expert(..., preprocess=Preprocess(size=224))")
+            raise ModelError(
+                f"Expert {expert.name!r} has no preprocess, so that images cannot enter it. Type: Expert(..., preprocess=Preprocess(size=224))"
+            )
         if not isinstance(preprocess, Preprocess):
             return np.asarray(preprocess(self.sample.images))
         if self.resized[0] != preprocess.geometry:

@@ -89,7 +89,11 @@ class Ranking:
             for name in self.score_names:
                 outcome = expert.scores[name]
                 known = isinstance(outcome, ScoreResult)
-                row |= {name: outcome.value if known else None, f"{name}_low": outcome.low if known else None, f"{name}_high": outcome.high if known else None}
+                row |= {
+                    name: outcome.value if known else None,
+                    f"{name}_low": outcome.low if known else None,
+                    f"{name}_high": outcome.high if known else None,
+                }
             row["seconds"] = expert.total_seconds
             rows.append(row)
         return rows

@@ -8,9 +8,9 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from ntk_select.data.decode import decode_image
 from PIL import Image
 
-from ntk_select.data.decode import decode_image
 from ntk_select.errors import DataError
 
 
@@ -65,9 +65,9 @@ def test_sixteen_bits_are_scaled_to_eight(decoded, form):
 
 
 def test_whole_numbers_beyond_sixteen_bits_and_floats_are_refused(decoded):
-    with pytest.raises(DataError, match="grey values run from 0 to 70000.*8-bit PNG"):
+    with pytest.raises(DataError, match=r"grey values run from 0 to 70000.*8-bit PNG"):
         decoded(np.array([[0, 70000]], np.int32), "TIFF")
-    with pytest.raises(DataError, match="pixels are floats.*8-bit PNG"):
+    with pytest.raises(DataError, match=r"pixels are floats.*8-bit PNG"):
         decoded(np.array([[0.5]], np.float32), "TIFF")
 
 
@@ -90,12 +90,12 @@ def test_of_an_animation_the_first_frame_counts(decoded):
 def test_empty_truncated_and_other_files_are_refused_by_name(encoded, pixels):
     whole = encoded(pixels(0, 64, 64))
     for data in (b"", b"hello", whole[: len(whole) // 2], encoded(pixels(0, 64, 64), "JPEG")[:-400]):
-        with pytest.raises(DataError, match="cat.png: cannot be read as an image.*Replace or delete it"):
+        with pytest.raises(DataError, match=r"cat.png: cannot be read as an image.*Replace or delete it"):
             decode_image(io.BytesIO(data), "cat.png")
 
 
 def test_a_postscript_file_is_refused_whatever_its_name():
-    with pytest.raises(DataError, match="cannot be read as an image"):
+    with pytest.raises(DataError, match=r"cannot be read as an image"):
         decode_image(io.BytesIO(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"), "cat.png")
 
 
@@ -105,7 +105,7 @@ def test_an_image_of_too_many_pixels_is_refused_before_it_is_decoded():
 
     header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 0, 0, 0, 0)
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-    with pytest.raises(DataError, match="bomb.png: the image is too large"):
+    with pytest.raises(DataError, match=r"bomb.png: the image is too large"):
         decode_image(io.BytesIO(bomb), "bomb.png")
 
 

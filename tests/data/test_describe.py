@@ -3,8 +3,8 @@
 import json
 
 import numpy as np
-
 from ntk_select.data import describe, load_task
+
 from ntk_select.task import Task
 
 

@@ -5,9 +5,9 @@ import pickle
 
 import numpy as np
 import pytest
+from ntk_select.data import LazyImages, folder, load_task
 from PIL import Image
 
-from ntk_select.data import LazyImages, folder, load_task
 from ntk_select.errors import DataError, TaskError
 
 PATHS = ["train/cat/a.png", "train/cat/b.png", "train/dog/a.png", "test/dog/z.png"]
@@ -37,7 +37,7 @@ def test_a_file_that_went_away_is_named(folder_of):
     root = folder_of(PATHS)
     task = load_task(root)
     (root / PATHS[0]).unlink()
-    with pytest.raises(DataError, match="a.png: cannot be opened"):
+    with pytest.raises(DataError, match=r"a.png: cannot be opened"):
         task.images[0]
 
 
@@ -55,15 +55,15 @@ def test_links_to_images_and_class_folders_are_followed(folder_of, tmp_path):
 def test_broken_links_endless_links_and_special_files_are_refused(folder_of):
     root = folder_of(["cat/a.png", "dog/a.png"])
     os.symlink(root / "gone", root / "cat/b.png")
-    with pytest.raises(DataError, match="cat/b.png: a broken link, or not a plain file"):
+    with pytest.raises(DataError, match=r"cat/b.png: a broken link, or not a plain file"):
         load_task(root)
     (root / "cat/b.png").unlink()
     os.mkfifo(root / "cat/b.png")
-    with pytest.raises(DataError, match="cat/b.png: a broken link, or not a plain file"):
+    with pytest.raises(DataError, match=r"cat/b.png: a broken link, or not a plain file"):
         load_task(root)
     (root / "cat/b.png").unlink()
     os.symlink(root, root / "cat/again")
-    with pytest.raises(DataError, match="more than 8 folders deep. Is one a link"):
+    with pytest.raises(DataError, match=r"more than 8 folders deep. Is one a link"):
         load_task(root)
 
 
@@ -78,12 +78,12 @@ def test_a_folder_that_cannot_be_read_is_named(folder_of, monkeypatch):
 
 
 def test_one_class_is_no_task(folder_of):
-    with pytest.raises(TaskError, match="training images of one class only"):
+    with pytest.raises(TaskError, match=r"training images of one class only"):
         load_task(folder_of(["cat/1.png", "cat/2.png"]))
 
 
 def test_an_empty_class_folder_is_named(folder_of):
-    with pytest.raises(DataError, match="photos: class folder 'train/ant' is empty"):
+    with pytest.raises(DataError, match=r"photos: class folder 'train/ant' is empty"):
         load_task(folder_of([*PATHS, "train/ant/"]))
 
 

@@ -1,5 +1,6 @@
 """IDX files are read as the format's description says, and damaged ones are refused. Fashion-MNIST is four of them."""
 
+import contextlib
 import gzip
 import struct
 
@@ -7,9 +8,9 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-
 from ntk_select.data import fashion_mnist, idx, load_task
 from ntk_select.data.idx import read_idx
+
 from ntk_select.errors import DataError, TaskError
 
 IMAGES, LABELS = np.arange(3 * 2 * 4, dtype=np.uint8).reshape(3, 2, 4), np.array([9, 0, 9], np.uint8)
@@ -38,23 +39,23 @@ def test_the_values_are_those_that_were_packed_whatever_the_name(tmp_path, idx_b
 def test_another_magic_number_of_dimensions_or_type_is_refused(tmp_path, idx_bytes):
     for data in (b"", b"hello world 1234", idx_bytes(LABELS), idx_bytes(IMAGES, kind=13), idx_bytes(IMAGES)[:10]):
         (tmp_path / "x").write_bytes(data)
-        with pytest.raises(DataError, match="x: not an IDX file of unsigned bytes with 3 dimensions.*'00 00 08 03'"):
+        with pytest.raises(DataError, match=r"x: not an IDX file of unsigned bytes with 3 dimensions.*'00 00 08 03'"):
             read_idx(tmp_path / "x", ndim=3)
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_too_few_and_too_many_values_are_refused(tmp_path, idx_bytes, pack):
     (tmp_path / "x").write_bytes(pack(idx_bytes(IMAGES)[:-1]))
-    with pytest.raises(DataError, match="promises 24 values, it has 23"):
+    with pytest.raises(DataError, match=r"promises 24 values, it has 23"):
         read_idx(tmp_path / "x", ndim=3)
     (tmp_path / "x").write_bytes(pack(idx_bytes(IMAGES) + b"!"))
-    with pytest.raises(DataError, match="promises 24 values, it has more"):
+    with pytest.raises(DataError, match=r"promises 24 values, it has more"):
         read_idx(tmp_path / "x", ndim=3)
 
 
 def test_a_header_that_promises_too_much_is_refused_before_reading(tmp_path, monkeypatch, idx_bytes):
     (tmp_path / "x").write_bytes(struct.pack(">4B3I", 0, 0, 8, 3, 2**32 - 1, 2**32 - 1, 2))
-    with pytest.raises(DataError, match="promises .* values; allowed are 1,073,741,824"):
+    with pytest.raises(DataError, match=r"promises .* values; allowed are 1,073,741,824"):
         read_idx(tmp_path / "x", ndim=3)
     monkeypatch.setattr(idx, "MAX_BYTES", 24)
     (tmp_path / "x").write_bytes(idx_bytes(IMAGES))
@@ -63,9 +64,9 @@ def test_a_header_that_promises_too_much_is_refused_before_reading(tmp_path, mon
 
 def test_truncated_and_garbage_gzip_are_refused(tmp_path, idx_bytes):
     whole = gzip.compress(idx_bytes(IMAGES))
-    for data in (whole[:-12], b"\x1f\x8bgarbage", whole[:12] + b"\xff" * 9 + whole[21:], b"\x1f\x8b"):
+    for data in (whole[:-12], b"\x1f\x8bgarbage", whole[:10] + b"\xff" * 20, b"\x1f\x8b"):
         (tmp_path / "x").write_bytes(data)
-        with pytest.raises(DataError, match="x: cannot be read.*Fetch it again"):
+        with pytest.raises(DataError, match=r"x: cannot be read.*Fetch it again"):
             read_idx(tmp_path / "x", ndim=3)
 
 
@@ -74,10 +75,8 @@ def test_truncated_and_garbage_gzip_are_refused(tmp_path, idx_bytes):
 def test_any_bytes_are_an_array_or_a_data_error(tmp_path, data, zipped):
     data = b"\0\0\x08\x01\0\0\0" + data
     (tmp_path / "x").write_bytes(gzip.compress(data) if zipped else data)
-    try:
+    with contextlib.suppress(DataError):
         assert read_idx(tmp_path / "x", ndim=1).tobytes() == data[8:]
-    except DataError:
-        pass
 
 
 def test_fashion_mnist_is_read_from_the_folder_that_is_named(fashion):
@@ -91,17 +90,17 @@ def test_fashion_mnist_is_found_where_debian_puts_it_or_says_how_to_get_it(fashi
     monkeypatch.setattr(fashion_mnist, "DEBIAN_FOLDER", fashion)
     assert len(load_task("fashion_mnist").labels) == 3
     (fashion / "t10k-labels-idx1-ubyte").unlink()
-    with pytest.raises(DataError, match="no t10k-labels-idx1-ubyte or t10k.*apt install dataset-fashion-mnist.*fashion_mnist:DIR"):
+    with pytest.raises(DataError, match=r"no t10k-labels-idx1-ubyte or t10k.*apt install dataset-fashion-mnist.*fashion_mnist:DIR"):
         load_task("fashion_mnist")
 
 
 def test_images_and_labels_of_different_numbers_are_refused(fashion, idx_bytes):
     (fashion / "t10k-labels-idx1-ubyte").write_bytes(idx_bytes(LABELS))
-    with pytest.raises(DataError, match="t10k-images.* has 2 images, t10k-labels.* has 3 labels"):
+    with pytest.raises(DataError, match=r"t10k-images.* has 2 images, t10k-labels.* has 3 labels"):
         load_task(f"fashion_mnist:{fashion}")
 
 
 def test_labels_above_nine_are_refused(fashion, idx_bytes):
     (fashion / "t10k-labels-idx1-ubyte").write_bytes(idx_bytes(LABELS[:2] + 1))
-    with pytest.raises(TaskError, match="contains 10, but there are 10 class names"):
+    with pytest.raises(TaskError, match=r"contains 10, but there are 10 class names"):
         load_task(f"fashion_mnist:{fashion}")

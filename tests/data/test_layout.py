@@ -4,8 +4,8 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-
 from ntk_select.data.layout import natural, read_layout
+
 from ntk_select.errors import DataError
 
 BOTH = ["train/cat/1.png", "train/cat/2.png", "train/dog/1.jpg", "train/dog/2.jpg", "test/cat/9.png", "test/dog/9.png"]
@@ -110,25 +110,27 @@ def test_files_that_are_not_images_may_lie_outside_class_folders(layout):
 
 def test_files_in_class_folders_that_are_not_images_are_named(layout):
     texts = [f"train/cat/{i}.txt" for i in range(6)]
-    with pytest.raises(DataError, match=r"photos: files in class folders that are not images: train/cat/0.txt, .*4.txt and 1 more\. Delete them.*\.png"):
+    with pytest.raises(
+        DataError, match=r"photos: files in class folders that are not images: train/cat/0.txt, .*4.txt and 1 more\. Delete them.*\.png"
+    ):
         layout([*BOTH, *texts])
-    with pytest.raises(DataError, match="test/dog/notes"):
+    with pytest.raises(DataError, match=r"test/dog/notes"):
         layout([*BOTH, "test/dog/notes"])
 
 
 @pytest.mark.parametrize("path", ["1.png", "train/1.png", "test/1.JPEG"])
 def test_images_outside_class_folders_are_named(layout, path):
-    with pytest.raises(DataError, match=f"images outside any class folder: {path}. Move or delete"):
+    with pytest.raises(DataError, match=rf"images outside any class folder: {path}. Move or delete"):
         layout([*BOTH, path])
-    with pytest.raises(DataError, match="images outside any class folder: 1.png"):
+    with pytest.raises(DataError, match=r"images outside any class folder: 1.png"):
         layout(["1.png", *(f"wrap/{path}" for path in BOTH)])
 
 
 @pytest.mark.parametrize("folder", ["train/ant", "test/ant"])
 def test_an_empty_class_folder_is_named(layout, folder):
-    with pytest.raises(DataError, match=f"class folder '{folder}' is empty. Put images into it or delete it"):
+    with pytest.raises(DataError, match=rf"class folder '{folder}' is empty. Put images into it or delete it"):
         layout(BOTH, [folder])
-    with pytest.raises(DataError, match=f"class folder '{folder}' is empty"):
+    with pytest.raises(DataError, match=rf"class folder '{folder}' is empty"):
         layout([*BOTH, f"{folder}/.DS_Store"])
 
 
@@ -138,7 +140,7 @@ def test_folders_inside_class_folders_are_refused(layout):
 
 
 def test_no_class_folder_at_all_is_refused(layout):
-    with pytest.raises(DataError, match="photos: there are no class folders. Allowed: train/CLASS/IMAGE"):
+    with pytest.raises(DataError, match=r"photos: there are no class folders. Allowed: train/CLASS/IMAGE"):
         layout(["README.md"])
 
 

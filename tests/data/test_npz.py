@@ -4,8 +4,9 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-
 from ntk_select.data import load_task
+from ntk_select.data import npz as npz_module
+
 from ntk_select.errors import NtkSelectError, TaskError
 
 IMAGES, LABELS = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3), np.array([0, 1, 2, 0, 1])
@@ -64,9 +65,15 @@ def test_without_names_each_value_that_occurs_is_a_class_named_by_its_number(npz
 @pytest.mark.parametrize(
     ("arrays", "sentence"),
     [
-        ({"image": IMAGES, "labels": LABELS}, r"a.npz: has the arrays image, labels; needed are images and labels or x_train and y_train or .*np.savez"),
+        (
+            {"image": IMAGES, "labels": LABELS},
+            r"a.npz: has the arrays image, labels; needed are images and labels or x_train and y_train or .*np.savez",
+        ),
         ({}, r"has the arrays \(none\)"),
-        ({"images": IMAGES, "labels": LABELS, "test_images": IMAGES}, "images, labels, test_images; needed are both test_images and test_labels, or neither"),
+        (
+            {"images": IMAGES, "labels": LABELS, "test_images": IMAGES},
+            "images, labels, test_images; needed are both test_images and test_labels, or neither",
+        ),
         ({"images": IMAGES / 255, "labels": LABELS}, r"a.npz: array 'images' is float64 \(5, 4, 3\); images are uint8.*\(images \* 255\).round"),
         ({"images": IMAGES.astype(int), "labels": LABELS}, "is int64 .*astype"),
         ({"images": IMAGES.reshape(5, 12), "labels": LABELS}, r"is uint8 \(5, 12\); allowed are \(n, h, w\)"),
@@ -77,7 +84,10 @@ def test_without_names_each_value_that_occurs_is_a_class_named_by_its_number(npz
         ({"images": IMAGES, "labels": np.eye(3)[LABELS]}, r"array 'labels' is float64 \(5, 3\).*labels.argmax\(1\)"),
         ({"images": IMAGES, "labels": LABELS.astype(str)}, r"np.unique\(labels, return_inverse=True\)"),
         ({"images": IMAGES, "labels": LABELS - 1}, "labels run from -1 to 1; allowed are 0 and above"),
-        ({"images": IMAGES, "labels": LABELS, "class_names": np.array(["a", "b"])}, r"labels run from 0 to 2; allowed are 0 .. 1, positions in class_names"),
+        (
+            {"images": IMAGES, "labels": LABELS, "class_names": np.array(["a", "b"])},
+            r"labels run from 0 to 2; allowed are 0 .. 1, positions in class_names",
+        ),
         ({"images": IMAGES, "labels": LABELS, "class_names": np.arange(3)}, r"array 'class_names' is int64 \(3,\); needed is text"),
         ({"images": IMAGES, "labels": LABELS, "test_images": IMAGES / 1, "test_labels": LABELS}, "array 'test_images' is float64"),
         ({"images": IMAGES, "labels": LABELS.astype(object)}, "array 'labels' cannot be read .*Object arrays cannot be loaded.*plain array"),
@@ -89,7 +99,7 @@ def test_a_wrong_array_is_named_with_what_to_type(npz, arrays, sentence):
 
 
 def test_one_class_is_no_task(npz):
-    with pytest.raises(TaskError, match="one class only"):
+    with pytest.raises(TaskError, match=r"one class only"):
         npz(images=IMAGES, labels=LABELS * 0)
 
 
@@ -97,12 +107,22 @@ def test_other_files_are_refused(tmp_path):
     path = tmp_path / "a.npz"
     for data in (b"", b"hello", b"PK\x03\x04 hello"):
         path.write_bytes(data)
-        with pytest.raises(NtkSelectError, match="a.npz: not an .npz file that can be read"):
+        with pytest.raises(NtkSelectError, match=r"a.npz: not an .npz file that can be read"):
             load_task(path)
     with path.open("wb") as file:
         np.save(file, IMAGES)
-    with pytest.raises(NtkSelectError, match="a.npz: a single array, not .npz"):
+    with pytest.raises(NtkSelectError, match=r"a.npz: a single array, not .npz"):
         load_task(path)
+
+
+def test_a_file_that_may_not_be_opened_is_named(npz, tmp_path, monkeypatch):
+    def refuse(path, mode):
+        raise PermissionError(13, "Permission denied")
+
+    npz(images=IMAGES, labels=LABELS)
+    monkeypatch.setattr(npz_module, "open", refuse, raising=False)
+    with pytest.raises(NtkSelectError, match=r"a.npz: cannot be opened \(Permission denied\)"):
+        load_task(tmp_path / "a.npz")
 
 
 @hypothesis.given(place=st.integers(0, 10_000), value=st.integers(0, 255))

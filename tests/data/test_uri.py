@@ -8,10 +8,10 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-
 from ntk_select.data import TASKS, TaskKind, load_task, task_kinds
 from ntk_select.data import uri as uri_module
 from ntk_select.data.uri import parse_uri
+
 from ntk_select.errors import DataError, TaskError
 from ntk_select.task import Task
 
@@ -49,24 +49,24 @@ def test_a_name_wins_over_a_folder_of_that_name(folder_of, monkeypatch):
 @pytest.mark.parametrize("kind", ["folder", "zip", "npz"])
 @pytest.mark.parametrize("path", ["", "no/such/thing"])
 def test_a_path_that_is_not_there_is_an_error_with_an_example(kind, path):
-    with pytest.raises(DataError, match=f"no (folder|file) '{path}'.*for example {kind}:photos"):
+    with pytest.raises(DataError, match=rf"no (folder|file) '{path}'.*for example {kind}:photos"):
         load_task(f"{kind}:{path}")
 
 
 def test_an_unknown_name_gets_near_matches_and_an_example():
     with pytest.raises(TaskError, match=r"Unknown task 'fashion-mnist'\. Did you mean 'fashion_mnist'\? Allowed: digits,.*Example: ntk-select"):
         load_task("fashion-mnist")
-    with pytest.raises(TaskError, match="Unknown task 'foldr:photos'. Did you mean 'folder'"):
+    with pytest.raises(TaskError, match=r"Unknown task 'foldr:photos'. Did you mean 'folder'"):
         load_task("foldr:photos")
 
 
 def test_a_missing_bare_path_and_a_file_of_another_kind_are_said_apart(tmp_path):
-    with pytest.raises(TaskError, match="no such folder or file"):
+    with pytest.raises(TaskError, match=r"no such folder or file"):
         load_task(tmp_path / "gone")
-    with pytest.raises(TaskError, match="no such folder or file"):
+    with pytest.raises(TaskError, match=r"no such folder or file"):
         load_task("./gone")
     (tmp_path / "photos.tar").write_bytes(b"x")
-    with pytest.raises(TaskError, match="neither .zip nor .npz"):
+    with pytest.raises(TaskError, match=r"neither .zip nor .npz"):
         load_task(tmp_path / "photos.tar")
 
 
@@ -91,7 +91,7 @@ def test_an_installed_package_adds_kinds_but_cannot_replace_built_in_ones(monkey
             return {"petri": kind, "digits": kind}
 
     task = Task("petri", np.zeros((2, 3, 3), np.uint8), np.arange(2), ("clear", "grown"))
-    kind = TaskKind(lambda argument, data_dir=None: task, "dishes", "petri:2024")
+    kind = TaskKind(lambda argument: task, "dishes", "petri:2024")
     monkeypatch.setattr(uri_module, "entry_points", lambda group: [Entry()] if group == "ntk_select.tasks" else [])
     assert task_kinds() == TASKS | {"petri": kind}
     assert load_task("petri:2024").uri == "petri:2024"

@@ -11,8 +11,8 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-
 from ntk_select.data import load_task, zipped
+
 from ntk_select.errors import DataError, NtkSelectError
 
 PATHS = ["train/cat/a10.png", "train/cat/a9.png", "train/dog/a.png", "test/dog/z.png", "test/ant/z.png", "README.md", "train/.DS_Store"]
@@ -32,7 +32,7 @@ def test_an_archive_is_the_folder_it_was_packed_from(folder_of, zip_of, prefix):
 
 
 def test_an_empty_class_folder_is_named_as_in_a_folder(folder_of, zip_of):
-    with pytest.raises(DataError, match="photos.zip: class folder 'train/ant' is empty"):
+    with pytest.raises(DataError, match=r"photos.zip: class folder 'train/ant' is empty"):
         load_task(zip_of(folder_of([*PATHS[:4], "train/ant/"])))
 
 
@@ -65,23 +65,25 @@ def test_forked_processes_do_not_disturb_each_other(folder_of, zip_of):  # in a 
     assert done.stdout.strip() == "True", done.stderr
 
 
-@pytest.mark.parametrize("name", ["/etc/cat/1.png", "../cat/1.png", "cat/../../1.png", "cat\\1.png", "C:/cat/1.png", "c:1.png", "cat//1.png", "./cat/1.png"])
+@pytest.mark.parametrize(
+    "name", ["/etc/cat/1.png", "../cat/1.png", "cat/../../1.png", "cat\\1.png", "C:/cat/1.png", "c:1.png", "cat//1.png", "./cat/1.png"]
+)
 def test_a_name_that_is_not_a_plain_relative_path_is_refused(zip_with, name):
-    with pytest.raises(DataError, match="made.zip, entry '.*1.png': not a plain relative path"):
+    with pytest.raises(DataError, match=r"made.zip, entry '.*1.png': not a plain relative path"):
         load_task(zip_with({"cat/0.png": b"", name: b""}))
 
 
 def test_a_symbolic_link_is_refused(zip_with):
     link = zipfile.ZipInfo("cat/1.png")
     link.external_attr = 0o120777 << 16
-    with pytest.raises(DataError, match="entry 'cat/1.png': is a symbolic link"):
+    with pytest.raises(DataError, match=r"entry 'cat/1.png': is a symbolic link"):
         load_task(zip_with({link: "/etc/passwd"}))
 
 
 def test_an_entry_twice_is_refused(zip_with):
-    with pytest.warns(UserWarning, match="Duplicate name"):
+    with pytest.warns(UserWarning, match=r"Duplicate name"):
         path = zip_with({"cat/1.png": b"a", zipfile.ZipInfo("cat/1.png"): b"b"})
-    with pytest.raises(DataError, match="entry 'cat/1.png': is there twice"):
+    with pytest.raises(DataError, match=r"entry 'cat/1.png': is there twice"):
         load_task(path)
 
 
@@ -91,7 +93,7 @@ def test_an_encrypted_entry_is_refused(zip_with):
     for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         data[data.index(signature) + offset] |= 1
     path.write_bytes(data)
-    with pytest.raises(DataError, match="entry 'cat/1.png': is encrypted"):
+    with pytest.raises(DataError, match=r"entry 'cat/1.png': is encrypted"):
         load_task(path)
 
 
@@ -99,7 +101,7 @@ def test_an_image_that_unpacks_to_too_much_is_refused_and_another_file_beside_is
     monkeypatch.setattr(zipped, "MAX_ENTRY_BYTES", 1000)
     image = encoded(pixels(0))
     assert len(load_task(zip_with({"cat/1.png": image, "dog/1.png": image, "boxes.json": bytes(1001)})).labels) == 2
-    with pytest.raises(DataError, match="entry 'cat/1.png': has 1,001 bytes unpacked; allowed are 1,000"):
+    with pytest.raises(DataError, match=r"entry 'cat/1.png': has 1,001 bytes unpacked; allowed are 1,000"):
         load_task(zip_with({"cat/1.png": bytes(1001)}))
 
 
@@ -109,7 +111,7 @@ def test_an_entry_that_declares_less_than_it_holds_is_refused(folder_of, zip_of)
     for signature, offset in ((b"PK\x03\x04", 22), (b"PK\x01\x02", 24)):
         struct.pack_into("<I", data, data.index(b"cat/1.png", data.index(signature)) - {22: 30, 24: 46}[offset] + offset, 5)
     path.write_bytes(data)
-    with pytest.raises(DataError, match="entry cat/1.png: cannot be read from the archive"):
+    with pytest.raises(DataError, match=r"entry cat/1.png: cannot be read from the archive"):
         load_task(path).images[0]
 
 
@@ -119,13 +121,13 @@ def test_a_wrong_checksum_names_the_entry(zip_with, encoded, pixels):
     data = path.read_bytes()
     path.write_bytes(data.replace(image, image[:-1] + b"!", 1))
     task = load_task(path)
-    with pytest.raises(DataError, match="made.zip, entry cat/1.png: cannot be read from the archive.*CRC"):
+    with pytest.raises(DataError, match=r"made.zip, entry cat/1.png: cannot be read from the archive.*CRC"):
         task.images[0]
     np.testing.assert_array_equal(task.images[1], pixels(0))
 
 
 def test_an_image_pillow_cannot_read_is_named(zip_with):
-    with pytest.raises(DataError, match="made.zip, entry cat/1.png: cannot be read as an image"):
+    with pytest.raises(DataError, match=r"made.zip, entry cat/1.png: cannot be read as an image"):
         load_task(zip_with({"cat/1.png": b"x", "dog/1.png": b"x"})).images[0]
 
 
@@ -133,7 +135,7 @@ def test_what_is_not_a_whole_zip_is_refused(zip_with, tmp_path):
     whole = zip_with({"cat/1.png": b"x" * 1000}).read_bytes()
     for data in (b"", b"hello", whole[:500]):
         (tmp_path / "bad.zip").write_bytes(data)
-        with pytest.raises(DataError, match="bad.zip: not a zip archive that can be read"):
+        with pytest.raises(DataError, match=r"bad.zip: not a zip archive that can be read"):
             load_task(tmp_path / "bad.zip")
 
 

@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import os
 import struct
 import zipfile
 from pathlib import Path
@@ -115,7 +116,9 @@ def test_a_folder_that_cannot_be_written_is_named(state, tmp_path):
         convert_checkpoint(written(state, tmp_path / "a.safetensors"), architecture="resnet_small", out=tmp_path / "taken")
 
 
-@pytest.mark.parametrize(("name", "sentence"), [("a.onnx", r"suffix '\.onnx'; allowed: \.safetensors, \.pth"), ("absent.pth", "absent.pth is not a file")])
+@pytest.mark.parametrize(
+    ("name", "sentence"), [("a.onnx", r"suffix '\.onnx'; allowed: \.safetensors, \.pth"), ("absent.pth", "absent.pth is not a file")]
+)
 def test_other_files_are_refused(name, sentence, tmp_path):
     (tmp_path / "a.onnx").write_bytes(b"")
     with pytest.raises(ModelError, match=sentence):
@@ -204,13 +207,13 @@ def test_half_precision_of_a_pth_is_widened(tmp_path, torch):
 
 
 class Payload:
-    """What a hostile checkpoint holds: unpickled, it would create a file."""
+    """What a hostile checkpoint holds: unpickled, it creates a folder."""
 
     def __init__(self, target: Path):
         self.target = target
 
     def __reduce__(self):
-        return open, (str(self.target), "w")
+        return os.mkdir, (str(self.target),)
 
 
 @pytest.mark.oracle
@@ -246,6 +249,15 @@ def test_a_pth_that_is_no_state_dict_is_refused(tmp_path, torch):
         read_checkpoint(tmp_path / "list.pth")
     with pytest.raises(ModelError, match=r"mixed\.pth is no state dict: epoch \(int\) are no tensors\. Allowed"):
         read_checkpoint(tmp_path / "mixed.pth")
+
+
+@pytest.mark.oracle
+def test_a_pth_that_holds_itself_is_refused(tmp_path, torch):
+    endless = {"weight": torch.ones(2)}
+    endless["model"] = endless
+    torch.save(endless, tmp_path / "endless.pth")
+    with pytest.raises(ModelError, match=r"endless\.pth is no state dict: model \(dict\) are no tensors"):
+        read_checkpoint(tmp_path / "endless.pth")
 
 
 @pytest.mark.oracle

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import importlib
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -74,8 +75,10 @@ def hub(tmp_path, monkeypatch):
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(client.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(client, "hf_hub_download", functools.partial(client.hf_hub_download, endpoint=address, cache_dir=tmp_path / "cache", token=False))
+    monkeypatch.setattr(importlib.import_module("huggingface_hub.constants"), "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(
+        client, "hf_hub_download", functools.partial(client.hf_hub_download, endpoint=address, cache_dir=tmp_path / "cache", token=False)
+    )
     yield handler
     server.shutdown()
     server.server_close()
@@ -103,7 +106,9 @@ def test_a_model_of_the_hub_becomes_an_expert_with_its_own_preprocessing(hub, we
 def test_what_the_caller_says_of_a_model_wins_over_its_configuration(hub, weights, tmp_path):
     hub.files.update({"org/net/config.json": json.dumps(CONFIG).encode(), "org/net/model.safetensors": weights})
     preprocess = Preprocess(size=64)
-    card = convert_checkpoint("hf-hub:org/net", architecture="resnet_small.tag", name="mine", licence="mit", preprocess=preprocess, out=tmp_path / "expert")
+    card = convert_checkpoint(
+        "hf-hub:org/net", architecture="resnet_small.tag", name="mine", licence="mit", preprocess=preprocess, out=tmp_path / "expert"
+    )
     assert (card.name, card.licence, card.preprocess) == ("mine", "mit", preprocess)
 
 

@@ -9,7 +9,9 @@ from ntk_select.models.mapping import tensor_table
 PUBLISHED = [name for name in ARCHITECTURES if not name.endswith("_small")]
 QUICK = ("resnet18", "densenet121", "alexnet")
 CASES = [
-    pytest.param(name, size, id=f"{name}-{size}", marks=() if name in QUICK and size == 97 else pytest.mark.slow) for name in PUBLISHED for size in (97, 224)
+    pytest.param(name, size, id=f"{name}-{size}", marks=() if name in QUICK and size == 97 else pytest.mark.slow)
+    for name in PUBLISHED
+    for size in (97, 224)
 ]
 
 

@@ -34,7 +34,9 @@ def torchvision_module(architecture: str, num_classes: int) -> torch.nn.Module:
         return getattr(import_torchvision().models, architecture)(num_classes=num_classes).eval()
 
 
-def torchvision_outputs(architecture: str, state: Mapping[str, np.ndarray], images: np.ndarray, dtype, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+def torchvision_outputs(
+    architecture: str, state: Mapping[str, np.ndarray], images: np.ndarray, dtype, num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Pre-logits (the input of the last linear layer) and logits for images (n, h, w, 3)."""
     network = torchvision_module(architecture, num_classes).to_empty(device="cpu").to(getattr(torch, np.dtype(dtype).name))
     missing, unexpected = network.load_state_dict({key: torch.from_numpy(value.astype(dtype)) for key, value in state.items()}, strict=False)

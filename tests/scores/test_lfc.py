@@ -31,7 +31,9 @@ def definition(features, labels, kernel="dot", diagonal=True, center=False, norm
 
 @pytest.mark.parametrize("shape", [(12, 40), (40, 12)])
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("options", [{}, {"diagonal": False}, {"center": True}, {"normalize": True}, {"diagonal": False, "center": True, "normalize": True}])
+@pytest.mark.parametrize(
+    "options", [{}, {"diagonal": False}, {"center": True}, {"normalize": True}, {"diagonal": False, "center": True, "normalize": True}]
+)
 def test_closed_form_is_the_definition(rng, shape, kernel, options):
     labels = np.arange(shape[0]) % 3
     features = np.maximum(rng.normal(size=shape) + rng.normal(size=(3, shape[1]))[labels], 0)

@@ -1,0 +1,50 @@
+# Two commands matter: make demo, make test. Each sets up what it needs in .venv, from Python 3.11 with venv alone.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
+
+.PHONY: help demo test test-all oracle lint wheel clean
+
+help:  ## what can be typed
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/'
+
+demo: .venv/installed  ## rank the embedded experts for handwritten digits, offline
+	$(BIN)/ntk-select demo
+
+test: .venv/installed-test  ## the quick tests
+	$(BIN)/python -m pytest -q
+
+test-all: .venv/installed-torch  ## all tests, those against PyTorch too
+	$(BIN)/python -m pytest -q -m ""
+
+oracle: .venv/installed-torch  ## only the tests against PyTorch, live
+	$(BIN)/python -m pytest -q -m oracle
+
+lint: .venv/installed-test  ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+wheel: .venv/installed-test  ## build the wheel and look into it
+	$(BIN)/python -m pytest -q -m "" tests/test_wheel.py
+
+clean:  ## forget the environment
+	rm -rf .venv build dist *.egg-info
+
+.venv/bin/uv:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
+
+.venv/installed: .venv/bin/uv pyproject.toml constraints.txt
+	$(UV) --editable '.[all]'
+	@touch $@
+
+.venv/installed-test: .venv/installed
+	$(UV) --group test --group lint
+	@touch $@
+
+# PyTorch by pip: it knows where a CPU build lies, if there is one. torchvision is imported without its compiled part.
+.venv/installed-torch: .venv/installed-test
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps torchvision
+	@touch $@

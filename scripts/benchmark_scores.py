@@ -1,0 +1,118 @@
+"""What do LFC and LGC cost on the same expert and images? Times, ratio and peak memory, in one run.
+
+    python scripts/benchmark_scores.py                                  # two embedded experts, digits
+    python scripts/benchmark_scores.py --arch resnet101 --size 224      # random weights: the cost is the same
+    python scripts/benchmark_scores.py --imports                        # what `import ntk_select` costs
+
+Both scores start from the same resized images in memory and end with the number; their calls alternate, so that a
+slow moment of the machine meets both. Compilation is in the first call, given apart. Only ratios carry over to
+another machine.
+"""
+
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+import ntk_select as ns
+from ntk_select.data import load_task
+from ntk_select.expert import Expert
+from ntk_select.models import ZOO, build, initialise, make_expert
+from ntk_select.probe import forward
+
+
+def random_expert(architecture: str, size: int) -> Expert:
+    """An expert with random weights and a head of 1,000 classes."""
+    module = build(architecture, num_classes=1000)
+    return make_expert(architecture, module, initialise(module, jax.random.key(0), size), preprocess=ns.Preprocess(size))
+
+
+def seconds_of(run: Callable[[], object]) -> float:
+    """Wall time of one call."""
+    began = time.perf_counter()
+    run()
+    return time.perf_counter() - began
+
+
+def measure(expert: Expert, task: ns.Task, *, per_class: int, repeats: int, batch_size: int) -> dict[str, float]:
+    """Median seconds of either score, and of the first call with its compilation."""
+    sample = ns.probe_sample(task, per_class=per_class)
+    pixels = expert.preprocess.resized(sample.images)
+
+    def lfc():
+        passes = forward(expert, expert.preprocess.normalised(pixels), batch_size=batch_size)
+        return ns.lfc(np.asarray(passes.features), sample.labels)
+
+    def lgc():
+        return ns.lgc(expert, expert.preprocess.normalised(pixels), sample.labels, batch_size=batch_size)
+
+    first = [seconds_of(lfc), seconds_of(lgc)]
+    pairs = [(seconds_of(lfc), seconds_of(lgc)) for _ in range(repeats)]
+    lfc_seconds, lgc_seconds = (statistics.median(column) for column in zip(*pairs, strict=True))
+    return {
+        "images": len(sample),
+        "lfc seconds": lfc_seconds,
+        "lgc seconds": lgc_seconds,
+        "lgc / lfc": statistics.median(b / a for a, b in pairs),
+        "first lfc": first[0],
+        "first lgc": first[1],
+        "peak GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def import_seconds(repeats: int) -> dict[str, float]:
+    """Median seconds to start Python and import jax and flax, and the same with ntk_select after them or alone."""
+    programs = {"jax, flax": "import jax, flax", "jax, flax, ntk_select": "import jax, flax, ntk_select", "ntk_select": "import ntk_select"}
+    times = {name: [] for name in programs}
+    for _ in range(repeats):
+        for name, program in programs.items():
+            times[name].append(seconds_of(lambda program=program: subprocess.run([sys.executable, "-c", program], check=True)))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def main(
+    arch: tuple[str, ...] = (),
+    size: int = 224,
+    task: str = "digits",
+    per_class: int = 25,
+    repeats: int = 9,
+    batch_size: int = 32,
+    imports: bool = False,
+) -> None:
+    """Measures and prints a table.
+
+    Args:
+      arch: architectures with random weights; none for two embedded experts.
+      size: input size of `arch`, in pixels.
+      task: a task URI.
+      per_class: images a class.
+      repeats: calls behind each median.
+      batch_size: images per forward pass.
+      imports: measure imports instead.
+    """
+    if imports:
+        rows = [{"program": name, "seconds": value} for name, value in import_seconds(repeats).items()]
+    else:
+        experts = [random_expert(name, size) for name in arch] or [ZOO["cifar10-resnet_small"](), ZOO["cifar10-densenet_small"]()]
+        loaded = load_task(task)
+        rows = [
+            {"expert": expert.name, **measure(expert, loaded, per_class=per_class, repeats=repeats, batch_size=batch_size)} for expert in experts
+        ]
+    table = Table()
+    for column in rows[0]:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*(value if isinstance(value, str) else f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values()))
+    Console(width=160).print(table)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

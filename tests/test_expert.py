@@ -1,0 +1,60 @@
+"""Is an expert checked when it is made, and do its parts come out as they went in?"""
+
+import numpy as np
+import pytest
+from flax.core import freeze
+
+from ntk_select import Expert, LastConv
+from ntk_select.errors import ModelError
+from ntk_select.expert import leaf_at
+
+PARAMS = {"block": {"conv": {"kernel": np.zeros((3, 3, 2, 4))}}, "fc": {"kernel": np.ones((4, 5)), "bias": np.zeros(5)}}
+
+
+def logits(variables, x):
+    return x @ variables["params"]["fc"]["kernel"]
+
+
+@pytest.mark.parametrize("wrap", [dict, freeze])
+def test_parts_come_out_as_they_went_in(wrap):
+    expert = Expert("e", logits, wrap(PARAMS), {"batch_stats": {"mean": 1}}, head=("fc",), last_conv=("block", "conv", "kernel"))
+    assert set(expert.variables) == {"params", "batch_stats"}
+    assert expert.last_conv == LastConv(("block", "conv", "kernel"))
+    np.testing.assert_array_equal(expert.head_kernel, np.ones((4, 5)))
+    assert expert.num_params == 3 * 3 * 2 * 4 + 4 * 5 + 5
+    assert repr(expert) == "Expert('e', parameters=97)"
+
+
+def test_a_last_conv_with_its_geometry_is_kept():
+    last_conv = LastConv(("block", "conv", "kernel"), strides=(2, 2), padding=((1, 1), (1, 1)), pooled=(0, 4))
+    assert Expert("e", logits, PARAMS, last_conv=last_conv).last_conv is last_conv
+
+
+def test_an_expert_without_head_has_no_head_kernel():
+    assert Expert("e", logits, PARAMS).head_kernel is None
+
+
+def test_params_need_not_be_a_mapping_when_nothing_is_named_in_them():
+    assert Expert("e", logits, [np.zeros(3), np.zeros((2, 2))]).num_params == 7
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"state": {"params": {}}}, r"Expert 'e': state must not contain 'params'. Type: Expert\("),
+        ({"head": ("head",)}, "The head of expert 'e' is 'head/kernel', but params has no 'head'. There is: block, fc"),
+        ({"head": ("block",)}, "params has no 'block/kernel'. There is: conv"),
+        ({"last_conv": ("block", "conv3", "kernel")}, "The last_conv of expert 'e' is 'block/conv3/kernel', but params has no 'block/conv3'. There is: conv"),
+        ({"last_conv": LastConv(("fc", "kernel", "deeper"))}, r"params has no 'fc/kernel/deeper'. There is: \(an array\)"),
+        pytest.param({"last_conv": ("block", "conv")}, "block/conv", marks=pytest.mark.xfail(strict=True, reason="a group of parameters passes as a kernel")),
+    ],
+)
+def test_names_that_lead_nowhere_are_refused_with_those_that_exist(options, message):
+    with pytest.raises(ModelError, match=message):
+        Expert("e", logits, PARAMS, **options)
+
+
+def test_leaf_at_follows_the_path():
+    assert leaf_at(PARAMS, ("fc", "bias"), "x") is PARAMS["fc"]["bias"]
+    with pytest.raises(ModelError, match=r"The x is 'a', but params has no 'a'. There is: \(an array\)"):
+        leaf_at(np.zeros(3), ("a",), "x")

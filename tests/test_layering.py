@@ -1,0 +1,100 @@
+"""Who may import whom? The law of DESIGN.md, read off the source."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = {"ntk_select": ROOT / "ntk_select", "ntk_select.models": ROOT / "models", "ntk_select.data": ROOT / "data"}
+CONTRACTS = {"card", "errors", "expert", "files", "preprocess", "task"}
+FORBIDDEN_AT_IMPORT = {"tensorflow", "torch", "matplotlib", "tensorflow_datasets", "neural_tangents"}
+# Installed with the package, but not needed by its numerical core.
+NOT_CORE = {*FORBIDDEN_AT_IMPORT, "PIL", "safetensors", "tyro", "rich", "pyarrow", "pandas", "sklearn", "huggingface_hub", "array_record"}
+
+
+def imported_names(file: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def sources(room: str) -> list[Path]:
+    return sorted(ROOMS[room].rglob("*.py"))
+
+
+def inside(name: str, package: str) -> bool:
+    return name == package or name.startswith(package + ".")
+
+
+@pytest.mark.parametrize("file", sources("ntk_select"), ids=str)
+def test_core_imports_neither_models_nor_data(file):
+    banned = ("ntk_select.models", "ntk_select.data", "models", "data", "scripts", "tests")
+    assert not [name for name in imported_names(file) if any(inside(name, b) for b in banned)]
+
+
+@pytest.mark.parametrize("file", [f for room in ("ntk_select.models", "ntk_select.data") for f in sources(room)], ids=str)
+def test_models_and_data_import_only_the_contracts(file):
+    names = {name for name in imported_names(file) if inside(name, "ntk_select")} - {"ntk_select"}
+    assert {name.split(".")[1] for name in names} <= CONTRACTS
+    assert not [name for name in imported_names(file) if any(inside(name, b) for b in ("models", "data", "scripts", "tests"))]
+
+
+@pytest.mark.parametrize("file", [f for room in ROOMS for f in sources(room)], ids=str)
+def test_private_parts_of_jax_are_not_used_and_files_stay_small(file):
+    assert not [name for name in imported_names(file) if inside(name, "jax._src") or inside(name, "jax.extend")]
+    assert len(file.read_text().splitlines()) <= 600
+    assert file.stem not in ("utils", "helpers", "common", "misc")
+
+
+def test_packages_in_pyproject_are_the_folders_on_disk():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = set()
+    for package, folder in ROOMS.items():
+        folders |= {".".join([package, *init.parent.relative_to(folder).parts]) for init in folder.rglob("__init__.py")}
+    assert set(settings["packages"]) == folders
+
+
+@pytest.mark.parametrize("room", ["ntk_select", "models", "data", "scripts"])
+def test_every_room_has_a_short_sign(room):
+    lines = (ROOT / room / "README.md").read_text().splitlines()
+    assert 3 <= len(lines) <= 40
+
+
+def run_python(code: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_import_loads_nothing_heavy():
+    loaded = run_python("import sys, ntk_select; print(*sorted({m.split('.')[0] for m in sys.modules}))").split()
+    assert "ntk_select" in loaded
+    assert not FORBIDDEN_AT_IMPORT & set(loaded)
+
+
+def test_core_works_with_its_few_dependencies_alone():
+    code = f"""
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in {sorted(NOT_CORE)!r}:
+            raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
+sys.meta_path.insert(0, Refuse())
+import numpy as np, ntk_select as ns
+rng = np.random.default_rng(0)
+images = rng.integers(0, 255, (12, 4, 4), dtype=np.uint8)
+task = ns.Task('t', images, np.arange(12) % 3, ('a', 'b', 'c'))
+linear = lambda v, x: x.reshape(len(x), -1) @ v['params']['w']
+expert = ns.Expert('e', linear, {{'w': rng.normal(size=(16, 3)).astype('float32')}}, features_fn=lambda v, x: x.reshape(len(x), -1),
+                   last_conv=('w',), preprocess=lambda images: np.stack(images).astype('float32'))
+print(ns.rank([expert], task).best)
+"""
+    assert run_python(code).strip() == "e"

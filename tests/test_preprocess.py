@@ -1,0 +1,134 @@
+"""Does preprocessing equal Pillow's resize, torchvision's crop and the textbook's normalisation?"""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ntk_select import Preprocess
+from ntk_select.errors import ConfigError, DataError, MissingDependencyError
+from ntk_select.preprocess import INTERPOLATIONS
+
+SHAPES = [(9, 9), (9, 14), (14, 9), (40, 13), (13, 41), (8, 8), (100, 70)]
+
+
+@pytest.fixture
+def noise():
+    return lambda shape: np.random.default_rng(5).integers(0, 256, shape, dtype=np.uint8)
+
+
+def resized_by_pillow(image, width, height, interpolation):
+    return np.asarray(Image.fromarray(image).resize((width, height), resample=Image.Resampling[interpolation.upper()]))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_shorter_side_is_resized_and_the_middle_kept(noise, shape, interpolation):
+    image, (height, width), resize, size = noise((*shape, 3)), shape, 10, 8
+    long = int(resize * max(shape) / min(shape))
+    new_height, new_width = (resize, long) if height <= width else (long, resize)
+    large = resized_by_pillow(image, new_width, new_height, interpolation)
+    top, left = int(round((new_height - size) / 2.0)), int(round((new_width - size) / 2.0))  # noqa: RUF046 (as torchvision writes it)
+    expected = large[top : top + size, left : left + size]
+    np.testing.assert_array_equal(Preprocess(size=size, resize=resize, interpolation=interpolation).resized([image])[0], expected)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_without_resize_the_whole_image_is_squeezed(noise, shape):
+    image = noise((*shape, 3))
+    np.testing.assert_array_equal(Preprocess(size=8).resized([image])[0], resized_by_pillow(image, 8, 8, "bilinear"))
+
+
+@pytest.mark.parametrize(("spare", "offset"), [(0, 0), (1, 0), (2, 1), (3, 2), (4, 2), (5, 2), (7, 4)])
+@pytest.mark.parametrize("wide", [True, False])
+def test_crop_offsets_are_those_of_torchvision(spare, offset, wide):
+    """int(round(spare / 2.0)) rounds halves to even. Nothing is resized here, so every column is its own number."""
+    ramp = np.repeat(np.arange(6 + spare, dtype=np.uint8)[None], 6, axis=0)
+    kept = Preprocess(size=6, resize=6).resized([ramp if wide else ramp.T])[0, :, :, 0]
+    assert (kept if wide else kept.T)[0].tolist() == list(range(offset, offset + 6))
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_torchvision_agrees(noise, shape, interpolation):
+    transforms = pytest.importorskip("torchvision.transforms")
+    mode = transforms.InterpolationMode(interpolation)
+    theirs = transforms.Compose([transforms.Resize(10, mode), transforms.CenterCrop(8)])
+    image = noise((*shape, 3))
+    ours = Preprocess(size=8, resize=10, interpolation=interpolation).resized([image])[0]
+    np.testing.assert_array_equal(ours, np.asarray(theirs(Image.fromarray(image))))
+
+
+def test_values_are_normalised_by_channel(noise):
+    pixels, mean, std = noise((4, 5, 5, 3)), (0.1, 0.4, 0.9), (0.5, 0.2, 0.3)
+    got = Preprocess(size=5, mean=mean, std=std).normalised(pixels)
+    assert got.dtype == np.float32
+    for channel in range(3):
+        np.testing.assert_allclose(got[..., channel], (pixels[..., channel] / 255 - mean[channel]) / std[channel], rtol=2e-6, atol=1e-6)
+
+
+def test_calling_is_resizing_then_normalising_images_of_any_sizes(noise):
+    preprocess = Preprocess(size=6, resize=7)
+    got = preprocess([noise((9, 30, 3)), noise((12, 8)), noise((7, 7, 1))])
+    assert got.shape == (3, 6, 6, 3)
+    np.testing.assert_array_equal(got[1], preprocess([noise((12, 8))])[0])
+
+
+@pytest.mark.parametrize("shape", [(9, 12), (9, 12, 1)])
+def test_grey_becomes_three_equal_channels(noise, shape):
+    grey = noise((9, 12))
+    got = Preprocess(size=5, resize=6).resized([grey.reshape(shape)])[0]
+    np.testing.assert_array_equal(got, Preprocess(size=5, resize=6).resized([np.stack([grey] * 3, axis=-1)])[0])
+    assert (got[..., 0] == got[..., 2]).all()
+
+
+def test_an_image_of_the_right_size_is_left_alone(noise):
+    image = noise((8, 8, 3))
+    np.testing.assert_array_equal(Preprocess(size=8, resize=8).resized([image])[0], image)
+
+
+def test_geometry_tells_whether_resized_images_can_be_shared():
+    base = Preprocess(size=8, resize=10)
+    assert base.geometry == Preprocess(size=8, resize=10, mean=(0, 0, 0), std=(1, 1, 1)).geometry
+    others = [Preprocess(size=8), Preprocess(size=9, resize=10), Preprocess(size=8, resize=11), Preprocess(size=8, resize=10, interpolation="box")]
+    assert base.geometry not in [other.geometry for other in others]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 0}, "size must be at least 1"),
+        ({"size": 8, "resize": 7}, "size=8, resize=7"),
+        ({"size": 8, "mean": (0.5,)}, "both need three numbers"),
+        ({"size": 8, "std": (0.5, 0.5)}, "both need three numbers"),
+        ({"size": 8, "std": (0.5, 0.0, 0.5)}, "std above 0"),
+        ({"size": 8, "interpolation": "bicubik"}, "'bicubik' is unknown. Did you mean 'bicubic'"),
+        pytest.param({"size": 8, "std": (float("nan"), 1, 1)}, "std", marks=pytest.mark.xfail(strict=True, reason="NaN passes min(std) <= 0")),
+        pytest.param({"size": 8.5}, "size", marks=pytest.mark.xfail(strict=True, reason="half a pixel is accepted until an image comes")),
+    ],
+)
+def test_settings_out_of_range_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        Preprocess(**options)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 4, 3), np.float32), r"type float32 and shape \(4, 4, 3\)"),
+        (np.zeros((4, 4, 4), np.uint8), r"shape \(4, 4, 4\); allowed is uint8"),
+        (np.zeros(4, np.uint8), r"shape \(4,\)"),
+        (np.zeros((1, 4, 4, 3), np.uint8), r"shape \(1, 4, 4, 3\)"),
+        pytest.param(np.zeros((0, 4, 3), np.uint8), "shape", marks=pytest.mark.xfail(strict=True, raises=ZeroDivisionError, reason="division by the side 0")),
+    ],
+)
+def test_what_is_no_image_is_refused(image, message):
+    with pytest.raises(DataError, match=message):
+        Preprocess(size=4, resize=4)([image])
+
+
+def test_without_pillow_the_sentence_says_what_to_install(monkeypatch, noise):
+    monkeypatch.setitem(__import__("sys").modules, "PIL", None)
+    with pytest.raises(MissingDependencyError, match="Resizing images needs the package Pillow.*pip install"):
+        Preprocess(size=4)([noise((8, 8, 3))])
+    assert Preprocess(size=8)([noise((8, 8, 3))]).shape == (1, 8, 8, 3)

@@ -1,0 +1,171 @@
+"""Is a task checked when it is made, and is the probe sample balanced, seeded and lazy?"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from ntk_select import Task, probe_sample
+from ntk_select.errors import TaskError
+
+NAMES = ("cat", "dog", "emu")
+
+
+class Counting(Sequence):
+    """Images that remember which of them were asked for."""
+
+    def __init__(self, images):
+        self.images, self.asked = images, []
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        self.asked.append(index)
+        return self.images[index]
+
+
+def pictures(n, shape=(2, 2, 3)):
+    """n images, the i-th full of the number i."""
+    return np.stack([np.full(shape, i % 256, np.uint8) for i in range(n)])
+
+
+def task_with(labels, names=NAMES, **options):
+    return Task("t", pictures(len(labels)), np.asarray(labels), names, **options)
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (2, 2, 1), (2, 2, 3)])
+def test_an_array_of_grey_or_colour_images_is_a_task(shape):
+    task = Task("t", pictures(3, shape), [0, 1, 2], NAMES)
+    assert (len(task.images), task.num_classes, task.labels.dtype) == (3, 3, np.int32)
+    assert repr(task) == "Task('t', train=3, test=0, classes=3)"
+
+
+def test_images_of_different_sizes_are_a_task():
+    images = [np.zeros((2, 5, 3), np.uint8), np.zeros((7, 3), np.uint8)]
+    assert len(Task("t", images, [0, 1], NAMES).images) == 2
+
+
+def test_labels_cannot_be_changed_afterwards_and_the_given_array_stays_writable():
+    given = np.array([0, 1])
+    task = task_with(given)
+    with pytest.raises(ValueError, match="read-only"):
+        task.labels[0] = 1
+    given[0] = 1
+    assert task.labels[0] == 0
+
+
+def test_class_names_become_text():
+    assert task_with([0, 1], names=[7, "dog"]).class_names == ("7", "dog")
+
+
+def test_making_a_task_decodes_nothing():
+    images = Counting(pictures(4))
+    Task("t", images, [0, 0, 1, 1], NAMES, images, [0, 0, 1, 1])
+    assert images.asked == []
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "options", "message"),
+    [
+        (pictures(2).astype(np.float32), [0, 1], {}, r"float32; they must be uint8.*\* 255"),
+        (pictures(2)[0, 0], [0, 1], {}, r"shape \(2, 3\); allowed are \(n, h, w\)"),
+        (pictures(2, (2, 2, 4)), [0, 1], {}, r"shape \(2, 2, 2, 4\); allowed are"),
+        (pictures(2, (2, 0, 3)), [0, 1], {}, "no pixels"),
+        (pictures(2), [0, 1, 1], {}, r"labels has shape \(3,\) for 2 images; it must be \(2,\)"),
+        (pictures(2), [[0], [1]], {}, r"labels has shape \(2, 1\) for 2 images"),
+        (pictures(2), [0.0, 1.0], {}, "labels is float64; class ids must be integers 0 .. 2"),
+        (pictures(2), [False, True], {}, "labels is bool"),
+        (pictures(2), [0, 3], {}, "labels contains 3, but there are 3 class names.*return_inverse"),
+        (pictures(2), [-1, 0], {}, "labels contains -1"),
+        (pictures(0), [], {}, "no training images"),
+        (pictures(2), [1, 1], {}, r"one class only \('dog'\)"),
+        (pictures(2), [0, 1], {"test_images": pictures(2)}, "only one of test_images and test_labels"),
+        (pictures(2), [0, 1], {"test_labels": [0, 1]}, "only one of test_images and test_labels"),
+        (pictures(2), [0, 1], {"test_images": pictures(1), "test_labels": [0, 1]}, r"test_labels has shape \(2,\) for 1 images"),
+        (pictures(2), [0, 1], {"test_images": pictures(1), "test_labels": [3]}, "test_labels contains 3"),
+        (pictures(2), [0, 1], {"test_images": pictures(1) / 255, "test_labels": [0]}, "float64; they must be uint8"),
+    ],
+)
+def test_what_makes_no_task_is_refused(images, labels, options, message):
+    with pytest.raises(TaskError, match=message):
+        Task("t", images, labels, NAMES, **options)
+
+
+def test_an_empty_test_set_is_allowed():
+    assert len(task_with([0, 1], test_images=pictures(0), test_labels=[]).test_labels) == 0
+
+
+LABELS = np.repeat([0, 1, 2], [30, 4, 9])
+
+
+@pytest.mark.parametrize(("per_class", "counts"), [(1, [1, 1, 1]), (4, [4, 4, 4]), (7, [7, 4, 7]), (100, [30, 4, 9])])
+def test_the_sample_holds_per_class_images_of_each_class_or_all_there_are(per_class, counts):
+    sample = probe_sample(task_with(LABELS), per_class=per_class)
+    assert np.bincount(sample.labels).tolist() == counts
+    assert len(set(sample.indices.tolist())) == len(sample) == sum(counts)
+
+
+def test_images_and_labels_belong_together():
+    order = np.random.default_rng(0).permutation(len(LABELS))
+    sample = probe_sample(task_with(LABELS[order]), per_class=5)
+    np.testing.assert_array_equal(sample.labels, LABELS[order][sample.indices])
+    np.testing.assert_array_equal([image[0, 0, 0] for image in sample.images], sample.indices)
+
+
+def test_the_same_seed_draws_the_same_and_another_seed_does_not():
+    first, again, other = (probe_sample(task_with(LABELS), per_class=5, seed=seed).indices for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert set(first) != set(other)
+
+
+def test_the_draw_of_a_class_does_not_depend_on_the_other_classes():
+    labels = np.random.default_rng(1).integers(0, 3, 60)
+    sample = probe_sample(task_with(labels), per_class=5, seed=2)
+    kept = labels == 1
+    elsewhere = np.where(kept, 1, np.random.default_rng(2).choice([0, 2], 60))
+    other = probe_sample(task_with(elsewhere), per_class=5, seed=2)
+    assert set(sample.indices[sample.labels == 1]) == set(other.indices[other.labels == 1])
+    assert set(sample.indices[sample.labels == 0]) != set(other.indices[other.labels == 0])
+
+
+def test_classes_with_the_same_number_of_images_are_drawn_differently():
+    labels = np.tile([0, 1], 30)
+    sample = probe_sample(task_with(labels), per_class=10)
+    assert set(sample.indices[sample.labels == 0] // 2) != set(sample.indices[sample.labels == 1] // 2)
+
+
+def test_every_image_of_a_class_is_drawn_equally_often():
+    task, repeats = task_with(LABELS), 600
+    times = np.zeros(len(LABELS))
+    for seed in range(repeats):
+        times[probe_sample(task, per_class=6, seed=seed).indices] += 1
+    for label, share in ((0, 6 / 30), (1, 1.0), (2, 6 / 9)):
+        deviation = np.abs(times[LABELS == label] / repeats - share)
+        assert deviation.max() <= 4 * np.sqrt(share * (1 - share) / repeats)
+
+
+def test_absent_classes_are_renumbered_away_and_names_follow():
+    sample = probe_sample(task_with([3, 3, 1, 1, 1], names=("cat", "dog", "emu", "fox", "gnu")))
+    assert sample.class_names == ("dog", "fox")
+    assert sample.labels.tolist() == [0, 0, 0, 1, 1]
+    assert sample.labels.dtype == np.int32
+
+
+def test_only_drawn_training_images_are_decoded():
+    train, test = Counting(pictures(len(LABELS))), Counting(pictures(3))
+    sample = probe_sample(Task("t", train, LABELS, NAMES, test, [0, 1, 2]), per_class=2)
+    assert train.asked == sample.indices.tolist()
+    assert test.asked == []
+
+
+@pytest.mark.parametrize("per_class", [0, -3])
+def test_less_than_one_image_a_class_is_refused(per_class):
+    with pytest.raises(TaskError, match=f"per_class is {per_class}; it must be at least 1"):
+        probe_sample(task_with(LABELS), per_class=per_class)
+
+
+@pytest.mark.xfail(strict=True, reason="NumPy's ValueError about seeds comes through as it is")
+def test_a_negative_seed_is_refused_in_words():
+    with pytest.raises(TaskError, match="seed"):
+        probe_sample(task_with(LABELS), seed=-1)
