@@ -1,8 +1,8 @@
 """How does a PyTorch checkpoint become an expert?
 
 Checkpoints are those of torchvision and timm, as a file or as `hf-hub:org/name`. Weights become float32:
-float16 and bfloat16 exactly, float64 rounded. Nothing in a checkpoint is ever run: `.safetensors` cannot hold code, and of a `.pth`, which can,
-only tensors in plain containers are accepted.
+float16 and bfloat16 exactly, float64 rounded. Nothing in a checkpoint is ever run: `.safetensors` cannot hold code,
+and of a `.pth`, which can, only tensors in plain containers are accepted.
 """
 
 import hashlib

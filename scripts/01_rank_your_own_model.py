@@ -1,12 +1,14 @@
-# %% [markdown]
-# Rank two functions of your own for a task. Any function of (variables, images) will do; here: raw pixels, and pixels
-# that were scrambled differently in every image, which no score should like.
+"""Rank two functions of your own for a task.
+
+Any function of (variables, images) will do; here: raw pixels, and pixels that were scrambled differently in every
+image, which no score should like.
+"""
 
 # %%
 import numpy as np
+from ntk_select.data import load_task
 
 import ntk_select as ns
-from ntk_select.data import load_task
 
 task = load_task("digits")
 
@@ -17,7 +19,7 @@ def logits(variables, x):
     return x.reshape(len(x), -1) @ variables["params"]["head"]["kernel"]
 
 
-def features(variables, x):
+def features(_, x):
     """What enters the head."""
     return x.reshape(len(x), -1)
 

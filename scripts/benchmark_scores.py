@@ -19,13 +19,13 @@ from collections.abc import Callable
 import jax
 import numpy as np
 import tyro
+from ntk_select.data import load_task
+from ntk_select.models import ZOO, build, initialise, make_expert
 from rich.console import Console
 from rich.table import Table
 
 import ntk_select as ns
-from ntk_select.data import load_task
 from ntk_select.expert import Expert
-from ntk_select.models import ZOO, build, initialise, make_expert
 from ntk_select.probe import forward
 
 

@@ -50,11 +50,12 @@ def alexnet():
 
 
 def explicit_jacobian(fn, params, x):
-    """The Jacobian (n, c, p), one example and one output at a time."""
+    """The Jacobian (n, c, p) of all outputs, one example after the other."""
+    one = jax.jit(jax.jacrev(lambda p, example: fn(p, example[None])[0]))
     rows = []
     for example in x:
-        outputs = jax.jacrev(lambda p, e=example: fn(p, e[None])[0])(params)
-        rows.append(np.concatenate([np.asarray(leaf).reshape(leaf.shape[0], -1) for leaf in jax.tree.leaves(outputs)], axis=1))
+        leaves = jax.tree.leaves(one(params, example))
+        rows.append(np.concatenate([np.asarray(leaf).reshape(leaf.shape[0], -1) for leaf in leaves], axis=1))
     return np.stack(rows)
 
 
@@ -207,9 +208,8 @@ def test_conv_gram_equals_vjp_of_the_convolution(rng, monkeypatch, size, window,
     )
     out = convolve(x, kernel)
     cotangents = rng.normal(size=(5, m, *out.shape[1:]))
-    gradients = np.array(
-        [[jax.vjp(lambda k: convolve(x[i : i + 1], k), kernel)[1](jnp.asarray(cotangents[i, j][None]))[0] for j in range(m)] for i in range(5)]
-    )
+    pull = jax.jit(lambda example, cotangent: jax.vjp(lambda k: convolve(example[None], k), kernel)[1](cotangent[None])[0])
+    gradients = np.array([[pull(x[i], cotangents[i, j]) for j in range(m)] for i in range(5)])
     flat = gradients.reshape(5, m, -1)
     expected = np.einsum("imp,jmp->ij", flat, flat)
     got = conv_gram(jnp.asarray(x), jnp.asarray(cotangents), window=(window, window), strides=(stride, stride), padding=((padding, padding),) * 2)

@@ -146,8 +146,11 @@ class ZooConvert:
 
     def run(self) -> int:
         """Converts and says what to type next."""
+        name = self.name or _default_name(self.checkpoint)
+        if Path(name).name != name:
+            raise ModelError(f"--name {name!r} must be the name of a folder in --out, without separators.")
         card = builtin("convert_checkpoint")(
-            self.checkpoint, architecture=self.arch, name=self.name, out=self.out, source=self.source, licence=self.licence
+            self.checkpoint, architecture=self.arch, name=name, out=self.out / name, source=self.source, licence=self.licence
         )
         if self.json:
             print_json(_plain(card))
@@ -171,6 +174,11 @@ class Zoo:
     def run(self) -> int:
         """Runs the sub-command."""
         return self.command.run()
+
+
+def _default_name(checkpoint: str) -> str:
+    """The last part of a hub's name without its revision, or the file's name without its suffix."""
+    return checkpoint.rpartition("/")[2].partition("@")[0] if checkpoint.startswith("hf-hub:") else Path(checkpoint).stem
 
 
 def _plain(card) -> dict:

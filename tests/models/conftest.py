@@ -11,11 +11,6 @@ import pytest
 HERE = Path(__file__).parent
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes more than a few seconds")
-    config.addinivalue_line("markers", "oracle: compares with another library, which must be installed")
-
-
 def load(name: str) -> ModuleType:
     """The module `name`.py of this folder, once."""
     full_name = f"ntk_select_tests_models_{name}"

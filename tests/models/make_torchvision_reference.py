@@ -10,11 +10,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from ntk_select.models.architectures import ARCHITECTURES
 from parity import TOLERANCE, flax_outputs, relative_error
 from seeded_state import NUM_CLASSES, SIZES, names_digest, seeded_images, seeded_state
 from torchvision_oracle import torchvision_module, torchvision_outputs
-
-from ntk_select.models.architectures import ARCHITECTURES
 
 PUBLISHED = [name for name in ARCHITECTURES if not name.endswith("_small")]
 FEATURES = 64

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
-
 from ntk_select.models.architectures import build, make_expert
 from ntk_select.models.convert import convert_state_dict
 

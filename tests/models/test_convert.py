@@ -10,14 +10,14 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
-
-from ntk_select.card import Card
-from ntk_select.errors import MissingDependencyError, ModelError
 from ntk_select.models.architectures import build
 from ntk_select.models.convert import convert_checkpoint, convert_state_dict, read_checkpoint
 from ntk_select.models.mapping import tensor_table
 from ntk_select.models.weights import flatten, read_weights
+from safetensors.numpy import save_file
+
+from ntk_select.card import Card
+from ntk_select.errors import MissingDependencyError, ModelError
 from ntk_select.preprocess import Preprocess
 
 NETWORK = build("resnet_small", num_classes=3)

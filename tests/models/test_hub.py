@@ -9,13 +9,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-from safetensors.numpy import save
-
-from ntk_select.errors import MissingDependencyError, ModelError
 from ntk_select.models.architectures import build
 from ntk_select.models.convert import convert_checkpoint
 from ntk_select.models.hub import HubModel, find_model
 from ntk_select.models.mapping import tensor_table
+from safetensors.numpy import save
+
+from ntk_select.errors import MissingDependencyError, ModelError
 from ntk_select.preprocess import Preprocess
 
 CONFIG = {

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from ntk_select.models.layers import adaptive_average_pool
 
 

@@ -8,12 +8,12 @@ import pytest
 from flax.traverse_util import flatten_dict
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from ntk_select.errors import ModelError
 from ntk_select.models.architectures import build, initialise
 from ntk_select.models.convert import convert_state_dict, to_state_dict
 from ntk_select.models.mapping import tensor_table
 from ntk_select.models.weights import flatten
+
+from ntk_select.errors import ModelError
 
 SMALL = {
     "basic blocks": build("resnet_small", num_classes=3),

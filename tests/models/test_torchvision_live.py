@@ -1,7 +1,6 @@
 """Do the networks compute what torchvision, run here and now, computes?"""
 
 import pytest
-
 from ntk_select.models.architectures import ARCHITECTURES, build
 from ntk_select.models.mapping import tensor_table
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from ntk_select.models.architectures import ARCHITECTURES, build
 from ntk_select.models.mapping import tensor_table
 

@@ -1,0 +1,72 @@
+"""Does the figure show every expert, every score and the verdict?"""
+
+from dataclasses import replace
+
+import pytest
+
+from ntk_select.ranking import ExpertScores, Ranking
+from ntk_select.scores import ScoreResult, Unavailable
+
+pytest.importorskip("matplotlib")
+from ntk_select.ranking.plot import figure_bytes
+
+RANKING = Ranking(
+    task={"name": "birds"},
+    score_names=("lfc", "lgc"),
+    experts=(
+        ExpertScores(1, "flowers_18", "flowers", "r", 1, {"lfc": ScoreResult(0.5, 0.4, 0.6), "lgc": Unavailable("none")}, {}),
+        ExpertScores(2, "no source", None, None, 1, {"lfc": ScoreResult(0.4, 0.3, 0.5), "lgc": ScoreResult(0.2)}, {}),
+        ExpertScores(3, "last", "flowers", "r", 1, {"lfc": Unavailable("none"), "lgc": Unavailable("none")}, {}),
+    ),
+    tied=2,
+    judgement="1 to 2 cannot be told apart.",
+)
+
+
+def named(name):
+    return replace(RANKING, experts=(replace(RANKING.experts[0], name=name),), tied=1)
+
+
+def texts(ranking):
+    """Matplotlib writes every text of an SVG as a comment beside its outlines."""
+    lines = figure_bytes(ranking, "svg").decode().splitlines()
+    return [line.strip().removeprefix("<!-- ").removesuffix(" -->") for line in lines if line.strip().startswith("<!-- ")]
+
+
+def test_experts_scores_and_verdict_are_written_on_it():
+    shown = texts(RANKING)
+    assert [text for text in shown if text in ("flowers_18  1", "no source  2", "last  3")] == ["flowers_18  1", "no source  2", "last  3"]
+    assert {"lfc", "lgc", "birds: 1 to 2 cannot be told apart."} <= set(shown)
+
+
+def test_points_and_intervals_lie_where_the_values_are(monkeypatch):
+    from matplotlib.axes import Axes
+
+    drawn, plot = [], Axes.plot
+
+    def watched(axes, x, y, *style, **options):
+        drawn.append((x, y))
+        return plot(axes, x, y, *style, **options)
+
+    monkeypatch.setattr(Axes, "plot", watched)
+    figure_bytes(RANKING, "png")
+    assert drawn == [([0.4, 0.6], [0, 0]), (0.5, 0), ([0.3, 0.5], [1, 1]), (0.4, 1), (0.2, 1)]
+
+
+def test_the_same_ranking_gives_the_same_picture():
+    assert figure_bytes(RANKING, "png") == figure_bytes(RANKING, "png")
+
+
+@pytest.mark.xfail(strict=True, reason="matplotlib warns of an axis without height")
+def test_a_ranking_in_which_every_expert_failed_has_an_empty_figure():
+    assert figure_bytes(replace(RANKING, experts=(), tied=0), "png")
+
+
+@pytest.mark.xfail(strict=True, reason="matplotlib reads text between dollars as a formula")
+def test_a_name_with_dollars_is_no_formula():
+    assert "a$^$b  1" in texts(named("a$^$b"))
+
+
+@pytest.mark.xfail(strict=True, reason="matplotlib warns of letters that its font lacks")
+def test_a_name_in_letters_that_the_font_lacks_draws_no_warning():
+    assert figure_bytes(named("猫"), "png")

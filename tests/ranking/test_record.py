@@ -1,0 +1,133 @@
+"""Is a ranking the same in every form in which it can be had?"""
+
+import csv
+import json
+import sys
+
+import pyarrow.parquet
+import pytest
+
+from ntk_select.errors import ConfigError, MissingDependencyError
+from ntk_select.ranking import ExpertScores, Failure, Ranking
+from ntk_select.scores import ScoreResult, Unavailable
+
+TASK = {"name": "birds", "uri": "folder:birds", "classes": 3, "images": 9, "per_class": 3, "seed": 0, "smallest_class": 3, "warnings": []}
+RANKING = Ranking(
+    task=TASK,
+    score_names=("lfc", "lgc"),
+    experts=(
+        ExpertScores(1, "flowers", "Blüten", "resnet18", 1234, {"lfc": ScoreResult(1 / 3, 0.25, 0.5), "lgc": Unavailable("no, it has none")}, {"load": 0.25, "forward": 0.5}),
+        ExpertScores(2, 'a "b", c', None, None, 5, {"lfc": ScoreResult(-0.125), "lgc": ScoreResult(0.5)}, {"load": 1.0}),
+    ),
+    failures=(Failure("broken", "The weights are gone."),),
+    tied=1,
+    judgement="flowers is ahead.",
+    versions={"jax": "0"},
+)
+NOTHING = Ranking(task=TASK, score_names=("lfc",), experts=(), failures=(Failure("broken", "gone"),), judgement="No expert could be given the score lfc.")
+UNSCORED = Ranking(task=TASK, score_names=("lfc",), experts=(ExpertScores(1, "a", "s", "r", 5, {"lfc": Unavailable("none")}, {}),))
+ROWS = [
+    {
+        "rank": 1, "expert": "flowers", "source": "Blüten", "architecture": "resnet18", "parameters": 1234,
+        "lfc": 1 / 3, "lfc_low": 0.25, "lfc_high": 0.5, "lgc": None, "lgc_low": None, "lgc_high": None, "seconds": 0.75,
+    },
+    {
+        "rank": 2, "expert": 'a "b", c', "source": None, "architecture": None, "parameters": 5,
+        "lfc": -0.125, "lfc_low": None, "lfc_high": None, "lgc": 0.5, "lgc_low": None, "lgc_high": None, "seconds": 1.0,
+    },
+]  # fmt: skip
+
+
+def test_repr_is_a_table_with_the_verdict():
+    assert repr(RANKING).splitlines() == [
+        "Ranking of 2 experts for birds",
+        "rank  expert    lfc      lgc",
+        "1     flowers   0.3333   -",
+        '2     a "b", c  -0.1250  0.5000',
+        "flowers is ahead.",
+    ]
+
+
+def test_best_is_the_first_expert_if_it_has_the_score():
+    assert RANKING.best == "flowers"
+    assert NOTHING.best is None
+    assert UNSCORED.best is None
+
+
+def test_the_dictionary_has_the_promised_shape():
+    record = RANKING.to_dict()
+    assert record["task"] == TASK
+    assert [(expert["name"], expert["rank"]) for expert in record["experts"]] == [("flowers", 1), ('a "b", c', 2)]
+    assert record["experts"][0]["scores"]["lfc"] == {"value": 1 / 3, "low": 0.25, "high": 0.5}
+    assert record["experts"][0]["scores"]["lgc"] == {"value": None, "low": None, "high": None, "unavailable": "no, it has none"}
+    assert record["experts"][1]["scores"]["lfc"] == {"value": -0.125, "low": None, "high": None}
+    assert record["failures"] == [{"name": "broken", "error": "The weights are gone."}]
+    assert (record["scores"], record["tied"], record["judgement"]) == (["lfc", "lgc"], 1, "flowers is ahead.")
+    assert json.loads(json.dumps(record, allow_nan=False)) == record
+
+
+def test_pandas_gets_one_row_an_expert():
+    pandas = pytest.importorskip("pandas")
+    frame = RANKING.to_pandas()
+    expected = pandas.DataFrame(ROWS)
+    pandas.testing.assert_frame_equal(frame, expected)
+    assert frame["lfc"].tolist() == [1 / 3, -0.125]
+
+
+def test_saved_files_read_back_as_what_was_saved(tmp_path):
+    paths = RANKING.save(tmp_path / "new" / "folder")
+    assert [path.name for path in paths[:3]] == ["ranking.json", "ranking.csv", "ranking.parquet"]
+    assert sorted(path.name for path in paths) == sorted(path.name for path in (tmp_path / "new" / "folder").iterdir())
+    assert json.loads(paths[0].read_text(encoding="utf-8")) == RANKING.to_dict()
+    with open(paths[1], newline="", encoding="utf-8") as file:
+        assert list(csv.DictReader(file)) == [{key: "" if value is None else str(value) for key, value in row.items()} for row in ROWS]
+    assert pyarrow.parquet.read_table(paths[2]).to_pylist() == ROWS
+
+
+def test_saving_again_replaces_what_was_there(tmp_path):
+    RANKING.save(tmp_path)
+    UNSCORED.save(tmp_path)
+    assert json.loads((tmp_path / "ranking.json").read_text())["experts"][0]["name"] == "a"
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_without_matplotlib_all_but_the_figure_is_saved(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert [path.name for path in NOTHING.save(tmp_path)] == ["ranking.json", "ranking.csv", "ranking.parquet"]
+    assert json.loads((tmp_path / "ranking.json").read_text())["failures"] == [{"name": "broken", "error": "gone"}]
+    with pytest.raises(MissingDependencyError, match=r"The figure of a ranking needs the package matplotlib.*pip install 'ntk-select\[plot\]'"):
+        RANKING.report(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("module", "call", "message"),
+    [
+        ("pandas", lambda folder: RANKING.to_pandas(), r"Ranking.to_pandas needs the package pandas.*ntk-select\[pandas\]"),
+        ("pyarrow", lambda folder: RANKING.save(folder), "Saving a ranking needs the package pyarrow"),
+    ],
+)
+def test_a_missing_package_is_named_with_what_to_type(tmp_path, monkeypatch, module, call, message):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingDependencyError, match=message):
+        call(tmp_path)
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ConfigError, match=r"file/ranking.json cannot be written: .*Give another folder"):
+        UNSCORED.save(tmp_path / "file")
+    with pytest.raises(ConfigError, match=r"file/a.png cannot be written"):
+        UNSCORED.report(tmp_path / "file" / "a.png")
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a", "a.png.txt"])
+def test_another_ending_is_refused(tmp_path, name):
+    with pytest.raises(ConfigError, match=r"allowed are .png, .svg and .pdf"):
+        RANKING.report(tmp_path / name)
+
+
+@pytest.mark.parametrize(("ending", "magic"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_the_report_is_a_file_of_its_ending(tmp_path, ending, magic):
+    pytest.importorskip("matplotlib")
+    path = RANKING.report(tmp_path / f"figure.{ending}")
+    assert path.read_bytes().startswith(magic)
