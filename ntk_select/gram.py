@@ -74,7 +74,8 @@ def _patches(padded, *, window, strides, positions):
 
 @jax.jit
 def _gradient_products(patches, cotangents):
-    rows = jnp.einsum("nsk,nmso->nmko", patches, cotangents, precision="highest").reshape(len(patches), -1)
+    # As matmul: the same product written as an einsum over "nsk,nmso" takes ten times as long on CPU.
+    rows = jnp.matmul(cotangents.swapaxes(2, 3), patches[:, None], precision="highest").reshape(len(patches), -1)
     return jnp.matmul(rows, rows.T, precision="highest")
 
 

@@ -57,9 +57,9 @@ def lfc(
         return kernel_label_correlation(_rbf(features), labels, diagonal=diagonal)
 
     n, d = features.shape
-    _, ids = np.unique(labels, return_inverse=True)
-    class_sums = np.zeros((ids.max() + 1, d))
-    np.add.at(class_sums, ids, features)
+    order = np.argsort(labels, kind="stable")
+    starts = np.unique(labels[order], return_index=True)[1]
+    class_sums = np.add.reduceat(features[order], starts)
     total = class_sums.sum(axis=0)
     gram = features @ features.T if n <= d else features.T @ features
     sums = PairSums(float((class_sums**2).sum()), float(total @ total), float((gram**2).sum()))

@@ -1,6 +1,7 @@
 """Does rank order experts by what their features know, survive those that fail, and claim no more than it can?"""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import numpy as np
@@ -96,12 +97,20 @@ def test_the_first_score_decides_the_order(zoo, task):
     assert rank(zoo, task, "lfc", draws=0).score_names == rank(zoo, task, ["lfc", "lfc"], draws=0).score_names == ("lfc",)
 
 
-def test_with_shuffled_labels_the_informed_expert_is_first_no_more_often_than_chance(zoo):
+def test_with_shuffled_labels_the_informed_expert_loses_its_lead(zoo):
+    """It still comes first more often than chance, because the diagonal, which eq. 8 keeps, lifts kernels of large variance."""
     rng = np.random.default_rng(0)
+
+    def lead(task, seed):
+        of = values(rank(zoo, task, ("lfc",), seed=seed, draws=0))
+        return of["informed"] - max(of["blind"], of["partly"])
+
+    true = [lead(task_of(LABELS, seed=seed), seed) for seed in range(5)]
+    shuffled = [lead(task_of(LABELS[rng.permutation(60)], strength=0), seed) for seed in range(5)]
     images = task_of(LABELS).images
-    first = [rank(zoo, Task("s", images, rng.permutation(LABELS), tuple("abc")), ("lfc",), seed=i, draws=0).best == "informed" for i in range(40)]
-    assert sum(first) < 28
-    assert all(rank(zoo, task_of(LABELS, seed=i), ("lfc",), seed=i, draws=0).best == "informed" for i in range(10))
+    shuffled += [lead(Task("s", images, rng.permutation(LABELS), tuple("abc")), seed) for seed in range(20)]
+    assert max(shuffled) < 0.2 * min(true)
+    assert min(shuffled) < 0
 
 
 def test_the_same_seed_gives_the_same_ranking_and_another_does_not(zoo, task):
@@ -314,7 +323,7 @@ def test_seconds_are_kept_by_step(zoo, task):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"scores": ("lcf",)}, ConfigError, "Score 'lcf' is unknown. Did you mean 'lfc'.*Allowed: lfc, lgc, random"),
+        ({"scores": ("lcf",)}, ConfigError, "Score 'lcf' is unknown. Did you mean .*'lfc'.*Allowed: lfc, lgc, random"),
         ({"scores": ()}, ConfigError, "No score was named. Allowed: lfc"),
         ({"draws": 19}, ConfigError, "draws is 19; it must be 0"),
         ({"draws": -1}, ConfigError, "draws is -1"),
@@ -351,7 +360,10 @@ def test_what_are_no_experts_is_refused(task, experts, message):
 @pytest.fixture(scope="module")
 def resnet():
     network = build("resnet18", num_classes=5, stage_sizes=[1], widths=[3], stem="small")
-    return make_expert("resnet", network, initialise(network, jax.random.key(0), 6), preprocess=Preprocess(size=6))
+    shapes = jax.eval_shape(partial(initialise, network, size=6), jax.random.key(0))
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda leaf: rng.uniform(0.1, 1, leaf.shape).astype(np.float32), shapes)
+    return make_expert("resnet", network, variables, preprocess=Preprocess(size=6))
 
 
 def test_one_forward_pass_serves_lfc_and_lgc(resnet, task, monkeypatch):
