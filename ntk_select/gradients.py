@@ -12,14 +12,13 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from ntk_select.errors import ConfigError, ModelError, did_you_mean
 from ntk_select.expert import Expert
 from ntk_select.gram import symmetric_gram
-from ntk_select.probe import checked_cotangents, forward, has_pooled_last_conv, pooled_kernel, tail_kernel
+from ntk_select.probe import checked_cotangents, forward, has_pooled_last_conv, in_batches, pooled_kernel, tail_kernel
 
 OUTPUTS = ("trace", "sum", "features")
 GROUP_BYTES = 2**30
@@ -123,9 +122,8 @@ def _general(fn, params, x, chosen: list[bool], outputs, batch_size: int) -> np.
     kernel = np.zeros((n, n))
     for group in _groups([leaf.size * n * leaf.dtype.itemsize if use else 0 for leaf, use in zip(leaves, chosen, strict=True)]):
         for cotangent in cotangents:
-            rows = [rows_of(group, leaves, x[first : first + batch_size], cotangent[first : first + batch_size]) for first in range(0, n, batch_size)]
-            for leaf_rows in zip(*rows, strict=True):
-                kernel += symmetric_gram(jnp.concatenate(leaf_rows))
+            for leaf_rows in in_batches(partial(rows_of, group, leaves), batch_size, x, cotangent):
+                kernel += symmetric_gram(leaf_rows)
     return kernel / len(cotangents)
 
 

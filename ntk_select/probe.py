@@ -55,7 +55,10 @@ def forward(expert: Expert, x: Float[np.ndarray, "n ..."], *, last_conv: bool = 
 
 
 def in_batches(fn, batch_size: int, *arrays):
-    """fn over batches of the leading axis, results concatenated. The last batch repeats an example to fill up."""
+    """fn over batches of the leading axis, results concatenated. The last batch repeats an example to fill up.
+
+    Products are taken in full precision: GPUs and TPUs would round the inputs of float32 products otherwise.
+    """
     n = len(arrays[0])
     size = min(batch_size, n)
     results = []
@@ -64,7 +67,9 @@ def in_batches(fn, batch_size: int, *arrays):
         short = size - len(batch[0])
         if short:
             batch = [np.concatenate([part, np.repeat(part[:1], short, axis=0)]) for part in batch]
-        results.append(jax.tree.map(lambda leaf, keep=size - short: leaf[:keep], fn(*batch)))
+        with jax.default_matmul_precision("highest"):
+            result = fn(*batch)
+        results.append(jax.tree.map(lambda leaf, keep=size - short: leaf[:keep], result))
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *results)
 
 

@@ -49,7 +49,11 @@ def test_the_text_is_plain_json_that_a_person_can_read():
 
 
 def test_optional_fields_may_be_left_out():
-    required = {key: value for key, value in json.loads(LEAST.to_json()).items() if key in ("name", "architecture", "source", "preprocess", "sha256", "num_classes")}
+    required = {
+        key: value
+        for key, value in json.loads(LEAST.to_json()).items()
+        if key in ("name", "architecture", "source", "preprocess", "sha256", "num_classes")
+    }
     assert Card.from_json(json.dumps(required), "card.json") == LEAST
 
 

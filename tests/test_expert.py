@@ -44,9 +44,14 @@ def test_params_need_not_be_a_mapping_when_nothing_is_named_in_them():
         ({"state": {"params": {}}}, r"Expert 'e': state must not contain 'params'. Type: Expert\("),
         ({"head": ("head",)}, "The head of expert 'e' is 'head/kernel', but params has no 'head'. There is: block, fc"),
         ({"head": ("block",)}, "params has no 'block/kernel'. There is: conv"),
-        ({"last_conv": ("block", "conv3", "kernel")}, "The last_conv of expert 'e' is 'block/conv3/kernel', but params has no 'block/conv3'. There is: conv"),
+        (
+            {"last_conv": ("block", "conv3", "kernel")},
+            "The last_conv of expert 'e' is 'block/conv3/kernel', but params has no 'block/conv3'. There is: conv",
+        ),
         ({"last_conv": LastConv(("fc", "kernel", "deeper"))}, r"params has no 'fc/kernel/deeper'. There is: \(an array\)"),
-        pytest.param({"last_conv": ("block", "conv")}, "block/conv", marks=pytest.mark.xfail(strict=True, reason="a group of parameters passes as a kernel")),
+        pytest.param(
+            {"last_conv": ("block", "conv")}, "block/conv", marks=pytest.mark.xfail(strict=True, reason="a group of parameters passes as a kernel")
+        ),
     ],
 )
 def test_names_that_lead_nowhere_are_refused_with_those_that_exist(options, message):

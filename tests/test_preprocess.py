@@ -119,7 +119,9 @@ def test_settings_out_of_range_are_refused(options, message):
         (np.zeros((4, 4, 4), np.uint8), r"shape \(4, 4, 4\); allowed is uint8"),
         (np.zeros(4, np.uint8), r"shape \(4,\)"),
         (np.zeros((1, 4, 4, 3), np.uint8), r"shape \(1, 4, 4, 3\)"),
-        pytest.param(np.zeros((0, 4, 3), np.uint8), "shape", marks=pytest.mark.xfail(strict=True, raises=ZeroDivisionError, reason="division by the side 0")),
+        pytest.param(
+            np.zeros((0, 4, 3), np.uint8), "shape", marks=pytest.mark.xfail(strict=True, raises=ZeroDivisionError, reason="division by the side 0")
+        ),
     ],
 )
 def test_what_is_no_image_is_refused(image, message):

@@ -5,11 +5,11 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
+from ntk_select.models.architectures import ARCHITECTURES, build, initialise, make_expert
+from ntk_select.models.weights import flatten
 
 from ntk_select import Preprocess
 from ntk_select.errors import ModelError
-from ntk_select.models.architectures import ARCHITECTURES, build, initialise, make_expert
-from ntk_select.models.weights import flatten
 
 PUBLISHED = {
     "resnet18": 11_689_512,
@@ -143,7 +143,9 @@ def test_no_image_influences_another(expert_and_x):
 
 
 def test_experts_of_one_architecture_share_their_compilation():
-    first, second = (make_expert(name, build("resnet18", num_classes=3), {"params": {"fc": {"kernel": 0}, "layer4_1": {"conv2": {"kernel": 0}}}}) for name in "ab")
+    first, second = (
+        make_expert(name, build("resnet18", num_classes=3), {"params": {"fc": {"kernel": 0}, "layer4_1": {"conv2": {"kernel": 0}}}}) for name in "ab"
+    )
     assert (first.apply_fn, first.features_fn, first.taps_fn) == (second.apply_fn, second.features_fn, second.taps_fn)
     assert hash(first.taps_fn) == hash(second.taps_fn)
     other = make_expert("c", build("resnet18", num_classes=4), {"params": first.params})
@@ -151,7 +153,9 @@ def test_experts_of_one_architecture_share_their_compilation():
 
 
 def test_preprocessing_that_is_given_wins():
-    expert = make_expert("a", build("resnet18", num_classes=3), {"params": {"fc": {"kernel": 0}, "layer4_1": {"conv2": {"kernel": 0}}}}, preprocess=Preprocess(size=5))
+    expert = make_expert(
+        "a", build("resnet18", num_classes=3), {"params": {"fc": {"kernel": 0}, "layer4_1": {"conv2": {"kernel": 0}}}}, preprocess=Preprocess(size=5)
+    )
     assert expert.preprocess == Preprocess(size=5)
 
 
@@ -161,9 +165,15 @@ def test_preprocessing_that_is_given_wins():
         ("resnet19", {}, "Architecture 'resnet19' is unknown. Did you mean .*'resnet18'.*Allowed: alexnet"),
         ("resnet18", {"depth": 3}, "Architecture 'resnet18' does not take {'depth': 3}"),
         ("alexnet", {"growth": 3}, "Architecture 'alexnet' does not take"),
-        pytest.param("resnet18", {"stem": "nonsense"}, "stem", marks=pytest.mark.xfail(strict=True, reason="any other word is taken for small_strided")),
-        pytest.param("densenet121", {"stem": "nonsense"}, "stem", marks=pytest.mark.xfail(strict=True, reason="any other word is taken for small_strided")),
-        pytest.param("resnet18", {"widths": [4]}, "widths", marks=pytest.mark.xfail(strict=True, reason="one width for four stages is an IndexError later")),
+        pytest.param(
+            "resnet18", {"stem": "nonsense"}, "stem", marks=pytest.mark.xfail(strict=True, reason="any other word is taken for small_strided")
+        ),
+        pytest.param(
+            "densenet121", {"stem": "nonsense"}, "stem", marks=pytest.mark.xfail(strict=True, reason="any other word is taken for small_strided")
+        ),
+        pytest.param(
+            "resnet18", {"widths": [4]}, "widths", marks=pytest.mark.xfail(strict=True, reason="one width for four stages is an IndexError later")
+        ),
     ],
 )
 def test_what_cannot_be_built_is_refused(name, config, message):

@@ -7,11 +7,11 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
+from ntk_select.models import FolderZoo, StoredExpert, build, initialise, open_zoo
+from ntk_select.models.weights import flatten, serialise, sha256_of, write_expert
 
 from ntk_select import Card, Preprocess
 from ntk_select.errors import ModelError
-from ntk_select.models import FolderZoo, StoredExpert, build, initialise, open_zoo
-from ntk_select.models.weights import flatten, serialise, sha256_of, write_expert
 
 CONFIG = {"stage_sizes": [1], "widths": [4], "stem": "small"}
 

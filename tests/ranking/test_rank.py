@@ -6,10 +6,10 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
+from ntk_select.models.architectures import build, initialise, make_expert
 
 from ntk_select import Expert, LastConv, Preprocess, Taps, Task, probe, probe_sample, rank
 from ntk_select.errors import ConfigError, ModelError, TaskError
-from ntk_select.models.architectures import build, initialise, make_expert
 from ntk_select.ranking import rank as rank_function
 from ntk_select.scores import ScoreResult, Unavailable
 from ntk_select.scores.table import random_score
@@ -195,7 +195,9 @@ def test_an_expert_without_last_conv_keeps_its_lfc_and_says_why_it_has_no_lgc(zo
     with_it, without = ranking.experts
     assert isinstance(with_it.scores["lgc"], ScoreResult)
     assert isinstance(without.scores["lfc"], ScoreResult)
-    assert without.scores["lgc"] == Unavailable("Expert 'blind' does not say which its last convolution is. Type: layers='all', or a regular expression.")
+    assert without.scores["lgc"] == Unavailable(
+        "Expert 'blind' does not say which its last convolution is. Type: layers='all', or a regular expression."
+    )
     assert ranking.failures == ()
 
 

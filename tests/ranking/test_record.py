@@ -16,7 +16,15 @@ RANKING = Ranking(
     task=TASK,
     score_names=("lfc", "lgc"),
     experts=(
-        ExpertScores(1, "flowers", "Blüten", "resnet18", 1234, {"lfc": ScoreResult(1 / 3, 0.25, 0.5), "lgc": Unavailable("no, it has none")}, {"load": 0.25, "forward": 0.5}),
+        ExpertScores(
+            1,
+            "flowers",
+            "Blüten",
+            "resnet18",
+            1234,
+            {"lfc": ScoreResult(1 / 3, 0.25, 0.5), "lgc": Unavailable("no, it has none")},
+            {"load": 0.25, "forward": 0.5},
+        ),
         ExpertScores(2, 'a "b", c', None, None, 5, {"lfc": ScoreResult(-0.125), "lgc": ScoreResult(0.5)}, {"load": 1.0}),
     ),
     failures=(Failure("broken", "The weights are gone."),),
@@ -24,7 +32,9 @@ RANKING = Ranking(
     judgement="flowers is ahead.",
     versions={"jax": "0"},
 )
-NOTHING = Ranking(task=TASK, score_names=("lfc",), experts=(), failures=(Failure("broken", "gone"),), judgement="No expert could be given the score lfc.")
+NOTHING = Ranking(
+    task=TASK, score_names=("lfc",), experts=(), failures=(Failure("broken", "gone"),), judgement="No expert could be given the score lfc."
+)
 UNSCORED = Ranking(task=TASK, score_names=("lfc",), experts=(ExpertScores(1, "a", "s", "r", 5, {"lfc": Unavailable("none")}, {}),))
 ROWS = [
     {

@@ -1,0 +1,249 @@
+"""Does `ntk-select rank` print what it promises, and say in a sentence what it refuses?"""
+
+import json
+import shlex
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+from ntk_select.data import load_task
+from ntk_select.models import build, initialise, open_zoo
+from ntk_select.models.weights import write_expert
+
+from ntk_select import Card, Preprocess, Ranking, rank
+from ntk_select.cli import main
+from ntk_select.cli.rank import Rank, next_command
+from ntk_select.ranking import ExpertScores
+
+CONFIG = {"stage_sizes": [1], "widths": [3], "stem": "small"}
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("my zoo"), np.random.default_rng(0)
+    shapes = jax.eval_shape(partial(initialise, build("resnet18", num_classes=2, **CONFIG), size=8), jax.random.key(0))
+    for name in ("ash", "birch", "cedar"):
+        variables = jax.tree.map(lambda leaf: rng.uniform(0.1, 1, leaf.shape).astype(np.float32), shapes)
+        write_expert(folder / name, variables, Card(name, "resnet18", "trees", Preprocess(size=8), "", 2, config=CONFIG))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory):
+    path, labels = tmp_path_factory.mktemp("data") / "bright things.npz", np.repeat([0, 1], 12)
+    images = np.random.default_rng(1).integers(0, 100, (24, 8, 8), dtype=np.uint8)
+    images[labels == 1] += 100
+    np.savez(path, images=images, labels=labels, class_names=np.array(["dark", "bright"]))
+    return f"npz:{path}"
+
+
+@pytest.fixture
+def ran(zoo, npz, capsys):
+    """ran("--json", ...) ranks the small zoo for the small task and gives the exit status, stdout and stderr."""
+
+    def run(*options, task=npz, zoos=(zoo,)):
+        capsys.readouterr()
+        status = main(["rank", "--task", task, "--zoo", *zoos, "--per-class", "6", "--batch-size", "12", "--draws", "20", *options])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return status, captured.out, captured.err
+
+    return run
+
+
+def test_json_has_the_promised_shape_and_the_values_of_the_python_face(ran, zoo, npz):
+    status, out, _ = ran("--json")
+    record = json.loads(out)
+    assert status == 0
+    expected = rank(open_zoo([zoo]), load_task(npz), per_class=6, batch_size=12, draws=20)
+    assert [(expert["name"], expert["rank"]) for expert in record["experts"]] == [
+        (row.name, position) for position, row in enumerate(expected.experts, 1)
+    ]
+    for expert, row in zip(record["experts"], expected.experts, strict=True):
+        assert expert["scores"] == {name: {"value": r.value, "low": r.low, "high": r.high} for name, r in row.scores.items()}
+    lfc = [expert["scores"]["lfc"]["value"] for expert in record["experts"]]
+    assert lfc == sorted(lfc, reverse=True)
+    assert record["task"] | {"name": "bright things", "uri": npz, "classes": 2, "images": 12, "per_class": 6, "seed": 0} == record["task"]
+
+
+def test_nothing_but_one_json_document_is_on_standard_output(ran):
+    _, out, err = ran("--json")
+    assert out.startswith("{")
+    assert out.endswith("}\n")
+    assert "{" not in err
+
+
+def test_the_table_names_experts_best_first_with_the_verdict_and_what_to_type(ran):
+    status, out, _ = ran("--scores", "lfc")
+    _, as_json, _ = ran("--scores", "lfc", "--json")
+    record = json.loads(as_json)
+    assert status == 0
+    assert [out.index(expert["name"]) for expert in record["experts"]] == sorted(out.index(expert["name"]) for expert in record["experts"])
+    for expert in record["experts"]:
+        value = expert["scores"]["lfc"]
+        assert f"{value['value']:.4f} [{value['low']:.3f}, {value['high']:.3f}]" in out
+    assert record["judgement"] in out
+    assert "bright things: 12 images of 2 classes, seed 0" in out
+    assert "Next" in out
+
+
+def test_scores_may_be_separated_by_commas_or_blanks(ran):
+    def scored(*options):
+        record = json.loads(ran("--json", *options)[1])
+        return record["scores"], [(expert["name"], expert["scores"]) for expert in record["experts"]]
+
+    assert scored("--scores", "lfc,random") == scored("--scores", "lfc", "random")
+    assert scored("--scores", "random,lfc")[0] == ["random", "lfc"]
+
+
+def test_only_ranks_the_named_experts(ran):
+    for options in (("--only", "ash", "cedar"), ("--only", "ash,cedar")):
+        record = json.loads(ran("--json", "--scores", "random", *options)[1])
+        assert {expert["name"] for expert in record["experts"]} == {"ash", "cedar"}
+
+
+def test_out_writes_the_files_it_names(ran, tmp_path):
+    status, out, err = ran("--scores", "lfc", "--json", "--out", str(tmp_path / "runs" / "a"))
+    assert status == 0
+    assert json.loads((tmp_path / "runs" / "a" / "ranking.json").read_text()) == json.loads(out)
+    names = {path.name for path in (tmp_path / "runs" / "a").iterdir()}
+    assert {"ranking.json", "ranking.csv", "ranking.parquet"} <= names
+    assert all(f"{name}\n" in err for name in names)
+
+
+def test_the_task_digits_is_ranked(ran):
+    pytest.importorskip("sklearn")
+    status, out, _ = ran("--json", "--scores", "lfc", task="digits")
+    assert status == 0
+    assert (json.loads(out)["task"]["classes"], json.loads(out)["task"]["images"]) == (10, 60)
+
+
+@pytest.mark.parametrize(
+    ("options", "changes", "message"),
+    [
+        (("--scores", "lcf"), {}, "ntk-select: Score 'lcf' is unknown. Did you mean"),
+        (("--only", "oak"), {}, "ntk-select: --only: there is no expert 'oak' in the zoo. Allowed: ash, birch, cedar."),
+        (("--per-class", "0"), {}, "ntk-select: per_class is 0"),
+        (("--draws", "3"), {}, "ntk-select: draws is 3"),
+        (("--batch-size", "0"), {}, "ntk-select: batch_size is 0"),
+        ((), {"task": "digit"}, "ntk-select: Unknown task 'digit'. Did you mean 'digits'"),
+        ((), {"task": "npz:/no/such.npz"}, "ntk-select: There is no file '/no/such.npz'"),
+        ((), {"zoos": ("bultin",)}, "ntk-select: The zoo 'bultin' is neither installed nor a folder. Did you mean 'builtin'"),
+        pytest.param(
+            ("--seed", "-1"), {}, "seed", marks=pytest.mark.xfail(strict=True, raises=ValueError, reason="NumPy's ValueError comes through")
+        ),
+    ],
+)
+def test_what_is_refused_is_one_sentence_and_status_2(ran, options, changes, message):
+    status, out, err = ran("--json", *options, **changes)
+    assert (status, out) == (2, "")
+    assert message in err
+
+
+def test_an_unwritable_out_is_refused_before_any_work(ran, tmp_path, monkeypatch):
+    def worked(name):
+        pytest.fail(f"{name} was called")
+
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr("ntk_select.cli.rank.builtin", worked)
+    status, out, err = ran("--out", str(tmp_path / "file" / "runs"))
+    assert (status, out) == (2, "")
+    assert "--out" in err
+    assert "cannot be written" in err
+
+
+def test_an_option_that_does_not_exist_is_status_2(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["rank", "--task", "digits", "--shcores", "lfc"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_a_broken_expert_is_status_1_and_the_others_are_ranked(ran, zoo, tmp_path):
+    import shutil
+
+    broken = shutil.copytree(zoo, tmp_path / "broken")
+    (broken / "birch" / "model.safetensors").write_bytes(b"cut")
+    status, out, err = ran("--json", "--scores", "lfc", zoos=(str(broken),))
+    record = json.loads(out)
+    assert status == 1
+    assert {expert["name"] for expert in record["experts"]} == {"ash", "cedar"}
+    assert [failure["name"] for failure in record["failures"]] == ["birch"]
+    assert "birch failed: Weights" in err
+    status, out, _ = ran("--scores", "lfc", zoos=(str(broken),))
+    assert status == 1
+    assert "birch failed: Weights" in out
+
+
+def test_ctrl_c_is_status_130(capsys, monkeypatch):
+    def stopped(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Rank, "run", stopped)
+    assert main(["rank", "--task", "digits"]) == 130
+    assert capsys.readouterr().err == "ntk-select: stopped.\n"
+
+
+def test_a_reader_that_went_away_is_no_error(monkeypatch, capsys):
+    def gone(self):
+        raise BrokenPipeError
+
+    class Errors:
+        closed = False
+
+        def close(self):
+            self.closed = True
+
+    errors = Errors()
+    monkeypatch.setattr(Rank, "run", gone)
+    monkeypatch.setattr("sys.stderr", errors)
+    assert main(["rank", "--task", "digits"]) == 0
+    assert errors.closed
+
+
+def test_a_defect_of_the_package_is_not_hidden(monkeypatch):
+    def broken(self):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Rank, "run", broken)
+    with pytest.raises(ZeroDivisionError):
+        main(["rank", "--task", "digits"])
+
+
+def typed_next(out):
+    """The command after "Next...: ", which may go over several lines."""
+    return shlex.split(out[out.index("Next") :].partition(": ")[2].replace("\n", " "))[1:]
+
+
+@pytest.mark.xfail(strict=True, reason="the command forgets --zoo, and then there is no such expert")
+def test_what_is_said_to_type_next_works(ran, capsys):
+    _, out, _ = ran("--scores", "random")
+    assert main(typed_next(out)) == 0
+    assert "trees" in capsys.readouterr().out
+
+
+@pytest.mark.xfail(strict=True, reason="the command forgets --zoo and --scores, and so ranks other experts")
+def test_more_images_are_suggested_for_the_same_zoo(ran, zoo):
+    _, out, _ = ran("--scores", "lfc", "--only", "ash", "birch", "--per-class", "2")
+    command = typed_next(out)
+    assert command[0] == "rank"
+    assert zoo in command
+
+
+@pytest.mark.parametrize(
+    ("tied", "available", "start"), [(2, 100, "Next, to tell them apart"), (2, 20, "Next, to see what it is"), (1, 100, "Next, to see what it is")]
+)
+def test_more_images_are_suggested_only_when_they_could_help(tied, available, start):
+    row = ExpertScores(1, "ash", None, None, 1, {}, {})
+    ranking = Ranking({"images": 20, "per_class": 5}, ("lfc",), (row,), tied=tied)
+    assert next_command(ranking, "folder:my photos", available).startswith(start)
+
+
+@pytest.mark.xfail(strict=True, reason="rich takes words in brackets for styles and drops them")
+def test_names_in_brackets_are_shown_as_they_are(ran, zoo, tmp_path):
+    import shutil
+
+    other = shutil.copytree(zoo, tmp_path / "other")
+    (other / "ash").rename(other / "ash[old]")
+    assert "ash[old]" in ran("--scores", "random", zoos=(str(other),))[1]
