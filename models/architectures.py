@@ -14,6 +14,7 @@ from ntk_select.expert import Expert, LastConv, Taps
 
 from .alexnet import AlexNet
 from .densenet import DenseNet
+from .layers import STEMS
 from .resnet import BasicBlock, Bottleneck, ResNet
 
 ARCHITECTURES = {
@@ -34,6 +35,25 @@ ARCHITECTURES = {
 }
 
 
+def _is_size(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _are_sizes(value) -> bool:
+    return isinstance(value, tuple) and len(value) > 0 and all(map(_is_size, value))
+
+
+SETTINGS = {
+    "stage_sizes": _are_sizes,
+    "block_sizes": _are_sizes,
+    "widths": _are_sizes,
+    **{key: _is_size for key in ("width", "base_width", "growth", "initial", "bottleneck", "hidden")},
+    "block": lambda value: value in (BasicBlock, Bottleneck),
+    "stem": lambda value: value in STEMS,
+}
+"""What a card or a caller may set beyond the number of classes, and what is allowed."""
+
+
 def build(architecture: str, *, num_classes: int, **config) -> nn.Module:
     """The Flax module of an architecture.
 
@@ -43,10 +63,18 @@ def build(architecture: str, *, num_classes: int, **config) -> nn.Module:
     if architecture not in ARCHITECTURES:
         raise ModelError(f"Architecture {architecture!r} is unknown.{did_you_mean(architecture, ARCHITECTURES)}")
     config = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
+    for key, value in config.items():
+        if key not in SETTINGS:
+            raise ModelError(f"Architecture {architecture!r} does not take {config}.{did_you_mean(key, SETTINGS)}")
+        if not SETTINGS[key](value):
+            raise ModelError(f"Architecture {architecture!r} does not take {key}={value!r}.")
     try:
-        return ARCHITECTURES[architecture](num_classes=num_classes, **config)
+        module = ARCHITECTURES[architecture](num_classes=num_classes, **config)
     except TypeError as error:
         raise ModelError(f"Architecture {architecture!r} does not take {config}: {error}") from error
+    if getattr(module, "widths", None) and len(module.widths) != len(module.stage_sizes):
+        raise ModelError(f"Architecture {architecture!r}: widths={module.widths} must name one width for each of stage_sizes={module.stage_sizes}.")
+    return module
 
 
 def initialise(module: nn.Module, key: jax.Array, size: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .layers import batch_norm, conv, global_average_pool, max_pool
+from .layers import batch_norm, conv, global_average_pool, stem
 
 
 class DenseLayer(nn.Module):
@@ -47,7 +47,7 @@ class DenseNet(nn.Module):
       num_classes: outputs of the head.
       initial: channels of the stem.
       bottleneck: channels of the 1x1 convolutions, in multiples of `growth`.
-      stem: "imagenet" (7x7, stride 2, then max pooling), "small" (3x3) or "small_strided" (4x4, stride 2).
+      stem: one of `layers.STEMS`.
     """
 
     block_sizes: Sequence[int]
@@ -79,15 +79,7 @@ class DenseNet(nn.Module):
 
     @nn.compact
     def __call__(self, x, *, train: bool = False):
-        if self.stem == "imagenet":
-            x = conv(self.initial, 7, stride=2, padding=3, name="conv0")(x)
-        elif self.stem == "small":
-            x = conv(self.initial, 3, padding=1, name="conv0")(x)
-        else:
-            x = conv(self.initial, 4, stride=2, padding=1, name="conv0")(x)
-        x = jax.nn.relu(batch_norm(train, "norm0")(x))
-        if self.stem == "imagenet":
-            x = max_pool(x, 3, stride=2, padding=1)
+        x = stem(x, self.stem, self.initial, train=train, conv_name="conv0", norm_name="norm0")
         for block, layers in enumerate(self.block_sizes, start=1):
             if block > 1:
                 x = Transition(name=f"transition{block - 1}")(x, train=train)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
-from .layers import batch_norm, conv, global_average_pool, max_pool
+from .layers import batch_norm, conv, global_average_pool, stem
 
 
 class BasicBlock(nn.Module):
@@ -76,7 +76,7 @@ class ResNet(nn.Module):
       num_classes: outputs of the head.
       width: channels of the first stage; each stage doubles them, unless `widths` names them one by one.
       base_width: width of a bottleneck's inner convolutions when `width` is 64 (128 in a Wide ResNet-50-2).
-      stem: "imagenet" (7x7, stride 2, then max pooling), "small" (3x3) or "small_strided" (4x4, stride 2).
+      stem: one of `layers.STEMS`.
     """
 
     stage_sizes: Sequence[int]
@@ -108,15 +108,7 @@ class ResNet(nn.Module):
     @nn.compact
     def __call__(self, x, *, train: bool = False):
         planes = self.planes
-        if self.stem == "imagenet":
-            x = conv(planes[0], 7, stride=2, padding=3, name="conv1")(x)
-        elif self.stem == "small":
-            x = conv(planes[0], 3, padding=1, name="conv1")(x)
-        else:
-            x = conv(planes[0], 4, stride=2, padding=1, name="conv1")(x)
-        x = jax.nn.relu(batch_norm(train, "bn1")(x))
-        if self.stem == "imagenet":
-            x = max_pool(x, 3, stride=2, padding=1)
+        x = stem(x, self.stem, planes[0], train=train, conv_name="conv1", norm_name="bn1")
         for stage, blocks in enumerate(self.stage_sizes):
             for index in range(blocks):
                 x = self.block(

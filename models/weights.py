@@ -35,13 +35,17 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten`."""
+    """The inverse of `flatten`. Raises ModelError when a name is that of a tensor and of a group."""
     tree: dict[str, Any] = {}
     for name, value in flat.items():
         *parents, leaf = name.split("/")
         node = tree
         for key in parents:
             node = node.setdefault(key, {})
+            if not isinstance(node, dict):
+                raise ModelError(f"The name {name!r} lies inside the tensor {key!r}.")
+        if leaf in node:
+            raise ModelError(f"The name {name!r} is that of a tensor and of a group of tensors.")
         node[leaf] = value
     return tree
 
@@ -74,6 +78,8 @@ def read_weights(path: Path, *, sha256: str | None = None) -> dict[str, Any]:
         flat = load(content)
     except SafetensorError as error:
         raise ModelError(f"Weights {path} are not a sound safetensors file ({error}). Fetch or convert them again.") from error
+    except KeyError as error:
+        raise ModelError(f"Weights {path} hold tensors of type {error}; params of an expert are float32. Convert them again.") from error
     broken = [name for name, value in flat.items() if not np.isfinite(value).all()]
     if broken:
         raise ModelError(f"Weights {path} hold NaN or infinity in {', '.join(broken[:5])}{' ...' if len(broken) > 5 else ''}.")

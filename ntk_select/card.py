@@ -60,8 +60,8 @@ class Card:
           ModelError: not JSON, or a field is missing, unknown or of the wrong type.
         """
         try:
-            record = json.loads(text)
-        except json.JSONDecodeError as error:
+            record = json.loads(text, parse_constant=_refuse_constant)
+        except ValueError as error:
             raise ModelError(
                 f"{where} is not valid JSON ({error}). Make the card anew with: ntk-select zoo convert CHECKPOINT --arch NAME"
             ) from error
@@ -74,14 +74,10 @@ class Card:
             if key not in known:
                 raise ModelError(f"{where} has the unknown field {key!r}.{did_you_mean(key, known)}")
         try:
-            for key in ("name", "architecture", "source", "sha256"):
-                if not isinstance(record[key], str):
-                    raise TypeError(f"{key} must be text, not {record[key]!r}")
-            if not isinstance(record["num_classes"], int) or record["num_classes"] < 1:
-                raise TypeError(f"num_classes must be a whole number above 0, not {record['num_classes']!r}")
-            accuracy = record.get("test_accuracy")
-            if accuracy is not None and not 0 <= accuracy <= 1:
-                raise TypeError(f"test_accuracy must lie in 0..1, not {accuracy!r}")
+            for key, (check, what) in _FIELDS.items():
+                optional = key not in ("name", "architecture", "source", "sha256", "num_classes", "preprocess")
+                if (key in record or not optional) and not check(record[key]):
+                    raise TypeError(f"{key} must {what}, not {record[key]!r}")
             record["preprocess"] = Preprocess(**record["preprocess"])
             for key in ("class_names", "class_counts"):
                 record[key] = tuple(record.get(key, ()))
@@ -90,3 +86,38 @@ class Card:
             raise ModelError(f"{where} lacks the field {error}.") from error
         except (TypeError, ValueError) as error:
             raise ModelError(f"{where}: {error}") from error
+
+
+def _refuse_constant(name: str):
+    raise ValueError(f"{name} is no number in JSON")
+
+
+def _is_text(value) -> bool:
+    return isinstance(value, str)
+
+
+def _is_count(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _list_of(check):
+    return lambda value: isinstance(value, list) and all(map(check, value))
+
+
+def _or_null(check):
+    return lambda value: value is None or check(value)
+
+
+_FIELDS = {
+    **{key: (_is_text, "be text") for key in ("name", "architecture", "source", "sha256")},
+    **{key: (_or_null(_is_text), "be text or null") for key in ("initialised_from", "licence", "origin")},
+    "num_classes": (lambda value: _is_count(value) and value > 0, "be a whole number above 0"),
+    **{key: (_or_null(_is_count), "be a whole number or null") for key in ("num_images", "num_parameters")},
+    "test_accuracy": (_or_null(lambda value: isinstance(value, int | float) and 0 <= value <= 1), "lie in 0..1"),
+    "preprocess": (lambda value: isinstance(value, dict), "be an object"),
+    "config": (lambda value: isinstance(value, dict) and "num_classes" not in value, "be an object without num_classes"),
+    "training": (lambda value: isinstance(value, dict), "be an object"),
+    "class_names": (_list_of(_is_text), "be a list of texts"),
+    "class_counts": (_list_of(_is_count), "be a list of whole numbers"),
+}
+"""What each field of a card must be, and how that is said."""

@@ -111,4 +111,6 @@ def leaf_at(params, path: tuple[str, ...], purpose: str):
             keys = ", ".join(map(str, node)) if isinstance(node, Mapping) else "(an array)"
             raise ModelError(f"The {purpose} is {'/'.join(path)!r}, but params has no {'/'.join(path[: depth + 1])!r}. There is: {keys}.")
         node = node[key]
+    if isinstance(node, Mapping):
+        raise ModelError(f"The {purpose} is {'/'.join(path)!r}, a group of parameters. Name one of its arrays: {', '.join(map(str, node))}.")
     return node

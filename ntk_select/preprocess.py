@@ -1,5 +1,6 @@
 """How does an image become the input of an expert?"""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -34,9 +35,13 @@ class Preprocess:
     def __post_init__(self):
         object.__setattr__(self, "mean", tuple(float(m) for m in self.mean))
         object.__setattr__(self, "std", tuple(float(s) for s in self.std))
-        if self.size < 1 or (self.resize is not None and self.resize < self.size):
-            raise ConfigError(f"Preprocess: size={self.size}, resize={self.resize}; size must be at least 1 and resize, if given, at least size.")
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        whole = isinstance(self.size, int) and isinstance(self.resize, int | None)
+        if not whole or self.size < 1 or (self.resize is not None and self.resize < self.size):
+            raise ConfigError(
+                f"Preprocess: size={self.size!r}, resize={self.resize!r}; size must be a whole number of at least 1 and resize, if given, at least size."
+            )
+        finite = all(map(math.isfinite, (*self.mean, *self.std)))
+        if len(self.mean) != 3 or len(self.std) != 3 or not finite or min(self.std) <= 0:
             raise ConfigError(f"Preprocess: mean={self.mean}, std={self.std}; both need three numbers, std above 0.")
         if self.interpolation not in INTERPOLATIONS:
             raise ConfigError(f"Preprocess: interpolation {self.interpolation!r} is unknown.{did_you_mean(self.interpolation, INTERPOLATIONS)}")
@@ -63,7 +68,7 @@ class Preprocess:
         image = np.asarray(image)
         if image.ndim == 3 and image.shape[-1] == 1:
             image = image[..., 0]
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[-1] != 3):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[-1] != 3) or image.size == 0:
             raise DataError(f"An image has type {image.dtype} and shape {image.shape}; allowed is uint8 with (h, w), (h, w, 1) or (h, w, 3).")
         height, width = image.shape[:2]
         if self.resize is None:

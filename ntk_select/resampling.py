@@ -17,10 +17,13 @@ Z95 = 1.959963984540054
 def half_samples(labels: Int[np.ndarray, " n"], *, draws: int, seed: int) -> list[np.ndarray]:
     """Index sets with half of each class; of an odd class the spare image is kept every other time at random.
 
-    A class with one image is always kept, since dropping it would change the number of classes.
+    A class with one image is always kept, since dropping it would change the number of classes. When every class has
+    one image there are no half-samples, and the list is empty.
     """
     rng = np.random.default_rng([seed, 0x4A1F])
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    if max(map(len, members)) == 1:
+        return []
     return [np.sort(np.concatenate([rng.permutation(m)[: max(1, (len(m) + int(rng.integers(2))) // 2)] for m in members])) for _ in range(draws)]
 
 

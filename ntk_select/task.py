@@ -120,12 +120,14 @@ def probe_sample(task: Task, *, per_class: int = 25, seed: int = 0) -> ProbeSamp
     classes. Decodes only the images that were drawn.
 
     Raises:
-      TaskError: `per_class` is below 1.
+      TaskError: `per_class` is below 1, or `seed` below 0.
 
     Reference: Deshpande et al. 2021, section 5 (25 images per class).
     """
     if per_class < 1:
         raise TaskError(f"per_class is {per_class}; it must be at least 1 (the paper uses 25).")
+    if seed < 0:
+        raise TaskError(f"seed is {seed}; it must be 0 or above.")
     drawn = []
     for label in np.unique(task.labels):
         members = np.flatnonzero(task.labels == label)

@@ -103,9 +103,7 @@ def main(
     else:
         experts = [random_expert(name, size) for name in arch] or [ZOO["cifar10-resnet_small"](), ZOO["cifar10-densenet_small"]()]
         loaded = load_task(task)
-        rows = [
-            {"expert": expert.name, **measure(expert, loaded, per_class=per_class, repeats=repeats, batch_size=batch_size)} for expert in experts
-        ]
+        rows = [{"expert": expert.name, **measure(expert, loaded, per_class=per_class, repeats=repeats, batch_size=batch_size)} for expert in experts]
     table = Table()
     for column in rows[0]:
         table.add_column(column)

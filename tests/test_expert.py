@@ -49,9 +49,7 @@ def test_params_need_not_be_a_mapping_when_nothing_is_named_in_them():
             "The last_conv of expert 'e' is 'block/conv3/kernel', but params has no 'block/conv3'. There is: conv",
         ),
         ({"last_conv": LastConv(("fc", "kernel", "deeper"))}, r"params has no 'fc/kernel/deeper'. There is: \(an array\)"),
-        pytest.param(
-            {"last_conv": ("block", "conv")}, "block/conv", marks=pytest.mark.xfail(strict=True, reason="a group of parameters passes as a kernel")
-        ),
+        pytest.param({"last_conv": ("block", "conv")}, "block/conv"),
     ],
 )
 def test_names_that_lead_nowhere_are_refused_with_those_that_exist(options, message):

@@ -165,7 +165,6 @@ def test_less_than_one_image_a_class_is_refused(per_class):
         probe_sample(task_with(LABELS), per_class=per_class)
 
 
-@pytest.mark.xfail(strict=True, reason="NumPy's ValueError about seeds comes through as it is")
 def test_a_negative_seed_is_refused_in_words():
     with pytest.raises(TaskError, match="seed"):
         probe_sample(task_with(LABELS), seed=-1)

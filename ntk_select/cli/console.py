@@ -1,6 +1,8 @@
 """How do commands talk? Results go to standard output, progress and remarks to standard error."""
 
 import json
+import os
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 
 def out() -> Console:
@@ -29,18 +32,40 @@ def print_json(value: Any) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
     """A table for people; columns named in `right` are numbers."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=Text(title), title_justify="left", title_style="bold")
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # as Text: names in brackets are no markup
     out().print(table)
 
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Any]:
     """A progress(done, total, name) callback that draws a bar on standard error."""
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False),
+    )
     with Progress(*columns, console=remarks(), transient=True) as bar:
         task = bar.add_task("", total=None)
         yield lambda done, total, name: bar.update(task, completed=done, total=total, description=name)
+
+
+def split(values: Sequence[str]) -> list[str]:
+    """Both `--scores lfc lgc` and `--scores lfc,lgc` are understood; a path with a comma that exists stays whole."""
+    return [part for value in values for part in ([value] if os.path.exists(value) else value.split(",")) if part]
+
+
+def command(*words: str) -> str:
+    """A command to type, quoted for the shell."""
+    return shlex.join(("ntk-select", *words))
+
+
+def zoo_option(zoo: Sequence[str]) -> list[str]:
+    """The words that name the same zoo again; none for the built-in one."""
+    return [] if split(zoo) == ["builtin"] else ["--zoo", *split(zoo)]

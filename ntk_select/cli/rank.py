@@ -1,7 +1,7 @@
 """`ntk-select rank`: which experts of a zoo are worth fine-tuning on a task?"""
 
-import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 from rich.text import Text
 
-from ntk_select.cli.console import out, print_json, print_table, progress_bar, remarks
+from ntk_select.cli.console import command, out, print_json, print_table, progress_bar, remarks, split, zoo_option
 from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.plugins import builtin
 from ntk_select.scores import ScoreResult
@@ -48,17 +48,17 @@ class Rank:
         if self.out is not None:
             _check_writable(self.out)
         task = builtin("load_task")(self.task)
-        experts = _chosen(builtin("open_zoo")(_split(self.zoo)), _split(self.only))
+        experts = _chosen(builtin("open_zoo")(split(self.zoo)), split(self.only))
         with progress_bar("ranking") as progress:
             ranking = rank(
-                experts, task, _split(self.scores), self.per_class, self.seed, draws=self.draws, batch_size=self.batch_size, progress=progress
+                experts, task, split(self.scores), self.per_class, self.seed, draws=self.draws, batch_size=self.batch_size, progress=progress
             )
         saved = ranking.save(self.out) if self.out is not None else []
         if self.json:
             print_json(ranking.to_dict())
         else:
             print_ranking(ranking, time.perf_counter() - began)
-            out().print(Text(next_command(ranking, self.task, len(task.labels))))
+            out().print(Text(next_command(ranking, self.task, len(task.labels), self.zoo)))
         for path in saved:
             remarks().print(f"wrote {path}", markup=False)
         for failure in ranking.failures if self.json else ():
@@ -73,7 +73,7 @@ def print_ranking(ranking, seconds: float) -> None:
     def cell(outcome) -> str:
         if not isinstance(outcome, ScoreResult):
             return "unavailable"
-        return f"{outcome.value:.4f}" if outcome.low is None else f"{outcome.value:.4f} [{outcome.low:.3f}, {outcome.high:.3f}]".replace("[", r"\[")
+        return f"{outcome.value:.4f}" if outcome.low is None else f"{outcome.value:.4f} [{outcome.low:.3f}, {outcome.high:.3f}]"
 
     rows = [
         [
@@ -96,28 +96,18 @@ def print_ranking(ranking, seconds: float) -> None:
     for warning in record["warnings"]:
         console.print(Text(f"Note: {warning}"))
     console.print(Text(ranking.judgement, style="bold"))
-    console.print(f"{len(ranking.experts)} experts in {seconds:.1f} s.")
+    console.print(f"{len(ranking.experts)} scored, {len(ranking.failures)} failed, in {seconds:.1f} s.")
 
 
-def next_command(ranking, uri: str, available: int) -> str:
+def next_command(ranking, uri: str, available: int, zoo: Sequence[str] = ("builtin",)) -> str:
     """What to type next: more images when the first ones are tied and there are more, otherwise a look at the best."""
     record = ranking.task
     if ranking.best is None:
-        return "Next: ntk-select zoo verify"
+        return "Next: " + command("zoo", "verify", *zoo_option(zoo))
     if ranking.tied > 1 and available > record["images"]:
-        return f"Next, to tell them apart with more images: ntk-select rank --task {_quoted(uri)} --per-class {4 * record['per_class']}"
-    return f"Next, to see what it is: ntk-select zoo show {ranking.best}"
-
-
-def _quoted(text: str) -> str:
-    import shlex
-
-    return shlex.quote(text)
-
-
-def _split(values: tuple[str, ...]) -> list[str]:
-    """Both `--scores lfc lgc` and `--scores lfc,lgc` are understood; a path with a comma that exists stays whole."""
-    return [part for value in values for part in ([value] if os.path.exists(value) else value.split(",")) if part]
+        more = command("rank", "--task", uri, "--per-class", str(4 * record["per_class"]), *zoo_option(zoo))
+        return f"Next, to tell them apart with more images: {more}"
+    return "Next, to see what it is: " + command("zoo", "show", ranking.best, *zoo_option(zoo))
 
 
 def _chosen(experts: dict[str, Any], only: list[str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 from rich.text import Text
 
-from ntk_select.cli.console import out, print_json, print_table, progress_bar, remarks
+from ntk_select.cli.console import command, out, print_json, print_table, progress_bar, remarks, split
 from ntk_select.errors import ModelError, NtkSelectError, did_you_mean
 from ntk_select.plugins import builtin
 
@@ -37,7 +37,7 @@ class ZooList:
 
     def run(self) -> int:
         """Prints one line an expert."""
-        experts, rows, failed = builtin("open_zoo")(self.zoo), {}, {}
+        experts, rows, failed = builtin("open_zoo")(split(self.zoo)), {}, {}
         for name, load in experts.items():
             try:
                 rows[name] = _card(load)
@@ -80,7 +80,7 @@ class ZooShow:
 
     def run(self) -> int:
         """Prints the card."""
-        experts = builtin("open_zoo")(self.zoo)
+        experts = builtin("open_zoo")(split(self.zoo))
         if self.name not in experts:
             raise ModelError(f"There is no expert {self.name!r} in the zoo.{did_you_mean(self.name, experts)}")
         card = _plain(_card(experts[self.name]))
@@ -106,7 +106,7 @@ class ZooVerify:
 
     def run(self) -> int:
         """Prints what is wrong. Returns 1 if anything is."""
-        experts, outcome = builtin("open_zoo")(self.zoo), {}
+        experts, outcome = builtin("open_zoo")(split(self.zoo)), {}
         with progress_bar("verifying") as progress:
             for done, (name, load) in enumerate(experts.items()):
                 progress(done, len(experts), name)
@@ -147,7 +147,7 @@ class ZooConvert:
     def run(self) -> int:
         """Converts and says what to type next."""
         name = self.name or _default_name(self.checkpoint)
-        if Path(name).name != name:
+        if Path(name).name != name or name == "..":
             raise ModelError(f"--name {name!r} must be the name of a folder in --out, without separators.")
         card = builtin("convert_checkpoint")(
             self.checkpoint, architecture=self.arch, name=name, out=self.out / name, source=self.source, licence=self.licence
@@ -156,7 +156,7 @@ class ZooConvert:
             print_json(_plain(card))
         else:
             out().print(Text(f"{card.name}: {card.architecture}, {card.num_parameters:,} parameters, {card.num_classes} classes, in {self.out}"))
-            out().print(Text(f"Next: ntk-select rank --task folder:my_images --zoo {self.out}"))
+            out().print(Text("Next: " + command("rank", "--task", "folder:my_images", "--zoo", str(self.out))))
         return 0
 
 

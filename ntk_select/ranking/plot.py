@@ -1,6 +1,7 @@
 """A ranking as a figure: every expert's scores with their intervals."""
 
 import io
+import warnings
 
 from ntk_select.errors import missing
 from ntk_select.scores import ScoreResult
@@ -33,9 +34,17 @@ def figure_bytes(ranking, file_format: str) -> bytes:
         axis.grid(axis="x", color="0.9")
         axis.spines[["top", "right", "left"]].set_visible(False)
         axis.tick_params(axis="y", length=0)
-    axes[0].set_yticks(range(len(experts)), [f"{expert.name}  {expert.rank}" for expert in experts])
-    axes[0].set_ylim(len(experts) - 0.5, -0.5)
-    figure.suptitle(f"{ranking.task['name']}: {ranking.judgement}", fontsize=10)
+    axes[0].set_yticks(range(len(experts)), [f"{_literal(expert.name)}  {expert.rank}" for expert in experts])
+    axes[0].set_ylim(max(len(experts), 1) - 0.5, -0.5)
+    figure.suptitle(_literal(f"{ranking.task['name']}: {ranking.judgement}"), fontsize=10)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=file_format, dpi=150, metadata={"Date": None} if file_format in ("svg",) else None)
+    with warnings.catch_warnings():
+        # Names may be in any script; a letter that the font lacks becomes a box.
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        figure.savefig(buffer, format=file_format, dpi=150, metadata={"Date": None} if file_format == "svg" else None)
     return buffer.getvalue()
+
+
+def _literal(text: str) -> str:
+    """Text in which matplotlib sees no formula."""
+    return text.replace("$", r"\$")

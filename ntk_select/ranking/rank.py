@@ -62,7 +62,7 @@ def rank(
         raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
     loaders = _loaders(experts)
     sample = probe_sample(task, per_class=per_class, seed=seed)
-    halves = half_samples(sample.labels, draws=draws, seed=seed) if draws else []
+    halves = half_samples(sample.labels, draws=draws, seed=seed)
     scorer = _Scorer(sample, scores, halves, seed, batch_size)
 
     rows, half_values, failures = [], {}, []
@@ -89,7 +89,7 @@ def rank(
         experts=tuple(rows),
         failures=tuple(failures),
         tied=tied,
-        judgement=_judgement(rows, tied, scores[0], len(sample), bool(halves)),
+        judgement=_judgement(rows, tied, scores[0], len(sample), draws, bool(halves)),
         versions={package: version(package) for package in ("jax", "numpy")} | {"device": jax.devices()[0].platform},
     )
 
@@ -144,15 +144,7 @@ class _Scorer:
                 inputs["features"] = None if passes.features is None else np.asarray(passes.features)
             if "gradient_kernel" in self.needs:
                 with _timed(seconds, "kernel"):
-                    outputs = "features" if expert.head is None and (expert.features_fn or pooled) else "trace"
-                    try:
-                        inputs["gradient_kernel"] = (
-                            pooled_kernel(expert, passes, outputs)
-                            if pooled
-                            else gradient_kernel(expert, x, outputs=outputs, batch_size=self.batch_size)
-                        )
-                    except ModelError as error:
-                        reasons["gradient_kernel"] = str(error)
+                    inputs["gradient_kernel"], reasons["gradient_kernel"] = self._gradient_kernel(expert, x, passes, pooled)
         with _timed(seconds, "scores"):
             outcomes = {score: _explained(SCORES[score], SCORES[score](**inputs), reasons) for score in self.scores}
             values = {score: self._on_halves(SCORES[score], inputs) for score in self.scores if isinstance(outcomes[score], ScoreResult)}
@@ -163,6 +155,18 @@ class _Scorer:
         card = expert.card
         row = ExpertScores(0, name, card and card.source, card and card.architecture, expert.num_params, outcomes, seconds)
         return row, values
+
+    def _gradient_kernel(self, expert: Expert, x, passes, pooled: bool) -> tuple[np.ndarray | None, str]:
+        """The kernel, or None and why there is none. An expert without a head is differentiated at its pre-logits."""
+        outputs = "features" if expert.head is None and passes.features is not None else "trace"
+        try:
+            if pooled:
+                kernel = pooled_kernel(expert, passes, outputs)
+            else:
+                kernel = gradient_kernel(expert, x, outputs=outputs, batch_size=self.batch_size)
+        except NtkSelectError as error:
+            return None, str(error)
+        return (kernel, "") if np.isfinite(kernel).all() else (None, "The gradients hold NaN or infinity.")
 
     def _network_inputs(self, expert: Expert) -> np.ndarray:
         preprocess = expert.preprocess
@@ -193,7 +197,7 @@ def _taken(inputs: dict[str, Any], rows: np.ndarray) -> dict[str, np.ndarray]:
 
 def _explained(score: Score, outcome, reasons: dict[str, str]):
     """Says why an input is absent, where that is known."""
-    known = [reasons[name] for name in score.needs if name in reasons]
+    known = [reasons[name] for name in score.needs if reasons.get(name)]
     return Unavailable(known[0]) if known and isinstance(outcome, Unavailable) else outcome
 
 
@@ -230,19 +234,22 @@ def _tied(rows: list[ExpertScores], half_values: dict[str, dict[str, np.ndarray]
     return tied
 
 
-def _judgement(rows: list[ExpertScores], tied: int, deciding: str, images: int, intervals: bool) -> str:
+def _judgement(rows: list[ExpertScores], tied: int, deciding: str, images: int, draws: int, intervals: bool) -> str:
     if tied == 0:
         return f"No expert could be given the score {deciding}."
-    best = rows[0].name
+    best, scored = rows[0].name, sum(isinstance(row.scores[deciding], ScoreResult) for row in rows)
     if not SCORES[deciding].resampled:
         return f"{best} comes first by {deciding}, which says nothing about the task."
-    if not intervals:
+    if draws == 0:
         return f"{best} comes first by {deciding}; without draws nothing can be said of how surely."
-    if len(rows) == 1:
-        return f"{best} is the only expert; there is nothing to compare."
+    if not intervals:
+        return f"{best} comes first by {deciding}; one image a class is too few to say how surely."
+    if scored == 1:
+        return f"{best} is the only expert{'' if len(rows) == 1 else f' with the score {deciding}'}; there is nothing to compare."
     if tied == 1:
-        return f"{best} is ahead of all others by {deciding} on these {images} images (95 %)."
-    if tied == len(rows):
+        others = "all others" if scored == len(rows) else f"the {scored - 1} others that have the score"
+        return f"{best} is ahead of {others} by {deciding} on these {images} images (95 %)."
+    if tied == scored:
         return f"No expert can be told from the best by {deciding} on these {images} images (95 %)."
     return f"1 to {tied} cannot be told apart by {deciding} on these {images} images (95 %)."
 

@@ -66,7 +66,6 @@ def test_a_task_that_is_not_there_is_one_sentence_and_status_2(capsys, uri, mess
     assert "Traceback" not in captured.err
 
 
-@pytest.mark.xfail(strict=True, reason="the path is not quoted, as `rank` quotes it")
 def test_what_is_said_to_type_next_is_quoted_for_the_shell(capsys, npz):
     uri = npz()
     main(["tasks", "show", uri])
@@ -75,7 +74,6 @@ def test_what_is_said_to_type_next_is_quoted_for_the_shell(capsys, npz):
 
 
 @pytest.mark.parametrize("name", ["a[b]", "[/b]"])
-@pytest.mark.xfail(strict=True, reason="rich takes words in brackets for styles: it drops them, or raises MarkupError on a closing one")
 def test_class_names_in_brackets_are_shown_as_they_are(capsys, npz, name):
     assert main(["tasks", "show", npz(("plain", name))]) == 0
     assert name in capsys.readouterr().out

@@ -165,15 +165,9 @@ def test_preprocessing_that_is_given_wins():
         ("resnet19", {}, "Architecture 'resnet19' is unknown. Did you mean .*'resnet18'.*Allowed: alexnet"),
         ("resnet18", {"depth": 3}, "Architecture 'resnet18' does not take {'depth': 3}"),
         ("alexnet", {"growth": 3}, "Architecture 'alexnet' does not take"),
-        pytest.param(
-            "resnet18", {"stem": "nonsense"}, "stem", marks=pytest.mark.xfail(strict=True, reason="any other word is taken for small_strided")
-        ),
-        pytest.param(
-            "densenet121", {"stem": "nonsense"}, "stem", marks=pytest.mark.xfail(strict=True, reason="any other word is taken for small_strided")
-        ),
-        pytest.param(
-            "resnet18", {"widths": [4]}, "widths", marks=pytest.mark.xfail(strict=True, reason="one width for four stages is an IndexError later")
-        ),
+        pytest.param("resnet18", {"stem": "nonsense"}, "stem"),
+        pytest.param("densenet121", {"stem": "nonsense"}, "stem"),
+        pytest.param("resnet18", {"widths": [4]}, "widths"),
     ],
 )
 def test_what_cannot_be_built_is_refused(name, config, message):

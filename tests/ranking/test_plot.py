@@ -57,16 +57,13 @@ def test_the_same_ranking_gives_the_same_picture():
     assert figure_bytes(RANKING, "png") == figure_bytes(RANKING, "png")
 
 
-@pytest.mark.xfail(strict=True, reason="matplotlib warns of an axis without height")
 def test_a_ranking_in_which_every_expert_failed_has_an_empty_figure():
     assert figure_bytes(replace(RANKING, experts=(), tied=0), "png")
 
 
-@pytest.mark.xfail(strict=True, reason="matplotlib reads text between dollars as a formula")
 def test_a_name_with_dollars_is_no_formula():
     assert "a$^$b  1" in texts(named("a$^$b"))
 
 
-@pytest.mark.xfail(strict=True, reason="matplotlib warns of letters that its font lacks")
 def test_a_name_in_letters_that_the_font_lacks_draws_no_warning():
     assert figure_bytes(named("猫"), "png")
