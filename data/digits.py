@@ -24,7 +24,7 @@ def load_digits(argument: str = "") -> Task:
     try:
         from sklearn import datasets
     except ImportError as error:
-        raise missing("scikit-learn", "The task digits", "digits") from error
+        raise missing("scikit-learn", "The task digits") from error
     bunch = datasets.load_digits()
     images, labels = np.round(bunch.images * (255 / 16)).astype(np.uint8), bunch.target
     train = stratified_train(labels, TRAIN_SIZE)

@@ -55,6 +55,7 @@ def convert_checkpoint(
     source: str = "unknown",
     preprocess: Preprocess | None = None,
     licence: str | None = None,
+    replace_existing: bool = False,
 ) -> Card:
     """Writes a checkpoint as an expert, `model.safetensors` and `card.json`, into the folder `out`; returns its card.
 
@@ -62,13 +63,14 @@ def convert_checkpoint(
       checkpoint: a `.safetensors`, `.pth`, `.pt`, `.bin` or `.tar` file, or `hf-hub:org/name[@revision]`.
       architecture: name in `ARCHITECTURES`; timm's tag after the dot is dropped. A model of the hub says its own.
       name: of the expert; that of the file or of the hub's model when None.
-      out: the expert's own folder. An expert that is there already is replaced.
+      out: the expert's own folder.
       source: data set that the network was trained on.
       preprocess: how the input is made. None: as the hub's configuration says, or ImageNet's usual 224 pixels from 256.
       licence: terms of the weights. None: as the hub's configuration says.
+      replace_existing: write over what is at `out`.
 
     Raises:
-      ModelError: the checkpoint cannot be read, does not fit the architecture, or the folder cannot be written.
+      ModelError: the checkpoint cannot be read, does not fit the architecture, or the folder cannot be written or is there already.
       MissingDependencyError: torch (for a `.pth`) or huggingface_hub (for `hf-hub:`) is not installed.
     """
     checkpoint = str(checkpoint)
@@ -106,7 +108,7 @@ def convert_checkpoint(
         training={"converted_from": {"file": path.name, "sha256": _sha256(path)}},
     )
     try:
-        return write_expert(Path(out), variables, card)
+        return write_expert(Path(out), variables, card, replace_existing=replace_existing)
     except OSError as error:
         raise ModelError(f"The expert cannot be written to {out}: {error.strerror}.") from error
 
@@ -149,7 +151,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     try:
         import torch
     except ImportError as error:
-        raise missing("torch", f"Reading {path.name}", "torch") from error
+        raise missing("torch", f"Reading {path.name}") from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # A damaged or hostile file makes torch.load raise nearly anything.

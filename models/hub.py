@@ -85,7 +85,7 @@ class HubModel:
             )
         except (TypeError, ValueError, ArithmeticError, ConfigError) as error:
             raise ModelError(
-                f"{self.where}: {error}. Say how the input is made: convert_checkpoint(..., preprocess=Preprocess(size=224, resize=256))"
+                f"{self.where}: {error}. Say how the input is made: --size 224 --resize 256 --interpolation bicubic, or preprocess=Preprocess(...) in Python"
             ) from error
 
     def weights(self) -> Path:
@@ -128,7 +128,7 @@ def _download(repo: str, revision: str | None, file: str) -> Path | None:
         import huggingface_hub
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
     except ImportError as error:
-        raise missing("huggingface-hub", f"Fetching {PREFIX}{repo}", "hub") from error
+        raise missing("huggingface-hub", f"Fetching {PREFIX}{repo}") from error
     name = f"{PREFIX}{repo}{f'@{revision}' if revision else ''}"
     try:
         return Path(huggingface_hub.hf_hub_download(repo, file, revision=revision))

@@ -10,6 +10,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
+from ntk_select.errors import ModelError
+
 CONV_INIT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
@@ -67,5 +69,9 @@ def adaptive_average_pool(x, bins: int):
 
     The same windows as torch.nn.AdaptiveAvgPool2d: floor(i * size / bins) up to ceil((i + 1) * size / bins).
     """
+    if 0 in x.shape[1:3]:
+        raise ModelError(
+            f"Nothing is left of the image before the adaptive pooling (maps of {x.shape[1:3]}); the input is too small for this network."
+        )
     rows, columns = (jnp.asarray(_averaging_matrix(size, bins), x.dtype) for size in x.shape[1:3])
     return jnp.einsum("ah,bw,nhwc->nabc", rows, columns, x, precision="highest")

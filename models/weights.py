@@ -6,6 +6,8 @@ beside them under "source/" (class means of the pre-logits). Nothing is ever unp
 """
 
 import hashlib
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -80,16 +82,37 @@ def read_weights(path: Path, *, sha256: str | None = None) -> dict[str, Any]:
         raise ModelError(f"Weights {path} are not a sound safetensors file ({error}). Fetch or convert them again.") from error
     except KeyError as error:
         raise ModelError(f"Weights {path} hold tensors of type {error}; params of an expert are float32. Convert them again.") from error
-    broken = [name for name, value in flat.items() if not np.isfinite(value).all()]
+    broken = [name for name, value in sorted(flat.items()) if not np.isfinite(value).all()]
     if broken:
         raise ModelError(f"Weights {path} hold NaN or infinity in {', '.join(broken[:5])}{' ...' if len(broken) > 5 else ''}.")
-    return unflatten(flat)
+    try:
+        return unflatten(flat)
+    except ModelError as error:
+        raise ModelError(f"Weights {path}: {error}") from error
 
 
-def write_expert(folder: Path, variables: Mapping[str, Any], card: Card) -> Card:
-    """Writes weights and card; the card last, so that a folder with a card is whole. Returns the card with its sha256."""
+def write_expert(folder: Path, variables: Mapping[str, Any], card: Card, *, replace_existing: bool = False) -> Card:
+    """Writes weights and card into a new folder, whole or not at all. Returns the card with its sha256.
+
+    Raises:
+      ModelError: there is something at `folder` already and `replace_existing` is off.
+    """
+    if folder.exists() and not replace_existing:
+        raise ModelError(f"There is already something at {folder}. Choose another name, or replace it: --replace")
     content = serialise(variables)
     card = replace(card, sha256=sha256_of(content))
-    write_atomically(folder / WEIGHTS_FILE, content)
-    write_atomically(folder / CARD_FILE, card.to_json().encode())
+    fresh, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("new", "old"))
+    try:
+        write_atomically(fresh / WEIGHTS_FILE, content)
+        write_atomically(fresh / CARD_FILE, card.to_json().encode())
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(fresh, folder)
+    except BaseException:
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
+        raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
     return card

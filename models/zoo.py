@@ -71,7 +71,7 @@ class FolderZoo(Mapping[str, StoredExpert]):
             return {self.folder.resolve().name: self.folder}
         if not self.folder.is_dir():
             raise ModelError(f"The zoo {str(self.folder)!r} is not a folder. {HOW_TO_MAKE_ONE}")
-        return {child.name: child for child in sorted(self.folder.iterdir()) if (child / CARD_FILE).is_file()}
+        return {child.name: child for child in sorted(self.folder.iterdir()) if (child / CARD_FILE).is_file() and not child.name.startswith(".")}
 
     def __getitem__(self, name: str) -> StoredExpert:
         return StoredExpert(self._folders()[name])
@@ -95,7 +95,7 @@ def open_zoo(uris: Sequence[str]) -> dict[str, Callable[[], Expert]]:
     """
     installed = {entry.name: entry for entry in entry_points(group="ntk_select.zoo")}
     experts: dict[str, Callable[[], Expert]] = {}
-    for uri in uris:
+    for uri in map(str, [uris] if isinstance(uris, str | Path) else uris):
         path = Path(uri.removeprefix("folder:")).expanduser()
         if uri in installed:
             zoo = installed[uri].load()
@@ -107,7 +107,7 @@ def open_zoo(uris: Sequence[str]) -> dict[str, Callable[[], Expert]]:
             raise ModelError(f"The zoo {uri!r} is neither installed nor a folder.{did_you_mean(uri, installed)} {HOW_TO_MAKE_ONE}")
         for name in zoo:
             if name in experts:
-                raise ModelError(f"Two of the zoos {', '.join(uris)} have an expert {name!r}. Rename one of the folders.")
+                raise ModelError(f"Two of the zoos {', '.join(map(str, uris))} have an expert {name!r}. Rename one of the folders.")
             experts[name] = zoo[name]
     return experts
 

@@ -40,9 +40,9 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     return f"{hint} Allowed: {', '.join(allowed) if allowed else '(none)'}."
 
 
-def missing(package: str, purpose: str, extra: str) -> MissingDependencyError:
-    """The error for an optional package that is not installed."""
-    return MissingDependencyError(f"{purpose} needs the package {package}, which is not installed. Type: pip install 'ntk-select[{extra}]'")
+def missing(package: str, purpose: str) -> MissingDependencyError:
+    """The error for a package that is not installed."""
+    return MissingDependencyError(f"{purpose} needs the package {package}, which is not installed. Type: pip install {package}")
 
 
 class UndefinedScoreError(NtkSelectError, ValueError):

@@ -30,6 +30,12 @@ class LastConv:
     padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
     pooled: tuple[int, int] | None = None
 
+    def __post_init__(self):
+        object.__setattr__(self, "path", (self.path,) if isinstance(self.path, str) else tuple(self.path))
+        object.__setattr__(self, "strides", tuple(self.strides))
+        object.__setattr__(self, "padding", tuple(map(tuple, self.padding)))
+        object.__setattr__(self, "pooled", None if self.pooled is None else tuple(self.pooled))
+
 
 class Taps(NamedTuple):
     """What one forward pass gives: logits (n, c), pre-logits (n, d), input of the last convolution (n, h, w, cin)."""
@@ -78,8 +84,9 @@ class Expert:
         if "params" in self.state:
             raise ModelError(f"Expert {self.name!r}: state must not contain 'params'. Type: Expert(..., params=variables['params'], state=rest)")
         if self.last_conv is not None and not isinstance(self.last_conv, LastConv):
-            object.__setattr__(self, "last_conv", LastConv(tuple(self.last_conv)))
+            object.__setattr__(self, "last_conv", LastConv(self.last_conv))
         if self.head is not None:
+            object.__setattr__(self, "head", (self.head,) if isinstance(self.head, str) else tuple(self.head))
             leaf_at(self.params, (*self.head, "kernel"), f"head of expert {self.name!r}")
         if self.last_conv is not None:
             leaf_at(self.params, self.last_conv.path, f"last_conv of expert {self.name!r}")

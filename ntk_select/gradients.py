@@ -115,7 +115,7 @@ def _select(params, layers: str, path: tuple[str, ...] | None) -> list[bool]:
 
 def _general(fn, params, x, chosen: list[bool], outputs, batch_size: int) -> np.ndarray:
     """Groups of leaves, outputs and batches in turn: at most `GROUP_BYTES` of gradients, or one leaf's, at a time."""
-    leaves, treedef = jax.tree.flatten(params)
+    leaves, treedef = jax.tree.flatten(jax.device_put(params))
     shape = jax.eval_shape(fn, params, x[:1]).shape
     n, cotangents = len(x), _cotangents_of(outputs, len(x), shape[-1])
     rows_of = jax.jit(partial(_gradient_rows, fn, treedef), static_argnums=0)
@@ -158,5 +158,5 @@ def _cotangents_of(outputs, n: int, c: int) -> np.ndarray:
     """The cotangents (m, n, c) of the wanted gradients; their kernels are averaged over m."""
     if isinstance(outputs, str):
         rows = np.ones((1, c)) if outputs == "sum" else np.eye(c)
-        return np.broadcast_to(rows[:, None], (len(rows), n, c)).astype(np.float32)
+        return np.broadcast_to(rows.astype(np.float32)[:, None], (len(rows), n, c))
     return np.broadcast_to(checked_cotangents(outputs, n, c), (n, c))[None]

@@ -87,5 +87,5 @@ def _pillow_resize(image: np.ndarray, width: int, height: int, interpolation: st
     try:
         from PIL import Image
     except ImportError as error:
-        raise missing("Pillow", "Resizing images", "all") from error
+        raise missing("Pillow", "Resizing images") from error
     return np.asarray(Image.fromarray(image).resize((width, height), getattr(Image.Resampling, interpolation.upper())))

@@ -36,7 +36,7 @@ def has_pooled_last_conv(expert: Expert) -> bool:
 
 
 def forward(expert: Expert, x: Float[np.ndarray, "n ..."], *, last_conv: bool = False, batch_size: int = 32) -> ProbePass:
-    """Passes `x`, already preprocessed, through the expert once.
+    """Passes `x`, already preprocessed, through the expert once, with full-precision products on every device.
 
     Args:
       expert: in evaluation mode.
@@ -44,14 +44,13 @@ def forward(expert: Expert, x: Float[np.ndarray, "n ..."], *, last_conv: bool = 
       last_conv: also return what LGC needs of the last convolution. Only for experts with `has_pooled_last_conv`.
       batch_size: examples per pass; the last batch is padded, so that there is one compilation.
     """
+    variables = jax.device_put(expert.variables)
     if expert.taps_fn is None:
-        logits = in_batches(partial(_call, expert.apply_fn, expert.variables), batch_size, x)
-        return ProbePass(
-            logits, None if expert.features_fn is None else in_batches(partial(_call, expert.features_fn, expert.variables), batch_size, x)
-        )
+        logits = in_batches(partial(_call, expert.apply_fn, variables), batch_size, x)
+        return ProbePass(logits, None if expert.features_fn is None else in_batches(partial(_call, expert.features_fn, variables), batch_size, x))
     if not last_conv:
-        return ProbePass(*in_batches(partial(_logits_and_features, expert.taps_fn, expert.variables), batch_size, x))
-    return ProbePass(*in_batches(partial(_with_pooled_tail, expert.taps_fn, expert.last_conv, expert.variables), batch_size, x))
+        return ProbePass(*in_batches(partial(_logits_and_features, expert.taps_fn, variables), batch_size, x))
+    return ProbePass(*in_batches(partial(_with_pooled_tail, expert.taps_fn, expert.last_conv, variables), batch_size, x))
 
 
 def in_batches(fn, batch_size: int, *arrays):
@@ -155,8 +154,10 @@ def checked_cotangents(outputs, n: int, c: int) -> np.ndarray:
 def tail_kernel(expert: Expert, x, outputs, *, batch_size: int = 32, chunk_bytes: int = 2**29) -> Float[np.ndarray, "n n"]:
     """Gradient kernel of a last convolution that is followed by anything (AlexNet).
 
-    One backward pass through the tail per output, over as many outputs at a time as fit into `chunk_bytes`.
-    Arguments and result as in `gradient_kernel`.
+    One backward pass through the tail per output, over as many outputs at a time as fit into `chunk_bytes`, and a
+    forward pass for each such chunk. Arguments and result as in `gradient_kernel`.
+
+    Cost: O(n^2 m k cout) products for m outputs and a kernel of k x cout weights; see `tail_cost`.
     """
     spec, of_features = expert.last_conv, isinstance(outputs, str) and outputs == "features"
     shapes = jax.eval_shape(expert.taps_fn, expert.variables, x[:1], None)
@@ -171,12 +172,21 @@ def tail_kernel(expert: Expert, x, outputs, *, batch_size: int = 32, chunk_bytes
     example = jax.eval_shape(partial(_zero_perturbation, expert.taps_fn, spec), expert.variables, x[:1])
     chunk = max(1, chunk_bytes // (n * example.size * example.dtype.itemsize))
     window = tuple(leaf_at(expert.params, spec.path, "last_conv").shape[:2])
-    kernel = np.zeros((n, n))
+    variables, kernel = jax.device_put(expert.variables), np.zeros((n, n))
     for first in range(0, cotangents.shape[1], chunk):
-        run = partial(_with_tail, expert.taps_fn, spec, of_features, expert.variables)
+        run = partial(_with_tail, expert.taps_fn, spec, of_features, variables)
         inputs, gradients = in_batches(run, batch_size, x, cotangents[:, first : first + chunk])
         kernel += conv_gram(inputs, gradients, window=window, strides=spec.strides, padding=spec.padding)
     return kernel / cotangents.shape[1]
+
+
+def tail_cost(expert: Expert, x, outputs) -> float:
+    """Products that `tail_kernel` needs for the Gram matrix alone; 0 where that is not what would run."""
+    if expert.taps_fn is None or expert.last_conv is None or not isinstance(outputs, str):
+        return 0.0
+    shapes = jax.eval_shape(expert.taps_fn, expert.variables, x[:1], None)
+    width = {"trace": shapes.logits.shape[1], "features": shapes.features.shape[1], "sum": 1}[outputs]
+    return float(len(x)) ** 2 * width * np.size(leaf_at(expert.params, expert.last_conv.path, "last_conv"))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

@@ -41,6 +41,8 @@ class Task:
     details: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self):
+        if isinstance(self.class_names, str):
+            raise TaskError(f"Task {self.name!r}: class_names is the text {self.class_names!r}; give one name a class, as in ('cat', 'dog').")
         object.__setattr__(self, "class_names", tuple(str(name) for name in self.class_names))
         object.__setattr__(self, "labels", _checked_labels(self, "labels", self.labels, self.images))
         if (self.test_images is None) != (self.test_labels is None):
@@ -98,7 +100,7 @@ class ProbeSample:
     """The few training images that scores see.
 
     Attributes:
-      images: n images as they come from the task, in class order.
+      images: n images as they come from the task, in class order, decoded on every access.
       labels: (n,) ids renumbered to 0 .. number of classes - 1, so that no score meets an absent class.
       class_names: names of the classes that are present, in the new order.
       indices: (n,) positions in the task's training set.
@@ -117,7 +119,7 @@ def probe_sample(task: Task, *, per_class: int = 25, seed: int = 0) -> ProbeSamp
     """Draws at most `per_class` training images of each class, without replacement.
 
     The draw depends on the labels and the seed alone, and a class's draw does not depend on the other
-    classes. Decodes only the images that were drawn.
+    classes. Decodes nothing yet.
 
     Raises:
       TaskError: `per_class` is below 1, or `seed` below 0.
@@ -136,4 +138,17 @@ def probe_sample(task: Task, *, per_class: int = 25, seed: int = 0) -> ProbeSamp
     indices = np.concatenate(drawn)
     present, labels = np.unique(task.labels[indices], return_inverse=True)
     names = tuple(task.class_names[label] for label in present)
-    return ProbeSample([task.images[int(i)] for i in indices], labels.astype(np.int32), names, indices)
+    return ProbeSample(_Chosen(task.images, indices), labels.astype(np.int32), names, indices)
+
+
+class _Chosen(Sequence):
+    """Some of a task's images, fetched when asked for: decoded photographs of a large sample need not fit into memory."""
+
+    def __init__(self, images: Images, indices: np.ndarray):
+        self._images, self._indices = images, indices
+
+    def __len__(self):
+        return len(self._indices)
+
+    def __getitem__(self, position: int) -> np.ndarray:
+        return np.asarray(self._images[int(self._indices[position])])

@@ -146,12 +146,14 @@ def train(plan: Plan, config: dict[str, Any], source: Source, folder: Path, chec
         parent = flatten(read_weights(folder / plan.initialised_from / WEIGHTS_FILE))
         own = flatten(variables)
         head = "params/" + "/".join(module.head)
-        variables = unflatten({name: value if name.startswith(head) else parent[name] for name, value in own.items()})
+        variables = unflatten({name: value if name.startswith(f"{head}/") else parent[name] for name, value in own.items()})
     state = {"variables": jax.tree.map(jnp.asarray, variables)}
     state["optimizer"] = optimizer.init(state["variables"]["params"])
     leaves, treedef = jax.tree.flatten(state)
 
-    checkpoint, start = checkpoints / f"{plan.name}.npz", 0
+    # A checkpoint of another plan or config must not be continued.
+    settings = zlib.crc32(repr((plan, {key: value for key, value in config.items() if key != "sources"}, config["sources"][plan.source])).encode())
+    checkpoint, start = checkpoints / f"{plan.name}-{settings:08x}.npz", 0
     if checkpoint.exists():
         with np.load(checkpoint) as stored:
             start = int(stored["epoch"])

@@ -8,6 +8,21 @@ from ntk_select.errors import NtkSelectError
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command. Returns the exit status: 0, 1 (done, with failures), 2 (the input was refused), 130 (Ctrl-C)."""
+    try:
+        return _run(arguments)
+    except NtkSelectError as error:
+        print(f"ntk-select: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ntk-select: stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+def _run(arguments: list[str] | None) -> int:
+    # Imported here, so that Ctrl-C while they load is met as well.
     import tyro
 
     from ntk_select.cli.demo import Demo
@@ -28,14 +43,4 @@ def main(arguments: list[str] | None = None) -> int:
         args=arguments,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
     )
-    try:
-        return command.run()
-    except NtkSelectError as error:
-        print(f"ntk-select: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("ntk-select: stopped.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
+    return command.run()

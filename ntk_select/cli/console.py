@@ -30,11 +30,17 @@ def print_json(value: Any) -> None:
     sys.stdout.write("\n")
 
 
+def print_line(text: str, style: str = "") -> None:
+    """One line on standard output, never folded, so that a command in it can be copied."""
+    out().print(Text(text, style=style), soft_wrap=True)
+
+
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
     """A table for people; columns named in `right` are numbers."""
-    table = Table(title=Text(title), title_justify="left", title_style="bold")
+    print_line(title, style="bold")
+    table = Table()
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=column in ("rank", "expert", "kind", "field"))
     for row in rows:
         table.add_row(*map(Text, row))  # as Text: names in brackets are no markup
     out().print(table)

@@ -22,7 +22,7 @@ class Demo:
 
     def run(self) -> int:
         """Ranks the built-in zoo for the built-in task."""
-        remarks().print(Text("18 experts of five sources, two architectures; which would you fine-tune to read digits, from 25 images of each?"))
+        remarks().print(Text("Which of the embedded experts would you fine-tune to read handwritten digits? Judged from 25 images of each digit."))
         status = Rank(task="digits", out=self.out, json=self.json).run()
         if not self.json:
             out().print(Text("For your own images, in folders named by class: ntk-select rank --task folder:my_images"))

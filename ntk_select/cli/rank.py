@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 from rich.text import Text
 
-from ntk_select.cli.console import command, out, print_json, print_table, progress_bar, remarks, split, zoo_option
+from ntk_select.cli.console import command, out, print_json, print_line, print_table, progress_bar, remarks, split, zoo_option
 from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.plugins import builtin
 from ntk_select.scores import ScoreResult
@@ -45,10 +45,10 @@ class Rank:
         from ntk_select.ranking import rank
 
         began = time.perf_counter()
-        if self.out is not None:
-            _check_writable(self.out)
         task = builtin("load_task")(self.task)
         experts = _chosen(builtin("open_zoo")(split(self.zoo)), split(self.only))
+        if self.out is not None:
+            _check_writable(self.out)
         with progress_bar("ranking") as progress:
             ranking = rank(
                 experts, task, split(self.scores), self.per_class, self.seed, draws=self.draws, batch_size=self.batch_size, progress=progress
@@ -58,12 +58,20 @@ class Rank:
             print_json(ranking.to_dict())
         else:
             print_ranking(ranking, time.perf_counter() - began)
-            out().print(Text(next_command(ranking, self.task, len(task.labels), self.zoo)))
+            print_line(next_command(ranking, self.task, len(task.labels), self.zoo, self._other_options()))
         for path in saved:
-            remarks().print(f"wrote {path}", markup=False)
+            remarks().print(f"wrote {path}", markup=False, soft_wrap=True)
+        if saved and not any(path.suffix == ".png" for path in saved):
+            remarks().print("No figure was written: that needs the package matplotlib. Type: pip install matplotlib")
         for failure in ranking.failures if self.json else ():
             remarks().print(f"{failure.name} failed: {failure.error}", markup=False)
         return 1 if ranking.failures else 0
+
+    def _other_options(self) -> list[str]:
+        """The options that a repetition of this ranking must name."""
+        words = [] if split(self.scores) == ["lfc", "lgc"] else ["--scores", *split(self.scores)]
+        words += ["--only", *split(self.only)] if self.only else []
+        return words + (["--seed", str(self.seed)] if self.seed else [])
 
 
 def print_ranking(ranking, seconds: float) -> None:
@@ -75,19 +83,20 @@ def print_ranking(ranking, seconds: float) -> None:
             return "unavailable"
         return f"{outcome.value:.4f}" if outcome.low is None else f"{outcome.value:.4f} [{outcome.low:.3f}, {outcome.high:.3f}]"
 
+    wide = console.width >= 130
+    middle = ("source", "architecture") if wide else ()
     rows = [
         [
             str(e.rank),
             e.name,
-            e.source or "?",
-            e.architecture or "?",
+            *(getattr(e, name) or "?" for name in middle),
             *(cell(e.scores[name]) for name in ranking.score_names),
             f"{e.total_seconds:.2f}",
         ]
         for e in ranking.experts
     ]
     title = f"{record['name']}: {record['images']} images of {record['classes']} classes, seed {record['seed']}; intervals 95 %"
-    print_table(title, ["rank", "expert", "source", "architecture", *ranking.score_names, "seconds"], rows, right=("rank", "seconds"))
+    print_table(title, ["rank", "expert", *middle, *ranking.score_names, "seconds"], rows, right=("rank", "seconds"))
     reasons = {(name, e.scores[name].reason) for e in ranking.experts for name in ranking.score_names if not isinstance(e.scores[name], ScoreResult)}
     for name, reason in sorted(reasons):
         console.print(Text(f"{name} unavailable: {reason}"))
@@ -99,13 +108,13 @@ def print_ranking(ranking, seconds: float) -> None:
     console.print(f"{len(ranking.experts)} scored, {len(ranking.failures)} failed, in {seconds:.1f} s.")
 
 
-def next_command(ranking, uri: str, available: int, zoo: Sequence[str] = ("builtin",)) -> str:
+def next_command(ranking, uri: str, available: int, zoo: Sequence[str] = ("builtin",), options: Sequence[str] = ()) -> str:
     """What to type next: more images when the first ones are tied and there are more, otherwise a look at the best."""
     record = ranking.task
     if ranking.best is None:
         return "Next: " + command("zoo", "verify", *zoo_option(zoo))
     if ranking.tied > 1 and available > record["images"]:
-        more = command("rank", "--task", uri, "--per-class", str(4 * record["per_class"]), *zoo_option(zoo))
+        more = command("rank", "--task", uri, "--per-class", str(4 * record["per_class"]), *options, *zoo_option(zoo))
         return f"Next, to tell them apart with more images: {more}"
     return "Next, to see what it is: " + command("zoo", "show", ranking.best, *zoo_option(zoo))
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import tyro
 from rich.text import Text
 
-from ntk_select.cli.console import command, out, print_json, print_table
+from ntk_select.cli.console import command, out, print_json, print_line, print_table
 from ntk_select.plugins import builtin
 
 JsonFlag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -55,7 +55,7 @@ class TasksShow:
         out().print(Text(f"{facts['train']} training images, {facts['test'] or 0} test images, {facts['num_classes']} classes."))
         for warning in facts["warnings"]:
             out().print(Text(f"Note: {warning}"))
-        out().print(Text("Next: " + command("rank", "--task", self.uri)))
+        print_line("Next: " + command("rank", "--task", self.uri))
         return 0
 
 

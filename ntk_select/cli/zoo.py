@@ -9,9 +9,10 @@ from typing import Annotated
 import tyro
 from rich.text import Text
 
-from ntk_select.cli.console import command, out, print_json, print_table, progress_bar, remarks, split
-from ntk_select.errors import ModelError, NtkSelectError, did_you_mean
+from ntk_select.cli.console import command, out, print_json, print_line, print_table, progress_bar, remarks, split
+from ntk_select.errors import ModelError, did_you_mean
 from ntk_select.plugins import builtin
+from ntk_select.preprocess import Preprocess
 
 JsonFlag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
@@ -41,7 +42,7 @@ class ZooList:
         for name, load in experts.items():
             try:
                 rows[name] = _card(load)
-            except NtkSelectError as error:
+            except Exception as error:  # a zoo may be foreign code
                 failed[name] = str(error)
         if self.json:
             print_json([{"expert": name, **_plain(card)} for name, card in rows.items()])
@@ -113,7 +114,7 @@ class ZooVerify:
                 try:
                     load()
                     outcome[name] = None
-                except NtkSelectError as error:
+                except Exception as error:  # a zoo may be foreign code
                     outcome[name] = str(error)
         wrong = {name: error for name, error in outcome.items() if error}
         if self.json:
@@ -141,6 +142,18 @@ class ZooConvert:
     """Data set that it was trained on."""
     licence: str | None = None
     """Terms of the weights."""
+    size: int | None = None
+    """Side of the network's input in pixels (default 224, or as the hub says)."""
+    resize: int | None = None
+    """Length that the shorter side is resized to before the crop (default: 8/7 of the size)."""
+    mean: tuple[float, float, float] | None = None
+    """Mean of the channels, for values in 0..1 (default: ImageNet's)."""
+    std: tuple[float, float, float] | None = None
+    """Standard deviation of the channels (default: ImageNet's)."""
+    interpolation: str | None = None
+    """bilinear (default), bicubic, nearest, lanczos or box."""
+    replace: Annotated[bool, tyro.conf.FlagCreatePairsOff] = field(default=False)
+    """Write over an expert of this name."""
     json: JsonFlag = field(default=False)
     """Print the card as JSON."""
 
@@ -149,15 +162,36 @@ class ZooConvert:
         name = self.name or _default_name(self.checkpoint)
         if Path(name).name != name or name == "..":
             raise ModelError(f"--name {name!r} must be the name of a folder in --out, without separators.")
+        folder = self.out.expanduser() / name
         card = builtin("convert_checkpoint")(
-            self.checkpoint, architecture=self.arch, name=name, out=self.out / name, source=self.source, licence=self.licence
+            self.checkpoint,
+            architecture=self.arch,
+            name=name,
+            out=folder,
+            source=self.source,
+            preprocess=self._preprocess(),
+            licence=self.licence,
+            replace_existing=self.replace,
         )
         if self.json:
             print_json(_plain(card))
         else:
-            out().print(Text(f"{card.name}: {card.architecture}, {card.num_parameters:,} parameters, {card.num_classes} classes, in {self.out}"))
-            out().print(Text("Next: " + command("rank", "--task", "folder:my_images", "--zoo", str(self.out))))
+            how = card.preprocess
+            print_line(f"{card.name}: {card.architecture}, {card.num_parameters:,} parameters, {card.num_classes} classes, in {folder}")
+            print_line(
+                f"Its input is made by {how.interpolation} resizing to {how.resize} and cropping to {how.size} pixels, mean {how.mean}, std {how.std}. "
+                "If it was trained otherwise: --size --resize --mean --std --interpolation --replace"
+            )
+            print_line("Next: " + command("rank", "--task", "folder:my_images", "--zoo", str(self.out.expanduser())))
         return 0
+
+    def _preprocess(self) -> Preprocess | None:
+        """What was said of the input, ImageNet's usual where nothing was; None when nothing was said at all."""
+        if (self.size, self.resize, self.mean, self.std, self.interpolation) == (None,) * 5:
+            return None
+        size = self.size or 224
+        said = {"mean": self.mean, "std": self.std, "interpolation": self.interpolation}
+        return Preprocess(size, resize=self.resize or round(size * 8 / 7), **{key: value for key, value in said.items() if value is not None})
 
 
 @dataclass(frozen=True)

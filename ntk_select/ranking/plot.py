@@ -13,7 +13,7 @@ def figure_bytes(ranking, file_format: str) -> bytes:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise missing("matplotlib", "The figure of a ranking", "plot") from error
+        raise missing("matplotlib", "The figure of a ranking") from error
     experts, names = ranking.experts, ranking.score_names
     figure = Figure(figsize=(3.2 + 3.0 * len(names), 1.4 + 0.26 * max(len(experts), 3)), layout="constrained")
     FigureCanvasAgg(figure)

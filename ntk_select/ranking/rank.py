@@ -10,18 +10,21 @@ from typing import Any
 import jax
 import numpy as np
 
-from ntk_select.errors import ConfigError, ModelError, NtkSelectError, did_you_mean
+from ntk_select.errors import ConfigError, DataError, ModelError, NtkSelectError, did_you_mean
 from ntk_select.expert import Expert
 from ntk_select.gradients import gradient_kernel
 from ntk_select.preprocess import Preprocess
-from ntk_select.probe import forward, has_pooled_last_conv, pooled_kernel
+from ntk_select.probe import forward, has_pooled_last_conv, pooled_kernel, tail_cost
 from ntk_select.ranking.record import ExpertScores, Failure, Ranking
-from ntk_select.resampling import Z95, half_samples, standard_error, told_apart
+from ntk_select.resampling import MIN_DRAWS, Z95, HalfSamples, half_samples
 from ntk_select.scores import SCORES, Score, ScoreResult, Unavailable
 from ntk_select.task import ProbeSample, Task, probe_sample
 
 Experts = Iterable[Expert] | Mapping[str, Callable[[], Expert]]
 Progress = Callable[[int, int, str], None]
+
+MAX_TAIL_PRODUCTS = 5e12
+"""What a ranking spends on one expert's gradient kernel where its cost grows with the number of outputs: minutes of a CPU."""
 
 
 def rank(
@@ -50,14 +53,19 @@ def rank(
       progress: called with (experts done, experts in all, name of the next) as the work goes on.
 
     Raises:
-      ConfigError: an unknown score, no experts, two of one name, or a number out of range.
-      TaskError: the task gives no usable probe sample.
+      ConfigError: an unknown score, no experts, two of one name, or `draws` or `batch_size` out of range.
+      TaskError: `per_class` or `seed` out of range.
+      DataError: an image of the task cannot be decoded.
 
     Reference: Deshpande et al. 2021, sections 3 and 5.
     """
+    if not isinstance(task, Task):
+        raise ConfigError(
+            f"rank takes a Task, not {type(task).__name__}. Type: ntk_select.data.load_task('digits'), or ntk_select.Task(name, images, ...)"
+        )
     scores = _checked_scores(scores)
-    if draws != 0 and draws < 20:
-        raise ConfigError(f"draws is {draws}; it must be 0 (no intervals) or at least 20.")
+    if draws != 0 and draws < MIN_DRAWS:
+        raise ConfigError(f"draws is {draws}; it must be 0 (no intervals) or at least {MIN_DRAWS}.")
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
     loaders = _loaders(experts)
@@ -71,6 +79,8 @@ def rank(
             progress(done, len(loaders), name)
         try:
             row, values = scorer.score(name, load)
+        except DataError:
+            raise  # the task's own images: no expert can do better
         except NtkSelectError as error:
             failures.append(Failure(name, str(error)))
         except Exception as error:  # an expert is foreign code: whatever it raises must not cost the others
@@ -82,14 +92,14 @@ def rank(
         progress(len(loaders), len(loaders), "")
 
     rows = _ordered(rows, scores[0])
-    tied = _tied(rows, half_values, scores[0])
+    tied = _tied(rows, half_values, scores[0], halves)
     return Ranking(
         task=_task_record(task, sample, per_class, seed),
         score_names=tuple(scores),
         experts=tuple(rows),
         failures=tuple(failures),
         tied=tied,
-        judgement=_judgement(rows, tied, scores[0], len(sample), draws, bool(halves)),
+        judgement=_judgement(rows, tied, scores[0], len(sample), draws, bool(halves.rows)),
         versions={package: version(package) for package in ("jax", "numpy")} | {"device": jax.devices()[0].platform},
     )
 
@@ -106,7 +116,7 @@ def _checked_scores(scores: Sequence[str]) -> list[str]:
 
 def _loaders(experts: Experts) -> dict[str, Callable[[], Expert]]:
     if isinstance(experts, Mapping):
-        loaders = dict(experts)
+        loaders = {name: (lambda e=expert: e) if isinstance(expert, Expert) else expert for name, expert in experts.items()}
     else:
         listed = [experts] if isinstance(experts, Expert) else list(experts)
         for expert in listed:
@@ -124,10 +134,10 @@ def _loaders(experts: Experts) -> dict[str, Callable[[], Expert]]:
 class _Scorer:
     """Scores one expert after another on the same images."""
 
-    def __init__(self, sample: ProbeSample, scores: list[str], halves: list[np.ndarray], seed: int, batch_size: int):
+    def __init__(self, sample: ProbeSample, scores: list[str], halves: HalfSamples, seed: int, batch_size: int):
         self.sample, self.scores, self.halves, self.seed, self.batch_size = sample, scores, halves, seed, batch_size
         self.needs = {name for score in scores for name in SCORES[score].needs}
-        self.resized: tuple[Any, np.ndarray | None] = (None, None)
+        self.resized: dict[tuple, np.ndarray] = {}
 
     def score(self, name: str, load: Callable[[], Expert]) -> tuple[ExpertScores, dict[str, np.ndarray]]:
         seconds: dict[str, float] = {}
@@ -149,8 +159,8 @@ class _Scorer:
             outcomes = {score: _explained(SCORES[score], SCORES[score](**inputs), reasons) for score in self.scores}
             values = {score: self._on_halves(SCORES[score], inputs) for score in self.scores if isinstance(outcomes[score], ScoreResult)}
             for score, on_halves in values.items():
-                if len(on_halves) > 1:
-                    margin, value = Z95 * standard_error(on_halves), outcomes[score].value
+                margin, value = Z95 * self.halves.standard_error(on_halves), outcomes[score].value
+                if np.isfinite(margin):
                     outcomes[score] = replace(outcomes[score], low=value - margin, high=value + margin)
         card = expert.card
         row = ExpertScores(0, name, card and card.source, card and card.architecture, expert.num_params, outcomes, seconds)
@@ -159,11 +169,13 @@ class _Scorer:
     def _gradient_kernel(self, expert: Expert, x, passes, pooled: bool) -> tuple[np.ndarray | None, str]:
         """The kernel, or None and why there is none. An expert without a head is differentiated at its pre-logits."""
         outputs = "features" if expert.head is None and passes.features is not None else "trace"
+        if not pooled and (cost := tail_cost(expert, x, outputs)) > MAX_TAIL_PRODUCTS:
+            return None, (
+                f"The exact kernel of this network's ending needs {cost:.1e} products, above the {MAX_TAIL_PRODUCTS:.0e} that a ranking spends on it. "
+                "To have it all the same call ntk_select.lgc(expert, x, labels), or for less ntk_select.lgc(..., outputs='sum')."
+            )
         try:
-            if pooled:
-                kernel = pooled_kernel(expert, passes, outputs)
-            else:
-                kernel = gradient_kernel(expert, x, outputs=outputs, batch_size=self.batch_size)
+            kernel = pooled_kernel(expert, passes, outputs) if pooled else gradient_kernel(expert, x, outputs=outputs, batch_size=self.batch_size)
         except NtkSelectError as error:
             return None, str(error)
         return (kernel, "") if np.isfinite(kernel).all() else (None, "The gradients hold NaN or infinity.")
@@ -176,15 +188,16 @@ class _Scorer:
             )
         if not isinstance(preprocess, Preprocess):
             return np.asarray(preprocess(self.sample.images))
-        if self.resized[0] != preprocess.geometry:
-            self.resized = (preprocess.geometry, preprocess.resized(self.sample.images))
-        return preprocess.normalised(self.resized[1])
+        if preprocess.geometry not in self.resized:
+            self.resized[preprocess.geometry] = preprocess.resized(self.sample.images)
+        return preprocess.normalised(self.resized[preprocess.geometry])
 
     def _on_halves(self, score: Score, inputs: dict[str, Any]) -> np.ndarray:
+        """The score on every half-sample, NaN where it has no value there; nothing for a score that ignores the images."""
         if not score.resampled:
             return np.zeros(0)
-        outcomes = [score(**{**inputs, **_taken(inputs, half)}) for half in self.halves]
-        return np.array([outcome.value for outcome in outcomes if isinstance(outcome, ScoreResult)])
+        outcomes = [score(**{**inputs, **_taken(inputs, half)}) for half in self.halves.rows]
+        return np.array([outcome.value if isinstance(outcome, ScoreResult) else np.nan for outcome in outcomes])
 
 
 def _taken(inputs: dict[str, Any], rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -218,18 +231,16 @@ def _ordered(rows: list[ExpertScores], deciding: str) -> list[ExpertScores]:
     return [replace(row, rank=position) for position, row in enumerate(sorted(rows, key=key), start=1)]
 
 
-def _tied(rows: list[ExpertScores], half_values: dict[str, dict[str, np.ndarray]], deciding: str) -> int:
-    """How many of the first experts cannot be told from the best: up to the last one that cannot."""
+def _tied(rows: list[ExpertScores], half_values: dict[str, dict[str, np.ndarray]], deciding: str, halves: HalfSamples) -> int:
+    """How many of the first experts cannot be told from the best: up to the last one that cannot. 1 without half-samples."""
     scored = [row for row in rows if isinstance(row.scores[deciding], ScoreResult)]
     if not scored:
         return 0
-    best = half_values[scored[0].name][deciding]
-    tied = 1
+    best, tied = scored[0], 1
     for position, row in enumerate(scored[1:], start=2):
-        other = half_values[row.name][deciding]
-        difference = row.scores[deciding].value - scored[0].scores[deciding].value
-        comparable = len(best) == len(other) > 1
-        if difference == 0 or (comparable and not told_apart(best, other, difference)):
+        difference = row.scores[deciding].value - best.scores[deciding].value
+        pair = half_values[best.name][deciding], half_values[row.name][deciding]
+        if difference == 0 or (len(pair[0]) > 0 and not halves.told_apart(*pair, difference)):
             tied = position
     return tied
 
@@ -243,7 +254,7 @@ def _judgement(rows: list[ExpertScores], tied: int, deciding: str, images: int, 
     if draws == 0:
         return f"{best} comes first by {deciding}; without draws nothing can be said of how surely."
     if not intervals:
-        return f"{best} comes first by {deciding}; one image a class is too few to say how surely."
+        return f"{best} comes first by {deciding}; so few images a class are too few to say how surely."
     if scored == 1:
         return f"{best} is the only expert{'' if len(rows) == 1 else f' with the score {deciding}'}; there is nothing to compare."
     if tied == 1:
@@ -259,17 +270,17 @@ def _task_record(task: Task, sample: ProbeSample, per_class: int, seed: int) -> 
     warnings = list(task.details.get("warnings", []))
     absent = [name for name in task.class_names if name not in sample.class_names]
     if absent:
-        warnings.append(f"{len(absent)} classes have no training image and are left out: {', '.join(absent[:5])}{' ...' if len(absent) > 5 else ''}")
+        warnings.append(f"Classes without a training image, left out ({len(absent)}): {', '.join(absent[:5])}{' ...' if len(absent) > 5 else ''}")
     single = [sample.class_names[i] for i in np.flatnonzero(counts == 1)]
     if single:
-        warnings.append(f"{len(single)} classes have one image only: {', '.join(single[:5])}{' ...' if len(single) > 5 else ''}")
+        warnings.append(f"Classes with one image only ({len(single)}): {', '.join(single[:5])}{' ...' if len(single) > 5 else ''}")
     return {
         "name": task.name,
         "uri": task.uri,
         "classes": len(sample.class_names),
         "images": len(sample),
-        "per_class": per_class,
-        "seed": seed,
+        "per_class": int(per_class),
+        "seed": int(seed),
         "smallest_class": int(counts.min()),
         "warnings": list(dict.fromkeys(warnings)),
     }

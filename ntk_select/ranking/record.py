@@ -132,7 +132,7 @@ class Ranking:
         try:
             import pandas
         except ImportError as error:
-            raise missing("pandas", "Ranking.to_pandas", "pandas") from error
+            raise missing("pandas", "Ranking.to_pandas") from error
         return pandas.DataFrame(self._rows())
 
     def save(self, folder: str | Path) -> list[Path]:
@@ -175,7 +175,7 @@ def _parquet(rows) -> bytes:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise missing("pyarrow", "Saving a ranking", "all") from error
+        raise missing("pyarrow", "Saving a ranking") from error
     sink = pyarrow.BufferOutputStream()
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), sink)
     return sink.getvalue().to_pybytes()
