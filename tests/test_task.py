@@ -155,6 +155,9 @@ def test_absent_classes_are_renumbered_away_and_names_follow():
 def test_only_drawn_training_images_are_decoded():
     train, test = Counting(pictures(len(LABELS))), Counting(pictures(3))
     sample = probe_sample(Task("t", train, LABELS, NAMES, test, [0, 1, 2]), per_class=2)
+    assert train.asked == []
+    for image, index in zip(sample.images, sample.indices, strict=True):
+        np.testing.assert_array_equal(image, train.images[index])
     assert train.asked == sample.indices.tolist()
     assert test.asked == []
 

@@ -40,7 +40,9 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]
     print_line(title, style="bold")
     table = Table()
     for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=column in ("rank", "expert", "kind", "field"))
+        table.add_column(
+            column, justify="right" if column in right else "left", overflow="fold", no_wrap=column in ("rank", "expert", "kind", "field")
+        )
     for row in rows:
         table.add_row(*map(Text, row))  # as Text: names in brackets are no markup
     out().print(table)

@@ -140,12 +140,25 @@ def test_what_is_refused_is_one_sentence_and_status_2(ran, options, changes, mes
     assert message in err
 
 
+def test_a_task_that_is_refused_leaves_no_folder_behind(ran, tmp_path):
+    assert ran("--out", str(tmp_path / "stray"), task="nosuch")[0] == 2
+    assert not (tmp_path / "stray").exists()
+
+
+def test_the_next_command_keeps_the_options(ran, zoo, tmp_path):
+    twins = shutil.copytree(f"{zoo}/ash", tmp_path / "twins" / "ash").parent
+    shutil.copytree(twins / "ash", twins / "elm")
+    _, out, _ = ran("--scores", "lgc,lfc", "--only", "ash", "elm", "--seed", "3", zoos=(str(twins),))
+    line = " ".join(typed_next(out))
+    assert "--scores lgc lfc --only ash elm --seed 3" in line
+
+
 def test_an_unwritable_out_is_refused_before_any_work(ran, tmp_path, monkeypatch):
-    def worked(name):
-        pytest.fail(f"{name} was called")
+    def worked(*_, **__):
+        pytest.fail("the ranking began")
 
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setattr("ntk_select.cli.rank.builtin", worked)
+    monkeypatch.setattr("ntk_select.ranking.rank", worked)
     status, out, err = ran("--out", str(tmp_path / "file" / "runs"))
     assert (status, out) == (2, "")
     assert "--out" in err

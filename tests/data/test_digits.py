@@ -43,7 +43,7 @@ def test_nothing_follows_the_name():
         load_task("digits:8")
 
 
-def test_without_scikit_learn_the_extra_is_named(monkeypatch):
+def test_without_scikit_learn_it_is_said_what_to_type(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(MissingDependencyError, match=r"digits needs the package scikit-learn.*ntk-select\[digits\]"):
+    with pytest.raises(MissingDependencyError, match=r"digits needs the package scikit-learn.*pip install scikit-learn"):
         load_task("digits")

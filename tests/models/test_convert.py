@@ -10,6 +10,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from ntk_select.models import StoredExpert
 from ntk_select.models.architectures import build
 from ntk_select.models.convert import convert_checkpoint, convert_state_dict, read_checkpoint
 from ntk_select.models.mapping import tensor_table
@@ -113,7 +114,18 @@ def test_a_checkpoint_without_a_sound_head_is_refused(head, state, tmp_path):
 def test_a_folder_that_cannot_be_written_is_named(state, tmp_path):
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(ModelError, match=r"cannot be written to .*taken"):
-        convert_checkpoint(written(state, tmp_path / "a.safetensors"), architecture="resnet_small", out=tmp_path / "taken")
+        convert_checkpoint(written(state, tmp_path / "a.safetensors"), architecture="resnet_small", out=tmp_path / "taken" / "a")
+
+
+def test_an_expert_is_replaced_only_when_asked(state, tmp_path):
+    file, out = written(state, tmp_path / "a.safetensors"), tmp_path / "zoo" / "a"
+    convert_checkpoint(file, architecture="resnet_small", out=out, source="first")
+    with pytest.raises(ModelError, match=r"There is already something at .*zoo/a.*--replace"):
+        convert_checkpoint(file, architecture="resnet_small", out=out, source="second")
+    assert StoredExpert(out).card.source == "first"
+    convert_checkpoint(file, architecture="resnet_small", out=out, source="second", replace_existing=True)
+    assert StoredExpert(out).card.source == "second"
+    assert [path.name for path in out.parent.iterdir()] == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -185,7 +197,7 @@ def test_a_pth_without_torch_says_what_to_install(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", without_torch)
     (tmp_path / "a.pth").write_bytes(b"x")
-    with pytest.raises(MissingDependencyError, match=r"needs the package torch.*pip install 'ntk-select\[torch\]'"):
+    with pytest.raises(MissingDependencyError, match=r"needs the package torch.*pip install torch"):
         read_checkpoint(tmp_path / "a.pth")
 
 

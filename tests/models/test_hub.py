@@ -177,7 +177,7 @@ def test_a_hub_that_cannot_be_reached_is_reported(tmp_path, monkeypatch):
 
 def test_a_missing_client_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
-    with pytest.raises(MissingDependencyError, match=r"huggingface-hub.*pip install 'ntk-select\[hub\]'"):
+    with pytest.raises(MissingDependencyError, match=r"huggingface-hub.*pip install huggingface-hub"):
         find_model("hf-hub:org/net")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -73,19 +74,29 @@ def test_write_expert_names_the_weights_in_the_card_and_leaves_two_files(tmp_pat
     assert {path.name for path in (tmp_path / "zoo" / "a").iterdir()} == {WEIGHTS_FILE, CARD_FILE}
 
 
-def test_a_cut_while_writing_leaves_no_card(tmp_path, monkeypatch):
+@pytest.mark.parametrize("at", ["card", "rename"])
+def test_a_cut_while_replacing_keeps_the_old_expert_and_nothing_half(tmp_path, monkeypatch, at):
     from ntk_select.models import weights
 
-    def stopped(path, content):
-        if path.name == CARD_FILE:
-            raise KeyboardInterrupt
-        path.parent.mkdir(parents=True)
-        path.write_bytes(content)
+    def stopped(*_):
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(weights, "write_atomically", stopped)
+    card = Card("a", "resnet18", "s", Preprocess(size=8), "", 2)
+    old = write_expert(tmp_path / "a", VARIABLES, card)
+    if at == "card":
+        write = weights.write_atomically
+        monkeypatch.setattr(weights, "write_atomically", lambda path, content: stopped() if path.name == CARD_FILE else write(path, content))
+    else:
+        rename = weights.os.replace
+        monkeypatch.setattr(weights.os, "replace", lambda a, b: stopped() if ".new" in str(a) else rename(a, b))
     with pytest.raises(KeyboardInterrupt):
-        write_expert(tmp_path / "a", VARIABLES, Card("a", "resnet18", "s", Preprocess(size=8), "", 2))
-    assert [path.name for path in (tmp_path / "a").iterdir()] == [WEIGHTS_FILE]
+        write_expert(tmp_path / "a", VARIABLES, replace(card, source="other"), replace_existing=True)
+    with pytest.raises(KeyboardInterrupt):
+        write_expert(tmp_path / "b", VARIABLES, card)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert Card.from_json((tmp_path / "a" / CARD_FILE).read_text(), "card") == old
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == sorted([CARD_FILE, WEIGHTS_FILE])
 
 
 def flipped(content):

@@ -1,5 +1,6 @@
 """Does rank order experts by what their features know, survive those that fail, and claim no more than it can?"""
 
+import sys
 from dataclasses import replace
 from functools import partial
 
@@ -9,7 +10,7 @@ import pytest
 from ntk_select.models.architectures import build, initialise, make_expert
 
 from ntk_select import Expert, Preprocess, Task, probe, probe_sample, rank
-from ntk_select.errors import ConfigError, ModelError, TaskError
+from ntk_select.errors import ConfigError, DataError, ModelError, TaskError
 from ntk_select.ranking import rank as rank_function
 from ntk_select.scores import ScoreResult, Unavailable
 from ntk_select.scores.table import random_score
@@ -299,8 +300,8 @@ def test_absent_and_single_image_classes_are_warned_of(zoo):
     record = rank(zoo, task, ("lfc",), draws=20).task
     assert record["warnings"] == [
         "Two images are the same.",
-        "5 classes have no training image and are left out: b, c, e, g, h",
-        "1 classes have one image only: f",
+        "Classes without a training image, left out (5): b, c, e, g, h",
+        "Classes with one image only (1): f",
     ]
     assert (record["classes"], record["images"], record["smallest_class"]) == (3, 6, 1)
     many = Task("odd", images[:6], [0, 0, 0, 3, 3, 5], [*"abcdefgh", "i"])
@@ -398,3 +399,34 @@ def test_experts_that_share_a_geometry_share_the_resized_images(resnet, task, mo
 
 def test_the_face_of_the_package_is_this_function():
     assert rank is rank_function
+
+
+def test_what_is_no_task_is_refused_in_words(zoo):
+    with pytest.raises(ConfigError, match=r"rank takes a Task, not str.*load_task\('digits'\)"):
+        rank(zoo, "digits")
+
+
+def test_a_mapping_may_hold_experts_themselves(zoo, task):
+    assert rank({"a": zoo[1]}, task, ("lfc",), draws=0).best == "a"
+
+
+def test_an_image_that_cannot_be_decoded_stops_the_ranking_with_its_name(zoo, task):
+    class Broken(list):
+        def __getitem__(self, index):
+            raise DataError("photos/cat 1.jpg is damaged.")
+
+    broken = Task("broken", Broken(task.images), task.labels, task.class_names)
+    with pytest.raises(DataError, match=r"photos/cat 1.jpg"):
+        rank([replace(zoo[1], preprocess=scaled)], broken, ("lfc",))
+
+
+def test_an_expensive_exact_kernel_is_not_begun_but_explained(task, monkeypatch):
+    network = build("alexnet", num_classes=50, hidden=8)
+    shapes = jax.eval_shape(partial(initialise, network, size=63), jax.random.key(0))
+    variables = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.01, np.float32), shapes)
+    expert = make_expert("alexnet", network, variables, preprocess=Preprocess(63))
+    # By sys.modules: the name ntk_select.ranking.rank is the function's.
+    monkeypatch.setattr(sys.modules["ntk_select.ranking.rank"], "MAX_TAIL_PRODUCTS", 1e6)
+    (row,) = rank([expert], task, ("lgc",), per_class=2, draws=0).experts
+    n = len(probe_sample(task, per_class=2))
+    assert f"{n**2 * 50 * 9 * 256 * 256:.1e} products" in row.scores["lgc"].reason

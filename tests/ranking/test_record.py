@@ -105,14 +105,14 @@ def test_without_matplotlib_all_but_the_figure_is_saved(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert [path.name for path in NOTHING.save(tmp_path)] == ["ranking.json", "ranking.csv", "ranking.parquet"]
     assert json.loads((tmp_path / "ranking.json").read_text())["failures"] == [{"name": "broken", "error": "gone"}]
-    with pytest.raises(MissingDependencyError, match=r"The figure of a ranking needs the package matplotlib.*pip install 'ntk-select\[plot\]'"):
+    with pytest.raises(MissingDependencyError, match=r"The figure of a ranking needs the package matplotlib.*pip install matplotlib"):
         RANKING.report(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(
     ("module", "call", "message"),
     [
-        ("pandas", lambda folder: RANKING.to_pandas(), r"Ranking.to_pandas needs the package pandas.*ntk-select\[pandas\]"),
+        ("pandas", lambda folder: RANKING.to_pandas(), r"Ranking.to_pandas needs the package pandas.*pip install pandas"),
         ("pyarrow", lambda folder: RANKING.save(folder), "Saving a ranking needs the package pyarrow"),
     ],
 )
