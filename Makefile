@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
 
-.PHONY: help demo test test-all oracle lint wheel clean
+.PHONY: help demo test test-slow test-all lint clean
 
 help:  ## what can be typed
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -15,18 +15,14 @@ demo: .venv/installed  ## rank the embedded experts for handwritten digits, offl
 test: .venv/installed-test  ## the quick tests
 	$(BIN)/python -m pytest -q
 
-test-all: .venv/installed-torch  ## all tests, those against PyTorch too
-	$(BIN)/python -m pytest -q -m ""
+test-slow: .venv/installed-torch  ## the slow tests and those against PyTorch, live
+	$(BIN)/python -m pytest -q -m "slow or oracle"
 
-oracle: .venv/installed-torch  ## only the tests against PyTorch, live
-	$(BIN)/python -m pytest -q -m oracle
+test-all: test test-slow  ## all tests
 
 lint: .venv/installed-test  ## style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-
-wheel: .venv/installed-test  ## build the wheel and look into it
-	$(BIN)/python -m pytest -q -m "" tests/test_wheel.py
 
 clean:  ## forget the environment
 	rm -rf .venv build dist *.egg-info
