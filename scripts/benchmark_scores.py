@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import numpy as np
@@ -31,8 +32,15 @@ from ntk_select.probe import forward
 
 def random_expert(architecture: str, size: int) -> Expert:
     """An expert with random weights and a head of 1,000 classes."""
-    module = build(architecture, num_classes=1000)
-    return make_expert(architecture, module, initialise(module, jax.random.key(0), size), preprocess=ns.Preprocess(size))
+    module, rng = build(architecture, num_classes=1000), np.random.default_rng(0)
+
+    def leaf(path, shape):
+        if path[-1].key == "kernel":
+            return (rng.normal(size=shape.shape) * np.sqrt(2 / np.prod(shape.shape[:-1]))).astype(np.float32)
+        return np.full(shape.shape, 0.0 if path[-1].key in ("bias", "mean") else 0.5, np.float32)
+
+    shapes = jax.eval_shape(partial(initialise, module, size=size), jax.random.key(0))
+    return make_expert(architecture, module, jax.tree_util.tree_map_with_path(leaf, shapes), preprocess=ns.Preprocess(size))
 
 
 def seconds_of(run: Callable[[], object]) -> float:

@@ -94,7 +94,7 @@ def rank(
     rows = _ordered(rows, scores[0])
     tied = _tied(rows, half_values, scores[0], halves)
     return Ranking(
-        task=_task_record(task, sample, per_class, seed),
+        task=_task_record(task, sample, per_class, seed, scorer.headless),
         score_names=tuple(scores),
         experts=tuple(rows),
         failures=tuple(failures),
@@ -138,6 +138,7 @@ class _Scorer:
         self.sample, self.scores, self.halves, self.seed, self.batch_size = sample, scores, halves, seed, batch_size
         self.needs = {name for score in scores for name in SCORES[score].needs}
         self.resized: dict[tuple, np.ndarray] = {}
+        self.headless: list[str] = []
 
     def score(self, name: str, load: Callable[[], Expert]) -> tuple[ExpertScores, dict[str, np.ndarray]]:
         seconds: dict[str, float] = {}
@@ -168,7 +169,10 @@ class _Scorer:
 
     def _gradient_kernel(self, expert: Expert, x, passes, pooled: bool) -> tuple[np.ndarray | None, str]:
         """The kernel, or None and why there is none. An expert without a head is differentiated at its pre-logits."""
-        outputs = "features" if expert.head is None and passes.features is not None else "trace"
+        outputs = "trace"
+        if expert.head is None and passes.features is not None:
+            outputs = "features"
+            self.headless.append(expert.name)
         if not pooled and (cost := tail_cost(expert, x, outputs)) > MAX_TAIL_PRODUCTS:
             return None, (
                 f"The exact kernel of this network's ending needs {cost:.1e} products, above the {MAX_TAIL_PRODUCTS:.0e} that a ranking spends on it. "
@@ -265,7 +269,7 @@ def _judgement(rows: list[ExpertScores], tied: int, deciding: str, images: int, 
     return f"1 to {tied} cannot be told apart by {deciding} on these {images} images (95 %)."
 
 
-def _task_record(task: Task, sample: ProbeSample, per_class: int, seed: int) -> dict[str, Any]:
+def _task_record(task: Task, sample: ProbeSample, per_class: int, seed: int, headless: list[str]) -> dict[str, Any]:
     counts = np.bincount(sample.labels)
     warnings = list(task.details.get("warnings", []))
     absent = [name for name in task.class_names if name not in sample.class_names]
@@ -274,6 +278,8 @@ def _task_record(task: Task, sample: ProbeSample, per_class: int, seed: int) -> 
     single = [sample.class_names[i] for i in np.flatnonzero(counts == 1)]
     if single:
         warnings.append(f"Classes with one image only ({len(single)}): {', '.join(single[:5])}{' ...' if len(single) > 5 else ''}")
+    if headless:
+        warnings.append(f"Without a head, LGC is over the pre-logits, not comparable with the others: {', '.join(headless)}")
     return {
         "name": task.name,
         "uri": task.uri,

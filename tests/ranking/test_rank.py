@@ -214,7 +214,9 @@ def test_experts_without_the_deciding_score_come_last(zoo, task):
 
 
 def test_an_expert_without_head_is_differentiated_at_its_features(zoo, task):
-    (row,) = rank([replace(zoo[1], head=None)], task, ("lgc",), draws=0).experts
+    ranking = rank([replace(zoo[1], head=None)], task, ("lgc",), draws=0)
+    (row,) = ranking.experts
+    assert ranking.task["warnings"] == ["Without a head, LGC is over the pre-logits, not comparable with the others: informed"]
     x = scaled(probe_sample(task).images)
     assert row.scores["lgc"].value == pytest.approx(correlation_by_hand(x @ x.T, probe_sample(task).labels), abs=1e-9)
 
