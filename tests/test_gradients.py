@@ -170,6 +170,14 @@ def test_lgc_is_the_correlation_of_the_explicit_kernel_with_the_labels(ending):
     assert lgc(expert, x, labels, diagonal=False) == pytest.approx(np.corrcoef(kernel[off], target[off])[0, 1], abs=1e-10)
 
 
+def test_lgc_of_an_alexnet_ending_is_the_correlation_of_the_explicit_kernel(alexnet):
+    expert, x = alexnet
+    jacobian = explicit_jacobian(*last_conv_function(expert, expert.apply_fn), x)
+    kernel, labels = np.einsum("icp,jcp->ij", jacobian, jacobian), np.arange(7) % 3
+    target = np.where(labels[:, None] == labels[None], 1.0, -1.0)
+    assert lgc(expert, x, labels) == pytest.approx(np.corrcoef(kernel.ravel(), target.ravel())[0, 1], abs=1e-10)
+
+
 def test_float32_agrees_with_float64(ending):
     expert, x = ending
     single = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), (expert.params, expert.state))

@@ -58,6 +58,7 @@ def config(tmp_path, rng):
     return tmp_path / "config.toml"
 
 
+@pytest.mark.slow
 def test_a_training_that_was_cut_goes_on_to_the_same_weights(train_zoo, config, tmp_path, monkeypatch):
     def run(name):
         train_zoo.main(config, data=tmp_path, out=tmp_path / name, work=tmp_path / "work" / name, only="stripes")
@@ -82,6 +83,7 @@ def test_a_training_that_was_cut_goes_on_to_the_same_weights(train_zoo, config, 
     assert (tmp_path / "cut" / name / "model.safetensors").read_bytes() == (tmp_path / "whole" / name / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_an_expert_that_starts_from_another_says_so_and_its_card_is_complete(train_zoo, config, tmp_path):
     train_zoo.main(config, data=tmp_path, out=tmp_path / "zoo", work=tmp_path / "work")
     zoo = FolderZoo(tmp_path / "zoo")
