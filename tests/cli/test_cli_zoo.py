@@ -198,3 +198,37 @@ def test_a_checkpoint_of_another_architecture_is_refused(typed, checkpoint, tmp_
     assert status == 2
     assert "as densenet_small" in err
     assert not (tmp_path / "zoo").exists()
+
+
+def test_how_the_input_is_made_can_be_said_and_is_shown(typed, checkpoint, tmp_path):
+    arguments = ["convert", checkpoint, "--arch", "resnet_small", "--out", tmp_path / "zoo", "--name"]
+    status, out, _ = typed(*arguments, "usual")
+    assert status == 0
+    assert "bilinear resizing to 256 and cropping to 224 pixels" in out
+    said = ["--size", "28", "--mean", "0.5", "0.4", "0.3", "--std", "0.2", "0.2", "0.1", "--interpolation", "bicubic"]
+    assert typed(*arguments, "said", *said)[0] == 0
+    experts = open_zoo([str(tmp_path / "zoo")])
+    assert experts["usual"].card.preprocess == Preprocess(224, resize=256)
+    assert experts["said"].card.preprocess == Preprocess(28, (0.5, 0.4, 0.3), (0.2, 0.2, 0.1), resize=32, interpolation="bicubic")
+
+
+def test_an_expert_of_the_same_name_is_replaced_only_when_asked(typed, checkpoint, tmp_path):
+    arguments = ["convert", checkpoint, "--arch", "resnet_small", "--out", tmp_path / "zoo", "--source"]
+    assert typed(*arguments, "first")[0] == 0
+    status, _, err = typed(*arguments, "second")
+    assert status == 2
+    assert "--replace" in err
+    assert open_zoo([str(tmp_path / "zoo")])["trained"].card.source == "first"
+    assert typed(*arguments, "second", "--replace")[0] == 0
+    assert open_zoo([str(tmp_path / "zoo")])["trained"].card.source == "second"
+
+
+def test_a_foreign_zoo_that_breaks_is_reported_and_the_rest_go_on(typed, monkeypatch):
+    def broken():
+        raise ZeroDivisionError("no weights")
+
+    monkeypatch.setattr("ntk_select.cli.zoo.builtin", lambda name: lambda uris: {"odd": broken})
+    for command in ("list", "verify"):
+        status, out, err = typed(command)
+        assert status == 1
+        assert "no weights" in out + err
