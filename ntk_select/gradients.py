@@ -26,7 +26,7 @@ GROUP_BYTES = 2**30
 
 def gradient_kernel(
     expert_or_fn: Expert | Callable[[Any, Any], Any],
-    x,
+    x: Float[np.ndarray, "n ..."],
     *,
     params: Any = None,
     layers: str = "last_conv",
