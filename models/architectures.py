@@ -49,7 +49,7 @@ SETTINGS = {
     "widths": _are_sizes,
     **{key: _is_size for key in ("width", "base_width", "growth", "initial", "bottleneck", "hidden")},
     "block": lambda value: value in (BasicBlock, Bottleneck),
-    "stem": lambda value: value in STEMS,
+    "stem": lambda value: isinstance(value, str) and value in STEMS,
 }
 """What a card or a caller may set beyond the number of classes, and what is allowed."""
 

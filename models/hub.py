@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ntk_select.errors import ConfigError, ModelError, missing
+from ntk_select.errors import ConfigError, ModelError, first_line, missing
 from ntk_select.preprocess import Preprocess
 
 PREFIX = "hf-hub:"
@@ -133,14 +133,10 @@ def _download(repo: str, revision: str | None, file: str) -> Path | None:
     try:
         return Path(huggingface_hub.hf_hub_download(repo, file, revision=revision))
     except LocalEntryNotFoundError as error:
-        raise ModelError(f"{file} of {name} is not in the cache, and the hub cannot be reached: {_first_line(error)}") from error
+        raise ModelError(f"{file} of {name} is not in the cache, and the hub cannot be reached: {first_line(error)}") from error
     except EntryNotFoundError:
         return None
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise ModelError(f"{name} does not exist on the hub, or it asks for a login: {_first_line(error)}") from error
+        raise ModelError(f"{name} does not exist on the hub, or it asks for a login: {first_line(error)}") from error
     except Exception as error:  # The client lets through errors of its several transports, which share no base class.
-        raise ModelError(f"{file} of {name} cannot be fetched ({type(error).__name__}): {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+        raise ModelError(f"{file} of {name} cannot be fetched ({type(error).__name__}): {first_line(error)}") from error

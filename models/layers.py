@@ -33,13 +33,13 @@ def batch_norm(train: bool, name: str) -> nn.BatchNorm:
     return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name)
 
 
-STEMS = ("imagenet", "small", "small_strided")
-"""How a network begins: 7x7 with stride 2 and max pooling; 3x3 with stride 1; 4x4 with stride 2. For about 224, 32 and 32 pixels."""
+STEMS = {"imagenet": (7, 2, 3), "small": (3, 1, 1), "small_strided": (4, 2, 1)}
+"""How a network begins: kernel, stride and padding of its first convolution. "imagenet" pools after it."""
 
 
 def stem(x, kind: str, features: int, *, train: bool, conv_name: str, norm_name: str):
     """The first convolution, batch norm and ReLU, and for "imagenet" the pooling after them."""
-    kernel, stride, padding = {"imagenet": (7, 2, 3), "small": (3, 1, 1), "small_strided": (4, 2, 1)}[kind]
+    kernel, stride, padding = STEMS[kind]
     x = conv(features, kernel, stride=stride, padding=padding, name=conv_name)(x)
     x = nn.relu(batch_norm(train, norm_name)(x))
     return max_pool(x, 3, stride=2, padding=1) if kind == "imagenet" else x

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-from flax.traverse_util import flatten_dict
 
 from ntk_select.errors import ModelError
 
@@ -79,7 +78,7 @@ def tensor_table(module: nn.Module) -> dict[str, Tensor]:
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3), jnp.float32))
     shapes = {collection: shapes[collection] for collection in ("params", "batch_stats") if collection in shapes}
     table = {}
-    for variable, leaf in flatten_dict(shapes, sep="/").items():
+    for variable, leaf in flatten(shapes).items():
         _, *layers, last = variable.split("/")
         key = ".".join([*(_layer_name(network, layer) for layer in layers), LEAVES[last]])
         from_flax = np.argsort(TO_FLAX[len(leaf.shape)])

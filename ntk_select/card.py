@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 from ntk_select.errors import ModelError, did_you_mean
@@ -70,13 +70,13 @@ class Card:
                 f"{where} holds a {type(record).__name__}, a card is an object with the fields {', '.join(f.name for f in fields(cls))}."
             )
         known = {f.name for f in fields(cls)}
+        required = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
         for key in record:
             if key not in known:
                 raise ModelError(f"{where} has the unknown field {key!r}.{did_you_mean(key, known)}")
         try:
             for key, (check, what) in _FIELDS.items():
-                optional = key not in ("name", "architecture", "source", "sha256", "num_classes", "preprocess")
-                if (key in record or not optional) and not check(record[key]):
+                if (key in record or key in required) and not check(record[key]):
                     raise TypeError(f"{key} must {what}, not {record[key]!r}")
             record["preprocess"] = Preprocess(**record["preprocess"])
             for key in ("class_names", "class_counts"):

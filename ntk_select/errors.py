@@ -40,6 +40,11 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     return f"{hint} Allowed: {', '.join(allowed) if allowed else '(none)'}."
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what somebody else's exception says."""
+    return str(error).strip().partition("\n")[0]
+
+
 def missing(package: str, purpose: str) -> MissingDependencyError:
     """The error for a package that is not installed."""
     return MissingDependencyError(f"{purpose} needs the package {package}, which is not installed. Type: pip install {package}")

@@ -18,7 +18,8 @@ from jaxtyping import Array, Float
 from ntk_select.errors import ConfigError, ModelError, did_you_mean
 from ntk_select.expert import Expert
 from ntk_select.gram import symmetric_gram
-from ntk_select.probe import checked_cotangents, forward, has_pooled_last_conv, in_batches, pooled_kernel, tail_kernel
+from ntk_select.last_conv import cotangents_of, pooled_kernel, tail_kernel
+from ntk_select.probe import forward, has_pooled_last_conv, in_batches
 
 OUTPUTS = ("trace", "sum", "features")
 GROUP_BYTES = 2**30
@@ -117,7 +118,7 @@ def _general(fn, params, x, chosen: list[bool], outputs, batch_size: int) -> np.
     """Groups of leaves, outputs and batches in turn: at most `GROUP_BYTES` of gradients, or one leaf's, at a time."""
     leaves, treedef = jax.tree.flatten(jax.device_put(params))
     shape = jax.eval_shape(fn, params, x[:1]).shape
-    n, cotangents = len(x), _cotangents_of(outputs, len(x), shape[-1])
+    n, cotangents = len(x), cotangents_of(outputs, len(x), shape[-1])
     rows_of = jax.jit(partial(_gradient_rows, fn, treedef), static_argnums=0)
     kernel = np.zeros((n, n))
     for group in _groups([leaf.size * n * leaf.dtype.itemsize if use else 0 for leaf, use in zip(leaves, chosen, strict=True)]):
@@ -152,11 +153,3 @@ def _gradient_rows(fn, treedef, group, leaves, x, cotangents):
         return jax.grad(scalar)([leaves[index] for index in group])
 
     return [gradient.reshape(len(x), -1) for gradient in jax.vmap(one)(x, cotangents)]
-
-
-def _cotangents_of(outputs, n: int, c: int) -> np.ndarray:
-    """The cotangents (m, n, c) of the wanted gradients; their kernels are averaged over m."""
-    if isinstance(outputs, str):
-        rows = np.ones((1, c)) if outputs == "sum" else np.eye(c)
-        return np.broadcast_to(rows.astype(np.float32)[:, None], (len(rows), n, c))
-    return np.broadcast_to(checked_cotangents(outputs, n, c), (n, c))[None]

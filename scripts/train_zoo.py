@@ -202,7 +202,7 @@ def train(plan: Plan, config: dict[str, Any], source: Source, folder: Path, chec
         extra["reference_class_means"] = means
     else:
         reference = read_weights(folder / reference_name / WEIGHTS_FILE)
-        classes = len(reference["source"].pop("class_means"))
+        classes = len(reference["source"]["class_means"])
         _, extra["reference_class_means"] = evaluate(
             build(config["architectures"][0], num_classes=classes), {k: reference[k] for k in ("params", "batch_stats")}, config, source
         )

@@ -14,7 +14,7 @@ from ntk_select.errors import ConfigError, ModelError
 from ntk_select.expert import Expert
 from ntk_select.gradients import gradient_kernel
 from ntk_select.gram import conv_gram
-from ntk_select.probe import tail_kernel
+from ntk_select.last_conv import tail_kernel
 from ntk_select.scores.lgc import lgc
 
 SMALL = {

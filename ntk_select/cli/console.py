@@ -6,12 +6,16 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+"""An option without a value and without a --no- twin."""
 
 
 def out() -> Console:

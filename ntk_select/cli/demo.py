@@ -2,12 +2,10 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
 
-import tyro
 from rich.text import Text
 
-from ntk_select.cli.console import out, remarks
+from ntk_select.cli.console import Flag, out, remarks
 from ntk_select.cli.rank import Rank
 
 
@@ -17,7 +15,7 @@ class Demo:
 
     out: Path = Path("runs/demo")
     """Folder for the ranking and its figure."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = field(default=False)
+    json: Flag = field(default=False)
     """Print JSON instead of a table."""
 
     def run(self) -> int:

@@ -4,12 +4,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
 from rich.text import Text
 
-from ntk_select.cli.console import command, out, print_json, print_line, print_table, progress_bar, remarks, split, zoo_option
+from ntk_select.cli.console import Flag, command, out, print_json, print_line, print_table, progress_bar, remarks, split, zoo_option
 from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.plugins import builtin
 from ntk_select.scores import ScoreResult
@@ -37,7 +36,7 @@ class Rank:
     """Images per forward pass."""
     out: Path | None = None
     """Folder for ranking.json, .csv, .parquet and .png."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = field(default=False)
+    json: Flag = field(default=False)
     """Print JSON instead of a table."""
 
     def run(self) -> int:

@@ -6,17 +6,15 @@ from typing import Annotated
 import tyro
 from rich.text import Text
 
-from ntk_select.cli.console import command, out, print_json, print_line, print_table
+from ntk_select.cli.console import Flag, command, out, print_json, print_line, print_table
 from ntk_select.plugins import builtin
-
-JsonFlag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 @dataclass(frozen=True)
 class TasksList:
     """List the kinds of task URI."""
 
-    json: JsonFlag = field(default=False)
+    json: Flag = field(default=False)
     """Print JSON instead of a table."""
 
     def run(self) -> int:
@@ -35,7 +33,7 @@ class TasksShow:
 
     uri: tyro.conf.Positional[str]
     """The task."""
-    json: JsonFlag = field(default=False)
+    json: Flag = field(default=False)
     """Print JSON instead of a table."""
 
     def run(self) -> int:

@@ -9,12 +9,10 @@ from typing import Annotated
 import tyro
 from rich.text import Text
 
-from ntk_select.cli.console import command, out, print_json, print_line, print_table, progress_bar, remarks, split
+from ntk_select.cli.console import Flag, command, out, print_json, print_line, print_table, progress_bar, remarks, split
 from ntk_select.errors import ModelError, did_you_mean
 from ntk_select.plugins import builtin
 from ntk_select.preprocess import Preprocess
-
-JsonFlag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 def _card(load):
@@ -33,7 +31,7 @@ class ZooList:
 
     zoo: tuple[str, ...] = ("builtin",)
     """builtin, folders of experts, or several of them."""
-    json: JsonFlag = field(default=False)
+    json: Flag = field(default=False)
     """Print JSON instead of a table."""
 
     def run(self) -> int:
@@ -76,7 +74,7 @@ class ZooShow:
     """The expert."""
     zoo: tuple[str, ...] = ("builtin",)
     """builtin, folders of experts, or several of them."""
-    json: JsonFlag = field(default=False)
+    json: Flag = field(default=False)
     """Print JSON instead of a table."""
 
     def run(self) -> int:
@@ -102,7 +100,7 @@ class ZooVerify:
 
     zoo: tuple[str, ...] = ("builtin",)
     """builtin, folders of experts, or several of them."""
-    json: JsonFlag = field(default=False)
+    json: Flag = field(default=False)
     """Print JSON instead of a table."""
 
     def run(self) -> int:
@@ -152,9 +150,9 @@ class ZooConvert:
     """Standard deviation of the channels (default: ImageNet's)."""
     interpolation: str | None = None
     """bilinear (default), bicubic, nearest, lanczos or box."""
-    replace: Annotated[bool, tyro.conf.FlagCreatePairsOff] = field(default=False)
+    replace: Flag = field(default=False)
     """Write over an expert of this name."""
-    json: JsonFlag = field(default=False)
+    json: Flag = field(default=False)
     """Print the card as JSON."""
 
     def run(self) -> int:

@@ -10,11 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from ntk_select.errors import ConfigError, DataError, ModelError, NtkSelectError, did_you_mean
+from ntk_select.errors import ConfigError, DataError, ModelError, NtkSelectError, did_you_mean, first_line
 from ntk_select.expert import Expert
 from ntk_select.gradients import gradient_kernel
+from ntk_select.last_conv import pooled_kernel, tail_cost
 from ntk_select.preprocess import Preprocess
-from ntk_select.probe import forward, has_pooled_last_conv, pooled_kernel, tail_cost
+from ntk_select.probe import forward, has_pooled_last_conv
 from ntk_select.ranking.record import ExpertScores, Failure, Ranking
 from ntk_select.resampling import MIN_DRAWS, Z95, HalfSamples, half_samples
 from ntk_select.scores import SCORES, Score, ScoreResult, Unavailable
@@ -84,7 +85,7 @@ def rank(
         except NtkSelectError as error:
             failures.append(Failure(name, str(error)))
         except Exception as error:  # an expert is foreign code: whatever it raises must not cost the others
-            failures.append(Failure(name, f"{type(error).__name__}: {_first_line(error)}"))
+            failures.append(Failure(name, f"{type(error).__name__}: {first_line(error)}"))
         else:
             rows.append(row)
             half_values[name] = values
@@ -290,7 +291,3 @@ def _task_record(task: Task, sample: ProbeSample, per_class: int, seed: int, hea
         "smallest_class": int(counts.min()),
         "warnings": list(dict.fromkeys(warnings)),
     }
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0]

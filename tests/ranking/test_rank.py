@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from ntk_select.models.architectures import build, initialise, make_expert
 
-from ntk_select import Expert, Preprocess, Task, probe, probe_sample, rank
+from ntk_select import Expert, Preprocess, Task, last_conv, probe, probe_sample, rank
 from ntk_select.errors import ConfigError, DataError, ModelError, TaskError
 from ntk_select.ranking import rank as rank_function
 from ntk_select.scores import ScoreResult, Unavailable
@@ -377,8 +377,8 @@ def test_one_forward_pass_serves_lfc_and_lgc(resnet, task, monkeypatch):
         pytest.fail("a second kind of pass was made")
 
     monkeypatch.setattr(probe, "_with_pooled_tail", counted)
-    for name in ("_call", "_logits_and_features", "_with_tail"):
-        monkeypatch.setattr(probe, name, another)
+    for module, name in ((probe, "_call"), (probe, "_logits_and_features"), (last_conv, "_with_tail")):
+        monkeypatch.setattr(module, name, another)
     ranking = rank([resnet], task, ("lfc", "lgc"), per_class=10, batch_size=16, draws=20)
     assert not ranking.failures
     assert passed == [16, 16]
