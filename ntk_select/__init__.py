@@ -4,6 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from ntk_select import errors, scores
 from ntk_select.card import Card
+from ntk_select.engine import certify, ntk, ntk_plan, ntk_vector_product
 from ntk_select.expert import Expert, LastConv, Taps
 from ntk_select.gradients import gradient_kernel
 from ntk_select.kernels import feature_kernel, kernel_label_correlation, label_kernel
@@ -27,6 +28,7 @@ __all__ = [
     "Ranking",
     "Taps",
     "Task",
+    "certify",
     "errors",
     "feature_kernel",
     "gradient_kernel",
@@ -34,6 +36,9 @@ __all__ = [
     "label_kernel",
     "lfc",
     "lgc",
+    "ntk",
+    "ntk_plan",
+    "ntk_vector_product",
     "probe_sample",
     "rank",
     "scores",

@@ -3,26 +3,24 @@
 Three exact routes, from the special to the general:
   * a pooled last convolution (ResNet, DenseNet): one backward pass through the tail serves any number of classes;
   * any last convolution that the expert exposes (AlexNet): one backward pass through the tail per output;
-  * any layers of any function: per-example gradients by `vmap` of `vjp`, streamed over groups of leaves.
+  * any layers of any function: the engine behind `ntk`.
 """
 
 import re
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from ntk_select.engine.kernel import ntk
+from ntk_select.engine.selection import leaf_names
 from ntk_select.errors import ConfigError, ModelError, did_you_mean
 from ntk_select.expert import Expert
-from ntk_select.gram import symmetric_gram
-from ntk_select.last_conv import cotangents_of, pooled_kernel, tail_kernel
-from ntk_select.probe import forward, has_pooled_last_conv, in_batches
+from ntk_select.last_conv import pooled_kernel, tail_kernel
+from ntk_select.probe import forward, has_pooled_last_conv
 
 OUTPUTS = ("trace", "sum", "features")
-GROUP_BYTES = 2**30
 
 
 def gradient_kernel(
@@ -55,8 +53,7 @@ def gradient_kernel(
       ModelError: the expert lacks what is asked for.
 
     Reference: Deshpande et al. 2021, section 3.2.  Cost: for a pooled last convolution the forward passes plus
-    O(n^2 p) with p its number of weights; otherwise c times as much; for other layers c backward passes of
-    every example as well.
+    O(n^2 p) with p its number of weights; otherwise c times as much; for other layers see `ntk`.
     """
     if isinstance(outputs, str) and outputs not in OUTPUTS:
         raise ConfigError(f"outputs={outputs!r} is unknown.{did_you_mean(outputs, OUTPUTS)} Or give an array (c,) or (n, c).")
@@ -74,10 +71,12 @@ def gradient_kernel(
             inner, outputs = expert.features_fn, "trace"
         else:
             inner = expert.apply_fn
-        fn, params = partial(_stateful, inner, expert.state), expert.params
-        path = expert.last_conv.path if layers == "last_conv" else None
+        fn, params = inner, expert.variables
+        chosen = _of_params(layers, expert.last_conv.path if layers == "last_conv" else None)
+        if not any(map(chosen, leaf_names(params))):
+            raise ConfigError(f"layers={layers!r} matches no parameter.{did_you_mean(layers, leaf_names(expert.params))}")
     else:
-        fn, path = expert_or_fn, None
+        fn = expert_or_fn
         if params is None:
             raise ConfigError("A function needs its parameters. Type: gradient_kernel(fn, x, params=params, layers='all')")
         if layers == "last_conv":
@@ -86,70 +85,16 @@ def gradient_kernel(
             )
         if isinstance(outputs, str) and outputs == "features":
             raise ConfigError("A function has no features of its own. Give the function of the features, with outputs='trace'.")
-    return _general(fn, params, x, _select(params, layers, path), outputs, batch_size)
+        chosen = None if layers == "all" else layers
+    return ntk(fn, params, x, layers=chosen, outputs=outputs, batch_size=batch_size, accumulate="float64")
 
 
-def _stateful(fn, state, params, x):
-    return fn({"params": params, **state}, x)
-
-
-def _path_name(path) -> str:
-    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
-
-
-def _select(params, layers: str, path: tuple[str, ...] | None) -> list[bool]:
-    names = [_path_name(p) for p, _ in jax.tree_util.tree_leaves_with_path(params)]
+def _of_params(layers: str, path: tuple[str, ...] | None) -> Callable[[str], bool]:
+    """Which paths of an expert's variables are meant: below "params", never batch statistics."""
     if path is not None:
-        chosen = [name == "/".join(path) for name in names]
-    elif layers == "all":
-        chosen = [True] * len(names)
-    else:
-        try:
-            pattern = re.compile(layers)
-        except re.error as error:
-            raise ConfigError(f"layers={layers!r} is not a regular expression: {error}.") from error
-        chosen = [pattern.search(name) is not None for name in names]
-    if not any(chosen):
-        raise ConfigError(f"layers={layers!r} matches no parameter.{did_you_mean(layers, names)}")
-    return chosen
-
-
-def _general(fn, params, x, chosen: list[bool], outputs, batch_size: int) -> np.ndarray:
-    """Groups of leaves, outputs and batches in turn: at most `GROUP_BYTES` of gradients, or one leaf's, at a time."""
-    leaves, treedef = jax.tree.flatten(jax.device_put(params))
-    shape = jax.eval_shape(fn, params, x[:1]).shape
-    n, cotangents = len(x), cotangents_of(outputs, len(x), shape[-1])
-    rows_of = jax.jit(partial(_gradient_rows, fn, treedef), static_argnums=0)
-    kernel = np.zeros((n, n))
-    for group in _groups([leaf.size * n * leaf.dtype.itemsize if use else 0 for leaf, use in zip(leaves, chosen, strict=True)]):
-        for cotangent in cotangents:
-            for leaf_rows in in_batches(partial(rows_of, group, leaves), batch_size, x, cotangent):
-                kernel += symmetric_gram(leaf_rows)
-    return kernel / len(cotangents)
-
-
-def _groups(sizes: list[int]) -> list[tuple[int, ...]]:
-    groups, room = [], 0
-    for index, size in enumerate(sizes):
-        if size and (not groups or size > room):
-            groups.append([])
-            room = GROUP_BYTES
-        if size:
-            groups[-1].append(index)
-            room -= size
-    return [tuple(group) for group in groups]
-
-
-def _gradient_rows(fn, treedef, group, leaves, x, cotangents):
-    """Per-example gradients of the leaves in `group`, each (n, size)."""
-
-    def one(example, cotangent):
-        def scalar(chosen):
-            merged = list(leaves)
-            for index, leaf in zip(group, chosen, strict=True):
-                merged[index] = leaf
-            return fn(jax.tree.unflatten(treedef, merged), example[None])[0] @ cotangent
-
-        return jax.grad(scalar)([leaves[index] for index in group])
-
-    return [gradient.reshape(len(x), -1) for gradient in jax.vmap(one)(x, cotangents)]
+        return "/".join(("params", *path)).__eq__
+    try:
+        pattern = re.compile("" if layers == "all" else layers)
+    except re.error as error:
+        raise ConfigError(f"layers={layers!r} is not a regular expression: {error}.") from error
+    return lambda name: name.startswith("params/") and pattern.search(name.removeprefix("params/")) is not None

@@ -10,18 +10,6 @@ from jaxtyping import Array, Float, Num
 BLOCK_BYTES = 2**28
 
 
-@jax.jit
-def _products(a, b):
-    return jnp.matmul(a, b.T, precision="highest")
-
-
-def symmetric_gram(rows: Num[Array, "n p"]) -> Float[np.ndarray, "n n"]:
-    """Inner products of the rows. Computed in the rows' type by blocks of columns, summed in float64."""
-    n, p = rows.shape
-    block = max(1, BLOCK_BYTES // (n * rows.dtype.itemsize))
-    return _symmetric(sum(np.asarray(_products(part, part), np.float64) for part in (rows[:, i : i + block] for i in range(0, p, block))))
-
-
 def _symmetric(kernel: np.ndarray) -> np.ndarray:
     return (kernel + kernel.T) / 2
 

@@ -1,0 +1,334 @@
+"""Which way for which layer, and in what portions, so that the kernel costs least within the memory?"""
+
+import itertools
+import math
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import jax
+
+from ntk_select.engine.cost import BALANCE, Passes, Sizes, passes_of, sizes_of
+from ntk_select.engine.factors import Stored
+from ntk_select.engine.outputs import Outputs
+from ntk_select.engine.structure import LeafUse, Structure
+from ntk_select.errors import ConfigError
+
+IN_FLIGHT = {"cpu": 128}  # cotangents that go back through the network together
+IN_FLIGHT_ELSEWHERE = 1024
+FORMED_BYTES = 2**27  # gradients formed at a time, at contraction
+
+
+@dataclass(frozen=True)
+class LeafPlan:
+    """What is done for one leaf.
+
+    Attributes:
+      use: where the leaf is used.
+      space: "parameter" or "sample".
+      stored: what is kept of each example; `stored_bytes` of them.
+      flops: for the whole kernel, passes through the network apart.
+      sizes: what the counts come from.
+    """
+
+    use: LeafUse
+    position: int
+    space: str
+    stored: str
+    stored_bytes: int
+    flops: float
+    work: float
+    sizes: Sizes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a kernel will be computed, and what that should cost.
+
+    Attributes:
+      leaves: a `LeafPlan` for each leaf that the function uses.
+      groups: positions of the leaves that are treated together; each group costs a pass of its own.
+      rows, columns: cuts of the examples of either side; between two cuts lies what is in memory together.
+      chunks: cuts of the cotangents.
+      batch: examples in one pass through the network.
+      flops: floating-point operations, predicted; `pass_flops` of them go forwards and back through the network.
+      passes: examples that go through the network, repetitions counted (each once: n).
+      stored_bytes: of gradients and factors at a time, at most.
+      peak_bytes: predicted peak of all memory that the computation takes on the device.
+      memory: the budget in bytes.
+    """
+
+    leaves: tuple[LeafPlan, ...]
+    unused: tuple[str, ...]
+    groups: tuple[tuple[int, ...], ...]
+    rows: tuple[int, ...]
+    columns: tuple[int, ...] | None
+    chunks: tuple[int, ...]
+    batch: int
+    pairing: str
+    memory: int
+    flops: float = 0.0
+    pass_flops: float = 0.0
+    passes: int = 0
+    stored_bytes: int = 0
+    peak_bytes: int = 0
+
+    @property
+    def work(self) -> float:
+        """Operations, with bytes moved counted as operations: what the choice is made by."""
+        return self.pass_flops + sum(leaf.work for leaf in self.leaves)
+
+    def tiles(self) -> Iterator[tuple[int, int]]:
+        """The tiles of the kernel, by number of row and column cut; of a symmetric kernel the lower ones."""
+        for i in range(len(self.rows) - 1):
+            for j in range(i + 1 if self.columns is None else len(self.columns) - 1):
+                yield i, j
+
+    def rounds(self) -> Iterator[tuple[int, int, int]]:
+        """(group, chunk of the left, chunk of the right cotangents) that add up to one tile."""
+        for group in range(len(self.groups)):
+            for left in range(len(self.chunks) - 1):
+                for right in range(len(self.chunks) - 1) if self.pairing == "full" else (left,):
+                    yield group, left, right
+
+    def __str__(self):
+        from ntk_select.engine.plan_table import plan_table
+
+        return plan_table(self)
+
+    __repr__ = __str__
+
+
+def available_memory(memory_gb: float | None) -> int:
+    """Bytes that may be used: what is asked for, or most of what the device has free, half of it on the host.
+
+    Raises:
+      ConfigError: `memory_gb` is not a positive number.
+    """
+    if memory_gb is not None:
+        if not isinstance(memory_gb, (int, float)) or isinstance(memory_gb, bool) or not memory_gb > 0:
+            raise ConfigError(f"memory_gb={memory_gb!r} must be a positive number of gigabytes, for example memory_gb=4.")
+        return int(memory_gb * 1e9)
+    device = jax.devices()[0]
+    statistics = device.memory_stats() if device.platform != "cpu" else None
+    if statistics and "bytes_limit" in statistics:
+        return int(0.8 * (statistics["bytes_limit"] - statistics.get("bytes_in_use", 0)))
+    return int(0.5 * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+def make_plan(
+    structure: Structure,
+    outputs: Outputs,
+    n1: int,
+    n2: int | None,
+    *,
+    memory: int,
+    cuts: tuple[tuple[int, ...], tuple[int, ...] | None] | None = None,
+    batch_size: int | None = None,
+    split: bool = False,
+    space: str | None = None,
+    devices: int = 1,
+) -> Plan:
+    """The cheapest plan whose predicted peak stays within `memory`.
+
+    Args:
+      structure, outputs: of the function and of the question.
+      n1, n2: examples on either side; n2 None for a symmetric kernel.
+      memory: bytes, for each device.
+      cuts: of rows and columns, when the tiles are given.
+      batch_size: examples in one pass, when given.
+      split: one kernel a leaf is kept.
+      space: "parameter" or "sample" for all weights, against the cost model; for measurements.
+      devices: over which the examples are spread.
+
+    Raises:
+      ConfigError: not even one example at a time fits.
+    """
+    passes = passes_of(structure)
+    m, pairing = outputs.count, outputs.pairing
+    unused = tuple(leaf.name for leaf in structure.leaves if leaf.kind == "unused")
+    kernels = sum(leaf.kind != "unused" for leaf in structure.leaves) if split else 1
+    platform = jax.devices()[0].platform
+    flight = IN_FLIGHT.get(platform, IN_FLIGHT_ELSEWHERE)
+    best, least = None, math.inf
+    for parts in _cuts_to_try(m):
+        chunk = math.ceil(m / parts)
+        for tiles in _cuts_to_try(max(n1, n2 or 0)) if cuts is None else (1,):
+            rows, columns = cuts or (_even(n1, tiles), None if n2 is None else _even(n2, tiles))
+            longest = max(b - a for side in (rows, columns or rows) for a, b in itertools.pairwise(side))
+            leaves = _leaf_plans(structure, chunk, pairing, n1, n2, longest, space, parts)
+            batch = min(longest, batch_size or max(1, flight // chunk))
+            while True:
+                overhead = _overhead(leaves, passes, chunk, batch, longest, pairing, m, n1 if len(rows) == 2 else longest, kernels)
+                if batch_size or batch == 1 or overhead <= memory / 3:
+                    break
+                batch = max(1, batch // 2)
+            groups = _groups(leaves, longest * (1 if n2 is None and len(rows) == 2 else 2), (memory - overhead) * devices)
+            if groups is None:
+                least = min(least, overhead + longest * min(leaf.stored_bytes for leaf in leaves) if leaves else overhead)
+                continue
+            chunks = (*range(0, m, chunk), m)
+            plan = Plan(leaves, unused, groups, rows, columns, chunks, batch, pairing, memory=memory)
+            plan = _priced(plan, passes, overhead, devices)
+            if best is None or plan.work < best.work:
+                best = plan
+            if plan.passes == n1 + (n2 or 0):
+                break  # every example passes once: smaller tiles gain nothing
+        if best is not None and parts == 1:
+            break  # more chunks only repeat forward passes
+    if best is None:
+        raise ConfigError(
+            f"Not even one example at a time fits into {memory / 1e9:.3g} GB: about {least / 1e9:.3g} GB are needed. "
+            f"Type: memory_gb={math.ceil(least / 1e8) / 10:.1f} or more, layers= a smaller part of the network, or outputs='sum'."
+        )
+    return best
+
+
+def _leaf_plans(structure, m, pairing, n1, n2, longest, space, parts) -> tuple[LeafPlan, ...]:
+    plans, n = [], n1 + (n2 or 0)
+    products = parts * parts if pairing == "full" else parts
+    for position, leaf in enumerate(structure.leaves):
+        if leaf.kind == "unused":
+            continue
+        sizes = sizes_of(structure, leaf)
+        pairs = {
+            kind: _pairs(n1, n2, tile) * products
+            for kind, tile in (("parameter", parameter_tile(longest)), ("sample", sizes.pair_tile(padded(longest))))
+        }
+        gradient_bytes = sizes.stored("gradients", m)
+        flops = {"parameter": pairs["parameter"] * sizes.gradient_pair_flops(m, pairing)}
+        work = {"parameter": flops["parameter"] + BALANCE * 3 * n * gradient_bytes}
+        stored = "gradients"
+        if leaf.structured:
+            formed = n * parts * sizes.gradient_flops(m)
+            flops["parameter"] += formed
+            work["parameter"] += formed
+            flops["sample"] = pairs["sample"] * sizes.position_pair_flops(m, pairing)
+            kept = min(("inputs", "patches"), key=lambda what: sizes.stored(what, m))
+            work["sample"] = flops["sample"] + BALANCE * (pairs["sample"] * sizes.position_pair_bytes(m, pairing) + n * sizes.stored(kept, m))
+            chosen = space or min(work, key=work.get)
+            if chosen == "sample" or sizes.stored(kept, m) < gradient_bytes:
+                stored = kept
+        else:
+            chosen = "parameter"
+        plans.append(LeafPlan(leaf, position, chosen, stored, sizes.stored(stored, m), flops[chosen], work[chosen], sizes))
+    return tuple(plans)
+
+
+def parameter_tile(n: int) -> int:
+    """Examples along one side of a tile in parameter space: halves and quarters only of what is long enough to gain."""
+    n = padded(n)
+    return n if n < 256 else n // 2 if n < 512 else n // 4
+
+
+def padded(n: int) -> int:
+    """Length of the buffers: a multiple of 16, so that tiles fit; rows beyond n stay zero."""
+    return n if n <= 16 else 16 * math.ceil(n / 16)
+
+
+def _pairs(n1: int, n2: int | None, tile: int) -> float:
+    return n1 * (n1 + min(tile, n1)) / 2 if n2 is None else n1 * n2
+
+
+def _cuts_to_try(n: int) -> list[int]:
+    return sorted({min(n, cuts) for cuts in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, n)})
+
+
+def _even(n: int, parts: int) -> tuple[int, ...]:
+    step = math.ceil(n / parts)
+    return (*range(0, n, step), n)
+
+
+def _groups(leaves: tuple[LeafPlan, ...], examples: int, room: float) -> tuple[tuple[int, ...], ...] | None:
+    groups, left = [], -1.0
+    for index, leaf in enumerate(leaves):
+        need = leaf.stored_bytes * padded(examples)
+        if need > room:
+            return None
+        if need > left:
+            groups.append([])
+            left = room
+        groups[-1].append(index)
+        left -= need
+    return tuple(map(tuple, groups))
+
+
+def _overhead(leaves, passes: Passes, m, batch, longest, pairing, all_m, rows, kernels) -> int:
+    """Bytes beside what is stored: passes in flight, products in flight, the kernel."""
+    new = sum(leaf.stored_bytes for leaf in leaves)
+    flight = batch * (2 * passes.activations + m * 4 * passes.largest + new)
+    product = 0
+    for leaf in leaves:
+        sizes = leaf.sizes
+        if leaf.space == "parameter":
+            # A tap at a time, the gradients of all examples, and the slices that are multiplied.
+            formed = padded(longest) * sizes.entries * m * sizes.item
+            product = max(
+                product, min(formed, FORMED_BYTES) * (1 if parameter_tile(longest) == padded(longest) else 3) if leaf.stored != "gradients" else 0
+            )
+        else:
+            tile = sizes.pair_tile(padded(longest))
+            product = max(product, 3 * tile**2 * sizes.groups * sizes.positions**2 * sizes.item + 4 * tile * leaf.stored_bytes)
+            if pairing == "full":
+                product = max(product, tile * sizes.positions * m * sizes.width_out * sizes.item * 2 + product)
+    item = leaves[0].sizes.item if leaves else 4
+    entries = {"trace": 1, "diagonal": m, "full": m * m}[pairing]
+    all_entries = {"trace": 1, "diagonal": all_m, "full": all_m * all_m}[pairing]
+    kernel = kernels * item * (2 * padded(longest) ** 2 * entries + rows * longest * all_entries)
+    return int(max(flight, product) + kernel)
+
+
+def _priced(plan: Plan, passes: Passes, overhead: int, devices: int) -> Plan:
+    """The plan with its costs, by going through the sides of all tiles as the driver will."""
+    cache, done, high = Cache(max(0, (plan.memory - overhead) * devices)), 0, 0
+    need = [sum(plan.leaves[index].stored_bytes for index in group) for group in plan.groups]
+    for i, j in plan.tiles():
+        for group, left, right in plan.rounds():
+            for side in side_keys(plan, i, j, group, left, right):
+                cuts = plan.rows if side[0] == "rows" else plan.columns
+                length = cuts[side[1] + 1] - cuts[side[1]]
+                if cache.get(side) is None:
+                    cache.put(side, True, need[group] * padded(length))
+                    done += length
+                high = max(high, cache.used)
+    # A pass for one group of many need not go all the way back; it is counted as if it did.
+    pass_flops = done * (passes.forward + plan.chunks[1] * passes.backward)
+    flops = pass_flops + sum(leaf.flops for leaf in plan.leaves)
+    return replace(plan, flops=flops, pass_flops=pass_flops, passes=done, stored_bytes=high // devices, peak_bytes=high // devices + overhead)
+
+
+def side_keys(plan: Plan, i: int, j: int, group: int, left: int, right: int) -> tuple[tuple, tuple]:
+    """Names of the two sides of a tile: equal when they are the same gradients."""
+    first = ("rows", i, group, left)
+    return first, (("rows" if plan.columns is None else "columns"), j, group, right)
+
+
+def stored_of(plan: Plan, group: int) -> tuple[Stored, ...]:
+    """What one group keeps of each example."""
+    return tuple(Stored(plan.leaves[index].position, plan.leaves[index].stored) for index in plan.groups[group])
+
+
+class Cache:
+    """Values by key, at most `room` bytes of them; the least recently asked for goes first. The newest two always stay."""
+
+    def __init__(self, room: float):
+        self.room, self.used, self._values = room, 0, OrderedDict()
+
+    def get(self, key):
+        """The value, or None."""
+        if key not in self._values:
+            return None
+        self._values.move_to_end(key)
+        return self._values[key][0]
+
+    def make_room(self, size: int) -> None:
+        """Forgets values until `size` more fit, or one is left."""
+        while self.used + size > self.room and len(self._values) > 1:
+            self.used -= self._values.popitem(last=False)[1][1]
+
+    def put(self, key, value, size: int) -> None:
+        """Keeps a value of `size` bytes."""
+        self.make_room(size)
+        self._values[key] = (value, size)
+        self.used += size

@@ -1,0 +1,57 @@
+"""Which leaves of the parameters does `layers=` name?"""
+
+import re
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from ntk_select.errors import ConfigError, did_you_mean
+
+
+def leaf_names(params) -> list[str]:
+    """The "/"-joined path of every leaf, in the order of `jax.tree.leaves`."""
+    return ["/".join(_key(key) for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+
+
+def _key(key) -> str:
+    return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
+
+
+def select(params, layers: str | Callable[[str], bool] | None) -> tuple[int, ...]:
+    """Indices of the floating-point leaves that `layers` names.
+
+    Args:
+      params: any pytree.
+      layers: a regular expression that is searched in the paths, a function path -> bool, or None for all.
+
+    Raises:
+      ConfigError: nothing matches, a leaf that matches is complex, or `layers` is none of these.
+    """
+    leaves, names = jax.tree.leaves(params), leaf_names(params)
+    matches = _matcher(layers)
+    chosen = []
+    for index, (leaf, name) in enumerate(zip(leaves, names, strict=True)):
+        if not matches(name):
+            continue
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating):
+            raise ConfigError(f"Parameter {name!r} is complex; the kernel is defined here for real parameters. Type: layers= a pattern without it.")
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+            chosen.append(index)
+    if not chosen:
+        raise ConfigError(f"layers={layers!r} matches no floating-point parameter.{did_you_mean(str(layers), names)}")
+    return tuple(chosen)
+
+
+def _matcher(layers) -> Callable[[str], bool]:
+    if layers is None:
+        return lambda _: True
+    if callable(layers):
+        return layers
+    try:
+        pattern = re.compile(layers)
+    except re.error as error:
+        raise ConfigError(f"layers={layers!r} is not a regular expression: {error}.") from error
+    except TypeError as error:
+        raise ConfigError(f"layers={layers!r} must be a regular expression, a function of the path, or None for all.") from error
+    return lambda name: pattern.search(name) is not None

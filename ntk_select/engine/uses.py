@@ -1,0 +1,193 @@
+"""How does a product or a convolution use its weights?
+
+Either is, for one example, Y = X W, group by group: X (g, s, k) are the inputs that each of s output positions sees,
+W (g, k, o) the weights, Y (g, s, o) the outputs. The gradient with respect to W is then X' G with G the cotangent of Y.
+A `Use` brings an operation into this form. Windows of a convolution are ordered tap by tap: k = (tap, channel).
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ntk_select.engine.program import Step
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A `dot_general` whose operand number 1 - side is the weight. Axes are of the operands; groups are its batch axes."""
+
+    side: int
+    batch: tuple[tuple[int, ...], tuple[int, ...]]
+    contract: tuple[tuple[int, ...], tuple[int, ...]]
+    free: tuple[tuple[int, ...], tuple[int, ...]]
+    input_shape: tuple[int, ...]
+    weight_shape: tuple[int, ...]
+    taps: int = 1
+
+    @property
+    def groups(self) -> int:
+        """g."""
+        return _size(self.input_shape, self.batch[0])
+
+    @property
+    def positions(self) -> int:
+        """s."""
+        return _size(self.input_shape, self.free[0])
+
+    @property
+    def width_in(self) -> int:
+        """k."""
+        return _size(self.input_shape, self.contract[0])
+
+    @property
+    def width_out(self) -> int:
+        """o."""
+        return _size(self.weight_shape, self.free[1])
+
+    @property
+    def layout(self) -> tuple:
+        """Two uses of one weight with the same layout have the same W, entry by entry."""
+        return ("dense", self.batch[1], self.contract[1], self.free[1])
+
+    def patches(self, x, first: int = 0, last: int | None = None):
+        """X (g, s, k)."""
+        del first, last
+        return x.transpose(*self.batch[0], *self.free[0], *self.contract[0]).reshape(self.groups, self.positions, self.width_in)
+
+    def outputs(self, y):
+        """Y (g, s, o)."""
+        if self.side == 0:
+            return y.reshape(self.groups, self.positions, self.width_out)
+        return y.reshape(self.groups, self.width_out, self.positions).swapaxes(1, 2)
+
+    def weight(self, w):
+        """From (g, k, o) back to the shape of the operand."""
+        order = (*self.batch[1], *self.contract[1], *self.free[1])
+        return w.reshape([self.weight_shape[axis] for axis in order]).transpose(_inverse(order))
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A `conv_general_dilated` whose second operand is the weight."""
+
+    dimensions: Any
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    input_dilation: tuple[int, ...]
+    window_dilation: tuple[int, ...]
+    groups: int
+    input_shape: tuple[int, ...]
+    weight_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+
+    @property
+    def window(self) -> tuple[int, ...]:
+        """Extent of the window along each spatial axis."""
+        return tuple(self.weight_shape[axis] for axis in self.dimensions.rhs_spec[2:])
+
+    @property
+    def taps(self) -> int:
+        """Number of entries of the window."""
+        return math.prod(self.window)
+
+    @property
+    def area(self) -> tuple[int, ...]:
+        """Spatial extent of the output."""
+        return tuple(self.output_shape[axis] for axis in self.dimensions.out_spec[2:])
+
+    @property
+    def positions(self) -> int:
+        """s."""
+        return self.input_shape[self.dimensions.lhs_spec[0]] * math.prod(self.area)
+
+    @property
+    def width_in(self) -> int:
+        """k."""
+        return self.taps * self.weight_shape[self.dimensions.rhs_spec[1]]
+
+    @property
+    def width_out(self) -> int:
+        """o."""
+        return self.weight_shape[self.dimensions.rhs_spec[0]] // self.groups
+
+    @property
+    def layout(self) -> tuple:
+        """Two uses of one weight with the same layout have the same W, entry by entry."""
+        return ("conv", self.dimensions.rhs_spec, self.groups)
+
+    def patches(self, x, first: int = 0, last: int | None = None):
+        """X (g, s, k); of the taps first..last alone, when given."""
+        n, channels, *spatial = self.dimensions.lhs_spec
+        x = x.transpose(n, *spatial, channels)
+        edges = [(0, 0, 0), *((low, high, d - 1) for (low, high), d in zip(self.padding, self.input_dilation, strict=True)), (0, 0, 0)]
+        if any(edge != (0, 0, 0) for edge in edges):
+            x = lax.pad(x, jnp.zeros((), x.dtype), edges)
+        views = []
+        for tap in list(itertools.product(*map(range, self.window)))[first:last]:
+            start = [t * d for t, d in zip(tap, self.window_dilation, strict=True)]
+            stop = [i + s * (size - 1) + 1 for i, s, size in zip(start, self.strides, self.area, strict=True)]
+            views.append(lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *self.strides, 1)))
+        taps = views[0][..., None, :] if len(views) == 1 else jnp.stack(views, axis=-2)
+        if self.groups == 1:
+            return taps.reshape(1, self.positions, -1)
+        taps = taps.reshape(self.positions, len(views), self.groups, -1)
+        return taps.transpose(2, 0, 1, 3).reshape(self.groups, self.positions, -1)
+
+    def outputs(self, y):
+        """Y (g, s, o)."""
+        n, channels, *spatial = self.dimensions.out_spec
+        y = y.transpose(n, *spatial, channels).reshape(self.positions, self.groups, self.width_out)
+        return y.transpose(1, 0, 2)
+
+    def weight(self, w):
+        """From (g, k, o) back to the shape of the operand."""
+        features, channels, *spatial = self.dimensions.rhs_spec
+        w = w.reshape(self.groups, *self.window, -1, self.width_out)
+        w = jnp.moveaxis(w, 0, -2).reshape(*self.window, -1, self.groups * self.width_out)
+        return w.transpose(_inverse((*spatial, channels, features)))
+
+
+Use = Dense | Conv
+
+
+def read_use(step: Step, side: int, shapes: dict[int, jax.ShapeDtypeStruct]) -> Use | None:
+    """The use that a step makes of its operand number 1 - side as a weight; None when it is none of the two kinds."""
+    if len(step.inputs) != 2:
+        return None
+    x, w = shapes[step.inputs[side]].shape, shapes[step.inputs[1 - side]].shape
+    if step.name == "dot_general":
+        contract, batch = step.settings["dimension_numbers"]
+        contract, batch = tuple(map(tuple, contract)), tuple(map(tuple, batch))
+        free = tuple(
+            tuple(axis for axis in range(len(shape)) if axis not in contract[index] + batch[index])
+            for index, shape in enumerate(shapes[slot].shape for slot in step.inputs)
+        )
+        order = (side, 1 - side)
+        return Dense(side, *(tuple(pair[index] for index in order) for pair in (batch, contract, free)), x, w)
+    if step.name == "conv_general_dilated" and side == 0 and step.settings["batch_group_count"] == 1:
+        settings = step.settings
+        return Conv(
+            settings["dimension_numbers"],
+            tuple(settings["window_strides"]),
+            tuple(map(tuple, settings["padding"])),
+            tuple(settings["lhs_dilation"]),
+            tuple(settings["rhs_dilation"]),
+            settings["feature_group_count"],
+            x,
+            w,
+            shapes[step.outputs[0]].shape,
+        )
+    return None
+
+
+def _size(shape, axes) -> int:
+    return math.prod(shape[axis] for axis in axes)
+
+
+def _inverse(order) -> list[int]:
+    return sorted(range(len(order)), key=order.__getitem__)
