@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from ntk_select.models.architectures import build, initialise, make_expert
 
-from ntk_select import gradients as module
 from ntk_select import gram
 from ntk_select.errors import ConfigError, ModelError
 from ntk_select.expert import Expert

@@ -56,25 +56,24 @@ def compute(
     tiles = [tile for tile in plan.tiles() if not sink.done(*tile)]
     steps, count = itertools.count(1), len(tiles) * sum(1 for _ in plan.rounds())
     for i, j in tiles:
-        adders: dict[str, _Adder] = {}
+        whole = sides.shape(i, j)
+        names = [leaf.name for leaf in structure.leaves] if split else [""]
+        adders = {name: _Adder(plan, outputs, whole, structure.dtype, float64, place) for name in names}
         for group, left, right in plan.rounds():
             first, second = side_keys(plan, i, j, group, left, right)
             symmetric = first == second
             buffers1 = sides.get(first)
             buffers2 = buffers1 if symmetric else sides.get(second)
-            whole = sides.shape(i, j)
             for index, part1, part2 in zip(plan.groups[group], buffers1, buffers2, strict=True):
                 leaf = plan.leaves[index]
-                name = leaf.use.name if split else ""
-                if name not in adders:
-                    adders[name] = _Adder(plan, outputs, whole, structure.dtype, float64, place)
-                adders[name].start(left, right)
-                _add_leaf(structure, plan, leaf, part1, part2, symmetric, adders[name], place)
+                adder = adders[leaf.use.name if split else ""]
+                adder.start(left, right)
+                _add_leaf(structure, plan, leaf, part1, part2, symmetric, adder, place)
             for adder in adders.values():
                 adder.flush(left, right)
             if progress is not None:
                 progress(next(steps), count, f"tile {i}, {j}")
-        result = {name: adder.result(outputs, first[:2] == second[:2]) for name, adder in adders.items()}
+        result = {name: adder.result(outputs, plan.columns is None and i == j) for name, adder in adders.items()}
         for tile in result.values():
             if not np.isfinite(tile).all():
                 raise _not_finite(plan, sides, i, j)
