@@ -10,6 +10,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from ntk_select.engine.factors import outer
@@ -25,6 +26,22 @@ def gradient_tile(pairing: str, rows1, rows2):
         return jnp.einsum("amp,bmp->abm", rows1, rows2)
     a, m, p = rows1.shape
     return jnp.matmul(rows1.reshape(a * m, p), rows2.reshape(-1, p).T).reshape(a, m, -1, m).transpose(0, 2, 1, 3)
+
+
+def host_tile(pairing: str, rows1, rows2) -> np.ndarray:
+    """As `gradient_tile`, by the BLAS of NumPy: XLA on CPUs is several times slower at long, narrow products."""
+    same = rows1 is rows2
+    rows1, rows2 = np.asarray(rows1), np.asarray(rows2)
+    if pairing == "trace":
+        flat = rows1.reshape(len(rows1), -1)
+        return flat @ (flat if same else rows2.reshape(len(rows2), -1)).T
+    a, m = len(rows1), rows1.shape[2]
+    left = np.ascontiguousarray(rows1.transpose(2, 0, 1, 3)).reshape(m, a, -1)
+    right = left if same else np.ascontiguousarray(rows2.transpose(2, 0, 1, 3)).reshape(m, len(rows2), -1)
+    if pairing == "diagonal":
+        return np.stack([x @ y.T for x, y in zip(left, right, strict=True)], axis=-1)
+    flat1, flat2 = left.reshape(-1, left.shape[2]), right.reshape(-1, right.shape[2])
+    return (flat1 @ (flat1 if same else flat2).T).reshape(m, a, m, -1).transpose(1, 3, 0, 2)
 
 
 def pair_tile(pairing: str, patches1, cotangents1, patches2, cotangents2):
@@ -74,12 +91,14 @@ def _side(uses, kept, factors):
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def form_gradients(uses: tuple, kept: str, taps: tuple[int, int], columns: tuple[int, int], factors):
-    """Gradients (n, r, m, o) from stored factors: of some taps of the window, and of some columns of their patches."""
+def form_gradients(uses: tuple, kept: str, taps: tuple[int, int], width: int, factors, first):
+    """Gradients (n, r, m, o) from stored factors: of some taps of the window, and of `width` columns of their patches."""
     total = 0
     for use, (x, cotangents) in zip(uses, factors, strict=True):
         patches = jax.vmap(partial(use.patches, first=taps[0], last=taps[1]))(x) if kept == "inputs" else x
-        total = total + jax.vmap(outer)(patches[..., slice(*columns)], cotangents)
+        if width < patches.shape[-1]:
+            patches = lax.dynamic_slice_in_dim(patches, first, width, axis=3)
+        total = total + jax.vmap(outer)(patches, cotangents)
     return total.reshape(len(total), -1, *total.shape[3:])
 
 

@@ -7,12 +7,15 @@ long as moving one byte, about what today's CPUs and GPUs have in common.
 import math
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 
 from ntk_select.engine.structure import LeafUse, Structure
 
 BALANCE = 16
-PAIR_TILE = 2048  # positions along one side of a tile of pairs of positions
+# Positions along one side of a tile of pairs: enough for a good matrix product, few enough to gain from symmetry.
+PAIR_TILE = {"cpu": 512}
+PAIR_TILE_ELSEWHERE = 4096
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,12 @@ class Sizes:
         return 4.0 * self.item * self.groups * self.positions**2 * (m if pairing == "diagonal" else 1)
 
     def pair_tile(self, n: int) -> int:
-        """Examples along one side of a tile in sample space: a power of two that divides n, if n is a multiple of one."""
+        """Examples along one side of a tile in sample space: n, or a power of two that divides it."""
+        enough = PAIR_TILE.get(jax.devices()[0].platform, PAIR_TILE_ELSEWHERE)
         size = 1
-        while n % (2 * size) == 0 and 2 * size * self.positions <= PAIR_TILE:
+        while n % (2 * size) == 0 and size * self.positions < enough:
             size *= 2
-        return n if n * self.positions <= PAIR_TILE else size
+        return n if n * self.positions <= enough else size
 
 
 def sizes_of(structure: Structure, leaf: LeafUse) -> Sizes:
@@ -73,6 +77,7 @@ def sizes_of(structure: Structure, leaf: LeafUse) -> Sizes:
     uses = [structure.taps[number].use for number in leaf.taps]
     entering = sum(math.prod(use.input_shape) for use in uses)
     first = uses[0]
+    entries = first.groups * first.width_in * first.width_out  # without the taps that only meet padding
     return Sizes(first.groups, sum(use.positions for use in uses), first.width_in, first.width_out, entries, entering, first.taps, item)
 
 

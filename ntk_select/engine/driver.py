@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ntk_select.engine.contract import add_gradient_tile, add_pair_tile, form_gradients, uses_of
+from ntk_select.engine.contract import add_gradient_tile, add_pair_tile, form_gradients, host_tile, uses_of
 from ntk_select.engine.factors import factors, fill
 from ntk_select.engine.memory import swapped
 from ntk_select.engine.outputs import Outputs
-from ntk_select.engine.plan import FORMED_BYTES, Cache, LeafPlan, Plan, padded, parameter_tile, side_keys, stored_of
+from ntk_select.engine.plan import Cache, LeafPlan, Plan, formed_bytes, padded, parameter_tile, side_keys, stored_of
 from ntk_select.engine.structure import Structure
 from ntk_select.errors import ModelError
 
@@ -86,6 +86,10 @@ class _Placement:
     def __init__(self, mesh: Mesh | None):
         self.mesh = mesh
         self.devices = 1 if mesh is None else mesh.size
+
+    def on_host(self, dtype) -> bool:
+        """Whether NumPy can reach the arrays without a copy and multiply them."""
+        return self.mesh is None and jax.devices()[0].platform == "cpu" and dtype in (np.float32, np.float64)
 
     def everywhere(self, tree):
         return jax.device_put(tree) if self.mesh is None else jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
@@ -182,6 +186,10 @@ class _Adder:
             self._to_host(*self.round)
             self.total = jnp.zeros_like(self.total)
 
+    def add_host(self, tile: np.ndarray) -> None:
+        """Adds a whole tile that is on the host already."""
+        self._put(tile, *self.round)
+
     def flush(self, left: int, right: int) -> None:
         """Ends a round."""
         if self.total is not None:
@@ -189,10 +197,13 @@ class _Adder:
             self.total = None
 
     def _to_host(self, left: int, right: int) -> None:
+        self._put(np.asarray(self.total), left, right)
+
+    def _put(self, tile: np.ndarray, left: int, right: int) -> None:
         chunks = self.plan.chunks
         cotangents = (slice(chunks[left], chunks[left + 1]), slice(chunks[right], chunks[right + 1]))
         place = {"trace": (), "diagonal": cotangents[:1], "full": cotangents}[self.plan.pairing]
-        self.host[(slice(None), slice(None), *place)] += np.asarray(self.total)[: self.whole[0], : self.whole[1]]
+        self.host[(slice(None), slice(None), *place)] += tile[: self.whole[0], : self.whole[1]]
 
     def result(self, outputs: Outputs, symmetric: bool) -> np.ndarray:
         """The tile; of a tile on the diagonal only the lower part was computed."""
@@ -230,6 +241,10 @@ def _add_leaf(structure: Structure, plan: Plan, leaf: LeafPlan, part1, part2, sy
         for i, j in pairs:
             adder.add(lambda total, i=i, j=j: add_pair_tile(pairing, size1, size2, uses, leaf.stored, total, part1, part2, i, j))
         return
+    if place.on_host(structure.dtype):
+        for rows1, rows2 in _gradients(leaf, uses, plan, part1, part2, symmetric, adder.float64):
+            adder.add_host(host_tile(pairing, rows1, rows2))
+        return
     size1, size2, pairs = tiles(parameter_tile(max(n1, n2)))
     for rows1, rows2 in _gradients(leaf, uses, plan, part1, part2, symmetric, adder.float64):
         for i, j in pairs:
@@ -247,21 +262,21 @@ def _gradients(leaf: LeafPlan, uses, plan: Plan, part1, part2, symmetric: bool, 
         return
     sizes, m = leaf.sizes, plan.chunks[1] - plan.chunks[0]
     n = max(len(jax.tree.leaves(part)[0]) for part in (part1, part2))
-    limit = min(FORMED_BYTES // (n * m * sizes.item), PIECE if float64 else FORMED_BYTES)  # entries of the leaf at a time
+    limit = min(formed_bytes() // (n * m * sizes.item), PIECE if float64 else formed_bytes())  # entries of the leaf at a time
     channels = sizes.width_in // sizes.taps
     a_tap = sizes.groups * channels * sizes.width_out
-    if leaf.stored == "inputs" and limit < a_tap * sizes.taps:
-        at_once = max(1, min(sizes.taps, limit // a_tap))
-        windows = [(first, min(first + at_once, sizes.taps)) for first in range(0, sizes.taps, at_once)]
-    else:
-        windows = [(0, sizes.taps)]
-    for window in windows:
-        width = (window[1] - window[0]) * channels
-        step = max(1, min(width, limit // (sizes.groups * sizes.width_out)))
-        for first in range(0, width, step):
-            columns = (first, min(first + step, width))
-            rows1 = form_gradients(uses, leaf.stored, window, columns, part1)
-            yield rows1, rows1 if symmetric else form_gradients(uses, leaf.stored, window, columns, part2)
+    at_once = max(1, min(sizes.taps, limit // a_tap)) if leaf.stored == "inputs" else sizes.taps
+    for window in _cut(sizes.taps, at_once):
+        columns = (window[1] - window[0]) * channels
+        for first, last in _cut(columns, max(1, limit // (sizes.groups * sizes.width_out))):
+            rows1 = form_gradients(uses, leaf.stored, window, last - first, part1, first)
+            yield rows1, rows1 if symmetric else form_gradients(uses, leaf.stored, window, last - first, part2, first)
+
+
+def _cut(length: int, most: int) -> list[tuple[int, int]]:
+    """Pieces of at most `most`, alike but for the last, so that there is little to compile."""
+    step = -(-length // -(-length // most))
+    return [(first, min(first + step, length)) for first in range(0, length, step)]
 
 
 def _not_finite(plan: Plan, sides: _Sides, i: int, j: int) -> ModelError:

@@ -67,7 +67,9 @@ def _of_example(structure: Structure, stored, values, leaves, x, cotangents):
             side = taps[number].side
             entered[number] = inputs[side]
             inputs[1 - side] = lax.stop_gradient(inputs[1 - side])
-            return [step.take(*inputs)[0] + perturbations[number]]
+            use = taps[number].use
+            output = use.product(*inputs).astype(perturbations[number].dtype) if use.tiny else step.take(*inputs)[0]
+            return [output + perturbations[number]]
 
         slots = run(program, values, arguments(chosen, x[None]), around)
         return slots[program.outputs[0]][0], entered

@@ -14,6 +14,12 @@ def check_precision(precision) -> None:
         raise ConfigError(f"precision={precision!r} is unknown.{did_you_mean(str(precision), PRECISIONS)}")
 
 
+def check_space(space) -> None:
+    """Raises ConfigError unless `space` is None or one of the two spaces."""
+    if space not in (None, "parameter", "sample"):
+        raise ConfigError(f"space={space!r} is unknown. Allowed: None (the cheaper one), 'parameter', 'sample'.")
+
+
 def checked_examples(x, name: str, *, shapes: bool = False):
     """Examples as a NumPy array, or with `shapes` only their shape and type."""
     if shapes and isinstance(x, jax.ShapeDtypeStruct):

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Shaped
 
 from ntk_select.engine.driver import compute
-from ntk_select.engine.inputs import check_precision, checked_pair
+from ntk_select.engine.inputs import check_precision, check_space, checked_pair
 from ntk_select.engine.memory import InMemory
 from ntk_select.engine.neural_tangents import neural_tangents_kernel
 from ntk_select.engine.outputs import read_outputs
@@ -42,6 +42,7 @@ def ntk(
     out: str | Path | None = None,
     tile: int | None = None,
     mesh: Mesh | None = None,
+    space: str | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Float[np.ndarray, "n1 n2 ..."] | dict[str, Float[np.ndarray, "n1 n2 ..."]]:
     """Inner products of the gradients of fn's outputs at the examples x1 and x2: exact, at finite width.
@@ -71,6 +72,7 @@ def ntk(
         same ones cost only the new tiles. The result is then a read-only memory map.
       tile: examples along a tile, with `out`; 512 if None.
       mesh: devices over which the examples are spread.
+      space: "parameter" or "sample" contracts all weights in that space, against the cost model; for measurements.
       progress: called with (done, all, what) after each portion.
 
     Returns:
@@ -89,6 +91,7 @@ def ntk(
     for each layer the smaller of two contractions.
     """
     check_precision(precision)
+    check_space(space)
     x1, x2 = checked_pair(x1, x2)
     n1, n2 = len(x1), None if x2 is None else len(x2)
     if method not in METHODS:
@@ -115,6 +118,7 @@ def ntk(
             cuts=None if store is None else store.cuts,
             batch_size=batch_size,
             split=by_layer,
+            space=space,
             devices=1 if mesh is None else mesh.size,
         )
         sink = InMemory(plan) if store is None else store
@@ -152,8 +156,7 @@ def ntk_plan(
     """
     x1, x2 = checked_pair(x1, x2, shapes=True)
     n1, n2 = x1.shape[0], None if x2 is None else x2.shape[0]
-    if space not in (None, "parameter", "sample"):
-        raise ConfigError(f"space={space!r} is unknown. Allowed: None, 'parameter', 'sample'.")
+    check_space(space)
     structure = read_structure(fn, params, x1, select(params, layers))
     wanted = read_outputs(outputs, n1, n2, structure.outputs, structure.dtype)
     return make_plan(structure, wanted, n1, n2, memory=available_memory(memory_gb), batch_size=batch_size, split=by_layer, space=space)

@@ -17,7 +17,9 @@ from ntk_select.errors import ConfigError
 
 IN_FLIGHT = {"cpu": 128}  # cotangents that go back through the network together
 IN_FLIGHT_ELSEWHERE = 1024
-FORMED_BYTES = 2**27  # gradients formed at a time, at contraction
+# Gradients formed at a time, at contraction. On the host small blocks come from memory that is mapped already.
+FORMED_BYTES = {"cpu": 2**23}
+FORMED_BYTES_ELSEWHERE = 2**28
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,11 @@ def _leaf_plans(structure, m, pairing, n1, n2, longest, space, parts) -> tuple[L
     return tuple(plans)
 
 
+def formed_bytes() -> int:
+    """Bytes of gradients that are formed at a time."""
+    return FORMED_BYTES.get(jax.devices()[0].platform, FORMED_BYTES_ELSEWHERE)
+
+
 def parameter_tile(n: int) -> int:
     """Examples along one side of a tile in parameter space: halves and quarters only of what is long enough to gain."""
     n = padded(n)
@@ -223,8 +230,9 @@ def parameter_tile(n: int) -> int:
 
 
 def padded(n: int) -> int:
-    """Length of the buffers: a multiple of 16, so that tiles fit; rows beyond n stay zero."""
-    return n if n <= 16 else 16 * math.ceil(n / 16)
+    """Length of the buffers: a round number, so that tiles fit; rows beyond n stay zero."""
+    multiple = 1 if n <= 8 else 8 if n <= 64 else 16 if n <= 256 else 32
+    return multiple * math.ceil(n / multiple)
 
 
 def _pairs(n1: int, n2: int | None, tile: int) -> float:
@@ -265,7 +273,7 @@ def _overhead(leaves, passes: Passes, m, batch, longest, pairing, all_m, rows, k
             # A tap at a time, the gradients of all examples, and the slices that are multiplied.
             formed = padded(longest) * sizes.entries * m * sizes.item
             product = max(
-                product, min(formed, FORMED_BYTES) * (1 if parameter_tile(longest) == padded(longest) else 3) if leaf.stored != "gradients" else 0
+                product, min(formed, formed_bytes()) * (1 if parameter_tile(longest) == padded(longest) else 3) if leaf.stored != "gradients" else 0
             )
         else:
             tile = sizes.pair_tile(padded(longest))

@@ -1,54 +1,67 @@
 """A kernel on disk that grows tile by tile, survives interruption and takes more examples.
 
-The folder holds kernel.npy (memory-mapped), one empty file in done/ for each tile that is there, examples.npy (a digest
-of each example) and kernel.json (what the kernel is of). A tile is marked only after it is written, so that work that
-stopped half way is done again, and the other tiles are not.
+The folder holds kernel.npy (memory-mapped), an empty file in done/ for each tile that is there, named by its rows and
+columns, examples_x1.npy and examples_x2.npy (a digest of each example) and kernel.json (what the kernel is of). A tile
+is marked only after it is written, so that work that stopped half way is done again, and the other tiles are not. Marks
+whose kernel or digests are lost or damaged count for nothing. One process at a time: a second one that writes into the
+same folder may lose tiles of the first.
 """
 
-import hashlib
+import bisect
+import errno
+import io
+import itertools
 import json
 import os
 import re
+import warnings
 from pathlib import Path
 
-import jax
 import numpy as np
 
+from ntk_select.engine.digest import digest_of_function, digest_of_params, digests_of_examples
 from ntk_select.engine.memory import put_tile
 from ntk_select.engine.outputs import Outputs
-from ntk_select.engine.selection import leaf_names
 from ntk_select.engine.structure import Structure
 from ntk_select.errors import ConfigError, DataError, first_line
 from ntk_select.files import write_atomically
 
 TILE = 512
-LAYOUT = 1
+LAYOUT = 2
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class TileStore:
-    """The sink of kernels that go to disk; `cuts` are the ends of its tiles."""
+    """The sink of kernels that go to disk; `cuts` are the ends of its tiles.
 
-    def __init__(self, folder: Path, cuts: tuple[tuple[int, ...], tuple[int, ...] | None], kernel: np.memmap, sizes: tuple[int, int]):
-        self.folder, self.cuts, self.kernel, self.sizes = folder, cuts, kernel, sizes
+    `marks` are the tiles that are there: (first row, last row + 1, first column, last column + 1).
+    """
+
+    def __init__(self, folder: Path, cuts: tuple[tuple[int, ...], tuple[int, ...] | None], marks: list[tuple[int, ...]]):
+        self.folder, self.cuts = folder, cuts
+        self._rows, self._columns = cuts[0], cuts[0] if cuts[1] is None else cuts[1]
+        self._done = {cell for mark in marks for cell in itertools.product(_between(self._rows, mark[:2]), _between(self._columns, mark[2:]))}
 
     def done(self, i: int, j: int) -> bool:
         """Whether the tile was written."""
-        return self._mark(i, j).exists()
+        return (i, j) in self._done
 
     def write(self, i: int, j: int, tiles: dict[str, np.ndarray]) -> None:
         """Writes a tile, then marks it."""
-        rows, columns = self.cuts[0], self.cuts[0] if self.cuts[1] is None else self.cuts[1]
-        put_tile(self.kernel, tiles[""], slice(*rows[i : i + 2]), slice(*columns[j : j + 2]), symmetric=self.cuts[1] is None)
-        self.kernel.flush()
-        self._mark(i, j).touch()
+        rows, columns = self._rows[i : i + 2], self._columns[j : j + 2]
+        try:
+            kernel = np.load(self.folder / "kernel.npy", mmap_mode="r+")
+            put_tile(kernel, tiles[""], slice(*rows), slice(*columns), symmetric=self.cuts[1] is None)
+            kernel.flush()
+            (self.folder / "done" / "{}-{}_{}-{}".format(*rows, *columns)).touch()
+        except OSError as error:
+            raise DataError(f"The folder {str(self.folder)!r} cannot hold the kernel: {first_line(error)}.") from error
+        self._done.add((i, j))
 
     def result(self, by_layer: bool = False) -> np.ndarray:
         """The kernel of the examples that were asked for, memory-mapped, read only."""
         del by_layer
-        return np.load(self.folder / "kernel.npy", mmap_mode="r")[: self.sizes[0], : self.sizes[1]]
-
-    def _mark(self, i: int, j: int) -> Path:
-        return self.folder / "done" / f"{i}-{j}"
+        return np.load(self.folder / "kernel.npy", mmap_mode="r")[: self._rows[-1], : self._columns[-1]]
 
 
 def open_store(
@@ -65,121 +78,157 @@ def open_store(
 ) -> TileStore:
     """Opens the folder, begins it, or makes room in it for more examples.
 
+    Tiles that are there keep their cuts; `tile` is how long the others are at most, and may change from call to call.
+
     Raises:
       ConfigError: the folder holds a kernel of something else, or `tile` is not a positive number.
       DataError: the folder cannot be written or read.
+
+    Warns:
+      UserWarning: tiles were marked whose numbers are lost; they are computed again.
+
+    Cost: one trace of the backward pass; reads params and x once. More examples copy the kernel once.
     """
-    if tile is not None and (not isinstance(tile, int) or tile < 1):
+    if tile is not None and (isinstance(tile, bool) or not isinstance(tile, int | np.integer) or tile < 1):
         raise ConfigError(f"tile={tile!r} must be a positive number of examples.")
     folder = Path(folder)
     described = {
         "layout": LAYOUT,
-        "function": _digest_of_function(structure, params),
-        "pairing": outputs.pairing,
-        "leaves": [leaf.name for leaf in structure.leaves],
+        "fn": digest_of_function(structure),
+        "params": digest_of_params(params),
+        "layers": [leaf.name for leaf in structure.leaves],
+        "outputs": f"{outputs.pairing} of {outputs.count}",
+        "x1": f"{x1.dtype}{list(x1.shape[1:])}",
+        "x2": x2 is not None,
         "precision": precision,
         "accumulate": accumulate,
-        "symmetric": x2 is None,
     }
-    sides = [_digests(x1, outputs.left)] + ([] if x2 is None else [_digests(x2, outputs.right)])
+    sides = {"x1": digests_of_examples(x1, outputs.left)} | ({} if x2 is None else {"x2": digests_of_examples(x2, outputs.right)})
     tail = outputs.kernel_shape(0, 0)[2:]
     dtype = np.dtype(np.float64 if accumulate == "float64" else structure.dtype)
     try:
-        (folder / "done").mkdir(parents=True, exist_ok=True)
-        cuts = _grown(folder, described, sides, tile or TILE, tail, dtype)
-        kernel = np.load(folder / "kernel.npy", mmap_mode="r+")
+        _begin(folder, described)
+        marks = _fitted(folder, sides, tail, dtype)
     except OSError as error:
         raise DataError(f"The folder {str(folder)!r} cannot hold the kernel: {first_line(error)}.") from error
-    return TileStore(folder, (cuts[0], None if x2 is None else cuts[1]), kernel, tuple(len(side) for side in (sides * 2)[:2]))
+    cuts = [_cuts(_edges(marks, sides, name), len(side), int(tile or TILE)) for name, side in sides.items()]
+    return TileStore(folder, (cuts[0], None if x2 is None else cuts[1]), marks)
 
 
-def _grown(folder: Path, described: dict, sides: list[np.ndarray], tile: int, tail, dtype) -> list[tuple[int, ...]]:
-    """Makes the folder fit the examples; returns the cuts of each side."""
-    card = folder / "kernel.json"
-    if not card.exists():
-        if (folder / "kernel.npy").exists() or any((folder / "done").iterdir()):
-            raise ConfigError(f"{str(folder)!r} holds files but no kernel.json. Type: out= another folder, or empty this one.")
-        old = [(0,) for _ in sides]
-    else:
+def _begin(folder: Path, described: dict) -> None:
+    """Checks what the folder is of, or writes it down. A folder without tiles is begun anew."""
+    card, kernel, marks = folder / "kernel.json", folder / "kernel.npy", folder / "done"
+    marks.mkdir(parents=True, exist_ok=True)
+    some = any(marks.iterdir())
+    if card.exists():
         written = _read(card)
-        old = [tuple(cuts) for cuts in written.pop("cuts")]
-        if written != described:
-            different = [key for key in described if written.get(key) != described[key]]
-            raise ConfigError(f"{str(folder)!r} holds a kernel of something else (different: {', '.join(different)}). Type: out= another folder.")
-        for name, cuts, side in zip(("x1", "x2"), old, sides, strict=False):
-            known = np.load(folder / f"examples_{name}.npy")[: cuts[-1]]
-            common = min(len(known), len(side))
-            differing = np.flatnonzero((known[:common] != side[:common]).any(axis=1))
-            if len(differing):
-                raise ConfigError(
-                    f"Example {differing[0]} of {name} is not the one whose kernel is in {str(folder)!r}; more examples may only follow "
-                    "the same ones. Type: out= another folder."
-                )
-    new = [
-        cuts if len(side) <= cuts[-1] else (*cuts, *range(cuts[-1] + tile, len(side), tile), len(side)) for cuts, side in zip(old, sides, strict=True)
-    ]
-    if new != old or not (folder / "kernel.npy").exists():
-        _enlarge(folder / "kernel.npy", [cuts[-1] for cuts in old], [cuts[-1] for cuts in new], tail, dtype)
-        for name, cuts, side in zip(("x1", "x2"), old, sides, strict=False):
-            if len(side) > cuts[-1]:
-                _replace(folder / f"examples_{name}.npy", lambda file, side=side: np.save(file, side))
-        write_atomically(card, json.dumps({**described, "cuts": new}, indent=1).encode())
-    return new
+        if written == described:
+            return
+        if some:
+            raise ConfigError(
+                f"{str(folder)!r} holds a kernel of something else (different: {_different(written, described)}). Type: out= another folder."
+            )
+        kernel.unlink(missing_ok=True)
+    elif some or kernel.exists():
+        raise ConfigError(f"{str(folder)!r} holds files but no kernel.json. Type: out= another folder, or empty this one.")
+    write_atomically(card, json.dumps(described, indent=1).encode())
 
 
-def _enlarge(path: Path, old: list[int], new: list[int], tail, dtype) -> None:
-    """A larger kernel that begins with the old one, put in its place at once."""
-    rows, columns = (new * 2)[:2]
+def _fitted(folder: Path, sides: dict[str, np.ndarray], tail, dtype) -> list[tuple[int, ...]]:
+    """Makes the files fit the examples; returns the tiles that are there."""
+    path, names = folder / "kernel.npy", list(sides)
+    marks = [tuple(map(int, found.groups())) for found in map(re.compile(r"(\d+)-(\d+)_(\d+)-(\d+)").fullmatch, os.listdir(folder / "done")) if found]
+    ends = {name: max(_edges(marks, sides, name), default=0) for name in names}
+    kernel, known = _loaded(path), {name: _loaded(folder / f"examples_{name}.npy") for name in names}
+    room = (0, 0) if kernel is None or kernel.dtype != dtype or kernel.shape[2:] != tail or kernel.ndim < 2 else kernel.shape[:2]
+    known = {name: side if side is not None and side.shape[1:] == (16,) else np.zeros((0, 16), np.uint8) for name, side in known.items()}
+    if any(length < ends[name] for length, name in zip(room, (names * 2)[:2], strict=True)) or any(len(known[name]) < ends[name] for name in names):
+        warnings.warn(
+            f"kernel.npy or the digests of the examples in {str(folder)!r} are lost or damaged: all tiles are computed again.", stacklevel=4
+        )
+        for found in (folder / "done").iterdir():
+            found.unlink()
+        marks, ends = [], dict.fromkeys(names, 0)
+    for name, side in sides.items():
+        common = min(ends[name], len(side))
+        differing = np.flatnonzero((known[name][:common] != side[:common]).any(axis=1))
+        if len(differing):
+            raise ConfigError(
+                f"Example {differing[0]} of {name}, or its cotangents, is not the one whose kernel is in {str(folder)!r}; "
+                "more examples may only follow the same ones. Type: out= another folder."
+            )
+    wanted = tuple(max(length, len(sides[name])) for length, name in zip(room, (names * 2)[:2], strict=True))
+    if wanted != room:
+        _enlarge(path, kernel, [ends[name] for name in (names * 2)[:2]], (*wanted, *tail), dtype)
+    for name, side in sides.items():
+        if len(known[name]) < len(side) or (known[name][: len(side)] != side).any():
+            file = io.BytesIO()
+            np.save(file, side)
+            write_atomically(folder / f"examples_{name}.npy", file.getvalue())
+    return marks
+
+
+def _enlarge(path: Path, before: np.ndarray | None, keep: list[int], shape: tuple[int, ...], dtype) -> None:
+    """A larger kernel that begins with what there is of the old one, put in its place at once."""
     part = path.with_name("kernel.part.npy")
-    kernel = np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=(rows, columns, *tail))
-    if path.exists():
-        before = np.load(path, mmap_mode="r")
-        a, b = (old * 2)[:2]
-        kernel[:a, :b] = before[:a, :b]
-    kernel.flush()
-    del kernel
-    os.replace(part, path)
+    try:
+        kernel = np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=shape)
+        if hasattr(os, "posix_fallocate"):  # a full disk is said here; a memory map would end the process
+            with part.open("r+b") as file:
+                _reserve(file.fileno(), part.stat().st_size)
+        a, b = keep
+        if a and b:
+            kernel[:a, :b] = before[:a, :b]
+        kernel.flush()
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
-def _replace(path: Path, write) -> None:
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        write(file)
-    os.replace(part, path)
+def _reserve(file: int, size: int) -> None:
+    try:
+        os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise
+
+
+def _edges(marks: list[tuple[int, ...]], sides: dict, name: str) -> set[int]:
+    """Where tiles begin and end along one side; a symmetric kernel has one side only."""
+    which = slice(0, 4) if len(sides) == 1 else slice(0, 2) if name == "x1" else slice(2, 4)
+    return {edge for mark in marks for edge in mark[which]}
+
+
+def _cuts(edges: set[int], n: int, tile: int) -> tuple[int, ...]:
+    """All edges, and between two of them no more than `tile` examples."""
+    known = sorted({0, n, *(edge for edge in edges if edge < n)})
+    return (*(cut for first, last in itertools.pairwise(known) for cut in range(first, last, tile)), n)
+
+
+def _between(cuts: tuple[int, ...], ends: tuple[int, ...]) -> range:
+    """Numbers of the pieces between two ends."""
+    return range(bisect.bisect_left(cuts, ends[0]), bisect.bisect_left(cuts, ends[1]))
+
+
+def _loaded(path: Path) -> np.ndarray | None:
+    """A memory map of the array, or None if there is none that can be read."""
+    try:
+        return np.load(path, mmap_mode="r")
+    except (FileNotFoundError, ValueError, EOFError):
+        return None
 
 
 def _read(card: Path) -> dict:
     try:
-        written = json.loads(card.read_text())
-        written["cuts"] = [tuple(map(int, cuts)) for cuts in written["cuts"]]
-    except (ValueError, KeyError, TypeError) as error:
+        return dict(json.loads(card.read_text()))
+    except (ValueError, TypeError) as error:
         raise DataError(f"{str(card)!r} is not a description of a kernel: {first_line(error)}. Type: out= another folder.") from error
-    return written
 
 
-def _digests(x: np.ndarray, cotangents: np.ndarray) -> np.ndarray:
-    """One digest an example, of its numbers and of its cotangents."""
-    shared = len(cotangents) == 1
-    rows = []
-    for index, example in enumerate(x):
-        digest = hashlib.sha256(np.ascontiguousarray(example).tobytes())
-        digest.update(np.ascontiguousarray(cotangents[0 if shared else index]).tobytes())
-        rows.append(np.frombuffer(digest.digest()[:16], np.uint8))
-    return np.stack(rows)
-
-
-def _digest_of_function(structure: Structure, params) -> str:
-    """Changes with any step of the function, any constant in it and any parameter."""
-    digest, program = hashlib.sha256(), structure.program
-    for step in program.steps:
-        settings = re.sub(r"0x[0-9a-f]+", "", repr(sorted((key, str(value)) for key, value in step.settings.items())))
-        digest.update(f"{step.name} {step.inputs} {step.outputs} {settings}\n".encode())
-    digest.update(f"{sorted((slot, str(value)) for slot, value in program.literals.items())} {program.outputs}".encode())
-    for name, leaf in (
-        *zip(leaf_names(params), jax.tree.leaves(params), strict=True),
-        *((str(index), value) for index, value in enumerate(program.values)),
-    ):
-        array = np.asarray(leaf)
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()
+def _different(written: dict, described: dict) -> str:
+    """What differs, and how where that can be said in few words."""
+    names = [name for name in described if written.get(name) != described[name]]
+    if {"layers", "x1", "precision"}.intersection(names) and "fn" in names:
+        names.remove("fn")  # its digest belongs to these layers, examples and precision
+    short = {name: (written.get(name), described[name]) for name in names if name not in ("fn", "params", "layers")}
+    return ", ".join(f"{name} ({short[name][0]!r} there, {short[name][1]!r} now)" if name in short else name for name in names)

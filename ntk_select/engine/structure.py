@@ -9,7 +9,7 @@ The function is traced at a single example. A leaf of the parameters may reach t
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from ntk_select.engine.program import Program, trace
 from ntk_select.engine.selection import leaf_names
-from ntk_select.engine.uses import Use, read_use
+from ntk_select.engine.uses import Conv, Use, read_use
 from ntk_select.errors import ConfigError, first_line
 
 _ISOMETRIES = ("reshape", "transpose", "squeeze", "rev", "copy", "copy_p", "convert_element_type", "broadcast_in_dim")
@@ -160,9 +160,15 @@ def _analyse(program: Program, count: int, chosen: tuple[int, ...], names: tuple
             for leaf in feeds.get(slot, ()):
                 other[leaf].add("output")
     leaves = tuple(_leaf(index, names[index], program.shapes[program.inputs[index]].shape, taps, other[index]) for index in chosen)
+    comparable = {number for leaf in leaves for number in leaf.taps if not leaf.structured or len(leaf.taps) > 1}
+    taps = [tap._replace(use=_with_every_tap(tap.use)) if number in comparable else tap for number, tap in enumerate(taps)]
     output = program.shapes[program.outputs[0]]
     dtype = jnp.promote_types(output.dtype, jnp.float32)
     return Structure(program, count, leaves, tuple(taps), frozenset(before), output.shape[1], dtype)
+
+
+def _with_every_tap(use: Use) -> Use:
+    return replace(use, every=True) if isinstance(use, Conv) else use
 
 
 def _moves_only(step, program: Program) -> bool:

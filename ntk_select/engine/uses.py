@@ -8,6 +8,7 @@ A `Use` brings an operation into this form. Windows of a convolution are ordered
 import itertools
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -28,6 +29,8 @@ class Dense:
     input_shape: tuple[int, ...]
     weight_shape: tuple[int, ...]
     taps: int = 1
+
+    tiny = False
 
     @property
     def groups(self) -> int:
@@ -73,7 +76,11 @@ class Dense:
 
 @dataclass(frozen=True)
 class Conv:
-    """A `conv_general_dilated` whose second operand is the weight."""
+    """A `conv_general_dilated` whose second operand is the weight.
+
+    Taps of the window that meet nothing but padding have no gradient and are left out, unless `every` is set: where a
+    weight has several uses, all must have the same taps.
+    """
 
     dimensions: Any
     strides: tuple[int, ...]
@@ -84,16 +91,38 @@ class Conv:
     input_shape: tuple[int, ...]
     weight_shape: tuple[int, ...]
     output_shape: tuple[int, ...]
+    every: bool = False
 
     @property
     def window(self) -> tuple[int, ...]:
         """Extent of the window along each spatial axis."""
         return tuple(self.weight_shape[axis] for axis in self.dimensions.rhs_spec[2:])
 
+    @cached_property
+    def live(self) -> tuple[tuple[int, ...], ...]:
+        """The taps that count."""
+        axes = []
+        for axis, (size, window) in enumerate(zip(self.input_area, self.window, strict=True)):
+            step, between, low = self.strides[axis], self.input_dilation[axis], self.padding[axis][0]
+            offsets = {p * step - low for p in range(self.area[axis])}
+            real = set(range(0, (size - 1) * between + 1, between))
+            axes.append([tap for tap in range(window) if self.every or any(tap * self.window_dilation[axis] + o in real for o in offsets)])
+        return tuple(itertools.product(*axes))
+
     @property
     def taps(self) -> int:
-        """Number of entries of the window."""
-        return math.prod(self.window)
+        """Number of taps that count."""
+        return len(self.live)
+
+    @property
+    def input_area(self) -> tuple[int, ...]:
+        """Spatial extent of the input."""
+        return tuple(self.input_shape[axis] for axis in self.dimensions.lhs_spec[2:])
+
+    @property
+    def tiny(self) -> bool:
+        """Whether the window is larger than the map. XLA turns such a convolution round and is slow at it on CPUs."""
+        return math.prod(self.window) > math.prod(self.input_area) and self.taps > 0
 
     @property
     def area(self) -> tuple[int, ...]:
@@ -128,13 +157,13 @@ class Conv:
         if any(edge != (0, 0, 0) for edge in edges):
             x = lax.pad(x, jnp.zeros((), x.dtype), edges)
         views = []
-        for tap in list(itertools.product(*map(range, self.window)))[first:last]:
+        for tap in self.live[first:last]:
             start = [t * d for t, d in zip(tap, self.window_dilation, strict=True)]
             stop = [i + s * (size - 1) + 1 for i, s, size in zip(start, self.strides, self.area, strict=True)]
             views.append(lax.slice(x, (0, *start, 0), (x.shape[0], *stop, x.shape[-1]), (1, *self.strides, 1)))
         taps = views[0][..., None, :] if len(views) == 1 else jnp.stack(views, axis=-2)
         if self.groups == 1:
-            return taps.reshape(1, self.positions, -1)
+            return taps.reshape(1, self.positions, len(views) * taps.shape[-1])
         taps = taps.reshape(self.positions, len(views), self.groups, -1)
         return taps.transpose(2, 0, 1, 3).reshape(self.groups, self.positions, -1)
 
@@ -144,8 +173,17 @@ class Conv:
         y = y.transpose(n, *spatial, channels).reshape(self.positions, self.groups, self.width_out)
         return y.transpose(1, 0, 2)
 
+    def product(self, x, w):
+        """The convolution itself, as a product of patches and weight."""
+        features, channels, *spatial = self.dimensions.rhs_spec
+        w = w.transpose(*spatial, channels, features)
+        w = jnp.stack([w[tap] for tap in self.live]).reshape(self.width_in, self.groups, self.width_out).swapaxes(0, 1)
+        y = jnp.matmul(self.patches(x), w).swapaxes(0, 1)
+        order = (self.dimensions.out_spec[0], *self.dimensions.out_spec[2:], self.dimensions.out_spec[1])
+        return y.reshape([self.output_shape[axis] for axis in order]).transpose(_inverse(order))
+
     def weight(self, w):
-        """From (g, k, o) back to the shape of the operand."""
+        """From (g, k, o) of every tap back to the shape of the operand."""
         features, channels, *spatial = self.dimensions.rhs_spec
         w = w.reshape(self.groups, *self.window, -1, self.width_out)
         w = jnp.moveaxis(w, 0, -2).reshape(*self.window, -1, self.groups * self.width_out)

@@ -127,3 +127,9 @@ def test_whole_pixel_shifts_and_flips_move_pixels_exactly(train_zoo, rng):
 def test_the_example_asserts_its_own_outcome(capsys):
     runpy.run_path(str(SCRIPTS / "01_rank_your_own_model.py"), run_name="__main__")
     assert "pixels is ahead of all others" in capsys.readouterr().out
+
+
+def test_the_kernel_example_asserts_its_own_outcome(capsys):
+    pytest.importorskip("matplotlib")
+    runpy.run_path(str(SCRIPTS / "02_kernel_of_your_own_model.py"), run_name="__main__")
+    assert "positive semi-definite up to rounding" in capsys.readouterr().out

@@ -1,0 +1,328 @@
+"""Does `ntk-select kernel` give the kernel of explicit Jacobians, say where it comes from, and refuse in a sentence?"""
+
+import json
+import re
+import shlex
+from datetime import datetime
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+from ntk_select.data import describe, load_task
+from ntk_select.models import ZOO, build, initialise, open_zoo
+from ntk_select.models.weights import write_expert
+
+from ntk_select import Card, Expert, Preprocess, certify, kernel_label_correlation, ntk_plan, probe_sample
+from ntk_select.cli import main
+from ntk_select.errors import MissingDependencyError
+from ntk_select.kernel_file import load_kernel
+
+CONFIG = {"stage_sizes": [1], "widths": [3], "stem": "small"}
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("my zoo"), np.random.default_rng(0)
+    shapes = jax.eval_shape(partial(initialise, build("resnet18", num_classes=2, **CONFIG), size=8), jax.random.key(0))
+    variables = jax.tree.map(lambda leaf: rng.uniform(0.1, 1, leaf.shape).astype(np.float32), shapes)
+    write_expert(folder / "ash", variables, Card("ash", "resnet18", "trees", Preprocess(size=8), "", 2, config=CONFIG))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory):
+    path, labels = tmp_path_factory.mktemp("data") / "bright things.npz", np.repeat([0, 1], 12)
+    images = np.random.default_rng(1).integers(0, 100, (24, 8, 8), dtype=np.uint8)
+    images[labels == 1] += 100
+    np.savez(path, images=images, labels=labels, class_names=np.array(["dark", "bright"]))
+    return f"npz:{path}"
+
+
+@pytest.fixture
+def ran(zoo, npz, capsys):
+    """ran("--json", ...) computes the kernel of the small expert on the small task: exit status, stdout and stderr."""
+
+    def run(*options, expert="ash"):
+        capsys.readouterr()
+        status = main(["kernel", "--expert", expert, "--task", npz, "--zoo", zoo, "--per-class", "3", *options])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return status, captured.out, captured.err
+
+    return run
+
+
+def jacobians(expert, x):
+    """{path: (n, c, entries)} of the logits with respect to each parameter, by reverse mode, in float64."""
+    params, state = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), (expert.params, expert.state))
+    one = jax.jacrev(lambda p, example: expert.apply_fn({"params": p, **state}, example[None])[0])
+    leaves = jax.tree_util.tree_leaves_with_path(jax.jit(jax.vmap(one, (None, 0)))(params, x.astype(np.float64)))
+    return {"/".join(key.key for key in path): np.asarray(leaf).reshape(*leaf.shape[:2], -1) for path, leaf in leaves}
+
+
+def expected_kernel(rows, outputs):
+    """From one Jacobian (n, c, p)."""
+    full = np.einsum("icp,jdp->ijcd", rows, rows)
+    diagonal = np.einsum("ijcc->ijc", full)
+    return {"full": full, "diagonal": diagonal, "trace": diagonal.mean(axis=2), "sum": full.sum(axis=(2, 3))}[outputs]
+
+
+def assert_close(got, expected, tolerance=1e-5):
+    assert got.shape == expected.shape
+    np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance * np.abs(expected).max())
+
+
+def sampled(expert, uri, per_class):
+    sample = probe_sample(load_task(uri), per_class=per_class)
+    return sample, np.asarray(expert.preprocess(sample.images))
+
+
+def test_an_embedded_experts_kernel_and_those_of_its_layers_equal_explicit_jacobians(capsys, tmp_path):
+    pytest.importorskip("sklearn")
+    path, name = tmp_path / "runs" / "kernel.npz", "neu_steel-resnet_small"
+    status = main(
+        ["kernel", "--expert", name, "--task", "digits", "--per-class", "1", "--layers", "layer3|^fc", "--by-layer", "--json", "--out", str(path)]
+    )
+    saved, expert = load_kernel(path), ZOO[name]()
+    sample, x = sampled(expert, "digits", 1)
+    explicit = {path: rows for path, rows in jacobians(expert, x).items() if path.startswith(("layer3", "fc"))}
+    assert status == 0
+    assert_close(saved.kernel, expected_kernel(np.concatenate(list(explicit.values()), axis=2), "trace"))
+    assert set(saved.layers) == set(explicit) == set(saved.provenance["layers"]["paths"])
+    for layer, rows in explicit.items():
+        assert_close(saved.layers[layer], expected_kernel(rows, "trace"))
+    np.testing.assert_array_equal(saved.labels, sample.labels)
+    np.testing.assert_array_equal(saved.indices, sample.indices)
+    assert saved.class_names == sample.class_names
+    shares = {layer: np.square(rows).sum() for layer, rows in explicit.items()}
+    assert json.loads(capsys.readouterr().out)["shares"] == pytest.approx({k: v / sum(shares.values()) for k, v in shares.items()}, rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def small(zoo, npz):
+    expert = open_zoo([zoo])["ash"]()
+    return expert, jacobians(expert, sampled(expert, npz, 3)[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "pattern", "outputs"),
+    [
+        (("--layers", "last_conv"), "last_conv", "trace"),
+        (("--layers", "last_conv", "--outputs", "sum", "--by-layer"), "last_conv", "sum"),
+        (("--layers", "last_conv", "--precision", "high"), "last_conv", "trace"),
+        (("--outputs", "full", "--float64"), "", "full"),
+        (("--outputs", "diagonal", "--layers", "bn.*scale|^fc"), "bn.*scale|^fc", "diagonal"),
+        (("--outputs", "sum", "--memory-gb", "0.5"), "", "sum"),
+    ],
+)
+def test_every_choice_of_layers_and_outputs_equals_explicit_jacobians(ran, small, tmp_path, options, pattern, outputs):
+    expert, explicit = small
+    last = "/".join(expert.last_conv.path)
+    chosen = [path for path in explicit if (path == last if pattern == "last_conv" else re.search(pattern, path))]
+    status, _, _ = ran(*options, "--out", str(tmp_path / "kernel.npz"))
+    saved = load_kernel(tmp_path / "kernel.npz")
+    assert status == 0
+    assert_close(saved.kernel, expected_kernel(np.concatenate([explicit[path] for path in chosen], axis=2), outputs))
+    made = saved.provenance
+    assert (sorted(made["layers"]["paths"]), made["outputs"]) == (sorted(chosen), outputs)
+    assert made["accumulate"] == ("float64" if saved.kernel.dtype == np.float64 else None)
+    assert set(saved.layers) == (set(chosen) if "--by-layer" in options else set())
+
+
+def test_the_feature_kernel_is_that_of_the_pre_logits(ran, small, npz, tmp_path):
+    expert, _ = small
+    features = np.asarray(expert.features_fn(expert.variables, sampled(expert, npz, 3)[1]), np.float64)
+    status, out, _ = ran("--kind", "feature", "--out", str(tmp_path / "kernel.npz"))
+    saved = load_kernel(tmp_path / "kernel.npz")
+    assert status == 0
+    assert "feature of ash on bright things: 6 x 6" in out
+    assert_close(saved.kernel, features @ features.T)
+    assert (saved.provenance["kind"], saved.provenance["layers"], saved.provenance["outputs"]) == ("feature", None, None)
+
+
+def test_the_file_says_where_the_kernel_comes_from(ran, small, zoo, npz, tmp_path):
+    expert, _ = small
+    ran("--seed", "5", "--layers", "conv", "--float64", "--out", str(tmp_path / "kernel.npz"))
+    made = load_kernel(tmp_path / "kernel.npz").provenance
+    task = load_task(npz)
+    assert made["expert"] == "ash"
+    assert made["card"]["source"] == "trees"
+    assert made["card"]["sha256"] == expert.card.sha256 != ""
+    assert made["task"] == describe(task) | {"uri": npz}
+    assert made["probe"] == {"per_class": 3, "seed": 5, "indices": probe_sample(task, per_class=3, seed=5).indices.tolist()}
+    assert made["layers"]["pattern"] == "conv"
+    assert (made["zoo"], made["kind"], made["outputs"], made["precision"], made["accumulate"]) == ([zoo], "ntk", "trace", "highest", "float64")
+    assert made["versions"].keys() == {"ntk-select", "jax", "numpy"}
+    assert made["versions"]["jax"] == jax.__version__
+    assert jax.devices()[0].platform in made["device"]
+    assert abs((datetime.now().astimezone() - datetime.fromisoformat(made["made"])).total_seconds()) < 600
+    plan = ntk_plan(expert.apply_fn, expert.variables, sampled(expert, npz, 3)[1], layers=lambda path: "params" in path and "conv" in path)
+    assert (made["plan"]["flops"], made["plan"]["peak_bytes"]) == (plan.flops, plan.peak_bytes)
+
+
+def test_json_is_one_document_with_the_summary_and_the_provenance(ran, tmp_path):
+    status, out, err = ran("--json", "--out", str(tmp_path / "kernel.npz"))
+    record, saved = json.loads(out), load_kernel(tmp_path / "kernel.npz")
+    assert status == 0
+    assert record["shape"] == [6, 6]
+    assert record["certificate"]["smallest"] == certify(saved.kernel).smallest
+    assert record["kernel_label_correlation"] == kernel_label_correlation(saved.kernel, saved.labels)
+    assert record["provenance"] == saved.provenance
+    assert record["files"][0] == str(tmp_path / "kernel.npz")
+    assert all(f"wrote {path}\n" in err for path in record["files"])
+
+
+def typed_next(out):
+    """The command after "Next...: "."""
+    return shlex.split(out[out.index("Next") :].partition(": ")[2])[1:]
+
+
+def test_the_summary_for_people_and_what_is_said_to_type_next_works(ran, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, as_json, _ = ran("--by-layer", "--seed", "2", "--json")
+    status, out, _ = ran("--by-layer", "--seed", "2")
+    record = json.loads(as_json)
+    assert status == 0
+    assert "ntk of ash on bright things: 6 x 6, float32" in out
+    assert f"The kernel is {record['certificate']['text']}." in out
+    assert f"Correlation with the labels: {record['kernel_label_correlation']:.4f}." in out
+    places = [out.index(f" {layer} ") for layer in record["shares"]]
+    assert places == sorted(places)
+    assert list(record["shares"].values()) == sorted(record["shares"].values(), reverse=True)
+    assert not list(tmp_path.iterdir())
+    assert main(typed_next(out)) == 0
+    assert load_kernel("kernel.npz").provenance["probe"]["seed"] == 2
+    assert list(load_kernel("kernel.npz").layers) == record["provenance"]["layers"]["paths"]
+    after = capsys.readouterr().out
+    namespace = {}
+    exec(after[after.index("from ntk_select.kernel_file") :].replace("; ", "; loaded = "), namespace)
+    assert namespace["loaded"].kernel.shape == (6, 6)
+
+
+def test_a_long_table_of_layers_ends_with_the_sum_of_the_others(ran, monkeypatch):
+    monkeypatch.setattr("ntk_select.cli.kernel.MOST_LAYERS", 3)
+    shares = list(json.loads(ran("--by-layer", "--json")[1])["shares"].values())
+    out = ran("--by-layer")[1]
+    assert f"{len(shares) - 2} others" in out
+    assert f"{sum(shares[2:]):.2%}" in out
+
+
+def test_the_heat_map_lies_beside_the_file(ran, tmp_path):
+    pytest.importorskip("matplotlib")
+    ran("--layers", "fc", "--out", str(tmp_path / "kernel.npz"))
+    assert (tmp_path / "kernel.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("error", [MissingDependencyError("Type: pip install matplotlib"), OSError("No space left")])
+def test_without_a_figure_the_kernel_is_saved_all_the_same(ran, tmp_path, monkeypatch, error):
+    def failing(*_, **__):
+        raise error
+
+    monkeypatch.setattr("ntk_select.cli.kernel.heat_map", failing)
+    status, _, err = ran("--layers", "fc", "--out", str(tmp_path / "kernel.npz"))
+    assert status == 0
+    assert f"No figure was written. {error}" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["kernel.npz"]
+
+
+def test_the_plan_is_printed_and_nothing_is_computed(ran, small, npz, tmp_path, monkeypatch):
+    monkeypatch.setattr("ntk_select.cli.kernel.ntk", lambda *_, **__: pytest.fail("the kernel was computed"))
+    expert, _ = small
+    status, out, _ = ran("--plan", "--layers", "conv", "--memory-gb", "1", "--out", str(tmp_path / "new" / "kernel.npz"))
+    x = sampled(expert, npz, 3)[1]
+    assert status == 0
+    assert str(ntk_plan(expert.apply_fn, expert.variables, x, layers=lambda path: "params" in path and "conv" in path, memory_gb=1)) in out
+    assert "--layers conv --per-class 3 --memory-gb 1.0" in " ".join(typed_next(out))
+    assert "--plan" not in typed_next(out)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_plan_as_json_and_that_of_a_pooled_last_convolution(ran):
+    plan = json.loads(ran("--plan", "--json", "--outputs", "full")[1])["plan"]
+    assert plan["flops"] > 0
+    assert plan["in_parameter_space"] + plan["in_sample_space"] == len(json.loads(ran("--json")[1])["provenance"]["layers"]["paths"])
+    assert json.loads(ran("--plan", "--json", "--layers", "last_conv")[1]) == {"plan": None}
+    assert "one step back serve all outputs at once" in ran("--plan", "--layers", "last_conv")[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--kind", "sketch"), "ntk-select: --kind sketch: there is no such kind yet. Allowed: feature, ntk."),
+        (("--kind", "feture"), "ntk-select: --kind feture: there is no such kind. Did you mean 'feature'"),
+        (("--outputs", "tarce"), "ntk-select: --outputs tarce is unknown. Did you mean 'trace'"),
+        (("--precision", "low"), "ntk-select: precision='low' is unknown"),
+        (("--memory-gb", "0"), "ntk-select: memory_gb=0.0 must be a positive number"),
+        (
+            ("--kind", "feature", "--layers", "fc", "--plan"),
+            "ntk-select: --kind feature differentiates nothing; --layers, --plan belong to --kind ntk.",
+        ),
+        (("--layers", "fd"), "ntk-select: --layers fd matches no parameter. Allowed: bn1/bias"),
+        (("--layers", "batch_stats"), "ntk-select: --layers batch_stats matches no parameter."),
+        (("--layers", "("), "ntk-select: layers='(' is not a regular expression"),
+        (("--per-class", "0"), "ntk-select: per_class is 0"),
+        (("--seed", "-1"), "ntk-select: seed is -1"),
+        (("--task", "digit"), "ntk-select: Unknown task 'digit'. Did you mean 'digits'"),
+        (("--expert", "oak"), "ntk-select: There is no expert 'oak' in the zoo. Allowed: ash."),
+        (("--out", "kernel.npy"), "ntk-select: --out 'kernel.npy' does not end in .npz. Give a name such as kernel.npz."),
+    ],
+)
+def test_what_is_refused_is_one_sentence_and_status_2(ran, options, message):
+    status, out, err = ran("--json", *options)
+    assert (status, out) == (2, "")
+    assert message in err
+
+
+def test_an_unwritable_out_is_refused_before_any_work(ran, tmp_path, monkeypatch):
+    monkeypatch.setattr("ntk_select.cli.kernel.ntk", lambda *_, **__: pytest.fail("the kernel was computed"))
+    (tmp_path / "file").write_text("in the way")
+    status, out, err = ran("--out", str(tmp_path / "file" / "kernel.npz"))
+    assert (status, out) == (2, "")
+    assert "--out" in err
+    assert "cannot be written" in err
+    for name in ("a.npz", "b.png"):
+        (tmp_path / name).mkdir()
+        status, _, err = ran("--out", str(tmp_path / name.replace(".png", ".npz")))
+        assert status == 2
+        assert f"{name} is a folder. Give another name." in err
+
+
+def test_a_kernel_that_is_constant_correlates_with_nothing(ran, monkeypatch):
+    monkeypatch.setattr("ntk_select.cli.kernel.ntk", lambda *_, **__: np.ones((6, 6)))
+    assert "Correlation with the labels: none, the kernel is constant." in ran()[1]
+
+
+def bare(variables, x):
+    return x.reshape(len(x), -1) @ variables["params"]["w"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "options", "message"),
+    [
+        ({"preprocess": None}, (), "Expert 'bare' has no preprocess, so that images cannot enter it"),
+        ({}, ("--layers", "last_conv"), "Expert 'bare' does not say which its last convolution is. Type: --layers all"),
+        ({}, ("--kind", "feature"), "Expert 'bare' has no features_fn, which --kind feature needs. Type: --kind ntk"),
+    ],
+)
+def test_what_an_expert_lacks_is_said(ran, monkeypatch, parts, options, message):
+    import ntk_select.cli.kernel as module
+
+    settings = {"preprocess": lambda images: np.stack(images).astype(np.float32)} | parts
+    expert = Expert("bare", bare, {"w": np.ones((64, 2), np.float32)}, **settings)
+    installed = module.builtin
+    monkeypatch.setattr(module, "builtin", lambda name: (lambda _: {"bare": lambda: expert}) if name == "open_zoo" else installed(name))
+    status, out, err = ran(*options, expert="bare")
+    assert (status, out) == (2, "")
+    assert message in err
+
+
+def test_an_expert_without_a_card_has_a_kernel(ran, monkeypatch):
+    import ntk_select.cli.kernel as module
+
+    expert = Expert("bare", bare, {"w": np.ones((64, 2), np.float32)}, preprocess=lambda images: np.stack(images).astype(np.float32))
+    installed = module.builtin
+    monkeypatch.setattr(module, "builtin", lambda name: (lambda _: {"bare": lambda: expert}) if name == "open_zoo" else installed(name))
+    status, out, _ = ran("--json", expert="bare")
+    assert status == 0
+    assert json.loads(out)["provenance"]["card"] is None

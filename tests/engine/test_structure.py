@@ -1,0 +1,392 @@
+"""Is each use of each parameter found, whatever the function looks like, and is the kernel right for it?"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import ntk_select as ns
+from ntk_select.engine import GeneralRouteWarning
+from ntk_select.errors import ConfigError
+
+pytestmark = pytest.mark.usefixtures("quickly")
+
+_numbers = np.random.default_rng(7).normal
+W, V, SQUARE, HEAD = _numbers(size=(4, 5)), _numbers(size=(5, 2)), _numbers(size=(4, 4)) / 2, _numbers(size=(4, 2))
+KERNEL, POOLED = _numbers(size=(3, 3, 2, 2)), _numbers(size=(2, 3))
+X, IMAGES, TOKENS = _numbers(size=(3, 4)), _numbers(size=(3, 5, 4, 2)), np.array([[0, 3, 3], [1, 2, 0], [3, 3, 3]])
+conv = partial(lax.conv_general_dilated, window_strides=(1, 1), padding="SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+# Parameters shared by several uses.
+
+
+def dense_twice(p, x):
+    return jnp.tanh(jnp.tanh(x @ p["w"]) @ p["w"]) @ p["v"]
+
+
+def recurrent(p, x):
+    h = x
+    for k in range(3):
+        h = jnp.tanh(h @ p["w"] + x[:, k : k + 1])
+    return h @ p["v"]
+
+
+def two_resolutions(p, x):
+    h = jnp.tanh(conv(x, p["w"]))
+    return jnp.tanh(conv(h[:, ::2, ::2], p["w"], window_strides=(2, 1))).mean((1, 2)) @ p["v"]
+
+
+def tied_transposed(p, x):
+    return jnp.tanh(x @ p["w"]) @ p["w"].T
+
+
+def convolution_and_matrix(p, x):
+    return jnp.tanh(conv(x, p["w"])).mean((1, 2)) @ p["w"][0, 0] + conv(x, p["w"]).sum((1, 2)) @ p["w"].reshape(6, 6)[:2, :2]
+
+
+# Weights computed from leaves.
+
+
+def standardised(p, x):
+    w = p["w"]
+    w = (w - w.mean((0, 1, 2))) / jnp.sqrt(w.var((0, 1, 2)) + 1e-3)
+    return jnp.tanh(conv(x, w * p["gain"])).mean((1, 2)) @ p["v"]
+
+
+def ntk_parametrisation(p, x):
+    return jnp.tanh(x @ (p["w"] / np.sqrt(4))) @ (p["v"] / np.sqrt(5))
+
+
+def adapter(p, x):
+    return jnp.tanh(x @ (p["w"] + p["a"] @ p["b"])) @ p["v"]
+
+
+def one_leaf_two_weights(p, x):
+    return jnp.tanh(x @ p["w"][:, :2]) @ p["w"][:2, :2] + x[:, :2] @ p["w"][2:, 2:4]
+
+
+def joined(p, x):
+    return jnp.tanh(x @ jnp.concatenate([p["w"], p["v"].T @ p["z"]], axis=0)[:4]) @ p["v"]
+
+
+def stopped(p, x):
+    return jnp.tanh(x @ lax.stop_gradient(p["w"])) @ p["v"]
+
+
+def stopped_once(p, x):
+    return jnp.tanh(jnp.tanh(x @ p["w"]) @ lax.stop_gradient(p["w"])) @ p["v"]
+
+
+# Weights that are only moved: the kernel needs no gradient.
+
+
+def moved(p, x):
+    w = lax.rev(p["flat"].reshape(2, 3, 3, 2), (1, 2)).transpose(1, 2, 0, 3)
+    return jnp.tanh(conv(x, w)).mean((1, 2)) @ jnp.squeeze(p["v"][None], 0)
+
+
+def broadcast_over_one_example(p, x):
+    return jnp.einsum("nd,ndo->no", jnp.tanh(x), jnp.broadcast_to(p["w"], (len(x), 4, 2)))
+
+
+# The ways that people write functions.
+
+
+def nested_calls(p, x):
+    @jax.jit
+    def inner(w, x):
+        return jax.jit(jnp.tanh)(x @ w)
+
+    return jax.checkpoint(lambda w, x: inner(w, x))(p["w"], x) @ p["v"]
+
+
+@jax.jit
+def _layer(x, w):
+    return jnp.tanh(x @ w) * X.mean()
+
+
+def same_jitted_function_twice(p, x):
+    return _layer(_layer(x, p["w"]), p["w2"]) @ p["v"]
+
+
+def constants_inside(p, x):
+    shift = jnp.asarray(SQUARE[0])
+    return jax.jit(lambda w, x: jnp.tanh(x @ w + shift) + jnp.asarray(SQUARE[1]))(p["w"], x + jnp.asarray(X[0])) @ p["v"]
+
+
+def results_not_used(p, x):
+    largest, _ = lax.top_k(x @ p["w"], 2)
+    _, unused = jax.jit(lambda a: (a + 1, a @ a.T))(largest)
+    del unused
+    h, _ = lax.sort((jnp.tanh(x @ p["w"]), x @ p["w"]), num_keys=1)
+    return largest + h @ p["v"]
+
+
+def attention(p, x):
+    x = x.reshape(len(x), 10, 4)[:, :6]
+    q, k, v = (jnp.einsum("nsd,dhe->nhse", x, p[name]) for name in "qkv")
+    weights = jax.nn.softmax(jnp.einsum("nhse,nhte->nhst", q, k) / 1.5)
+    mixed = jnp.einsum("nhst,nhte->nshe", weights, v)
+    return jnp.einsum("nshe,hec->nc", mixed, p["o"])
+
+
+def mapped(p, x):
+    return jax.vmap(lambda example: jnp.tanh(example @ p["w"]) @ p["v"])(x)
+
+
+def folded(p, x):
+    """Pieces of an example as examples of their own."""
+    h = jnp.tanh(conv(x.reshape(-1, 5, 2, 2), p["w"]))
+    return h.reshape(len(x), -1, 2).mean(1) @ p["v"]
+
+
+def elementwise(p, x):
+    h = (x - p["shift"]) * p["scale"] / (1 + p["scale"] ** 2)
+    return jnp.maximum(h, p["floor"]) @ p["v"] + jnp.where(x[:, :2] > 0, p["bias"], 0.0)
+
+
+def strange_leaves(p, x):
+    """An integer, a flag, a Python number and no array at all beside the weights."""
+    return (x @ p["w"] * p["count"] + p["number"]) * p["flag"] @ p["v"] if p["nothing"] is None and not p["empty"] else x
+
+
+def key_and_cast(p, x):
+    noise = jax.random.normal(jax.random.wrap_key_data(p["key"]), (4,))
+    return jnp.tanh((x * noise) @ p["w"]) @ p["v"]
+
+
+CASES = {
+    dense_twice: ({"w": SQUARE, "v": HEAD}, X, "dense dense"),
+    recurrent: ({"w": SQUARE, "v": HEAD}, X, "dense dense"),
+    two_resolutions: ({"w": KERNEL, "v": POOLED}, IMAGES, "conv dense"),
+    tied_transposed: ({"w": W[:, :3]}, X, "derived"),
+    convolution_and_matrix: ({"w": KERNEL}, IMAGES, "derived"),
+    standardised: ({"w": KERNEL, "gain": _numbers(size=2), "v": POOLED}, IMAGES, "derived derived dense"),
+    ntk_parametrisation: ({"w": W, "v": V}, X, "derived derived"),
+    adapter: ({"w": W, "a": _numbers(size=(4, 1)), "b": _numbers(size=(1, 5)), "v": V}, X, "derived derived derived dense"),
+    one_leaf_two_weights: ({"w": SQUARE}, X, "derived"),
+    joined: ({"w": W[:3], "z": _numbers(size=(5, 5)), "v": V}, X, "derived derived derived"),
+    stopped: ({"w": W, "v": V}, X, "derived dense"),
+    stopped_once: ({"w": SQUARE, "v": HEAD}, X, "derived dense"),
+    moved: ({"flat": KERNEL.ravel(), "v": POOLED}, IMAGES, "conv dense"),
+    broadcast_over_one_example: ({"w": HEAD}, X, "dense"),
+    nested_calls: ({"w": W, "v": V}, X, "dense dense"),
+    same_jitted_function_twice: ({"w": SQUARE, "w2": W, "v": V}, X, "dense dense dense"),
+    constants_inside: ({"w": SQUARE, "v": HEAD}, X, "dense dense"),
+    results_not_used: ({"w": W[:, :3], "v": HEAD[:3]}, X, "dense dense"),
+    attention: ({name: _numbers(size=(4, 2, 3)) for name in "qkv"} | {"o": _numbers(size=(2, 3, 2))}, _numbers(size=(3, 40)), "dense dense dense dense"),
+    mapped: ({"w": W, "v": V}, X, "dense dense"),
+    folded: ({"w": KERNEL, "v": POOLED}, IMAGES, "conv dense"),
+    elementwise: (
+        {"shift": _numbers(size=4), "scale": np.float64(0.7), "floor": _numbers(size=4) - 1, "v": HEAD, "bias": _numbers(size=2)},
+        X,
+        "elementwise elementwise elementwise dense elementwise",
+    ),
+    strange_leaves: (
+        {"w": W, "v": V, "count": np.int32(3), "number": 0.25, "flag": True, "nothing": None, "empty": {}, "list": [(), []]},
+        X,
+        "dense dense elementwise",
+    ),
+    key_and_cast: ({"w": W, "v": V, "key": np.array([1, 2], np.uint32)}, X, "dense dense"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fn", CASES, ids=lambda fn: fn.__name__)
+def test_kernel_of_each_leaf_equals_explicit_gradients(oracle, fn):
+    params, x, kinds = CASES[fn]
+    found = oracle.kinds(fn, params, x)
+    assert [found[name] for name in params if name in found] == kinds.split()
+    oracle.agrees(fn, params, x)
+
+
+# Functions whose structure is not known: exact all the same, and said.
+
+
+def embedding(p, x):
+    return jnp.tanh(jnp.asarray(p["table"])[x].mean(1)) @ p["v"]
+
+
+def tied_embedding(p, x):
+    h = jnp.tanh(jnp.asarray(p["table"])[x].mean(1) @ p["w"])
+    return h @ p["table"].T
+
+
+def scanned(p, x):
+    h, _ = lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, p["stack"])
+    return h @ p["v"]
+
+
+def looped(p, x):
+    return lax.map(lambda example: jnp.tanh(example @ p["w"]) @ p["v"], x)
+
+
+def branched(p, x):
+    h = lax.cond(x[0, 0] > 0, lambda a: jnp.tanh(a @ p["w"]), lambda a: jnp.sin(a @ p["w"]) * 2, x)
+    return lax.cond(p["v"].sum() > 0, lambda a: a @ p["v"], lambda a: a @ p["v"] * 3, h)
+
+
+def looking_first(p, x):
+    """A loop that no gradient goes through, whose bound the example sets."""
+    steps = lax.while_loop(lambda i: (i < 5) & (x[0, 0] > i / 10), lambda i: i + 1, 0)
+    return jnp.tanh(x @ p["w"] * steps) @ p["v"] + lax.fori_loop(0, 2, lambda _, h: jnp.sin(h * p["s"]), x[:, :2])
+
+
+@jax.custom_vjp
+def _straight_through(x, w):
+    return jnp.sign(x @ w)
+
+
+_straight_through.defvjp(lambda x, w: (jnp.sign(x @ w), (x, w)), lambda held, ct: (ct @ held[1].T, 3 * held[0].T @ ct))
+
+
+def own_rule(p, x):
+    """A rule of differentiation that is not the derivative, and is respected."""
+    return _straight_through(jnp.tanh(x @ p["u"]), p["w"]) @ p["v"]
+
+
+def weight_and_scale(p, x):
+    return jnp.tanh(x @ p["w"]) * p["w"][0] @ p["v"]
+
+
+def recurrent_from_zero(p, x):
+    """The first product does not depend on the example, and what it gives is added."""
+    h = jnp.zeros((len(x), 4))
+    for k in range(3):
+        h = jnp.tanh(h @ p["w"] + x[:, k : k + 1])
+    return h @ p["v"]
+
+
+def without_examples(p, x):
+    return jnp.tanh(p["b"])[None] * jnp.ones((len(x), 1))
+
+
+GENERAL = {
+    embedding: ({"table": HEAD, "v": _numbers(size=(2, 2))}, TOKENS, ["table"]),
+    tied_embedding: ({"table": HEAD, "w": _numbers(size=(2, 2))}, TOKENS, ["table"]),
+    scanned: ({"stack": _numbers(size=(3, 4, 4)), "v": HEAD}, X, ["stack"]),
+    looped: ({"w": W, "v": V}, X, ["w", "v"]),
+    branched: ({"w": W, "v": V}, X, ["w", "v"]),
+    looking_first: ({"w": W, "v": V, "s": np.float64(0.7)}, X, ["s"]),
+    own_rule: ({"u": SQUARE, "w": W, "v": V}, X, ["w"]),
+    weight_and_scale: ({"w": W, "v": V}, X, ["w"]),
+    recurrent_from_zero: ({"w": SQUARE, "v": HEAD}, X, ["w"]),
+    without_examples: ({"b": HEAD[0]}, X, ["b"]),
+}
+
+
+@pytest.mark.parametrize("fn", GENERAL, ids=lambda fn: fn.__name__)
+def test_what_has_no_known_structure_is_exact_and_warned_of(oracle, fn):
+    params, x, general = GENERAL[fn]
+    with pytest.warns(GeneralRouteWarning) as caught:
+        oracle.agrees(fn, params, x)
+        kinds = oracle.kinds(fn, params, x)
+    (said,) = {str(warning.message) for warning in caught}
+    assert said.startswith(f"{len(general)} of {len(params)} leaves")
+    assert all(f"{name} (used by " in said for name in general)
+    assert [name for name in params if kinds[name] == "general"] == general
+
+
+def test_a_long_list_of_leaves_without_structure_is_cut(oracle):
+    params = {f"t{k}": oracle.draw(3, 2, seed=k) for k in range(7)}
+    with pytest.warns(GeneralRouteWarning, match=r"^7 of 7 leaves .*; \.\.\.\.$"):
+        ns.ntk(lambda p, x: sum(jnp.asarray(p[name])[x[:, 0]] for name in p), params, TOKENS[:, :1] % 3)
+
+
+@pytest.mark.xfail(strict=True, reason="the warning points one call too far out: stacklevel is 5, the caller is at 4")
+def test_the_warning_points_to_the_line_that_called(oracle):
+    def call():
+        return ns.ntk(lambda p, x: jnp.asarray(p["t"])[x[:, 0]], {"t": HEAD}, TOKENS)  # here
+
+    with pytest.warns(GeneralRouteWarning) as caught:
+        call()
+    assert caught[0].lineno == call.__code__.co_firstlineno + 1
+
+
+def test_sharing_a_weight_adds_the_cross_term(oracle):
+    """grad = a + b, so the kernel is <a, a'> + <b, b'> + <a, b'> + <b, a'>; dropping the last two is the classic mistake."""
+
+    def first(p, x):
+        return jnp.tanh(jnp.tanh(x @ p["w"]) @ SQUARE) @ HEAD
+
+    def second(p, x):
+        return jnp.tanh(jnp.tanh(x @ SQUARE) @ p["w"]) @ HEAD
+
+    def both(p, x):
+        return jnp.tanh(jnp.tanh(x @ p["w"]) @ p["w"]) @ HEAD
+
+    a, b = (oracle.jacobians(fn, {"w": SQUARE}, X)["w"] for fn in (first, second))
+    separate = ns.ntk(first, {"w": SQUARE}, X, outputs="full") + ns.ntk(second, {"w": SQUARE}, X, outputs="full")
+    cross = np.einsum("iap,jbp->ijab", a, b)
+    cross = cross + cross.transpose(1, 0, 3, 2)
+    assert np.abs(cross).max() > 0.05 * np.abs(separate).max()
+    for space in ("parameter", "sample"):
+        oracle.close(ns.ntk(both, {"w": SQUARE}, X, outputs="full", space=space), separate + cross)
+
+
+def test_a_stopped_weight_has_a_kernel_of_zeros(oracle):
+    params, x, _ = CASES[stopped]
+    assert not ns.ntk(stopped, params, x, layers="w").any()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)], ids=str)
+def test_leaves_cast_on_the_way_are_right_up_to_that_type(oracle, dtype, tolerance):
+    def fn(p, x):
+        h = jnp.tanh(x.astype(dtype) @ p["w"].astype(dtype)).astype(x.dtype)
+        return h @ p["v"]
+
+    params = {"w": W, "v": V}
+    assert oracle.kinds(fn, params, X) == {"w": "dense", "v": "dense"}
+    oracle.agrees(fn, params, X, tolerance=tolerance)
+
+
+@pytest.mark.xfail(strict=True, reason="products of positions are rounded to bfloat16, and so is their sum, before the kernel's type takes over")
+def test_sums_in_sample_space_are_not_rounded_to_the_type_of_the_factors(oracle):
+    """Sixteen bits of the factors are what the function has; the sums over positions are promised in float32 at least."""
+
+    def fn(p, x):
+        return jnp.tanh(x.astype(jnp.bfloat16) @ p["w"].astype(jnp.bfloat16)).astype(x.dtype).sum(1) @ p["v"]
+
+    oracle.agrees(fn, {"w": W, "v": V}, _numbers(size=(3, 20, 4)), spaces=("sample",), tolerance=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=str)
+@pytest.mark.xfail(strict=True, reason="cotangents are in float32, and jax.vjp wants them in the type of the outputs")
+def test_outputs_in_half_precision_have_a_kernel_in_float32(oracle, dtype):
+    kernel = ns.ntk(lambda p, x: (x @ p["w"]).astype(dtype), {"w": W.astype(np.float32)}, X.astype(np.float32), outputs="sum")
+    assert kernel.dtype == np.float32
+    oracle.close(kernel, 5 * X @ X.T, 1e-2)
+
+
+@pytest.mark.xfail(strict=True, reason="Python numbers among the leaves become arrays of float64, where JAX takes them as weak")
+def test_a_python_number_among_the_leaves_does_not_change_the_type(oracle):
+    params = {"w": W.astype(np.float32), "scale": 0.5}
+    kernel = ns.ntk(lambda p, x: p["scale"] * (x @ p["w"]), params, X.astype(np.float32))
+    assert kernel.dtype == np.float32
+
+
+@pytest.mark.xfail(strict=True, reason="Python integers among the leaves are traced, so that they cannot be a size")
+def test_a_python_integer_among_the_leaves_may_be_a_size(oracle):
+    oracle.agrees(lambda p, x: jnp.tanh(x.reshape(len(x), p["parts"], -1).sum(1)) @ p["w"], {"w": HEAD[:2], "parts": 2}, X)
+
+
+@pytest.mark.parametrize(
+    ("fn", "message"),
+    [
+        (lambda p, x: x @ p["w"].T, r"failed for a single example of shape \(1, 4\): TypeError.*leading axis of length one"),
+        (lambda p, x: (x @ p["w"])[0], r"returns float64\[5\] for one example; it must return one array \(n, c\)"),
+        (lambda p, x: (x @ p["w"])[..., None], r"returns float64\[1, 5, 1\]"),
+        (lambda p, x: (x @ p["w"], x), r"returns float64\[1, 5\], float64\[1, 4\] for one example"),
+        (lambda p, x: (x @ p["w"] > 0).astype(int), r"returns int64\[1, 5\]"),
+        (lambda p, x: x @ p["w"] * 1j, r"returns complex128\[1, 5\]"),
+        (lambda p, x: (x @ p["w"]).sum(), r"returns float64\[\] for one"),
+        (lambda p, x: {}, r"returns  for one example"),
+    ],
+    ids=["fails", "one axis", "three axes", "two results", "integers", "complex", "a number", "nothing"],
+)
+def test_functions_that_do_not_fit_are_refused(fn, message):
+    with pytest.raises(ConfigError, match=message):
+        ns.ntk(fn, {"w": W}, X)
