@@ -105,7 +105,7 @@ def _mark_classes(axis, labels, class_names, colour):
         axis.axhline(start - 0.5, color=colour, linewidth=0.5)
         axis.axvline(start - 0.5, color=colour, linewidth=0.5)
     step = -(-len(present) // MOST_NAMES)
-    middles, names = (first + counts / 2)[::step], [_literal(_short(class_names[label])) for label in present[::step]]
+    middles, names = (first + (counts - 1) / 2)[::step], [_literal(_short(class_names[label])) for label in present[::step]]
     size = 9 if len(names) <= 20 else 6
     axis.set_yticks(middles, names, fontsize=size)
     axis.set_xticks(middles, names, fontsize=size, rotation=90 if max(map(len, names)) * len(names) > 60 else 0)
