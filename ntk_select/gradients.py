@@ -1,9 +1,8 @@
 """Inner products of the examples' gradients with respect to some layers: what LGC correlates with the labels.
 
-Three exact routes, from the special to the general:
+Two exact routes:
   * a pooled last convolution (ResNet, DenseNet): one backward pass through the tail serves any number of classes;
-  * any last convolution that the expert exposes (AlexNet): one backward pass through the tail per output;
-  * any layers of any function: the engine behind `ntk`.
+  * any layers of any function: the engine behind `ntk`, with one backward pass per output.
 """
 
 import re
@@ -17,7 +16,7 @@ from ntk_select.engine.kernel import ntk
 from ntk_select.engine.selection import leaf_names
 from ntk_select.errors import ConfigError, ModelError, did_you_mean
 from ntk_select.expert import Expert
-from ntk_select.last_conv import pooled_kernel, tail_kernel
+from ntk_select.last_conv import pooled_kernel
 from ntk_select.probe import forward, has_pooled_last_conv
 
 OUTPUTS = ("trace", "sum", "features")
@@ -63,18 +62,7 @@ def gradient_kernel(
             raise ModelError(f"Expert {expert.name!r} does not say which its last convolution is. Type: layers='all', or a regular expression.")
         if layers == "last_conv" and has_pooled_last_conv(expert):
             return pooled_kernel(expert, forward(expert, x, last_conv=True, batch_size=batch_size), outputs)
-        if layers == "last_conv" and expert.taps_fn is not None:
-            return tail_kernel(expert, x, outputs, batch_size=batch_size)
-        if isinstance(outputs, str) and outputs == "features":
-            if expert.features_fn is None:
-                raise ModelError(f"Expert {expert.name!r} has no features_fn, which outputs='features' needs. Type: outputs='trace'")
-            inner, outputs = expert.features_fn, "trace"
-        else:
-            inner = expert.apply_fn
-        fn, params = inner, expert.variables
-        chosen = _of_params(layers, expert.last_conv.path if layers == "last_conv" else None)
-        if not any(map(chosen, leaf_names(params))):
-            raise ConfigError(f"layers={layers!r} matches no parameter.{did_you_mean(layers, leaf_names(expert.params))}")
+        fn, params, outputs, chosen = expert_question(expert, layers, outputs)
     else:
         fn = expert_or_fn
         if params is None:
@@ -89,7 +77,26 @@ def gradient_kernel(
     return ntk(fn, params, x, layers=chosen, outputs=outputs, batch_size=batch_size, accumulate="float64")
 
 
-def _of_params(layers: str, path: tuple[str, ...] | None) -> Callable[[str], bool]:
+def expert_question(expert: Expert, layers: str, outputs) -> tuple[Callable, Any, Any, Callable[[str], bool]]:
+    """What `ntk` is asked for an expert: (fn, params, outputs, layers). `params` are all its variables, of which `layers`
+    chooses none but parameters, so that experts of one architecture share one compilation.
+
+    Raises:
+      ConfigError: `layers` matches nothing.
+      ModelError: outputs="features" for an expert without `features_fn`.
+    """
+    fn = expert.apply_fn
+    if isinstance(outputs, str) and outputs == "features":
+        if expert.features_fn is None:
+            raise ModelError(f"Expert {expert.name!r} has no features_fn, which outputs='features' needs. Type: outputs='trace'")
+        fn, outputs = expert.features_fn, "trace"
+    chosen = of_params(layers, expert.last_conv.path if layers == "last_conv" else None)
+    if not any(map(chosen, leaf_names(expert.variables))):
+        raise ConfigError(f"layers={layers!r} matches no parameter.{did_you_mean(layers, leaf_names(expert.params))}")
+    return fn, expert.variables, outputs, chosen
+
+
+def of_params(layers: str, path: tuple[str, ...] | None) -> Callable[[str], bool]:
     """Which paths of an expert's variables are meant: below "params", never batch statistics."""
     if path is not None:
         return "/".join(("params", *path)).__eq__

@@ -107,7 +107,9 @@ class Suite:
         for examples, outputs, block in ((8, 10, None), (24, 10, None), (64, 1, None), (64, 10, 8)):
             ours, mine = self._ours(examples, outputs), []
             for implementation in ("JACOBIAN_CONTRACTION", "NTK_VECTOR_PRODUCTS", STRUCTURED):
-                if (implementation == "NTK_VECTOR_PRODUCTS" and examples > 8) or (implementation == STRUCTURED and (self.peer_python is None or block)):
+                if (implementation == "NTK_VECTOR_PRODUCTS" and examples > 8) or (
+                    implementation == STRUCTURED and (self.peer_python is None or block)
+                ):
                     continue
                 mine.append((implementation, self._theirs(implementation, examples, outputs, block)))
             best = min(result["seconds"] for _, result in mine)
@@ -146,7 +148,9 @@ class Suite:
                     ours = self._ours(examples, outputs, **case)
                     reached = ours["flops"] / ours["seconds"] / 1e12
                     share = "" if self.peak_tflops is None else f", {reached / self.peak_tflops:.0%} of the peak"
-                    rows.append((f"{name}, {examples} x {examples}, {outputs} outputs, {precision}", "ntk_select", ours, f"{reached:.2f} TFLOP/s{share}"))
+                    rows.append(
+                        (f"{name}, {examples} x {examples}, {outputs} outputs, {precision}", "ntk_select", ours, f"{reached:.2f} TFLOP/s{share}")
+                    )
                     for method in ("neural-tangents",):
                         result = self._ours(examples, outputs, **case, method=method)
                         rows.append(("", method, result, "" if "failed" in result else f"{result['seconds'] / ours['seconds']:.1f} x ours"))

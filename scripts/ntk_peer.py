@@ -1,7 +1,7 @@
 """One measurement of neural-tangents on the workload, as JSON; also with an old Python where its structured derivatives run.
 
-    python scripts/ntk_peer.py JACOBIAN_CONTRACTION 8 10          # implementation, examples, outputs
-    python scripts/ntk_peer.py JACOBIAN_CONTRACTION 64 10 --block 8
+python scripts/ntk_peer.py JACOBIAN_CONTRACTION 8 10          # implementation, examples, outputs
+python scripts/ntk_peer.py JACOBIAN_CONTRACTION 64 10 --block 8
 """
 
 import argparse
@@ -56,7 +56,11 @@ def main() -> None:
         kernel = run()
         seconds.append(time.perf_counter() - began)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"seconds": min(seconds), "peak_bytes": peak, "jax": jax.__version__, "sum": float(kernel.sum()), "trace": float(np.trace(kernel))}))
+    print(
+        json.dumps(
+            {"seconds": min(seconds), "peak_bytes": peak, "jax": jax.__version__, "sum": float(kernel.sum()), "trace": float(np.trace(kernel))}
+        )
+    )
 
 
 if __name__ == "__main__":

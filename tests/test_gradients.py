@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from ntk_select.models.architectures import build, initialise, make_expert
 
-from ntk_select import gram
+from ntk_select.engine import add_leaf
+from ntk_select.engine.kernel import ntk
+from ntk_select.engine.use_kernel import use_kernel
+from ntk_select.engine.uses import conv_use
 from ntk_select.errors import ConfigError, ModelError
 from ntk_select.expert import Expert
 from ntk_select.gradients import gradient_kernel
-from ntk_select.gram import conv_gram
-from ntk_select.last_conv import tail_kernel
 from ntk_select.scores.lgc import lgc
 
 SMALL = {
@@ -105,9 +106,10 @@ def test_alexnet_ending_equals_explicit_jacobians(alexnet, outputs):
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-10 * np.abs(expected).max())
 
 
-def test_tail_route_in_chunks_equals_the_pooled_route(ending):
+def test_the_engine_equals_the_pooled_route(ending):
     expert, x = ending
-    np.testing.assert_allclose(tail_kernel(expert, x, "trace", chunk_bytes=1), gradient_kernel(expert, x), rtol=1e-11)
+    of_last = "/".join(("params", *expert.last_conv.path)).__eq__
+    np.testing.assert_allclose(ntk(expert.apply_fn, expert.variables, x, layers=of_last), gradient_kernel(expert, x), rtol=1e-11)
 
 
 @pytest.mark.parametrize("layers", ["all", "bn|norm", "kernel$"])
@@ -202,12 +204,10 @@ def test_one_reverse_pass_gives_the_quadratic_form(ending, rng):
 @pytest.mark.parametrize(
     ("size", "window", "stride", "padding", "m"), [(6, 3, 1, 1, 1), (6, 3, 2, 1, 2), (5, 1, 1, 0, 3), (1, 3, 1, 1, 1), (7, 2, 3, 0, 1)]
 )
-@pytest.mark.parametrize("route", ["_parameter_space", "_sample_space", "blocked", "tiled"])
-def test_conv_gram_equals_vjp_of_the_convolution(rng, monkeypatch, size, window, stride, padding, m, route):
-    if route in ("blocked", "tiled"):
-        monkeypatch.setattr(gram, "BLOCK_BYTES", 600)
-    monkeypatch.setattr(gram, "_parameter_space" if route in ("_sample_space", "tiled") else "_sample_space",
-                        gram._sample_space if route in ("_sample_space", "tiled") else gram._parameter_space)  # fmt: skip
+@pytest.mark.parametrize("space", ["parameter", "sample", "parameter, in blocks"])
+def test_use_kernel_equals_vjp_of_the_convolution(rng, monkeypatch, size, window, stride, padding, m, space):
+    if "blocks" in space:
+        monkeypatch.setattr(add_leaf, "formed_bytes", lambda: 600)
     x, kernel = rng.normal(size=(5, size, size, 4)), rng.normal(size=(window, window, 4, 3))
     convolve = partial(
         jax.lax.conv_general_dilated, window_strides=(stride, stride), padding=((padding, padding),) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -218,7 +218,8 @@ def test_conv_gram_equals_vjp_of_the_convolution(rng, monkeypatch, size, window,
     gradients = np.array([[pull(x[i], cotangents[i, j]) for j in range(m)] for i in range(5)])
     flat = gradients.reshape(5, m, -1)
     expected = np.einsum("imp,jmp->ij", flat, flat)
-    got = conv_gram(jnp.asarray(x), jnp.asarray(cotangents), window=(window, window), strides=(stride, stride), padding=((padding, padding),) * 2)
+    use = conv_use(x.shape[1:], kernel.shape, strides=(stride, stride), padding=((padding, padding),) * 2)
+    got = use_kernel(use, jnp.asarray(x), jnp.asarray(cotangents), space=space.partition(",")[0])
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-11 * np.abs(expected).max())
 
 

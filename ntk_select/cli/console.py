@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
@@ -13,6 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from ntk_select.errors import ConfigError
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 """An option without a value and without a --no- twin."""
@@ -81,3 +84,15 @@ def command(*words: str) -> str:
 def zoo_option(zoo: Sequence[str]) -> list[str]:
     """The words that name the same zoo again; none for the built-in one."""
     return [] if split(zoo) == ["builtin"] else ["--zoo", *split(zoo)]
+
+
+def check_writable(folder: Path) -> None:
+    """Refuses before the work what could not be saved after it."""
+    folder = folder.expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".ntk-select-write-test"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"--out {str(folder)!r} cannot be written: {error.strerror}. Give another folder.") from error

@@ -11,8 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ntk_select.cli.console import Flag, command, print_json, print_line, print_table, progress_bar, remarks, split, zoo_option
-from ntk_select.cli.rank import _check_writable
+from ntk_select.cli.console import Flag, check_writable, command, print_json, print_line, print_table, progress_bar, remarks, split, zoo_option
 from ntk_select.engine import ntk, ntk_plan
 from ntk_select.engine.inputs import check_precision
 from ntk_select.engine.outputs import OUTPUTS
@@ -21,7 +20,7 @@ from ntk_select.engine.selection import leaf_names
 from ntk_select.errors import ConfigError, MissingDependencyError, ModelError, did_you_mean
 from ntk_select.expert import Expert
 from ntk_select.files import write_atomically
-from ntk_select.gradients import _of_params, gradient_kernel
+from ntk_select.gradients import gradient_kernel, of_params
 from ntk_select.kernel_file import SavedKernel
 from ntk_select.kernel_plot import heat_map
 from ntk_select.kernels import feature_kernel
@@ -77,7 +76,7 @@ class Kernel:
         task, expert = builtin("load_task")(self.task), self._load_expert()
         sample = probe_sample(task, per_class=self.per_class, seed=self.seed)
         if self.out is not None and not self.plan:
-            _check_writable(self.out.expanduser().parent)
+            check_writable(self.out.expanduser().parent)
         x = np.asarray(expert.preprocess(sample.images))
         if self.plan:
             return self._print_plan(expert, x)
@@ -142,7 +141,7 @@ class Kernel:
         last = self.layers == "last_conv"
         if last and expert.last_conv is None:
             raise ModelError(f"Expert {expert.name!r} does not say which its last convolution is. Type: --layers all, or a regular expression.")
-        chosen = _of_params(self.layers, expert.last_conv.path if last else None)
+        chosen = of_params(self.layers, expert.last_conv.path if last else None)
         paths = [name.removeprefix("params/") for name in leaf_names(expert.variables) if chosen(name)]
         if not paths:
             raise ConfigError(f"--layers {self.layers} matches no parameter.{did_you_mean(self.layers, leaf_names(expert.params))}")
@@ -235,5 +234,5 @@ class Kernel:
 
 def _cost(plan: Plan) -> dict[str, Any]:
     """What a plan predicts, as plain values."""
-    spaces = {f"in_{space}_space": sum(leaf.space == space for leaf in plan.leaves) for space in ("parameter", "sample")}
+    spaces = {f"in_{space}_space": sum(leaf.choice.space == space for leaf in plan.leaves) for space in ("parameter", "sample")}
     return {"flops": plan.flops, "peak_bytes": plan.peak_bytes, "memory": plan.memory, "passes": plan.passes, **spaces}

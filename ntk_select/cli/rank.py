@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.text import Text
 
-from ntk_select.cli.console import Flag, command, out, print_json, print_line, print_table, progress_bar, remarks, split, zoo_option
+from ntk_select.cli.console import Flag, check_writable, command, out, print_json, print_line, print_table, progress_bar, remarks, split, zoo_option
 from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.plugins import builtin
 from ntk_select.scores import ScoreResult
@@ -47,7 +47,7 @@ class Rank:
         task = builtin("load_task")(self.task)
         experts = _chosen(builtin("open_zoo")(split(self.zoo)), split(self.only))
         if self.out is not None:
-            _check_writable(self.out)
+            check_writable(self.out)
         with progress_bar("ranking") as progress:
             ranking = rank(
                 experts, task, split(self.scores), self.per_class, self.seed, draws=self.draws, batch_size=self.batch_size, progress=progress
@@ -123,15 +123,3 @@ def _chosen(experts: dict[str, Any], only: list[str]) -> dict[str, Any]:
         if name not in experts:
             raise ConfigError(f"--only: there is no expert {name!r} in the zoo.{did_you_mean(name, experts)}")
     return {name: experts[name] for name in only} if only else experts
-
-
-def _check_writable(folder: Path) -> None:
-    """Refuses before the work what could not be saved after it."""
-    folder = folder.expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".ntk-select-write-test"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ConfigError(f"--out {str(folder)!r} cannot be written: {error.strerror}. Give another folder.") from error

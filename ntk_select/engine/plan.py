@@ -23,25 +23,31 @@ FORMED_BYTES_ELSEWHERE = 2**28
 
 
 @dataclass(frozen=True)
+class Choice:
+    """How one leaf is treated: `space` is "parameter" or "sample", `stored` what is kept of each example (see `Stored`)."""
+
+    space: str
+    stored: str
+    flops: float
+    work: float
+    sizes: Sizes
+
+
+@dataclass(frozen=True)
 class LeafPlan:
     """What is done for one leaf.
 
     Attributes:
       use: where the leaf is used.
-      space: "parameter" or "sample".
-      stored: what is kept of each example; `stored_bytes` of them.
-      flops: for the whole kernel, passes through the network apart.
-      sizes: what the counts come from.
+      position: among the structure's leaves.
+      choice: the way; its operations are those for the whole kernel, passes through the network apart.
+      stored_bytes: kept of each example.
     """
 
     use: LeafUse
     position: int
-    space: str
-    stored: str
+    choice: Choice
     stored_bytes: int
-    flops: float
-    work: float
-    sizes: Sizes
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ class Plan:
     @property
     def work(self) -> float:
         """Operations, with bytes moved counted as operations: what the choice is made by."""
-        return self.pass_flops + sum(leaf.work for leaf in self.leaves)
+        return self.pass_flops + sum(leaf.choice.work for leaf in self.leaves)
 
     def tiles(self) -> Iterator[tuple[int, int]]:
         """The tiles of the kernel, by number of row and column cut; of a symmetric kernel the lower ones."""
@@ -109,7 +115,7 @@ def available_memory(memory_gb: float | None) -> int:
       ConfigError: `memory_gb` is not a positive number.
     """
     if memory_gb is not None:
-        if not isinstance(memory_gb, (int, float)) or isinstance(memory_gb, bool) or not memory_gb > 0:
+        if not isinstance(memory_gb, (int, float)) or isinstance(memory_gb, bool) or not 0 < memory_gb < math.inf:
             raise ConfigError(f"memory_gb={memory_gb!r} must be a positive number of gigabytes, for example memory_gb=4.")
         return int(memory_gb * 1e9)
     device = jax.devices()[0]
@@ -188,34 +194,41 @@ def make_plan(
 
 
 def _leaf_plans(structure, m, pairing, n1, n2, longest, space, parts) -> tuple[LeafPlan, ...]:
-    plans, n = [], n1 + (n2 or 0)
-    products = parts * parts if pairing == "full" else parts
+    plans = []
     for position, leaf in enumerate(structure.leaves):
-        if leaf.kind == "unused":
-            continue
-        sizes = sizes_of(structure, leaf)
-        pairs = {
-            kind: _pairs(n1, n2, tile) * products
-            for kind, tile in (("parameter", parameter_tile(longest)), ("sample", sizes.pair_tile(padded(longest))))
-        }
-        gradient_bytes = sizes.stored("gradients", m)
-        flops = {"parameter": pairs["parameter"] * sizes.gradient_pair_flops(m, pairing)}
-        work = {"parameter": flops["parameter"] + BALANCE * 3 * n * gradient_bytes}
-        stored = "gradients"
-        if leaf.structured:
-            formed = n * parts * sizes.gradient_flops(m)
-            flops["parameter"] += formed
-            work["parameter"] += formed
-            flops["sample"] = pairs["sample"] * sizes.position_pair_flops(m, pairing)
-            kept = min(("inputs", "patches"), key=lambda what: sizes.stored(what, m))
-            work["sample"] = flops["sample"] + BALANCE * (pairs["sample"] * sizes.position_pair_bytes(m, pairing) + n * sizes.stored(kept, m))
-            chosen = space or min(work, key=work.get)
-            if chosen == "sample" or sizes.stored(kept, m) < gradient_bytes:
-                stored = kept
-        else:
-            chosen = "parameter"
-        plans.append(LeafPlan(leaf, position, chosen, stored, sizes.stored(stored, m), flops[chosen], work[chosen], sizes))
+        if leaf.kind != "unused":
+            choice = choose(sizes_of(structure, leaf), leaf.structured, m, pairing, n1, n2, longest=longest, space=space, parts=parts)
+            plans.append(LeafPlan(leaf, position, choice, choice.sizes.stored(choice.stored, m)))
     return tuple(plans)
+
+
+def choose(sizes: Sizes, structured: bool, m: int, pairing: str, n1: int, n2: int | None, *, longest: int, space=None, parts: int = 1) -> Choice:
+    """The cheaper space for one leaf.
+
+    Args:
+      sizes: of the leaf.
+      structured: whether sample space is possible.
+      m, pairing: cotangents at a time and how they are paired; `parts` such portions make the whole.
+      n1, n2, longest: examples on either side, and of one side in memory.
+      space: the space, when it is given.
+    """
+    n, products = n1 + (n2 or 0), parts * parts if pairing == "full" else parts
+    pairs = _pairs(n1, n2, parameter_tile(longest)) * products
+    flops = pairs * sizes.gradient_pair_flops(m, pairing)
+    work = flops + BALANCE * 3 * n * sizes.stored("gradients", m)
+    if not structured:
+        return Choice("parameter", "gradients", flops, work, sizes)
+    formed = n * parts * sizes.gradient_flops(m)
+    kept = min(("inputs", "patches"), key=lambda what: sizes.stored(what, m))
+    cheapest = min(("gradients", kept), key=lambda what: sizes.stored(what, m))
+    in_parameters = Choice("parameter", cheapest, flops + formed, work + formed, sizes)
+    pairs = _pairs(n1, n2, sizes.pair_tile(padded(longest))) * products
+    flops = pairs * sizes.position_pair_flops(m, pairing)
+    work = flops + BALANCE * (pairs * sizes.position_pair_bytes(m, pairing) + n * sizes.stored(kept, m))
+    in_samples = Choice("sample", kept, flops, work, sizes)
+    if space is not None:
+        return in_samples if space == "sample" else in_parameters
+    return min(in_parameters, in_samples, key=lambda choice: choice.work)
 
 
 def formed_bytes() -> int:
@@ -268,19 +281,20 @@ def _overhead(leaves, passes: Passes, m, batch, longest, pairing, all_m, rows, k
     flight = batch * (2 * passes.activations + m * 4 * passes.largest + new)
     product = 0
     for leaf in leaves:
-        sizes = leaf.sizes
-        if leaf.space == "parameter":
+        sizes = leaf.choice.sizes
+        if leaf.choice.space == "parameter":
             # A tap at a time, the gradients of all examples, and the slices that are multiplied.
             formed = padded(longest) * sizes.entries * m * sizes.item
             product = max(
-                product, min(formed, formed_bytes()) * (1 if parameter_tile(longest) == padded(longest) else 3) if leaf.stored != "gradients" else 0
+                product,
+                min(formed, formed_bytes()) * (1 if parameter_tile(longest) == padded(longest) else 3) if leaf.choice.stored != "gradients" else 0,
             )
         else:
             tile = sizes.pair_tile(padded(longest))
             product = max(product, 3 * tile**2 * sizes.groups * sizes.positions**2 * sizes.item + 4 * tile * leaf.stored_bytes)
             if pairing == "full":
                 product = max(product, tile * sizes.positions * m * sizes.width_out * sizes.item * 2 + product)
-    item = leaves[0].sizes.item if leaves else 4
+    item = leaves[0].choice.sizes.item if leaves else 4
     entries = {"trace": 1, "diagonal": m, "full": m * m}[pairing]
     all_entries = {"trace": 1, "diagonal": all_m, "full": all_m * all_m}[pairing]
     kernel = kernels * item * (2 * padded(longest) ** 2 * entries + rows * longest * all_entries)
@@ -302,7 +316,7 @@ def _priced(plan: Plan, passes: Passes, overhead: int, devices: int) -> Plan:
                 high = max(high, cache.used)
     # A pass for one group of many need not go all the way back; it is counted as if it did.
     pass_flops = done * (passes.forward + plan.chunks[1] * passes.backward)
-    flops = pass_flops + sum(leaf.flops for leaf in plan.leaves)
+    flops = pass_flops + sum(leaf.choice.flops for leaf in plan.leaves)
     return replace(plan, flops=flops, pass_flops=pass_flops, passes=done, stored_bytes=high // devices, peak_bytes=high // devices + overhead)
 
 
@@ -314,7 +328,7 @@ def side_keys(plan: Plan, i: int, j: int, group: int, left: int, right: int) -> 
 
 def stored_of(plan: Plan, group: int) -> tuple[Stored, ...]:
     """What one group keeps of each example."""
-    return tuple(Stored(plan.leaves[index].position, plan.leaves[index].stored) for index in plan.groups[group])
+    return tuple(Stored(plan.leaves[index].position, plan.leaves[index].choice.stored) for index in plan.groups[group])
 
 
 class Cache:

@@ -15,14 +15,14 @@ def plan_table(plan: Plan, rows: int = 40) -> str:
         f"{_count(len(plan.chunks) - 1, 'chunk')} of cotangents, {_count(plan.batch, 'example')} a pass",
         "",
     ]
-    shown = plan.leaves if len(plan.leaves) <= rows else sorted(plan.leaves, key=lambda leaf: -leaf.work)[:rows]
+    shown = plan.leaves if len(plan.leaves) <= rows else sorted(plan.leaves, key=lambda leaf: -leaf.choice.work)[:rows]
     width = max([5, *(len(leaf.use.name) for leaf in shown)])
     lines.append(f"{'layer':{width}}  {'shape':>18}  {'use':11} {'positions':>9}  {'space':9}  {'stored':9} {'B/example':>9}  {'FLOP':>7}  share")
-    work = sum(leaf.work for leaf in plan.leaves) or 1.0
+    work = sum(leaf.choice.work for leaf in plan.leaves) or 1.0
     lines += [_line(leaf, width, work) for leaf in shown]
     if len(shown) < len(plan.leaves):
         lines.append(
-            f"and {len(plan.leaves) - len(shown)} more, {sum(leaf.work for leaf in plan.leaves if leaf not in shown) / work:.1%} of the work"
+            f"and {len(plan.leaves) - len(shown)} more, {sum(leaf.choice.work for leaf in plan.leaves if leaf not in shown) / work:.1%} of the work"
         )
     lines += [f"{leaf.use.name}: general route, {leaf.use.reason}" for leaf in plan.leaves if leaf.use.kind == "general"]
     if plan.unused:
@@ -32,10 +32,10 @@ def plan_table(plan: Plan, rows: int = 40) -> str:
 
 def _line(leaf: LeafPlan, width: int, work: float) -> str:
     shape = "x".join(map(str, leaf.use.shape)) or "()"
-    positions = str(leaf.sizes.positions) if leaf.use.structured else "-"
+    positions = str(leaf.choice.sizes.positions) if leaf.use.structured else "-"
     return (
-        f"{leaf.use.name:{width}}  {shape:>18}  {leaf.use.kind:11} {positions:>9}  {leaf.space:9}  {leaf.stored:9} "
-        f"{_big(leaf.stored_bytes):>9}  {_big(leaf.flops):>7}  {leaf.work / work:5.1%}"
+        f"{leaf.use.name:{width}}  {shape:>18}  {leaf.use.kind:11} {positions:>9}  {leaf.choice.space:9}  {leaf.choice.stored:9} "
+        f"{_big(leaf.stored_bytes):>9}  {_big(leaf.choice.flops):>7}  {leaf.choice.work / work:5.1%}"
     )
 
 

@@ -117,7 +117,7 @@ def open_store(
 
 def _begin(folder: Path, described: dict) -> None:
     """Checks what the folder is of, or writes it down. A folder without tiles is begun anew."""
-    card, kernel, marks = folder / "kernel.json", folder / "kernel.npy", folder / "done"
+    card, marks = folder / "kernel.json", folder / "done"
     marks.mkdir(parents=True, exist_ok=True)
     some = any(marks.iterdir())
     if card.exists():
@@ -128,8 +128,7 @@ def _begin(folder: Path, described: dict) -> None:
             raise ConfigError(
                 f"{str(folder)!r} holds a kernel of something else (different: {_different(written, described)}). Type: out= another folder."
             )
-        kernel.unlink(missing_ok=True)
-    elif some or kernel.exists():
+    elif some or (folder / "kernel.npy").exists():
         raise ConfigError(f"{str(folder)!r} holds files but no kernel.json. Type: out= another folder, or empty this one.")
     write_atomically(card, json.dumps(described, indent=1).encode())
 

@@ -223,6 +223,17 @@ def read_use(step: Step, side: int, shapes: dict[int, jax.ShapeDtypeStruct]) -> 
     return None
 
 
+def conv_use(input_shape, weight_shape, *, strides, padding) -> Conv:
+    """The use that a plain NHWC convolution makes of its weight (kh, kw, cin, cout), for one example of `input_shape` (h, w, cin)."""
+    dimensions = lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
+    area = [
+        (size + sum(edge) - window) // stride + 1
+        for size, edge, window, stride in zip(input_shape[:2], padding, weight_shape[:2], strides, strict=True)
+    ]
+    output_shape = (1, *area, weight_shape[3])
+    return Conv(dimensions, tuple(strides), tuple(padding), (1, 1), (1, 1), 1, (1, *input_shape), tuple(weight_shape), output_shape)
+
+
 def _size(shape, axes) -> int:
     return math.prod(shape[axis] for axis in axes)
 

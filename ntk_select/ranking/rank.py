@@ -10,10 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from ntk_select.engine.kernel import ntk_plan
 from ntk_select.errors import ConfigError, DataError, ModelError, NtkSelectError, did_you_mean, first_line
 from ntk_select.expert import Expert
-from ntk_select.gradients import gradient_kernel
-from ntk_select.last_conv import pooled_kernel, tail_cost
+from ntk_select.gradients import expert_question, gradient_kernel
+from ntk_select.last_conv import pooled_kernel
 from ntk_select.preprocess import Preprocess
 from ntk_select.probe import forward, has_pooled_last_conv
 from ntk_select.ranking.record import ExpertScores, Failure, Ranking
@@ -24,7 +25,7 @@ from ntk_select.task import ProbeSample, Task, probe_sample
 Experts = Iterable[Expert] | Mapping[str, Callable[[], Expert]]
 Progress = Callable[[int, int, str], None]
 
-MAX_TAIL_PRODUCTS = 5e12
+MAX_PRODUCTS = 5e12
 """What a ranking spends on one expert's gradient kernel where its cost grows with the number of outputs: minutes of a CPU."""
 
 
@@ -174,9 +175,9 @@ class _Scorer:
         if expert.head is None and passes.features is not None:
             outputs = "features"
             self.headless.append(expert.name)
-        if not pooled and (cost := tail_cost(expert, x, outputs)) > MAX_TAIL_PRODUCTS:
+        if not pooled and (cost := self._products(expert, x, outputs)) > MAX_PRODUCTS:
             return None, (
-                f"The exact kernel of this network's ending needs {cost:.1e} products, above the {MAX_TAIL_PRODUCTS:.0e} that a ranking spends on it. "
+                f"The exact kernel of this network's ending needs {cost:.1e} products, above the {MAX_PRODUCTS:.0e} that a ranking spends on it. "
                 "To have it all the same call ntk_select.lgc(expert, x, labels), or for less ntk_select.lgc(..., outputs='sum')."
             )
         try:
@@ -184,6 +185,14 @@ class _Scorer:
         except NtkSelectError as error:
             return None, str(error)
         return (kernel, "") if np.isfinite(kernel).all() else (None, "The gradients hold NaN or infinity.")
+
+    def _products(self, expert: Expert, x, outputs) -> float:
+        """What the engine expects to multiply for the kernel of the last convolution, forward passes apart."""
+        if expert.last_conv is None:
+            return 0.0
+        fn, variables, outputs, layers = expert_question(expert, "last_conv", outputs)
+        plan = ntk_plan(fn, variables, x, outputs=outputs, layers=layers)
+        return (plan.flops - plan.pass_flops) / 2
 
     def _network_inputs(self, expert: Expert) -> np.ndarray:
         preprocess = expert.preprocess

@@ -6,7 +6,7 @@ import numpy as np
 from ntk_select.selfcheck.record import Outcome, Skip, relative
 from ntk_select.selfcheck.subject import Subject, inner
 
-STEPS = {"float64": 10.0 ** -np.arange(3, 8), "float32": 10.0 ** -np.arange(1, 3.25, 0.5)}
+STEPS = {"float64": 10.0 ** -np.arange(3, 10), "float32": 10.0 ** -np.arange(1, 5.25, 0.5)}
 
 
 def differenced(subject: Subject, forward: bool) -> Outcome:
@@ -25,7 +25,7 @@ def differenced(subject: Subject, forward: bool) -> Outcome:
     if subject.epsilon > 1e-6:
         raise Skip("differences of numbers this coarse say nothing.")
     steps = STEPS["float64" if subject.epsilon < 1e-12 else "float32"]
-    tolerance = max(subject.tolerance, 1e-4 if subject.epsilon < 1e-12 else 3e-2)
+    tolerance = max(subject.tolerance, 1e-4 if subject.epsilon < 1e-12 else 0.1)
     gradients, size = subject.gradients(), inner(subject.leaves, subject.leaves) ** 0.5 or 1.0
     along = [sum(leaves[1:], start=leaves[0]) for leaves in zip(*gradients, strict=True)]
     shares = [leaf * jnp.asarray(subject.rng.normal(size=leaf.shape), leaf.dtype) for leaf in subject.leaves]
@@ -43,12 +43,14 @@ def differenced(subject: Subject, forward: bool) -> Outcome:
         if error is None:
             continue
         if error > tolerance and kink >= error:
-            raise Skip("a kink lies just here (an input of a relu that is exactly zero), where differences and derivatives need not agree.")
+            raise Skip(
+                "kinks lie nearer than any step that rounding leaves (inputs of a relu at zero), where differences and derivatives need not agree."
+            )
         found.append(error)
         order = order or _halved(subject, u, slopes, steps[0])
     if not found:
         raise Skip("the outputs hardly depend on the parameters, so that differences are lost in rounding.")
-    return max(found), tolerance, order
+    return float(np.max(found)), tolerance, order
 
 
 def _best(subject: Subject, u: list, slopes: np.ndarray, steps, tolerance: float):
@@ -71,6 +73,8 @@ def _halved(subject: Subject, u: list, slopes: np.ndarray, step: float) -> str:
     for size in (step, step / 2):
         after, before = (_taken(subject, slopes, _moved(subject, u, sign * size)) for sign in (1, -1))
         errors.append(relative((after - before) / (2 * size), slopes))
+    if not np.isfinite(errors).all():
+        return ""
     if errors[0] < 1e3 * subject.epsilon / step or not errors[1]:
         return "Differences are exact: along the step fn is linear or quadratic."
     return f"Halving the step divides the error by {errors[0] / errors[1]:.1f} (4 where fn is smooth)."

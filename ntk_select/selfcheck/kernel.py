@@ -8,7 +8,7 @@ import numpy as np
 
 from ntk_select.engine.certificate import certify
 from ntk_select.engine.routes import ntk_vector_product
-from ntk_select.errors import ConfigError, first_line
+from ntk_select.errors import ModelError, first_line
 from ntk_select.selfcheck.record import AGREED, Outcome, Skip, relative
 from ntk_select.selfcheck.subject import Subject, inner
 
@@ -32,7 +32,7 @@ def textbook_trace(subject: Subject) -> Outcome:
 
 def spaces(subject: Subject) -> Outcome:
     """All weights contracted by gradients, and all by inputs and cotangents."""
-    return max(relative(subject.kernel(space=space), subject.trace) for space in ("sample", "parameter")), subject.tolerance, ""
+    return _worst(*(relative(subject.kernel(space=space), subject.trace) for space in ("sample", "parameter"))), subject.tolerance, ""
 
 
 def form(subject: Subject) -> Outcome:
@@ -64,8 +64,8 @@ def layers(subject: Subject) -> Outcome:
 def parts(subject: Subject) -> Outcome:
     """The mean of the diagonal over outputs is the trace, the sum over outputs the sum."""
     full = subject.full
-    differences = relative(subject.trace, np.einsum("ijaa->ij", full) / full.shape[2]), relative(subject.kernel("sum"), full.sum((2, 3)))
-    return max(differences), subject.tolerance, ""
+    mean, total = np.einsum("ijaa->ij", full) / full.shape[2], full.sum((2, 3))
+    return _worst(relative(subject.trace, mean), relative(subject.kernel("sum"), total)), subject.tolerance, ""
 
 
 def doubled(subject: Subject) -> Outcome:
@@ -85,32 +85,26 @@ def swapped(subject: Subject) -> Outcome:
     """The two sides in exchange; both are part of the whole."""
     few = subject.x[: max(1, len(subject.x) // 2)]
     wide, tall = subject.kernel(x2=few), subject.kernel(x1=few, x2=subject.x)
-    return max(relative(wide, subject.trace[:, : len(few)]), relative(tall, wide.T)), subject.tolerance, ""
+    return _worst(relative(wide, subject.trace[:, : len(few)]), relative(tall, wide.T)), subject.tolerance, ""
 
 
 def symmetric(subject: Subject) -> Outcome:
     """To the last bit."""
-    return max(certify(subject.full).asymmetry, certify(subject.trace).asymmetry), 0.0, ""
+    return _worst(certify(subject.full).asymmetry, certify(subject.trace).asymmetry), 0.0, ""
 
 
 def definite(subject: Subject) -> Outcome:
     """No eigenvalue below zero, rounding apart."""
-    certificate = certify(subject.full)
-    return (
-        max(0.0, -certificate.smallest) / (certificate.largest or 1.0),
-        subject.tolerance / 10,
-        f"Eigenvalues {certificate.smallest:.2g} to {certificate.largest:.2g}, rank {certificate.rank} of {certificate.n}.",
-    )
+    found = certify(subject.full)
+    remark = f"Eigenvalues {found.smallest:.2g} to {found.largest:.2g}, rank {found.rank} of {found.n}."
+    return max(0.0, -found.smallest) / (found.largest or 1.0), subject.tolerance / 10, remark
 
 
 def other_type(subject: Subject) -> Outcome:
     """The kernel in the other of float32 and float64, or with its sums in float64 where JAX has float32 only."""
     if not jax.config.jax_enable_x64:
-        return (
-            relative(subject.trace, subject.kernel(accumulate="float64")),
-            subject.tolerance,
-            "Sums in float64; float64 throughout needs JAX_ENABLE_X64=1.",
-        )
+        remark = "Only the sums were in float64: float64 throughout needs JAX_ENABLE_X64=1."
+        return relative(subject.trace, subject.kernel(accumulate="float64")), subject.tolerance, remark
     kind = np.float32 if subject.epsilon < 1e-12 else np.float64
 
     def cast(leaf):
@@ -118,7 +112,14 @@ def other_type(subject: Subject) -> Outcome:
 
     try:
         other = subject.kernel(params=jax.tree.map(cast, subject.params), x1=np.asarray(cast(subject.x)))
-    except ConfigError as error:
+    except ModelError:
+        raise
+    except Exception as error:  # whatever JAX says of a function that mixes its own types with these
         raise Skip(f"fn does not take {np.dtype(kind)}: {first_line(error)}") from error
     pair = (other, subject.trace) if kind == np.float32 else (subject.trace, other)
     return relative(*pair), max(subject.tolerance, 1e-3), ""
+
+
+def _worst(*differences: float) -> float:
+    """The largest; NaN if one is."""
+    return float(np.max(differences))

@@ -26,13 +26,13 @@ LAWS = (
     Law(
         APART,
         "fn of all examples, of each alone",
-        "batch norm in training mode, or another mean over the batch; switch it to evaluation.",
+        "batch norm in training mode, dropout, or another mean over the batch: switch to evaluation.",
         function.apart,
     ),
     Law(
         ADJOINT,
         "<J u, v> and <u, J'v>",
-        "a derivative rule whose two directions differ, such as a solver called symmetric that is not; or ties in a maximum.",
+        "a derivative rule whose two directions differ, such as a solver called symmetric that is not; or NaN: zero times infinity, as in the square root of a relu.",
         function.adjoint,
     ),
     Law(

@@ -76,7 +76,8 @@ class SelfCheck:
             f"{'law':{widths[0]}}  {'compared':{widths[1]}}  difference  tolerance  verdict",
         ]
         for check in self.checks:
-            difference, tolerance = ("-" if math.isnan(value) else f"{value:.1e}" for value in (check.difference, check.tolerance))
+            numbers = (check.difference, check.tolerance)
+            difference, tolerance = ("-" if all(map(math.isnan, numbers)) else f"{value:.1e}" for value in numbers)
             lines.append(f"{check.law:{widths[0]}}  {check.compared:{widths[1]}}  {difference:>10}  {tolerance:>9}  {check.verdict}")
             lines += [f"    {check.remark}"] if check.remark else []
         return "\n".join(lines)

@@ -40,7 +40,7 @@ def selfcheck(
       tolerance: largest difference allowed, relative to the largest number compared. None: 1e-9 where all is float64,
         1e-4 in float32, 0.1 below, and 1e-2 where `precision` lets an accelerator round. Laws that compare something
         else scale it: semi-definiteness takes a tenth, float32 against float64 at least 1e-3, central differences at
-        least 1e-4 (float64) or 3e-2 (float32); symmetry must be exact.
+        least 1e-4 (float64) or 0.1 (float32); symmetry must be exact.
       seed: of the random directions.
 
     Returns:
@@ -50,8 +50,8 @@ def selfcheck(
       ConfigError: fn, params, x or an option does not fit, as for `ntk`.
 
     Reference: the identities follow from the chain rule; v' Theta v = ||J' v||^2 as in Novak et al. 2022.
-    Cost: about twelve small kernels, most of the time for compiling: seconds for a small network, minutes for a large
-    one. Memory of 24 gradients, at most 1 GiB of them, but never less than two examples' (6 gradients).
+    Cost: about twelve kernels, nearly all of the time for compiling: seconds for a few layers, minutes for a deep
+    network on a CPU. Memory of 24 gradients, at most 1 GiB of them, but never less than two examples' (6 gradients).
     """
     check_precision(precision)
     if tolerance is not None and (isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 < tolerance < math.inf):

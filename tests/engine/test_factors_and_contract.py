@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from jax import lax
 
-from ntk_select.engine.contract import add_gradient_tile, add_pair_tile, form_gradients, gradient_tile, pair_tile, uses_of
+from ntk_select.engine.contract import add_gradient_tile, add_pair_tile, form_gradients, gradient_tile, host_tile, pair_tile, uses_of
 from ntk_select.engine.factors import Stored, factors, fill
 from ntk_select.engine.selection import select
 from ntk_select.engine.structure import read_structure
+from ntk_select.engine.use_kernel import use_kernel
+from ntk_select.engine.uses import conv_use
 
 pytestmark = pytest.mark.usefixtures("quickly")
 
@@ -73,7 +75,7 @@ def leaf_like(case, name, rows):
     if name not in STRUCTURED:
         return by_cotangent.reshape(n, m, -1)
     (use, *_) = uses(case, name)
-    groups = getattr(use, "groups", 1)
+    groups = use.groups
     return np.array([[np.asarray(use.weight(one.reshape(groups, -1, o))).ravel() for one in example] for example in by_cotangent])
 
 
@@ -94,7 +96,7 @@ def test_gradients_formed_later_are_the_same(oracle, case, held, kept):
     for name, parts in held(kept, 0).items():
         gradients, mine = np.asarray(held("gradients", 0)[name]), uses(case, name)
         taps, width = mine[0].taps, mine[0].width_in
-        oracle.close(np.asarray(form_gradients(mine, kept, (0, taps), (0, width), parts)), gradients)
+        oracle.close(np.asarray(form_gradients(mine, kept, (0, taps), width, parts, 0)), gradients)
 
 
 @pytest.mark.parametrize("kept", ["patches", "inputs"])
@@ -107,7 +109,7 @@ def test_gradients_formed_in_pieces_are_the_same(oracle, case, held, kept):
         for first, last in taps:
             end = (last - first) * use.width_in // use.taps
             cuts = [(0, end - 1), (end - 1, end)] if end > 1 else [(0, 1)]
-            rows += [np.asarray(form_gradients(uses(case, name), kept, (first, last), cut, held(kept, 0)[name])) for cut in cuts]
+            rows += [np.asarray(form_gradients(uses(case, name), kept, (first, last), b - a, held(kept, 0)[name], a)) for a, b in cuts]
         by_group = [piece.reshape(N, use.groups, -1, *piece.shape[2:]) for piece in rows]
         oracle.close(np.concatenate(by_group, axis=2).reshape(gradients.shape), gradients)
 
@@ -119,10 +121,17 @@ def test_both_contractions_give_the_kernel_of_each_leaf(oracle, case, held, pair
         expected = oracle.paired(case[3][0][name], case[3][1][name][:3], pairing) * (C if pairing == "trace" else 1)
         left, right = held("gradients", 0)[name], held("gradients", 1)[name][:3]
         oracle.close(np.asarray(gradient_tile(pairing, left, right)), expected)
+        oracle.close(host_tile(pairing, left, right), expected)
         if name in STRUCTURED:
             # Several uses stand side by side as positions.
             left, right = ([jnp.concatenate(parts, axis=2) for parts in zip(*held("patches", side)[name], strict=True)] for side in (0, 1))
             oracle.close(np.asarray(jax.jit(pair_tile, static_argnums=0)(pairing, *left, *(part[:3] for part in right))), expected)
+
+
+@pytest.mark.parametrize("pairing", ["trace", "diagonal", "full"])
+def test_the_host_multiplies_rows_with_themselves_as_with_others(oracle, held, pairing):
+    rows = held("gradients", 0)["grouped"]
+    oracle.close(host_tile(pairing, rows, rows), host_tile(pairing, rows, np.array(rows)))
 
 
 def test_tiles_are_added_in_their_place(oracle, case, held):
@@ -155,3 +164,22 @@ def test_one_example_does_not_change_the_factors_of_another(case, held):
     for name, part in zip(SHAPES, spoilt, strict=True):
         np.testing.assert_array_equal(part[0], held("gradients", 0)[name][0])
         assert np.isnan(part[1:]).all()
+
+
+@pytest.mark.parametrize("space", [None, "parameter", "sample"])
+@pytest.mark.parametrize("n", [5, 19])
+def test_a_weight_alone_has_the_kernel_of_its_gradients(oracle, n, space):
+    """When inputs and cotangents are known already."""
+    x, ct, w = oracle.draw(n, 5, 4, 2, seed=1), oracle.draw(n, 3, 3, 4, 3, seed=2), np.zeros((3, 2, 2, 3))
+    options = {"strides": (2, 1), "padding": ((1, 1), (0, 1))}
+    convolve = partial(lax.conv_general_dilated, window_strides=(2, 1), padding=((1, 1), (0, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    @jax.jit
+    def gradients(x, cts):
+        pull = jax.vjp(partial(convolve, x[None]), w)[1]
+        return jax.vmap(lambda ct: pull(ct[None])[0].ravel())(cts)
+
+    rows = np.array([gradients(*pair) for pair in zip(x, ct, strict=True)])
+    kernel = use_kernel(conv_use(x.shape[1:], w.shape, **options), x, ct, space=space)
+    oracle.close(kernel, np.einsum("imp,jmp->ij", rows, rows))
+    np.testing.assert_array_equal(kernel, kernel.T)

@@ -293,6 +293,14 @@ def test_marks_without_their_numbers_count_for_nothing(folder, written, name, da
     assert len(written) == 3
 
 
+def test_marks_of_a_lost_kernel_are_gone_for_good(folder):
+    on_disk(folder, 4)
+    (folder / "kernel.npy").unlink()
+    with pytest.warns(UserWarning, match="all tiles are computed again"):
+        begun(folder, 1, 4)
+    right(on_disk(folder, 4), 4)
+
+
 def test_stray_files_are_no_tiles(folder):
     on_disk(folder, 4)
     for name in ("0-1", ".nfs0001", "0-4_0-4.bak"):

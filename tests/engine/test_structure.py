@@ -283,7 +283,6 @@ def test_what_has_no_known_structure_is_exact_and_warned_of(oracle, fn):
     params, x, general = GENERAL[fn]
     with pytest.warns(GeneralRouteWarning) as caught:
         oracle.agrees(fn, params, x)
-        kinds = oracle.kinds(fn, params, x)
     (said,) = {str(warning.message) for warning in caught}
     assert said.startswith(f"{len(general)} of {len(params)} leaves")
     assert all(f"{name} (used by " in said for name in general)
