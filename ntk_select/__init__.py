@@ -12,6 +12,7 @@ from ntk_select.preprocess import Preprocess
 from ntk_select.ranking import Ranking, rank
 from ntk_select.scores.lfc import lfc
 from ntk_select.scores.lgc import lgc
+from ntk_select.selfcheck import selfcheck
 from ntk_select.task import ProbeSample, Task, probe_sample
 
 try:
@@ -42,4 +43,5 @@ __all__ = [
     "probe_sample",
     "rank",
     "scores",
+    "selfcheck",
 ]

@@ -56,16 +56,23 @@ class Ours:
         x2 = None if self.square else images(self.examples, self.size, seed=2)
         options = {"layers": layers, "memory_gb": self.memory_gb, "batch_size": self.batch_size}
         engine = {"space": self.space} if self.method == "structured" else {"method": self.method}
-        seconds = []
+        seconds, start = [], _resident()
         for _ in range(self.repeats + 1):
             began = time.perf_counter()
             kernel = ns.ntk(fn, params, x1, x2, precision=self.precision, **options, **engine)
             seconds.append(time.perf_counter() - began)
         plan = ns.ntk_plan(fn, params, x1, x2, **options, space=self.space)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = _resident()
         if jax.default_backend() != "cpu":
-            peak = jax.devices()[0].memory_stats()["peak_bytes_in_use"]
-        result = {"seconds": min(seconds[1:]), "first": seconds[0], "peak_bytes": peak, "flops": plan.flops, "predicted_bytes": plan.peak_bytes}
+            peak, start = jax.devices()[0].memory_stats()["peak_bytes_in_use"], 0
+        result = {
+            "seconds": min(seconds[1:]),
+            "first": seconds[0],
+            "peak_bytes": peak,
+            "added_bytes": peak - start,
+            "flops": plan.flops,
+            "predicted_bytes": plan.peak_bytes,
+        }
         print(json.dumps({**result, "sum": float(kernel.sum()), "trace": float(np.trace(kernel))}))
 
     def _model(self):
@@ -82,6 +89,11 @@ class Ours:
 
         shapes = jax.eval_shape(partial(initialise, module, size=self.size), jax.random.key(0))
         return module.apply, jax.device_put(jax.tree_util.tree_map_with_path(leaf, shapes)), "^params/"
+
+
+def _resident() -> int:
+    """The most bytes of memory that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @dataclass(frozen=True)
@@ -180,12 +192,13 @@ def _measured(command: list) -> dict:
 
 
 def _print(title: str, rows: list) -> None:
-    table = Table("work", "by", "seconds", "GFLOP/s", "peak GB", "predicted GB", "", title=title)
+    table = Table("work", "by", "seconds", "GFLOP/s", "peak GB", "of it added", "predicted", "", title=title)
     for work, by, result, words in rows:
         rate = f"{result['flops'] / result['seconds'] / 1e9:.0f}" if "flops" in result and "failed" not in result else ""
         predicted = f"{result['predicted_bytes'] / 1e9:.2f}" if "predicted_bytes" in result else ""
+        added = f"{result['added_bytes'] / 1e9:.2f}" if "added_bytes" in result else ""
         seconds = result.get("failed") or f"{result['seconds']:.3f}"
-        table.add_row(work, by, seconds, rate, f"{result['peak_bytes'] / 1e9:.2f}", predicted, words)
+        table.add_row(work, by, seconds, rate, f"{result['peak_bytes'] / 1e9:.2f}", added, predicted, words)
     Console(width=170).print(table)
 
 

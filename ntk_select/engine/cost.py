@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from ntk_select.engine.structure import LeafUse, Structure
 
 BALANCE = 16
+DISPATCH = 2e7  # operations that starting one portion of work costs
 # Positions along one side of a tile of pairs: enough for a good matrix product, few enough to gain from symmetry.
 PAIR_TILE = {"cpu": 512}
 PAIR_TILE_ELSEWHERE = 4096

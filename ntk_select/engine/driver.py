@@ -63,13 +63,14 @@ def compute(
             first, second = side_keys(plan, i, j, group, left, right)
             symmetric = first == second
             buffers1 = sides.get(first)
-            buffers2 = buffers1 if symmetric else sides.get(second)
+            buffers2 = buffers1 if symmetric else sides.get(second, keep=first)
             for index, part1, part2 in zip(plan.groups[group], buffers1, buffers2, strict=True):
                 leaf = plan.leaves[index]
                 tile = growing[leaf.use.name if split else ""]
                 tile.start(left, right)
                 uses, m = uses_of(structure.taps, leaf.use.taps), plan.chunks[left + 1] - plan.chunks[left]
                 add_leaf(tile, leaf.choice, uses, part1, part2, m=m, symmetric=symmetric)
+            del buffers1, buffers2, part1, part2  # so that the cache alone decides what stays
             for tile in growing.values():
                 tile.flush(left, right)
             if progress is not None:
@@ -97,7 +98,7 @@ class _Sides:
         columns = self.plan.rows if self.plan.columns is None else self.plan.columns
         return self.plan.rows[i + 1] - self.plan.rows[i], columns[j + 1] - columns[j]
 
-    def get(self, key):
+    def get(self, key, keep=None):
         """The buffers of one side: for each leaf of the group, arrays with a leading axis of examples, zeros after the last."""
         buffers = self.cache.get(key)
         if buffers is None:
@@ -105,9 +106,9 @@ class _Sides:
             side, number = key[:2]
             cuts = self.data[side][0]
             size = sum(self.plan.leaves[index].stored_bytes for index in group) * self.place.padded(cuts[number + 1] - cuts[number])
-            self.cache.make_room(size)
+            self.cache.make_room(size, keep)
             buffers = self._compute(key)
-            self.cache.put(key, buffers, size)
+            self.cache.put(key, buffers, size, keep)
         return buffers
 
     def _compute(self, key):

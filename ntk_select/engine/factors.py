@@ -77,7 +77,7 @@ def _of_example(structure: Structure, stored, values, leaves, x, cotangents):
     zeros = {number: jnp.zeros(*_shape(program.shapes[program.steps[taps[number].step].outputs[0]])) for number in used}
     chosen = [leaves[index] for index in reverse]
     _, pull, entered = jax.vjp(forward, zeros, chosen, has_aux=True)
-    left, gradients = jax.vmap(pull)(cotangents)
+    left, gradients = jax.vmap(pull)(cotangents.astype(program.shapes[program.outputs[0]].dtype))
     # (m, g, s, o) -> (g, s, m, o): the products below then run over long rows.
     left = {number: jax.vmap(taps[number].use.outputs)(ct).transpose(1, 2, 0, 3) for number, ct in left.items()}
     gradients = dict(zip(reverse, _with_derived(structure, wanted, gradients, entered, left, values, chosen, arguments, x), strict=True))

@@ -100,6 +100,8 @@ def ntk(
         raise ConfigError(f"accumulate={accumulate!r} is unknown. Allowed: None (the type of the outputs) or 'float64'.")
     if out is not None and by_layer:
         raise ConfigError("by_layer=True keeps one kernel a layer in memory and cannot go to disk. Type: out=None, or layers= one layer at a time")
+    if tile is not None and out is None:
+        raise ConfigError(f"tile={tile!r} cuts a kernel that goes to disk. Type: out= a folder, or leave tile out")
     chosen = select(params, layers)
     with jax.default_matmul_precision(precision):
         structure = read_structure(fn, params, x1, chosen)

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 
 import jax
 
-from ntk_select.engine.cost import BALANCE, Passes, Sizes, passes_of, sizes_of
+from ntk_select.engine.cost import BALANCE, DISPATCH, Passes, Sizes, passes_of, sizes_of
 from ntk_select.engine.factors import Stored
 from ntk_select.engine.outputs import Outputs
 from ntk_select.engine.structure import LeafUse, Structure
 from ntk_select.errors import ConfigError
 
+COMPILER_BYTES = 4e8  # of the budget, left to the compiler and its code; at most a fifth
 IN_FLIGHT = {"cpu": 128}  # cotangents that go back through the network together
 IN_FLIGHT_ELSEWHERE = 1024
 # Gradients formed at a time, at contraction. On the host small blocks come from memory that is mapped already.
@@ -85,7 +86,8 @@ class Plan:
     @property
     def work(self) -> float:
         """Operations, with bytes moved counted as operations: what the choice is made by."""
-        return self.pass_flops + sum(leaf.choice.work for leaf in self.leaves)
+        rounds = len(list(self.tiles())) * len(list(self.rounds()))
+        return self.pass_flops + sum(leaf.choice.work for leaf in self.leaves) + DISPATCH * rounds * len(self.leaves)
 
     def tiles(self) -> Iterator[tuple[int, int]]:
         """The tiles of the kernel, by number of row and column cut; of a symmetric kernel the lower ones."""
@@ -165,10 +167,11 @@ def make_plan(
         for tiles in _cuts_to_try(max(n1, n2 or 0)) if cuts is None else (1,):
             rows, columns = cuts or (_even(n1, tiles), None if n2 is None else _even(n2, tiles))
             longest = max(b - a for side in (rows, columns or rows) for a, b in itertools.pairwise(side))
-            leaves = _leaf_plans(structure, chunk, pairing, n1, n2, longest, space, parts)
+            leaves = _leaf_plans(structure, chunk, pairing, n1, n2, longest, space, parts, _meetings(rows, columns))
             batch = min(longest, batch_size or max(1, flight // chunk))
             while True:
                 overhead = _overhead(leaves, passes, chunk, batch, longest, pairing, m, n1 if len(rows) == 2 else longest, kernels)
+                overhead += int(min(COMPILER_BYTES, memory / 5))
                 if batch_size or batch == 1 or overhead <= memory / 3:
                     break
                 batch = max(1, batch // 2)
@@ -185,6 +188,10 @@ def make_plan(
                 break  # every example passes once: smaller tiles gain nothing
         if best is not None and parts == 1:
             break  # more chunks only repeat forward passes
+    if best is None and cuts is not None:
+        raise ConfigError(
+            f"Tiles of {longest} examples do not fit into {memory / 1e9:.3g} GB: about {least / 1e9:.3g} GB are needed. Type: tile={max(1, longest // 2)}, or a larger memory_gb."
+        )
     if best is None:
         raise ConfigError(
             f"Not even one example at a time fits into {memory / 1e9:.3g} GB: about {least / 1e9:.3g} GB are needed. "
@@ -193,16 +200,27 @@ def make_plan(
     return best
 
 
-def _leaf_plans(structure, m, pairing, n1, n2, longest, space, parts) -> tuple[LeafPlan, ...]:
+def _meetings(rows: tuple[int, ...], columns: tuple[int, ...] | None) -> float:
+    """How many tiles an example meets, on average: so often its gradients are formed, if only factors are kept."""
+    if columns is None:
+        return 1 if len(rows) == 2 else len(rows)
+    return max(len(rows), len(columns)) - 1
+
+
+def _leaf_plans(structure, m, pairing, n1, n2, longest, space, parts, meetings) -> tuple[LeafPlan, ...]:
     plans = []
     for position, leaf in enumerate(structure.leaves):
         if leaf.kind != "unused":
-            choice = choose(sizes_of(structure, leaf), leaf.structured, m, pairing, n1, n2, longest=longest, space=space, parts=parts)
+            choice = choose(
+                sizes_of(structure, leaf), leaf.structured, m, pairing, n1, n2, longest=longest, space=space, parts=parts, meetings=meetings
+            )
             plans.append(LeafPlan(leaf, position, choice, choice.sizes.stored(choice.stored, m)))
     return tuple(plans)
 
 
-def choose(sizes: Sizes, structured: bool, m: int, pairing: str, n1: int, n2: int | None, *, longest: int, space=None, parts: int = 1) -> Choice:
+def choose(
+    sizes: Sizes, structured: bool, m: int, pairing: str, n1: int, n2: int | None, *, longest: int, space=None, parts: int = 1, meetings: float = 1
+) -> Choice:
     """The cheaper space for one leaf.
 
     Args:
@@ -211,6 +229,7 @@ def choose(sizes: Sizes, structured: bool, m: int, pairing: str, n1: int, n2: in
       m, pairing: cotangents at a time and how they are paired; `parts` such portions make the whole.
       n1, n2, longest: examples on either side, and of one side in memory.
       space: the space, when it is given.
+      meetings: how often gradients are formed where only factors are kept.
     """
     n, products = n1 + (n2 or 0), parts * parts if pairing == "full" else parts
     pairs = _pairs(n1, n2, parameter_tile(longest)) * products
@@ -218,9 +237,9 @@ def choose(sizes: Sizes, structured: bool, m: int, pairing: str, n1: int, n2: in
     work = flops + BALANCE * 3 * n * sizes.stored("gradients", m)
     if not structured:
         return Choice("parameter", "gradients", flops, work, sizes)
-    formed = n * parts * sizes.gradient_flops(m)
     kept = min(("inputs", "patches"), key=lambda what: sizes.stored(what, m))
     cheapest = min(("gradients", kept), key=lambda what: sizes.stored(what, m))
+    formed = n * parts * sizes.gradient_flops(m) * (1 if cheapest == "gradients" else meetings)
     in_parameters = Choice("parameter", cheapest, flops + formed, work + formed, sizes)
     pairs = _pairs(n1, n2, sizes.pair_tile(padded(longest))) * products
     flops = pairs * sizes.position_pair_flops(m, pairing)
@@ -263,7 +282,8 @@ def _even(n: int, parts: int) -> tuple[int, ...]:
 
 def _groups(leaves: tuple[LeafPlan, ...], examples: int, room: float) -> tuple[tuple[int, ...], ...] | None:
     groups, left = [], -1.0
-    for index, leaf in enumerate(leaves):
+    # In the order of the network: the groups of late layers then need no way back to the early ones.
+    for index, leaf in sorted(enumerate(leaves), key=lambda pair: pair[1].use.depth):
         need = leaf.stored_bytes * padded(examples)
         if need > room:
             return None
@@ -307,11 +327,12 @@ def _priced(plan: Plan, passes: Passes, overhead: int, devices: int) -> Plan:
     need = [sum(plan.leaves[index].stored_bytes for index in group) for group in plan.groups]
     for i, j in plan.tiles():
         for group, left, right in plan.rounds():
-            for side in side_keys(plan, i, j, group, left, right):
+            sides = side_keys(plan, i, j, group, left, right)
+            for side in sides:
                 cuts = plan.rows if side[0] == "rows" else plan.columns
                 length = cuts[side[1] + 1] - cuts[side[1]]
                 if cache.get(side) is None:
-                    cache.put(side, True, need[group] * padded(length))
+                    cache.put(side, True, need[group] * padded(length), keep=sides[0])
                     done += length
                 high = max(high, cache.used)
     # A pass for one group of many need not go all the way back; it is counted as if it did.
@@ -332,7 +353,7 @@ def stored_of(plan: Plan, group: int) -> tuple[Stored, ...]:
 
 
 class Cache:
-    """Values by key, at most `room` bytes of them; the least recently asked for goes first. The newest two always stay."""
+    """Values by key, at most `room` bytes of them; the least recently asked for goes first."""
 
     def __init__(self, room: float):
         self.room, self.used, self._values = room, 0, OrderedDict()
@@ -344,13 +365,15 @@ class Cache:
         self._values.move_to_end(key)
         return self._values[key][0]
 
-    def make_room(self, size: int) -> None:
-        """Forgets values until `size` more fit, or one is left."""
-        while self.used + size > self.room and len(self._values) > 1:
-            self.used -= self._values.popitem(last=False)[1][1]
+    def make_room(self, size: int, keep=None) -> None:
+        """Forgets values until `size` more fit, but never the one called `keep`."""
+        for key in [key for key in self._values if key != keep]:
+            if self.used + size <= self.room:
+                break
+            self.used -= self._values.pop(key)[1]
 
-    def put(self, key, value, size: int) -> None:
+    def put(self, key, value, size: int, keep=None) -> None:
         """Keeps a value of `size` bytes."""
-        self.make_room(size)
+        self.make_room(size, keep)
         self._values[key] = (value, size)
         self.used += size

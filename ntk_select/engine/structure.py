@@ -51,6 +51,7 @@ class LeafUse:
       kind: "dense" or "conv" (X' G, use by use, from the leaf itself), "derived" (a weight computed from it),
         "elementwise" (scale, shift), "general" (anything else), "unused".
       reason: for the last kinds, which operations use it.
+      depth: number of the first step that brings it together with the example.
     """
 
     index: int
@@ -59,6 +60,7 @@ class LeafUse:
     taps: tuple[int, ...]
     kind: str
     reason: str = ""
+    depth: int = 0
 
     @property
     def structured(self) -> bool:
@@ -117,9 +119,15 @@ def _read(fn, treedef, shapes, example, chosen, names, precision) -> Structure:
             "It is called with a leading axis of length one."
         ) from error
     outputs = [program.shapes[slot] for slot in program.outputs]
-    if len(outputs) != 1 or len(outputs[0].shape) != 2 or outputs[0].shape[0] != 1 or not jnp.issubdtype(outputs[0].dtype, jnp.floating):
+    if (
+        len(outputs) != 1
+        or len(outputs[0].shape) != 2
+        or outputs[0].shape[0] != 1
+        or outputs[0].shape[1] == 0
+        or not jnp.issubdtype(outputs[0].dtype, jnp.floating)
+    ):
         given = ", ".join(f"{output.dtype}{list(output.shape)}" for output in outputs)
-        raise ConfigError(f"fn(params, x) returns {given} for one example; it must return one array (n, c) of floating-point outputs.")
+        raise ConfigError(f"fn(params, x) returns {given} for one example; it must return one array (n, c) of floating-point outputs, c at least 1.")
     structure = _analyse(program, len(shapes), chosen, names)
     general = [leaf for leaf in structure.leaves if leaf.kind == "general"]
     if general:
@@ -134,7 +142,7 @@ def _analyse(program: Program, count: int, chosen: tuple[int, ...], names: tuple
     of_x = {program.inputs[count]}
     feeds = {program.inputs[index]: frozenset([index]) for index in chosen}
     plain = {program.inputs[index]: (index,) for index in chosen}
-    taps, other, before = [], {index: set() for index in chosen}, set()
+    taps, other, before, depth = [], {index: set() for index in chosen}, set(), {}
     for index, step in enumerate(program.steps):
         weights = [slot for slot in step.inputs if feeds.get(slot)]
         if not of_x.intersection(step.inputs):
@@ -147,6 +155,8 @@ def _analyse(program: Program, count: int, chosen: tuple[int, ...], names: tuple
         of_x.update(step.outputs)
         if not weights:
             continue
+        for leaf in frozenset().union(*(feeds[slot] for slot in weights)):
+            depth.setdefault(leaf, index)
         side = 0 if step.inputs[0] in of_x else 1
         use = read_use(step, side, program.shapes) if len(weights) == 1 and weights[0] not in (step.inputs[side],) else None
         if use is not None:
@@ -160,6 +170,7 @@ def _analyse(program: Program, count: int, chosen: tuple[int, ...], names: tuple
             for leaf in feeds.get(slot, ()):
                 other[leaf].add("output")
     leaves = tuple(_leaf(index, names[index], program.shapes[program.inputs[index]].shape, taps, other[index]) for index in chosen)
+    leaves = tuple(replace(leaf, depth=depth.get(leaf.index, 0)) for leaf in leaves)
     comparable = {number for leaf in leaves for number in leaf.taps if not leaf.structured or len(leaf.taps) > 1}
     taps = [tap._replace(use=_with_every_tap(tap.use)) if number in comparable else tap for number, tap in enumerate(taps)]
     output = program.shapes[program.outputs[0]]
