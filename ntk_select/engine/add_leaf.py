@@ -26,7 +26,8 @@ def add_leaf(tile: Tile, choice: Choice, uses: tuple[Use, ...], part1, part2, *,
 
     def tiles(size):
         if place.mesh is not None:
-            return n1, min(n2, size), [(0, j) for j in range(0, n2, min(n2, size))]
+            size2 = size if n2 % size == 0 else n2
+            return n1, size2, [(0, j) for j in range(0, n2, size2)]
         size1, size2 = (size, size) if n1 == n2 else (min(n1, size), min(n2, size))
         if n1 % size1 or n2 % size2:
             return n1, n2, [(0, 0)]

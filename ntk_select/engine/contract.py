@@ -17,21 +17,28 @@ from ntk_select.engine.factors import outer
 from ntk_select.engine.structure import Tap
 
 
+def _wide(*arrays):
+    """In which type to sum products of these: float32 at least."""
+    return jnp.result_type(jnp.float32, *(array.dtype for array in arrays))
+
+
 def gradient_tile(pairing: str, rows1, rows2):
     """Tile of the kernel from gradients (a, r, m, o) and (b, r, m, o)."""
+    wide = _wide(rows1, rows2)
     if pairing == "trace":
-        return jnp.matmul(rows1.reshape(len(rows1), -1), rows2.reshape(len(rows2), -1).T)
+        return jnp.matmul(rows1.reshape(len(rows1), -1), rows2.reshape(len(rows2), -1).T, preferred_element_type=wide)
     rows1, rows2 = (rows.transpose(0, 2, 1, 3).reshape(len(rows), rows.shape[2], -1) for rows in (rows1, rows2))
     if pairing == "diagonal":
-        return jnp.einsum("amp,bmp->abm", rows1, rows2)
+        return jnp.einsum("amp,bmp->abm", rows1, rows2, preferred_element_type=wide)
     a, m, p = rows1.shape
-    return jnp.matmul(rows1.reshape(a * m, p), rows2.reshape(-1, p).T).reshape(a, m, -1, m).transpose(0, 2, 1, 3)
+    return jnp.matmul(rows1.reshape(a * m, p), rows2.reshape(-1, p).T, preferred_element_type=wide).reshape(a, m, -1, m).transpose(0, 2, 1, 3)
 
 
 def host_tile(pairing: str, rows1, rows2) -> np.ndarray:
     """As `gradient_tile`, by the BLAS of NumPy: XLA on CPUs is several times slower at long, narrow products."""
     same = rows1 is rows2
-    rows1, rows2 = np.asarray(rows1), np.asarray(rows2)
+    wide = _wide(rows1, rows2)
+    rows1, rows2 = (np.asarray(rows).astype(wide, copy=False) for rows in (rows1, rows2))
     if pairing == "trace":
         flat = rows1.reshape(len(rows1), -1)
         return flat @ (flat if same else rows2.reshape(len(rows2), -1)).T
@@ -46,17 +53,21 @@ def host_tile(pairing: str, rows1, rows2) -> np.ndarray:
 
 def pair_tile(pairing: str, patches1, cotangents1, patches2, cotangents2):
     """Tile of the kernel from patches (a, g, s, k) and cotangents (a, g, s, m, o)."""
-    inputs = jnp.einsum("agsk,bgtk->gasbt", patches1, patches2)
+    wide = _wide(cotangents1, cotangents2, patches1)
+    if not jnp.issubdtype(patches1.dtype, jnp.floating):
+        patches1, patches2 = patches1.astype(wide), patches2.astype(wide)
+    einsum = partial(jnp.einsum, preferred_element_type=wide)
+    inputs = einsum("agsk,bgtk->gasbt", patches1, patches2)
     if pairing == "trace":
         flat1, flat2 = (cotangents.reshape(*cotangents.shape[:3], -1) for cotangents in (cotangents1, cotangents2))
-        return (inputs * jnp.einsum("agsq,bgtq->gasbt", flat1, flat2)).sum((0, 2, 4))
+        return (inputs * einsum("agsq,bgtq->gasbt", flat1, flat2)).sum((0, 2, 4))
     if pairing == "diagonal":
-        one = lambda left, right: (inputs * jnp.einsum("agso,bgto->gasbt", left, right)).sum((0, 2, 4))  # noqa: E731
+        one = lambda left, right: (inputs * einsum("agso,bgto->gasbt", left, right)).sum((0, 2, 4))  # noqa: E731
         return jnp.stack([one(cotangents1[:, :, :, m], cotangents2[:, :, :, m]) for m in range(cotangents1.shape[3])], axis=-1)
 
     def against(b):
         products, cotangents = b  # (g, a, s, t), (g, t, m, o)
-        return jnp.einsum("agsmo,gasno->amn", cotangents1, jnp.einsum("gast,gtno->gasno", products, cotangents))
+        return einsum("agsmo,gasno->amn", cotangents1.astype(wide), einsum("gast,gtno->gasno", products, cotangents.astype(wide)))
 
     return lax.map(against, (inputs.transpose(3, 0, 1, 2, 4), cotangents2)).swapaxes(0, 1)
 

@@ -146,9 +146,10 @@ def _not_finite(plan: Plan, sides: _Sides, i: int, j: int) -> ModelError:
                 for array in jax.tree.leaves(buffers):
                     good = np.asarray(jnp.isfinite(array).all(axis=tuple(range(1, array.ndim))))
                     if not good.all():
+                        side = "" if plan.columns is None else " of x1" if key[0] == "rows" else " of x2"
                         example = sides.data[key[0]][0][key[1]] + int(np.argmin(good))
                         return ModelError(
-                            f"The gradient with respect to {plan.leaves[index].use.name!r} holds NaN or infinity at example {example}. "
+                            f"The gradient with respect to {plan.leaves[index].use.name!r} holds NaN or infinity at example {example}{side}. "
                             "Usual causes: half precision, batch norm in training mode, inputs that were not normalised."
                         )
     return ModelError("The kernel overflows, though all gradients are finite: scale the outputs of the function down, or use float64.")

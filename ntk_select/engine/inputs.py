@@ -14,6 +14,12 @@ def check_precision(precision) -> None:
         raise ConfigError(f"precision={precision!r} is unknown.{did_you_mean(str(precision), PRECISIONS)}")
 
 
+def check_batch_size(batch_size) -> None:
+    """Raises ConfigError unless `batch_size` is None or a positive whole number."""
+    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1):
+        raise ConfigError(f"batch_size={batch_size!r} must be a positive number of examples, or None to have it chosen.")
+
+
 def check_space(space) -> None:
     """Raises ConfigError unless `space` is None or one of the two spaces."""
     if space not in (None, "parameter", "sample"):

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Shaped
 
 from ntk_select.engine.driver import compute
-from ntk_select.engine.inputs import check_precision, check_space, checked_pair
+from ntk_select.engine.inputs import check_batch_size, check_precision, check_space, checked_pair
 from ntk_select.engine.memory import InMemory
 from ntk_select.engine.neural_tangents import neural_tangents_kernel
 from ntk_select.engine.outputs import read_outputs
@@ -92,6 +92,7 @@ def ntk(
     """
     check_precision(precision)
     check_space(space)
+    check_batch_size(batch_size)
     x1, x2 = checked_pair(x1, x2)
     n1, n2 = len(x1), None if x2 is None else len(x2)
     if method not in METHODS:
@@ -159,6 +160,7 @@ def ntk_plan(
     x1, x2 = checked_pair(x1, x2, shapes=True)
     n1, n2 = x1.shape[0], None if x2 is None else x2.shape[0]
     check_space(space)
+    check_batch_size(batch_size)
     structure = read_structure(fn, params, x1, select(params, layers))
     wanted = read_outputs(outputs, n1, n2, structure.outputs, structure.dtype)
     return make_plan(structure, wanted, n1, n2, memory=available_memory(memory_gb), batch_size=batch_size, split=by_layer, space=space)

@@ -59,6 +59,8 @@ def read_outputs(outputs: Any, n1: int, n2: int | None, c: int, dtype) -> Output
 
 
 def _cotangents(values, n: int, c: int, dtype, side: str) -> np.ndarray:
+    if np.iscomplexobj(values):
+        raise ConfigError(f"outputs= takes real cotangents; those of {side} are complex.")
     try:
         array = np.asarray(values, dtype)
     except (TypeError, ValueError) as error:

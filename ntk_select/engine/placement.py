@@ -11,7 +11,8 @@ class Placement:
     """Where arrays lie: on the default device, or the examples spread over a mesh."""
 
     def __init__(self, mesh: Mesh | None):
-        self.mesh = mesh
+        # Explicit axes, as jax.make_mesh gives them, would bind arrays to a context.
+        self.mesh = None if mesh is None else Mesh(mesh.devices, mesh.axis_names)
         self.devices = 1 if mesh is None else mesh.size
 
     def on_host(self, dtype) -> bool:

@@ -15,6 +15,7 @@ from ntk_select.engine.outputs import Outputs
 from ntk_select.engine.structure import LeafUse, Structure
 from ntk_select.errors import ConfigError
 
+MOST_STEPS = 20_000  # that pricing a plan goes through one by one
 COMPILER_BYTES = 4e8  # of the budget, left to the compiler and its code; at most a fifth
 IN_FLIGHT = {"cpu": 128}  # cotangents that go back through the network together
 IN_FLIGHT_ELSEWHERE = 1024
@@ -86,7 +87,7 @@ class Plan:
     @property
     def work(self) -> float:
         """Operations, with bytes moved counted as operations: what the choice is made by."""
-        rounds = len(list(self.tiles())) * len(list(self.rounds()))
+        rounds = self.count_tiles() * len(list(self.rounds()))
         return self.pass_flops + sum(leaf.choice.work for leaf in self.leaves) + DISPATCH * rounds * len(self.leaves)
 
     def tiles(self) -> Iterator[tuple[int, int]]:
@@ -94,6 +95,11 @@ class Plan:
         for i in range(len(self.rows) - 1):
             for j in range(i + 1 if self.columns is None else len(self.columns) - 1):
                 yield i, j
+
+    def count_tiles(self) -> int:
+        """How many tiles there are."""
+        rows = len(self.rows) - 1
+        return rows * (rows + 1) // 2 if self.columns is None else rows * (len(self.columns) - 1)
 
     def rounds(self) -> Iterator[tuple[int, int, int]]:
         """(group, chunk of the left, chunk of the right cotangents) that add up to one tile."""
@@ -185,9 +191,9 @@ def make_plan(
             if best is None or plan.work < best.work:
                 best = plan
             if plan.passes == n1 + (n2 or 0):
-                break  # every example passes once: smaller tiles gain nothing
-        if best is not None and parts == 1:
-            break  # more chunks only repeat forward passes
+                break  # every example passes once: smaller tiles gain next to nothing
+        if best is not None and best.passes == n1 + (n2 or 0):
+            break  # more chunks would only repeat forward passes
     if best is None and cuts is not None:
         raise ConfigError(
             f"Tiles of {longest} examples do not fit into {memory / 1e9:.3g} GB: about {least / 1e9:.3g} GB are needed. Type: tile={max(1, longest // 2)}, or a larger memory_gb."
@@ -232,7 +238,9 @@ def choose(
       meetings: how often gradients are formed where only factors are kept.
     """
     n, products = n1 + (n2 or 0), parts * parts if pairing == "full" else parts
-    pairs = _pairs(n1, n2, parameter_tile(longest)) * products
+    # The BLAS of the host needs half of a symmetric product; elsewhere only whole tiles are left out.
+    tile = 1 if jax.devices()[0].platform == "cpu" else parameter_tile(longest)
+    pairs = _pairs(n1, n2, tile) * products
     flops = pairs * sizes.gradient_pair_flops(m, pairing)
     work = flops + BALANCE * 3 * n * sizes.stored("gradients", m)
     if not structured:
@@ -311,9 +319,10 @@ def _overhead(leaves, passes: Passes, m, batch, longest, pairing, all_m, rows, k
             )
         else:
             tile = sizes.pair_tile(padded(longest))
-            product = max(product, 3 * tile**2 * sizes.groups * sizes.positions**2 * sizes.item + 4 * tile * leaf.stored_bytes)
+            here = 3 * tile**2 * sizes.groups * sizes.positions**2 * sizes.item + 4 * tile * leaf.stored_bytes
             if pairing == "full":
-                product = max(product, tile * sizes.positions * m * sizes.width_out * sizes.item * 2 + product)
+                here += tile * sizes.positions * m * sizes.width_out * sizes.item * 2
+            product = max(product, here)
     item = leaves[0].choice.sizes.item if leaves else 4
     entries = {"trace": 1, "diagonal": m, "full": m * m}[pairing]
     all_entries = {"trace": 1, "diagonal": all_m, "full": all_m * all_m}[pairing]
@@ -323,9 +332,18 @@ def _overhead(leaves, passes: Passes, m, batch, longest, pairing, all_m, rows, k
 
 def _priced(plan: Plan, passes: Passes, overhead: int, devices: int) -> Plan:
     """The plan with its costs, by going through the sides of all tiles as the driver will."""
-    cache, done, high = Cache(max(0, (plan.memory - overhead) * devices)), 0, 0
+    room = max(0, (plan.memory - overhead) * devices)
+    cache, done, high = Cache(room), 0, 0
     need = [sum(plan.leaves[index].stored_bytes for index in group) for group in plan.groups]
-    for i, j in plan.tiles():
+    tiles, rounds = plan.count_tiles(), len(list(plan.rounds()))
+    if tiles * rounds > MOST_STEPS:
+        # Too many to go through: about one new side for each, unless all fit.
+        lengths = [b - a for side in (plan.rows, plan.columns or ()) for a, b in itertools.pairwise(side)]
+        everything = (len(plan.chunks) - 1) * sum(need) * sum(map(padded, lengths))
+        once = (len(plan.chunks) - 1) * len(plan.groups) * sum(lengths)
+        done = once if everything <= room else int(tiles * rounds * sum(lengths) / len(lengths)) + once
+        high = int(min(everything, room))
+    for i, j in plan.tiles() if tiles * rounds <= MOST_STEPS else ():
         for group, left, right in plan.rounds():
             sides = side_keys(plan, i, j, group, left, right)
             for side in sides:

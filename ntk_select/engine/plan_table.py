@@ -11,7 +11,7 @@ def plan_table(plan: Plan, rows: int = 40) -> str:
         f"operations: {_big(plan.flops)}FLOP, {_big(plan.pass_flops)} of them in {plan.passes} passes through the network"
         + (f" (each example {plan.passes / _examples(plan):.2g} times)" if plan.passes > _examples(plan) else " (each example once)"),
         f"memory: {_big(plan.peak_bytes)}B at most, {_big(plan.stored_bytes)}B of them gradients and factors; budget {_big(plan.memory)}B",
-        f"portions: {_count(len(list(plan.tiles())), 'tile')}, {_count(len(plan.groups), 'group')} of layers, "
+        f"portions: {_count(plan.count_tiles(), 'tile')}, {_count(len(plan.groups), 'group')} of layers, "
         f"{_count(len(plan.chunks) - 1, 'chunk')} of cotangents, {_count(plan.batch, 'example')} a pass",
         "",
     ]

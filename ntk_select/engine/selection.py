@@ -1,6 +1,7 @@
 """Which leaves of the parameters does `layers=` name?"""
 
 import re
+from collections import Counter
 from collections.abc import Callable
 
 import jax
@@ -10,8 +11,13 @@ from ntk_select.errors import ConfigError, did_you_mean
 
 
 def leaf_names(params) -> list[str]:
-    """The "/"-joined path of every leaf, in the order of `jax.tree.leaves`."""
-    return ["/".join(_key(key) for key in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    """The "/"-joined path of every leaf, in the order of `jax.tree.leaves`; like paths are numbered from the second on."""
+    names, seen = [], Counter()
+    for path, _ in jax.tree_util.tree_leaves_with_path(params):
+        name = "/".join(_key(key) for key in path)
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return names
 
 
 def _key(key) -> str:
@@ -29,6 +35,9 @@ def select(params, layers: str | Callable[[str], bool] | None) -> tuple[int, ...
       ConfigError: nothing matches, a leaf that matches is complex, or `layers` is none of these.
     """
     leaves, names = jax.tree.leaves(params), leaf_names(params)
+    for leaf, name in zip(leaves, names, strict=True):
+        if not hasattr(leaf, "dtype") and not isinstance(leaf, (bool, int, float, complex)):
+            raise ConfigError(f"Parameter {name!r} is a {type(leaf).__name__}, not an array. Let fn close over it instead.")
     matches = _matcher(layers)
     chosen = []
     for index, (leaf, name) in enumerate(zip(leaves, names, strict=True)):

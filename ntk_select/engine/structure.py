@@ -98,21 +98,29 @@ def read_structure(fn: Callable, params: Any, x, chosen: tuple[int, ...]) -> Str
       ConfigError: fn cannot be traced at one example, or does not return (n, c) floating-point outputs.
     """
     leaves, treedef = jax.tree.flatten(params)
-    shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+    shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf), weak_type=isinstance(leaf, float)) for leaf in leaves)
+    # Whole numbers of Python may be sizes: they stay what they are.
+    fixed = tuple((index, leaf) for index, leaf in enumerate(leaves) if isinstance(leaf, (bool, int)))
     example = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
     try:
         hash(fn)
     except TypeError:
-        return _read.__wrapped__(fn, treedef, shapes, example, chosen, tuple(leaf_names(params)), None)
+        return _read.__wrapped__(fn, treedef, shapes, example, chosen, fixed, tuple(leaf_names(params)), None)
     precision = (jax.config.jax_default_matmul_precision, jax.config.jax_enable_x64)
-    return _read(fn, treedef, shapes, example, chosen, tuple(leaf_names(params)), precision)
+    return _read(fn, treedef, shapes, example, chosen, fixed, tuple(leaf_names(params)), precision)
 
 
 @lru_cache(maxsize=16)
-def _read(fn, treedef, shapes, example, chosen, names, precision) -> Structure:
+def _read(fn, treedef, shapes, example, chosen, fixed, names, precision) -> Structure:
     del precision  # part of the key: it is written into the program
+
+    def of_leaves(leaves, x):
+        for index, value in fixed:
+            leaves[index] = value
+        return fn(jax.tree.unflatten(treedef, leaves), x)
+
     try:
-        program = trace(lambda leaves, x: fn(jax.tree.unflatten(treedef, leaves), x), list(shapes), example)
+        program = trace(of_leaves, list(shapes), example)
     except Exception as error:
         raise ConfigError(
             f"fn(params, x) failed for a single example of shape {example.shape}: {type(error).__name__}: {first_line(error)}. "
@@ -133,7 +141,7 @@ def _read(fn, treedef, shapes, example, chosen, names, precision) -> Structure:
     if general:
         listed = "; ".join(f"{leaf.name} ({leaf.reason})" for leaf in general[:5]) + ("; ..." if len(general) > 5 else "")
         warnings.warn(
-            f"{len(general)} of {len(structure.leaves)} leaves take the general route, exact but slow: {listed}.", GeneralRouteWarning, stacklevel=5
+            f"{len(general)} of {len(structure.leaves)} leaves take the general route, exact but slow: {listed}.", GeneralRouteWarning, stacklevel=4
         )
     return structure
 

@@ -107,7 +107,8 @@ class Conv:
             offsets = {p * step - low for p in range(self.area[axis])}
             real = set(range(0, (size - 1) * between + 1, between))
             axes.append([tap for tap in range(window) if self.every or any(tap * self.window_dilation[axis] + o in real for o in offsets)])
-        return tuple(itertools.product(*axes))
+        # Where nothing but padding is seen, all taps stay, so that there is something to multiply: zeros.
+        return tuple(itertools.product(*(axes if all(axes) else map(range, self.window))))
 
     @property
     def taps(self) -> int:
@@ -122,7 +123,7 @@ class Conv:
     @property
     def tiny(self) -> bool:
         """Whether the window is larger than the map. XLA turns such a convolution round and is slow at it on CPUs."""
-        return math.prod(self.window) > math.prod(self.input_area) and self.taps > 0
+        return math.prod(self.window) > math.prod(self.input_area)
 
     @property
     def area(self) -> tuple[int, ...]:

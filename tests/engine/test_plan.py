@@ -11,9 +11,10 @@ import pytest
 
 import ntk_select as ns
 from ntk_select.engine import plan as planning
+from ntk_select.engine.cost import DISPATCH
 from ntk_select.engine.factors import factors
 from ntk_select.engine.outputs import read_outputs
-from ntk_select.engine.plan import Cache, available_memory, make_plan, padded, parameter_tile, side_keys, stored_of
+from ntk_select.engine.plan import COMPILER_BYTES, Cache, available_memory, make_plan, padded, parameter_tile, side_keys, stored_of
 from ntk_select.engine.selection import select
 from ntk_select.engine.structure import GeneralRouteWarning, read_structure
 from ntk_select.errors import ConfigError
@@ -103,7 +104,7 @@ def test_contractions_of_a_convolution_are_counted_as_by_hand():
 def test_totals_are_the_sum_of_their_parts():
     plan = ns.ntk_plan(convolution, CONVOLUTION, SHAPE((16, 6, 6, 2), np.float64))
     assert plan.flops == plan.pass_flops + sum(way.flops for way in ways(plan).values())
-    assert plan.work == plan.pass_flops + sum(way.work for way in ways(plan).values())
+    assert plan.work == plan.pass_flops + sum(way.work for way in ways(plan).values()) + DISPATCH * 2  # two leaves, in one round
     assert plan.passes == 16
     assert plan.stored_bytes == 16 * sum(leaf.stored_bytes for leaf in plan.leaves)
 
@@ -132,6 +133,10 @@ def test_leaves_without_structure_stay_in_parameter_space():
 # Memory.
 
 
+def left_to_the_compiler(plan):
+    return int(min(COMPILER_BYTES, plan.memory / 5))
+
+
 def read(fn, params, x, outputs, n):
     structure = read_structure(fn, params, x, select(params, None))
     return structure, read_outputs(outputs, n, None, structure.outputs, structure.dtype)
@@ -144,14 +149,17 @@ def read(fn, params, x, outputs, n):
     ids=["products", "convolution"],
 )
 def test_the_predicted_peak_is_near_what_xla_needs_for_a_pass(fn, params, x, outputs):
-    """XLA needs at most a quarter more, and at least a quarter of it: contraction and kernel are predicted too."""
+    """XLA needs at most a quarter more, and at least a quarter of it: contraction and kernel are predicted too.
+
+    What is left to the compiler is not counted.
+    """
     structure, wanted = read(fn, params, x, outputs, 8)
     plan = make_plan(structure, wanted, 8, None, memory=10**10)
     assert plan.batch == 8
     compiled = factors.lower(structure, stored_of(plan, 0), structure.program.values, jax.tree.leaves(params), x, wanted.left).compile()
     found = compiled.memory_analysis()
     assert found.output_size_in_bytes == pytest.approx(plan.stored_bytes, abs=200)  # and a few pointers
-    assert 0.25 <= (found.temp_size_in_bytes + found.output_size_in_bytes) / plan.peak_bytes <= 1.25
+    assert 0.25 <= (found.temp_size_in_bytes + found.output_size_in_bytes) / (plan.peak_bytes - left_to_the_compiler(plan)) <= 1.25
 
 
 @pytest.mark.parametrize("x2", [None, SHAPE((4, 3, 24), np.float64)], ids=["symmetric", "rectangle"])
@@ -165,14 +173,13 @@ def test_budgets_are_kept_to(outputs, x2):
 
 @pytest.mark.xfail(
     strict=True,
-    reason="tiles are no longer cut once examples pass once, though smaller ones gain from symmetry; nor chunks, though they may save passes",
+    reason="no chunks of cotangents are tried once a plan without them fits, though they may save tiles and groups",
 )
 def test_more_memory_never_costs_more():
     work = [ns.ntk_plan(deep, DEEP, SHAPE((6, 3, 24), np.float64), memory_gb=budget).work for budget in BUDGETS]
     assert work == sorted(work)
 
 
-@pytest.mark.xfail(strict=True, reason="a group may fill the memory, but the one before it is still held while it is computed")
 def test_budgets_are_kept_to_when_one_tile_goes_group_by_group():
     plans = [ns.ntk_plan(deep, DEEP, SHAPE((3, 3, 24), np.float64), memory_gb=budget) for budget in BUDGETS]
     plans = [plan for plan in plans if len(plan.groups) > 1 and len(plan.rows) == 2]
@@ -188,7 +195,7 @@ def test_products_in_flight_do_not_add_up_over_layers():
         ns.ntk_plan(deep, {f"w{k:02}": np.ones((24, 24)) for k in range(layers)}, SHAPE((6, 20, 24), np.float64), outputs="full", space="sample", batch_size=1)
         for layers in (20, 80)
     )  # fmt: skip
-    beside = [plan.peak_bytes - plan.stored_bytes for plan in (few, many)]
+    beside = [plan.peak_bytes - plan.stored_bytes - left_to_the_compiler(plan) for plan in (few, many)]
     assert beside[1] < 1.5 * beside[0]
 
 
@@ -302,7 +309,7 @@ def test_the_table_names_each_layer_its_way_and_the_totals():
     for line in (
         r"kernel of 4 x 4 examples, 3 cotangents \(trace\), symmetric$",
         r"operations: [\d.]+ kFLOP, [\d.]+ k of them in 4 passes through the network \(each example once\)",
-        r"memory: [\d.]+ kB at most, [\d.]+ kB of them gradients and factors; budget 1 GB",
+        r"memory: [\d.]+ MB at most, [\d.]+ kB of them gradients and factors; budget 1 GB",
         "portions: 1 tile, 1 group of layers, 1 chunk of cotangents, 4 examples a pass",
         r"w  +3x3x2x4  conv  +36  (parameter|sample)  +(gradients|inputs|patches)  +[\d.]+ k? *[\d.]+ k +[\d.]+%",
         r"v  +4x3  dense  +1  ",

@@ -355,7 +355,6 @@ def test_sums_in_sample_space_are_not_rounded_to_the_type_of_the_factors(oracle)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=str)
-@pytest.mark.xfail(strict=True, reason="cotangents are in float32, and jax.vjp wants them in the type of the outputs")
 def test_outputs_in_half_precision_have_a_kernel_in_float32(oracle, dtype):
     kernel = ns.ntk(lambda p, x: (x @ p["w"]).astype(dtype), {"w": W.astype(np.float32)}, X.astype(np.float32), outputs="sum")
     assert kernel.dtype == np.float32
