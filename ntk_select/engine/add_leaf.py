@@ -1,6 +1,7 @@
 """How does one leaf contribute to a tile, in blocks that suit the machine?"""
 
 import jax
+from jax import lax
 
 from ntk_select.engine.contract import add_gradient_tile, add_pair_tile, form_gradients, host_tile
 from ntk_select.engine.plan import Choice, formed_bytes, parameter_tile
@@ -54,11 +55,13 @@ def add_leaf(tile: Tile, choice: Choice, uses: tuple[Use, ...], part1, part2, *,
 def _gradients(choice: Choice, uses, part1, part2, m: int, symmetric: bool, float64: bool):
     """The gradients of both sides, in pieces that add up to the leaf."""
     if choice.stored == "gradients":
-        r, o = part1.shape[1], part1.shape[3]
-        step = max(1, PIECE // o) if float64 else r
-        for first in range(0, r, step):
-            rows1 = part1 if step >= r else part1[:, first : first + step]
-            yield rows1, rows1 if symmetric else (part2 if step >= r else part2[:, first : first + step])
+        if not float64 or part1.shape[1] * part1.shape[3] <= PIECE:
+            yield part1, part1 if symmetric else part2
+            return
+        axis = 1 if part1.shape[1] > 1 else 3
+        for first, last in _cut(part1.shape[axis], max(1, PIECE // (part1.shape[1] * part1.shape[3] // part1.shape[axis]))):
+            rows1 = lax.slice_in_dim(part1, first, last, axis=axis)
+            yield rows1, rows1 if symmetric else lax.slice_in_dim(part2, first, last, axis=axis)
         return
     sizes = choice.sizes
     n = max(len(jax.tree.leaves(part)[0]) for part in (part1, part2))

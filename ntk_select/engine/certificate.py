@@ -32,12 +32,12 @@ class Certificate:
     @property
     def holds(self) -> bool:
         """Whether no eigenvalue is more negative than rounding explains."""
-        return self.smallest >= -self.tolerance * self.largest
+        return self.smallest >= -self.tolerance * abs(self.largest)
 
     @property
     def jitter(self) -> float:
         """A diagonal that makes a Cholesky factorisation safe."""
-        return max(10 * max(0.0, -self.smallest), self.tolerance * self.largest)
+        return max(10 * max(0.0, -self.smallest), self.tolerance * abs(self.largest))
 
     def __str__(self):
         verdict = "positive semi-definite up to rounding" if self.holds else "NOT positive semi-definite"
@@ -63,6 +63,8 @@ def certify(kernel: Float[np.ndarray, "n n ..."]) -> Certificate:
     Cost: O(n^3).
     """
     kernel = np.asarray(kernel)
+    if np.iscomplexobj(kernel):
+        raise ConfigError("A complex kernel is no kernel of real gradients.")
     if kernel.ndim not in (2, 4) or kernel.shape[0] != kernel.shape[1] or kernel.shape[2:3] != kernel.shape[3:4] or kernel.size == 0:
         raise ConfigError(f"A kernel of shape {kernel.shape} has no eigenvalues here; give (n, n), or (n, n, c, c).")
     epsilon = np.finfo(kernel.dtype).eps if np.issubdtype(kernel.dtype, np.floating) else np.finfo(np.float64).eps
@@ -72,6 +74,6 @@ def certify(kernel: Float[np.ndarray, "n n ..."]) -> Certificate:
     if not np.isfinite(kernel).all():
         raise ConfigError("The kernel holds NaN or infinity, so that it has no eigenvalues.")
     values = np.linalg.eigvalsh((kernel + kernel.T) / 2)
-    largest, tolerance = float(np.abs(values).max()), float(len(kernel) * epsilon)
+    scale, tolerance = float(np.abs(values).max()), float(len(kernel) * epsilon)
     asymmetry = float(np.abs(kernel - kernel.T).max() / (np.abs(kernel).max() or 1.0))
-    return Certificate(len(kernel), float(values[0]), largest, asymmetry, int((values > tolerance * largest).sum()), tolerance)
+    return Certificate(len(kernel), float(values[0]), float(values[-1]), asymmetry, int((values > tolerance * scale).sum()), tolerance)

@@ -52,7 +52,8 @@ def ntk(
     Args:
       fn: fn(params, x) -> (n, c), any JAX function (Flax linen or nnx, plain). It is called with one example at a
         time, so that no example influences another; batch norm must be in evaluation mode. A function that is
-        hashable (at module level, or a frozen dataclass) is analysed and compiled once.
+        hashable (at module level, or a frozen dataclass) is analysed and compiled once. As with `jax.jit`, what it
+        captures must not change in place: pass what changes as parameters. `jax.checkpoint` inside has no effect.
       params: what is differentiated, any pytree; leaves that are not floating-point are held fixed.
       x1, x2: examples; without x2 the kernel is that of x1 with itself, and symmetry saves half.
       outputs: "trace": the mean over the c outputs of their kernels, as neural-tangents has it; "sum": of the sum of
@@ -65,7 +66,8 @@ def ntk(
       memory_gb: budget of the engine on each device; by default half of the host's free memory, or most of the device's.
       precision: of products, "highest" (true float32 also where the hardware would round to TF32 or bfloat16),
         "high" (three products of rounded numbers) or "default" (what the hardware likes).
-      accumulate: "float64" sums the kernel on the host in float64, over pieces of at most 2^16 parameters.
+      accumulate: "float64" sums the kernel on the host in float64: layer by layer, in parameter space over pieces of at
+        most 2^16 parameters.
       by_layer: return {path of the leaf: its kernel} instead of their sum.
       batch_size: examples in one pass through the network; chosen if None.
       out: folder that receives the kernel tile by tile. Interrupted work resumes there, and more examples after the
@@ -95,12 +97,20 @@ def ntk(
     check_batch_size(batch_size)
     x1, x2 = checked_pair(x1, x2)
     n1, n2 = len(x1), None if x2 is None else len(x2)
+    if mesh is not None and not isinstance(mesh, Mesh):
+        raise ConfigError(
+            f"mesh= takes a jax.sharding.Mesh; given: {type(mesh).__name__}. Type: mesh=jax.sharding.Mesh(jax.devices(), ('examples',))"
+        )
+    if progress is not None and not callable(progress):
+        raise ConfigError(f"progress= takes a function of (done, all, what); given: {type(progress).__name__}.")
     if method not in METHODS:
         raise ConfigError(f"method={method!r} is unknown.{did_you_mean(method, METHODS)}")
     if accumulate not in (None, "float64"):
         raise ConfigError(f"accumulate={accumulate!r} is unknown. Allowed: None (the type of the outputs) or 'float64'.")
     if out is not None and by_layer:
         raise ConfigError("by_layer=True keeps one kernel a layer in memory and cannot go to disk. Type: out=None, or layers= one layer at a time")
+    if out is not None and not isinstance(out, (str, Path)):
+        raise ConfigError(f"out= takes the path of a folder; given: {type(out).__name__}.")
     if tile is not None and out is None:
         raise ConfigError(f"tile={tile!r} cuts a kernel that goes to disk. Type: out= a folder, or leave tile out")
     chosen = select(params, layers)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import numbers
 import os
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -123,7 +124,7 @@ def available_memory(memory_gb: float | None) -> int:
       ConfigError: `memory_gb` is not a positive number.
     """
     if memory_gb is not None:
-        if not isinstance(memory_gb, (int, float)) or isinstance(memory_gb, bool) or not 0 < memory_gb < math.inf:
+        if not isinstance(memory_gb, numbers.Real) or isinstance(memory_gb, bool) or not 0 < memory_gb < math.inf:
             raise ConfigError(f"memory_gb={memory_gb!r} must be a positive number of gigabytes, for example memory_gb=4.")
         return int(memory_gb * 1e9)
     device = jax.devices()[0]
@@ -183,7 +184,10 @@ def make_plan(
                 batch = max(1, batch // 2)
             groups = _groups(leaves, longest * (1 if n2 is None and len(rows) == 2 else 2), (memory - overhead) * devices)
             if groups is None:
-                least = min(least, overhead + longest * min(leaf.stored_bytes for leaf in leaves) if leaves else overhead)
+                # What the dearest leaf needs, and the compiler's share of it.
+                sides = longest * (1 if n2 is None and len(rows) == 2 else 2)
+                bare = overhead - int(min(COMPILER_BYTES, memory / 5)) + padded(sides) * max((leaf.stored_bytes for leaf in leaves), default=0)
+                least = min(least, bare + min(COMPILER_BYTES, bare / 4))
                 continue
             chunks = (*range(0, m, chunk), m)
             plan = Plan(leaves, unused, groups, rows, columns, chunks, batch, pairing, memory=memory)
@@ -201,9 +205,15 @@ def make_plan(
     if best is None:
         raise ConfigError(
             f"Not even one example at a time fits into {memory / 1e9:.3g} GB: about {least / 1e9:.3g} GB are needed. "
-            f"Type: memory_gb={math.ceil(least / 1e8) / 10:.1f} or more, layers= a smaller part of the network, or outputs='sum'."
+            f"Type: memory_gb={_rounded_up(1.02 * least / 1e9)} or more, layers= a smaller part of the network, or outputs='sum'."
         )
     return best
+
+
+def _rounded_up(number: float) -> str:
+    """Two digits, not less than the number."""
+    unit = 10.0 ** (math.floor(math.log10(number)) - 1)
+    return f"{math.ceil(number / unit) * unit:.2g}"
 
 
 def _meetings(rows: tuple[int, ...], columns: tuple[int, ...] | None) -> float:

@@ -45,7 +45,7 @@ def select(params, layers: str | Callable[[str], bool] | None) -> tuple[int, ...
             continue
         if jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating):
             raise ConfigError(f"Parameter {name!r} is complex; the kernel is defined here for real parameters. Type: layers= a pattern without it.")
-        if jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) and jnp.size(leaf):
             chosen.append(index)
     if not chosen:
         raise ConfigError(f"layers={layers!r} matches no floating-point parameter.{did_you_mean(str(layers), names)}")
@@ -57,10 +57,10 @@ def _matcher(layers) -> Callable[[str], bool]:
         return lambda _: True
     if callable(layers):
         return layers
+    if not isinstance(layers, str):
+        raise ConfigError(f"layers={layers!r} must be a regular expression, a function of the path, or None for all.")
     try:
         pattern = re.compile(layers)
     except re.error as error:
         raise ConfigError(f"layers={layers!r} is not a regular expression: {error}.") from error
-    except TypeError as error:
-        raise ConfigError(f"layers={layers!r} must be a regular expression, a function of the path, or None for all.") from error
     return lambda name: pattern.search(name) is not None

@@ -7,10 +7,12 @@ The function is traced at a single example. A leaf of the parameters may reach t
   * in any other way (scale and shift, gather, scan): ordinary reverse mode, for that leaf alone.
 """
 
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +23,7 @@ from ntk_select.engine.selection import leaf_names
 from ntk_select.engine.uses import Conv, Use, read_use
 from ntk_select.errors import ConfigError, first_line
 
+_PACKAGE = str(Path(__file__).parent.parent)
 _ISOMETRIES = ("reshape", "transpose", "squeeze", "rev", "copy", "copy_p", "convert_element_type", "broadcast_in_dim")
 _ELEMENTWISE = ("add", "sub", "mul", "div", "max", "min", "add_any", "pow", "select_n")
 
@@ -94,6 +97,9 @@ class Structure:
 def read_structure(fn: Callable, params: Any, x, chosen: tuple[int, ...]) -> Structure:
     """The structure of fn(params, x) -> (n, c) in the leaves `chosen`. Kept for the next call with the same function and shapes.
 
+    A function that captures another array since is read anew; as with `jax.jit`, what is changed inside of an object that it
+    captures is not seen.
+
     Raises:
       ConfigError: fn cannot be traced at one example, or does not return (n, c) floating-point outputs.
     """
@@ -105,14 +111,51 @@ def read_structure(fn: Callable, params: Any, x, chosen: tuple[int, ...]) -> Str
     try:
         hash(fn)
     except TypeError:
-        return _read.__wrapped__(fn, treedef, shapes, example, chosen, fixed, tuple(leaf_names(params)), None)
+        return _read.__wrapped__(fn, treedef, shapes, example, chosen, fixed, tuple(leaf_names(params)), None, None)
     precision = (jax.config.jax_default_matmul_precision, jax.config.jax_enable_x64)
-    return _read(fn, treedef, shapes, example, chosen, fixed, tuple(leaf_names(params)), precision)
+    return _read(fn, treedef, shapes, example, chosen, fixed, tuple(leaf_names(params)), precision, _captured(fn))
+
+
+def _levels_to_the_caller() -> int:
+    """How many calls up the code lies that is not this package's."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    return level
+
+
+class _Held:
+    """Objects that are the same only if each is the very same object. They are kept, so that no other takes their place."""
+
+    def __init__(self, *objects):
+        self.objects = objects
+
+    def __hash__(self):
+        return hash(tuple(map(id, self.objects)))
+
+    def __eq__(self, other):
+        return len(self.objects) == len(other.objects) and all(a is b for a, b in zip(self.objects, other.objects, strict=True))
+
+
+def _captured(fn) -> _Held:
+    """What a function reads beside its arguments: cells, globals that it names, attributes of the object whose method it is.
+
+    An object that says itself what it equals (a frozen dataclass, a Flax module) is taken at its word.
+    """
+    owner, fn = getattr(fn, "__self__", fn), getattr(fn, "__func__", fn)
+    if type(owner).__eq__ is not object.__eq__:
+        return _Held()
+    held = list(vars(owner).values()) if hasattr(owner, "__dict__") else []
+    code = getattr(fn, "__code__", None)
+    if code is not None:
+        held += [fn.__globals__[name] for name in code.co_names if name in fn.__globals__]
+        held += [cell.cell_contents for cell in fn.__closure__ or () if cell.cell_contents is not fn]
+    return _Held(*held)
 
 
 @lru_cache(maxsize=16)
-def _read(fn, treedef, shapes, example, chosen, fixed, names, precision) -> Structure:
-    del precision  # part of the key: it is written into the program
+def _read(fn, treedef, shapes, example, chosen, fixed, names, precision, captured) -> Structure:
+    del precision, captured  # parts of the key: they are written into the program
 
     def of_leaves(leaves, x):
         for index, value in fixed:
@@ -141,7 +184,9 @@ def _read(fn, treedef, shapes, example, chosen, fixed, names, precision) -> Stru
     if general:
         listed = "; ".join(f"{leaf.name} ({leaf.reason})" for leaf in general[:5]) + ("; ..." if len(general) > 5 else "")
         warnings.warn(
-            f"{len(general)} of {len(structure.leaves)} leaves take the general route, exact but slow: {listed}.", GeneralRouteWarning, stacklevel=4
+            f"{len(general)} of {len(structure.leaves)} leaves take the general route, exact but slow: {listed}.",
+            GeneralRouteWarning,
+            stacklevel=_levels_to_the_caller(),
         )
     return structure
 

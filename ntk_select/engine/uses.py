@@ -196,7 +196,9 @@ Use = Dense | Conv
 
 def read_use(step: Step, side: int, shapes: dict[int, jax.ShapeDtypeStruct]) -> Use | None:
     """The use that a step makes of its operand number 1 - side as a weight; None when it is none of the two kinds."""
-    if len(step.inputs) != 2:
+    if len(step.inputs) != 2 or any(shapes[slot].size == 0 for slot in (*step.inputs, *step.outputs)):
+        return None
+    if not all(jnp.issubdtype(shapes[slot].dtype, jnp.floating) for slot in (step.inputs[1 - side], *step.outputs)):
         return None
     x, w = shapes[step.inputs[side]].shape, shapes[step.inputs[1 - side]].shape
     if step.name == "dot_general":

@@ -129,6 +129,26 @@ def test_both_contractions_give_the_kernel_of_each_leaf(oracle, case, held, pair
 
 
 @pytest.mark.parametrize("pairing", ["trace", "diagonal", "full"])
+def test_sums_are_wider_than_half_precision(oracle, pairing):
+    """The factors have sixteen bits or are whole numbers; their products and sums are in float32."""
+    rows = [oracle.draw(3, 5, 2, 40, seed=seed).astype(jnp.bfloat16) for seed in (0, 1)]
+    exact = [row.astype(np.float64).transpose(0, 2, 1, 3).reshape(3, 2, -1) for row in rows]
+    for tile in (gradient_tile(pairing, *rows), host_tile(pairing, *rows)):
+        assert tile.dtype == np.float32
+        oracle.close(np.asarray(tile), oracle.paired(*exact, pairing) * (2 if pairing == "trace" else 1), 1e-5)
+    cotangents = [oracle.draw(3, 1, 30, 2, 4, seed=seed).astype(jnp.bfloat16) for seed in (2, 3)]
+    for patches in (
+        [oracle.draw(3, 1, 30, 20, seed=seed).astype(jnp.bfloat16) for seed in (4, 5)],
+        [np.random.default_rng(seed).integers(0, 255, (3, 1, 30, 20), np.uint8) for seed in (4, 5)],
+    ):
+        exact = [np.einsum("agsk,agsmo->amgko", *(part.astype(np.float64) for part in pair)) for pair in zip(patches, cotangents, strict=True)]
+        expected = oracle.paired(*(part.reshape(3, 2, -1) for part in exact), pairing) * (2 if pairing == "trace" else 1)
+        tile = jax.jit(pair_tile, static_argnums=0)(pairing, patches[0], cotangents[0], patches[1], cotangents[1])
+        assert tile.dtype == np.float32
+        oracle.close(np.asarray(tile), expected, 1e-5)
+
+
+@pytest.mark.parametrize("pairing", ["trace", "diagonal", "full"])
 def test_the_host_multiplies_rows_with_themselves_as_with_others(oracle, held, pairing):
     rows = held("gradients", 0)["grouped"]
     oracle.close(host_tile(pairing, rows, rows), host_tile(pairing, rows, np.array(rows)))

@@ -109,6 +109,7 @@ TIGHT = {
     "all of it, in a rectangle": ("trace", LEFT, RIGHT, (4, 2, 3)),
     "own cotangents": (LEFT_OWN, LEFT, None, (3, 2, 1)),
     "own cotangents, in a rectangle": ((LEFT_OWN, RIGHT_OWN), LEFT, RIGHT, (4, 2, 1)),
+    "each leaf": ("trace", LEFT, None, (3, 2, 1)),
 }
 
 
@@ -121,13 +122,15 @@ def rows_of_gradients(oracle):
 @pytest.mark.parametrize("name", TIGHT)
 def test_small_budgets_cut_the_work_and_not_the_numbers(oracle, rows_of_gradients, name):
     outputs, x1, x2, least = TIGHT[name]
+    by_layer = name == "each leaf"
+    options = {"by_layer": by_layer, "accumulate": "float64" if name == "all of it" else None}
     budgets = 1e-3 * 10 ** -np.arange(0, 1.5, 0.03)  # from a megabyte down
-    plans = (ns.ntk_plan(deep, DEEP, x1, x2, outputs=outputs, memory_gb=budget) for budget in budgets)
+    plans = (ns.ntk_plan(deep, DEEP, x1, x2, outputs=outputs, by_layer=by_layer, memory_gb=budget) for budget in budgets)
     plan = next(plan for plan in plans if all(given >= wanted for given, wanted in zip(portions(plan), least, strict=True)))
     done = []
-    kernel = ns.ntk(deep, DEEP, x1, x2, outputs=outputs, memory_gb=plan.memory / 1e9, progress=lambda *step: done.append(step[:2]))
+    kernel = ns.ntk(deep, DEEP, x1, x2, outputs=outputs, progress=lambda *step: done.append(step[:2]), memory_gb=plan.memory / 1e9, **options)
     right = None if x2 is None else rows_of_gradients[1]
-    oracle.close(kernel, oracle.paired(rows_of_gradients[0][: len(x1)], right, outputs))
+    oracle.close(sum(kernel.values()) if by_layer else kernel, oracle.paired(rows_of_gradients[0][: len(x1)], right, outputs))
     rounds = len(list(plan.tiles())) * len(list(plan.rounds()))
     assert done == [(step + 1, rounds) for step in range(rounds)]
 
@@ -141,21 +144,20 @@ def away_from_the_host(monkeypatch):
     monkeypatch.setattr(placement.Placement, "on_host", lambda *_: False)
 
 
-@pytest.mark.parametrize("outputs", ["trace", "full", "diagonal"])
-def test_products_on_the_device_equal_explicit_gradients(oracle, jacobian, away_from_the_host, outputs):
-    for x2, right in ((None, None), (X2, jacobian[1])):
-        kernel = ns.ntk(network, PARAMS, X1, x2, outputs=outputs, space="parameter")
-        oracle.close(kernel, oracle.paired(jacobian[0], right, outputs))
+@pytest.mark.parametrize(("outputs", "x2"), [("trace", X2), ("full", None), ("diagonal", X2)], ids=["trace", "full", "diagonal"])
+def test_products_on_the_device_equal_explicit_gradients(oracle, jacobian, away_from_the_host, outputs, x2):
+    kernel = ns.ntk(network, PARAMS, X1, x2, outputs=outputs, space="parameter")
+    oracle.close(kernel, oracle.paired(jacobian[0], None if x2 is None else jacobian[1], outputs))
 
 
-@pytest.mark.parametrize(("n1", "n2"), [(300, None), (300, 290), (300, 20), (300, 7), (520, None)])
+@pytest.mark.parametrize(("n1", "n2"), [(300, None), (300, 290), (300, 7), (520, None)])
 def test_many_examples_are_multiplied_in_blocks_on_the_device(oracle, away_from_the_host, n1, n2):
     x1, x2 = oracle.draw(n1, 4), None if n2 is None else oracle.draw(n2, 4, seed=1)
     kernel = ns.ntk(linear, LINEAR, x1, x2, space="parameter")
     oracle.close(kernel, x1 @ (x1 if x2 is None else x2).T)
 
 
-@pytest.mark.parametrize(("n1", "n2"), [(24, None), (24, 16), (16, 21), (24, 5), (19, None)])
+@pytest.mark.parametrize(("n1", "n2"), [(24, None), (24, 16), (16, 21)])
 def test_many_positions_are_paired_in_blocks(oracle, n1, n2):
     x1, x2 = oracle.draw(n1, 36, 2), None if n2 is None else oracle.draw(n2, 36, 2, seed=1)
     params = {"w": oracle.draw(2, 3), "v": oracle.draw(3, 2)}
@@ -196,7 +198,7 @@ def test_sums_on_the_host_are_float64_and_closer(oracle):
     assert ns.ntk(fn, params, x, outputs="sum").dtype == np.float32
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 100])
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
 def test_the_number_of_examples_in_a_pass_changes_nothing(oracle, full, batch_size):
     oracle.close(ns.ntk(network, PARAMS, X1, outputs="full", batch_size=batch_size), full)
 
@@ -270,8 +272,11 @@ def test_float32_at_highest_precision_is_within_a_hundred_thousandth(full):
         assert np.linalg.norm(kernel - full) <= 1e-5 * np.linalg.norm(full)
 
 
-@pytest.mark.parametrize("method", ["jacobian", "vector-product", "neural-tangents"])
-@pytest.mark.parametrize(("outputs", "x2"), [("trace", None), ("full", X2)], ids=["trace", "full"])
+@pytest.mark.parametrize(
+    ("method", "outputs", "x2"),
+    [("jacobian", "diagonal", X2), ("vector-product", "sum", None), ("neural-tangents", "trace", None), ("neural-tangents", "full", X2)],
+    ids=["jacobian", "vector-product", "neural-tangents", "neural-tangents, full"],
+)
 def test_slower_routes_agree(method, outputs, x2):
     """In float32, since neural-tangents is used so."""
     single = jax.tree.map(lambda leaf: leaf.astype(np.float32), PARAMS)
@@ -279,6 +284,20 @@ def test_slower_routes_agree(method, outputs, x2):
     kernel = ns.ntk(network, single, x1, x2, outputs=outputs)
     other = ns.ntk(network, single, x1, x2, outputs=outputs, method=method, batch_size=2)
     assert np.linalg.norm(kernel - other) <= 1e-5 * np.linalg.norm(kernel)
+
+
+def test_one_example_has_a_kernel_on_either_side(oracle, full):
+    oracle.close(ns.ntk(network, PARAMS, X1[:1], outputs="full"), full[:1, :1])
+    oracle.close(ns.ntk(network, PARAMS, X1[:1], X1, outputs="full"), full[:1])
+    oracle.close(ns.ntk(network, PARAMS, X1, X1[:1], outputs="full"), full[:, :1])
+
+
+def test_without_float64_arrays_of_numpy_are_taken_as_jax_takes_them(oracle):
+    x = oracle.draw(4, 3)
+    with jax.enable_x64(False):
+        kernel = ns.ntk(linear, {"w": oracle.draw(3, 2)}, x)
+    assert kernel.dtype == np.float32
+    oracle.close(kernel, x @ x.T, 1e-6)
 
 
 # What is kept for the next call.
@@ -382,10 +401,9 @@ def test_arguments_that_do_not_fit_are_refused(options, message):
         ns.ntk(linear, LINEAR, **{"x1": EXAMPLES, **options})
 
 
-@pytest.mark.parametrize("batch_size", [-1, 0, 2.5, "2"])
-@pytest.mark.xfail(strict=True, reason="batch_size is not checked: -1 gives a kernel of zeros in silence, 0 counts as None, others raise TypeError")
+@pytest.mark.parametrize("batch_size", [-1, 0, 2.5, "2", True])
 def test_a_batch_size_that_is_no_positive_number_is_refused(batch_size):
-    with pytest.raises(ConfigError, match="batch_size="):
+    with pytest.raises(ConfigError, match=f"batch_size={batch_size!r} must be a positive number of examples"):
         ns.ntk(linear, LINEAR, EXAMPLES, batch_size=batch_size)
 
 
@@ -421,14 +439,13 @@ def test_a_gradient_that_is_not_finite_is_reported_with_leaf_and_example(space, 
 def test_the_example_that_is_not_finite_may_be_on_the_right():
     x = np.abs(_draw(size=(4, 4)))
     spoilt = np.concatenate([x[:2], x[:1] * 0])
-    with pytest.raises(ModelError, match="'first' holds NaN or infinity at example 2"):
+    with pytest.raises(ModelError, match="'first' holds NaN or infinity at example 2 of x2"):
         ns.ntk(root, {"first": np.ones((4, 3)), "second": np.ones((3, 2))}, x, spoilt)
 
 
-@pytest.mark.xfail(strict=True, reason="the message does not say of which of the two sides the example is")
 def test_the_side_of_the_example_that_is_not_finite_is_said():
     x = np.abs(_draw(size=(4, 4)))
-    with pytest.raises(ModelError, match="x2"):
+    with pytest.raises(ModelError, match="at example 0 of x2"):
         ns.ntk(root, {"first": np.ones((4, 3)), "second": np.ones((3, 2))}, x, x * 0)
 
 

@@ -85,10 +85,6 @@ except Exception as error:
     print(json.dumps(["not finite", str(error)]))
 """
 
-KNOWN = {
-    "jax.make_mesh": "the axes of such a mesh are explicit, and arrays spread over them cannot be used outside of its context",
-    "several blocks, rectangle": "blocks of columns that do not divide the columns begin earlier, and what they share with the block before is added twice",
-}
 ASKED = ("trace", "full", "diagonal", "full, rectangle", "own cotangents, rectangle", "fewer examples than devices")
 CASES = [f"{space}, {asked}" for space in ("parameter", "sample") for asked in ASKED]
 CASES += ["own cotangents, small batches", "each leaf", "float64 on the host", "a small budget", "two axes of devices", "three devices", "one device"]
@@ -108,9 +104,7 @@ def differences():
     return dict(json.loads(row) for row in done.stdout.splitlines())
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=KNOWN[name]) if name in KNOWN else ()) for name in CASES]
-)
+@pytest.mark.parametrize("name", CASES)
 def test_eight_devices_give_the_kernel_of_one(differences, name):
     assert isinstance(differences[name], float), differences[name]
     assert differences[name] <= 1e-12
