@@ -97,7 +97,7 @@ def ntk(
     check_batch_size(batch_size)
     x1, x2 = checked_pair(x1, x2)
     n1, n2 = len(x1), None if x2 is None else len(x2)
-    if mesh is not None and not isinstance(mesh, Mesh):
+    if mesh is not None and method not in OTHER_ROUTES and not isinstance(mesh, Mesh):
         raise ConfigError(
             f"mesh= takes a jax.sharding.Mesh; given: {type(mesh).__name__}. Type: mesh=jax.sharding.Mesh(jax.devices(), ('examples',))"
         )

@@ -45,7 +45,7 @@ def select(params, layers: str | Callable[[str], bool] | None) -> tuple[int, ...
             continue
         if jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating):
             raise ConfigError(f"Parameter {name!r} is complex; the kernel is defined here for real parameters. Type: layers= a pattern without it.")
-        if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) and jnp.size(leaf):
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) and getattr(leaf, "size", 1):
             chosen.append(index)
     if not chosen:
         raise ConfigError(f"layers={layers!r} matches no floating-point parameter.{did_you_mean(str(layers), names)}")

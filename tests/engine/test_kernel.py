@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import Mesh
 
 import ntk_select as ns
 from ntk_select.engine import add_leaf, placement
@@ -376,7 +377,9 @@ LINEAR, EXAMPLES = {"w": np.ones((4, 2))}, np.ones((3, 4))
         ({"by_layer": True, "method": "jacobian"}, "belong to the engine, not to method='jacobian'"),
         ({"out": "folder", "method": "vector-product"}, "belong to the engine"),
         ({"accumulate": "float64", "method": "neural-tangents"}, "belong to the engine"),
-        ({"mesh": "devices", "method": "jacobian"}, "belong to the engine"),
+        ({"mesh": "devices"}, r"mesh= takes a jax.sharding.Mesh; given: str. Type: mesh=jax.sharding.Mesh\(jax.devices\(\), \('examples',\)\)"),
+        ({"progress": "bar"}, r"progress= takes a function of \(done, all, what\); given: str"),
+        ({"out": 3}, "out= takes the path of a folder; given: int"),
         ({"x1": {"a": EXAMPLES}}, "x1 must be one array of numbers .* given: dict of type object"),
         ({"x1": [[1.0], [1.0, 2.0]]}, r"x1 must be one array of examples \(n, ...\); given: list"),
         ({"x1": EXAMPLES * 1j}, "x1 must be one array of numbers .* type complex128"),
@@ -399,6 +402,11 @@ LINEAR, EXAMPLES = {"w": np.ones((4, 2))}, np.ones((3, 4))
 def test_arguments_that_do_not_fit_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         ns.ntk(linear, LINEAR, **{"x1": EXAMPLES, **options})
+
+
+def test_slower_routes_take_no_mesh():
+    with pytest.raises(ConfigError, match="belong to the engine"):
+        ns.ntk(linear, LINEAR, EXAMPLES, method="jacobian", mesh=Mesh(jax.devices(), ("examples",)))
 
 
 @pytest.mark.parametrize("batch_size", [-1, 0, 2.5, "2", True])

@@ -345,7 +345,7 @@ def test_a_function_that_uses_no_leaf_has_a_plan():
     ("options", "message"),
     [
         ({"memory_gb": -1}, "memory_gb=-1 must be a positive number of gigabytes, for example memory_gb=4"),
-        ({"memory_gb": 1e-8}, r"Not even one example at a time fits into 1e-08 GB: about [\d.e-]+ GB are needed. Type: memory_gb=0.1 or more"),
+        ({"memory_gb": 1e-8}, r"Not even one example at a time fits into 1e-08 GB: about [\d.e-]+ GB are needed. Type: memory_gb=[\d.e-]+ or more"),
         ({"space": "weights"}, "space='weights' is unknown"),
         ({"outputs": "mean"}, "outputs='mean' is unknown"),
         ({"layers": "c"}, "layers='c' matches no floating-point parameter"),
