@@ -182,10 +182,11 @@ def make_plan(
                 if batch_size or batch == 1 or overhead <= memory / 3:
                     break
                 batch = max(1, batch // 2)
-            groups = _groups(leaves, longest * (1 if n2 is None and len(rows) == 2 else 2), (memory - overhead) * devices)
+            alone = n2 is None and len(rows) == 2 and (parts == 1 or pairing != "full")  # both sides of a tile are the same
+            sides = longest * (1 if alone else 2)
+            groups = _groups(leaves, sides, (memory - overhead) * devices)
             if groups is None:
                 # What the dearest leaf needs, and the compiler's share of it.
-                sides = longest * (1 if n2 is None and len(rows) == 2 else 2)
                 bare = overhead - int(min(COMPILER_BYTES, memory / 5)) + padded(sides) * max((leaf.stored_bytes for leaf in leaves), default=0)
                 least = min(least, bare + min(COMPILER_BYTES, bare / 4))
                 continue

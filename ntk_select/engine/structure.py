@@ -104,9 +104,9 @@ def read_structure(fn: Callable, params: Any, x, chosen: tuple[int, ...]) -> Str
       ConfigError: fn cannot be traced at one example, or does not return (n, c) floating-point outputs.
     """
     leaves, treedef = jax.tree.flatten(params)
-    shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf), weak_type=isinstance(leaf, float)) for leaf in leaves)
+    shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf), weak_type=type(leaf) is float) for leaf in leaves)
     # Whole numbers of Python may be sizes: they stay what they are.
-    fixed = tuple((index, leaf) for index, leaf in enumerate(leaves) if isinstance(leaf, (bool, int)))
+    fixed = tuple((index, leaf) for index, leaf in enumerate(leaves) if type(leaf) in (bool, int))
     example = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
     try:
         hash(fn)
@@ -137,6 +137,14 @@ class _Held:
         return len(self.objects) == len(other.objects) and all(a is b for a, b in zip(self.objects, other.objects, strict=True))
 
 
+def _contents(cell):
+    """What a variable of an enclosing function holds; None while it holds nothing yet."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
+
+
 def _captured(fn) -> _Held:
     """What a function reads beside its arguments: cells, globals that it names, attributes of the object whose method it is.
 
@@ -149,7 +157,8 @@ def _captured(fn) -> _Held:
     code = getattr(fn, "__code__", None)
     if code is not None:
         held += [fn.__globals__[name] for name in code.co_names if name in fn.__globals__]
-        held += [cell.cell_contents for cell in fn.__closure__ or () if cell.cell_contents is not fn]
+        cells = [_contents(cell) for cell in fn.__closure__ or ()]
+        held += [content for content in cells if content is not fn]
     return _Held(*held)
 
 

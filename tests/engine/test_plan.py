@@ -169,9 +169,7 @@ def test_the_predicted_peak_is_near_what_xla_needs_for_a_pass(fn, params, x, out
     [
         ("trace", None),
         ("trace", SHAPE((4, 3, 24), np.float64)),
-        pytest.param(
-            "full", None, marks=pytest.mark.xfail(strict=True, reason="two chunks of cotangents meet in one tile, and room is left for one")
-        ),
+        ("full", None),
         ("full", SHAPE((4, 3, 24), np.float64)),
     ],
     ids=["symmetric", "rectangle", "full, symmetric", "full, rectangle"],
