@@ -6,13 +6,14 @@ from ntk_select import errors, scores
 from ntk_select.card import Card
 from ntk_select.engine import certify, ntk, ntk_plan, ntk_vector_product
 from ntk_select.expert import Expert, LastConv, Taps
-from ntk_select.gradients import gradient_kernel
+from ntk_select.gradients import gradient_kernel, gradient_sketch
 from ntk_select.kernels import feature_kernel, kernel_label_correlation, label_kernel
 from ntk_select.preprocess import Preprocess
 from ntk_select.ranking import Ranking, rank
 from ntk_select.scores.lfc import lfc
 from ntk_select.scores.lgc import lgc
 from ntk_select.selfcheck import selfcheck
+from ntk_select.sketches import Sketch, SketchedKernel, SketchedScore, sketch, sketched_correlation
 from ntk_select.task import ProbeSample, Task, probe_sample
 
 try:
@@ -27,12 +28,16 @@ __all__ = [
     "Preprocess",
     "ProbeSample",
     "Ranking",
+    "Sketch",
+    "SketchedKernel",
+    "SketchedScore",
     "Taps",
     "Task",
     "certify",
     "errors",
     "feature_kernel",
     "gradient_kernel",
+    "gradient_sketch",
     "kernel_label_correlation",
     "label_kernel",
     "lfc",
@@ -44,4 +49,6 @@ __all__ = [
     "rank",
     "scores",
     "selfcheck",
+    "sketch",
+    "sketched_correlation",
 ]

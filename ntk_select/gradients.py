@@ -7,7 +7,7 @@ Two exact routes:
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Float
@@ -16,8 +16,13 @@ from ntk_select.engine.kernel import ntk
 from ntk_select.engine.selection import leaf_names
 from ntk_select.errors import ConfigError, ModelError, did_you_mean
 from ntk_select.expert import Expert
-from ntk_select.last_conv import pooled_kernel
-from ntk_select.probe import forward, has_pooled_last_conv
+from ntk_select.last_conv import pooled_kernel, pooled_sketch
+from ntk_select.probe import ProbePass, forward, has_pooled_last_conv
+from ntk_select.sketches.estimate import SketchedKernel
+from ntk_select.sketches.kinds import FORWARD
+from ntk_select.sketches.sketch import decided
+from ntk_select.sketches.sketch import sketch as random_rows
+from ntk_select.sketches.spec import Sketch, as_sketch
 
 OUTPUTS = ("trace", "sum", "features")
 
@@ -54,6 +59,62 @@ def gradient_kernel(
     Reference: Deshpande et al. 2021, section 3.2.  Cost: for a pooled last convolution the forward passes plus
     O(n^2 p) with p its number of weights; otherwise c times as much; for other layers see `ntk`.
     """
+    question = asked(expert_or_fn, x, params=params, layers=layers, outputs=outputs, batch_size=batch_size)
+    if isinstance(question, PooledQuestion):
+        return pooled_kernel(question.expert, question.passes, question.outputs)
+    return ntk(*question[:2], x, outputs=question.outputs, layers=question.layers, batch_size=batch_size, accumulate="float64")
+
+
+def gradient_sketch(
+    expert_or_fn: Expert | Callable[[Any, Any], Any],
+    x: Float[np.ndarray, "n ..."],
+    sketch: Sketch | int,
+    *,
+    params: Any = None,
+    layers: str = "last_conv",
+    outputs: str | Float[Array, "..."] = "trace",
+    batch_size: int | None = None,
+) -> SketchedKernel:
+    """The gradient kernel, estimated from gradients projected at random.
+
+    Args:
+      sketch: kind, dimension, seed, blocks; or only the dimension. Two blocks where none are asked for, so that the kernel's
+        norm is known without bias.
+      expert_or_fn, x, params, layers, outputs: as for `gradient_kernel`.
+      batch_size: examples per forward pass; chosen if None.
+
+    Returns:
+      A `SketchedKernel` whose `kernel` estimates `gradient_kernel` of the same arguments without bias.
+
+    Raises:
+      ConfigError, ModelError: as `gradient_kernel` and `ntk_select.sketch`.
+
+    Cost: for a pooled last convolution the forward passes and one read of n gradients for each block (countsketch); otherwise
+    see `ntk_select.sketch`.
+    """
+    sketch = decided(as_sketch(sketch), 2)
+    return sketch_of(asked(expert_or_fn, x, params=params, layers=layers, outputs=outputs, batch_size=batch_size or 32), x, sketch, batch_size)
+
+
+class Question(NamedTuple):
+    """What `ntk` and `sketch` are asked: fn, params, outputs, layers."""
+
+    fn: Callable
+    params: Any
+    outputs: Any
+    layers: Any
+
+
+class PooledQuestion(NamedTuple):
+    """A pooled last convolution after its forward passes; they serve any number of sketches."""
+
+    expert: Expert
+    passes: ProbePass
+    outputs: Any
+
+
+def asked(expert_or_fn, x, *, params, layers: str, outputs, batch_size: int) -> Question | PooledQuestion:
+    """The question, with its forward passes where one step back from them is enough. Raises as `gradient_kernel`."""
     if isinstance(outputs, str) and outputs not in OUTPUTS:
         raise ConfigError(f"outputs={outputs!r} is unknown.{did_you_mean(outputs, OUTPUTS)} Or give an array (c,) or (n, c).")
     if isinstance(expert_or_fn, Expert):
@@ -61,20 +122,35 @@ def gradient_kernel(
         if layers == "last_conv" and expert.last_conv is None:
             raise ModelError(f"Expert {expert.name!r} does not say which its last convolution is. Type: layers='all', or a regular expression.")
         if layers == "last_conv" and has_pooled_last_conv(expert):
-            return pooled_kernel(expert, forward(expert, x, last_conv=True, batch_size=batch_size), outputs)
-        fn, params, outputs, chosen = expert_question(expert, layers, outputs)
-    else:
-        fn = expert_or_fn
-        if params is None:
-            raise ConfigError("A function needs its parameters. Type: gradient_kernel(fn, x, params=params, layers='all')")
-        if layers == "last_conv":
-            raise ConfigError(
-                "A function does not say which its last convolution is. Type: layers='all', or a regular expression over parameter paths."
-            )
-        if isinstance(outputs, str) and outputs == "features":
-            raise ConfigError("A function has no features of its own. Give the function of the features, with outputs='trace'.")
-        chosen = None if layers == "all" else layers
-    return ntk(fn, params, x, layers=chosen, outputs=outputs, batch_size=batch_size, accumulate="float64")
+            return PooledQuestion(expert, forward(expert, x, last_conv=True, batch_size=batch_size), outputs)
+        return Question(*expert_question(expert, layers, outputs))
+    if params is None:
+        raise ConfigError("A function needs its parameters. Type: gradient_kernel(fn, x, params=params, layers='all')")
+    if layers == "last_conv":
+        raise ConfigError("A function does not say which its last convolution is. Type: layers='all', or a regular expression over parameter paths.")
+    if isinstance(outputs, str) and outputs == "features":
+        raise ConfigError("A function has no features of its own. Give the function of the features, with outputs='trace'.")
+    return Question(expert_or_fn, params, outputs, None if layers == "all" else layers)
+
+
+def sketch_of(question: Question | PooledQuestion, x, sketch: Sketch, batch_size: int | None = None) -> SketchedKernel:
+    """The sketch that answers a question; dimension and blocks are numbers."""
+    if isinstance(question, PooledQuestion):
+        if sketch.kind != FORWARD:
+            return SketchedKernel(pooled_sketch(*question, sketch), sketch.kind, sketch.blocks)
+        question = Question(*expert_question(question.expert, "last_conv", question.outputs))
+    z = random_rows(
+        *question[:2],
+        x,
+        dim=sketch.dim,
+        kind=sketch.kind,
+        seed=sketch.seed,
+        blocks=sketch.blocks,
+        outputs=question.outputs,
+        layers=question.layers,
+        batch_size=batch_size,
+    )
+    return SketchedKernel(z, sketch.kind, sketch.blocks, directions=not (isinstance(question.outputs, str) and question.outputs == "trace"))
 
 
 def expert_question(expert: Expert, layers: str, outputs) -> tuple[Callable, Any, Any, Callable[[str], bool]]:

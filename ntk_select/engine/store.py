@@ -8,10 +8,8 @@ same folder may lose tiles of the first.
 """
 
 import bisect
-import errno
 import io
 import itertools
-import json
 import os
 import re
 import warnings
@@ -20,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ntk_select.engine.digest import digest_of_function, digest_of_params, digests_of_examples
+from ntk_select.engine.folder import begin, check_examples, enlarge, loaded
 from ntk_select.engine.memory import put_tile
 from ntk_select.engine.outputs import Outputs
 from ntk_select.engine.structure import Structure
@@ -28,7 +27,6 @@ from ntk_select.files import write_atomically
 
 TILE = 512
 LAYOUT = 2
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class TileStore:
@@ -107,7 +105,7 @@ def open_store(
     tail = outputs.kernel_shape(0, 0)[2:]
     dtype = np.dtype(np.float64 if accumulate == "float64" else structure.dtype)
     try:
-        _begin(folder, described)
+        begin(folder, described, "kernel")
         marks = _fitted(folder, sides, tail, dtype)
     except OSError as error:
         raise DataError(f"The folder {str(folder)!r} cannot hold the kernel: {first_line(error)}.") from error
@@ -115,30 +113,12 @@ def open_store(
     return TileStore(folder, (cuts[0], None if x2 is None else cuts[1]), marks)
 
 
-def _begin(folder: Path, described: dict) -> None:
-    """Checks what the folder is of, or writes it down. A folder without tiles is begun anew."""
-    card, marks = folder / "kernel.json", folder / "done"
-    marks.mkdir(parents=True, exist_ok=True)
-    some = any(marks.iterdir())
-    if card.exists():
-        written = _read(card)
-        if written == described:
-            return
-        if some:
-            raise ConfigError(
-                f"{str(folder)!r} holds a kernel of something else (different: {_different(written, described)}). Type: out= another folder."
-            )
-    elif some or (folder / "kernel.npy").exists():
-        raise ConfigError(f"{str(folder)!r} holds files but no kernel.json. Type: out= another folder, or empty this one.")
-    write_atomically(card, json.dumps(described, indent=1).encode())
-
-
 def _fitted(folder: Path, sides: dict[str, np.ndarray], tail, dtype) -> list[tuple[int, ...]]:
     """Makes the files fit the examples; returns the tiles that are there."""
     path, names = folder / "kernel.npy", list(sides)
     marks = [tuple(map(int, found.groups())) for found in map(re.compile(r"(\d+)-(\d+)_(\d+)-(\d+)").fullmatch, os.listdir(folder / "done")) if found]
     ends = {name: max(_edges(marks, sides, name), default=0) for name in names}
-    kernel, known = _loaded(path), {name: _loaded(folder / f"examples_{name}.npy") for name in names}
+    kernel, known = loaded(path), {name: loaded(folder / f"examples_{name}.npy") for name in names}
     room = (0, 0) if kernel is None or kernel.dtype != dtype or kernel.shape[2:] != tail or kernel.ndim < 2 else kernel.shape[:2]
     known = {name: side if side is not None and side.shape[1:] == (16,) else np.zeros((0, 16), np.uint8) for name, side in known.items()}
     if any(length < ends[name] for length, name in zip(room, (names * 2)[:2], strict=True)) or any(len(known[name]) < ends[name] for name in names):
@@ -149,47 +129,17 @@ def _fitted(folder: Path, sides: dict[str, np.ndarray], tail, dtype) -> list[tup
             found.unlink()
         marks, ends = [], dict.fromkeys(names, 0)
     for name, side in sides.items():
-        common = min(ends[name], len(side))
-        differing = np.flatnonzero((known[name][:common] != side[:common]).any(axis=1))
-        if len(differing):
-            raise ConfigError(
-                f"Example {differing[0]} of {name}, or its cotangents, is not the one whose kernel is in {str(folder)!r}; "
-                "more examples may only follow the same ones. Type: out= another folder."
-            )
+        check_examples(known[name], side, ends[name], name, folder, "kernel")
     wanted = tuple(max(length, len(sides[name])) for length, name in zip(room, (names * 2)[:2], strict=True))
     if wanted != room:
-        _enlarge(path, kernel, [ends[name] for name in (names * 2)[:2]], (*wanted, *tail), dtype)
+        keep = tuple(slice(ends[name]) for name in (names * 2)[:2])
+        enlarge(path, kernel, keep if all(part.stop for part in keep) else None, (*wanted, *tail), dtype)
     for name, side in sides.items():
         if len(known[name]) < len(side) or (known[name][: len(side)] != side).any():
             file = io.BytesIO()
             np.save(file, side)
             write_atomically(folder / f"examples_{name}.npy", file.getvalue())
     return marks
-
-
-def _enlarge(path: Path, before: np.ndarray | None, keep: list[int], shape: tuple[int, ...], dtype) -> None:
-    """A larger kernel that begins with what there is of the old one, put in its place at once."""
-    part = path.with_name("kernel.part.npy")
-    try:
-        kernel = np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=shape)
-        if hasattr(os, "posix_fallocate"):  # a full disk is said here; a memory map would end the process
-            with part.open("r+b") as file:
-                _reserve(file.fileno(), part.stat().st_size)
-        a, b = keep
-        if a and b:
-            kernel[:a, :b] = before[:a, :b]
-        kernel.flush()
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _reserve(file: int, size: int) -> None:
-    try:
-        os.posix_fallocate(file, 0, size)
-    except OSError as error:
-        if error.errno in _NO_ROOM:
-            raise
 
 
 def _edges(marks: list[tuple[int, ...]], sides: dict, name: str) -> set[int]:
@@ -207,27 +157,3 @@ def _cuts(edges: set[int], n: int, tile: int) -> tuple[int, ...]:
 def _between(cuts: tuple[int, ...], ends: tuple[int, ...]) -> range:
     """Numbers of the pieces between two ends."""
     return range(bisect.bisect_left(cuts, ends[0]), bisect.bisect_left(cuts, ends[1]))
-
-
-def _loaded(path: Path) -> np.ndarray | None:
-    """A memory map of the array, or None if there is none that can be read."""
-    try:
-        return np.load(path, mmap_mode="r")
-    except (FileNotFoundError, ValueError, EOFError):
-        return None
-
-
-def _read(card: Path) -> dict:
-    try:
-        return dict(json.loads(card.read_text()))
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{str(card)!r} is not a description of a kernel: {first_line(error)}. Type: out= another folder.") from error
-
-
-def _different(written: dict, described: dict) -> str:
-    """What differs, and how where that can be said in few words."""
-    names = [name for name in described if written.get(name) != described[name]]
-    if {"layers", "x1", "precision"}.intersection(names) and "fn" in names:
-        names.remove("fn")  # its digest belongs to these layers, examples and precision
-    short = {name: (written.get(name), described[name]) for name in names if name not in ("fn", "params", "layers")}
-    return ", ".join(f"{name} ({short[name][0]!r} there, {short[name][1]!r} now)" if name in short else name for name in names)

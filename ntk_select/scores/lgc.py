@@ -1,14 +1,18 @@
 """LGC, the label-gradient correlation: do examples with similar gradients share a label?"""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ntk_select.expert import Expert
-from ntk_select.gradients import gradient_kernel
-from ntk_select.kernels import kernel_label_correlation
+from ntk_select.gradients import asked, gradient_kernel, sketch_of
+from ntk_select.kernels import checked_labels, kernel_label_correlation
+from ntk_select.sketches import Sketch, SketchedScore
+from ntk_select.sketches.dimension import with_error
+from ntk_select.sketches.spec import as_sketch
 
 
 def lgc(
@@ -23,8 +27,9 @@ def lgc(
     center: bool = False,
     normalize: bool = False,
     batch_size: int = 32,
-) -> float:
-    """Correlation of the gradient kernel with the label kernel, exact.
+    sketch: Sketch | int | str | None = None,
+) -> float | SketchedScore:
+    """Correlation of the gradient kernel with the label kernel: exact, or from a sketch with its interval.
 
     Args:
       expert_or_fn: an `Expert`, or fn(params, x) -> (n, c).
@@ -36,14 +41,23 @@ def lgc(
         say which output it differentiates.
       diagonal, center, normalize: see `kernel_label_correlation`.
       batch_size: examples per forward pass.
+      sketch: None for the exact kernel; otherwise how gradients are projected: `ns.Sketch(dim=10_000)`, a dimension alone, or
+        `ns.Sketch(dim="auto", error=0.005)`, which takes as many columns as this standard error of the score needs (0.005
+        if `error` is None). Where it is cheaper: other layers than a pooled last convolution, many examples, many outputs.
 
     Returns:
-      A number in [-1, 1], higher is better; unchanged when all logits are scaled alike.
+      A number in [-1, 1], higher is better; unchanged when all logits are scaled alike. With `sketch` a `SketchedScore`: value,
+      95 % interval for the exact score of these examples, standard errors; `float()` of it is the value.
 
     Raises:
       UndefinedScoreError, TaskError, ConfigError, ModelError: see `kernel_label_correlation` and `gradient_kernel`.
 
     Reference: Deshpande et al. 2021, eq. 8 and section 3.2.  Cost: that of `gradient_kernel`.
     """
+    if sketch is not None:
+        sketch, labels = as_sketch(sketch), checked_labels(labels)
+        question = asked(expert_or_fn, x, params=params, layers=layers, outputs=outputs, batch_size=batch_size)
+        variant = {"diagonal": diagonal, "center": center, "normalize": normalize}
+        return with_error(partial(sketch_of, question, x), labels, sketch, **variant)
     kernel = gradient_kernel(expert_or_fn, x, params=params, layers=layers, outputs=outputs, batch_size=batch_size)
     return kernel_label_correlation(kernel, labels, diagonal=diagonal, center=center, normalize=normalize)

@@ -338,7 +338,7 @@ def test_a_cut_before_the_first_kernel_is_there_leaves_a_folder_that_can_begin(f
         raise Cut
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_enlarge", cut)
+        patch.setattr(store, "enlarge", cut)
         with pytest.raises(Cut):
             on_disk(folder)
     assert (folder / "kernel.json").exists()

@@ -1,0 +1,233 @@
+"""How is a sketch computed? Batch by batch; within a batch leaf by leaf, so that one gradient of one leaf is there at a time."""
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntk_select.engine.contract import uses_of
+from ntk_select.engine.cost import passes_of, sizes_of
+from ntk_select.engine.factors import Stored, factors
+from ntk_select.engine.outputs import Outputs
+from ntk_select.engine.structure import LeafUse, Structure
+from ntk_select.errors import ConfigError, ModelError
+from ntk_select.sketches.bits import leaf_keys
+from ntk_select.sketches.kinds import KINDS
+from ntk_select.sketches.leaf_gradients import is_moved, joined_rows, moved_back, use_gradients
+from ntk_select.sketches.spec import Sketch
+
+# Gradients of one batch, all leaves together: small enough on a CPU that those of one leaf are read from its caches.
+BATCH_BYTES = {"cpu": 96e6}
+BATCH_BYTES_ELSEWHERE = 8e9
+LEAF_BYTES = {"cpu": 64e6}
+LEAF_BYTES_ELSEWHERE = 2e9
+IN_FLIGHT = (4, 256)  # cotangents that go back through the network together, least and most, if memory allows
+
+
+class Portions(NamedTuple):
+    """Examples in a batch, cotangents in a chunk, and the bytes that they take."""
+
+    batch: int
+    chunk: int
+    bytes: int
+
+
+def portions(structure: Structure, outputs: Outputs, sketch: Sketch, n: int, *, memory: int, batch_size: int | None = None) -> Portions:
+    """How much goes through the network at a time.
+
+    Raises:
+      ConfigError: not even one example with one cotangent fits into `memory` bytes.
+    """
+    passes, m = passes_of(structure), outputs.count
+    sizes = [sizes_of(structure, leaf) for leaf in structure.leaves if leaf.kind != "unused"]
+    kept = [(size.stored("inputs", 0), size.stored("inputs", 1)) if size.entering else (0, size.entries * size.item) for size in sizes]
+    largest = max(size.entries * size.item for size in sizes)
+    platform = jax.default_backend()
+    at_once = BATCH_BYTES.get(platform, BATCH_BYTES_ELSEWHERE) / sum(size.entries * size.item for size in sizes)
+    if KINDS[sketch.kind].independent_columns:
+        at_once *= 8  # a random matrix is made for each batch
+    flight = int(min(max(at_once, IN_FLIGHT[0]), IN_FLIGHT[1]))
+    rows = 1 if outputs.pairing == "trace" else m
+    item = sizes[0].item
+
+    def needed(batch: int, chunk: int) -> int:
+        stored = sum(shared + chunk * (each - shared) for shared, each in kept)
+        way_back = 2 * passes.activations + chunk * 4 * passes.largest
+        formed = max(3 * min(batch * chunk * largest, leaf_bytes()), 3 * chunk * largest)
+        return int(batch * (way_back + stored + 4 * rows * sketch.dim * item) + formed)
+
+    chunk, batch = math.ceil(m / math.ceil(m / flight)), min(n, batch_size or max(1, flight // m))
+    while needed(batch, chunk) > memory and batch > 1 and batch_size is None:
+        batch = math.ceil(batch / 2)
+    while needed(batch, chunk) > memory and chunk > 1:
+        chunk = math.ceil(chunk / 2)
+    if needed(batch, chunk) > memory:
+        least = needed(batch, chunk)
+        raise ConfigError(
+            f"Sketching {batch} example{'s' if batch > 1 else ''} at a time needs about {least / 1e9:.2g} GB, above the budget of {memory / 1e9:.2g} GB. "
+            f"Type: memory_gb={math.ceil(1.1 * least / 1e8) / 10:.1f} or more, a smaller dim=, or layers= a smaller part of the network."
+        )
+    return Portions(batch, chunk, needed(batch, chunk))
+
+
+def batches(
+    structure: Structure, params: Any, x: np.ndarray, outputs: Outputs, sketch: Sketch, sizes: Portions, *, by_layer: bool = False, offset: int = 0
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """The sketch in portions: (number of the first example, {"": rows} or {path of the leaf: rows}).
+
+    Rows are (b, dim) or, where cotangents stay apart, (b, m, dim). The last portion begins earlier instead of being short.
+    `offset` is what the number of the first example is called in errors.
+
+    Raises:
+      ModelError: NaN or infinity.
+    """
+    leaves, values = jax.device_put(jax.tree.leaves(params)), jax.device_put(structure.program.values)
+    work = _Work(structure, sketch, leaves, values, outputs, by_layer)
+    n, batch = len(x), min(sizes.batch, len(x))
+    for start in range(0, n, batch):
+        start = min(start, n - batch)
+        rows = work.rows(x[start : start + batch], slice(start, start + batch), sizes.chunk)
+        for found in rows.values():
+            finite = np.isfinite(found.reshape(batch, -1)).all(1)
+            if not finite.all():
+                bad = start + int(np.argmin(finite))
+                raise not_finite(offset + bad, work.faulty_leaf(x[bad : bad + 1], slice(bad, bad + 1)))
+        yield start, rows
+
+
+def leaf_bytes() -> float:
+    """Bytes of gradients of one leaf that are formed at a time."""
+    return LEAF_BYTES.get(jax.default_backend(), LEAF_BYTES_ELSEWHERE)
+
+
+class _Work:
+    """What stays the same from batch to batch."""
+
+    def __init__(self, structure: Structure, sketch: Sketch, leaves, values, outputs: Outputs, by_layer: bool):
+        self.structure, self.sketch, self.leaves, self.values, self.outputs, self.by_layer = structure, sketch, leaves, values, outputs, by_layer
+        self.apart = outputs.pairing != "trace"
+        self.used = [(position, leaf) for position, leaf in enumerate(structure.leaves) if leaf.kind != "unused"]
+        self.stored = tuple(Stored(position, "inputs" if leaf.structured else "gradients") for position, leaf in self.used)
+        self.keys = {}
+
+    def rows(self, x, part: slice, chunk: int) -> dict[str, np.ndarray]:
+        """The rows of one batch."""
+        m, x = self.outputs.count, jax.device_put(x)
+        cotangents = self.outputs.left if len(self.outputs.left) == 1 else self.outputs.left[part]
+        totals, done = {}, []
+        for first in range(0, m, chunk):
+            last = min(first + chunk, m)
+            if self.apart or not totals:
+                totals = self._empty(len(x) * (last - first if self.apart else 1))
+            found = list(factors(self.structure, self.stored, self.values, self.leaves, x, jnp.asarray(cotangents[:, first:last])))
+            for number, (position, leaf) in enumerate(self.used):
+                name = leaf.name if self.by_layer else ""
+                totals[name] = self._add(totals[name], position, leaf, found[number], range(first, last))
+                found[number] = None
+            if self.apart or last == m:
+                done.append({name: np.asarray(finished(self.sketch.kind, total)) for name, total in totals.items()})
+        if self.apart:
+            return {name: np.concatenate([part[name].reshape(len(x), -1, self.sketch.dim) for part in done], axis=1) for name in done[0]}
+        return {name: rows * np.asarray(m**-0.5, rows.dtype) for name, rows in done[0].items()}
+
+    def faulty_leaf(self, x, part: slice) -> str | None:
+        """The first leaf with a gradient that is not finite."""
+        cotangents = self.outputs.left if len(self.outputs.left) == 1 else self.outputs.left[part]
+        found = factors(self.structure, self.stored, self.values, self.leaves, jnp.asarray(x), jnp.asarray(cotangents))
+        for (_, leaf), parts in zip(self.used, found, strict=True):
+            if not all(np.isfinite(np.asarray(array, np.float64)).all() for array in jax.tree.leaves(parts)):
+                return leaf.name
+        return None
+
+    def _empty(self, rows: int) -> dict[str, Any]:
+        names = [leaf.name for _, leaf in self.used] if self.by_layer else [""]
+        width, blocks = self.sketch.width, self.sketch.blocks
+        return {name: KINDS[self.sketch.kind].empty(rows, width, blocks, self.structure.dtype) for name in names}
+
+    def _add(self, total, position: int, leaf: LeafUse, found, cotangents: range):
+        """Adds one leaf; of a wide one a few examples at a time."""
+        n = len(jax.tree.leaves(found)[0])
+        a_row = math.prod(leaf.shape) * jnp.dtype(self.structure.dtype).itemsize * len(cotangents)
+        step = max(1, int(leaf_bytes() // max(1, a_row)))
+        add = partial(self._add_some, position, leaf, cotangents)
+        if step >= n:
+            return add(total, found)
+        each = len(cotangents) if self.apart else 1
+        pieces = []
+        for start in range(0, n, step):
+            start, stop = min(start, n - step), min(start, n - step) + step
+            some = jax.tree.map(lambda array, a=start, b=stop: array[a:b], found)
+            rows = jax.tree.map(lambda array, a=start * each, b=stop * each: array[a:b], total)
+            skipped = len(pieces) * step - start  # rows that the piece before has already
+            pieces.append(jax.tree.map(lambda array, keep=skipped * each: array[keep:], add(rows, some)))
+        return jax.tree.map(lambda *parts: jnp.concatenate(parts), *pieces)
+
+    def _add_some(self, position: int, leaf: LeafUse, cotangents: range, total, found):
+        kind, keys = self.sketch.kind, self._keys(leaf.name, cotangents)
+        if not leaf.structured:
+            return _add_gradients(kind, self.apart, total, found[:, 0], keys)
+        uses = uses_of(self.structure.taps, leaf.taps)
+        if is_moved(self.structure, leaf) and KINDS[kind].add_factors is None:
+            gradients = moved_back(self.structure, position, self.values, self.leaves, _formed(uses, found))
+            return _add_gradients(kind, self.apart, total, gradients, keys)
+        return add_weight(kind, uses, self.apart, total, found, keys)
+
+    def _keys(self, name: str, cotangents: range):
+        """Keys of the cotangents of a leaf; those in rows of their own share one."""
+        address = (name, cotangents.start, cotangents.stop)
+        if address not in self.keys:
+            numbers = [0] if self.apart else list(cotangents)
+            if KINDS[self.sketch.kind].add_factors is not None:
+                numbers = [0, *numbers]
+            blocks = 1 if KINDS[self.sketch.kind].independent_columns else self.sketch.blocks
+            self.keys[address] = jnp.asarray(leaf_keys(self.sketch.seed, name, blocks, np.array(numbers)))
+        return self.keys[address]
+
+
+def not_finite(example: int, leaf: str | None = None) -> ModelError:
+    """What is said of gradients that are not finite."""
+    of = "A sketched gradient" if leaf is None else f"The gradient with respect to {leaf!r}"
+    return ModelError(
+        f"{of} holds NaN or infinity at example {example}. Usual causes: half precision, batch norm in training mode, inputs that were not normalised."
+    )
+
+
+@partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def _add_gradients(kind: str, apart: bool, total, gradients, keys):
+    """Adds gradients (n, m, p) of a leaf."""
+    return KINDS[kind].add(total, joined_rows(gradients, apart), keys)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+def add_weight(kind: str, uses: tuple, apart: bool, total, found, keys):
+    """Adds a weight from what entered its uses and the cotangents of what left them."""
+    if KINDS[kind].add_factors is not None:
+        return KINDS[kind].add_factors(uses, apart, total, found, keys)
+    return KINDS[kind].add(total, joined_rows(use_gradients(uses, found), apart), keys)
+
+
+@partial(jax.jit, static_argnums=0)
+def _formed(uses: tuple, found):
+    return use_gradients(uses, found)
+
+
+@partial(jax.jit, static_argnums=0)
+def finished(kind: str, total):
+    """Z (e, dim)."""
+    return KINDS[kind].finished(total)
+
+
+def all_rows(portioned: Iterator[tuple[int, dict[str, np.ndarray]]], n: int, progress: Callable[[int, int, str], None] | None = None):
+    """All portions put together: {name: (n, ...)}."""
+    whole = {}
+    for start, portion in portioned:
+        for name, rows in portion.items():
+            whole.setdefault(name, np.empty((n, *rows.shape[1:]), rows.dtype))[start : start + len(rows)] = rows
+        if progress is not None:
+            stop = start + len(next(iter(portion.values())))
+            progress(stop, n, f"{stop} of {n} examples")
+    return whole

@@ -1,0 +1,163 @@
+"""How well does a sketched kernel agree with the labels, and between which bounds does the exact score lie?"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+from ntk_select.errors import TaskError, UndefinedScoreError
+from ntk_select.kernels import CONSTANT, checked_labels
+from ntk_select.resampling import Z95
+from ntk_select.sketches.estimate import SketchedKernel, between_blocks
+
+ENOUGH_BLOCKS = 4  # to call their disagreement a standard error
+
+
+@dataclass(frozen=True)
+class SketchedScore:
+    """A score from a sketch. `float(score)` is its value.
+
+    Attributes:
+      value: the estimate, in [-1, 1].
+      low, high: 95 % interval for the exact score of the same examples; None when nothing tells the error. It speaks of the
+        projection alone, not of the choice of examples.
+      standard_error: by the formula (an upper bound, nearly attained); None for kinds without one.
+      measured_error: standard error from blocks that disagree; with two blocks a rough one. None with one block.
+      dim: columns of the sketch.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    standard_error: float | None
+    measured_error: float | None
+    dim: int
+
+    def __float__(self):
+        return self.value
+
+
+def sketched_correlation(
+    kernel: SketchedKernel, labels: Int[np.ndarray, " n"], *, diagonal: bool = True, center: bool = False, normalize: bool = False
+) -> SketchedScore:
+    """`kernel_label_correlation` of the exact kernel, estimated from a sketch, with its interval.
+
+    The numerator is linear in the kernel and unbiased. The norm in the denominator is taken from products between blocks (or
+    corrected by the formula), since the norm of an estimate is too large. The standard error is the delta method's:
+    sqrt(2 / dim tr(W K W K)) with W the derivative of the score by the kernel. It belongs to the Gaussian sketch and
+    bounds the others that have a law. Where there is none, the blocks are left out in turn (jackknife).
+
+    Args:
+      kernel: of n examples.
+      labels: class ids, any integers.
+      diagonal, center, normalize: as in `kernel_label_correlation`.
+
+    Raises:
+      UndefinedScoreError: one class only, a kernel that is constant or drowned in the error of the sketch; with `normalize`
+        an example of norm zero; without the diagonal, no two examples of one class.
+      TaskError: shapes that do not fit.
+
+    Reference: Deshpande et al. 2021, eq. 8.  Cost: O(n^2 dim + n^3).
+    """
+    labels = checked_labels(labels)
+    if len(kernel) != len(labels):
+        raise TaskError(f"The sketch has {len(kernel)} rows for {len(labels)} labels.")
+    z = kernel.sketch.astype(np.float64)
+    if not np.isfinite(z).all():
+        raise TaskError("The sketch holds NaN or infinity.")
+    if center:
+        z = z - z.mean(axis=0)
+    if normalize:
+        norms = np.linalg.norm(z, axis=1, keepdims=True)
+        if not (norms > 0).all():
+            raise UndefinedScoreError(f"Example {int(np.argmin(norms))} has norm zero, so that it cannot be normalised.")
+        z = z / norms
+    parts = _Parts(SketchedKernel(z, kernel.kind, kernel.blocks, kernel.directions), labels, diagonal)
+    value = parts.score()
+    predicted = parts.standard_error(normalize) if kernel.has_law else None
+    measured = parts.measured_error()
+    error = predicted if predicted is not None else measured if kernel.blocks >= ENOUGH_BLOCKS else None
+    low, high = (None, None) if error is None else (max(-1.0, value - Z95 * error), min(1.0, value + Z95 * error))
+    return SketchedScore(value, low, high, predicted, measured, kernel.dim)
+
+
+class _Parts:
+    """The sums that a score is made of, over the pairs that count."""
+
+    def __init__(self, kernel: SketchedKernel, labels: np.ndarray, diagonal: bool):
+        self.kernel, n = kernel, len(labels)
+        self.pairs = np.ones((n, n), bool) if diagonal else ~np.eye(n, dtype=bool)
+        same = (labels[:, None] == labels[None, :]) & self.pairs
+        self.count, alike = int(self.pairs.sum()), int(same.sum())
+        if alike == self.count:
+            raise UndefinedScoreError("All examples are of one class; a correlation with the labels needs two.")
+        if alike == 0:
+            raise UndefinedScoreError("No two examples share a class, so that nothing is left without the diagonal.")
+        share = alike / self.count
+        self.labels = (same - share * self.pairs) / np.sqrt(self.count * share * (1 - share))  # mean 0, norm 1
+        blocks = [kernel.block_kernel(block) for block in range(kernel.blocks)] if kernel.blocks > 1 else []
+        self.covariances = np.array([(block * self.labels).sum() for block in blocks])
+        self.sums = np.array([block[self.pairs].sum() for block in blocks])
+        self.squares = np.array([(block[self.pairs] ** 2).sum() for block in blocks])
+        self.between = np.array([(block * kernel.kernel)[self.pairs].sum() for block in blocks])
+
+    def score(self) -> float:
+        """The correlation."""
+        kernel = self.kernel.kernel[self.pairs]
+        return self._ratio((self.kernel.kernel * self.labels).sum(), kernel.sum(), (kernel**2).sum(), self.squares, self.sums)
+
+    def _ratio(self, covariance, total, squares, own_squares, own_sums) -> float:
+        variance = self._variance(total, squares, own_squares, own_sums)
+        if not variance > CONSTANT * squares:
+            raise UndefinedScoreError(
+                "The kernel is constant over all pairs, or so small beside the error of the sketch that its variance cannot be told. More columns may help."
+            )
+        return float(np.clip(covariance / np.sqrt(variance), -1.0, 1.0))
+
+    def _variance(self, total, squares, own_squares, own_sums) -> float:
+        """Sum of squared deviations of the exact kernel, without bias."""
+        blocks = len(own_squares)
+        if blocks > 1:
+            return between_blocks(squares, own_squares.sum(), blocks) - between_blocks(total**2, (own_sums**2).sum(), blocks) / self.count
+        if not self.kernel.has_law:
+            return squares - total**2 / self.count
+        return self._variance_by_law(total, squares, np.diagonal(self.kernel.kernel), self.kernel.dim)
+
+    def _variance_by_law(self, total, squares, scale, dim: int) -> float:
+        """The same from one estimate of `dim` columns with diagonal `scale`: what the formula adds to it is taken off."""
+        noise = (scale[:, None] * scale[None, :])[self.pairs].sum() / dim
+        return (squares - noise) / (1 + 1 / dim) - total**2 / (1 + 2 / dim) / self.count
+
+    def standard_error(self, normalize: bool) -> float:
+        """sqrt(2 / dim tr(W K W K)), W the derivative of the score by the kernel (centred and scaled, if it is)."""
+        kernel = self.kernel.kernel
+        total, squares = kernel[self.pairs].sum(), (kernel[self.pairs] ** 2).sum()
+        variance = self._variance(total, squares, self.squares, self.sums)
+        score = (kernel * self.labels).sum() / np.sqrt(variance)
+        weights = self.labels / np.sqrt(variance) - score / variance * (kernel - total / self.count) * self.pairs
+        if normalize:  # entry (i, j) also falls as the norms of i and j grow
+            weights = weights - np.diag((weights * kernel).sum(axis=1))
+        product = weights @ kernel
+        return float(np.sqrt(max(0.0, 2 / self.kernel.dim * (product * product.T).sum())))
+
+    def measured_error(self) -> float | None:
+        """Jackknife over the blocks; two blocks with a law give a score each."""
+        b = self.kernel.blocks
+        if b < 2:
+            return None
+        whole, variances = self.kernel.kernel[self.pairs], []
+        for left_out in range(b):
+            keep = np.arange(b) != left_out
+            if b > 2:
+                # Squared norm of the mean of the others: |(b K - K_i) / (b - 1)|^2.
+                squares = (b**2 * (whole**2).sum() - 2 * b * self.between[left_out] + self.squares[left_out]) / (b - 1) ** 2
+                variances.append(self._variance(self.sums[keep].mean(), squares, self.squares[keep], self.sums[keep]))
+            elif self.kernel.has_law:
+                scale = np.diagonal(self.kernel.block_kernel(1 - left_out))
+                variances.append(self._variance_by_law(self.sums[keep][0], self.squares[keep][0], scale, self.kernel.dim // 2))
+            else:  # a single block cannot tell its own norm: both share the common one
+                variances.append(self._variance(self.sums.mean(), (whole**2).sum(), self.squares, self.sums))
+        if not min(variances) > 0:
+            return None
+        values = (self.covariances.sum() - self.covariances) / (b - 1) / np.sqrt(variances)
+        return float(np.sqrt((b - 1) / b * ((values - values.mean()) ** 2).sum()))
