@@ -13,6 +13,8 @@ from ntk_select.engine.certificate import certify
 from ntk_select.errors import ConfigError, DataError, UndefinedScoreError, first_line
 from ntk_select.files import write_atomically
 from ntk_select.kernels import kernel_label_correlation
+from ntk_select.sketches.estimate import SketchedKernel
+from ntk_select.sketches.score import SketchedScore, sketched_correlation
 
 KEYS = ("kernel", "labels", "class_names", "indices", "provenance")
 MOST_ROWS = 4000  # beyond which the eigenvalues of a full kernel may take longer than the kernel did
@@ -29,6 +31,8 @@ class SavedKernel:
       indices: positions of the n images in the task's training set.
       provenance: how the kernel was made, as plain values that JSON can hold.
       layers: kernels of the layers by path, which add up to `kernel`; empty when they were not kept.
+      sketch: Z (n, k) where `kernel` is the estimate Z Z'; None for exact kernels. `provenance["sketch"]` then holds its kind,
+        dim, blocks, seed, the version (scheme) of its random numbers, and whether columns are directions (jvp).
     """
 
     kernel: Float[np.ndarray, "n n ..."]
@@ -37,29 +41,46 @@ class SavedKernel:
     indices: Int[np.ndarray, " n"]
     provenance: dict[str, Any] = field(default_factory=dict)
     layers: dict[str, Float[np.ndarray, "n n ..."]] = field(default_factory=dict)
+    sketch: Float[np.ndarray, "n k"] | None = None
 
     def __repr__(self):
         kept = f", {len(self.layers)} layers" if self.layers else ""
+        kept += "" if self.sketch is None else f", sketched in {self.sketch.shape[1]} columns"
         made = "".join(f", {word} {self.provenance[key]}" for word, key in (("of", "expert"), ("made", "made")) if key in self.provenance)
         return f"SavedKernel({self.kernel.dtype} {self.kernel.shape}, {len(self.class_names)} classes{kept}{made})"
+
+    def sketched(self) -> SketchedKernel | None:
+        """The estimate with its error; None for an exact kernel.
+
+        Raises:
+          DataError: the provenance does not say which sketch it is.
+        """
+        if self.sketch is None:
+            return None
+        try:
+            which = self.provenance["sketch"]
+            return SketchedKernel(self.sketch, which["kind"], which["blocks"], which["directions"])
+        except (KeyError, TypeError, ConfigError) as error:
+            raise DataError(f"The provenance does not say which sketch this is ({first_line(error)}).") from error
 
     def summary(self) -> dict[str, Any]:
         """What the kernel says, as plain values that JSON can hold.
 
         Returns:
           shape, dtype; certificate (see `certify`; of the class trace where `certified` says so); correlation with the
-          labels (of the class trace; None where it has no value); shares of the layers in the trace, largest first.
+          labels (of the class trace; None where it has no value); shares of the layers in the trace, largest first. For a
+          sketch also what it says of the exact kernel: `score`, the correlation with its interval, whose value is then the
+          correlation above, and the predicted and measured relative errors of the kernel.
         """
         trace, shape = class_trace(self.kernel), self.kernel.shape
         whole = len(shape) == 2 or (len(shape) == 4 and shape[0] * shape[2] <= MOST_ROWS)
         certificate = certify(self.kernel if whole else trace)
-        try:
-            correlation = kernel_label_correlation(trace, self.labels)
-        except UndefinedScoreError:
-            correlation = None
+        sketched = self.sketched()
+        score = self._score(sketched)
+        correlation = score.value if isinstance(score, SketchedScore) else score
         traces = {name: float(np.trace(class_trace(layer), dtype=np.float64)) for name, layer in self.layers.items()}
         total = sum(traces.values()) or 1.0
-        return {
+        said = {
             "shape": list(shape),
             "dtype": str(self.kernel.dtype),
             "certified": "kernel" if whole else "class trace",
@@ -67,12 +88,25 @@ class SavedKernel:
             "kernel_label_correlation": correlation,
             "shares": {name: traces[name] / total for name in sorted(traces, key=traces.get, reverse=True)},
         }
+        if sketched is None:
+            return said
+        score = None if score is None else asdict(score)
+        return said | {"score": score, "predicted_error": sketched.predicted_error(), "measured_error": sketched.measured_error()}
+
+    def _score(self, sketched: SketchedKernel | None) -> float | SketchedScore | None:
+        """Correlation with the labels; None where it has no value."""
+        try:
+            if sketched is not None:
+                return sketched_correlation(sketched, self.labels)
+            return kernel_label_correlation(class_trace(self.kernel), self.labels)
+        except UndefinedScoreError:
+            return None
 
     def save(self, path: str | Path) -> Path:
         """Writes the .npz file, whole or not at all. Returns the path.
 
         The arrays are `kernel`, `labels`, `class_names`, `indices`, `provenance` (JSON text) and, if the kernels of the
-        layers were kept, `layer_names` and `layer_kernels` (layers, n, n, ...).
+        layers were kept, `layer_names` and `layer_kernels` (layers, n, n, ...); of a sketched kernel `sketch` (n, k).
 
         Raises:
           ConfigError: another ending, or a place that cannot be written.
@@ -89,6 +123,8 @@ class SavedKernel:
         }
         if self.layers:
             arrays |= {"layer_names": np.array(list(self.layers), np.str_), "layer_kernels": np.stack(list(self.layers.values()))}
+        if self.sketch is not None:
+            arrays["sketch"] = self.sketch
         content = io.BytesIO()
         np.savez(content, **arrays)
         try:
@@ -126,7 +162,13 @@ def load_kernel(path: str | Path) -> SavedKernel:
     if not isinstance(provenance, dict):
         raise DataError(f"{path}: the provenance is a {type(provenance).__name__}; it must be an object.")
     layers = dict(zip(arrays["layer_names"].tolist(), arrays["layer_kernels"], strict=True)) if "layer_names" in arrays else {}
-    return SavedKernel(arrays["kernel"], arrays["labels"], tuple(arrays["class_names"].tolist()), arrays["indices"], provenance, layers)
+    names, sketch = tuple(arrays["class_names"].tolist()), arrays.get("sketch")
+    saved = SavedKernel(arrays["kernel"], arrays["labels"], names, arrays["indices"], provenance, layers, sketch)
+    try:
+        saved.sketched()
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    return saved
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -160,3 +202,13 @@ def _check(path: Path, arrays: dict[str, np.ndarray]) -> None:
             raise DataError(
                 f"{path}: layer_names {layers.shape} and layer_kernels {kernels.shape} do not fit; each name needs a kernel {kernel.shape}."
             )
+    if "sketch" in arrays:
+        _check_sketch(path, kernel, arrays["sketch"])
+
+
+def _check_sketch(path: Path, kernel: np.ndarray, sketch: np.ndarray) -> None:
+    if sketch.dtype.kind != "f" or sketch.ndim != 2 or kernel.ndim != 2 or len(sketch) != len(kernel) or 0 in sketch.shape:
+        raise DataError(f"{path}: the sketch is {sketch.dtype} {sketch.shape} for a kernel {kernel.shape}; it must be floats ({len(kernel)}, k).")
+    squares = np.square(sketch, dtype=np.float64).sum(axis=1)
+    if not np.allclose(np.diagonal(kernel), squares, rtol=1e-4, atol=1e-6 * squares.max()):
+        raise DataError(f"{path}: the kernel is not that of the sketch: its diagonal differs from the squared norms of the rows.")

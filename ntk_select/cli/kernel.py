@@ -1,4 +1,4 @@
-"""`ntk-select kernel`: the exact kernel of one expert on a task, what it says, and where it comes from."""
+"""`ntk-select kernel`: the kernel of one expert on a task, exact or sketched, what it says, and where it comes from."""
 
 import dataclasses
 import time
@@ -6,12 +6,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from ntk_select.cli.console import Flag, check_writable, command, print_json, print_line, print_table, progress_bar, remarks, split, zoo_option
+from ntk_select.cli.kernel_compare import compare_with_exact
+from ntk_select.cli.kernel_sketch import check_sketch, only_sketch, sketch_lines, sketched
 from ntk_select.engine import ntk, ntk_plan
 from ntk_select.engine.inputs import check_precision
 from ntk_select.engine.outputs import OUTPUTS
@@ -28,15 +30,22 @@ from ntk_select.plugins import builtin
 from ntk_select.probe import forward, has_pooled_last_conv
 from ntk_select.task import probe_sample
 
-KINDS = ("ntk", "feature")
+KINDS = ("ntk", "sketch", "feature")
 MOST_LAYERS = 40  # rows of the table; JSON and the file have all
-Made = tuple[np.ndarray, dict[str, np.ndarray], dict[str, Any]]
-"""The kernel, the kernels of the layers if they were asked for, and how they were made."""
+
+
+class Made(NamedTuple):
+    """The kernel, the kernels of the layers if they were asked for, how they were made, and the sketch if there is one."""
+
+    kernel: np.ndarray
+    layers: dict[str, np.ndarray]
+    how: dict[str, Any]
+    sketch: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """Compute the exact kernel of one expert on a task, say what it says, and save it with its provenance."""
+    """Compute the kernel of one expert on a task, exact or sketched, say what it says, and save it with its provenance."""
 
     expert: str
     """The expert."""
@@ -45,7 +54,7 @@ class Kernel:
     zoo: tuple[str, ...] = ("builtin",)
     """Where the expert is: builtin, folders of experts, or several of them."""
     kind: str = "ntk"
-    """ntk: inner products of gradients; feature: inner products of pre-logits."""
+    """ntk: inner products of gradients; sketch: the same, estimated from gradients projected at random; feature: of pre-logits."""
     layers: str = "all"
     """Parameters to differentiate: all, last_conv, or a regular expression over their paths."""
     outputs: str = "trace"
@@ -62,10 +71,23 @@ class Kernel:
     """Sum the kernel in float64."""
     by_layer: Flag = field(default=False)
     """Tell the layers apart: their shares of the trace, and their kernels in the file."""
+    sketch: tuple[str, ...] = ("countsketch",)
+    """With --kind sketch: countsketch, rademacher, gaussian, srht, kronecker or jvp; with --compare several, or all."""
+    dim: tuple[str, ...] = ()
+    """Columns of the sketch, 8192 if not given, or auto; with --compare several, 512 2048 8192 if not given."""
+    blocks: int | None = None
+    """Independent parts of the sketch, which tell its error; two where the kind has no other wish."""
+    sketch_seed: int = 0
+    """Seed of the projection."""
+    compare: str | None = None
+    """exact: lay sketches beside the exact kernel instead; errors, time and memory for each kind and dimension."""
+    repeats: int = 5
+    """With --compare: seeds for each kind and dimension, from --sketch-seed on."""
     plan: Flag = field(default=False)
     """Print what would be done and what it should cost, and stop."""
     out: Path | None = None
-    """File for the kernel, ending in .npz; a heat map ending in .png goes beside it."""
+    """File for the kernel, ending in .npz; a heat map ending in .png goes beside it. With --compare: file for the numbers, ending in
+    .json, and beside it a figure ending in .png."""
     json: Flag = field(default=False)
     """Print JSON instead of text."""
 
@@ -80,9 +102,13 @@ class Kernel:
         x = np.asarray(expert.preprocess(sample.images))
         if self.plan:
             return self._print_plan(expert, x)
-        kernel, layers, how = self._features(expert, x) if self.kind == "feature" else self._gradients(expert, x)
-        made = self._provenance(expert, task, sample) | how
-        saved = SavedKernel(kernel, sample.labels, sample.class_names, sample.indices, made, layers)
+        provenance = self._provenance(expert, task, sample)
+        if self.compare is not None:
+            self._chosen(expert)  # refuses layers that are not there
+            return compare_with_exact(self, expert, x, sample.labels, provenance)
+        kernel, layers, how, rows = {"feature": self._features, "ntk": self._gradients, "sketch": self._sketched}[self.kind](expert, x)
+        made = provenance | how
+        saved = SavedKernel(kernel, sample.labels, sample.class_names, sample.indices, made, layers, rows)
         summary = saved.summary()
         files = [] if self.out is None else [saved.save(self.out), *self._draw(saved, summary["kernel_label_correlation"])]
         if self.json:
@@ -96,34 +122,41 @@ class Kernel:
     def _check_options(self) -> None:
         """Refuses before any work what cannot be done."""
         if self.kind not in KINDS:
-            raise ConfigError(f"--kind {self.kind}: there is no such kind{' yet' if self.kind == 'sketch' else ''}.{did_you_mean(self.kind, KINDS)}")
+            raise ConfigError(f"--kind {self.kind}: there is no such kind.{did_you_mean(self.kind, KINDS)}")
         if self.outputs not in OUTPUTS:
             raise ConfigError(f"--outputs {self.outputs} is unknown.{did_you_mean(self.outputs, OUTPUTS)}")
         check_precision(self.precision)
         available_memory(self.memory_gb)
-        foreign = [word for word in self._options() if word.startswith("--") and word not in ("--kind", "--per-class", "--seed")]
+        if self.kind == "sketch":
+            check_sketch(self)
+        elif only_sketch(self):
+            raise ConfigError(f"--kind {self.kind} has no sketch; {', '.join(only_sketch(self))} belong to --kind sketch.")
+        foreign = [word for word in self.options() if word.startswith("--") and word not in ("--kind", "--per-class", "--seed")]
         foreign += ["--plan"] * self.plan
         if self.kind == "feature" and foreign:
             raise ConfigError(f"--kind feature differentiates nothing; {', '.join(foreign)} belong to --kind ntk.")
         if self.out is None:
             return
-        if self.out.suffix != ".npz":
-            raise ConfigError(f"--out {str(self.out)!r} does not end in .npz. Give a name such as kernel.npz.")
+        name = "kernel.npz" if self.compare is None else "comparison.json"
+        if self.out.suffix != Path(name).suffix:
+            raise ConfigError(f"--out {str(self.out)!r} does not end in {Path(name).suffix}. Give a name such as {name}.")
         for path in (self.out, self.out.with_suffix(".png")):
             if path.expanduser().is_dir():
                 raise ConfigError(f"--out {str(self.out)!r}: {path.name} is a folder. Give another name.")
 
-    def _options(self) -> list[str]:
+    def options(self, *without: str) -> list[str]:
         """The options that a repetition must name, beside expert, task and zoo."""
         words = []
         for option in dataclasses.fields(self)[3:]:
             value = getattr(self, option.name)
-            if option.name not in ("plan", "out", "json") and value != option.default:
-                words += ["--" + option.name.replace("_", "-"), *([] if value is True else [str(value)])]
+            if option.name not in ("plan", "out", "json", *without) and value != option.default:
+                values = [] if value is True else split(value) if isinstance(value, tuple) else [str(value)]
+                words += ["--" + option.name.replace("_", "-"), *values]
         return words
 
-    def _command(self, *more: str) -> str:
-        return command("kernel", "--expert", self.expert, "--task", self.task, *zoo_option(self.zoo), *self._options(), *more)
+    def again(self, *more: str, without: tuple[str, ...] = ()) -> str:
+        """The command to type for the same again, with more options or without some."""
+        return command("kernel", "--expert", self.expert, "--task", self.task, *zoo_option(self.zoo), *self.options(*without), *more)
 
     def _load_expert(self) -> Expert:
         experts = builtin("open_zoo")(split(self.zoo))
@@ -157,22 +190,28 @@ class Kernel:
         how = {"layers": {"pattern": self.layers, "paths": paths}, "outputs": self.outputs, "precision": self.precision}
         if self._is_pooled(expert):
             kernel = gradient_kernel(expert, x, outputs=self.outputs)
-            return kernel, dict.fromkeys(paths, kernel) if self.by_layer else {}, how | {"accumulate": "float64", "plan": None}
+            return Made(kernel, dict.fromkeys(paths, kernel) if self.by_layer else {}, how | {"accumulate": "float64", "plan": None})
         accumulate = "float64" if self.float64 else None
         how |= {"accumulate": accumulate, "plan": _cost(ntk_plan(expert.apply_fn, expert.variables, x, **question))}
         with progress_bar("kernel") as progress:
             kernel = ntk(expert.apply_fn, expert.variables, x, precision=self.precision, accumulate=accumulate, progress=progress, **question)
         if not self.by_layer:
-            return kernel, {}, how
+            return Made(kernel, {}, how)
         layers = {name.removeprefix("params/"): layer for name, layer in kernel.items()}
-        return sum(layers.values()), layers, how
+        return Made(sum(layers.values()), layers, how)
 
     def _features(self, expert: Expert, x: np.ndarray) -> Made:
         features = forward(expert, x).features
         if features is None:
             raise ModelError(f"Expert {expert.name!r} has no features_fn, which --kind feature needs. Type: --kind ntk")
         how = dict.fromkeys(("layers", "outputs", "plan")) | {"precision": "highest", "accumulate": "float64"}
-        return feature_kernel(np.asarray(features)), {}, how
+        return Made(feature_kernel(np.asarray(features)), {}, how)
+
+    def _sketched(self, expert: Expert, x: np.ndarray) -> Made:
+        question, paths = self._chosen(expert)
+        found, which = sketched(self, expert, x, question["layers"], pooled=self._is_pooled(expert))
+        how = {"layers": {"pattern": self.layers, "paths": paths}, "outputs": self.outputs, "precision": self.precision}
+        return Made(found.kernel, {}, how | {"accumulate": "float64", "plan": None, "sketch": which}, found.sketch)
 
     def _provenance(self, expert: Expert, task, sample) -> dict[str, Any]:
         card, device = expert.card, jax.devices()[0]
@@ -191,10 +230,10 @@ class Kernel:
     def _draw(self, saved: SavedKernel, correlation: float | None) -> list[Path]:
         """Draws the heat map beside the file. Where that fails it says so and goes on: the kernel is safe."""
         path = self.out.expanduser().with_suffix(".png")
-        what = f"ntk, {self.outputs}, layers {self.layers}" if self.kind == "ntk" else "feature kernel"
+        what = "feature kernel" if self.kind == "feature" else f"{self.kind}, {self.outputs}, layers {self.layers}"
         title = f"{self.expert} on {saved.provenance['task']['name']}: {what}"
         title += "" if correlation is None else f"; correlation with the labels {correlation:.3f}"
-        of = "gradients" if self.kind == "ntk" else "features"
+        of = "features" if self.kind == "feature" else "gradients"
         try:
             write_atomically(path, heat_map(saved.kernel, saved.labels, saved.class_names, title=title, of=of))
         except (MissingDependencyError, OSError) as error:
@@ -209,7 +248,7 @@ class Kernel:
             print_json({"plan": plan and _cost(plan)})
             return 0
         print_line(str(plan or "The last convolution is only pooled: forward passes and one step back serve all outputs at once."))
-        print_line("Next: " + self._command())
+        print_line("Next: " + self.again())
         return 0
 
     def _print(self, summary: dict[str, Any], made: dict[str, Any], seconds: float) -> None:
@@ -219,7 +258,11 @@ class Kernel:
             spaces = f"{plan['in_parameter_space']} layers in parameter space, {plan['in_sample_space']} in sample space"
             print_line(f"Plan: {plan['flops']:.2g} operations, {plan['peak_bytes'] / 1e9:.2g} GB at most; {spaces}.")
         print_line(f"The {summary['certified']} is {summary['certificate']['text']}.")
-        print_line("Correlation with the labels: " + ("none, the kernel is constant." if correlation is None else f"{correlation:.4f}."))
+        if self.kind == "sketch":
+            for line in sketch_lines(summary, made["sketch"]):
+                print_line(line)
+        else:
+            print_line("Correlation with the labels: " + ("none, the kernel is constant." if correlation is None else f"{correlation:.4f}."))
         if summary["shares"]:
             rows = [[name, f"{share:.2%}"] for name, share in summary["shares"].items()]
             if len(rows) > MOST_LAYERS:
@@ -227,7 +270,7 @@ class Kernel:
                 rows[MOST_LAYERS - 1 :] = [[f"{len(rows) - MOST_LAYERS + 1} others", f"{rest:.2%}"]]
             print_table("Which layers carry the kernel: shares of the trace", ["layer", "share"], rows, right=("share",))
         if self.out is None:
-            print_line("Next, to keep it: " + self._command("--out", "kernel.npz"))
+            print_line("Next, to keep it: " + self.again("--out", "kernel.npz"))
         else:
             print_line(f"Next, in Python: from ntk_select.kernel_file import load_kernel; load_kernel({str(self.out.expanduser())!r})")
 

@@ -51,14 +51,14 @@ def _row_by_row(total, gradients, keys):
         first = row.astype(jnp.uint32) * jnp.uint32(width)
         part = lax.dynamic_slice(gradients, (0, cotangent, row * width), (e, 1, length)).astype(total.dtype)
         part = flipped(words(key[:2], first + places[:length]), part)
-        at = (0, block, _shifts(key, row.astype(jnp.uint32), width))
+        at = (0, block, _shifts(key, row.astype(jnp.uint32), width).astype(block.dtype))
         return lax.dynamic_update_slice(total, lax.dynamic_slice(total, at, (e, 1, length)) + part, at)
 
     if rows:
         step = lambda i, total: add_row(total, i // (rows * blocks), i // rows % blocks, i % rows, width)  # noqa: E731
         total = lax.fori_loop(0, t * blocks * rows, step, total)
     if rest:
-        step = lambda i, total: add_row(total, i // blocks, i % blocks, jnp.int32(rows), rest)  # noqa: E731
+        step = lambda i, total: add_row(total, i // blocks, i % blocks, jnp.full_like(i, rows), rest)  # noqa: E731
         total = lax.fori_loop(0, t * blocks, step, total)
     return total
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from ntk_select.engine.contract import uses_of
 from ntk_select.engine.cost import passes_of, sizes_of
@@ -20,10 +21,11 @@ from ntk_select.sketches.kinds import KINDS
 from ntk_select.sketches.leaf_gradients import is_moved, joined_rows, moved_back, use_gradients
 from ntk_select.sketches.spec import Sketch
 
-# Gradients of one batch, all leaves together: small enough on a CPU that those of one leaf are read from its caches.
-BATCH_BYTES = {"cpu": 96e6}
+# Gradients and factors of one batch, all leaves together: few enough on a CPU that memory is mapped once and used again.
+BATCH_BYTES = {"cpu": 220e6}
 BATCH_BYTES_ELSEWHERE = 8e9
-LEAF_BYTES = {"cpu": 64e6}
+# Gradients of one leaf that are formed at a time: on a CPU they are read again from its caches.
+LEAF_BYTES = {"cpu": 10e6}
 LEAF_BYTES_ELSEWHERE = 2e9
 IN_FLIGHT = (4, 256)  # cotangents that go back through the network together, least and most, if memory allows
 
@@ -47,7 +49,7 @@ def portions(structure: Structure, outputs: Outputs, sketch: Sketch, n: int, *, 
     kept = [(size.stored("inputs", 0), size.stored("inputs", 1)) if size.entering else (0, size.entries * size.item) for size in sizes]
     largest = max(size.entries * size.item for size in sizes)
     platform = jax.default_backend()
-    at_once = BATCH_BYTES.get(platform, BATCH_BYTES_ELSEWHERE) / sum(size.entries * size.item for size in sizes)
+    at_once = BATCH_BYTES.get(platform, BATCH_BYTES_ELSEWHERE) / (sum(size.entries * size.item for size in sizes) + sum(each for _, each in kept))
     if KINDS[sketch.kind].independent_columns:
         at_once *= 8  # a random matrix is made for each batch
     flight = int(min(max(at_once, IN_FLIGHT[0]), IN_FLIGHT[1]))
@@ -71,6 +73,8 @@ def portions(structure: Structure, outputs: Outputs, sketch: Sketch, n: int, *, 
             f"Sketching {batch} example{'s' if batch > 1 else ''} at a time needs about {least / 1e9:.2g} GB, above the budget of {memory / 1e9:.2g} GB. "
             f"Type: memory_gb={math.ceil(1.1 * least / 1e8) / 10:.1f} or more, a smaller dim=, or layers= a smaller part of the network."
         )
+    if batch_size is None:
+        batch = math.ceil(n / math.ceil(n / batch))  # alike, so that no example is done twice
     return Portions(batch, chunk, needed(batch, chunk))
 
 
@@ -150,31 +154,21 @@ class _Work:
 
     def _add(self, total, position: int, leaf: LeafUse, found, cotangents: range):
         """Adds one leaf; of a wide one a few examples at a time."""
+        kind, keys = self.sketch.kind, self._keys(leaf.name, cotangents)
+        uses = uses_of(self.structure.taps, leaf.taps) if leaf.structured else ()
+        moved = position if leaf.structured and is_moved(self.structure, leaf) and KINDS[kind].add_factors is None else None
         n = len(jax.tree.leaves(found)[0])
         a_row = math.prod(leaf.shape) * jnp.dtype(self.structure.dtype).itemsize * len(cotangents)
-        step = max(1, int(leaf_bytes() // max(1, a_row)))
-        add = partial(self._add_some, position, leaf, cotangents)
-        if step >= n:
-            return add(total, found)
-        each = len(cotangents) if self.apart else 1
-        pieces = []
-        for start in range(0, n, step):
-            start, stop = min(start, n - step), min(start, n - step) + step
-            some = jax.tree.map(lambda array, a=start, b=stop: array[a:b], found)
-            rows = jax.tree.map(lambda array, a=start * each, b=stop * each: array[a:b], total)
-            skipped = len(pieces) * step - start  # rows that the piece before has already
-            pieces.append(jax.tree.map(lambda array, keep=skipped * each: array[keep:], add(rows, some)))
-        return jax.tree.map(lambda *parts: jnp.concatenate(parts), *pieces)
-
-    def _add_some(self, position: int, leaf: LeafUse, cotangents: range, total, found):
-        kind, keys = self.sketch.kind, self._keys(leaf.name, cotangents)
-        if not leaf.structured:
-            return _add_gradients(kind, self.apart, total, found[:, 0], keys)
-        uses = uses_of(self.structure.taps, leaf.taps)
-        if is_moved(self.structure, leaf) and KINDS[kind].add_factors is None:
-            gradients = moved_back(self.structure, position, self.values, self.leaves, _formed(uses, found))
-            return _add_gradients(kind, self.apart, total, gradients, keys)
-        return add_weight(kind, uses, self.apart, total, found, keys)
+        size = min(n, max(1, int(leaf_bytes() // max(1, a_row))))
+        for start in range(0, n, size):
+            some = min(size, n - start)
+            if moved is not None:
+                part = jax.tree.map(lambda array, a=start, b=start + some: array[a:b], found)
+                gradients = moved_back(self.structure, position, self.values, self.leaves, _formed(uses, part))
+                total = add_leaf(kind, (), self.apart, some, total, gradients[:, None], keys, start, 0)
+            else:
+                total = add_leaf(kind, uses, self.apart, some, total, found, keys, start, start)
+        return total
 
     def _keys(self, name: str, cotangents: range):
         """Keys of the cotangents of a leaf; those in rows of their own share one."""
@@ -196,18 +190,36 @@ def not_finite(example: int, leaf: str | None = None) -> ModelError:
     )
 
 
-@partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
-def _add_gradients(kind: str, apart: bool, total, gradients, keys):
-    """Adds gradients (n, m, p) of a leaf."""
-    return KINDS[kind].add(total, joined_rows(gradients, apart), keys)
+@partial(jax.jit, static_argnums=(0, 1, 2, 3), donate_argnums=4)
+def add_leaf(kind: str, uses: tuple, apart: bool, size: int, total, found, keys, row, start):
+    """`total` with the gradients of `size` examples added to the rows from example `row` on.
+
+    Args:
+      kind: of the sketch.
+      uses: of a weight; none for gradients that are there.
+      apart: cotangents have rows of their own.
+      size: number of examples.
+      total: what has grown so far.
+      found: of each use what entered and the cotangents of what left (see `Stored`); or gradients (n, 1, m, p).
+      keys: of the leaf.
+      row, start: number of the first example in `total`, and in `found`.
+    """
+    found = jax.tree.map(lambda array: lax.dynamic_slice_in_dim(array, start, size), found)
+    if uses and KINDS[kind].add_factors is not None:
+        add = partial(KINDS[kind].add_factors, uses, apart)
+        return _in_rows(lambda rows: add(rows, found, keys), total, row, size, _cotangents(found) if apart else 1)
+    gradients = joined_rows(use_gradients(uses, found) if uses else found[:, 0], apart)
+    return _in_rows(lambda rows: KINDS[kind].add(rows, gradients, keys), total, row, size, len(gradients) // size)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
-def add_weight(kind: str, uses: tuple, apart: bool, total, found, keys):
-    """Adds a weight from what entered its uses and the cotangents of what left them."""
-    if KINDS[kind].add_factors is not None:
-        return KINDS[kind].add_factors(uses, apart, total, found, keys)
-    return KINDS[kind].add(total, joined_rows(use_gradients(uses, found), apart), keys)
+def _in_rows(add, total, row, size: int, each: int):
+    """`total` with `size` examples' rows, `each` of them, replaced by what `add` makes of them."""
+    rows = jax.tree.map(lambda array: lax.dynamic_slice_in_dim(array, row * each, size * each), total)
+    return jax.tree.map(lambda array, new: lax.dynamic_update_slice_in_dim(array, new, row * each, 0), total, add(rows))
+
+
+def _cotangents(found) -> int:
+    return found[0][1].shape[3]
 
 
 @partial(jax.jit, static_argnums=0)

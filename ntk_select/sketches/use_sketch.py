@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Num
 
 from ntk_select.engine.uses import Use
 from ntk_select.sketches.bits import leaf_keys
-from ntk_select.sketches.driver import add_weight, finished, leaf_bytes
+from ntk_select.sketches.driver import add_leaf, finished, leaf_bytes
 from ntk_select.sketches.kinds import KINDS
 from ntk_select.sketches.spec import Sketch
 
@@ -31,14 +31,16 @@ def use_sketch(
     dtype = jnp.dtype(jnp.promote_types(cotangents.dtype, jnp.float32))
     blocks = 1 if kind.independent_columns else sketch.blocks
     keys = jnp.asarray(leaf_keys(sketch.seed, name, blocks, np.array([0, 0] if kind.add_factors else [0])))
-    size = min(n, MOST_EXAMPLES, max(1, int(leaf_bytes() // (use.groups * use.width_in * use.width_out * dtype.itemsize))))
+    size = min(n, MOST_EXAMPLES)
+    some = min(size, max(1, int(leaf_bytes() // (use.groups * use.width_in * use.width_out * dtype.itemsize))))
     rows = np.empty((n, sketch.dim), dtype)
     with jax.default_matmul_precision(precision):
         for start in range(0, n, size):
             start = min(start, n - size)
             part = slice(start, start + size)
             left = jax.vmap(lambda ct: use.outputs(ct[None]))(cotangents[part])[:, :, :, None]
-            total = kind.empty(size, sketch.width, sketch.blocks, dtype)
-            total = add_weight(sketch.kind, (use,), False, total, [(inputs[part][:, None], left)], keys)
+            found, total = [(inputs[part][:, None], left)], kind.empty(size, sketch.width, sketch.blocks, dtype)
+            for first in range(0, size, some):
+                total = add_leaf(sketch.kind, (use,), False, min(some, size - first), total, found, keys, first, first)
             rows[part] = finished(sketch.kind, total)
     return rows
