@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -131,6 +132,15 @@ def asked(expert_or_fn, x, *, params, layers: str, outputs, batch_size: int) -> 
     if isinstance(outputs, str) and outputs == "features":
         raise ConfigError("A function has no features of its own. Give the function of the features, with outputs='trace'.")
     return Question(expert_or_fn, params, outputs, None if layers == "all" else layers)
+
+
+def outputs_of(question: Question | PooledQuestion, x) -> int:
+    """How many outputs are averaged; 1 where their gradients are combined first."""
+    if not isinstance(question.outputs, str) or question.outputs == "sum":
+        return 1
+    if isinstance(question, PooledQuestion):
+        return (question.passes.features if question.outputs == "features" else question.passes.logits).shape[1]
+    return jax.eval_shape(question.fn, question.params, x[:1]).shape[-1]
 
 
 def sketch_of(question: Question | PooledQuestion, x, sketch: Sketch, batch_size: int | None = None) -> SketchedKernel:

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from ntk_select import certify, kernel_label_correlation
+from ntk_select import SketchedKernel, certify, kernel_label_correlation, sketched_correlation
 from ntk_select.errors import ConfigError, DataError
 from ntk_select.kernel_file import SavedKernel, class_trace, load_kernel
 
@@ -21,6 +21,15 @@ def made(rng, *, kind="trace", layers=("conv/kernel", "head/kernel"), dtype=np.f
         diagonal = np.einsum("ijcc->ijc", full)
         parts[name] = {"trace": diagonal.mean(2), "diagonal": diagonal, "full": full}[kind].astype(dtype)
     return SavedKernel(sum(parts.values()), LABELS, ("cat", "dög"), np.array([3, 9, 4, 1, 0]), {"expert": "mine", "made": "today"}, parts)
+
+
+WHICH = {"kind": "gaussian", "dim": 12, "blocks": 2, "seed": 7, "scheme": 1, "directions": False}
+
+
+def made_from_a_sketch(rng, **which):
+    z = rng.normal(size=(5, 12)).astype(np.float32)
+    kernel = z.astype(np.float64) @ z.T.astype(np.float64)
+    return SavedKernel(kernel, LABELS, ("cat", "dög"), np.arange(5), {"expert": "mine", "sketch": WHICH | which}, sketch=z)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -40,6 +49,57 @@ def test_without_layers_there_are_none(rng, tmp_path):
     saved = made(rng)
     path = SavedKernel(saved.kernel, saved.labels, saved.class_names, saved.indices).save(tmp_path / "kernel.npz")
     assert load_kernel(path).layers == {}
+
+
+def test_a_sketch_comes_back_with_its_seed_and_the_scheme_of_its_numbers(rng, tmp_path):
+    saved = made_from_a_sketch(rng)
+    back = load_kernel(saved.save(tmp_path / "kernel.npz"))
+    np.testing.assert_array_equal(back.sketch, saved.sketch)
+    assert back.sketch.dtype == np.float32
+    assert back.provenance["sketch"] == WHICH
+    assert (back.sketched().kind, back.sketched().blocks, back.sketched().dim) == ("gaussian", 2, 12)
+    np.testing.assert_allclose(back.sketched().kernel, back.kernel, rtol=1e-12, atol=1e-12)
+    assert repr(back) == "SavedKernel(float64 (5, 5), 2 classes, sketched in 12 columns, of mine)"
+
+
+def test_exact_kernels_have_no_sketch(rng, tmp_path):
+    back = load_kernel(made(rng).save(tmp_path / "kernel.npz"))
+    assert (back.sketch, back.sketched()) == (None, None)
+    assert not {"score", "predicted_error", "measured_error"} & set(back.summary())
+
+
+def test_the_summary_of_a_sketch_says_how_sure_it_is(rng):
+    saved = made_from_a_sketch(rng)
+    summary, sketched = saved.summary(), SketchedKernel(saved.sketch, "gaussian", 2)
+    score = sketched_correlation(sketched, LABELS)
+    assert (summary["score"]["value"], summary["score"]["low"], summary["score"]["high"]) == (score.value, score.low, score.high)
+    assert summary["kernel_label_correlation"] == score.value
+    assert (summary["predicted_error"], summary["measured_error"]) == (sketched.predicted_error(), sketched.measured_error())
+    constant = SavedKernel(np.full((5, 5), 12.0), LABELS, ("a", "b"), np.arange(5), {"sketch": WHICH}, sketch=np.ones((5, 12)))
+    assert (constant.summary()["score"], constant.summary()["kernel_label_correlation"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sketch": np.ones((5, 12), int)}, r"the sketch is int64 \(5, 12\) for a kernel \(5, 5\); it must be floats \(5, k\)"),
+        ({"sketch": np.ones((4, 12))}, r"the sketch is float64 \(4, 12\)"),
+        ({"sketch": np.ones(5)}, r"the sketch is float64 \(5,\)"),
+        ({"sketch": np.ones((5, 0))}, r"the sketch is float64 \(5, 0\)"),
+        ({"kernel": np.ones((5, 5, 2))}, r"the sketch is float32 \(5, 12\) for a kernel \(5, 5, 2\)"),
+        ({"sketch": np.ones((5, 12))}, "the kernel is not that of the sketch: its diagonal differs"),
+        ({"provenance": np.array("{}")}, "The provenance does not say which sketch this is"),
+        ({"provenance": np.array('{"sketch": {"kind": "gausian", "blocks": 1, "directions": false}}')}, "which sketch this is .kind='gausian'"),
+        ({"provenance": np.array('{"sketch": {"kind": "gaussian", "blocks": 5, "directions": false}}')}, "which sketch this is .blocks=5"),
+    ],
+)
+def test_sketches_that_do_not_belong_to_the_kernel_are_refused(rng, tmp_path, changes, message):
+    path = made_from_a_sketch(rng).save(tmp_path / "kernel.npz")
+    with np.load(path) as archive:
+        arrays = {key: archive[key] for key in archive.files} | changes
+    np.savez(path, **arrays)
+    with pytest.raises(DataError, match=message):
+        load_kernel(path)
 
 
 def test_a_second_kernel_takes_the_place_of_the_first(rng, tmp_path):

@@ -86,8 +86,7 @@ class Kernel:
     plan: Flag = field(default=False)
     """Print what would be done and what it should cost, and stop."""
     out: Path | None = None
-    """File for the kernel, ending in .npz; a heat map ending in .png goes beside it. With --compare: file for the numbers, ending in
-    .json, and beside it a figure ending in .png."""
+    """File for the kernel, ending in .npz, or with --compare for the numbers, ending in .json; a figure ending in .png goes beside it."""
     json: Flag = field(default=False)
     """Print JSON instead of text."""
 

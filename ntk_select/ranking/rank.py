@@ -178,7 +178,8 @@ class _Scorer:
         if not pooled and (cost := self._products(expert, x, outputs)) > MAX_PRODUCTS:
             return None, (
                 f"The exact kernel of this network's ending needs {cost:.1e} products, above the {MAX_PRODUCTS:.0e} that a ranking spends on it. "
-                "To have it all the same call ntk_select.lgc(expert, x, labels), or for less ntk_select.lgc(..., outputs='sum')."
+                "To have it all the same call ntk_select.lgc(expert, x, labels), or for less, with its error, "
+                "ntk_select.lgc(..., sketch=ntk_select.Sketch(kind='jvp'))."
             )
         try:
             kernel = pooled_kernel(expert, passes, outputs) if pooled else gradient_kernel(expert, x, outputs=outputs, batch_size=self.batch_size)

@@ -216,7 +216,7 @@ def _check_experts(experts, layers: str, outputs: str) -> None:
 def _loaded(name: str, given) -> Expert:
     expert = given if isinstance(given, Expert) else given() if callable(given) else given
     if not isinstance(expert, Expert):
-        raise ConfigError(f"experts[{name!r}] is a {type(given).__name__}; it must be an Expert, or a function that returns one.")
+        raise ConfigError(f"experts[{name!r}] gives a {type(expert).__name__}; it must be an Expert, or a function that returns one.")
     return expert
 
 

@@ -126,7 +126,7 @@ def _seconds(axis, comparison: Comparison) -> None:
     exact = sorted(cell.seconds for cell in comparison.exact)
     _exact_line(axis, exact[len(exact) // 2])
     _logarithmic(axis)
-    axis.set_title("seconds an expert", fontsize=10)
+    axis.set_title("seconds", fontsize=10)
 
 
 def _memory(axis, comparison: Comparison) -> None:
@@ -163,7 +163,8 @@ def _logarithmic(axis) -> None:
 
     axis.set_yscale("log")
     low, high = axis.get_ylim()
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
+    steps = (1, 1.5, 2, 3, 4, 5, 7) if high < 10 * low else (1, 2, 5) if high < 300 * low else (1,)
+    axis.yaxis.set_major_locator(LogLocator(subs=steps))
     axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.yaxis.set_minor_formatter(NullFormatter())
 

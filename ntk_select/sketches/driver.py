@@ -47,14 +47,15 @@ def portions(structure: Structure, outputs: Outputs, sketch: Sketch, n: int, *, 
     passes, m = passes_of(structure), outputs.count
     sizes = [sizes_of(structure, leaf) for leaf in structure.leaves if leaf.kind != "unused"]
     kept = [(size.stored("inputs", 0), size.stored("inputs", 1)) if size.entering else (0, size.entries * size.item) for size in sizes]
-    largest = max(size.entries * size.item for size in sizes)
+    largest = max((size.entries * size.item for size in sizes), default=0)
     platform = jax.default_backend()
-    at_once = BATCH_BYTES.get(platform, BATCH_BYTES_ELSEWHERE) / (sum(size.entries * size.item for size in sizes) + sum(each for _, each in kept))
+    each = sum(size.entries * size.item for size in sizes) + sum(each for _, each in kept)
+    at_once = BATCH_BYTES.get(platform, BATCH_BYTES_ELSEWHERE) / max(1, each)
     if KINDS[sketch.kind].independent_columns:
         at_once *= 8  # a random matrix is made for each batch
     flight = int(min(max(at_once, IN_FLIGHT[0]), IN_FLIGHT[1]))
     rows = 1 if outputs.pairing == "trace" else m
-    item = sizes[0].item
+    item = jnp.dtype(structure.dtype).itemsize
 
     def needed(batch: int, chunk: int) -> int:
         stored = sum(shared + chunk * (each - shared) for shared, each in kept)
@@ -148,7 +149,7 @@ class _Work:
         return None
 
     def _empty(self, rows: int) -> dict[str, Any]:
-        names = [leaf.name for _, leaf in self.used] if self.by_layer else [""]
+        names = [leaf.name for leaf in self.structure.leaves] if self.by_layer else [""]
         width, blocks = self.sketch.width, self.sketch.blocks
         return {name: KINDS[self.sketch.kind].empty(rows, width, blocks, self.structure.dtype) for name in names}
 

@@ -7,7 +7,8 @@ CountSketch of the same width serves them.
 The price: a layer whose gradient has low rank (one position: dense layers, 1 x 1 maps) is seen through A and B with
 relative variance 2 / k_a + 2 / k_g instead of 2 / (k_a k_g). Many small blocks are better than one large one.
 
-Cost: s (k k_a + o k_g + k_a k_g) products for each use and block, in the letters of `engine.uses`.
+Cost: s (k k_a + o k_g + k_a k_g) products for each use and block, in the letters of `engine.uses`, and no memory that grows with
+the leaf. Forming the gradient takes s k o: fewer, unless k and o are well above sqrt(dim blocks).
 """
 
 import jax

@@ -22,7 +22,8 @@ class SketchedScore:
       low, high: 95 % interval for the exact score of the same examples; None when nothing tells the error. It speaks of the
         projection alone, not of the choice of examples.
       standard_error: by the formula (an upper bound, nearly attained); None for kinds without one.
-      measured_error: standard error from blocks that disagree; with two blocks a rough one. None with one block.
+      measured_error: standard error from blocks that disagree; with two blocks a rough one. None with one block, and with two
+        for kinds without a formula.
       dim: columns of the sketch.
     """
 
@@ -68,24 +69,30 @@ def sketched_correlation(
     if center:
         z = z - z.mean(axis=0)
     if normalize:
-        norms = np.linalg.norm(z, axis=1, keepdims=True)
-        if not (norms > 0).all():
-            raise UndefinedScoreError(f"Example {int(np.argmin(norms))} has norm zero, so that it cannot be normalised.")
-        z = z / norms
-    parts = _Parts(SketchedKernel(z, kernel.kind, kernel.blocks, kernel.directions), labels, diagonal)
+        z = _normalised(z, kernel.blocks)
+    parts = _Parts(SketchedKernel(z, kernel.kind, kernel.blocks, kernel.directions), labels, diagonal, normalize)
     value = parts.score()
-    predicted = parts.standard_error(normalize) if kernel.has_law else None
+    predicted = parts.standard_error() if kernel.has_law else None
     measured = parts.measured_error()
     error = predicted if predicted is not None else measured if kernel.blocks >= ENOUGH_BLOCKS else None
     low, high = (None, None) if error is None else (max(-1.0, value - Z95 * error), min(1.0, value + Z95 * error))
     return SketchedScore(value, low, high, predicted, measured, kernel.dim)
 
 
+def _normalised(z: np.ndarray, blocks: int) -> np.ndarray:
+    """Rows of norm 1 in each block by itself, so that the blocks stay independent; their kernels then have a diagonal of ones."""
+    parts = z.reshape(len(z), blocks, -1)
+    norms = np.linalg.norm(parts, axis=2, keepdims=True)
+    if not (norms > 0).all():
+        raise UndefinedScoreError(f"Example {int(np.argmin(norms.min(axis=(1, 2))))} has norm zero, so that it cannot be normalised.")
+    return (parts / norms).reshape(len(z), -1) * blocks**-0.5
+
+
 class _Parts:
     """The sums that a score is made of, over the pairs that count."""
 
-    def __init__(self, kernel: SketchedKernel, labels: np.ndarray, diagonal: bool):
-        self.kernel, n = kernel, len(labels)
+    def __init__(self, kernel: SketchedKernel, labels: np.ndarray, diagonal: bool, normalize: bool):
+        self.kernel, self.normalize, n = kernel, normalize, len(labels)
         self.pairs = np.ones((n, n), bool) if diagonal else ~np.eye(n, dtype=bool)
         same = (labels[:, None] == labels[None, :]) & self.pairs
         self.count, alike = int(self.pairs.sum()), int(same.sum())
@@ -121,24 +128,33 @@ class _Parts:
             return between_blocks(squares, own_squares.sum(), blocks) - between_blocks(total**2, (own_sums**2).sum(), blocks) / self.count
         if not self.kernel.has_law:
             return squares - total**2 / self.count
-        return self._variance_by_law(total, squares, np.diagonal(self.kernel.kernel), self.kernel.dim)
+        return self._variance_by_law(self.kernel.kernel, self.kernel.dim)
 
-    def _variance_by_law(self, total, squares, scale, dim: int) -> float:
-        """The same from one estimate of `dim` columns with diagonal `scale`: what the formula adds to it is taken off."""
+    def _variance_by_law(self, kernel: np.ndarray, dim: int) -> float:
+        """The same from one estimate of `dim` columns alone: what the formula adds to it is taken off."""
+        chosen, scale = kernel[self.pairs], np.diagonal(kernel)
+        squares, total = (chosen**2).sum(), chosen.sum()
+        if self.normalize:  # cosines: an entry has variance (1 - K_ij^2)^2 / dim
+            noise = ((1 - chosen**2) ** 2).sum() / dim
+            return squares - noise - (total**2 - self._spread(self.pairs.astype(float), kernel, dim)) / self.count
         noise = (scale[:, None] * scale[None, :])[self.pairs].sum() / dim
         return (squares - noise) / (1 + 1 / dim) - total**2 / (1 + 2 / dim) / self.count
 
-    def standard_error(self, normalize: bool) -> float:
+    def _spread(self, weights: np.ndarray, kernel: np.ndarray, dim: int) -> float:
+        """Variance of the sum of weights times kernel: 2 / dim tr(W K W K)."""
+        if self.normalize:  # entry (i, j) falls as the norms of i and j grow
+            weights = weights - np.diag((weights * kernel).sum(axis=1))
+        product = weights @ kernel
+        return max(0.0, float(2 / dim * (product * product.T).sum()))
+
+    def standard_error(self) -> float:
         """sqrt(2 / dim tr(W K W K)), W the derivative of the score by the kernel (centred and scaled, if it is)."""
         kernel = self.kernel.kernel
         total, squares = kernel[self.pairs].sum(), (kernel[self.pairs] ** 2).sum()
         variance = self._variance(total, squares, self.squares, self.sums)
         score = (kernel * self.labels).sum() / np.sqrt(variance)
         weights = self.labels / np.sqrt(variance) - score / variance * (kernel - total / self.count) * self.pairs
-        if normalize:  # entry (i, j) also falls as the norms of i and j grow
-            weights = weights - np.diag((weights * kernel).sum(axis=1))
-        product = weights @ kernel
-        return float(np.sqrt(max(0.0, 2 / self.kernel.dim * (product * product.T).sum())))
+        return self._spread(weights, kernel, self.kernel.dim) ** 0.5
 
     def measured_error(self) -> float | None:
         """Jackknife over the blocks; two blocks with a law give a score each."""
@@ -153,10 +169,9 @@ class _Parts:
                 squares = (b**2 * (whole**2).sum() - 2 * b * self.between[left_out] + self.squares[left_out]) / (b - 1) ** 2
                 variances.append(self._variance(self.sums[keep].mean(), squares, self.squares[keep], self.sums[keep]))
             elif self.kernel.has_law:
-                scale = np.diagonal(self.kernel.block_kernel(1 - left_out))
-                variances.append(self._variance_by_law(self.sums[keep][0], self.squares[keep][0], scale, self.kernel.dim // 2))
-            else:  # a single block cannot tell its own norm: both share the common one
-                variances.append(self._variance(self.sums.mean(), (whole**2).sum(), self.squares, self.sums))
+                variances.append(self._variance_by_law(self.kernel.block_kernel(1 - left_out), self.kernel.dim // 2))
+            else:
+                return None  # a single block cannot tell its own norm
         if not min(variances) > 0:
             return None
         values = (self.covariances.sum() - self.covariances) / (b - 1) / np.sqrt(variances)

@@ -39,21 +39,21 @@ class Sketch:
     def __post_init__(self):
         if self.kind not in ALL_KINDS:
             raise ConfigError(f"kind={self.kind!r}: there is no such sketch.{did_you_mean(str(self.kind), ALL_KINDS)}")
-        if self.dim != "auto" and not (_is_whole(self.dim) and 1 <= self.dim <= MOST_DIM):
+        if not _is_auto(self.dim) and not (_is_whole(self.dim) and 1 <= self.dim <= MOST_DIM):
             raise ConfigError(f"dim={self.dim!r} must be a whole number from 1 to {MOST_DIM}, or 'auto'.")
         if not _is_whole(self.seed):
             raise ConfigError(f"seed={self.seed!r} must be a whole number.")
         if self.blocks is not None and not (_is_whole(self.blocks) and self.blocks >= 1):
             raise ConfigError(f"blocks={self.blocks!r} must be a whole number from 1, or None.")
-        if self.blocks is not None and self.dim != "auto" and self.dim % self.blocks:
+        if self.blocks is not None and not _is_auto(self.dim) and self.dim % self.blocks:
             raise ConfigError(
-                f"dim={self.dim} cannot be cut into {self.blocks} blocks of the same width. Type: dim={max(1, round(self.dim / self.blocks)) * self.blocks}"
+                f"dim={self.dim} cannot be cut into {self.blocks} blocks of the same width. Type: dim={max(1, min(round(self.dim / self.blocks), MOST_DIM // self.blocks)) * self.blocks}"
             )
         if self.error is not None and (
             not isinstance(self.error, numbers.Real) or isinstance(self.error, bool) or not 0 < self.error < 1 or not math.isfinite(self.error)
         ):
             raise ConfigError(f"error={self.error!r} must be a number between 0 and 1, for example error=0.005.")
-        if self.error is not None and self.dim != "auto":
+        if self.error is not None and not _is_auto(self.dim):
             raise ConfigError(f"error= chooses the dimension, and dim={self.dim} is given already. Type: dim='auto', or leave error out.")
 
     @property
@@ -73,9 +73,14 @@ def as_sketch(value) -> Sketch:
     """A `Sketch`, from a dimension alone or as it is. Raises ConfigError for anything else."""
     if isinstance(value, Sketch):
         return value
-    if value == "auto" or _is_whole(value):
+    if _is_auto(value) or _is_whole(value):
         return Sketch(value)
-    raise ConfigError(f"sketch={value!r} must be ns.Sketch(dim=..., kind=...), a dimension, or 'auto'.")
+    given = repr(value) if isinstance(value, (str, float, bool)) else f"a {type(value).__name__}"
+    raise ConfigError(f"sketch= is {given}; it must be ns.Sketch(dim=..., kind=...), a dimension, or 'auto'.")
+
+
+def _is_auto(value) -> bool:
+    return isinstance(value, str) and value == "auto"
 
 
 def _is_whole(value) -> bool:

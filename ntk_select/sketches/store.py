@@ -40,12 +40,15 @@ class RowStore:
             array[start : start + len(rows)] = rows
             array.flush()
             (self.folder / "done" / f"{start}-{start + len(rows)}").touch()
-        except OSError as error:
+        except (OSError, ValueError, EOFError) as error:
             raise DataError(f"The folder {str(self.folder)!r} cannot hold the sketch: {first_line(error)}.") from error
 
     def result(self) -> np.ndarray:
         """The rows of the examples that were asked for, memory-mapped, read only."""
-        return np.load(self.folder / "sketch.npy", mmap_mode="r")[: self.n]
+        try:
+            return np.load(self.folder / "sketch.npy", mmap_mode="r")[: self.n]
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"The folder {str(self.folder)!r} cannot hold the sketch: {first_line(error)}.") from error
 
 
 def open_store(folder: str | Path, structure: Structure, params, x: np.ndarray, outputs: Outputs, sketch: Sketch, *, precision: str) -> RowStore:

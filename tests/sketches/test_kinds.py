@@ -162,39 +162,35 @@ def as_blocks(name: str, gradient: np.ndarray) -> np.ndarray:
     return scipy.linalg.block_diag(*np.split(matrix, GROUPS.get(name, 1), axis=1))
 
 
-def test_a_kronecker_sketch_projects_inputs_and_cotangents_of_every_use(oracle, explicit, net):
-    params, x, jacobian = net
-    found = ns.sketch(network, params, x, kind="kronecker", dim=16, blocks=2, seed=1, outputs="sum", by_layer=True)
-    for name in WEIGHTS:
-        g, k, o = GROUPS.get(name, 1), int(np.prod(SHAPES[name][:-1])), SHAPES[name][-1] // GROUPS.get(name, 1)
-        matrix = explicit.kronecker(name, (g, k, o), SIDES[8], seed=1, blocks=2)
-        summed = jacobian[name].sum(1).reshape(N, k, g, o).swapaxes(1, 2).reshape(N, -1)
-        oracle.close(found[name], summed @ matrix, 1e-5)
-    for name in ("scale", "bias"):
-        oracle.close(found[name], jacobian[name].sum(1) @ explicit.projection("countsketch", name, 4, 16, seed=1, blocks=2))
+# Forward mode.
 
 
-def test_a_kronecker_sketch_of_a_trace_has_matrices_for_each_cotangent(oracle, explicit, net):
-    """What enters is projected once; cotangents, which stand side by side, have independent matrices."""
-    params, x, jacobian = net
-    found = ns.sketch(network, params, x, kind="kronecker", dim=16, blocks=2, seed=1, layers="3x3")
-    matrices = [explicit.kronecker("3x3", (1, 72, 4), SIDES[8], seed=1, blocks=2, cotangent=cotangent) for cotangent in range(C)]
-    oracle.close(found, sum(jacobian["3x3"][:, c] @ matrix for c, matrix in enumerate(matrices)) * C**-0.5, 1e-5)
+def little(p, x):
+    """Few operations: forward and reverse mode are compiled for it many times."""
+    h = jnp.tanh(conv(x, p["grouped"], (2, 2), "SAME", feature_group_count=2) * p["scale"])
+    return h.mean((1, 2)) @ p["head"]
 
 
-@pytest.mark.parametrize(("outputs", "dim", "blocks"), [("sum", 20, 2), ("full", 32, 1), ("one", 20, 2), ("each", 20, 2)])
-def test_forward_mode_gives_the_numbers_of_reverse_mode(oracle, net, outputs, dim, blocks):
-    params, x, _ = net
+@pytest.fixture(scope="module")
+def forwards(oracle):
+    """Parameters, examples, and the Jacobian (n, c, p) of each leaf."""
+    params, x = {"grouped": oracle.draw(3, 3, 1, 4), "scale": oracle.draw(4), "head": oracle.draw(4, C)}, oracle.draw(N, 3, 3, 2)
+    return params, x, oracle.jacobians(little, params, x)
+
+
+@pytest.mark.parametrize(("outputs", "dim", "blocks"), [("sum", 20, 2), ("full", 32, 1), ("diagonal", 32, 1), ("one", 20, 2), ("each", 20, 2)])
+def test_forward_mode_gives_the_numbers_of_reverse_mode(oracle, forwards, outputs, dim, blocks):
+    params, x, _ = forwards
     outputs = {"one": oracle.draw(C), "each": oracle.draw(N, C)}.get(outputs, outputs)
-    forward, reverse = (ns.sketch(network, params, x, kind=kind, dim=dim, blocks=blocks, seed=2, outputs=outputs) for kind in ("jvp", "rademacher"))
+    forward, reverse = (ns.sketch(little, params, x, kind=kind, dim=dim, blocks=blocks, seed=2, outputs=outputs) for kind in ("jvp", "rademacher"))
     oracle.close(forward, reverse)
 
 
 @pytest.mark.parametrize(("dim", "blocks"), [(32, 1), (40, 2)])
-def test_forward_mode_puts_the_outputs_of_a_trace_side_by_side(oracle, explicit, net, dim, blocks):
+def test_forward_mode_puts_the_outputs_of_a_trace_side_by_side(oracle, explicit, forwards, dim, blocks):
     """One direction fills a column for each output; columns that are left over in a block stay zero."""
-    params, x, jacobian = net
-    found = ns.sketch(network, params, x, kind="jvp", dim=dim, blocks=blocks, seed=2).reshape(N, blocks, -1)
+    params, x, jacobian = forwards
+    found = ns.sketch(little, params, x, kind="jvp", dim=dim, blocks=blocks, seed=2).reshape(N, blocks, -1)
     width = dim // blocks
     directions = width // C
     signs = {name: explicit.projection("rademacher", name, rows.shape[-1], dim, seed=2) * dim**0.5 for name, rows in jacobian.items()}
@@ -204,6 +200,16 @@ def test_forward_mode_puts_the_outputs_of_a_trace_side_by_side(oracle, explicit,
         expected = pushed[:, :, columns].swapaxes(1, 2).reshape(N, -1) * (blocks * directions * C) ** -0.5
         oracle.close(found[:, block, : C * directions], expected)
         assert not found[:, block, C * directions :].any()
+
+
+def test_over_seeds_forward_mode_has_the_exact_kernel_as_mean(oracle, forwards):
+    """A direction serves all outputs: 96 columns are those of 32 directions."""
+    params, x, jacobian = forwards
+    z = np.stack([ns.sketch(little, params, x, kind="jvp", dim=96, blocks=2, seed=seed) for seed in range(SEEDS)])
+    exact = oracle.paired(oracle.whole(jacobian), outputs="trace")
+    unbiased(kernels(z), exact)
+    with pytest.raises(AssertionError):
+        unbiased(kernels(1.05 * z), exact)
 
 
 # The parts that kinds are made of.
@@ -431,10 +437,15 @@ def test_over_seeds_every_leaf_has_the_variance_of_its_law(net, over_seeds, kind
         of_variance(kernels(over_seeds(kind)[name]), table(partial(law, dim=DIM, blocks=BLOCKS), gradients))
 
 
-def test_over_seeds_forward_mode_has_the_exact_kernel_as_mean(oracle, net):
-    params, x, jacobian = net
-    z = np.stack([ns.sketch(network, params, x, kind="jvp", dim=DIM, blocks=BLOCKS, seed=seed) for seed in range(SEEDS)])
-    exact = oracle.paired(oracle.whole(jacobian), outputs="trace")
-    unbiased(kernels(z), exact)
-    with pytest.raises(AssertionError):
-        unbiased(kernels(1.05 * z), exact)
+def test_a_kronecker_sketch_projects_inputs_and_cotangents_of_every_use(oracle, explicit, net, over_seeds):
+    """What enters is projected once; cotangents, which stand side by side, have independent matrices. Groups have their own."""
+    seed = 7
+    for name in WEIGHTS:
+        groups = GROUPS.get(name, 1)
+        g, k, o = groups, int(np.prod(SHAPES[name][:-1])), SHAPES[name][-1] // groups
+        rows = net[2][name].reshape(N, C, k, g, o).swapaxes(2, 3).reshape(N, C, -1)
+        matrices = [explicit.kronecker(name, (g, k, o), SIDES[DIM // BLOCKS], seed=seed, blocks=BLOCKS, cotangent=c) for c in range(C)]
+        oracle.close(over_seeds("kronecker")[name][seed], sum(rows[:, c] @ matrix for c, matrix in enumerate(matrices)) * C**-0.5, 1e-5)
+    for name in ("scale", "bias"):
+        matrices = [explicit.projection("countsketch", name, 4, DIM, seed=seed, blocks=BLOCKS, cotangent=c) for c in range(C)]
+        oracle.close(over_seeds("kronecker")[name][seed], sum(net[2][name][:, c] @ matrix for c, matrix in enumerate(matrices)) * C**-0.5)
