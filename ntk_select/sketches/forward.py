@@ -59,6 +59,12 @@ def batches(
     flight = IN_FLIGHT.get(jax.default_backend(), IN_FLIGHT_ELSEWHERE)
     each = columns_a_direction(outputs)
     directions = sketch.width // each
+    least = 2 * size + 3 * passes.activations
+    if least > memory:
+        raise ConfigError(
+            f"One direction and one example take about {least / 1e9:.2g} GB, above the budget of {memory / 1e9:.2g} GB. "
+            f"Type: memory_gb={math.ceil(1.1 * least / 1e8) / 10:.1f} or more, or layers= a smaller part of the network."
+        )
     together = min(directions, DIRECTIONS, max(1, int(memory / 4 / max(1, size))))
     room = max(1, int(memory / 2 / max(1, 3 * passes.activations * together)))
     batch = min(n, batch_size or min(max(1, flight // together), room))

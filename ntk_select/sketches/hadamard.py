@@ -2,7 +2,8 @@
 
 The gradient of a leaf is padded to a power of two and, where it is longer than `LONGEST`, cut. Each piece has signs of its
 own, and a sample of its own, drawn without replacement, whose entries get random signs again: so pieces and leaves are
-independent of each other. A piece no longer than the sketch is rotated without loss.
+independent of each other. A piece no longer than the sketch is rotated without loss where the width is a power of two;
+otherwise it is padded to the next one, and sampled.
 
 Cost: log2 of the padded length additions for each entry, as products with small Hadamard matrices; a piece is padded to the
 width of the sketch at least.

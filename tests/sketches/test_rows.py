@@ -473,6 +473,10 @@ def test_forward_mode_names_the_example():
             r"Sketching 1 example at a time needs about .* GB, above the budget of 1e-09 GB\. Type: memory_gb=0\.1 or more, a smaller dim=",
         ),
         ({"memory_gb": 1e-9, "batch_size": 4}, "Sketching 4 examples at a time needs about"),
+        (
+            {"memory_gb": 1e-9, "kind": "jvp"},
+            r"One direction and one example take about .* GB, above the budget of 1e-09 GB\. Type: memory_gb=0\.1 or more",
+        ),
     ],
     ids=str,
 )
