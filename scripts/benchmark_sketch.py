@@ -14,7 +14,6 @@ float32; compilation is not counted; calls of what is compared alternate. Only r
 import json
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
