@@ -1,6 +1,6 @@
 """What does a random projection of gradients lose? Exact and sketched kernels of the embedded zoo, beside each other.
 
-    python scripts/compare_kernels.py                          # eighteen experts, six kinds; less than ten minutes on two cores
+    python scripts/compare_kernels.py                          # eighteen experts, six kinds; about ten minutes on two cores
     python scripts/compare_kernels.py --only neu_steel-resnet_small --kinds countsketch gaussian --seeds 10
     python scripts/compare_kernels.py --layers all --per-class 5      # the whole network; the exact kernels take minutes
 
