@@ -73,6 +73,11 @@ class SketchedKernel:
         z = self.sketch[:, block * width : (block + 1) * width].astype(np.float64)
         return z @ z.T * self.blocks
 
+    @cached_property
+    def _own_squares(self) -> float:
+        """Sum of the squared norms of the blocks' estimates, made once for all questions."""
+        return sum(float((self.block_kernel(block) ** 2).sum()) for block in range(self.blocks))
+
     def standard_error(self) -> Float[np.ndarray, "n n"] | None:
         """Standard error of each entry by the formula, at the estimated kernel; None without one."""
         if not self.has_law:
@@ -84,8 +89,7 @@ class SketchedKernel:
         """|K|_F^2 without bias: from products between blocks, or with one block from the formula; None without both."""
         squares = float((self.kernel**2).sum())
         if self.blocks > 1:
-            own = sum(float((self.block_kernel(block) ** 2).sum()) for block in range(self.blocks))
-            return between_blocks(squares, own, self.blocks)
+            return between_blocks(squares, self._own_squares, self.blocks)
         if not self.has_law:
             return None
         return (squares - np.trace(self.kernel) ** 2 / self.dim) / (1 + 1 / self.dim)
@@ -102,8 +106,8 @@ class SketchedKernel:
         norm = self.squared_norm()
         if self.blocks < 2 or norm is None or norm <= 0:
             return None
-        own = sum(float(((self.block_kernel(block) - self.kernel) ** 2).sum()) for block in range(self.blocks))
-        return float(np.sqrt(own / (self.blocks * (self.blocks - 1)) / norm))
+        apart = max(0.0, self._own_squares - self.blocks * float((self.kernel**2).sum()))  # sum of |K_i - K|^2, K their mean
+        return float(np.sqrt(apart / (self.blocks * (self.blocks - 1)) / norm))
 
 
 def between_blocks(whole: float, own: float, blocks: int) -> float:
