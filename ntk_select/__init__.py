@@ -2,12 +2,13 @@
 
 from importlib.metadata import PackageNotFoundError, version
 
-from ntk_select import errors, scores
+from ntk_select import errors, linearized, scores
 from ntk_select.card import Card
 from ntk_select.engine import certify, ntk, ntk_plan, ntk_vector_product
 from ntk_select.expert import Expert, LastConv, Taps
 from ntk_select.gradients import gradient_kernel, gradient_sketch
 from ntk_select.kernels import feature_kernel, kernel_label_correlation, label_kernel
+from ntk_select.new_head import with_new_head
 from ntk_select.preprocess import Preprocess
 from ntk_select.ranking import Ranking, rank
 from ntk_select.scores.lfc import lfc
@@ -42,6 +43,7 @@ __all__ = [
     "label_kernel",
     "lfc",
     "lgc",
+    "linearized",
     "ntk",
     "ntk_plan",
     "ntk_vector_product",
@@ -51,4 +53,5 @@ __all__ = [
     "selfcheck",
     "sketch",
     "sketched_correlation",
+    "with_new_head",
 ]

@@ -1,0 +1,35 @@
+"""The linearised theory of fine-tuning as tools: predicted curves, the network that they are exact for, and real training."""
+
+from ntk_select.linearized.beside import Beside, beside
+from ntk_select.linearized.curve import loss_curve, max_stable_lr, time_to_loss
+from ntk_select.linearized.layers import LayerFactors, layer_factors
+from ntk_select.linearized.network import Linearized, NetworkKernel, linearize, network_kernel
+from ntk_select.linearized.predict import Prediction, predict, targets
+from ntk_select.linearized.ridge import kernel_ridge
+from ntk_select.linearized.theory import generalization_score, initial_speed, label_spectrum, speed_bound
+from ntk_select.linearized.train import Trajectory, draw_batches, train
+
+__all__ = [
+    "Beside",
+    "LayerFactors",
+    "Linearized",
+    "NetworkKernel",
+    "Prediction",
+    "Trajectory",
+    "beside",
+    "draw_batches",
+    "generalization_score",
+    "initial_speed",
+    "kernel_ridge",
+    "label_spectrum",
+    "layer_factors",
+    "linearize",
+    "loss_curve",
+    "max_stable_lr",
+    "network_kernel",
+    "predict",
+    "speed_bound",
+    "targets",
+    "time_to_loss",
+    "train",
+]

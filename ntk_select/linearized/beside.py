@@ -1,0 +1,171 @@
+"""Three curves of one training: the formula, the linearised network trained, the real network trained; and how far apart they are."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Float, Int, Shaped
+
+from ntk_select.engine.inputs import checked_pair as checked_examples
+from ntk_select.errors import ConfigError
+from ntk_select.expert import Expert
+from ntk_select.linearized.network import NetworkKernel, linearize, network_kernel
+from ntk_select.linearized.predict import Prediction, predict
+from ntk_select.linearized.rules import Rule, read_times
+from ntk_select.linearized.train import Trajectory, optimizer_of, train
+
+
+class Discrepancy(NamedTuple):
+    """How far one curve is from real training, at each of t times.
+
+    Attributes:
+      loss: |L - L_real| / L_real on the training examples.
+      test_loss: the same on the test examples.
+      test_outputs: |f - f_real| / |f_real - f_0| on the test examples: 1 is as wrong as no training at all.
+      agreement: share of test examples with the same answer, by the largest output or by the sign of a single one.
+      distance: |w - w_0| over that of real training.
+    """
+
+    loss: Float[np.ndarray, " t"]
+    test_loss: Float[np.ndarray, " t"] | None
+    test_outputs: Float[np.ndarray, " t"] | None
+    agreement: Float[np.ndarray, " t"] | None
+    distance: Float[np.ndarray, " t"]
+
+
+class Beside(NamedTuple):
+    """The three curves at the same numbers of steps.
+
+    Attributes:
+      formula: from the kernel alone.
+      linear: fn_lin, trained; None if it was not asked for.
+      real: the network itself, trained from the same start with the same batches.
+      kernel: that the formula used.
+      targets, test_targets: what was to be learnt.
+    """
+
+    formula: Prediction
+    linear: Trajectory | None
+    real: Trajectory
+    kernel: NetworkKernel
+    targets: Float[np.ndarray, "n ..."]
+    test_targets: Float[np.ndarray, "n2 ..."] | None
+
+    def discrepancy(self, curve: str = "formula") -> Discrepancy:
+        """Of the "formula", or of the "linear" training, from real training. Where neither has moved, it is zero."""
+        found = {"formula": self.formula, "linear": self.linear}.get(curve)
+        if found is None:
+            raise ConfigError(f"There is no curve {curve!r} here. Allowed: 'formula', and 'linear' where beside(..., linear=True) was asked for.")
+        real, test = self.real, self.real.test_outputs is not None
+        return Discrepancy(
+            _relative(found.train_losses, real.train_losses),
+            None if real.test_losses is None else _relative(found.test_losses, real.test_losses),
+            _moved_apart(found.test_outputs, real.test_outputs) if test else None,
+            (answers(found.test_outputs) == answers(real.test_outputs)).mean(axis=1) if test else None,
+            _ratio(found.distances, real.distances),
+        )
+
+    def accuracy(self, curve: str = "real") -> Float[np.ndarray, " t"] | None:
+        """Share of test examples that "formula", "linear" or "real" training answers rightly; None without test targets."""
+        found = {"formula": self.formula, "linear": self.linear, "real": self.real}.get(curve)
+        if found is None:
+            raise ConfigError(f"There is no curve {curve!r} here. Allowed: 'formula', 'real', and 'linear' where it was asked for.")
+        return None if self.test_targets is None else (answers(found.test_outputs) == answers(self.test_targets[None])).mean(axis=1)
+
+
+def beside(
+    expert_or_fn: Expert | Callable[[Any, Any], Any],
+    x: Shaped[Array, "n ..."],
+    targets: Float[Array, " n"] | Float[Array, "n c"],
+    *,
+    lr: float,
+    steps: int | None = None,
+    times: Sequence[int] | None = None,
+    optimizer: str = "gd",
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    loss: str = "half_sum",
+    params: Any = None,
+    layers: Any = None,
+    x_test: Shaped[Array, "n2 ..."] | None = None,
+    test_targets: Float[Array, "n2 ..."] | None = None,
+    batches: Sequence[Int[np.ndarray, " b"]] | None = None,
+    kernel: NetworkKernel | None = None,
+    linear: bool = True,
+    batch_size: int | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Beside:
+    """Predicts a training from the kernel, and does it.
+
+    Args:
+      expert_or_fn, params, layers: as for `linearize`.
+      x, targets, x_test, test_targets: as for `train`.
+      lr, optimizer, momentum, weight_decay, loss, batches: as for `predict`; the optimiser must take steps.
+      steps, times: as for `train`; the start is always recorded as well.
+      kernel: of the same network and examples, if it is there already (`network_kernel`).
+      linear: also train the linearised network. The formula says where it goes; this checks it.
+      batch_size: examples in one pass.
+      progress: called with (done, all, what).
+
+    Raises:
+      ConfigError: as `predict` and `train`, or optimizer="flow".
+
+    Cost: the kernel, and two trainings, of which the linearised one costs about twice the real one.
+    """
+    rule = Rule(optimizer, lr, momentum, weight_decay)
+    if not rule.discrete:
+        raise ConfigError("Real training takes steps. Type: optimizer='gd', with a small lr for the flow")
+    when = np.union1d(0.0, read_times(rule, times, steps))
+    x, x_test = checked_examples(x, x_test)
+    shared = {"x_test": x_test, "test_targets": test_targets, "loss": loss, "weight_decay": weight_decay, "batches": batches}
+    shared |= {"times": when, "batch_size": batch_size}
+    tx = optimizer_of(rule)
+    real = train(expert_or_fn, x, targets, tx, params=params, layers=layers, progress=_named(progress, "real training"), **shared)
+    trained = None
+    if linear:
+        trained = train(linearize(expert_or_fn, params, layers=layers), x, targets, tx, progress=_named(progress, "linearised training"), **shared)
+    if kernel is None:
+        kernel = network_kernel(expert_or_fn, x, x_test, params=params, layers=layers, batch_size=batch_size, progress=_named(progress, "kernel"))
+    test = {}
+    if x_test is not None:
+        test = {"cross_kernel": kernel.cross_kernel, "test_outputs": real.test_outputs[0], "test_targets": test_targets}
+    formula = predict(
+        kernel.kernel,
+        real.train_outputs[0],
+        targets,
+        lr=lr,
+        times=when,
+        optimizer=optimizer,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        loss=loss,
+        batches=batches,
+        **test,
+    )
+    return Beside(formula, trained, real, kernel, np.asarray(targets), None if test_targets is None else np.asarray(test_targets))
+
+
+def answers(outputs: Float[np.ndarray, "t n ..."]) -> np.ndarray:
+    """The class of each example: the largest output, or the sign of a single one."""
+    return outputs > 0 if outputs.ndim == 2 else outputs[..., 0] > 0 if outputs.shape[2] == 1 else outputs.argmax(axis=2)
+
+
+def _named(progress, what: str):
+    return None if progress is None else lambda done, total, _: progress(done, total, what)
+
+
+def _relative(given: np.ndarray, real: np.ndarray) -> np.ndarray:
+    return _ratio(np.abs(given - real), np.abs(real), nothing=0.0)
+
+
+def _ratio(above: np.ndarray, below: np.ndarray, nothing: float = 1.0) -> np.ndarray:
+    """above / below; `nothing` where both are zero."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        return np.where((above == 0) & (below == 0), nothing, above / below)
+
+
+def _moved_apart(given: np.ndarray, real: np.ndarray) -> np.ndarray:
+    axes = tuple(range(1, real.ndim))
+    with np.errstate(over="ignore", invalid="ignore"):
+        apart = np.sqrt(np.square(given - real).sum(axis=axes))
+        return _ratio(apart, np.sqrt(np.square(real - real[0]).sum(axis=axes)), nothing=0.0)

@@ -1,0 +1,143 @@
+"""How much of the kernel does the feature kernel stand for, layer by layer? The approximation of the paper's appendix A.
+
+The gradient of a layer is a sum over positions of products: what entered, times the cotangent of what left. If both factors
+varied independently over positions and pairs of examples, the layer's kernel would be the product of two kernels: of inputs
+and of cotangents, each summed over positions. The paper goes on to put the features' kernel in its place.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Shaped
+
+from ntk_select.engine.factors import Stored, factors
+from ntk_select.engine.inputs import check_batch_size, checked_examples
+from ntk_select.engine.kernel import ntk
+from ntk_select.engine.selection import select
+from ntk_select.engine.structure import read_structure
+from ntk_select.errors import ConfigError
+from ntk_select.expert import Expert
+from ntk_select.linearized.network import as_network, padded_batches
+
+
+class LayerFactors(NamedTuple):
+    """A layer's share of the kernel, and how much of it simpler kernels explain.
+
+    Each `explained_by` number is the squared correlation over all pairs of examples, 0 to 1: the share of the kernel's variance
+    that the best multiple of the simpler kernel plus a constant accounts for. A constant and a multiple do not change eq. 8.
+
+    Attributes:
+      name: path of the parameter; "all" for their sum.
+      share: of the trace.
+      explained_by_features: by the kernel of the pre-logits; None where they are not known.
+      explained_by_inputs: by that of what entered the layer, summed over positions.
+      explained_by_cotangents: by that of the cotangents of what left it.
+      explained_by_product: by the product of the last two, entry by entry: exact (1) for a layer that sees one position.
+        The last three are None for parameters that do not multiply (biases, scales) and for the sum.
+    """
+
+    name: str
+    share: float
+    explained_by_features: float | None
+    explained_by_inputs: float | None
+    explained_by_cotangents: float | None
+    explained_by_product: float | None
+
+
+def layer_factors(
+    expert_or_fn: Expert | Callable[[Any, Any], Any],
+    x: Shaped[Array, "n ..."],
+    *,
+    params: Any = None,
+    layers: Any = None,
+    features: Float[Array, "n d"] | None = None,
+    batch_size: int = 8,
+    memory_gb: float | None = None,
+) -> list[LayerFactors]:
+    """The kernel (class trace) taken apart: first the sum, then every parameter, in the order of the tree.
+
+    Args:
+      expert_or_fn, params, layers: as for `linearize`.
+      x: preprocessed network inputs, two at least.
+      features: pre-logits; taken from the expert if None.
+      batch_size: examples in one pass.
+      memory_gb: for the kernels.
+
+    Raises:
+      ConfigError: shapes that do not fit, or `layers` that match nothing.
+
+    Reference: Deshpande et al. 2021, appendix A; the last linear layer needs no approximation, its kernel is that of the features
+    (errata E10).  Cost: `ntk(..., by_layer=True)` and one more backward pass an output.
+    """
+    network = as_network(expert_or_fn, params, layers)
+    x = checked_examples(x, "x")
+    check_batch_size(batch_size)
+    if len(x) < 2:
+        raise ConfigError("x holds one example; a kernel's variance over pairs needs two.")
+    if features is None and isinstance(expert_or_fn, Expert) and expert_or_fn.features_fn is not None:
+        features = _in_batches(jax.jit(expert_or_fn.features_fn), network.params, x, batch_size)
+    kernels = ntk(network.fn, network.params, x, layers=network.layers, by_layer=True, memory_gb=memory_gb, accumulate="float64")
+    total = sum(kernels.values())
+    base = None if features is None else _gram(np.asarray(features))
+    if base is not None and len(base) != len(x):
+        raise ConfigError(f"features has {len(base)} rows for {len(x)} examples.")
+    trace = float(np.trace(total))
+    found = [LayerFactors("all", 1.0, None if base is None else explained(total, base), None, None, None)]
+    simpler = _factor_kernels(network, x, batch_size)
+    for name, kernel in kernels.items():
+        parts = [None, None, None]
+        if name in simpler:
+            inputs, cotangents, product = simpler[name]
+            parts = [explained(kernel, inputs), explained(kernel, cotangents), explained(kernel, product)]
+        share = float(np.trace(kernel)) / trace if trace else 0.0
+        found.append(LayerFactors(name, share, None if base is None else explained(kernel, base), *parts))
+    return found
+
+
+def explained(kernel: Float[np.ndarray, "n n"], by: Float[np.ndarray, "n n"]) -> float:
+    """Squared Pearson correlation of the entries; zero where one of the two is constant."""
+    a, b = np.asarray(kernel, np.float64).ravel(), np.asarray(by, np.float64).ravel()
+    a, b = a - a.mean(), b - b.mean()
+    size = float((a @ a) * (b @ b))
+    return float((a @ b) ** 2 / size) if size > 0 else 0.0
+
+
+def _gram(rows: np.ndarray) -> np.ndarray:
+    rows = np.asarray(rows, np.float64).reshape(len(rows), -1)
+    return rows @ rows.T
+
+
+def _in_batches(fn, params, x, size: int) -> np.ndarray:
+    with jax.default_matmul_precision("highest"):
+        return np.concatenate([np.asarray(fn(params, x[rows]))[: int(real.sum())] for rows, real in padded_batches(len(x), size)])
+
+
+def _factor_kernels(network, x, batch_size: int) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """For each weight used once: kernels of inputs and cotangents summed over positions, and the sum over groups of their products."""
+    structure = read_structure(network.fn, network.params, x, select(network.params, network.layers))
+    places = [place for place, leaf in enumerate(structure.leaves) if leaf.structured and len(leaf.taps) == 1]
+    if not places:
+        return {}
+    stored = tuple(Stored(place, "patches") for place in places)
+    values, leaves = structure.program.values, [jnp.asarray(leaf) for leaf in jax.tree.leaves(network.params)]
+    cotangents = np.eye(structure.outputs, dtype=structure.dtype)[None]
+
+    @jax.jit
+    def pooled(values, leaves, batch):
+        return [(entered.sum(axis=2), left.sum(axis=2)) for ((entered, left),) in factors(structure, stored, values, leaves, batch, cotangents)]
+
+    parts = []
+    with jax.default_matmul_precision("highest"):
+        for rows, real in padded_batches(len(x), batch_size):
+            parts.append(jax.tree.map(lambda leaf, real=real: np.asarray(leaf)[: int(real.sum())], pooled(values, leaves, x[rows])))
+    found = {}
+    for index, place in enumerate(places):
+        entered, left = (np.concatenate([part[index][side] for part in parts]).astype(np.float64) for side in (0, 1))
+        n, groups = entered.shape[:2]
+        each = [(_gram(entered[:, g]), _gram(left[:, g].reshape(n, -1))) for g in range(groups)]
+        inputs, outputs = (sum(pair[side] for pair in each) for side in (0, 1))
+        found[structure.leaves[place].name] = (inputs, outputs, sum(a * b for a, b in each))
+    return found

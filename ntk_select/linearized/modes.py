@@ -1,0 +1,100 @@
+"""The residual, seen along eigenvectors of the kernel: all of them, or those that Lanczos finds from the residual itself."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from ntk_select.errors import ConfigError
+from ntk_select.linearized.lanczos import lanczos
+from ntk_select.linearized.problem import Problem
+from ntk_select.linearized.rules import Rule
+
+TOLERANCE = 1e-8
+MOST_PRODUCTS = 1000
+_BLOCK = 2**22  # numbers in one piece of a (times, eigenvalues) table
+
+
+@dataclass(frozen=True, eq=False)
+class Modes:
+    """r = vectors @ coordinates.
+
+    Attributes:
+      values: eigenvalues, not negative.
+      coordinates: (m, k) of the residual; k columns share the eigenvalues.
+      vectors: (size, m).
+      products: of kernel and vector that were needed; 0 for an eigendecomposition.
+    """
+
+    values: Float[np.ndarray, " m"]
+    coordinates: Float[np.ndarray, "m k"]
+    vectors: Float[np.ndarray, "size m"]
+    products: int = 0
+
+    @property
+    def energy(self) -> Float[np.ndarray, " m"]:
+        """Squared length of the residual along each eigenvector."""
+        return np.square(self.coordinates).sum(axis=1)
+
+    def squares(self, rule: Rule, slope: float, times: Float[np.ndarray, " t"]) -> Float[np.ndarray, " t"]:
+        """|r_t|^2."""
+        energy, size = self.energy, max(1, _BLOCK // max(1, len(self.values)))
+        with np.errstate(over="ignore", invalid="ignore"):
+            pieces = [np.square(rule.residual_factors(self.values, slope, times[i : i + size])) @ energy for i in range(0, len(times), size)]
+        return np.concatenate(pieces)
+
+    def distances(self, rule: Rule, slope: float, times: Float[np.ndarray, " t"]) -> Float[np.ndarray, " t"]:
+        """|w_t - w_0|, the square root of a' Theta a."""
+        factors = rule.coefficient_factors(self.values, slope, times)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.sqrt((np.square(factors) * self.values) @ self.energy)
+
+    def apply(self, factors: Float[np.ndarray, " m"]) -> Float[np.ndarray, " all"]:
+        """A function of the kernel, given by its values on the eigenvalues, times the residual."""
+        return (self.vectors @ (factors[:, None] * self.coordinates)).reshape(-1)
+
+
+def spectrum_of(matrix: Float[np.ndarray, "m m"]) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues, negative ones from rounding set to zero, and eigenvectors. Raises ConfigError for a matrix that is no kernel."""
+    values, vectors = np.linalg.eigh(matrix)
+    if values[0] < -1e-3 * max(values[-1], 0.0) or values[-1] < 0:
+        raise ConfigError(
+            f"kernel has the eigenvalue {values[0]:.3g} beside the largest {values[-1]:.3g}: it is not positive semi-definite. "
+            "Type: ntk_select.certify(kernel), and compute it in float64"
+        )
+    return np.maximum(values, 0.0), vectors
+
+
+def all_modes(problem: Problem, residual: np.ndarray) -> Modes:
+    """By one eigendecomposition. Cost: O(m^3) for a matrix (m, m), whatever the number of times."""
+    values, vectors = spectrum_of(problem.matrix)
+    return Modes(values, vectors.T @ problem.flat(residual), vectors)
+
+
+def krylov_modes(problem: Problem, residual: np.ndarray, quantity, *, tolerance: float = TOLERANCE, most: int = MOST_PRODUCTS) -> Modes:
+    """By Lanczos from the residual, until `quantity(modes)` is steady.
+
+    Raises:
+      ConfigError: it is not steady after `most` products.
+    """
+    start = np.asarray(residual, np.float64).reshape(-1)
+    if not start.any():
+        return Modes(np.zeros(1), np.zeros((1, 1)), np.zeros((len(start), 1)))
+    nothing = np.empty((0, 0))
+
+    def look(values, coordinates):
+        return quantity(Modes(np.maximum(values, 0.0), coordinates[:, None], nothing))
+
+    found = lanczos(problem.product, start, look, tolerance=tolerance, most=most)
+    if not found.converged:
+        raise ConfigError(
+            f"After {most} products with the kernel the curve still changes by more than {tolerance:g} of itself. "
+            "Give a larger most_products= or tolerance=, or the kernel as an array."
+        )
+    values = np.maximum(found.values, 0.0)
+    return Modes(values, found.coordinates[:, None], found.vectors, len(values))
+
+
+def find_modes(problem: Problem, residual: np.ndarray, quantity, **limits) -> Modes:
+    """All modes where there is a matrix, else those that `quantity` needs."""
+    return all_modes(problem, residual) if problem.matrix is not None else krylov_modes(problem, residual, quantity, **limits)

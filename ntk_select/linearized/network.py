@@ -1,0 +1,251 @@
+"""The linearised network as a function, and the kernel of a network as an array or as products, whichever costs less."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Shaped
+
+from ntk_select.engine.cost import BALANCE, passes_of
+from ntk_select.engine.inputs import check_batch_size, check_precision, checked_pair
+from ntk_select.engine.kernel import ntk, ntk_plan
+from ntk_select.engine.plan import available_memory
+from ntk_select.engine.routes import hold
+from ntk_select.engine.selection import select
+from ntk_select.engine.structure import read_structure
+from ntk_select.errors import ConfigError, did_you_mean
+from ntk_select.expert import Expert
+from ntk_select.gradients import expert_question
+
+METHODS = ("auto", "dense", "matrix-free")
+EXPECTED_PRODUCTS = 60
+"""Products with the kernel that a curve is expected to need, for the choice between the two ways."""
+EIGEN_FLOPS = 12
+"""Operations of a symmetric eigendecomposition with vectors, in units of the third power of its size."""
+BATCH = 64
+
+
+class Network(NamedTuple):
+    """fn(params, x), and which leaves of params are trained: a function of the "/"-joined path, or None for all."""
+
+    fn: Callable[[Any, Any], Any]
+    params: Any
+    layers: Any
+
+
+def as_network(expert_or_fn: Expert | Callable, params: Any = None, layers: Any = None) -> Network:
+    """An expert with all its variables, of which only parameters are trained; or a function with its parameters.
+
+    Raises:
+      ConfigError: a function without parameters, or `layers` that match nothing.
+    """
+    if isinstance(expert_or_fn, Expert):
+        expert = expert_or_fn
+        if params is not None:
+            raise ConfigError("An expert brings its own parameters: leave params out, or give its apply_fn instead of the expert.")
+        fn, variables, _, chosen = expert_question(expert, "all" if layers is None else layers, "trace")
+        return Network(fn, variables, chosen)
+    if not callable(expert_or_fn):
+        raise ConfigError(f"Give an Expert or a function fn(params, x); given: {type(expert_or_fn).__name__}.")
+    if params is None:
+        raise ConfigError("A function needs its parameters. Type: params=")
+    select(params, layers)
+    return Network(expert_or_fn, params, None if isinstance(layers, str) and layers == "all" else layers)
+
+
+@dataclass(frozen=True, eq=False)
+class Linearized:
+    """fn_lin(params, x) = fn(params_0, x) + J(x) (params - params_0): linear in params, and trained like any network."""
+
+    fn: Callable[[Any, Any], Any]
+    start: Any
+    chosen: tuple[int, ...]
+
+    def __call__(self, params: Any, x: Shaped[Array, "n ..."]) -> Float[Array, "n c"]:
+        """The outputs. Leaves that are not chosen are held at the start."""
+        call, picked, held = hold(self.fn, self.start, self.chosen)
+        leaves = jax.tree.leaves(params)
+        moved = [jnp.asarray(leaves[index]) - leaf for index, leaf in zip(self.chosen, picked, strict=True)]
+        with jax.default_matmul_precision("highest"):
+            outputs, change = jax.jvp(lambda leaves: call(leaves, held, x), (picked,), (moved,))
+        return outputs + change
+
+
+def linearize(expert_or_fn: Expert | Callable[[Any, Any], Any], params: Any = None, *, layers: Any = None) -> Linearized:
+    """The network linearised in its parameters around where they are: fn_lin of the paper's appendix A.
+
+    Args:
+      expert_or_fn: an `Expert`, whose function is then of its variables {"params": ..., **state}; or fn(params, x).
+      params: of a function; the point of expansion.
+      layers: parameters in which it is linear: None or "all", "last_conv" (of an expert), a regular expression over the paths,
+        or for a function also a function path -> bool. The others do not count.
+
+    Returns:
+      A function fn_lin(params, x) that can be differentiated, compiled, and trained with any Optax optimiser.
+
+    Raises:
+      ConfigError: `layers` matches nothing, or a function has no parameters.
+
+    Reference: `neural_tangents.linearize`; `jax.linearize` for a fixed x.  Cost: twice to three times a forward pass.
+    """
+    network = as_network(expert_or_fn, params, layers)
+    return Linearized(network.fn, network.params, select(network.params, network.layers))
+
+
+class NetworkProduct:
+    """v -> Theta v of a network, batch by batch: what the matrix-free way needs. Compiled once.
+
+    Args:
+      network: fn, params and the leaves that are trained; no example may influence another.
+      x, x_test: training and test examples.
+      batch_size: examples in one pass.
+      precision: of products.
+
+    Cost of a product: a backward pass of x and a forward-mode pass of x, or of x_test for `cross`.
+    """
+
+    def __init__(self, network: Network, x, x_test=None, *, batch_size: int = BATCH, precision: str = "highest"):
+        call, self._picked, self._held = hold(network.fn, network.params, select(network.params, network.layers))
+        self.x, self.x_test, self._precision = x, x_test, precision
+        self._batch = batch_size
+        self.count = 0
+
+        def pull(picked, held, batch, v):
+            return jax.vjp(lambda leaves: call(leaves, held, batch), picked)[1](v)[0]
+
+        def push(picked, held, batch, direction):
+            return jax.jvp(lambda leaves: call(leaves, held, batch), (picked,), (direction,))[1]
+
+        self._pull, self._push = jax.jit(pull), jax.jit(push)
+        self.outputs = jax.eval_shape(partial(call, self._picked, self._held), x[:1])
+
+    def __call__(self, v: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
+        """Theta v."""
+        return self.push(self.pull(v), self.x)
+
+    def cross(self, v: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n2 c"]:
+        """Theta(test, training) v."""
+        return self.push(self.pull(v), self.x_test)
+
+    def pull(self, v: Float[np.ndarray, "n c"]) -> list[Float[Array, "..."]]:
+        """J' v, one array for each trained leaf."""
+        self.count += 1
+        v = np.asarray(v, self.outputs.dtype).reshape(len(self.x), -1)
+        total = [jnp.zeros_like(leaf) for leaf in self._picked]
+        with jax.default_matmul_precision(self._precision):
+            for rows, real in padded_batches(len(self.x), self._batch):
+                part = self._pull(self._picked, self._held, self.x[rows], np.where(real[:, None], v[rows], 0).astype(v.dtype))
+                total = [a + b for a, b in zip(total, part, strict=True)]
+        return total
+
+    def push(self, direction: list[Float[Array, "..."]], x) -> Float[np.ndarray, "n c"]:
+        """J(x) times a direction in the trained leaves."""
+        with jax.default_matmul_precision(self._precision):
+            parts = [
+                np.asarray(self._push(self._picked, self._held, x[rows], direction))[: int(real.sum())]
+                for rows, real in padded_batches(len(x), self._batch)
+            ]
+        return np.concatenate(parts)
+
+
+def padded_batches(n: int, size: int):
+    """Places of each batch, the last filled up with the last example, and which of them are not filling."""
+    size = min(size, n)
+    for first in range(0, n, size):
+        index = np.arange(first, first + size)
+        yield np.minimum(index, n - 1), index < n
+
+
+class NetworkKernel(NamedTuple):
+    """The kernel of a network in a form that `loss_curve` and `predict` take.
+
+    Attributes:
+      kernel: (n, n, c, c), (n, n), or a function.
+      cross_kernel: (n2, n, c, c), (n2, n), or a function; None without test examples.
+      method: "dense" or "matrix-free".
+      why: the predicted costs, in words.
+    """
+
+    kernel: Any
+    cross_kernel: Any
+    method: str
+    why: str
+
+
+def network_kernel(
+    expert_or_fn: Expert | Callable[[Any, Any], Any],
+    x: Shaped[Array, "n ..."],
+    x_test: Shaped[Array, "n2 ..."] | None = None,
+    *,
+    params: Any = None,
+    layers: Any = None,
+    outputs: str = "full",
+    method: str = "auto",
+    memory_gb: float | None = None,
+    batch_size: int | None = None,
+    precision: str = "highest",
+    progress: Callable[[int, int, str], None] | None = None,
+) -> NetworkKernel:
+    """The kernel of training examples, and of test with training examples, as an array or as a product.
+
+    Args:
+      expert_or_fn, params, layers: as for `linearize`.
+      x, x_test: preprocessed network inputs.
+      outputs: "full": (n, n, c, c), exact; "trace": (n, n), the mean over outputs, which stands for all of them.
+      method: "dense" computes the kernel; "matrix-free" hands out products with the full kernel; "auto" takes dense where kernel
+        and eigenvectors fit into memory and cost less than `EXPECTED_PRODUCTS` products.
+      memory_gb: budget of the dense way; half of what is free if None.
+      batch_size: examples in one pass.
+      precision: of products: "highest", "high" or "default".
+      progress: called with (done, all, what).
+
+    Raises:
+      ConfigError: an option that is not allowed, "trace" with "matrix-free", or shapes that do not fit.
+
+    Cost: see `ntk` and `NetworkProduct`.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"method={method!r} is unknown.{did_you_mean(str(method), METHODS)}")
+    if outputs not in ("full", "trace"):
+        raise ConfigError(f"outputs={outputs!r} is unknown.{did_you_mean(str(outputs), ('full', 'trace'))}")
+    if outputs == "trace" and method == "matrix-free":
+        raise ConfigError("Products are with the full kernel; outputs='trace' needs method='dense'.")
+    check_precision(precision)
+    check_batch_size(batch_size)
+    network = as_network(expert_or_fn, params, layers)
+    x, x_test = checked_pair(x, x_test)
+    memory = available_memory(memory_gb)
+    dense, products, why = _costs(network, x, x_test, outputs, memory, memory_gb)
+    chosen = method if method != "auto" else "dense" if outputs == "trace" or dense <= products else "matrix-free"
+    if chosen == "matrix-free":
+        product = NetworkProduct(network, x, x_test, batch_size=batch_size or BATCH, precision=precision)
+        return NetworkKernel(product, None if x_test is None else product.cross, chosen, why)
+    options = {"outputs": outputs, "layers": network.layers, "memory_gb": memory_gb, "batch_size": batch_size, "precision": precision}
+    options["progress"] = progress
+    kernel = ntk(network.fn, network.params, x, **options)
+    cross = None if x_test is None else ntk(network.fn, network.params, x_test, x, **options)
+    return NetworkKernel(kernel, cross, chosen, why)
+
+
+def _costs(network: Network, x, x_test, outputs: str, memory: int, memory_gb) -> tuple[float, float, str]:
+    """Operations of either way, infinite where the dense one does not fit; and both in words."""
+    structure = read_structure(network.fn, network.params, x, select(network.params, network.layers))
+    n, n2, c = len(x), 0 if x_test is None else len(x_test), structure.outputs
+    size = n * c if outputs == "full" else n
+    passes = passes_of(structure)
+    product = (2 * passes.forward + passes.backward) * n + 2 * passes.forward * n
+    products = EXPECTED_PRODUCTS * product + (EXPECTED_PRODUCTS * 2 * passes.forward * n2)
+    need = 3 * 8 * size**2 + 8 * (size // n) ** 2 * n * n2
+    if need > memory:
+        return np.inf, products, f"dense: {need / 1e9:.3g} GB of {memory / 1e9:.3g}, too much; matrix-free: about {product:.2g} operations a product"
+    question = {"outputs": outputs, "layers": network.layers, "memory_gb": memory_gb}
+    flops = ntk_plan(network.fn, network.params, x, **question).flops
+    if n2:
+        flops += ntk_plan(network.fn, network.params, x_test, x, **question).flops
+    eigen = EIGEN_FLOPS * float(size) ** 3 + BALANCE * need
+    words = f"dense: {flops:.2g} operations for the kernel, {eigen:.2g} for its eigenvectors, {need / 1e9:.2g} GB"
+    return flops + eigen, products, f"{words}; matrix-free: {products:.2g} operations in about {EXPECTED_PRODUCTS} products"

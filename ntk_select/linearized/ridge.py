@@ -1,0 +1,82 @@
+"""Where does training with weight decay towards the start end? Kernel ridge regression on the residual."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Float
+from scipy.linalg import LinAlgError, cho_factor, cho_solve
+from scipy.sparse.linalg import LinearOperator, cg
+
+from ntk_select.errors import ConfigError
+from ntk_select.linearized.curve import Kernel
+from ntk_select.linearized.predict import checked_pair
+from ntk_select.linearized.problem import checked_outputs, read_cross, read_problem
+from ntk_select.linearized.rules import is_number
+
+
+class Ridge(NamedTuple):
+    """Coefficients a = (Theta + ridge)^-1 (y - f_0), outputs f_0 + Theta a on training, and if asked for on test examples."""
+
+    coefficients: Float[np.ndarray, "n ..."]
+    train_outputs: Float[np.ndarray, "n ..."]
+    test_outputs: Float[np.ndarray, "n2 ..."] | None
+
+
+def kernel_ridge(
+    kernel: Kernel,
+    targets: Float[Array, " n"] | Float[Array, "n c"],
+    *,
+    ridge: float,
+    outputs: Float[Array, " n"] | Float[Array, "n c"] | None = None,
+    cross_kernel: Float[Array, "n2 n"] | Float[Array, "n2 n c c"] | Callable | None = None,
+    test_outputs: Float[Array, " n2"] | Float[Array, "n2 c"] | None = None,
+    tolerance: float = 1e-10,
+) -> Ridge:
+    """Kernel ridge regression around the outputs before training.
+
+    Args:
+      kernel, cross_kernel: as for `predict`.
+      targets: y.
+      ridge: positive, absolute. Training a squared loss with weight decay ends at ridge = weight_decay / slope, where slope is 1
+        for "half_sum", 2 for "sum", 2 / (n c) for "mean".
+      outputs, test_outputs: f_0; zero if None.
+      tolerance: of the residual of the linear system, relative, where the kernel is a function.
+
+    Raises:
+      ConfigError: shapes that do not fit, a ridge that is not positive or too small for a singular kernel.
+
+    Reference: scikit-learn's KernelRidge with kernel="precomputed" is the same where f_0 = 0.  Cost: a Cholesky factorisation,
+    O(m^3) for a matrix (m, m); for a function, conjugate gradients.
+    """
+    targets = checked_outputs(targets, "targets")
+    outputs, targets = checked_pair(np.zeros_like(targets) if outputs is None else outputs, targets, "half_sum", "outputs", "targets")
+    if not is_number(ridge) or not ridge > 0:
+        raise ConfigError(f"ridge={ridge!r} must be a positive number.")
+    problem = read_problem(kernel, outputs)
+    residual = targets - outputs
+    if problem.matrix is not None:
+        try:
+            factor = cho_factor(problem.matrix + ridge * np.eye(len(problem.matrix)))
+        except LinAlgError as error:
+            raise ConfigError(
+                f"kernel + ridge is not positive definite at ridge={ridge:g}. Give a larger ridge, or the kernel in float64."
+            ) from error
+        a = cho_solve(factor, problem.flat(residual)).reshape(-1)
+    else:
+        operator = LinearOperator((residual.size,) * 2, matvec=lambda v: problem.product(v.reshape(-1)) + ridge * v.reshape(-1), dtype=np.float64)
+        a, failed = cg(operator, residual.reshape(-1), rtol=tolerance, maxiter=10 * residual.size)
+        if failed:
+            raise ConfigError(f"Conjugate gradients did not reach tolerance={tolerance:g} at ridge={ridge:g}. Give a larger ridge or tolerance.")
+    test = None
+    if cross_kernel is not None:
+        if callable(cross_kernel) and test_outputs is None:
+            raise ConfigError(
+                "A function as cross_kernel= does not say how many test examples there are. Type: test_outputs= their outputs, or zeros"
+            )
+        n_test = len(test_outputs) if test_outputs is not None else len(np.asarray(cross_kernel))
+        start = np.zeros((n_test, *outputs.shape[1:])) if test_outputs is None else checked_outputs(test_outputs, "test_outputs")
+        test = start + read_cross(cross_kernel, problem, n_test)(a).reshape(start.shape)
+    elif test_outputs is not None:
+        raise ConfigError("test_outputs= need cross_kernel= beside them.")
+    return Ridge(problem.like(a), outputs + problem.product(a).reshape(outputs.shape), test)

@@ -1,0 +1,159 @@
+"""How does one eigendirection of the kernel move, step by step or in time?
+
+With w_t - w_0 = J' a_t and r = y - f_0, gradient descent on a squared loss is linear in a and does not mix eigenvectors of the
+kernel. For an eigenvalue s everything follows from the rate z = lr (slope s + weight_decay):
+
+    residual:      r_t = (weight_decay + slope s p_t) / (weight_decay + slope s) r,     p_0 = 1
+    coefficient:   a_t = lr slope u_t r,                                                u_t = (1 - p_t) / z
+
+Flow: p = exp(-z t). Descent: p = (1 - z)^t. Momentum: powers of a 3 x 3 matrix.
+"""
+
+import math
+import numbers
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from ntk_select.errors import ConfigError, did_you_mean
+
+OPTIMIZERS = ("flow", "gd", "momentum", "nesterov")
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An optimiser of full batches.
+
+    Args:
+      optimizer: "flow": dw/dt = -lr grad; "gd": w <- w - lr grad; "momentum" and "nesterov" as `optax.sgd` and PyTorch's SGD:
+        v <- momentum v + grad, w <- w - lr v, or with Nesterov w <- w - lr (grad + momentum v).
+      lr: positive.
+      momentum: 0 to below 1; only for the last two.
+      weight_decay: grad is that of the loss plus weight_decay (w - w_0): towards the start, not towards zero.
+
+    Raises:
+      ConfigError: a value that is not allowed.
+    """
+
+    optimizer: str = "flow"
+    lr: float = 1.0
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+
+    def __post_init__(self):
+        if self.optimizer not in OPTIMIZERS:
+            raise ConfigError(f"optimizer={self.optimizer!r} is unknown.{did_you_mean(str(self.optimizer), OPTIMIZERS)}")
+        if not is_number(self.lr) or not 0 < self.lr < math.inf:
+            raise ConfigError(f"lr={self.lr!r} must be a positive number.")
+        if not is_number(self.momentum) or not 0 <= self.momentum < 1:
+            raise ConfigError(f"momentum={self.momentum!r} must be a number from 0 to below 1.")
+        if self.momentum and self.optimizer in ("flow", "gd"):
+            raise ConfigError(f"momentum={self.momentum!r} belongs to optimizer='momentum' or 'nesterov', not to {self.optimizer!r}.")
+        if not is_number(self.weight_decay) or not 0 <= self.weight_decay < math.inf:
+            raise ConfigError(f"weight_decay={self.weight_decay!r} must be a number from 0.")
+
+    @property
+    def discrete(self) -> bool:
+        """Whether it takes steps."""
+        return self.optimizer != "flow"
+
+    @property
+    def largest_rate(self) -> float:
+        """The rate z from which on a direction no longer shrinks."""
+        mu = self.momentum
+        return {"flow": math.inf, "gd": 2.0, "momentum": 2 * (1 + mu), "nesterov": 2 * (1 + mu) / (1 + 2 * mu)}[self.optimizer]
+
+    def rate(self, values: np.ndarray, slope: float) -> np.ndarray:
+        """z of each eigenvalue."""
+        return self.lr * (slope * values + self.weight_decay)
+
+    def residual_factors(self, values: Float[np.ndarray, " m"], slope: float, times: Float[np.ndarray, " t"]) -> Float[np.ndarray, "t m"]:
+        """r_t / r."""
+        driven = slope * values
+        whole = driven + self.weight_decay
+        share = np.divide(driven, whole, out=np.ones_like(whole), where=whole > 0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return (1 - share) + share * self._solve(self.rate(values, slope), times)[0]
+
+    def coefficient_factors(self, values: Float[np.ndarray, " m"], slope: float, times: Float[np.ndarray, " t"]) -> Float[np.ndarray, "t m"]:
+        """a_t / r."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self.lr * slope * self._solve(self.rate(values, slope), times)[1]
+
+    def _solve(self, z: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """p (t, m) and u (t, m). At infinite times u is the pseudo-inverse of z."""
+        times = np.asarray(times, np.float64)
+        finite = np.isfinite(times)
+        p, u = np.empty((2, len(times), len(z)))
+        steps = {"flow": _flow, "gd": _descent}.get(self.optimizer, self._heavy)
+        p[finite], u[finite] = steps(z, times[finite])
+        moves = z > 1e-13 * z.max(initial=0.0)
+        p[~finite] = np.where(moves, 0.0, 1.0)
+        u[~finite] = np.divide(1.0, z, out=np.zeros_like(z), where=moves)
+        return p, u
+
+    def _heavy(self, z: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The state is (u, b, 1), b the velocity times lr: b <- mu b + z u - 1, u <- u - b."""
+        mu, ones, zeros = self.momentum, np.ones_like(z), np.zeros_like(z)
+        first = [1 - z, -mu * ones, ones] if self.optimizer == "momentum" else [1 - z - mu * z, -(mu**2) * ones, (1 + mu) * ones]
+        step = np.moveaxis(np.array([first, [z, mu * ones, -ones], [zeros, zeros, ones]]), 2, 0)
+        state = np.zeros((len(z), 3, 2))  # from (1, 0, 0) for p, from (0, 0, 1) for u
+        state[:, 0, 0] = state[:, 2, 1] = 1
+        p, u = np.empty((2, len(times), len(z)))
+        past = 0
+        for place in np.argsort(times, kind="stable"):
+            gap = int(times[place]) - past
+            if gap:
+                state, past = (step if gap == 1 else np.linalg.matrix_power(step, gap)) @ state, past + gap
+            p[place], u[place] = state[:, 0, 0], state[:, 0, 1]
+        return p, u
+
+
+def _flow(z: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    through = times[:, None] * z
+    return np.exp(-through), np.divide(-np.expm1(-through), z, out=np.broadcast_to(times[:, None], through.shape).copy(), where=z > 0)
+
+
+def _descent(z: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    t = times[:, None]
+    p = (1 - z) ** t
+    small = np.broadcast_to((z > 0) & (z < 0.5), p.shape)
+    gained = np.where(small, -np.expm1(t * np.log1p(-np.minimum(z, 0.5))), 1 - p)
+    return p, np.divide(gained, z, out=np.broadcast_to(t, p.shape).copy(), where=z > 0)
+
+
+def read_times(rule: Rule, times, steps, *, limit: bool = False) -> np.ndarray:
+    """Times as a float array (t,): those given, or 0 .. steps.
+
+    Args:
+      rule: where it takes steps, times count them and are whole numbers.
+      times: one number or several, from 0; infinity only with `limit`.
+      steps: a whole number from 0.
+
+    Raises:
+      ConfigError: both or neither is given, or a value is not allowed.
+    """
+    if (times is None) == (steps is None):
+        raise ConfigError("Give times= or steps=, one of the two. Type: steps=100 for the curve after 0, 1, ..., 100 steps")
+    if steps is not None:
+        if isinstance(steps, bool) or not isinstance(steps, numbers.Integral) or steps < 0:
+            raise ConfigError(f"steps={steps!r} must be a whole number from 0. For single points type: times=[0, 10, 100]")
+        return np.arange(steps + 1.0)
+    try:
+        given = np.atleast_1d(np.asarray(times, np.float64))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"times= takes numbers; given: {type(times).__name__}.") from error
+    if given.ndim != 1 or not given.size or np.isnan(given).any() or (given < 0).any():
+        raise ConfigError(f"times= takes a row of numbers from 0; given: {times!r}.")
+    if not limit and not np.isfinite(given).all():
+        raise ConfigError("times= must be finite here.")
+    whole = given[np.isfinite(given)]
+    if rule.discrete and (whole != np.rint(whole)).any():
+        raise ConfigError(f"optimizer={rule.optimizer!r} takes whole steps; times= holds {whole[whole != np.rint(whole)][0]}. Type: optimizer='flow'")
+    return given
+
+
+def is_number(value) -> bool:
+    """Whether it is one real number, and not a bool."""
+    return isinstance(value, numbers.Real | np.floating | np.integer) and not isinstance(value, bool) and not math.isnan(value)

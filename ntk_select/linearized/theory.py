@@ -1,0 +1,153 @@
+"""What do the paper's equations 3, 4 and 5 say about a kernel and its task? Each in its corrected form."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Float
+
+from ntk_select.errors import ConfigError
+from ntk_select.linearized.curve import Kernel
+from ntk_select.linearized.losses import squared_loss
+from ntk_select.linearized.modes import TOLERANCE, all_modes, find_modes
+from ntk_select.linearized.problem import checked_outputs, read_problem
+from ntk_select.linearized.rules import is_number
+
+RELATIVE_RIDGE = 1e-4
+"""Ridge of the generalisation score where none is given, in units of the mean eigenvalue."""
+
+
+def initial_speed(kernel: Kernel, residual: Float[Array, " n"] | Float[Array, "n c"], *, lr: float = 1.0, loss: str = "half_sum") -> float:
+    """How fast the loss begins to fall: -dL/dt at time 0 under gradient flow.
+
+    Args:
+      kernel, residual, lr, loss: as for `loss_curve`.
+
+    Returns:
+      lr dY' Theta dY for "half_sum" (the default, lr 1, is the paper's quantity), 4 lr dY' Theta dY for "sum", and that divided
+      by n^2 c^2 for "mean". Never negative; equal to the squared norm of the loss's gradient, times lr.
+
+    Raises:
+      ConfigError: shapes that do not fit, or an unknown loss.
+
+    Reference: Deshpande et al. 2021, eq. 3, whose printed coefficient has lost a factor (errata E3).
+    Cost: one product with the kernel, O(n^2 c^2) at most.
+    """
+    residual = checked_outputs(residual, "residual")
+    constants = squared_loss(loss, residual.size)
+    if not is_number(lr) or not lr > 0:
+        raise ConfigError(f"lr={lr!r} must be a positive number.")
+    flat = residual.reshape(-1)
+    return float(2 * constants.value * constants.slope * lr * (flat @ read_problem(kernel, residual).product(flat)))
+
+
+class Generalization(NamedTuple):
+    """Y' (Theta + ridge)^-1 Y, the bound sqrt(2 value / n) on the test loss that it enters, and the ridge."""
+
+    value: float
+    bound: float
+    ridge: float
+
+
+def generalization_score(
+    kernel: Kernel, targets: Float[Array, " n"] | Float[Array, "n c"], *, ridge: float | None = None, tolerance: float = TOLERANCE
+) -> Generalization:
+    """How well the linearised network should generalise: Y' (Theta + ridge)^-1 Y; lower is better.
+
+    Along unit eigenvectors v_k with eigenvalues s_k it is the sum of (v_k' Y)^2 / (s_k + ridge): small where the labels lie along
+    large eigenvalues.
+
+    Args:
+      kernel: as for `loss_curve`.
+      targets: Y, all of them; for the residual instead, give it (the two are equal only where f_0 = 0, errata E5).
+      ridge: absolute, from 0; None takes 1e-4 of the mean eigenvalue. Zero needs an invertible kernel: a feature kernel has rank
+        d < n at most (errata E4).
+      tolerance: relative, where the kernel is a function.
+
+    Raises:
+      ConfigError: shapes that do not fit, a negative ridge, ridge 0 with a singular kernel, or no ridge with a function.
+
+    Reference: Deshpande et al. 2021, eq. 4; Arora et al. 2019, who bound the test loss, for a two-layer ReLU network on inputs of
+    norm one, by sqrt(2 Y' Theta^-1 Y / n) and a term O(sqrt(log n / n)). For other networks it is a score, not a bound.
+    Cost: one eigendecomposition, O(m^3); or some tens of products.
+    """
+    targets = checked_outputs(targets, "targets")
+    problem = read_problem(kernel, targets)
+    if ridge is None:
+        if problem.matrix is None:
+            raise ConfigError("A kernel function does not know its mean eigenvalue. Type: ridge= an absolute number")
+        ridge = RELATIVE_RIDGE * float(np.trace(problem.matrix)) / len(problem.matrix)
+    if not is_number(ridge) or ridge < 0:
+        raise ConfigError(f"ridge={ridge!r} must be a number from 0, or None.")
+
+    def inverse(modes):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return (modes.energy / (modes.values + ridge)).sum()
+
+    modes = find_modes(problem, targets, inverse, **({} if problem.matrix is not None else {"tolerance": tolerance}))
+    smallest, largest = modes.values.min(), modes.values.max()
+    if smallest + ridge <= 1e-13 * largest or largest == 0:
+        raise ConfigError(
+            f"The kernel is singular (eigenvalues from {smallest:.3g} to {largest:.3g}) and ridge={ridge:g} does not mend it. Type: ridge=None"
+        )
+    value = float(inverse(modes))
+    return Generalization(value, float(np.sqrt(2 * value / problem.n)), float(ridge))
+
+
+class SpeedBound(NamedTuple):
+    """dY' Theta dY, and the number that it can never be below."""
+
+    speed: float
+    bound: float
+
+
+def speed_bound(kernel: Kernel, residual: Float[Array, " n"] | Float[Array, "n c"], *, ridge: float | None = None) -> SpeedBound:
+    """Eq. 5: dY' Theta dY >= |dY|^4 / (dY' (Theta + ridge)^-1 dY) - ridge |dY|^2.
+
+    A residual that generalises well starts fast; the converse does not follow (errata E6). Equal where the residual lies in one
+    eigenspace.
+
+    Args:
+      kernel: as an array.
+      residual, ridge: as for `generalization_score`.
+
+    Raises:
+      ConfigError: as `generalization_score`.
+
+    Reference: Deshpande et al. 2021, eq. 5, by Jensen or Cauchy-Schwarz; the ridge is added here.
+    """
+    residual = checked_outputs(residual, "residual")
+    score = generalization_score(kernel, residual, ridge=ridge)
+    square = float(np.square(residual).sum())
+    bound = 0.0 if square == 0 else square**2 / score.value - score.ridge * square
+    return SpeedBound(initial_speed(kernel, residual), bound)
+
+
+class LabelSpectrum(NamedTuple):
+    """Eigenvalues, largest first; the share of |Y|^2 along each eigenvector; the same summed from the largest eigenvalue on."""
+
+    values: Float[np.ndarray, " m"]
+    shares: Float[np.ndarray, " m"]
+    cumulative: Float[np.ndarray, " m"]
+
+
+def label_spectrum(kernel: Kernel, targets: Float[Array, " n"] | Float[Array, "n c"]) -> LabelSpectrum:
+    """Where do the labels lie along the kernel's eigenvectors? Early in the order: learnt fast, and from few examples.
+
+    Args:
+      kernel: as an array, (n, n) or (n, n, c, c).
+      targets: labels or residual.
+
+    Raises:
+      ConfigError: shapes that do not fit, targets that are all zero, or a kernel that is a function.
+
+    Cost: one eigendecomposition.
+    """
+    targets = checked_outputs(targets, "targets")
+    problem = read_problem(kernel, targets)
+    if problem.matrix is None:
+        raise ConfigError("label_spectrum needs all eigenvectors: give the kernel as an array.")
+    if not targets.any():
+        raise ConfigError("targets are all zero: they lie along no eigenvector.")
+    modes = all_modes(problem, targets)
+    shares = modes.energy[::-1] / modes.energy.sum()
+    return LabelSpectrum(modes.values[::-1], shares, np.cumsum(shares))

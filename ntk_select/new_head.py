@@ -1,0 +1,125 @@
+"""How does an expert get a head for a new task? Its pre-logits go into a fresh linear layer."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ntk_select.errors import ConfigError, ModelError, did_you_mean
+from ntk_select.expert import Expert, LastConv, Taps
+
+HEADS = ("random", "zero")
+_OLD = "source_head"
+
+
+@dataclass(frozen=True)
+class _OnFeatures:
+    """The network with its new head. The old one stays where the backbone expects it, as a constant."""
+
+    features_fn: Callable
+    head: tuple[str, ...]
+
+    def __call__(self, variables, x):
+        return _linear(variables, self.features_fn(_original(variables, self.head), x))
+
+
+@dataclass(frozen=True)
+class _Features:
+    features_fn: Callable
+    head: tuple[str, ...]
+
+    def __call__(self, variables, x):
+        return self.features_fn(_original(variables, self.head), x)
+
+
+@dataclass(frozen=True)
+class _TapsOf:
+    taps_fn: Callable
+    head: tuple[str, ...]
+
+    def __call__(self, variables, x, perturbation=None):
+        taps = self.taps_fn(_original(variables, self.head), x, perturbation)
+        return Taps(_linear(variables, taps.features), taps.features, taps.conv_inputs)
+
+
+def with_new_head(expert: Expert, num_classes: int, *, head: str = "random", seed: int = 0, x: Any = None) -> Expert:
+    """The expert with a linear head of `num_classes` outputs on its pre-logits, ready to be fine-tuned.
+
+    Args:
+      expert: with `features_fn`.
+      num_classes: of the new task, at least 1 (one output for two classes of -1 and +1).
+      head: "random": normal weights of variance 1 / d, zero bias; "zero": all zero, which gives the backbone no gradient at the
+        start, so that the kernel is that of the features and LGC is nothing.
+      seed: of the random head.
+      x: one network input (1, ...), to count the pre-logits of an expert that has no head.
+
+    Returns:
+      An `Expert` of the same name, whose params are {"backbone": ..., "head": {"kernel", "bias"}}; the old head is in its state.
+
+    Raises:
+      ConfigError: `head` is unknown, or a number is not allowed.
+      ModelError: the expert has no `features_fn`, or neither a head nor `x`.
+    """
+    if head not in HEADS:
+        raise ConfigError(f"head={head!r} is unknown.{did_you_mean(str(head), HEADS)}")
+    for name, value, least in (("num_classes", num_classes, 1), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise ConfigError(f"{name}={value!r} must be a whole number from {least}.")
+    if expert.features_fn is None:
+        raise ModelError(f"Expert {expert.name!r} has no features_fn, so that no new head can be put on it. Type: Expert(..., features_fn=...)")
+    if expert.head_kernel is not None:
+        width, dtype = expert.head_kernel.shape[0], expert.head_kernel.dtype
+    elif x is not None:
+        import jax
+
+        shape = jax.eval_shape(expert.features_fn, expert.variables, x[:1])
+        width, dtype = shape.shape[1], shape.dtype
+    else:
+        raise ModelError(f"Expert {expert.name!r} has no head that says how many pre-logits there are. Type: with_new_head(..., x=one input)")
+    weights = np.random.default_rng(seed).normal(size=(width, num_classes)) / math.sqrt(width) if head == "random" else np.zeros((width, num_classes))
+    backbone, old = _without(expert.params, expert.head)
+    state = dict(expert.state) | ({} if old is None else {_OLD: old})
+    path = expert.head or ()
+    last_conv = expert.last_conv and replace(expert.last_conv, path=("backbone", *expert.last_conv.path))
+    if isinstance(last_conv, LastConv) and expert.taps_fn is None:
+        last_conv = replace(last_conv, pooled=None)
+    return Expert(
+        expert.name,
+        _OnFeatures(expert.features_fn, path),
+        {"backbone": backbone, "head": {"kernel": weights.astype(dtype), "bias": np.zeros(num_classes, dtype)}},
+        state,
+        features_fn=_Features(expert.features_fn, path),
+        head=("head",),
+        last_conv=last_conv,
+        preprocess=expert.preprocess,
+        card=expert.card,
+        taps_fn=None if expert.taps_fn is None else _TapsOf(expert.taps_fn, path),
+    )
+
+
+def _linear(variables, features):
+    head = variables["params"]["head"]
+    return features @ head["kernel"] + head["bias"]
+
+
+def _original(variables, head: tuple[str, ...]):
+    """The variables as the expert knew them."""
+    state = {key: value for key, value in variables.items() if key not in ("params", _OLD)}
+    backbone = variables["params"]["backbone"]
+    return {"params": _with(backbone, head, variables[_OLD]) if _OLD in variables else backbone, **state}
+
+
+def _without(tree, path: tuple[str, ...] | None):
+    """The tree without what lies at `path`, and that."""
+    if not path:
+        return tree, None
+    if len(path) == 1:
+        return {key: value for key, value in tree.items() if key != path[0]}, tree[path[0]]
+    inner, old = _without(tree[path[0]], path[1:])
+    return {**tree, path[0]: inner}, old
+
+
+def _with(tree: Mapping, path: tuple[str, ...], part):
+    return {**tree, path[0]: part if len(path) == 1 else _with(tree.get(path[0], {}), path[1:], part)}
