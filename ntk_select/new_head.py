@@ -1,6 +1,5 @@
 """How does an expert get a head for a new task? Its pre-logits go into a fresh linear layer."""
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -50,7 +49,7 @@ def with_new_head(expert: Expert, num_classes: int, *, head: str = "random", see
     Args:
       expert: with `features_fn`.
       num_classes: of the new task, at least 1 (one output for two classes of -1 and +1).
-      head: "random": normal weights of variance 1 / d, zero bias; "zero": all zero, which gives the backbone no gradient at the
+      head: "random": weights uniform between -1 / sqrt(d) and 1 / sqrt(d), as PyTorch begins, zero bias; "zero": all zero, which gives the backbone no gradient at the
         start, so that the kernel is that of the features and LGC is nothing.
       seed: of the random head.
       x: one network input (1, ...), to count the pre-logits of an expert that has no head.
@@ -78,7 +77,8 @@ def with_new_head(expert: Expert, num_classes: int, *, head: str = "random", see
         width, dtype = shape.shape[1], shape.dtype
     else:
         raise ModelError(f"Expert {expert.name!r} has no head that says how many pre-logits there are. Type: with_new_head(..., x=one input)")
-    weights = np.random.default_rng(seed).normal(size=(width, num_classes)) / math.sqrt(width) if head == "random" else np.zeros((width, num_classes))
+    end = width**-0.5 if head == "random" else 0.0
+    weights = np.random.default_rng(seed).uniform(-end, end, (width, num_classes))
     backbone, old = _without(expert.params, expert.head)
     state = dict(expert.state) | ({} if old is None else {_OLD: old})
     path = expert.head or ()

@@ -26,6 +26,7 @@ def _run(arguments: list[str] | None) -> int:
     import tyro
 
     from ntk_select.cli.demo import Demo
+    from ntk_select.cli.dynamics import Dynamics
     from ntk_select.cli.kernel import Kernel
     from ntk_select.cli.rank import Rank
     from ntk_select.cli.tasks import Tasks
@@ -35,6 +36,7 @@ def _run(arguments: list[str] | None) -> int:
         Annotated[Demo, tyro.conf.subcommand("demo", prefix_name=False)]
         | Annotated[Rank, tyro.conf.subcommand("rank", prefix_name=False)]
         | Annotated[Kernel, tyro.conf.subcommand("kernel", prefix_name=False)]
+        | Annotated[Dynamics, tyro.conf.subcommand("dynamics", prefix_name=False)]
         | Annotated[Tasks, tyro.conf.subcommand("tasks", prefix_name=False)]
         | Annotated[Zoo, tyro.conf.subcommand("zoo", prefix_name=False)]
     )

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from ntk_select.cli.console import Flag, check_writable, command, print_json, print_line, print_table, progress_bar, remarks, split, zoo_option
+from ntk_select.cli.expert import load_expert
 from ntk_select.cli.kernel_compare import compare_with_exact
 from ntk_select.cli.kernel_sketch import check_sketch, only_sketch, sketch_lines, sketched
 from ntk_select.engine import ntk, ntk_plan
@@ -94,7 +95,7 @@ class Kernel:
         """Computes, prints and saves."""
         began = time.perf_counter()
         self._check_options()
-        task, expert = builtin("load_task")(self.task), self._load_expert()
+        task, expert = builtin("load_task")(self.task), load_expert(builtin("open_zoo"), self.zoo, self.expert)
         sample = probe_sample(task, per_class=self.per_class, seed=self.seed)
         if self.out is not None and not self.plan:
             check_writable(self.out.expanduser().parent)
@@ -156,17 +157,6 @@ class Kernel:
     def again(self, *more: str, without: tuple[str, ...] = ()) -> str:
         """The command to type for the same again, with more options or without some."""
         return command("kernel", "--expert", self.expert, "--task", self.task, *zoo_option(self.zoo), *self.options(*without), *more)
-
-    def _load_expert(self) -> Expert:
-        experts = builtin("open_zoo")(split(self.zoo))
-        if self.expert not in experts:
-            raise ModelError(f"There is no expert {self.expert!r} in the zoo.{did_you_mean(self.expert, experts)}")
-        expert = experts[self.expert]()
-        if expert.preprocess is None:
-            raise ModelError(
-                f"Expert {expert.name!r} has no preprocess, so that images cannot enter it. Type: Expert(..., preprocess=Preprocess(size=224))"
-            )
-        return expert
 
     def _chosen(self, expert: Expert) -> tuple[dict[str, Any], list[str]]:
         """The question as the engine takes it, and the paths that are differentiated: never batch statistics."""
