@@ -135,9 +135,10 @@ def test_training_converges_below_the_largest_learning_rate_and_diverges_above(i
     decay *= independent.slope(loss, world.outputs.size) * independent.largest(world.kernel)
     options = {"loss": loss, "weight_decay": decay, "momentum": momentum}
     largest = max_stable_lr(world.kernel, optimizer=optimizer, size=world.outputs.size, **options)
-    below, above = (independent.train(world, steps=800, nesterov=optimizer == "nesterov", lr=share * largest, **options) for share in (0.99, 1.01))
+    options |= {"nesterov": optimizer == "nesterov", "steps": 400 if (optimizer, momentum) == ("momentum", 0.9) else 1500}
+    below, above = (independent.train(world, lr=share * largest, **options) for share in (0.99, 1.01))
     assert below.losses[-1] < below.losses[0]
-    assert below.distances[-50:].max() < 1.01 * below.distances[-100:-50].max()
+    assert below.losses[-50:].max() < 1.001 * below.losses[-100:-50].max()
     assert above.losses[-50:].max() > 1.3 * above.losses[-100:-50].max()
     assert above.losses[-1] > 100 * above.losses[0]
 

@@ -16,7 +16,7 @@ def world(request):
     return request.getfixturevalue(request.param)
 
 
-def tested(world):
+def with_test(world):
     return {"cross_kernel": world.cross, "test_outputs": world.test_outputs, "test_targets": world.test_targets}
 
 
@@ -29,7 +29,7 @@ def same_as_training(independent, world, found, path, loss, tolerance=1e-11):
         np.testing.assert_allclose(given, expected[steps], rtol=0, atol=tolerance * max(1.0, np.abs(expected).max()))
     np.testing.assert_allclose(found.train_losses, path.losses[steps], rtol=1e-8)
     np.testing.assert_allclose(found.test_losses, independent.losses(loss, test_outputs, world.test_targets)[steps], rtol=1e-8)
-    moved = np.einsum("t...,...p->tp" if world.jacobian.ndim == 2 else "tia,iap->tp", found.coefficients, world.jacobian)
+    moved = np.einsum("ti,ip->tp" if world.jacobian.ndim == 2 else "tia,iap->tp", found.coefficients, world.jacobian)
     np.testing.assert_allclose(moved, path.moved[steps], rtol=0, atol=tolerance * max(1.0, np.abs(path.moved).max()))
 
 
@@ -50,7 +50,7 @@ def largest_speed(independent, world, loss):
 def test_outputs_losses_and_distances_are_those_of_training(independent, world, optimizer, momentum, decay, loss):
     options = rates(independent, world, loss, decay=decay) | {"momentum": momentum}
     path = independent.train(world, loss, nesterov=optimizer == "nesterov", steps=200, **options)
-    found = predict(world.kernel, world.outputs, world.targets, optimizer=optimizer, loss=loss, steps=200, **tested(world), **options)
+    found = predict(world.kernel, world.outputs, world.targets, optimizer=optimizer, loss=loss, steps=200, **with_test(world), **options)
     same_as_training(independent, world, found, path, loss)
     assert found.products == 0
 
@@ -62,7 +62,7 @@ def test_cross_entropy_is_followed_step_by_step(independent, several, optimizer,
     options = rates(independent, several, loss, decay=decay) | {"momentum": momentum}
     path = independent.train(several, loss, nesterov=optimizer == "nesterov", steps=200, **options)
     found = predict(
-        several.kernel, several.outputs, several.targets, optimizer=optimizer, loss=loss, times=[200, 0, 3, 50, 3], **tested(several), **options
+        several.kernel, several.outputs, several.targets, optimizer=optimizer, loss=loss, times=[200, 0, 3, 50, 3], **with_test(several), **options
     )
     assert path.losses[-1] < 0.8 * path.losses[0]
     same_as_training(independent, several, found, path, loss)
@@ -72,7 +72,7 @@ def test_soft_targets_are_learnt(independent, several):
     soft = several._replace(targets=np.full_like(several.targets, 0.1) + 0.7 * several.targets)
     options = rates(independent, several, "cross_entropy")
     path = independent.train(soft, "cross_entropy", steps=100, **options)
-    found = predict(soft.kernel, soft.outputs, soft.targets, optimizer="gd", loss="cross_entropy", steps=100, **tested(soft), **options)
+    found = predict(soft.kernel, soft.outputs, soft.targets, optimizer="gd", loss="cross_entropy", steps=100, **with_test(soft), **options)
     same_as_training(independent, soft, found, path, "cross_entropy")
 
 
@@ -84,7 +84,7 @@ def test_mini_batches_are_followed(independent, several, optimizer, momentum, de
     options = rates(independent, several, loss, share=0.2, decay=decay) | {"momentum": momentum}
     path = independent.train(several, loss, nesterov=optimizer == "nesterov", steps=60, batches=batches, **options)
     found = predict(
-        several.kernel, several.outputs, several.targets, optimizer=optimizer, loss=loss, steps=60, batches=batches, **tested(several), **options
+        several.kernel, several.outputs, several.targets, optimizer=optimizer, loss=loss, steps=60, batches=batches, **with_test(several), **options
     )
     same_as_training(independent, several, found, path, loss)
 
@@ -93,7 +93,9 @@ def test_mini_batches_of_a_single_output(independent, binary):
     batches = [np.random.default_rng(step).permutation(12)[:5] for step in range(60)]
     options = rates(independent, binary, "mean", share=0.2)
     path = independent.train(binary, "mean", steps=60, batches=batches, **options)
-    found = predict(binary.kernel, binary.outputs, binary.targets, optimizer="gd", loss="mean", steps=60, batches=batches, **tested(binary), **options)
+    found = predict(
+        binary.kernel, binary.outputs, binary.targets, optimizer="gd", loss="mean", steps=60, batches=batches, **with_test(binary), **options
+    )
     same_as_training(independent, binary, found, path, "mean")
 
 
@@ -146,7 +148,15 @@ def test_the_limit_of_cross_entropy_is_logistic_regression(independent, decay):
     zeros, test_zeros = np.zeros((30, 3)), np.zeros((6, 3))
     for kernel, cross in [(x @ x.T, x_test @ x.T), [np.einsum("ij,ab->ijab", left @ x.T, np.eye(3)) for left in (x, x_test)]]:
         found = predict(
-            kernel, zeros, np.eye(3)[labels], lr=0.1, times=np.inf, weight_decay=decay, loss="cross_entropy_sum", cross_kernel=cross, test_outputs=test_zeros
+            kernel,
+            zeros,
+            np.eye(3)[labels],
+            lr=0.1,
+            times=np.inf,
+            weight_decay=decay,
+            loss="cross_entropy_sum",
+            cross_kernel=cross,
+            test_outputs=test_zeros,
         )
         np.testing.assert_allclose(found.train_outputs[0], x @ weights, rtol=0, atol=1e-5)
         np.testing.assert_allclose(found.test_outputs[0], x_test @ weights, rtol=0, atol=1e-5)
@@ -156,7 +166,9 @@ def test_the_limit_of_cross_entropy_is_logistic_regression(independent, decay):
 
 def test_the_mean_of_cross_entropy_has_the_limit_of_the_sum_at_n_times_the_decay(independent):
     x, _, labels, weights = logistic(independent, 3.0)
-    found = predict(x @ x.T, np.zeros((30, 3)), np.eye(3)[labels], lr=0.1, times=[0, np.inf], weight_decay=3.0 / 30, loss="cross_entropy", optimizer="gd")
+    found = predict(
+        x @ x.T, np.zeros((30, 3)), np.eye(3)[labels], lr=0.1, times=[0, np.inf], weight_decay=3.0 / 30, loss="cross_entropy", optimizer="gd"
+    )
     assert (found.train_outputs[0] == 0).all()
     np.testing.assert_allclose(found.train_outputs[1], x @ weights, rtol=0, atol=1e-5)
 
@@ -164,7 +176,7 @@ def test_the_mean_of_cross_entropy_has_the_limit_of_the_sum_at_n_times_the_decay
 def test_long_training_of_cross_entropy_comes_to_the_limit(independent, several):
     options = rates(independent, several, "cross_entropy", 0.8, 0.05) | {"loss": "cross_entropy"}
     question = (several.kernel, several.outputs, several.targets)
-    found = predict(*question, times=[0, 3000, np.inf], optimizer="gd", **tested(several), **options)
+    found = predict(*question, times=[0, 3000, np.inf], optimizer="gd", **with_test(several), **options)
     assert np.abs(found.train_outputs[2] - found.train_outputs[0]).max() > 0.1
     np.testing.assert_allclose(found.train_outputs[1], found.train_outputs[2], rtol=0, atol=1e-7)
     np.testing.assert_allclose(found.test_outputs[1], found.test_outputs[2], rtol=0, atol=1e-7)
@@ -180,7 +192,7 @@ def test_where_the_gradient_is_nothing_the_limit_is_the_start(several):
 @pytest.mark.parametrize("optimizer", ["flow", "gd", "momentum"])
 def test_the_limit_of_squared_losses_is_ridge_regression(independent, world, optimizer, loss):
     options = rates(independent, world, loss, 0.5, 0.03)
-    found = predict(world.kernel, world.outputs, world.targets, optimizer=optimizer, times=[5, np.inf], loss=loss, **tested(world), **options)
+    found = predict(world.kernel, world.outputs, world.targets, optimizer=optimizer, times=[5, np.inf], loss=loss, **with_test(world), **options)
     ridge = options["weight_decay"] / independent.slope(loss, world.outputs.size)
     expected = kernel_ridge(
         world.kernel, world.targets, ridge=ridge, outputs=world.outputs, cross_kernel=world.cross, test_outputs=world.test_outputs
@@ -253,10 +265,10 @@ def test_nothing_to_learn_is_no_training(several):
 
 
 @pytest.mark.parametrize("options", [{}, {"batches": [np.arange(12)] * 3000}, {"momentum": 0.5, "optimizer": "momentum"}])
-def test_diverging_losses_are_infinite(several, options):
+def test_diverging_losses_are_not_finite(several, options):
     found = predict(several.kernel, several.outputs, several.targets, lr=10.0, times=[0, 5, 3000], **({"optimizer": "gd"} | options))
     assert found.train_losses[0] < found.train_losses[1] < np.inf
-    assert found.train_losses[2] == np.inf
+    assert not np.isfinite(found.train_losses[2])
 
 
 def test_labels_become_numbers_to_regress_on():
@@ -303,11 +315,17 @@ SAY_NO = {
     "test targets alone": ({"test_targets": np.ones((2, 2))}, "test_targets= need cross_kernel= and test_outputs= beside them"),
     "cross kernel alone": ({"cross_kernel": np.ones((2, 3))}, "cross_kernel= and test_outputs= belong together"),
     "test outputs alone": ({"test_outputs": np.ones((2, 2))}, "cross_kernel= and test_outputs= belong together"),
-    "columns of test outputs": ({**TEST, "test_outputs": np.ones((2, 3))}, r"test_outputs has shape \(2, 3\); it must have as many columns as outputs, 2"),
+    "columns of test outputs": (
+        {**TEST, "test_outputs": np.ones((2, 3))},
+        r"test_outputs has shape \(2, 3\); it must have as many columns as outputs, 2",
+    ),
     "a row of test outputs": ({**TEST, "test_outputs": np.ones(2)}, r"test_outputs has shape \(2,\); it must have as many columns as outputs, 2"),
     "test targets of another shape": ({**TEST, "test_targets": np.ones((3, 2))}, r"test_targets has shape \(3, 2\) for test_outputs \(2, 2\)"),
     "batches under flow": ({"batches": [[0]] * 3, "optimizer": "flow"}, "batches= belong to optimisers that take steps. Type: optimizer='gd'"),
-    "no limit of cross-entropy": ({"loss": "cross_entropy", "steps": None, "times": [np.inf]}, "loss='cross_entropy' has no limit without weight decay"),
+    "no limit of cross-entropy": (
+        {"loss": "cross_entropy", "steps": None, "times": [np.inf]},
+        "loss='cross_entropy' has no limit without weight decay",
+    ),
     "no limit with batches": (
         {"batches": [[0]], "steps": None, "times": [1, np.inf], "weight_decay": 0.1},
         "loss='half_sum' has no limit without weight decay, nor with batches",
