@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import optax
 import tyro
@@ -107,7 +108,7 @@ def measure(name: str, uri: str, protocol: Protocol, progress=None) -> dict[str,
     return {
         "expert": name,
         "task": task.name,
-        "own_source": source.card.source == task.name,
+        "own_source": task.name in (source.card.source, (source.card.initialised_from or "").partition("-")[0]),
         "classes": classes,
         "lfc": ns.lfc(np.asarray(source.features_fn(source.variables, x)), sample.labels),
         "lgc": ns.lgc(source, x, sample.labels),
@@ -259,6 +260,7 @@ def main(
                     progress(place, len(todo), f"{name}: {what} {done}/{steps}")
 
                 cell = measure(name, uri, protocol, within)
+                jax.clear_caches()  # programs of one cell serve no other
                 write_atomically(file, json.dumps({"asked": asked, **cell}, indent=1, allow_nan=False).encode())
             cells.append(json.loads(file.read_text(encoding="utf-8")))
             progress(place + 1, len(todo), "")

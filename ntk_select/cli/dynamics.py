@@ -22,6 +22,7 @@ from ntk_select.expert import Expert
 from ntk_select.files import write_atomically
 from ntk_select.linearized.beside import Beside, beside
 from ntk_select.linearized.curve import max_stable_lr
+from ntk_select.linearized.layers import layer_factors
 from ntk_select.linearized.losses import CROSS_ENTROPY, check_loss, loss_gradient
 from ntk_select.linearized.network import METHODS, NetworkKernel, network_kernel
 from ntk_select.linearized.plot import curves
@@ -78,6 +79,8 @@ class Dynamics:
     """Of the images, the head and the mini-batches."""
     linear: bool = True
     """Also train the linearised network, which the formula should meet to rounding."""
+    explain: Flag = field(default=False)
+    """Also say, layer by layer, how much of the kernel the features' kernel and other simpler ones stand for (appendix A)."""
     memory_gb: float | None = None
     """Memory that the kernel may take; by default half of what is free."""
     out: Path | None = None
@@ -107,11 +110,9 @@ class Dynamics:
                 memory_gb=self.memory_gb,
                 progress=lambda done, total, _: progress(done, total, "kernel"),
             )
-            stable = self._largest_lr(kernel, y.size)
+            stable = self._largest_lr(kernel, y.shape)
             if self.lr is None and stable is None:
-                raise ConfigError(
-                    f"The largest stable learning rate is known here for squared losses and a dense kernel alone. Type: {self.again('--lr', '0.01')}"
-                )
+                raise ConfigError(f"A largest stable learning rate is known for squared losses alone. Type: {self.again('--lr', '0.01')}")
             lr = SAFE_SHARE * stable if self.lr is None else self.lr
             times = np.unique(np.rint(np.concatenate([[0, self.steps], np.geomspace(1, max(self.steps, 1), RECORDS)]))) if self.steps else [0]
             found = beside(
@@ -133,6 +134,8 @@ class Dynamics:
                 progress=progress,
             )
         record = self._record(found, task, lr, stable, len(x), 0 if x_test is None else len(x_test))
+        if self.explain:
+            record["layers"] = [layer._asdict() for layer in layer_factors(expert, x, layers=self.layers, memory_gb=self.memory_gb)]
         files = [] if self.out is None else self._save(found, record)
         if self.json:
             print_json(record | {"files": [str(path) for path in files]})
@@ -158,12 +161,12 @@ class Dynamics:
         heavy = self.optimizer in ("momentum", "nesterov")
         return Rule(self.optimizer, lr, (0.9 if heavy else 0.0) if self.momentum is None else self.momentum, self.weight_decay)
 
-    def _largest_lr(self, kernel: NetworkKernel, size: int) -> float | None:
-        if self.loss in CROSS_ENTROPY or kernel.method != "dense":
+    def _largest_lr(self, kernel: NetworkKernel, shape: tuple[int, int]) -> float | None:
+        if self.loss in CROSS_ENTROPY or (kernel.method != "dense" and self.lr is not None):
             return None
         rule = self._rule(1.0)
         options = {"optimizer": rule.optimizer, "momentum": rule.momentum, "weight_decay": self.weight_decay, "loss": self.loss}
-        return max_stable_lr(kernel.kernel, size=size, **options)
+        return max_stable_lr(kernel.kernel, size=math.prod(shape), shape=shape, **options)
 
     def _test_images(self, task: Task, expert: Expert, class_names: tuple[str, ...]) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Some test images of the classes that training knows, drawn once for a seed."""
@@ -183,7 +186,8 @@ class Dynamics:
         for option in dataclasses.fields(self)[3:]:
             value = getattr(self, option.name)
             if option.name not in ("out", "json") and value != option.default:
-                words += ["--no-linear"] if option.name == "linear" else ["--" + option.name.replace("_", "-"), str(value)]
+                name = option.name.replace("_", "-")
+                words += [f"--{name}"] if value is True else [f"--no-{name}"] if value is False else [f"--{name}", str(value)]
         return command(*words, *more)
 
     def _record(self, found: Beside, task: Task, lr: float, stable: float | None, n: int, n_test: int) -> dict[str, Any]:
@@ -280,11 +284,15 @@ class Dynamics:
         places = np.unique(np.rint(np.linspace(0, len(curves["step"]) - 1, ROWS)).astype(int))
         rows = [[_shown(key, curves[key][place]) for key in names] for place in places]
         print_table("Predicted and real", list(names.values()), rows, right=tuple(names.values()))
-        if "measured_speed" in theory and theory["speed"]:
+        if theory.get("measured_speed") is not None and theory["speed"] is not None:
             print_line(f"The loss begins to fall by {theory['speed']:.4g} lr a step (eq. 3); the first step: {theory['measured_speed']:.4g} lr.")
         if "generalization" in theory:
             print_line(f"Y'(Theta + r)^-1 Y = {theory['generalization']:.4g} at r = {theory['ridge']:.3g} (eq. 4, lower is better).")
             print_line(f"dY' Theta dY = {theory['quadratic_form']:.4g}, never below {max(theory['quadratic_form_bound'], 0):.4g} (eq. 5).")
+        if self.explain:
+            head = ["parameter", "share", "by features", "by inputs", "by cotangents", "by inputs x cotangents"]
+            rows = [[str(layer["name"]).removeprefix("params/"), *map(_percent, list(layer.values())[1:])] for layer in record["layers"]]
+            print_table("How much of each parameter's kernel simpler kernels explain (appendix A)", head, rows, right=tuple(head[1:]))
         print_line("Next: " + self.again("--out", "runs/dynamics") if self.out is None else f"Look at {self.out.expanduser() / 'dynamics.png'}")
 
 
@@ -295,6 +303,10 @@ def _times(kernel: np.ndarray, v: np.ndarray) -> np.ndarray:
 def _plain(value) -> float | None:
     """A number that JSON has; None for one that overflowed."""
     return float(value) if np.isfinite(value) else None
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
 
 
 def _shown(key: str, value: float | None) -> str:

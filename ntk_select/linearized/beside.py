@@ -61,7 +61,7 @@ class Beside(NamedTuple):
             _relative(found.train_losses, real.train_losses),
             None if real.test_losses is None else _relative(found.test_losses, real.test_losses),
             _moved_apart(found.test_outputs, real.test_outputs) if test else None,
-            (answers(found.test_outputs) == answers(real.test_outputs)).mean(axis=1) if test else None,
+            _same(found.test_outputs, real.test_outputs) if test else None,
             _ratio(found.distances, real.distances),
         )
 
@@ -70,7 +70,7 @@ class Beside(NamedTuple):
         found = {"formula": self.formula, "linear": self.linear, "real": self.real}.get(curve)
         if found is None:
             raise ConfigError(f"There is no curve {curve!r} here. Allowed: 'formula', 'real', and 'linear' where it was asked for.")
-        return None if self.test_targets is None else (answers(found.test_outputs) == answers(self.test_targets[None])).mean(axis=1)
+        return None if self.test_targets is None else _same(found.test_outputs, self.test_targets[None])
 
 
 def beside(
@@ -145,9 +145,17 @@ def beside(
     return Beside(formula, trained, real, kernel, np.asarray(targets), None if test_targets is None else np.asarray(test_targets))
 
 
-def answers(outputs: Float[np.ndarray, "t n ..."]) -> np.ndarray:
-    """The class of each example: the largest output, or the sign of a single one."""
-    return outputs > 0 if outputs.ndim == 2 else outputs[..., 0] > 0 if outputs.shape[2] == 1 else outputs.argmax(axis=2)
+def answers(outputs: Float[np.ndarray, "t n ..."]) -> Int[np.ndarray, "t n"]:
+    """The class of each example: the largest output, or the sign of a single one; -1 where the outputs are not finite."""
+    rows = outputs[..., None] if outputs.ndim == 2 else outputs
+    found = (rows[..., 0] > 0).astype(int) if rows.shape[2] == 1 else rows.argmax(axis=2)
+    return np.where(np.isfinite(rows).all(axis=2), found, -1)
+
+
+def _same(given: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """Share of equal answers; none is equal to nothing."""
+    given, real = answers(given), answers(real)
+    return ((given == real) & (real >= 0)).mean(axis=1)
 
 
 def _named(progress, what: str):

@@ -22,7 +22,7 @@ from ntk_select.expert import Expert
 from ntk_select.gradients import expert_question
 
 METHODS = ("auto", "dense", "matrix-free")
-EXPECTED_PRODUCTS = 60
+EXPECTED_PRODUCTS = 30
 """Products with the kernel that a curve is expected to need, for the choice between the two ways."""
 EIGEN_FLOPS = 12
 """Operations of a symmetric eigendecomposition with vectors, in units of the third power of its size."""
@@ -240,12 +240,12 @@ def _costs(network: Network, x, x_test, outputs: str, memory: int, memory_gb) ->
     product = (2 * passes.forward + passes.backward) * n + 2 * passes.forward * n
     products = EXPECTED_PRODUCTS * product + (EXPECTED_PRODUCTS * 2 * passes.forward * n2)
     need = 3 * 8 * size**2 + 8 * (size // n) ** 2 * n * n2
-    if need > memory:
-        return np.inf, products, f"dense: {need / 1e9:.3g} GB of {memory / 1e9:.3g}, too much; matrix-free: about {product:.2g} operations a product"
     question = {"outputs": outputs, "layers": network.layers, "memory_gb": memory_gb}
     flops = ntk_plan(network.fn, network.params, x, **question).flops
     if n2:
         flops += ntk_plan(network.fn, network.params, x_test, x, **question).flops
     eigen = EIGEN_FLOPS * float(size) ** 3 + BALANCE * need
-    words = f"dense: {flops:.2g} operations for the kernel, {eigen:.2g} for its eigenvectors, {need / 1e9:.2g} GB"
-    return flops + eigen, products, f"{words}; matrix-free: {products:.2g} operations in about {EXPECTED_PRODUCTS} products"
+    room = f"{need / 1e9:.2g} GB" + (f" where {memory / 1e9:.2g} are allowed" if need > memory else "")
+    words = f"dense: {flops:.2g} operations for the kernel, {eigen:.2g} for its eigenvectors, {room}"
+    dense = np.inf if need > memory else flops + eigen
+    return dense, products, f"{words}; matrix-free: {products:.2g} operations in about {EXPECTED_PRODUCTS} products"

@@ -1,0 +1,202 @@
+"""Does `ntk-select dynamics` predict the training that it does, lay both beside each other, and refuse in a sentence?"""
+
+import csv
+import json
+import shlex
+from functools import partial
+
+import jax
+import numpy as np
+import optax
+import pytest
+from ntk_select.data import load_task
+from ntk_select.models import build, initialise, open_zoo
+from ntk_select.models.weights import write_expert
+
+from ntk_select import Card, Preprocess, linearized, probe_sample, with_new_head
+from ntk_select.cli import main
+from ntk_select.errors import MissingDependencyError
+
+CONFIG = {"stage_sizes": [1], "widths": [3], "stem": "small"}
+
+
+@pytest.fixture(scope="module")
+def zoo(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp("my zoo"), np.random.default_rng(0)
+    shapes = jax.eval_shape(partial(initialise, build("resnet18", num_classes=4, **CONFIG), size=8), jax.random.key(0))
+    variables = jax.tree.map(lambda leaf: rng.uniform(0.1, 1, leaf.shape).astype(np.float32), shapes)
+    write_expert(folder / "ash", variables, Card("ash", "resnet18", "trees", Preprocess(size=8), "", 4, config=CONFIG))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory):
+    path, labels = tmp_path_factory.mktemp("data") / "bright things.npz", np.repeat([0, 1], 12)
+    images = np.random.default_rng(1).integers(0, 100, (24, 8, 8), dtype=np.uint8)
+    images[labels == 1] += 100
+    tests = {"test_images": images[::3], "test_labels": labels[::3]}
+    np.savez(path, images=images, labels=labels, class_names=np.array(["dark", "bright"]), **tests)
+    np.savez(path.with_name("untested.npz"), images=images, labels=labels, class_names=np.array(["dark", "bright"]))
+    return f"npz:{path}"
+
+
+@pytest.fixture
+def ran(zoo, npz, capsys):
+    """ran("--json", ...) of the small expert on the small task: exit status, stdout and stderr."""
+
+    def run(*options, task=npz):
+        capsys.readouterr()
+        status = main(["dynamics", "--expert", "ash", "--task", task, "--zoo", zoo, "--per-class", "3", "--steps", "6", *options])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return status, captured.out, captured.err
+
+    return run
+
+
+def trained(zoo, npz, lr, steps, optimizer):
+    """Losses and test outputs of a plain Optax loop from the same start."""
+    sample, task = probe_sample(load_task(npz), per_class=3), load_task(npz)
+    expert = with_new_head(open_zoo([zoo])["ash"](), 2)
+    x, y = expert.preprocess(sample.images), np.eye(2)[sample.labels]
+    x_test = expert.preprocess(task.test_images)
+    fn = jax.jit(lambda params, x: expert.apply_fn({"params": params, **expert.state}, x))
+    gradient = jax.jit(jax.grad(lambda params: ((fn(params, x) - y) ** 2).mean()))
+    params, losses, outputs = expert.params, [], []
+    state = optimizer(lr).init(params)
+    for _ in range(steps + 1):
+        losses.append(float(((fn(params, x) - y) ** 2).mean()))
+        outputs.append(np.asarray(fn(params, x_test)))
+        updates, state = optimizer(lr).update(gradient(params), state)
+        params = optax.apply_updates(params, updates)
+    return np.array(losses), np.array(outputs)
+
+
+def test_the_real_curve_is_that_of_a_plain_loop_and_the_formula_is_the_linearised_training(ran, zoo, npz):
+    status, out, _ = ran("--json", "--optimizer", "nesterov", "--momentum", "0.5")
+    record = json.loads(out)
+    curves, settings = record["curves"], record["settings"]
+    losses, outputs = trained(zoo, npz, settings["lr"], 6, partial(optax.sgd, momentum=0.5, nesterov=True))
+    assert status == 0
+    assert curves["step"] == list(range(7))
+    np.testing.assert_allclose(curves["loss_real"], losses, rtol=1e-3)
+    np.testing.assert_allclose(curves["loss_formula"], curves["loss_linear"], rtol=1e-4)
+    np.testing.assert_allclose(curves["loss_error"], np.abs(np.array(curves["loss_formula"]) / curves["loss_real"] - 1), rtol=1e-6, atol=1e-12)
+    answers = load_task(npz).test_labels
+    np.testing.assert_allclose(curves["accuracy_real"], [(o.argmax(1) == answers).mean() for o in outputs])
+    assert settings["lr"] == pytest.approx(0.1 * settings["largest_stable_lr"])
+    assert record["images"] == 6
+    assert record["test_images"] == 8
+    theory = record["theory"]
+    assert theory["quadratic_form"] >= theory["quadratic_form_bound"]
+    assert theory["speed"] == pytest.approx(4 * theory["quadratic_form"] / 12**2, rel=1e-4)  # mean over 12 residuals
+
+
+def test_matrix_free_gives_the_dense_curves_and_chooses_the_same_learning_rate(ran):
+    dense, free = (json.loads(ran("--json", "--no-linear", "--method", way)[1]) for way in ("dense", "matrix-free"))
+    assert free["kernel"]["products"] > 0
+    assert dense["kernel"]["products"] == 0
+    assert free["settings"]["lr"] == pytest.approx(dense["settings"]["lr"], rel=1e-3)
+    np.testing.assert_allclose(free["curves"]["loss_formula"], dense["curves"]["loss_formula"], rtol=1e-3)
+    assert "loss_linear" not in dense["curves"]
+    assert "generalization" not in free["theory"]
+
+
+def test_the_table_for_people_the_files_and_the_command_to_type_next(ran, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    status, out, _ = ran("--explain", "--no-linear", "--weight-decay", "0.1")
+    assert status == 0
+    assert "Fine-tuning ash on bright things, 6 training and 8 test images" in out
+    assert "never below" in out
+    assert "head/kernel" in out
+    assert not list(tmp_path.iterdir())
+    words = shlex.split(out[out.index("Next: ") + 6 :])[1:]
+    assert words[-2:] == ["--out", "runs/dynamics"]
+    assert main(words) == 0
+    folder = tmp_path / "runs" / "dynamics"
+    assert sorted(path.name for path in folder.iterdir()) == ["dynamics.csv", "dynamics.json", "dynamics.png"]
+    record = json.loads((folder / "dynamics.json").read_text())
+    rows = list(csv.DictReader((folder / "dynamics.csv").read_text().splitlines()))
+    assert [float(row["loss_real"]) for row in rows] == record["curves"]["loss_real"]
+    assert record["settings"]["weight_decay"] == 0.1
+    assert record["layers"][0]["name"] == "all"
+    assert (folder / "dynamics.png").read_bytes().startswith(b"\x89PNG")
+    assert "Look at runs/dynamics/dynamics.png" in capsys.readouterr().out
+
+
+def test_mini_batches_and_cross_entropy_are_followed_by_the_formula(ran):
+    status, out, _ = ran("--json", "--loss", "cross_entropy", "--batch", "2", "--lr", "0.01", "--layers", "^head/")
+    curves = json.loads(out)["curves"]
+    assert status == 0
+    # A linear head on fixed features is its own linearisation.
+    np.testing.assert_allclose(curves["loss_formula"], curves["loss_real"], rtol=1e-4)
+    np.testing.assert_allclose(curves["agreement"], 1)
+
+
+def test_a_task_without_test_images_has_training_curves_alone(ran, npz):
+    status, out, _ = ran("--json", task=npz.replace("bright things", "untested"))
+    assert status == 0
+    assert json.loads(out)["test_images"] == 0
+    assert not [name for name in json.loads(out)["curves"] if "test" in name or "accuracy" in name]
+    assert json.loads(ran("--json", "--test", "0")[1])["test_images"] == 0
+
+
+def test_a_training_that_diverges_is_shown_as_it_is(ran):
+    status, out, _ = ran("--lr", "1e6", "--no-linear")
+    assert status == 0
+    assert json.loads(ran("--lr", "1e30", "--no-linear", "--json")[1])["curves"]["loss_real"][-1] is None
+    assert "inf" in ran("--lr", "1e30", "--no-linear")[1]
+    assert "of the largest that the linearised network bears" in out
+
+
+def test_no_steps_are_a_start_without_a_training(ran):
+    assert json.loads(ran("--json", "--steps", "0")[1])["curves"]["step"] == [0]
+
+
+def test_without_a_figure_the_numbers_are_saved_all_the_same(ran, tmp_path, monkeypatch):
+    def failing(*_, **__):
+        raise MissingDependencyError("Type: pip install matplotlib")
+
+    monkeypatch.setattr("ntk_select.cli.dynamics.curves", failing)
+    status, _, err = ran("--out", str(tmp_path / "here"))
+    assert status == 0
+    assert "No figure was written. Type: pip install matplotlib" in err
+    assert sorted(path.name for path in (tmp_path / "here").iterdir()) == ["dynamics.csv", "dynamics.json"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--optimizer", "flow"), "--optimizer flow cannot be trained with. Type: --optimizer gd"),
+        (("--optimizer", "adam"), "optimizer='adam' is unknown"),
+        (("--optimizer", "gd", "--momentum", "0.9"), "momentum=0.9 belongs to optimizer='momentum'"),
+        (("--loss", "hinge"), "loss='hinge' is unknown"),
+        (("--loss", "cross_entropy"), "A largest stable learning rate is known for squared losses alone. Type: ntk-select dynamics --expert ash"),
+        (("--lr", "0"), "--lr 0.0 must be a positive number"),
+        (("--steps", "-1"), "--steps -1 must be a whole number from 0"),
+        (("--test", "-1"), "--test -1 must be a whole number from 0"),
+        (("--method", "dens"), "--method dens is unknown"),
+        (("--outputs", "sum"), "outputs='sum' is unknown"),
+        (("--head", "ones"), "head='ones' is unknown"),
+        (("--layers", "fd"), "layers='fd' matches no parameter"),
+        (("--batch", "7"), "size=7 must be a whole number from 1 to the 6 training examples"),
+        (("--expert", "oak"), "There is no expert 'oak' in the zoo. Allowed: ash."),
+    ],
+)
+def test_what_is_refused_is_one_sentence_and_status_2(ran, options, message):
+    status, out, err = ran("--json", *options)
+    assert (status, out) == (2, "")
+    assert message in err
+
+
+def test_an_unwritable_out_is_refused_before_any_work(ran, tmp_path, monkeypatch):
+    monkeypatch.setattr("ntk_select.cli.dynamics.network_kernel", lambda *_, **__: pytest.fail("the kernel was computed"))
+    (tmp_path / "file").write_text("in the way")
+    status, _, err = ran("--out", str(tmp_path / "file" / "here"))
+    assert status == 2
+    assert "cannot be written" in err
+
+
+def test_the_package_offers_what_the_command_uses():
+    assert {"beside", "loss_curve", "predict", "linearize"} <= set(linearized.__all__)

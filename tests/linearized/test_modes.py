@@ -1,0 +1,161 @@
+"""Does a kernel that is only known by its products give the same curves as its matrix?"""
+
+import numpy as np
+import pytest
+
+from ntk_select.errors import ConfigError
+from ntk_select.linearized import loss_curve, predict
+from ntk_select.linearized.modes import Modes, all_modes, find_modes, krylov_modes, spectrum_of
+from ntk_select.linearized.problem import read_problem
+from ntk_select.linearized.rules import Rule
+
+N, N2 = 500, 20
+LR = 1 / 700  # a little below one over the largest eigenvalue of the kernel of `features`
+
+
+class Counted:
+    """A matrix as a function that counts its calls and takes only arrays of the shape of the outputs."""
+
+    def __init__(self, matrix, shape):
+        self.matrix, self.shape, self.count = matrix, shape, 0
+
+    def __call__(self, v):
+        assert v.shape == self.shape
+        assert v.dtype == np.float64
+        self.count += 1
+        return self.matrix @ v
+
+
+@pytest.fixture(scope="module")
+def features():
+    """Random features whose kernel has a spectrum that falls like a power, and labels of a teacher with noise."""
+    rng = np.random.default_rng(0)
+    spectrum = np.arange(1, 801) ** -1.0
+    train, test = (rng.normal(size=(n, 800)) * spectrum for n in (N, N2))
+    labels = np.sign(train[:, :5].sum(axis=1) + 0.3 * rng.normal(size=N))
+    return train @ train.T, test @ train.T, labels, rng.normal(size=N2)
+
+
+@pytest.mark.parametrize(("optimizer", "momentum", "decay"), [("flow", 0.0, 0.1), ("gd", 0.0, 0.0), ("nesterov", 0.9, 0.1)])
+def test_curves_without_the_matrix_are_those_with_it(features, optimizer, momentum, decay):
+    kernel, cross, labels, test_outputs = features
+    options = {"lr": LR, "optimizer": optimizer, "momentum": momentum, "weight_decay": decay, "times": [0, 1, 5, 30, 100, 200]}
+    expected = predict(kernel, np.zeros(N), labels, cross_kernel=cross, test_outputs=test_outputs, **options)
+    assert expected.train_losses[-1] < 0.5 * expected.train_losses[0]
+    function = Counted(kernel, (N,))
+    np.testing.assert_allclose(loss_curve(function, labels, **options), expected.train_losses, rtol=1e-6)
+    assert function.count < N / 2
+    function = Counted(kernel, (N,))
+    found = predict(function, np.zeros(N), labels, cross_kernel=lambda v: cross @ v, test_outputs=test_outputs, **options)
+    assert found.products == function.count < N / 2
+    np.testing.assert_allclose(found.train_losses, expected.train_losses, rtol=1e-6)
+    np.testing.assert_allclose(found.distances, expected.distances, rtol=1e-6)
+    for name in ("train_outputs", "test_outputs"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=0, atol=1e-5 * np.abs(getattr(expected, name)).max())
+
+
+def test_test_outputs_are_the_same_whether_times_are_few_or_many(features):
+    """With more times than eigenvalues the effects of the vectors are combined."""
+    kernel, cross, labels, test_outputs = features
+    options = {"lr": LR, "cross_kernel": lambda v: cross @ v, "test_outputs": test_outputs}
+    many = predict(lambda v: kernel @ v, np.zeros(N), labels, steps=300, **options)
+    assert many.products < 300
+    few = predict(lambda v: kernel @ v, np.zeros(N), labels, times=[0, 150, 300], **options)
+    np.testing.assert_allclose(many.test_outputs[[0, 150, 300]], few.test_outputs, rtol=0, atol=1e-6)
+
+
+def test_a_looser_tolerance_takes_fewer_products(features):
+    kernel, _, labels, _ = features
+    options, counts = {"lr": LR, "times": [0, 200]}, []
+    exact = loss_curve(kernel, labels, **options)
+    for tolerance in (1e-2, 1e-8):
+        function = Counted(kernel, (N,))
+        curve = loss_curve(function, labels, tolerance=tolerance, **options)
+        assert (np.abs(curve / exact - 1) < 3 * tolerance).all()
+        counts.append(function.count)
+    assert counts[0] < counts[1]
+
+
+def test_longer_times_take_more_products(features):
+    kernel, _, labels, _ = features
+    counts = []
+    for time in (1, 30, 1000):
+        function = Counted(kernel, (N,))
+        loss_curve(function, labels, lr=LR, times=[time])
+        counts.append(function.count)
+    assert counts[0] < counts[1] < counts[2]
+
+
+@pytest.mark.parametrize("call", [loss_curve, lambda kernel, residual, **options: predict(kernel, 0 * residual, residual, **options)])
+def test_too_few_products_are_refused(features, call):
+    kernel, _, labels, _ = features
+    function = Counted(kernel, (N,))
+    with pytest.raises(ConfigError, match=r"After 12 products with the kernel the curve still changes by more than 1e-08 of itself.*most_products="):
+        call(function, labels, lr=LR, times=[0, 1000], most_products=12)
+    assert function.count == 12
+
+
+def test_products_as_many_as_residuals_are_always_enough(independent):
+    rows, residual = independent.draw(9, 9), independent.draw(9, seed=1)
+    kernel = rows @ rows.T
+    curve = loss_curve(lambda v: kernel @ v, residual, lr=0.1, times=[0, 1, 1e4], most_products=9)
+    np.testing.assert_allclose(curve, loss_curve(kernel, residual, lr=0.1, times=[0, 1, 1e4]), rtol=1e-6, atol=1e-12)
+
+
+def test_outputs_of_several_columns(independent):
+    rows, residual = independent.draw(40, 60) / 8, independent.draw(40, 3, seed=1)
+    kernel, options = rows @ rows.T, {"lr": 0.2, "steps": 30, "optimizer": "gd"}
+    function = Counted(kernel, (40, 3))
+    np.testing.assert_allclose(loss_curve(function, residual, **options), loss_curve(kernel, residual, **options), rtol=1e-6)
+
+
+def test_a_residual_in_an_eigenspace_takes_one_product():
+    function = Counted(np.diag([2.0, 2.0, 3.0]), (3,))
+    found = predict(function, np.zeros(3), np.array([1.0, 1.0, 0.0]), lr=0.1, times=[0, 3])
+    assert found.products == function.count == 1
+    np.testing.assert_allclose(found.train_losses, [1, np.exp(-1.2)], rtol=1e-12)
+
+
+def test_a_function_of_zeros_does_not_move():
+    np.testing.assert_allclose(loss_curve(lambda v: 0 * v, np.ones(7), lr=0.1, steps=4), 3.5, rtol=1e-14)
+
+
+def test_no_residual_needs_no_product():
+    function = Counted(np.eye(4), (4,))
+    found = predict(function, np.ones(4), np.ones(4), lr=0.1, steps=3, cross_kernel=np.ones((2, 4)), test_outputs=np.ones(2))
+    assert found.products == function.count == 0
+    assert (found.test_outputs == 1).all()
+
+
+def test_all_modes_are_the_residual_along_eigenvectors(independent, several):
+    problem, residual = read_problem(several.kernel, several.outputs), several.targets - several.outputs
+    modes = all_modes(problem, residual)
+    np.testing.assert_allclose(modes.vectors @ modes.coordinates[:, 0], residual.reshape(-1), rtol=0, atol=1e-13)
+    assert modes.energy.sum() == pytest.approx(np.square(residual).sum(), rel=1e-13)
+    np.testing.assert_allclose(modes.apply(modes.values), problem.product(residual.reshape(-1)), rtol=0, atol=1e-12 * modes.values.max())
+    assert (find_modes(problem, residual, None).values == modes.values).all()
+
+
+def test_a_function_of_the_kernel_is_found_without_the_matrix(independent):
+    rows, residual = independent.draw(30, 50) / 7, independent.draw(30, seed=1)
+    kernel = rows @ rows.T
+    problem = read_problem(lambda v: kernel @ v, residual)
+    modes = krylov_modes(problem, residual, lambda modes: modes.energy @ np.exp(-modes.values), tolerance=1e-12)
+    values, vectors = np.linalg.eigh(kernel)
+    np.testing.assert_allclose(modes.apply(np.exp(-modes.values)), vectors @ (np.exp(-values) * (vectors.T @ residual)), rtol=0, atol=1e-6)
+
+
+def test_many_times_are_taken_in_pieces(monkeypatch):
+    modes = Modes(np.array([0.5, 2.0]), np.array([[1.0], [2.0]]), np.eye(2))
+    whole = modes.squares(Rule("gd", 0.1), 1.0, np.arange(50.0))
+    monkeypatch.setattr("ntk_select.linearized.modes._BLOCK", 14)
+    np.testing.assert_allclose(modes.squares(Rule("gd", 0.1), 1.0, np.arange(50.0)), whole, rtol=1e-15)
+    np.testing.assert_allclose(whole, 0.95 ** (2 * np.arange(50)) + 4 * 0.8 ** (2 * np.arange(50)), rtol=1e-13)
+
+
+def test_small_negative_eigenvalues_are_rounding_and_large_ones_are_not():
+    assert (spectrum_of(np.diag([-1e-5, 1.0]))[0] == [0, 1]).all()
+    assert (spectrum_of(np.zeros((2, 2)))[0] == 0).all()
+    for bad in (np.diag([-2e-3, 1.0]), np.diag([-1.0, -2.0]), np.array([[0.0, 1.0], [1.0, 0.0]])):
+        with pytest.raises(ConfigError, match=r"kernel has the eigenvalue -.* beside the largest .*not positive semi-definite. Type: ntk_select.certify"):
+            spectrum_of(bad)
