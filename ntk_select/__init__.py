@@ -1,8 +1,9 @@
 """Which pre-trained image models are worth fine-tuning on your task: model selection by linearised fine-tuning."""
 
+import importlib
 from importlib.metadata import PackageNotFoundError, version
 
-from ntk_select import errors, linearized, scores
+from ntk_select import errors, scores
 from ntk_select.card import Card
 from ntk_select.engine import certify, ntk, ntk_plan, ntk_vector_product
 from ntk_select.expert import Expert, LastConv, Taps
@@ -55,3 +56,10 @@ __all__ = [
     "sketched_correlation",
     "with_new_head",
 ]
+
+
+def __getattr__(name: str):
+    """`linearized` is loaded when it is asked for: it needs optax and solvers of SciPy, which ranking does not."""
+    if name == "linearized":
+        return importlib.import_module("ntk_select.linearized")
+    raise AttributeError(f"module 'ntk_select' has no attribute {name!r}")

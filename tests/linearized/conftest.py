@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import jax
 import pytest
 
 
@@ -39,3 +40,12 @@ def binary(independent):
 def several(independent):
     """Three outputs and one-hot targets."""
     return independent.world(3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quickly():
+    """Compiles in half the time. The numbers stay right, and slow."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)

@@ -48,7 +48,9 @@ def test_polynomials_below_degree_m_are_exact(independent):
     matrix, start = symmetric(independent, 40), independent.draw(40, seed=1)
     found = krylov(matrix, start, most=4)
     for degree in range(4):
-        np.testing.assert_allclose(found.vectors @ (found.values**degree * found.coordinates), np.linalg.matrix_power(matrix, degree) @ start, rtol=1e-8)
+        np.testing.assert_allclose(
+            found.vectors @ (found.values**degree * found.coordinates), np.linalg.matrix_power(matrix, degree) @ start, rtol=1e-8
+        )
 
 
 def test_a_space_that_closes_ends_the_search(independent):

@@ -28,7 +28,9 @@ def test_it_is_that_of_scikit_learn(independent, columns):
 def test_it_is_the_minimum_of_the_loss_with_weight_decay(independent, world, loss):
     """The gradient in the weights is zero there: of the loss at f_0 + J (w - w_0), plus weight_decay (w - w_0)."""
     slope, decay = independent.slope(loss, world.outputs.size), 0.3
-    found = kernel_ridge(world.kernel, world.targets, ridge=decay / slope, outputs=world.outputs, cross_kernel=world.cross, test_outputs=world.test_outputs)
+    found = kernel_ridge(
+        world.kernel, world.targets, ridge=decay / slope, outputs=world.outputs, cross_kernel=world.cross, test_outputs=world.test_outputs
+    )
     jacobian, test_jacobian = (array.reshape(-1, array.shape[-1]) for array in (world.jacobian, world.test_jacobian))
     moved = jacobian.T @ found.coefficients.reshape(-1)
     outputs = world.outputs.reshape(-1) + jacobian @ moved
@@ -45,7 +47,9 @@ def test_what_is_left_out_is_zero_or_absent(several):
     assert found.test_outputs is None
     np.testing.assert_allclose(found.train_outputs, kernel @ found.coefficients, rtol=0, atol=1e-12)
     cross = np.einsum("ijaa->ij", several.cross)
-    np.testing.assert_allclose(kernel_ridge(kernel, several.targets, ridge=1.0, cross_kernel=cross).test_outputs, cross @ found.coefficients, atol=1e-12)
+    np.testing.assert_allclose(
+        kernel_ridge(kernel, several.targets, ridge=1.0, cross_kernel=cross).test_outputs, cross @ found.coefficients, atol=1e-12
+    )
 
 
 def test_nothing_to_learn_is_no_change(several):
@@ -60,12 +64,19 @@ SAY_NO = {
     "ridge zero": ({"ridge": 0}, "ridge=0 must be a positive number"),
     "ridge negative": ({"ridge": -1.0}, "ridge=-1.0 must be"),
     "ridge none": ({"ridge": None}, "ridge=None must be"),
-    "ridge too small": ({"kernel": np.ones((3, 3)) - 1e-6 * np.eye(3), "ridge": 1e-9}, "kernel [+] ridge is not positive definite at ridge=1e-09. Give a larger"),
+    "ridge too small": (
+        {"kernel": np.ones((3, 3)) - 1e-6 * np.eye(3), "ridge": 1e-9},
+        "kernel [+] ridge is not positive definite at ridge=1e-09. Give a larger",
+    ),
     "shapes": ({"outputs": np.ones((3, 2))}, r"targets has shape \(3,\) for outputs \(3, 2\)"),
     "kernel": ({"kernel": np.eye(2)}, r"kernel has shape \(2, 2\)"),
     "test outputs alone": ({"test_outputs": np.ones(2)}, "test_outputs= need cross_kernel= beside them"),
+    "columns of test outputs": ({"cross_kernel": np.ones((2, 3)), "test_outputs": np.ones((2, 2))}, r"test_outputs has shape \(2, 2\)"),
     "cross kernel of unknown size": ({"cross_kernel": lambda v: v[:2]}, "A function as cross_kernel= does not say how many test examples"),
-    "cross kernel of another size": ({"cross_kernel": np.ones((2, 4))}, r"cross_kernel has shape \(2, 4\); for 3 examples and 1 outputs allowed are \(2, 3\)"),
+    "cross kernel of another size": (
+        {"cross_kernel": np.ones((2, 4))},
+        r"cross_kernel has shape \(2, 4\); for 3 examples and 1 outputs allowed are \(2, 3\)",
+    ),
 }
 
 

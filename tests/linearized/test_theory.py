@@ -19,7 +19,9 @@ def world(request):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_initial_speed_is_the_squared_norm_of_the_gradient(independent, world, loss):
-    gradient = jax.grad(lambda moved: independent.LOSSES[loss](world.outputs + world.jacobian @ moved, world.targets))(np.zeros(world.jacobian.shape[-1]))
+    gradient = jax.grad(lambda moved: independent.LOSSES[loss](world.outputs + world.jacobian @ moved, world.targets))(
+        np.zeros(world.jacobian.shape[-1])
+    )
     found = initial_speed(world.kernel, world.targets - world.outputs, lr=0.3, loss=loss)
     assert isinstance(found, float)
     assert found == pytest.approx(0.3 * float((gradient**2).sum()), rel=1e-12)
@@ -82,6 +84,12 @@ def test_the_score_of_a_function_is_that_of_its_matrix(independent, several):
     assert found.value == pytest.approx(generalization_score(several.kernel, several.targets, ridge=0.05).value, rel=1e-8)
 
 
+def test_no_labels_have_the_score_zero_with_and_without_the_matrix():
+    kernel = np.diag([1.0, 2.0, 3.0])
+    assert generalization_score(kernel, np.zeros(3), ridge=0.1).value == 0
+    assert generalization_score(lambda v: kernel @ v, np.zeros(3), ridge=0.1).value == 0
+
+
 @pytest.mark.parametrize("rank", [1, 3])
 def test_a_singular_kernel_needs_a_ridge(independent, rank):
     rows, targets = independent.draw(6, rank), independent.draw(6, seed=1)
@@ -101,7 +109,11 @@ def questions(draw):
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     rows = rng.normal(size=(n, rank)) * np.exp(draw(st.floats(0, 4)) * rng.normal(size=rank))
     columns = draw(st.sampled_from([(), (1,), (3,)]))
-    return rows @ rows.T, rng.normal(size=(n, *columns)) * draw(st.sampled_from([0.0, 1e-3, 1.0, 50.0])), draw(st.sampled_from([None, 1e-3, 1.0, 100.0]))
+    return (
+        rows @ rows.T,
+        rng.normal(size=(n, *columns)) * draw(st.sampled_from([0.0, 1e-3, 1.0, 50.0])),
+        draw(st.sampled_from([None, 1e-3, 1.0, 100.0])),
+    )
 
 
 @given(questions())
@@ -147,7 +159,7 @@ def aligned(seed):
 def test_shuffled_labels_generalise_worse_start_slower_and_lie_deeper(seed):
     kernel, labels = aligned(seed)
     rng = np.random.default_rng(seed)
-    others = [rng.permutation(labels) for _ in range(50)]
+    others = [rng.permutation(labels) for _ in range(20)]
     assert generalization_score(kernel, labels).value < 0.5 * min(generalization_score(kernel, other).value for other in others)
     assert initial_speed(kernel, labels) > 2 * max(initial_speed(kernel, other) for other in others)
     assert label_spectrum(kernel, labels).cumulative[0] > 2 * max(label_spectrum(kernel, other).cumulative[0] for other in others)
@@ -188,7 +200,11 @@ SAY_NO = {
     "speed of a kernel that does not fit": (initial_speed, {"kernel": np.eye(4)}, r"kernel has shape \(4, 4\)"),
     "score of a negative ridge": (generalization_score, {"ridge": -0.1}, "ridge=-0.1 must be a number from 0, or None"),
     "score of a ridge in words": (generalization_score, {"ridge": "auto"}, "ridge='auto' must be a number from 0, or None"),
-    "score of no ridge for a function": (generalization_score, {"kernel": lambda v: v}, "A kernel function does not know its mean eigenvalue. Type: ridge="),
+    "score of no ridge for a function": (
+        generalization_score,
+        {"kernel": lambda v: v},
+        "A kernel function does not know its mean eigenvalue. Type: ridge=",
+    ),
     "score of targets that are no numbers": (generalization_score, {"targets": ["a"] * 3}, "targets has type"),
     "spectrum of a function": (label_spectrum, {"kernel": lambda v: v}, "label_spectrum needs all eigenvectors: give the kernel as an array"),
     "spectrum of nothing": (label_spectrum, {"targets": np.zeros(3)}, "targets are all zero: they lie along no eigenvector"),
