@@ -19,27 +19,30 @@ class _OnFeatures:
 
     features_fn: Callable
     head: tuple[str, ...]
+    old: str
 
     def __call__(self, variables, x):
-        return _linear(variables, self.features_fn(_original(variables, self.head), x))
+        return _linear(variables, self.features_fn(_original(variables, self.head, self.old), x))
 
 
 @dataclass(frozen=True)
 class _Features:
     features_fn: Callable
     head: tuple[str, ...]
+    old: str
 
     def __call__(self, variables, x):
-        return self.features_fn(_original(variables, self.head), x)
+        return self.features_fn(_original(variables, self.head, self.old), x)
 
 
 @dataclass(frozen=True)
 class _TapsOf:
     taps_fn: Callable
     head: tuple[str, ...]
+    old: str
 
     def __call__(self, variables, x, perturbation=None):
-        taps = self.taps_fn(_original(variables, self.head), x, perturbation)
+        taps = self.taps_fn(_original(variables, self.head, self.old), x, perturbation)
         return Taps(_linear(variables, taps.features), taps.features, taps.conv_inputs)
 
 
@@ -59,7 +62,7 @@ def with_new_head(expert: Expert, num_classes: int, *, head: str = "random", see
 
     Raises:
       ConfigError: `head` is unknown, or a number is not allowed.
-      ModelError: the expert has no `features_fn`, or neither a head nor `x`.
+      ModelError: the expert has no `features_fn`, or neither a head nor `x`, or pre-logits that are not (n, d).
     """
     if head not in HEADS:
         raise ConfigError(f"head={head!r} is unknown.{did_you_mean(str(head), HEADS)}")
@@ -74,28 +77,32 @@ def with_new_head(expert: Expert, num_classes: int, *, head: str = "random", see
         import jax
 
         shape = jax.eval_shape(expert.features_fn, expert.variables, x[:1])
+        if len(shape.shape) != 2:
+            raise ModelError(f"features_fn of expert {expert.name!r} gives {shape.shape} for one input; pre-logits must be (1, d).")
         width, dtype = shape.shape[1], shape.dtype
     else:
         raise ModelError(f"Expert {expert.name!r} has no head that says how many pre-logits there are. Type: with_new_head(..., x=one input)")
     end = width**-0.5 if head == "random" else 0.0
     weights = np.random.default_rng(seed).uniform(-end, end, (width, num_classes))
     backbone, old = _without(expert.params, expert.head)
-    state = dict(expert.state) | ({} if old is None else {_OLD: old})
-    path = expert.head or ()
+    path, key = expert.head or (), _OLD
+    while key in expert.state:  # an expert that has been given a head before
+        key += "_before"
+    state = dict(expert.state) | ({} if old is None else {key: old})
     last_conv = expert.last_conv and replace(expert.last_conv, path=("backbone", *expert.last_conv.path))
     if isinstance(last_conv, LastConv) and expert.taps_fn is None:
         last_conv = replace(last_conv, pooled=None)
     return Expert(
         expert.name,
-        _OnFeatures(expert.features_fn, path),
+        _OnFeatures(expert.features_fn, path, key),
         {"backbone": backbone, "head": {"kernel": weights.astype(dtype), "bias": np.zeros(num_classes, dtype)}},
         state,
-        features_fn=_Features(expert.features_fn, path),
+        features_fn=_Features(expert.features_fn, path, key),
         head=("head",),
         last_conv=last_conv,
         preprocess=expert.preprocess,
         card=expert.card,
-        taps_fn=None if expert.taps_fn is None else _TapsOf(expert.taps_fn, path),
+        taps_fn=None if expert.taps_fn is None else _TapsOf(expert.taps_fn, path, key),
     )
 
 
@@ -104,11 +111,11 @@ def _linear(variables, features):
     return features @ head["kernel"] + head["bias"]
 
 
-def _original(variables, head: tuple[str, ...]):
+def _original(variables, head: tuple[str, ...], old: str):
     """The variables as the expert knew them."""
-    state = {key: value for key, value in variables.items() if key not in ("params", _OLD)}
+    state = {key: value for key, value in variables.items() if key not in ("params", old)}
     backbone = variables["params"]["backbone"]
-    return {"params": _with(backbone, head, variables[_OLD]) if _OLD in variables else backbone, **state}
+    return {"params": _with(backbone, head, variables[old]) if old in variables else backbone, **state}
 
 
 def _without(tree, path: tuple[str, ...] | None):

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Array, Float
 from scipy.optimize import brentq
-from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
 from ntk_select.errors import ConfigError
 from ntk_select.linearized.losses import squared_loss
@@ -94,18 +94,24 @@ def max_stable_lr(
     Cost: the largest eigenvalue: O(m^3), or for a function some tens of products (SciPy's eigsh, to five digits).
     """
     rule = Rule(optimizer, 1.0, momentum, weight_decay)
+    if size is not None:
+        _check_count("size", size, 1)
     if is_number(kernel):
         largest = float(kernel)
+        if not 0 <= largest < math.inf:
+            raise ConfigError(f"kernel={kernel!r}, its largest eigenvalue, must be a number from 0.")
     elif callable(kernel):
         if not isinstance(shape, tuple) or len(shape) not in (1, 2) or min(shape) < 1:
             raise ConfigError(f"A kernel function does not say how many outputs it moves; shape={shape!r}. Type: shape=(n, c)")
         problem, size = read_problem(kernel, np.zeros(shape)), math.prod(shape)
         operator = LinearOperator((size, size), matvec=lambda v: problem.product(np.asarray(v).reshape(-1)), dtype=np.float64)
-        if size == 1:
-            largest = float(problem.product(np.ones(1))[0])
-        else:
-            start = np.random.default_rng(0).normal(size=size)
-            largest = float(eigsh(operator, 1, which="LA", tol=1e-5, v0=start, return_eigenvectors=False)[0])
+        start = np.random.default_rng(0).normal(size=size)
+        moved = problem.product(start)
+        try:
+            none = size == 1 or not moved.any()
+            largest = float(moved[0] / start[0] if none else eigsh(operator, 1, which="LA", tol=1e-5, v0=start, return_eigenvectors=False)[0])
+        except ArpackError as error:
+            raise ConfigError(f"The kernel function's largest eigenvalue was not found: {error} Give the kernel as an array.") from error
     else:
         kernel = np.asarray(kernel)
         if kernel.ndim not in (2, 4) or kernel.shape[0] != kernel.shape[1] or kernel.shape[2:] != kernel.shape[2:][::-1]:
@@ -151,6 +157,7 @@ def time_to_loss(
     rule = Rule(optimizer, lr, momentum, weight_decay)
     residual = checked_outputs(residual, "residual")
     constants = squared_loss(loss, residual.size)
+    _check_count("most_steps", most_steps, 0)
     if not is_number(target):
         raise ConfigError(f"target={target!r} must be a number, a loss.")
     if callable(kernel):
@@ -196,10 +203,14 @@ def _searched(rule: Rule, constants, modes: Modes, target: float, most_steps: in
     return math.inf
 
 
+def _check_count(name: str, value, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ConfigError(f"{name}={value!r} must be a whole number from {least}.")
+
+
 def checked_limits(tolerance, most_products) -> dict:
     """Limits of the matrix-free way. Raises ConfigError for values that are not allowed."""
     if not is_number(tolerance) or not 0 < tolerance < 1:
         raise ConfigError(f"tolerance={tolerance!r} must be a number between 0 and 1.")
-    if isinstance(most_products, bool) or not isinstance(most_products, int | np.integer) or most_products < 1:
-        raise ConfigError(f"most_products={most_products!r} must be a whole number from 1.")
+    _check_count("most_products", most_products, 1)
     return {"tolerance": float(tolerance), "most": int(most_products)}

@@ -59,7 +59,8 @@ def lanczos(
         if closed or k == most or k % every == 0:
             values, rotation = eigh_tridiagonal(diagonal, beside)
             now = np.asarray(quantity(values, norm * rotation[0]))
-            steady = before is not None and (np.abs(now - before) <= tolerance * np.abs(now)).all()
+            with np.errstate(invalid="ignore"):  # infinite twice is steady
+                steady = before is not None and ((now == before) | (np.abs(now - before) <= tolerance * np.abs(now))).all()
             quiet, before = (quiet + 1 if steady else 0), now
             if closed or k == most or quiet == 2:
                 return Ritz(values, norm * rotation[0], basis[:k].T @ rotation, bool(closed or quiet == 2))

@@ -20,6 +20,7 @@ from ntk_select.engine.selection import select
 from ntk_select.engine.structure import read_structure
 from ntk_select.errors import ConfigError
 from ntk_select.expert import Expert
+from ntk_select.kernels import CONSTANT
 from ntk_select.linearized.network import as_network, padded_batches
 
 
@@ -98,11 +99,12 @@ def layer_factors(
 
 
 def explained(kernel: Float[np.ndarray, "n n"], by: Float[np.ndarray, "n n"]) -> float:
-    """Squared Pearson correlation of the entries; zero where one of the two is constant."""
+    """Squared Pearson correlation of the entries; zero where one of the two is constant up to rounding."""
     a, b = np.asarray(kernel, np.float64).ravel(), np.asarray(by, np.float64).ravel()
-    a, b = a - a.mean(), b - b.mean()
-    size = float((a @ a) * (b @ b))
-    return float((a @ b) ** 2 / size) if size > 0 else 0.0
+    centred_a, centred_b = a - a.mean(), b - b.mean()
+    if centred_a @ centred_a <= CONSTANT * (a @ a) or centred_b @ centred_b <= CONSTANT * (b @ b):
+        return 0.0
+    return float((centred_a @ centred_b) ** 2 / ((centred_a @ centred_a) * (centred_b @ centred_b)))
 
 
 def _gram(rows: np.ndarray) -> np.ndarray:

@@ -50,11 +50,13 @@ def check_loss(name: str) -> None:
 
 
 def loss_value(name: str, outputs: Float[np.ndarray, "n c"], targets: Float[np.ndarray, "n c"]) -> float:
-    """The loss on the host, in float64."""
+    """The loss on the host, in float64; infinity where an output overflowed."""
+    if not np.isfinite(outputs).all():
+        return np.inf
     if name in CROSS_ENTROPY:
         total = -(targets * log_softmax(outputs, axis=-1)).sum()
         return float(total / len(outputs) if name == "cross_entropy" else total)
-    with np.errstate(over="ignore", invalid="ignore"):  # a curve may diverge
+    with np.errstate(over="ignore"):  # a curve may diverge
         return float(squared_loss(name, outputs.size).value * np.square(outputs - targets).sum())
 
 

@@ -38,16 +38,18 @@ class Modes:
 
     def squares(self, rule: Rule, slope: float, times: Float[np.ndarray, " t"]) -> Float[np.ndarray, " t"]:
         """|r_t|^2."""
-        energy, size = self.energy, max(1, _BLOCK // max(1, len(self.values)))
-        with np.errstate(over="ignore", invalid="ignore"):
-            pieces = [np.square(rule.residual_factors(self.values, slope, times[i : i + size])) @ energy for i in range(0, len(times), size)]
-        return np.concatenate(pieces)
+        energy = self.energy
+        there, size = energy > 0, max(1, _BLOCK // max(1, len(energy)))  # a direction without energy may diverge unseen
+        pieces = [rule.residual_factors(self.values[there], slope, times[i : i + size]) for i in range(0, len(times), size)]
+        with np.errstate(over="ignore"):
+            return np.concatenate([np.square(piece) @ energy[there] for piece in pieces])
 
     def distances(self, rule: Rule, slope: float, times: Float[np.ndarray, " t"]) -> Float[np.ndarray, " t"]:
         """|w_t - w_0|, the square root of a' Theta a."""
-        factors = rule.coefficient_factors(self.values, slope, times)
-        with np.errstate(over="ignore", invalid="ignore"):
-            return np.sqrt((np.square(factors) * self.values) @ self.energy)
+        squares = self.values * self.energy
+        there = squares > 0
+        with np.errstate(over="ignore"):
+            return np.sqrt(np.square(rule.coefficient_factors(self.values[there], slope, times)) @ squares[there])
 
     def apply(self, factors: Float[np.ndarray, " m"]) -> Float[np.ndarray, " all"]:
         """A function of the kernel, given by its values on the eigenvalues, times the residual."""

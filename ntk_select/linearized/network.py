@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
-from ntk_select.engine.cost import BALANCE, passes_of
+from ntk_select.engine.cost import BALANCE, DISPATCH, passes_of
 from ntk_select.engine.inputs import check_batch_size, check_precision, checked_pair
 from ntk_select.engine.kernel import ntk, ntk_plan
 from ntk_select.engine.plan import available_memory
 from ntk_select.engine.routes import hold
 from ntk_select.engine.selection import select
 from ntk_select.engine.structure import read_structure
-from ntk_select.errors import ConfigError, did_you_mean
+from ntk_select.errors import ConfigError, ModelError, did_you_mean
 from ntk_select.expert import Expert
 from ntk_select.gradients import expert_question
 
@@ -42,19 +42,30 @@ def as_network(expert_or_fn: Expert | Callable, params: Any = None, layers: Any 
 
     Raises:
       ConfigError: a function without parameters, or `layers` that match nothing.
+      ModelError: "last_conv" of an expert that does not know its own.
     """
     if isinstance(expert_or_fn, Expert):
         expert = expert_or_fn
         if params is not None:
             raise ConfigError("An expert brings its own parameters: leave params out, or give its apply_fn instead of the expert.")
+        if callable(layers):
+            wanted = layers
+            layers = lambda name: name.startswith("params/") and bool(wanted(name.removeprefix("params/")))  # noqa: E731
+            select(expert.variables, layers)
+            return Network(expert.apply_fn, expert.variables, layers)
+        if layers is not None and not isinstance(layers, str):
+            raise ConfigError(f"layers={layers!r} must be 'all', 'last_conv', a regular expression, a function of the path, or None for all.")
+        if layers == "last_conv" and expert.last_conv is None:
+            raise ModelError(f"Expert {expert.name!r} does not say which its last convolution is. Type: layers='all', or a regular expression.")
         fn, variables, _, chosen = expert_question(expert, "all" if layers is None else layers, "trace")
         return Network(fn, variables, chosen)
     if not callable(expert_or_fn):
         raise ConfigError(f"Give an Expert or a function fn(params, x); given: {type(expert_or_fn).__name__}.")
     if params is None:
         raise ConfigError("A function needs its parameters. Type: params=")
+    layers = None if isinstance(layers, str) and layers == "all" else layers
     select(params, layers)
-    return Network(expert_or_fn, params, None if isinstance(layers, str) and layers == "all" else layers)
+    return Network(expert_or_fn, params, layers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +79,9 @@ class Linearized:
     def __call__(self, params: Any, x: Shaped[Array, "n ..."]) -> Float[Array, "n c"]:
         """The outputs. Leaves that are not chosen are held at the start."""
         call, picked, held = hold(self.fn, self.start, self.chosen)
-        leaves = jax.tree.leaves(params)
+        leaves, treedef = jax.tree.flatten(params)
+        if treedef != jax.tree.structure(self.start):
+            raise ConfigError("These parameters have another structure than those of the expansion. Type: linearized.start, and change its leaves")
         moved = [jnp.asarray(leaves[index]) - leaf for index, leaf in zip(self.chosen, picked, strict=True)]
         with jax.default_matmul_precision("highest"):
             outputs, change = jax.jvp(lambda leaves: call(leaves, held, x), (picked,), (moved,))
@@ -82,13 +95,14 @@ def linearize(expert_or_fn: Expert | Callable[[Any, Any], Any], params: Any = No
       expert_or_fn: an `Expert`, whose function is then of its variables {"params": ..., **state}; or fn(params, x).
       params: of a function; the point of expansion.
       layers: parameters in which it is linear: None or "all", "last_conv" (of an expert), a regular expression over the paths,
-        or for a function also a function path -> bool. The others do not count.
+        or a function path -> bool. The others do not count.
 
     Returns:
       A function fn_lin(params, x) that can be differentiated, compiled, and trained with any Optax optimiser.
 
     Raises:
       ConfigError: `layers` matches nothing, or a function has no parameters.
+      ModelError: layers="last_conv" of an expert that does not know its own.
 
     Reference: `neural_tangents.linearize`; `jax.linearize` for a fixed x.  Cost: twice to three times a forward pass.
     """
@@ -237,8 +251,8 @@ def _costs(network: Network, x, x_test, outputs: str, memory: int, memory_gb) ->
     n, n2, c = len(x), 0 if x_test is None else len(x_test), structure.outputs
     size = n * c if outputs == "full" else n
     passes = passes_of(structure)
-    product = (2 * passes.forward + passes.backward) * n + 2 * passes.forward * n
-    products = EXPECTED_PRODUCTS * product + (EXPECTED_PRODUCTS * 2 * passes.forward * n2)
+    product = (2 * passes.forward + passes.backward) * n + 2 * passes.forward * (n + n2)
+    products = EXPECTED_PRODUCTS * (product + DISPATCH * -(-(2 * n + n2) // BATCH))
     need = 3 * 8 * size**2 + 8 * (size // n) ** 2 * n * n2
     question = {"outputs": outputs, "layers": network.layers, "memory_gb": memory_gb}
     flops = ntk_plan(network.fn, network.params, x, **question).flops

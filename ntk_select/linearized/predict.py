@@ -10,7 +10,7 @@ from ntk_select.errors import ConfigError
 from ntk_select.linearized.curve import Kernel, checked_limits
 from ntk_select.linearized.losses import CROSS_ENTROPY, check_loss, loss_value, squared_loss
 from ntk_select.linearized.modes import MOST_PRODUCTS, TOLERANCE, find_modes
-from ntk_select.linearized.problem import Problem, checked_outputs, read_cross, read_problem
+from ntk_select.linearized.problem import Problem, check_test_outputs, checked_outputs, read_cross, read_problem
 from ntk_select.linearized.rules import Rule, read_times
 from ntk_select.linearized.stepped import checked_batches, flowed, limit, stepped
 
@@ -101,14 +101,14 @@ def predict(
         found = _followed(problem, outputs, targets, rule, loss, when, batches)
     else:
         found = _closed(problem, outputs, targets, rule, loss, when, test, limits)
-    coefficients, train, distances, test_found, products = found
+    coefficients, train, losses, distances, test_found, products = found
     if test is not None and test_found is None:
         with np.errstate(over="ignore", invalid="ignore"):
             test_found = np.stack([test.outputs + _like(test.cross(a), test.outputs) for a in coefficients])
     return Prediction(
         when,
         train,
-        np.array([loss_value(loss, f, targets) for f in train]),
+        losses,
         distances,
         np.stack([problem.like(a) for a in coefficients]),
         test_found,
@@ -147,8 +147,7 @@ def _read_test(problem: Problem, cross_kernel, test_outputs, test_targets, loss:
     if cross_kernel is None or test_outputs is None:
         raise ConfigError("cross_kernel= and test_outputs= belong together: the effect of training on the test examples, and where they start.")
     test_outputs = checked_outputs(test_outputs, "test_outputs")
-    if (test_outputs.ndim == 1) != problem.row or (not problem.row and test_outputs.shape[1] != problem.c):
-        raise ConfigError(f"test_outputs has shape {test_outputs.shape}; it must have as many columns as outputs, {problem.c}.")
+    check_test_outputs(problem, test_outputs)
     if test_targets is not None:
         test_outputs, test_targets = checked_pair(test_outputs, test_targets, loss, "test_outputs", "test_targets")
     return _Test(read_cross(cross_kernel, problem, len(test_outputs)), test_outputs, test_targets)
@@ -159,7 +158,7 @@ def _like(values: np.ndarray, outputs: np.ndarray) -> np.ndarray:
 
 
 def _closed(problem: Problem, outputs, targets, rule: Rule, loss: str, when, test: _Test | None, limits):
-    slope = squared_loss(loss, outputs.size).slope
+    value, slope = squared_loss(loss, outputs.size)
     residual = targets - outputs
 
     def quantity(modes):
@@ -180,7 +179,7 @@ def _closed(problem: Problem, outputs, targets, rule: Rule, loss: str, when, tes
             test_found = np.stack(
                 [test.outputs + _like(np.tensordot(factors * modes.coordinates[:, 0], effects, 1), test.outputs) for factors in gained]
             )
-    return coefficients, train, modes.distances(rule, slope, when), test_found, modes.products
+    return coefficients, train, value * modes.squares(rule, slope, when), modes.distances(rule, slope, when), test_found, modes.products
 
 
 def _followed(problem: Problem, outputs, targets, rule: Rule, loss: str, when, batches):
@@ -199,7 +198,8 @@ def _followed(problem: Problem, outputs, targets, rule: Rule, loss: str, when, b
         moved = np.stack([problem.product(a) for a in coefficients])
         distances = np.sqrt(np.maximum((coefficients * moved).sum(axis=1), 0.0))
         train = np.stack([outputs + _like(change, outputs) for change in moved])
-    return coefficients, train, distances, None, 0 if counted.function is None else counted.function.count + len(when)
+    losses = np.array([loss_value(loss, f, targets) for f in train])
+    return coefficients, train, losses, distances, None, 0 if counted.function is None else counted.function.count + len(when)
 
 
 class _Counted:
@@ -229,6 +229,8 @@ def targets(labels: Int[Array, " n"], num_classes: int | None = None, *, encodin
     if given.ndim != 1 or not given.size or given.dtype.kind not in "iu":
         raise ConfigError(f"labels has type {given.dtype} and shape {given.shape}; give class ids, integers (n,).")
     c = int(given.max()) + 1 if num_classes is None else num_classes
+    if isinstance(c, bool) or not isinstance(c, int | np.integer):
+        raise ConfigError(f"num_classes={num_classes!r} must be a whole number, or None.")
     if given.min() < 0 or given.max() >= c:
         raise ConfigError(f"labels run from {given.min()} to {given.max()}; allowed are 0 to {c - 1}. Type: num_classes={int(given.max()) + 1}")
     if encoding == "onehot":

@@ -96,15 +96,33 @@ def read_problem(kernel, outputs: np.ndarray) -> Problem:
 def read_cross(cross_kernel, problem: Problem, n_test: int) -> Callable[[np.ndarray], np.ndarray]:
     """Coefficients of the training outputs (n c numbers) to their effect on the test outputs (n_test, c)."""
     if callable(cross_kernel):
-        return lambda v: np.asarray(cross_kernel(problem.like(v)), np.float64).reshape(n_test, problem.c)
+        return lambda v: _checked_effect(cross_kernel(problem.like(v)), n_test, problem.c)
     matrix = _matrix(cross_kernel, (n_test, problem.n), problem.c, "cross_kernel")
     if matrix.shape == (n_test, problem.n):
         return lambda v: matrix @ v.reshape(problem.n, problem.c)
     return lambda v: (matrix @ v.reshape(-1)).reshape(n_test, problem.c)
 
 
+def check_test_outputs(problem: Problem, test_outputs: np.ndarray) -> None:
+    """Raises ConfigError unless test outputs have the columns of the training outputs."""
+    if (test_outputs.ndim == 1) != problem.row or (not problem.row and test_outputs.shape[1] != problem.c):
+        raise ConfigError(f"test_outputs has shape {test_outputs.shape}; it must have as many columns as outputs, {problem.c}.")
+
+
+def _checked_effect(effect, n_test: int, c: int) -> np.ndarray:
+    effect = np.asarray(effect, np.float64)
+    if effect.size != n_test * c:
+        raise ConfigError(f"The function cross_kernel gave {effect.shape} for {n_test} test examples and {c} outputs; it must give ({n_test}, {c}).")
+    if not np.isfinite(effect).all():
+        raise ConfigError(not_finite("What the function cross_kernel gave"))
+    return effect.reshape(n_test, c)
+
+
 def _matrix(kernel, shape: tuple[int, int], c: int, name: str) -> np.ndarray:
-    given = np.asarray(kernel)
+    try:
+        given = np.asarray(kernel)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{name} is a {type(kernel).__name__} that is no array. {KERNEL_HINT}") from error
     if given.shape not in (shape, (*shape, c, c)):
         raise ConfigError(
             f"{name} has shape {given.shape}; for {shape[1]} examples and {c} outputs allowed are {shape} and {(*shape, c, c)}. {KERNEL_HINT}"

@@ -1,5 +1,6 @@
 """Where does training with weight decay towards the start end? Kernel ridge regression on the residual."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from scipy.sparse.linalg import LinearOperator, cg
 from ntk_select.errors import ConfigError
 from ntk_select.linearized.curve import Kernel
 from ntk_select.linearized.predict import checked_pair
-from ntk_select.linearized.problem import checked_outputs, read_cross, read_problem
+from ntk_select.linearized.problem import check_test_outputs, checked_outputs, read_cross, read_problem
 from ntk_select.linearized.rules import is_number
 
 
@@ -51,8 +52,10 @@ def kernel_ridge(
     """
     targets = checked_outputs(targets, "targets")
     outputs, targets = checked_pair(np.zeros_like(targets) if outputs is None else outputs, targets, "half_sum", "outputs", "targets")
-    if not is_number(ridge) or not ridge > 0:
+    if not is_number(ridge) or not 0 < ridge < math.inf:
         raise ConfigError(f"ridge={ridge!r} must be a positive number.")
+    if not is_number(tolerance) or not 0 < tolerance < 1:
+        raise ConfigError(f"tolerance={tolerance!r} must be a number between 0 and 1.")
     problem = read_problem(kernel, outputs)
     residual = targets - outputs
     if problem.matrix is not None:
@@ -74,9 +77,9 @@ def kernel_ridge(
             raise ConfigError(
                 "A function as cross_kernel= does not say how many test examples there are. Type: test_outputs= their outputs, or zeros"
             )
-        n_test = len(test_outputs) if test_outputs is not None else len(np.asarray(cross_kernel))
-        start = np.zeros((n_test, *outputs.shape[1:])) if test_outputs is None else checked_outputs(test_outputs, "test_outputs")
-        test = start + read_cross(cross_kernel, problem, n_test)(a).reshape(start.shape)
+        start = np.zeros((len(cross_kernel), *outputs.shape[1:])) if test_outputs is None else checked_outputs(test_outputs, "test_outputs")
+        check_test_outputs(problem, start)
+        test = start + read_cross(cross_kernel, problem, len(start))(a).reshape(start.shape)
     elif test_outputs is not None:
         raise ConfigError("test_outputs= need cross_kernel= beside them.")
     return Ridge(problem.like(a), outputs + problem.product(a).reshape(outputs.shape), test)

@@ -74,23 +74,24 @@ class Rule:
         whole = driven + self.weight_decay
         share = np.divide(driven, whole, out=np.ones_like(whole), where=whole > 0)
         with np.errstate(over="ignore", invalid="ignore"):
-            return (1 - share) + share * self._solve(self.rate(values, slope), times)[0]
+            return _diverged((1 - share) + share * self._solve(self.rate(values, slope), times)[0])
 
     def coefficient_factors(self, values: Float[np.ndarray, " m"], slope: float, times: Float[np.ndarray, " t"]) -> Float[np.ndarray, "t m"]:
         """a_t / r."""
         with np.errstate(over="ignore", invalid="ignore"):
-            return self.lr * slope * self._solve(self.rate(values, slope), times)[1]
+            return _diverged(self.lr * slope * self._solve(self.rate(values, slope), times)[1])
 
     def _solve(self, z: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """p (t, m) and u (t, m). At infinite times u is the pseudo-inverse of z."""
+        """p (t, m) and u (t, m). At infinite times u is the pseudo-inverse of z, and both are infinite where z is too large."""
         times = np.asarray(times, np.float64)
         finite = np.isfinite(times)
         p, u = np.empty((2, len(times), len(z)))
         steps = {"flow": _flow, "gd": _descent}.get(self.optimizer, self._heavy)
         p[finite], u[finite] = steps(z, times[finite])
         moves = z > 1e-13 * z.max(initial=0.0)
-        p[~finite] = np.where(moves, 0.0, 1.0)
-        u[~finite] = np.divide(1.0, z, out=np.zeros_like(z), where=moves)
+        ends = z < self.largest_rate
+        p[~finite] = np.where(ends, np.where(moves, 0.0, 1.0), np.inf)
+        u[~finite] = np.where(ends, np.divide(1.0, z, out=np.zeros_like(z), where=moves), np.inf)
         return p, u
 
     def _heavy(self, z: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -108,6 +109,11 @@ class Rule:
                 state, past = (step if gap == 1 else np.linalg.matrix_power(step, gap)) @ state, past + gap
             p[place], u[place] = state[:, 0, 0], state[:, 0, 1]
         return p, u
+
+
+def _diverged(factors: np.ndarray) -> np.ndarray:
+    """Infinity for what overflowed, whatever its sign was."""
+    return np.where(np.isnan(factors), np.inf, factors)
 
 
 def _flow(z: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

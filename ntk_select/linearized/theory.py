@@ -1,14 +1,15 @@
 """What do the paper's equations 3, 4 and 5 say about a kernel and its task? Each in its corrected form."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Float
 
 from ntk_select.errors import ConfigError
-from ntk_select.linearized.curve import Kernel
+from ntk_select.linearized.curve import Kernel, checked_limits
 from ntk_select.linearized.losses import squared_loss
-from ntk_select.linearized.modes import TOLERANCE, all_modes, find_modes
+from ntk_select.linearized.modes import MOST_PRODUCTS, TOLERANCE, all_modes, find_modes
 from ntk_select.linearized.problem import checked_outputs, read_problem
 from ntk_select.linearized.rules import is_number
 
@@ -76,14 +77,18 @@ def generalization_score(
         if problem.matrix is None:
             raise ConfigError("A kernel function does not know its mean eigenvalue. Type: ridge= an absolute number")
         ridge = RELATIVE_RIDGE * float(np.trace(problem.matrix)) / len(problem.matrix)
-    if not is_number(ridge) or ridge < 0:
+    if not is_number(ridge) or not 0 <= ridge < math.inf:
         raise ConfigError(f"ridge={ridge!r} must be a number from 0, or None.")
+
+    limits = checked_limits(tolerance, MOST_PRODUCTS)
+    if problem.matrix is None and not targets.any():
+        return Generalization(0.0, 0.0, float(ridge))
 
     def inverse(modes):
         with np.errstate(divide="ignore", invalid="ignore"):
             return (modes.energy / (modes.values + ridge)).sum()
 
-    modes = find_modes(problem, targets, inverse, **({} if problem.matrix is not None else {"tolerance": tolerance}))
+    modes = find_modes(problem, targets, inverse, **limits)
     smallest, largest = modes.values.min(), modes.values.max()
     if smallest + ridge <= 1e-13 * largest or largest == 0:
         raise ConfigError(

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Shaped
 
-from ntk_select.engine.inputs import check_batch_size
+from ntk_select.engine.inputs import check_batch_size, checked_examples
 from ntk_select.engine.routes import hold
 from ntk_select.engine.selection import select
 from ntk_select.errors import ConfigError
@@ -97,12 +97,12 @@ def train(
     if not is_number(weight_decay) or weight_decay < 0:
         raise ConfigError(f"weight_decay={weight_decay!r} must be a number from 0.")
     when = read_times(Rule("gd", 1.0), times, steps)
-    x = np.asarray(x)
+    x = checked_examples(x, "x")
     run = _Run(fn, start, chosen, loss, batch_size or BATCH)
     targets = checked_pair(run.outputs(run.first, x), targets, loss, "the network's outputs", "targets")[1]
     rows = None if batches is None else checked_batches(batches, len(x), when)
     if x_test is not None:
-        x_test = np.asarray(x_test)
+        x_test = checked_examples(x_test, "x_test")
         if test_targets is not None:
             _, test_targets = checked_pair(run.outputs(run.first, x_test), test_targets, loss, "the network's test outputs", "test_targets")
     elif test_targets is not None:
@@ -183,8 +183,10 @@ def draw_batches(n: int, size: int, steps: int, seed: int = 0) -> list[Int[np.nd
     """Places of `steps` mini-batches: epoch after epoch in a new order, what is left over of an epoch is dropped.
 
     Raises:
-      ConfigError: `size` is not between 1 and n.
+      ConfigError: `size` is not between 1 and n, or `steps` is no whole number from 0.
     """
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 0:
+        raise ConfigError(f"steps={steps!r} must be a whole number from 0.")
     if isinstance(size, bool) or not isinstance(size, int | np.integer) or not 1 <= size <= n:
         raise ConfigError(f"size={size!r} must be a whole number from 1 to the {n} training examples.")
     epochs, found = 0, []

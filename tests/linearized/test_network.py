@@ -169,7 +169,7 @@ def test_the_cheaper_way_is_taken_and_says_why(independent, several):
     assert few.kernel.shape == (3, 3, 3, 3)
     assert "operations for the kernel" in few.why
     assert "matrix-free" in few.why
-    assert network_kernel(several.fn, independent.draw(60, 4), params=several.params).method == "matrix-free"
+    assert network_kernel(several.fn, independent.draw(400, 4), params=several.params).method == "matrix-free"
     large = network_kernel(several.fn, several.x, several.x_test, params=several.params, memory_gb=2e-5)
     assert large.method == "matrix-free"
     assert "2e-05" in large.why
@@ -194,9 +194,21 @@ def test_an_expert_is_a_network_of_all_its_variables():
     assert linearize(linear_expert(state={"scale": np.ones(2)})).chosen == (0,)
 
 
-def test_an_expert_takes_a_function_of_paths_or_says_that_it_does_not():
-    with pytest.raises(ConfigError, match="layers"):
-        linearize(linear_expert(), layers=lambda path: True)
+def test_an_expert_takes_a_function_of_paths_below_params():
+    expert = ns.Expert("mine", lambda v, x: x @ v["params"]["w"] + v["params"]["b"], {"b": np.zeros(3), "w": np.eye(3)}, {"w": np.ones(3)})
+    assert linearize(expert, layers=lambda path: path == "w").chosen == (1,)
+    with pytest.raises(ConfigError, match="matches no floating-point parameter"):
+        linearize(expert, layers=lambda path: path == "params/w")
+
+
+def test_layers_of_an_expert_that_are_no_pattern_are_refused():
+    with pytest.raises(ConfigError, match="layers=3 must be 'all', 'last_conv', a regular expression, a function of the path, or None"):
+        linearize(linear_expert(), layers=3)
+
+
+def test_parameters_of_another_structure_are_refused(several):
+    with pytest.raises(ConfigError, match="These parameters have another structure than those of the expansion"):
+        linearize(several.fn, several.params)([np.ones(3)], several.x)
 
 
 def test_an_expert_without_last_convolution_says_so():

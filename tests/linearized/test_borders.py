@@ -1,0 +1,93 @@
+"""Is what cannot be meant refused at the border, before anything is computed?"""
+
+import numpy as np
+import pytest
+from scipy.sparse.linalg import ArpackNoConvergence
+
+import ntk_select as ns
+from ntk_select.errors import ConfigError, ModelError
+from ntk_select.linearized import (
+    draw_batches,
+    generalization_score,
+    kernel_ridge,
+    loss_curve,
+    max_stable_lr,
+    predict,
+    speed_bound,
+    targets,
+    time_to_loss,
+)
+
+EYE, ONES = np.eye(3), np.ones(3)
+
+
+def identity(v):
+    return v
+
+
+REFUSED = {
+    "a ragged kernel": (lambda: loss_curve([[1.0], [1.0, 2.0]], np.ones(2), lr=1, steps=1), "kernel is a list that is no array"),
+    "a wrong effect": (
+        lambda: predict(EYE, 0 * ONES, ONES, lr=0.1, steps=1, cross_kernel=identity, test_outputs=np.ones(2)),
+        "The function cross_kernel gave .3, 1. for 2 test examples|gave .3,. for 2 test examples and 1 outputs",
+    ),
+    "an effect that is not finite": (
+        lambda: predict(EYE, 0 * ONES, ONES, lr=0.1, steps=1, cross_kernel=lambda v: v * np.nan, test_outputs=ONES),
+        "What the function cross_kernel gave holds NaN",
+    ),
+    "an endless ridge": (lambda: kernel_ridge(EYE, ONES, ridge=np.inf), "ridge=inf must be a positive number"),
+    "a tolerance below zero": (lambda: kernel_ridge(identity, ONES, ridge=1.0, tolerance=-1), "tolerance=-1 must be a number between 0 and 1"),
+    "test outputs of other columns": (
+        lambda: kernel_ridge(EYE, ONES, ridge=1.0, cross_kernel=np.ones((2, 3)), test_outputs=np.ones((2, 2))),
+        r"test_outputs has shape \(2, 2\); it must have as many columns as outputs, 1",
+    ),
+    "one test output": (
+        lambda: kernel_ridge(EYE, ONES, ridge=1.0, cross_kernel=np.ones((2, 3)), test_outputs=1.0),
+        "test_outputs has type float64 and shape",
+    ),
+    "an endless ridge of the score": (lambda: generalization_score(EYE, ONES, ridge=np.inf), "ridge=inf must be a number from 0"),
+    "an endless ridge of the bound": (lambda: speed_bound(EYE, ONES, ridge=np.inf), "ridge=inf must be a number from 0"),
+    "a tolerance of the score": (lambda: generalization_score(identity, ONES, ridge=1, tolerance=-1), "tolerance=-1 must be"),
+    "a negative eigenvalue": (lambda: max_stable_lr(-1.0), "kernel=-1.0, its largest eigenvalue, must be a number from 0"),
+    "no residuals": (lambda: max_stable_lr(1.0, size=0), "size=0 must be a whole number from 1"),
+    "no shape": (lambda: max_stable_lr(identity), "A kernel function does not say how many outputs it moves; shape=None"),
+    "half a step": (lambda: time_to_loss(EYE, ONES, 0.1, lr=0.1, most_steps=1.5), "most_steps=1.5 must be a whole number from 0"),
+    "half a batch": (lambda: draw_batches(3, 1, 1.5), "steps=1.5 must be a whole number from 0"),
+    "classes as text": (lambda: targets([0, 1], "3"), "num_classes='3' must be a whole number, or None"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_it_is_refused_in_a_sentence(name):
+    call, sentence = REFUSED[name]
+    with pytest.raises(ConfigError, match=sentence):
+        call()
+
+
+def test_an_eigenvalue_that_arpack_does_not_find_is_told(monkeypatch):
+    def lost(*_, **__):
+        raise ArpackNoConvergence("No convergence after 30 iterations.", [], [])
+
+    monkeypatch.setattr("ntk_select.linearized.curve.eigsh", lost)
+    with pytest.raises(ConfigError, match="The kernel function's largest eigenvalue was not found: .*Give the kernel as an array"):
+        max_stable_lr(identity, shape=(5,))
+
+
+def test_a_function_that_moves_nothing_bears_every_learning_rate():
+    assert max_stable_lr(lambda v: 0 * v, shape=(5,)) == np.inf
+    assert max_stable_lr(lambda v: 4 * v, shape=(1,)) == pytest.approx(0.5)
+    assert max_stable_lr(lambda v: 4 * v, shape=(3, 2), loss="mean") == pytest.approx(0.5 * 6 / 2)
+
+
+@pytest.mark.parametrize(("optimizer", "momentum"), [("gd", 0.0), ("momentum", 0.5), ("nesterov", 0.5)])
+def test_a_limit_above_the_stable_rate_is_infinite(optimizer, momentum):
+    options = {"optimizer": optimizer, "momentum": momentum, "lr": 3.5, "times": [np.inf, 3000]}
+    found = predict(EYE, 0 * ONES, ONES, **options)
+    np.testing.assert_array_equal(found.train_losses, np.inf)
+    np.testing.assert_array_equal(found.distances, np.inf)
+
+
+def test_pre_logits_of_another_shape_take_no_head():
+    expert = ns.Expert("mine", lambda v, x: x, {"w": ONES}, features_fn=lambda v, x: x.sum(axis=1))
+    with pytest.raises(ModelError, match=r"features_fn of expert 'mine' gives \(1,\) for one input; pre-logits must be \(1, d\)"):
+        ns.with_new_head(expert, 2, x=np.ones((4, 3)))
