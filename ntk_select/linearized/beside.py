@@ -24,6 +24,8 @@ class Discrepancy(NamedTuple):
       test_outputs: |f - f_real| / |f_real - f_0| on the test examples: 1 is as wrong as no training at all.
       agreement: share of test examples with the same answer, by the largest output or by the sign of a single one.
       distance: |w - w_0| over that of real training.
+
+    All are infinite, and answers unequal, where real training overflowed.
     """
 
     loss: Float[np.ndarray, " t"]
@@ -163,13 +165,15 @@ def _named(progress, what: str):
 
 
 def _relative(given: np.ndarray, real: np.ndarray) -> np.ndarray:
-    return _ratio(np.abs(given - real), np.abs(real), nothing=0.0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return _ratio(np.abs(given - real), np.abs(real), nothing=0.0)
 
 
 def _ratio(above: np.ndarray, below: np.ndarray, nothing: float = 1.0) -> np.ndarray:
-    """above / below; `nothing` where both are zero."""
+    """above / below; `nothing` where both are zero, infinity where both overflowed."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return np.where((above == 0) & (below == 0), nothing, above / below)
+        ratio = np.where((above == 0) & (below == 0), nothing, above / below)
+    return np.where(np.isnan(ratio), np.inf, ratio)
 
 
 def _moved_apart(given: np.ndarray, real: np.ndarray) -> np.ndarray:
