@@ -65,6 +65,8 @@ class Dynamics:
     """Parameters that are fine-tuned: all, last_conv, ^head/, or another regular expression over their paths."""
     head: str = "random"
     """The new head begins random, or zero."""
+    encoding: str = "onehot"
+    """onehot: one output a class; pm1: for two classes, one output of -1 and +1, as in the paper's binary case."""
     outputs: str = "full"
     """full: the exact kernel; trace: its mean over the outputs, which stands for all of them."""
     method: str = "auto"
@@ -94,10 +96,11 @@ class Dynamics:
         rule = self._rule(self.lr or 1.0)
         task, source = builtin("load_task")(self.task), load_expert(builtin("open_zoo"), self.zoo, self.expert)
         sample = probe_sample(task, per_class=self.per_class, seed=self.seed)
-        expert = with_new_head(source, len(sample.class_names), head=self.head, seed=self.seed)
+        y = self._targets(sample.labels, len(sample.class_names))
+        expert = with_new_head(source, y.shape[1], head=self.head, seed=self.seed)
         if self.out is not None:
             check_writable(self.out)
-        x, y = np.asarray(expert.preprocess(sample.images)), targets(sample.labels, len(sample.class_names))
+        x = np.asarray(expert.preprocess(sample.images))
         x_test, y_test = self._test_images(task, expert, sample.class_names)
         with progress_bar("dynamics") as progress:
             kernel = network_kernel(
@@ -178,7 +181,11 @@ class Dynamics:
         if not len(chosen):
             return None, None
         images = np.asarray(expert.preprocess([np.asarray(task.test_images[int(place)]) for place in chosen]))
-        return images, targets(np.array([ids[label] for label in task.test_labels[chosen].tolist()]), len(class_names))
+        return images, self._targets(np.array([ids[label] for label in task.test_labels[chosen].tolist()]), len(class_names))
+
+    def _targets(self, labels: np.ndarray, classes: int) -> np.ndarray:
+        """(n, c), c being 1 for -1 and +1."""
+        return targets(labels, classes, encoding=self.encoding).reshape(len(labels), -1)
 
     def again(self, *more: str) -> str:
         """The command to type for the same again, with more options."""
@@ -209,7 +216,8 @@ class Dynamics:
             "test_images": n_test,
             "settings": {
                 **{
-                    name: getattr(self, name) for name in ("steps", "optimizer", "weight_decay", "loss", "layers", "head", "outputs", "batch", "seed")
+                    name: getattr(self, name)
+                    for name in ("steps", "optimizer", "weight_decay", "loss", "layers", "head", "encoding", "outputs", "batch", "seed")
                 },
                 "lr": lr,
                 "momentum": self._rule(lr).momentum,

@@ -134,6 +134,14 @@ def test_mini_batches_and_cross_entropy_are_followed_by_the_formula(ran):
     np.testing.assert_allclose(curves["agreement"], 1)
 
 
+def test_two_classes_may_be_one_output_of_minus_and_plus_one(ran):
+    status, out, _ = ran("--json", "--encoding", "pm1", "--layers", "^head/", "--loss", "half_sum")
+    curves = json.loads(out)["curves"]
+    assert status == 0
+    np.testing.assert_allclose(curves["loss_formula"], curves["loss_real"], rtol=1e-4)
+    np.testing.assert_allclose(curves["accuracy_formula"], curves["accuracy_real"])
+
+
 def test_a_task_without_test_images_has_training_curves_alone(ran, npz):
     status, out, _ = ran("--json", task=npz.replace("bright things", "untested"))
     assert status == 0
@@ -178,6 +186,7 @@ def test_without_a_figure_the_numbers_are_saved_all_the_same(ran, tmp_path, monk
         (("--test", "-1"), "--test -1 must be a whole number from 0"),
         (("--method", "dens"), "--method dens is unknown"),
         (("--outputs", "sum"), "outputs='sum' is unknown"),
+        (("--encoding", "binary"), "encoding='binary' is unknown. Allowed: onehot, pm1"),
         (("--head", "ones"), "head='ones' is unknown"),
         (("--layers", "fd"), "layers='fd' matches no parameter"),
         (("--batch", "7"), "size=7 must be a whole number from 1 to the 6 training examples"),
