@@ -190,12 +190,15 @@ QUESTIONS = [
     ("dY'TdY: minus Y'T^-1Y (are the objectives one?)", lambda c: c["speed"], lambda c: -c["generalization"]),
     ("LFC: dY'TdY", lambda c: c["lfc"], lambda c: c["speed"]),
     ("LGC: dY'TdY", lambda c: c["lgc"], lambda c: c["speed"]),
+    ("LFC: dY'TdY, free of scale", lambda c: c["lfc"], lambda c: c["speed_per_scale"]),
+    ("LGC: dY'TdY, free of scale", lambda c: c["lgc"], lambda c: c["speed_per_scale"]),
     ("LFC: minus Y'T^-1Y", lambda c: c["lfc"], lambda c: -c["generalization"]),
     ("LGC: minus Y'T^-1Y", lambda c: c["lgc"], lambda c: -c["generalization"]),
     ("LFC: fine-tuned accuracy", lambda c: c["lfc"], lambda c: -c["test_error"]),
     ("LGC: fine-tuned accuracy", lambda c: c["lgc"], lambda c: -c["test_error"]),
     ("LGC of the whole network, new head: fine-tuned accuracy", lambda c: c["lgc_network"], lambda c: -c["test_error"]),
     ("dY'TdY: fine-tuned accuracy", lambda c: c["speed"], lambda c: -c["test_error"]),
+    ("dY'TdY, free of scale: fine-tuned accuracy", lambda c: c["speed_per_scale"], lambda c: -c["test_error"]),
     ("linearised accuracy: fine-tuned accuracy", lambda c: -c["linear_test_error"], lambda c: -c["test_error"]),
 ]
 """Name, what predicts, what is predicted; a high correlation is what the theory, or the hope, says."""

@@ -41,7 +41,14 @@ def test_rank_correlations_are_scipys_and_their_intervals_hold_the_truth(script)
 def cell(task, speed, fall, own=False):
     error = 1.0 - fall
     names = ("lfc", "lgc", "lgc_network", "generalization", "generalization_per_scale", "linear_test_error", "test_error")
-    return {"task": task, "own_source": own, "speed": speed, "common": {"loss": [1.0, 1.0 - fall / 2, 1.0 - fall]}, **dict.fromkeys(names, error)}
+    return {
+        "task": task,
+        "own_source": own,
+        "speed": speed,
+        "speed_per_scale": speed,
+        "common": {"loss": [1.0, 1.0 - fall / 2, 1.0 - fall]},
+        **dict.fromkeys(names, error),
+    }
 
 
 def test_an_answer_is_for_one_task_and_without_experts_of_its_own_source(script):
