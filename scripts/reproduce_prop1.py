@@ -347,7 +347,7 @@ def figure(result: dict[str, Any], cells: list[dict[str, Any]], protocol: Protoc
     axis.set(xlim=(-1.05, 1.05), title="Spearman over experts, 95 % intervals")
     axis.spines[["top", "right"]].set_visible(False)
     if tasks:
-        axis.legend(frameon=False, fontsize=8, loc="lower left")
+        axis.legend(frameon=False, fontsize=8, loc="upper left")
     page.suptitle(f"The linearised theory beside real fine-tuning: {len(cells)} pairs of expert and task, {protocol.per_class} images a class")
     buffer = io.BytesIO()
     page.savefig(buffer, format="png", dpi=130)
