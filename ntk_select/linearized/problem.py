@@ -50,6 +50,8 @@ class Problem:
         """Theta v for v of n c numbers, in float64, of the shape of v."""
         if self.matrix is not None:
             return (self.matrix @ self.flat(v)).reshape(v.shape)
+        if not np.isfinite(v).all():  # a training that diverged: what the kernel does to it says nothing
+            return np.full_like(v, np.nan)
         result = np.asarray(self.function(self.like(v)), np.float64)
         if result.size != v.size:
             raise ConfigError(f"The kernel function gave {result.shape} for outputs {self.like(v).shape}; it must keep the shape.")
@@ -96,7 +98,8 @@ def read_problem(kernel, outputs: np.ndarray) -> Problem:
 def read_cross(cross_kernel, problem: Problem, n_test: int) -> Callable[[np.ndarray], np.ndarray]:
     """Coefficients of the training outputs (n c numbers) to their effect on the test outputs (n_test, c)."""
     if callable(cross_kernel):
-        return lambda v: _checked_effect(cross_kernel(problem.like(v)), n_test, problem.c)
+        nothing = np.full((n_test, problem.c), np.nan)
+        return lambda v: _checked_effect(cross_kernel(problem.like(v)), n_test, problem.c) if np.isfinite(v).all() else nothing
     matrix = _matrix(cross_kernel, (n_test, problem.n), problem.c, "cross_kernel")
     if matrix.shape == (n_test, problem.n):
         return lambda v: matrix @ v.reshape(problem.n, problem.c)

@@ -87,6 +87,18 @@ def test_a_limit_above_the_stable_rate_is_infinite(optimizer, momentum):
     np.testing.assert_array_equal(found.distances, np.inf)
 
 
+@pytest.mark.parametrize("loss", ["half_sum", "cross_entropy"])
+def test_a_training_that_diverges_is_followed_with_a_function_as_with_an_array(loss):
+    outputs, wanted = np.zeros((3, 2)), np.eye(2)[[0, 1, 1]]
+    kernel = np.diag([1.0, 2.0, 3.0])
+    options = {"lr": 1e9, "steps": 60, "optimizer": "gd", "loss": loss, "weight_decay": 1.0, "test_outputs": outputs}
+    array = predict(kernel, outputs, wanted, cross_kernel=kernel, **options)
+    function = predict(lambda v: kernel @ v, outputs, wanted, cross_kernel=lambda v: kernel @ v, **options)
+    assert array.train_losses[-1] == function.train_losses[-1] == np.inf
+    assert not np.isfinite(function.test_outputs[-1]).all()
+    np.testing.assert_allclose(function.train_losses[:3], array.train_losses[:3])
+
+
 def test_pre_logits_of_another_shape_take_no_head():
     expert = ns.Expert("mine", lambda v, x: x, {"w": ONES}, features_fn=lambda v, x: x.sum(axis=1))
     with pytest.raises(ModelError, match=r"features_fn of expert 'mine' gives \(1,\) for one input; pre-logits must be \(1, d\)"):
