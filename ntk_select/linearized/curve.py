@@ -36,6 +36,7 @@ def loss_curve(
     Args:
       kernel: Theta. (n, n): one for all outputs, as `ntk(..., outputs="trace")` gives it (the class-trace approximation, exact
         for a single output); (n, n, c, c): `outputs="full"`, exact; or a function v -> Theta v on arrays like `residual`.
+        Eigenvalues of an array below four roundings of its type are taken for zero.
       residual: y - f_0, targets minus outputs before training; targets are +1 and -1, one-hot, or any numbers.
       lr: learning rate. Under flow only lr times t matters.
       times, steps: at these times, or after 0, 1, ..., steps steps; flow takes steps for times as well.
@@ -120,7 +121,8 @@ def max_stable_lr(
             )
         outputs = np.zeros((len(kernel), kernel.shape[2]) if kernel.ndim == 4 else len(kernel))
         size = outputs.size if kernel.ndim == 4 else size
-        largest = float(spectrum_of(read_problem(kernel, outputs).matrix)[0][-1])
+        problem = read_problem(kernel, outputs)
+        largest = float(spectrum_of(problem.matrix, problem.epsilon)[0][-1])
     if loss == "mean" and size is None:
         raise ConfigError("loss='mean' divides by the number of residuals, n times c. Type: size=n * c")
     rate = squared_loss(loss, size or 1).slope * largest + weight_decay

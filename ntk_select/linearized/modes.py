@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from ntk_select.errors import ConfigError
 from ntk_select.linearized.lanczos import lanczos
-from ntk_select.linearized.problem import Problem
+from ntk_select.linearized.problem import DOUBLE, Problem
 from ntk_select.linearized.rules import Rule
 
 TOLERANCE = 1e-8
@@ -56,20 +56,24 @@ class Modes:
         return (self.vectors @ (factors[:, None] * self.coordinates)).reshape(-1)
 
 
-def spectrum_of(matrix: Float[np.ndarray, "m m"]) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues, negative ones from rounding set to zero, and eigenvectors. Raises ConfigError for a matrix that is no kernel."""
+def spectrum_of(matrix: Float[np.ndarray, "m m"], epsilon: float = DOUBLE) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues and eigenvectors. What is below four roundings of the largest is noise of a kernel of lower rank: zero.
+
+    Raises:
+      ConfigError: a matrix that is no kernel.
+    """
     values, vectors = np.linalg.eigh(matrix)
     if values[0] < -1e-3 * max(values[-1], 0.0) or values[-1] < 0:
         raise ConfigError(
             f"kernel has the eigenvalue {values[0]:.3g} beside the largest {values[-1]:.3g}: it is not positive semi-definite. "
             "Type: ntk_select.certify(kernel), and compute it in float64"
         )
-    return np.maximum(values, 0.0), vectors
+    return np.where(values > 4 * epsilon * values[-1], values, 0.0), vectors
 
 
 def all_modes(problem: Problem, residual: np.ndarray) -> Modes:
     """By one eigendecomposition. Cost: O(m^3) for a matrix (m, m), whatever the number of times."""
-    values, vectors = spectrum_of(problem.matrix)
+    values, vectors = spectrum_of(problem.matrix, problem.epsilon)
     return Modes(values, vectors.T @ problem.flat(residual), vectors)
 
 

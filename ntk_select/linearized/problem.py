@@ -8,10 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from ntk_select.errors import ConfigError
 
+DOUBLE = 2.0**-52
 KERNEL_HINT = "Type: kernel=ntk_select.ntk(fn, params, x, outputs='full') for (n, n, c, c), or 'trace' for (n, n)"
 
 
@@ -24,6 +26,7 @@ class Problem:
       n, c: examples and outputs.
       row: whether outputs came as (n,).
       function: as it was given, else None.
+      epsilon: rounding of the type in which the kernel came.
     """
 
     matrix: np.ndarray | None
@@ -31,6 +34,7 @@ class Problem:
     c: int
     row: bool
     function: Callable[[Any], Any] | None = None
+    epsilon: float = DOUBLE
 
     @property
     def shared(self) -> bool:
@@ -92,7 +96,9 @@ def read_problem(kernel, outputs: np.ndarray) -> Problem:
     scale = np.abs(matrix).max()
     if np.abs(matrix - matrix.T).max() > 1e-4 * scale:
         raise ConfigError("kernel is not symmetric. Give the kernel of the training examples with themselves; others go into cross_kernel=.")
-    return Problem((matrix + matrix.T) / 2, n, c, outputs.ndim == 1)
+    kind = getattr(kernel, "dtype", np.dtype(np.float64))
+    epsilon = float(jnp.finfo(kind).eps) if jnp.issubdtype(kind, jnp.floating) else DOUBLE
+    return Problem((matrix + matrix.T) / 2, n, c, outputs.ndim == 1, epsilon=epsilon)
 
 
 def read_cross(cross_kernel, problem: Problem, n_test: int) -> Callable[[np.ndarray], np.ndarray]:

@@ -103,3 +103,12 @@ def test_pre_logits_of_another_shape_take_no_head():
     expert = ns.Expert("mine", lambda v, x: x, {"w": ONES}, features_fn=lambda v, x: x.sum(axis=1))
     with pytest.raises(ModelError, match=r"features_fn of expert 'mine' gives \(1,\) for one input; pre-logits must be \(1, d\)"):
         ns.with_new_head(expert, 2, x=np.ones((4, 3)))
+
+
+@pytest.mark.parametrize("optimizer", ["flow", "gd", "momentum", "nesterov"])
+def test_rounding_of_a_kernel_of_lower_rank_is_no_kernel_however_long_the_training(optimizer):
+    rng = np.random.default_rng(0)
+    features, residual = rng.normal(size=(50, 5)).astype(np.float32), rng.normal(size=50)
+    stays = residual - features @ np.linalg.lstsq(features, residual, rcond=None)[0]
+    found = loss_curve(features @ features.T, residual, lr=1e-3, times=[10**9], optimizer=optimizer)
+    assert found[0] == pytest.approx(0.5 * stays @ stays, rel=1e-6)

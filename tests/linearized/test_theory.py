@@ -109,10 +109,11 @@ def questions(draw):
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     rows = rng.normal(size=(n, rank)) * np.exp(draw(st.floats(0, 4)) * rng.normal(size=rank))
     columns = draw(st.sampled_from([(), (1,), (3,)]))
+    share = draw(st.sampled_from([None, 1e-3, 1.0, 100.0]))  # of the mean eigenvalue
     return (
         rows @ rows.T,
         rng.normal(size=(n, *columns)) * draw(st.sampled_from([0.0, 1e-3, 1.0, 50.0])),
-        draw(st.sampled_from([None, 1e-3, 1.0, 100.0])),
+        None if share is None else share * float(np.square(rows).sum()) / n,
     )
 
 
