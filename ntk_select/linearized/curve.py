@@ -162,6 +162,7 @@ def time_to_loss(
     _check_count("most_steps", most_steps, 0)
     if not is_number(target):
         raise ConfigError(f"target={target!r} must be a number, a loss.")
+    target = float(target)
     if callable(kernel):
         raise ConfigError("time_to_loss needs all eigenvalues: give the kernel as an array, or read the time off loss_curve.")
     modes = find_modes(read_problem(kernel, residual), residual, None)

@@ -53,7 +53,9 @@ class Modes:
 
     def apply(self, factors: Float[np.ndarray, " m"]) -> Float[np.ndarray, " all"]:
         """A function of the kernel, given by its values on the eigenvalues, times the residual."""
-        return (self.vectors @ (factors[:, None] * self.coordinates)).reshape(-1)
+        there = self.coordinates != 0  # what is not there may diverge unseen
+        moved = np.multiply(factors[:, None], self.coordinates, out=np.zeros_like(self.coordinates), where=there)
+        return (self.vectors @ moved).reshape(-1)
 
 
 def spectrum_of(matrix: Float[np.ndarray, "m m"], epsilon: float = DOUBLE) -> tuple[np.ndarray, np.ndarray]:

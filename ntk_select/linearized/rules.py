@@ -52,6 +52,8 @@ class Rule:
             raise ConfigError(f"momentum={self.momentum!r} belongs to optimizer='momentum' or 'nesterov', not to {self.optimizer!r}.")
         if not is_number(self.weight_decay) or not 0 <= self.weight_decay < math.inf:
             raise ConfigError(f"weight_decay={self.weight_decay!r} must be a number from 0.")
+        for name in ("lr", "momentum", "weight_decay"):
+            object.__setattr__(self, name, float(getattr(self, name)))
 
     @property
     def discrete(self) -> bool:
@@ -161,5 +163,7 @@ def read_times(rule: Rule, times, steps, *, limit: bool = False) -> np.ndarray:
 
 
 def is_number(value) -> bool:
-    """Whether it is one real number, and not a bool."""
+    """Whether it is one real number, a scalar array among them, and not a bool."""
+    if getattr(value, "shape", None) == () and getattr(value, "dtype", None) is not None and value.dtype.kind in "fiu":
+        value = float(value)
     return isinstance(value, numbers.Real | np.floating | np.integer) and not isinstance(value, bool) and not math.isnan(value)

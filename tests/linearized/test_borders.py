@@ -1,5 +1,6 @@
 """Is what cannot be meant refused at the border, before anything is computed?"""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.sparse.linalg import ArpackNoConvergence
@@ -112,3 +113,18 @@ def test_rounding_of_a_kernel_of_lower_rank_is_no_kernel_however_long_the_traini
     stays = residual - features @ np.linalg.lstsq(features, residual, rcond=None)[0]
     found = loss_curve(features @ features.T, residual, lr=1e-3, times=[10**9], optimizer=optimizer)
     assert found[0] == pytest.approx(0.5 * stays @ stays, rel=1e-6)
+
+
+def test_scalar_arrays_are_numbers():
+    options = {"optimizer": "momentum", "steps": 3}
+    plain = loss_curve(EYE, ONES, lr=0.5, momentum=0.25, weight_decay=0.125, **options)
+    arrays = loss_curve(EYE, ONES, lr=jnp.float32(0.5), momentum=np.array(0.25), weight_decay=np.float32(0.125), **options)
+    np.testing.assert_array_equal(plain, arrays)
+    assert time_to_loss(EYE, ONES, jnp.array(0.5), lr=jnp.array(1.0)) == time_to_loss(EYE, ONES, 0.5, lr=1.0)
+
+
+def test_a_direction_without_residual_diverges_unseen():
+    found = predict(np.diag([1.0, 5.0]), np.zeros(2), [1.0, 0.0], lr=1.0, times=[3000], optimizer="gd")
+    np.testing.assert_allclose(found.train_outputs, [[1.0, 0.0]])
+    np.testing.assert_allclose(found.coefficients, [[1.0, 0.0]])
+    assert found.train_losses == 0
