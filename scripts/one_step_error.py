@@ -23,7 +23,7 @@ from ntk_select.linearized.network import NetworkProduct, as_network  # noqa: E4
 
 
 def errors(expert: ns.Expert, x: np.ndarray, y: np.ndarray, lrs: np.ndarray) -> tuple[float, np.ndarray]:
-    """The largest eigenvalue's stable learning rate, and |f_1 - prediction| / |f_1 - f_0| at shares of it."""
+    """The largest eigenvalue's stable learning rate, and |f_1 - prediction| / |prediction - f_0| at shares of it."""
     params, state = (jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree) for tree in (expert.params, expert.state))
     fn = jax.jit(lambda params, x: expert.apply_fn({"params": params, **state}, x))
     product = NetworkProduct(as_network(fn, params), x, batch_size=len(x))

@@ -8,7 +8,8 @@ For every expert and task: a new head, the kernel of a few images a class, and
   * real training of all experts at one learning rate: does dY' Theta dY (eq. 3) say who learns faster?
   * fine-tuning with cross-entropy, Nesterov momentum, and the learning rate chosen on images held out: do Y' Theta^-1 Y (eq. 4),
     LFC and LGC say who ends with the smaller test error?
-The answers are Spearman correlations over experts with 95 % bootstrap intervals, also where they disappoint. An expert that was
+The answers are Spearman correlations over experts with 95 % bootstrap intervals, also where they disappoint. Intervals take
+experts for independent, though some share their source or ancestor, and are not corrected for the number of questions. An expert that was
 trained on the task itself is left out of them. One file a cell lies in OUT/cells; what is there is not computed again.
 """
 
@@ -64,13 +65,17 @@ class Protocol:
 def measure(name: str, uri: str, protocol: Protocol, progress=None) -> dict[str, Any]:
     """One cell: everything that is known of one expert on one task."""
     task, source = load_task(uri), ZOO[name]()
+    if task.test_images is None:
+        raise ConfigError(f"The task {uri!r} has no test images, which this comparison needs. Give a folder with train/ and test/.")
     sample = ns.probe_sample(task, per_class=protocol.per_class, seed=protocol.seed)
     classes = len(sample.class_names)
     expert = ns.with_new_head(source, classes, seed=protocol.seed)
     x, y = np.asarray(expert.preprocess(sample.images)), LINEAR.targets(sample.labels, classes)
-    x_test, y_test = images_of(task.test_images, task.test_labels, np.arange(len(task.test_labels)), protocol.test, task, sample, expert, 1)
+    x_test, y_test = images_of(
+        task.test_images, task.test_labels, np.arange(len(task.test_labels)), protocol.test, task, sample, expert, protocol.seed, 1
+    )
     rest = np.setdiff1d(np.arange(len(task.labels)), sample.indices)
-    x_held, y_held = images_of(task.images, task.labels, rest, protocol.held_out, task, sample, expert, 2)
+    x_held, y_held = images_of(task.images, task.labels, rest, protocol.held_out, task, sample, expert, protocol.seed, 2)
 
     kernel = LINEAR.network_kernel(expert, x, x_test, method="dense", progress=progress)
     trace = np.einsum("ijaa->ij", kernel.kernel) / classes
@@ -128,11 +133,13 @@ def measure(name: str, uri: str, protocol: Protocol, progress=None) -> dict[str,
     }
 
 
-def images_of(images, labels, among, most: int, task, sample, expert, salt: int):
+def images_of(images, labels, among, most: int, task, sample, expert, protocol_seed: int, salt: int):
     """At most `most` images of the classes that the sample knows, drawn once, and their one-hot targets."""
     ids = {task.class_names.index(name): place for place, name in enumerate(sample.class_names)}
     among = among[np.isin(labels[among], list(ids))]
-    chosen = np.sort(np.random.default_rng([0, salt]).permutation(among)[:most])
+    if not len(among):
+        raise ConfigError(f"Task {task.name!r} has no images left to choose the learning rate on, or none to test on. Type: a smaller --per-class")
+    chosen = np.sort(np.random.default_rng([protocol_seed, salt]).permutation(among)[:most])
     pixels = [np.asarray(images[int(place)]) for place in chosen]
     return np.asarray(expert.preprocess(pixels)), LINEAR.targets(np.array([ids[label] for label in labels[chosen].tolist()]), len(ids))
 
@@ -187,7 +194,8 @@ QUESTIONS = [
     ("Y'T^-1Y (eq. 4): test error, linearised", lambda c: c["generalization"], lambda c: c["linear_test_error"]),
     ("Y'T^-1Y, free of scale: test error, fine-tuned", lambda c: c["generalization_per_scale"], lambda c: c["test_error"]),
     ("Y'T^-1Y, free of scale: test error, linearised", lambda c: c["generalization_per_scale"], lambda c: c["linear_test_error"]),
-    ("dY'TdY: minus Y'T^-1Y (are the objectives one?)", lambda c: c["speed"], lambda c: -c["generalization"]),
+    ("dY'TdY: minus Y'T^-1Y (partly scale alone)", lambda c: c["speed"], lambda c: -c["generalization"]),
+    ("the same, free of scale (are the objectives one?)", lambda c: c["speed_per_scale"], lambda c: -c["generalization_per_scale"]),
     ("LFC: dY'TdY", lambda c: c["lfc"], lambda c: c["speed"]),
     ("LGC: dY'TdY", lambda c: c["lgc"], lambda c: c["speed"]),
     ("LFC: dY'TdY, free of scale", lambda c: c["lfc"], lambda c: c["speed_per_scale"]),
@@ -224,13 +232,13 @@ def answer(cells: list[dict[str, Any]], protocol: Protocol) -> list[dict[str, An
     return rows
 
 
-def where_it_holds(cells: list[dict[str, Any]], what: str) -> dict[str, dict[int, float]]:
+def where_it_holds(cells: list[dict[str, Any]], what: str) -> dict[str, dict[int, float | None]]:
     """Median over experts and tasks of a discrepancy, by share of the stable learning rate and by steps."""
     found = {}
     for share in cells[0]["runs"]:
         times = cells[0]["runs"][share]["times"]
         columns = [[np.inf if v is None else v for v in (cell["runs"][share][what][place] for cell in cells)] for place in range(len(times))]
-        found[share] = {int(time): float(np.median(column)) for time, column in zip(times, columns, strict=True) if time}
+        found[share] = {int(time): plain([np.median(column)])[0] for time, column in zip(times, columns, strict=True) if time}
     return found
 
 
@@ -303,7 +311,7 @@ def show(result: dict[str, Any], cells: list[dict[str, Any]]) -> None:
         for step in steps:
             table.add_column(f"{step} steps", justify="right")
         for share, row in result[what].items():
-            table.add_row(share, *(f"{row[step]:.1%}" for step in steps))
+            table.add_row(share, *("inf" if row[step] is None else f"{row[step]:.1%}" for step in steps))
         CONSOLE.print(table)
     CONSOLE.print(f"Equation 5 held in {result['eq. 5 held']} cells.")
 
@@ -325,7 +333,7 @@ def figure(result: dict[str, Any], cells: list[dict[str, Any]], protocol: Protoc
     for place, (what, title) in enumerate(panels):
         axis = page.add_subplot(grid[place // 2, place % 2])
         for (share, row), colour in zip(result[what].items(), ("#009E73", "#0072B2", "#D55E00", "#CC79A7"), strict=False):
-            values = [100 * value if np.isfinite(value) else np.nan for value in row.values()]
+            values = [np.nan if value is None else 100 * value for value in row.values()]
             axis.plot(list(row), values, marker="o", markersize=3, color=colour, label=f"lr {share} of the stable one")
         axis.set(xscale="log", title=title, xlabel="steps")
         axis.grid(alpha=0.25)

@@ -102,6 +102,9 @@ class Dynamics:
             check_writable(self.out)
         x = np.asarray(expert.preprocess(sample.images))
         x_test, y_test = self._test_images(task, expert, sample.class_names)
+        if self.batch is not None and not 1 <= self.batch <= len(x):
+            raise ConfigError(f"--batch {self.batch} must be a whole number from 1 to the {len(x)} training images.")
+        batches = None if self.batch is None else draw_batches(len(x), self.batch, self.steps, self.seed)
         with progress_bar("dynamics") as progress:
             kernel = network_kernel(
                 expert,
@@ -114,8 +117,8 @@ class Dynamics:
                 progress=lambda done, total, _: progress(done, total, "kernel"),
             )
             stable = self._largest_lr(kernel, y.shape)
-            if self.lr is None and stable is None:
-                raise ConfigError(f"A largest stable learning rate is known for squared losses alone. Type: {self.again('--lr', '0.01')}")
+            if self.lr is None and not math.isfinite(stable):
+                raise ConfigError("The kernel is zero: these parameters have no gradient at the start. Type: --head random, or other --layers")
             lr = SAFE_SHARE * stable if self.lr is None else self.lr
             times = np.unique(np.rint(np.concatenate([[0, self.steps], np.geomspace(1, max(self.steps, 1), RECORDS)]))) if self.steps else [0]
             found = beside(
@@ -131,7 +134,7 @@ class Dynamics:
                 layers=self.layers,
                 x_test=x_test,
                 test_targets=y_test,
-                batches=None if self.batch is None else draw_batches(len(x), self.batch, self.steps, self.seed),
+                batches=batches,
                 kernel=kernel,
                 linear=self.linear,
                 progress=progress,
@@ -162,6 +165,10 @@ class Dynamics:
         if self.optimizer == "flow":
             raise ConfigError("--optimizer flow cannot be trained with. Type: --optimizer gd, with a small --lr")
         heavy = self.optimizer in ("momentum", "nesterov")
+        if self.loss in CROSS_ENTROPY and self.lr is None:
+            raise ConfigError(f"A largest stable learning rate is known for squared losses alone. Type: {self.again('--lr', '0.01')}")
+        if self.loss in CROSS_ENTROPY and self.encoding == "pm1":
+            raise ConfigError(f"--loss {self.loss} needs an output a class. Type: --encoding onehot")
         return Rule(self.optimizer, lr, (0.9 if heavy else 0.0) if self.momentum is None else self.momentum, self.weight_decay)
 
     def _largest_lr(self, kernel: NetworkKernel, shape: tuple[int, int]) -> float | None:
@@ -217,7 +224,22 @@ class Dynamics:
             "settings": {
                 **{
                     name: getattr(self, name)
-                    for name in ("steps", "optimizer", "weight_decay", "loss", "layers", "head", "encoding", "outputs", "batch", "seed")
+                    for name in (
+                        "zoo",
+                        "per_class",
+                        "test",
+                        "method",
+                        "steps",
+                        "optimizer",
+                        "weight_decay",
+                        "loss",
+                        "layers",
+                        "head",
+                        "encoding",
+                        "outputs",
+                        "batch",
+                        "seed",
+                    )
                 },
                 "lr": lr,
                 "momentum": self._rule(lr).momentum,
@@ -240,8 +262,10 @@ class Dynamics:
         said = {"speed": _plain(float(gradient @ np.asarray(moved, np.float64).reshape(-1)))}
         if 1 in found.real.times and self.batch is None:
             first = int(np.flatnonzero(found.real.times == 1)[0])
-            said["measured_speed"] = _plain((found.real.train_losses[0] - found.real.train_losses[first]) / lr)
-        if not callable(theta):
+            rule = self._rule(lr)
+            step = lr * (1 + rule.momentum if rule.optimizer == "nesterov" else 1)  # Nesterov's first step is longer
+            said["measured_speed"] = _plain((found.real.train_losses[0] - found.real.train_losses[first]) / step)
+        if not callable(theta) and theta.any():
             score, bound = generalization_score(theta, found.targets), speed_bound(theta, residual)
             said |= {"generalization": score.value, "generalization_bound": score.bound, "ridge": score.ridge}
             said |= {"quadratic_form": bound.speed, "quadratic_form_bound": bound.bound}
@@ -301,7 +325,7 @@ class Dynamics:
             head = ["parameter", "share", "by features", "by inputs", "by cotangents", "by inputs x cotangents"]
             rows = [[str(layer["name"]).removeprefix("params/"), *map(_percent, list(layer.values())[1:])] for layer in record["layers"]]
             print_table("How much of each parameter's kernel simpler kernels explain (appendix A)", head, rows, right=tuple(head[1:]))
-        print_line("Next: " + self.again("--out", "runs/dynamics") if self.out is None else f"Look at {self.out.expanduser() / 'dynamics.png'}")
+        print_line("Next: " + self.again("--out", "runs/dynamics") if self.out is None else f"Look into {self.out.expanduser()}")
 
 
 def _times(kernel: np.ndarray, v: np.ndarray) -> np.ndarray:

@@ -118,6 +118,8 @@ def beside(
     if not rule.discrete:
         raise ConfigError("Real training takes steps. Type: optimizer='gd', with a small lr for the flow")
     when = np.union1d(0.0, read_times(rule, times, steps))
+    if kernel is not None and x_test is not None and kernel.cross_kernel is None:
+        raise ConfigError("kernel= has no cross_kernel for x_test. Type: kernel=network_kernel(expert, x, x_test), or leave kernel out")
     x, x_test = checked_examples(x, x_test)
     shared = {"x_test": x_test, "test_targets": test_targets, "loss": loss, "weight_decay": weight_decay, "batches": batches}
     shared |= {"times": when, "batch_size": batch_size}
@@ -179,5 +181,5 @@ def _ratio(above: np.ndarray, below: np.ndarray, nothing: float = 1.0) -> np.nda
 def _moved_apart(given: np.ndarray, real: np.ndarray) -> np.ndarray:
     axes = tuple(range(1, real.ndim))
     with np.errstate(over="ignore", invalid="ignore"):
-        apart = np.sqrt(np.square(given - real).sum(axis=axes))
+        apart = np.sqrt(np.square((given - given[0]) - (real - real[0])).sum(axis=axes))
         return _ratio(apart, np.sqrt(np.square(real - real[0]).sum(axis=axes)), nothing=0.0)

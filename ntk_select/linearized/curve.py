@@ -119,6 +119,7 @@ def max_stable_lr(
             raise ConfigError(
                 f"kernel has shape {kernel.shape}; allowed are (n, n), (n, n, c, c), a function with shape=, or a number, the largest eigenvalue."
             )
+        size = math.prod(shape) if size is None and shape is not None else size
         outputs = np.zeros((len(kernel), kernel.shape[2]) if kernel.ndim == 4 else len(kernel))
         size = outputs.size if kernel.ndim == 4 else size
         problem = read_problem(kernel, outputs)

@@ -76,6 +76,7 @@ def layer_factors(
     network = as_network(expert_or_fn, params, layers)
     x = checked_examples(x, "x")
     check_batch_size(batch_size)
+    batch_size = batch_size or 8
     if len(x) < 2:
         raise ConfigError("x holds one example; a kernel's variance over pairs needs two.")
     if features is None and isinstance(expert_or_fn, Expert) and expert_or_fn.features_fn is not None:

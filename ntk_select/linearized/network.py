@@ -255,9 +255,12 @@ def _costs(network: Network, x, x_test, outputs: str, memory: int, memory_gb) ->
     products = EXPECTED_PRODUCTS * (product + DISPATCH * -(-(2 * n + n2) // BATCH))
     need = 3 * 8 * size**2 + 8 * (size // n) ** 2 * n * n2
     question = {"outputs": outputs, "layers": network.layers, "memory_gb": memory_gb}
-    flops = ntk_plan(network.fn, network.params, x, **question).flops
-    if n2:
-        flops += ntk_plan(network.fn, network.params, x_test, x, **question).flops
+    try:
+        flops = ntk_plan(network.fn, network.params, x, **question).flops
+        if n2:
+            flops += ntk_plan(network.fn, network.params, x_test, x, **question).flops
+    except ConfigError:  # not even one example fits: the dense way is none
+        flops = np.inf
     eigen = EIGEN_FLOPS * float(size) ** 3 + BALANCE * need
     room = f"{need / 1e9:.2g} GB" + (f" where {memory / 1e9:.2g} are allowed" if need > memory else "")
     words = f"dense: {flops:.2g} operations for the kernel, {eigen:.2g} for its eigenvectors, {room}"

@@ -67,14 +67,16 @@ def predict(
       kernel: Theta of the training examples, in one of the forms of `loss_curve`.
       outputs, targets: f_0 and y on the training examples. For cross-entropy, targets are probabilities, one-hot or soft.
       lr, optimizer, momentum, weight_decay: as for `loss_curve`.
-      times, steps: as for `loss_curve`; infinity is allowed and gives the limit of training.
+      times, steps: as for `loss_curve`; infinity is allowed and gives the limit of training, for cross-entropy the minimum, which
+        training reaches where its learning rate is small enough.
       loss: "half_sum", "sum", "mean"; "cross_entropy", the mean over examples, or "cross_entropy_sum".
       cross_kernel: Theta of test with training examples, (n2, n) or (n2, n, c, c), or a function from arrays like `outputs` to
         arrays like `test_outputs`.
       test_outputs, test_targets: f_0 on the test examples, needed with `cross_kernel`; their targets, for `test_losses`.
       batches: for each step the places of its training examples, to follow mini-batch training; losses are then still those
         of all training examples.
-      tolerance, most_products: as for `loss_curve`, where the kernel is a function and there is a closed form.
+      tolerance, most_products: as for `loss_curve`, where the kernel is a function and there is a closed form. The tolerance
+        is that of losses and distances; outputs are good to about its root.
 
     Returns:
       A `Prediction`, everything in float64.
@@ -169,15 +171,19 @@ def _closed(problem: Problem, outputs, targets, rule: Rule, loss: str, when, tes
         raise ConfigError("The limit of training needs all eigenvalues: give the kernel as an array, or use kernel_ridge.")
     modes = find_modes(problem, residual, quantity, **limits)
     remaining, gained = rule.residual_factors(modes.values, slope, when), rule.coefficient_factors(modes.values, slope, when)
+    # A direction that no weight moves has no effect on other examples; what rounding leaves of one would grow with time.
+    felt = np.where(modes.values > 0, gained, 0.0)
     with np.errstate(over="ignore", invalid="ignore"):
         train = np.stack([targets - _like(modes.apply(factors), targets) for factors in remaining])
         coefficients = np.stack([modes.apply(factors) for factors in gained])
         test_found = None
-        if test is not None and problem.matrix is None and len(when) > len(modes.values):
+        if test is not None and problem.matrix is not None:
+            test_found = np.stack([test.outputs + _like(test.cross(modes.apply(factors)), test.outputs) for factors in felt])
+        elif test is not None and len(when) > len(modes.values):
             # Fewer products: the effect of each vector, then combinations of them.
             effects = np.stack([test.cross(vector) for vector in modes.vectors.T])
             test_found = np.stack(
-                [test.outputs + _like(np.tensordot(factors * modes.coordinates[:, 0], effects, 1), test.outputs) for factors in gained]
+                [test.outputs + _like(np.tensordot(factors * modes.coordinates[:, 0], effects, 1), test.outputs) for factors in felt]
             )
     return coefficients, train, value * modes.squares(rule, slope, when), modes.distances(rule, slope, when), test_found, modes.products
 
@@ -193,10 +199,13 @@ def _followed(problem: Problem, outputs, targets, rule: Rule, loss: str, when, b
     if len(finite) < len(when):
         if batches is not None or not rule.weight_decay:
             raise ConfigError(f"loss={loss!r} has no limit without weight decay, nor with batches. Type: weight_decay=1e-4")
+        if rule.lr * rule.weight_decay >= rule.largest_rate:
+            raise ConfigError(f"lr={rule.lr:g} times weight_decay={rule.weight_decay:g} is too large: training diverges. Type: a smaller lr")
         coefficients[~np.isfinite(when)] = limit(counted, outputs, targets, rule, loss)
     with np.errstate(over="ignore", invalid="ignore"):
         moved = np.stack([problem.product(a) for a in coefficients])
-        distances = np.sqrt(np.maximum((coefficients * moved).sum(axis=1), 0.0))
+        squares = (coefficients * moved).sum(axis=1)
+        distances = np.sqrt(np.where(np.isfinite(squares), np.maximum(squares, 0.0), np.inf))
         train = np.stack([outputs + _like(change, outputs) for change in moved])
     losses = np.array([loss_value(loss, f, targets) for f in train])
     return coefficients, train, losses, distances, None, 0 if counted.function is None else counted.function.count + len(when)

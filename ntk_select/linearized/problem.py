@@ -14,6 +14,7 @@ import numpy as np
 from ntk_select.errors import ConfigError
 
 DOUBLE = 2.0**-52
+OVERFLOWS = 1e18  # coefficients beyond it are those of a training that diverged
 KERNEL_HINT = "Type: kernel=ntk_select.ntk(fn, params, x, outputs='full') for (n, n, c, c), or 'trace' for (n, n)"
 
 
@@ -60,6 +61,8 @@ class Problem:
         if result.size != v.size:
             raise ConfigError(f"The kernel function gave {result.shape} for outputs {self.like(v).shape}; it must keep the shape.")
         if not np.isfinite(result).all():
+            if np.abs(v).max() > OVERFLOWS:
+                return np.full_like(v, np.nan)
             raise ConfigError(not_finite("The kernel function's product"))
         return result.reshape(v.shape)
 

@@ -76,7 +76,8 @@ class Rule:
         whole = driven + self.weight_decay
         share = np.divide(driven, whole, out=np.ones_like(whole), where=whole > 0)
         with np.errstate(over="ignore", invalid="ignore"):
-            return _diverged((1 - share) + share * self._solve(self.rate(values, slope), times)[0])
+            p = self._solve(self.rate(values, slope), times)[0]
+            return _diverged((1 - share) + np.multiply(share, p, out=np.zeros_like(p), where=share > 0))
 
     def coefficient_factors(self, values: Float[np.ndarray, " m"], slope: float, times: Float[np.ndarray, " t"]) -> Float[np.ndarray, "t m"]:
         """a_t / r."""
@@ -90,7 +91,7 @@ class Rule:
         p, u = np.empty((2, len(times), len(z)))
         steps = {"flow": _flow, "gd": _descent}.get(self.optimizer, self._heavy)
         p[finite], u[finite] = steps(z, times[finite])
-        moves = z > 1e-13 * z.max(initial=0.0)
+        moves = z > 0
         ends = z < self.largest_rate
         p[~finite] = np.where(ends, np.where(moves, 0.0, 1.0), np.inf)
         u[~finite] = np.where(ends, np.divide(1.0, z, out=np.zeros_like(z), where=moves), np.inf)
@@ -125,9 +126,9 @@ def _flow(z: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _descent(z: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     t = times[:, None]
-    p = (1 - z) ** t
-    small = np.broadcast_to((z > 0) & (z < 0.5), p.shape)
-    gained = np.where(small, -np.expm1(t * np.log1p(-np.minimum(z, 0.5))), 1 - p)
+    small, exponent = z < 0.5, t * np.log1p(-np.minimum(z, 0.5))
+    p = np.where(small, np.exp(exponent), (1 - z) ** t)
+    gained = np.where(small, -np.expm1(exponent), 1 - p)
     return p, np.divide(gained, z, out=np.broadcast_to(t, p.shape).copy(), where=z > 0)
 
 

@@ -35,7 +35,7 @@ def initial_speed(kernel: Kernel, residual: Float[Array, " n"] | Float[Array, "n
     """
     residual = checked_outputs(residual, "residual")
     constants = squared_loss(loss, residual.size)
-    if not is_number(lr) or not lr > 0:
+    if not is_number(lr) or not 0 < lr < math.inf:
         raise ConfigError(f"lr={lr!r} must be a positive number.")
     flat = residual.reshape(-1)
     return float(2 * constants.value * constants.slope * lr * (flat @ read_problem(kernel, residual).product(flat)))

@@ -69,7 +69,8 @@ def train(
     Args:
       expert_or_fn, params, layers: as for `linearize`; a `Linearized` is trained from its own start.
       x, targets: training examples, preprocessed, and what is to be learnt, in the shape of the outputs.
-      optimizer: any Optax optimiser, of the gradient of the loss plus weight_decay (w - w_0).
+      optimizer: an Optax optimiser of the gradient of the loss plus weight_decay (w - w_0). It sees the trained leaves as a
+        list, so that masks by path do not apply (`layers` does that); those that evaluate the loss themselves (L-BFGS) do not.
       steps, times: record after 0, 1, ..., steps steps, or after those in `times`.
       loss: as for `predict`.
       weight_decay: towards the start.
@@ -94,6 +95,8 @@ def train(
         network = as_network(expert_or_fn, params, layers)
         fn, start, chosen = network.fn, network.params, select(network.params, network.layers)
     check_batch_size(batch_size)
+    if not callable(getattr(optimizer, "init", None)) or not callable(getattr(optimizer, "update", None)):
+        raise ConfigError(f"optimizer={optimizer!r} is no Optax optimiser. Type: optimizer=optax.sgd(0.01)")
     if not is_number(weight_decay) or weight_decay < 0:
         raise ConfigError(f"weight_decay={weight_decay!r} must be a number from 0.")
     when = read_times(Rule("gd", 1.0), times, steps)

@@ -122,7 +122,7 @@ def test_the_table_for_people_the_files_and_the_command_to_type_next(ran, tmp_pa
     assert record["settings"]["weight_decay"] == 0.1
     assert record["layers"][0]["name"] == "all"
     assert (folder / "dynamics.png").read_bytes().startswith(b"\x89PNG")
-    assert "Look at runs/dynamics/dynamics.png" in capsys.readouterr().out
+    assert "Look into runs/dynamics" in capsys.readouterr().out
 
 
 def test_mini_batches_and_cross_entropy_are_followed_by_the_formula(ran):
@@ -187,9 +187,11 @@ def test_without_a_figure_the_numbers_are_saved_all_the_same(ran, tmp_path, monk
         (("--method", "dens"), "--method dens is unknown"),
         (("--outputs", "sum"), "outputs='sum' is unknown"),
         (("--encoding", "binary"), "encoding='binary' is unknown. Allowed: onehot, pm1"),
+        (("--encoding", "pm1", "--loss", "cross_entropy", "--lr", "1"), "--loss cross_entropy needs an output a class. Type: --encoding onehot"),
+        (("--head", "zero", "--layers", "last_conv"), "The kernel is zero: these parameters have no gradient at the start"),
         (("--head", "ones"), "head='ones' is unknown"),
         (("--layers", "fd"), "layers='fd' matches no parameter"),
-        (("--batch", "7"), "size=7 must be a whole number from 1 to the 6 training examples"),
+        (("--batch", "7"), "--batch 7 must be a whole number from 1 to the 6 training images"),
         (("--expert", "oak"), "There is no expert 'oak' in the zoo. Allowed: ash."),
     ],
 )

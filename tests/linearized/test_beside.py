@@ -179,7 +179,7 @@ REFUSED = {
     "lr": ({"lr": -1}, "lr=-1 must be a positive number"),
     "targets": ({"targets": np.ones(12)}, "targets has shape"),
     "test targets alone": ({"x_test": None}, "test_targets= need x_test= beside them"),
-    "kernel without test examples": ({"kernel": "own"}, "cross_kernel= and test_outputs= belong together"),
+    "kernel without test examples": ({"kernel": "own"}, "kernel= has no cross_kernel for x_test. Type: kernel=network_kernel"),
 }
 
 

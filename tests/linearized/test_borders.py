@@ -52,6 +52,14 @@ REFUSED = {
     "a negative eigenvalue": (lambda: max_stable_lr(-1.0), "kernel=-1.0, its largest eigenvalue, must be a number from 0"),
     "no residuals": (lambda: max_stable_lr(1.0, size=0), "size=0 must be a whole number from 1"),
     "no shape": (lambda: max_stable_lr(identity), "A kernel function does not say how many outputs it moves; shape=None"),
+    "a limit beyond the stable rate": (
+        lambda: predict(EYE, np.zeros((3, 2)), np.eye(2)[[0, 1, 1]], lr=1e3, times=np.inf, optimizer="gd", loss="cross_entropy", weight_decay=0.1),
+        "lr=1000 times weight_decay=0.1 is too large: training diverges",
+    ),
+    "an optimiser in words": (
+        lambda: ns.linearized.train(lambda p, x: x @ p, EYE, EYE, "gd", steps=1, params=EYE),
+        "optimizer='gd' is no Optax optimiser. Type: optimizer=optax.sgd",
+    ),
     "half a step": (lambda: time_to_loss(EYE, ONES, 0.1, lr=0.1, most_steps=1.5), "most_steps=1.5 must be a whole number from 0"),
     "half a batch": (lambda: draw_batches(3, 1, 1.5), "steps=1.5 must be a whole number from 0"),
     "classes as text": (lambda: targets([0, 1], "3"), "num_classes='3' must be a whole number, or None"),
@@ -128,3 +136,13 @@ def test_a_direction_without_residual_diverges_unseen():
     np.testing.assert_allclose(found.train_outputs, [[1.0, 0.0]])
     np.testing.assert_allclose(found.coefficients, [[1.0, 0.0]])
     assert found.train_losses == 0
+
+
+@pytest.mark.parametrize("optimizer", ["flow", "gd", "momentum"])
+def test_rounding_of_a_cross_kernel_of_lower_rank_does_not_grow_with_time(optimizer):
+    rng = np.random.default_rng(0)
+    features, test, wanted = rng.normal(size=(60, 8)), rng.normal(size=(4, 8)), rng.normal(size=60)
+    kernel, cross = ((rows @ features.T).astype(np.float32) for rows in (features, test))
+    options = {"cross_kernel": cross, "test_outputs": np.zeros(4), "lr": 1e-3, "optimizer": optimizer}
+    found = predict(kernel, np.zeros(60), wanted, times=[10**10], **options).test_outputs[0]
+    np.testing.assert_allclose(found, test @ np.linalg.lstsq(features, wanted, rcond=None)[0], rtol=1e-3, atol=1e-4)

@@ -92,9 +92,22 @@ def test_the_limit_is_where_long_training_comes_to(optimizer, decay):
     assert (a[1][~moves] == 0).all()  # the pseudo-inverse
 
 
-def test_the_limit_takes_eigenvalues_that_are_rounding_for_zero():
-    factors = Rule("flow", 1.0).residual_factors(np.array([1e-15, 1.0]), 1.0, np.array([np.inf]))
-    np.testing.assert_allclose(factors, [[1, 0]])
+def test_finite_and_infinite_times_agree_on_which_eigenvalues_move():
+    values = np.array([0.0, 1e-16, 1.0])
+    for optimizer in ("flow", "gd"):
+        limit, late = Rule(optimizer, 0.5).residual_factors(values, 1.0, np.array([np.inf, 1e19]))
+        np.testing.assert_allclose(limit, [1, 0, 0])
+        np.testing.assert_allclose(late, limit, atol=1e-12)
+
+
+def test_slow_directions_keep_their_digits():
+    for value, time in ((1e-10, 1e10), (1e-12, 1e12), (3e-17, 1e16)):
+        found = Rule("gd", 1.0).residual_factors(np.array([value]), 1.0, np.array([time]))
+        np.testing.assert_allclose(found, [[np.exp(-value * time)]], rtol=1e-9)
+
+
+def test_an_eigenvalue_of_zero_moves_no_residual_whatever_the_weight_decay():
+    assert Rule("gd", 30.0, weight_decay=0.1).residual_factors(np.zeros(1), 1.0, np.array([2000.0])) == 1
 
 
 @pytest.mark.parametrize(("optimizer", "momentum"), [("gd", 0.0), ("momentum", 0.5), ("nesterov", 0.5), ("nesterov", 0.95)])

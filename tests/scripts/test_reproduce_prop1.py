@@ -73,6 +73,21 @@ def test_an_unknown_expert_is_refused(script, tmp_path):
         script.main(only=("neu_steel-resnet",), out=tmp_path)
 
 
+def test_a_task_that_cannot_be_measured_is_refused(script, tmp_path):
+    images, labels = np.zeros((4, 8, 8), np.uint8), np.array([0, 1, 0, 1])
+    np.savez(tmp_path / "bare.npz", images=images, labels=labels)
+    with pytest.raises(ConfigError, match="has no test images, which this comparison needs"):
+        script.measure("neu_steel-resnet_small", f"npz:{tmp_path}/bare.npz", script.Protocol())
+    np.savez(tmp_path / "few.npz", images=images, labels=labels, test_images=images, test_labels=labels)
+    with pytest.raises(ConfigError, match="has no images left to choose the learning rate on"):
+        script.measure("neu_steel-resnet_small", f"npz:{tmp_path}/few.npz", script.Protocol())
+
+
+def test_what_overflowed_is_none_in_the_table(script):
+    cells = [{"runs": {"3": {"times": [0.0, 1.0], "loss_error": [0.0, None]}}}]
+    assert script.where_it_holds(cells, "loss_error") == {"3": {1: None}}
+
+
 @pytest.mark.slow
 def test_it_measures_a_cell_once_and_writes_answers_and_a_figure(script, tmp_path, monkeypatch, capsys):
     pytest.importorskip("sklearn")
