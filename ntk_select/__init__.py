@@ -16,7 +16,7 @@ from ntk_select.scores.lfc import lfc
 from ntk_select.scores.lgc import lgc
 from ntk_select.selfcheck import selfcheck
 from ntk_select.sketches import Sketch, SketchedKernel, SketchedScore, sketch, sketched_correlation
-from ntk_select.task import ProbeSample, Task, probe_sample
+from ntk_select.task import ProbeSample, Task, further_sample, probe_sample
 
 try:
     __version__ = version("ntk-select")
@@ -38,6 +38,7 @@ __all__ = [
     "certify",
     "errors",
     "feature_kernel",
+    "further_sample",
     "gradient_kernel",
     "gradient_sketch",
     "kernel_label_correlation",

@@ -45,6 +45,11 @@ def first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
+def not_finite(beginning: str) -> str:
+    """The sentence for NaN and infinity; it begins as in "The kernel holds"."""
+    return f"{beginning} NaN or infinity. Usual causes: half precision, batch norm in training mode, inputs that were not normalised."
+
+
 def missing(package: str, purpose: str) -> MissingDependencyError:
     """The error for a package that is not installed."""
     return MissingDependencyError(f"{purpose} needs the package {package}, which is not installed. Type: pip install {package}")

@@ -120,8 +120,6 @@ def asked(expert_or_fn, x, *, params, layers: str, outputs, batch_size: int) -> 
         raise ConfigError(f"outputs={outputs!r} is unknown.{did_you_mean(outputs, OUTPUTS)} Or give an array (c,) or (n, c).")
     if isinstance(expert_or_fn, Expert):
         expert = expert_or_fn
-        if layers == "last_conv" and expert.last_conv is None:
-            raise ModelError(f"Expert {expert.name!r} does not say which its last convolution is. Type: layers='all', or a regular expression.")
         if layers == "last_conv" and has_pooled_last_conv(expert):
             return PooledQuestion(expert, forward(expert, x, last_conv=True, batch_size=batch_size), outputs)
         return Question(*expert_question(expert, layers, outputs))
@@ -169,8 +167,10 @@ def expert_question(expert: Expert, layers: str, outputs) -> tuple[Callable, Any
 
     Raises:
       ConfigError: `layers` matches nothing.
-      ModelError: outputs="features" for an expert without `features_fn`.
+      ModelError: outputs="features" for an expert without `features_fn`, or "last_conv" for one that does not know its own.
     """
+    if layers == "last_conv" and expert.last_conv is None:
+        raise ModelError(f"Expert {expert.name!r} does not say which its last convolution is. Type: layers='all', or a regular expression.")
     fn = expert.apply_fn
     if isinstance(outputs, str) and outputs == "features":
         if expert.features_fn is None:
@@ -182,12 +182,14 @@ def expert_question(expert: Expert, layers: str, outputs) -> tuple[Callable, Any
     return fn, expert.variables, outputs, chosen
 
 
-def of_params(layers: str, path: tuple[str, ...] | None) -> Callable[[str], bool]:
+def of_params(layers: str | Callable[[str], bool], path: tuple[str, ...] | None) -> Callable[[str], bool]:
     """Which paths of an expert's variables are meant: below "params", never batch statistics."""
     if path is not None:
         return "/".join(("params", *path)).__eq__
+    if not callable(layers) and not isinstance(layers, str):
+        raise ConfigError(f"layers={layers!r} must be 'all', 'last_conv', a regular expression, a function of the path, or None for all.")
     try:
-        pattern = re.compile("" if layers == "all" else layers)
+        matches = layers if callable(layers) else re.compile("" if layers == "all" else layers).search
     except re.error as error:
         raise ConfigError(f"layers={layers!r} is not a regular expression: {error}.") from error
-    return lambda name: name.startswith("params/") and pattern.search(name.removeprefix("params/")) is not None
+    return lambda name: name.startswith("params/") and bool(matches(name.removeprefix("params/")))

@@ -1,12 +1,10 @@
 """A kernel as a heat map: images sorted by class, beside it the cosines of their gradients."""
 
-import io
-import warnings
-
 import numpy as np
 from jaxtyping import Float, Int
 
-from ntk_select.errors import TaskError, missing
+from ntk_select.errors import TaskError
+from ntk_select.figure import file_content, literal, new_figure
 from ntk_select.kernel_file import class_trace
 
 MOST_NAMES = 40
@@ -61,29 +59,17 @@ def heat_map(
       MissingDependencyError: matplotlib is not installed.
     """
     figure = _figure(np.asarray(kernel), np.asarray(labels), class_names, title, of)
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # Names may be in any script; a letter that the font lacks becomes a box.
-        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
-        metadata = {"Date": None} if file_format == "svg" else None
-        figure.savefig(buffer, format=file_format, dpi=150, bbox_inches="tight", metadata=metadata)
-    return buffer.getvalue()
+    return file_content(figure, file_format, tight=True)
 
 
 def _figure(kernel, labels, class_names, title, of):
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise missing("matplotlib", "The heat map of a kernel") from error
+    figure = new_figure(13, 6.1, "The heat map of a kernel")
     if labels.ndim != 1 or len(labels) == 0 or kernel.shape[:2] != 2 * labels.shape:
         raise TaskError(f"The kernel has shape {kernel.shape} for labels {labels.shape}; each image needs one label.")
     order = class_order(labels)
     kernel, labels = class_trace(kernel)[np.ix_(order, order)], labels[order]
     pairs = ~np.eye(len(labels), dtype=bool) if len(labels) > 1 else np.ones((1, 1), bool)
     angles = cosines(kernel)
-    figure = Figure(figsize=(13, 6.1), layout="constrained")
-    FigureCanvasAgg(figure)
     panels = ((f"inner product of {of}", kernel, kernel), (f"cosine of {of}", angles, angles[pairs]))
     for axis, (what, values, typical) in zip(figure.subplots(1, 2), panels, strict=True):
         low, high, colours = colour_range(typical)
@@ -94,7 +80,7 @@ def _figure(kernel, labels, class_names, title, of):
         bar.outline.set_visible(False)
         axis.set_title(what, fontsize=10)
         _mark_classes(axis, labels, class_names, "0.3" if low < 0 else "white")
-    figure.suptitle(_literal(title), fontsize=12)
+    figure.suptitle(literal(title), fontsize=12)
     return figure
 
 
@@ -105,7 +91,7 @@ def _mark_classes(axis, labels, class_names, colour):
         axis.axhline(start - 0.5, color=colour, linewidth=0.5)
         axis.axvline(start - 0.5, color=colour, linewidth=0.5)
     step = -(-len(present) // MOST_NAMES)
-    middles, names = (first + (counts - 1) / 2)[::step], [_literal(_short(class_names[label])) for label in present[::step]]
+    middles, names = (first + (counts - 1) / 2)[::step], [literal(_short(class_names[label])) for label in present[::step]]
     size = 9 if len(names) <= 20 else 6
     axis.set_yticks(middles, names, fontsize=size)
     axis.set_xticks(middles, names, fontsize=size, rotation=90 if max(map(len, names)) * len(names) > 60 else 0)
@@ -115,8 +101,3 @@ def _mark_classes(axis, labels, class_names, colour):
 
 def _short(name: str) -> str:
     return name if len(name) <= 24 else f"{name[:23]}…"
-
-
-def _literal(text: str) -> str:
-    """Text in which matplotlib sees no formula."""
-    return text.replace("$", r"\$")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Num
 
-from ntk_select.errors import TaskError, UndefinedScoreError
+from ntk_select.errors import TaskError, UndefinedScoreError, not_finite
 
 # A variance below this share of the second moment is rounding noise of a constant.
 CONSTANT = 1e-13
@@ -58,9 +58,7 @@ def kernel_label_correlation(
     if kernel.shape != (len(labels), len(labels)):
         raise TaskError(f"The kernel has shape {kernel.shape} for {len(labels)} labels; it must be ({len(labels)}, {len(labels)}).")
     if not np.isfinite(kernel).all():
-        raise TaskError(
-            "The kernel holds NaN or infinity. Usual causes: half precision, batch norm in training mode, inputs that were not normalised."
-        )
+        raise TaskError(not_finite("The kernel holds"))
     if center:
         rows = kernel.mean(axis=1, keepdims=True)
         kernel = kernel - rows - rows.T + rows.mean()
@@ -113,9 +111,7 @@ def checked_features(features) -> np.ndarray:
     if features.ndim != 2 or 0 in features.shape:
         raise TaskError(f"Features have shape {features.shape}; they must be (n, d), one row an example.")
     if not np.isfinite(features).all():
-        raise TaskError(
-            "The features hold NaN or infinity. Usual causes: half precision, batch norm in training mode, inputs that were not normalised."
-        )
+        raise TaskError(not_finite("The features hold"))
     return features
 
 

@@ -4,46 +4,46 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import jax
 import numpy as np
 
+from ntk_select.engine.inputs import check_count
 from ntk_select.errors import ConfigError, ModelError, did_you_mean
-from ntk_select.expert import Expert, LastConv, Taps
+from ntk_select.expert import Expert
 
 HEADS = ("random", "zero")
 _OLD = "source_head"
 
 
 @dataclass(frozen=True)
-class _OnFeatures:
-    """The network with its new head. The old one stays where the backbone expects it, as a constant."""
+class _OfBackbone:
+    """A function of the expert, asked with the variables of the new one. The old head stays where it is expected, as a constant."""
 
-    features_fn: Callable
+    fn: Callable
     head: tuple[str, ...]
     old: str
 
+    def original(self, variables):
+        """The variables as the expert knew them."""
+        state = {key: value for key, value in variables.items() if key not in ("params", self.old)}
+        backbone = variables["params"]["backbone"]
+        return {"params": _with(backbone, self.head, variables[self.old]) if self.old in variables else backbone, **state}
+
+
+class _Features(_OfBackbone):
     def __call__(self, variables, x):
-        return _linear(variables, self.features_fn(_original(variables, self.head, self.old), x))
+        return self.fn(self.original(variables), x)
 
 
-@dataclass(frozen=True)
-class _Features:
-    features_fn: Callable
-    head: tuple[str, ...]
-    old: str
-
+class _Logits(_Features):
     def __call__(self, variables, x):
-        return self.features_fn(_original(variables, self.head, self.old), x)
+        return _linear(variables, super().__call__(variables, x))
 
 
-@dataclass(frozen=True)
-class _TapsOf:
-    taps_fn: Callable
-    head: tuple[str, ...]
-    old: str
-
+class _Taps(_OfBackbone):
     def __call__(self, variables, x, perturbation=None):
-        taps = self.taps_fn(_original(variables, self.head, self.old), x, perturbation)
-        return Taps(_linear(variables, taps.features), taps.features, taps.conv_inputs)
+        taps = self.fn(self.original(variables), x, perturbation)
+        return taps._replace(logits=_linear(variables, taps.features))
 
 
 def with_new_head(expert: Expert, num_classes: int, *, head: str = "random", seed: int = 0, x: Any = None) -> Expert:
@@ -52,8 +52,8 @@ def with_new_head(expert: Expert, num_classes: int, *, head: str = "random", see
     Args:
       expert: with `features_fn`.
       num_classes: of the new task, at least 1 (one output for two classes of -1 and +1).
-      head: "random": weights uniform between -1 / sqrt(d) and 1 / sqrt(d), as PyTorch begins, zero bias; "zero": all zero, which gives the backbone no gradient at the
-        start, so that the kernel is that of the features and LGC is nothing.
+      head: "random": weights uniform between -1 / sqrt(d) and 1 / sqrt(d), as PyTorch begins, zero bias; "zero": all zero, which
+        gives the backbone no gradient at the start, so that the kernel is that of the features and LGC is nothing.
       seed: of the random head.
       x: one network input (1, ...), to count the pre-logits of an expert that has no head.
 
@@ -66,16 +66,13 @@ def with_new_head(expert: Expert, num_classes: int, *, head: str = "random", see
     """
     if head not in HEADS:
         raise ConfigError(f"head={head!r} is unknown.{did_you_mean(str(head), HEADS)}")
-    for name, value, least in (("num_classes", num_classes, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ConfigError(f"{name}={value!r} must be a whole number from {least}.")
+    check_count("num_classes", num_classes, 1)
+    check_count("seed", seed, 0)
     if expert.features_fn is None:
         raise ModelError(f"Expert {expert.name!r} has no features_fn, so that no new head can be put on it. Type: Expert(..., features_fn=...)")
     if expert.head_kernel is not None:
         width, dtype = expert.head_kernel.shape[0], expert.head_kernel.dtype
     elif x is not None:
-        import jax
-
         shape = jax.eval_shape(expert.features_fn, expert.variables, x[:1])
         if len(shape.shape) != 2:
             raise ModelError(f"features_fn of expert {expert.name!r} gives {shape.shape} for one input; pre-logits must be (1, d).")
@@ -90,11 +87,11 @@ def with_new_head(expert: Expert, num_classes: int, *, head: str = "random", see
         key += "_before"
     state = dict(expert.state) | ({} if old is None else {key: old})
     last_conv = expert.last_conv and replace(expert.last_conv, path=("backbone", *expert.last_conv.path))
-    if isinstance(last_conv, LastConv) and expert.taps_fn is None:
+    if last_conv is not None and expert.taps_fn is None:
         last_conv = replace(last_conv, pooled=None)
     return Expert(
         expert.name,
-        _OnFeatures(expert.features_fn, path, key),
+        _Logits(expert.features_fn, path, key),
         {"backbone": backbone, "head": {"kernel": weights.astype(dtype), "bias": np.zeros(num_classes, dtype)}},
         state,
         features_fn=_Features(expert.features_fn, path, key),
@@ -102,20 +99,13 @@ def with_new_head(expert: Expert, num_classes: int, *, head: str = "random", see
         last_conv=last_conv,
         preprocess=expert.preprocess,
         card=expert.card,
-        taps_fn=None if expert.taps_fn is None else _TapsOf(expert.taps_fn, path, key),
+        taps_fn=None if expert.taps_fn is None else _Taps(expert.taps_fn, path, key),
     )
 
 
 def _linear(variables, features):
     head = variables["params"]["head"]
     return features @ head["kernel"] + head["bias"]
-
-
-def _original(variables, head: tuple[str, ...], old: str):
-    """The variables as the expert knew them."""
-    state = {key: value for key, value in variables.items() if key not in ("params", old)}
-    backbone = variables["params"]["backbone"]
-    return {"params": _with(backbone, head, variables[old]) if old in variables else backbone, **state}
 
 
 def _without(tree, path: tuple[str, ...] | None):

@@ -141,6 +141,24 @@ def probe_sample(task: Task, *, per_class: int = 25, seed: int = 0) -> ProbeSamp
     return ProbeSample(_Chosen(task.images, indices), labels.astype(np.int32), names, indices)
 
 
+def further_sample(task: Task, sample: ProbeSample, *, most: int, seed: list[int], test: bool = False) -> ProbeSample:
+    """At most `most` other images of the classes that a probe sample knows, with its numbering of the classes.
+
+    Args:
+      task: that `sample` was drawn from.
+      most: images, of all classes together, in the order of the task; there may be none.
+      seed: of the draw, as `numpy.random.default_rng` takes it.
+      test: from the test set, which the task must have; else from the training images that are not in `sample`.
+    """
+    images, labels = (task.test_images, task.test_labels) if test else (task.images, task.labels)
+    ids = np.full(task.num_classes, -1)
+    ids[np.unique(task.labels[sample.indices])] = np.arange(len(sample.class_names))
+    among = np.arange(len(labels)) if test else np.setdiff1d(np.arange(len(labels)), sample.indices)
+    known = among[ids[labels[among]] >= 0]
+    chosen = np.sort(np.random.default_rng(seed).permutation(known)[:most])
+    return ProbeSample(_Chosen(images, chosen), ids[labels[chosen]].astype(np.int32), sample.class_names, chosen)
+
+
 class _Chosen(Sequence):
     """Some of a task's images, fetched when asked for: decoded photographs of a large sample need not fit into memory."""
 

@@ -31,7 +31,8 @@ from scipy.stats import rankdata
 
 import ntk_select as ns
 from ntk_select.cli.console import progress_bar, split
-from ntk_select.errors import ConfigError, MissingDependencyError, did_you_mean, missing
+from ntk_select.errors import ConfigError, MissingDependencyError, did_you_mean
+from ntk_select.figure import file_content, new_figure
 from ntk_select.files import write_atomically
 from ntk_select.linearized.beside import answers
 
@@ -71,11 +72,15 @@ def measure(name: str, uri: str, protocol: Protocol, progress=None) -> dict[str,
     classes = len(sample.class_names)
     expert = ns.with_new_head(source, classes, seed=protocol.seed)
     x, y = np.asarray(expert.preprocess(sample.images)), LINEAR.targets(sample.labels, classes)
-    x_test, y_test = images_of(
-        task.test_images, task.test_labels, np.arange(len(task.test_labels)), protocol.test, task, sample, expert, protocol.seed, 1
+    further = {
+        "test": ns.further_sample(task, sample, most=protocol.test, seed=[protocol.seed, 1], test=True),
+        "held out": ns.further_sample(task, sample, most=protocol.held_out, seed=[protocol.seed, 2]),
+    }
+    if not all(map(len, further.values())):
+        raise ConfigError(f"Task {task.name!r} has no images left to choose the learning rate on, or none to test on. Type: a smaller --per-class")
+    (x_test, y_test), (x_held, y_held) = (
+        (np.asarray(expert.preprocess(more.images)), LINEAR.targets(more.labels, classes)) for more in further.values()
     )
-    rest = np.setdiff1d(np.arange(len(task.labels)), sample.indices)
-    x_held, y_held = images_of(task.images, task.labels, rest, protocol.held_out, task, sample, expert, protocol.seed, 2)
 
     kernel = LINEAR.network_kernel(expert, x, x_test, method="dense", progress=progress)
     trace = np.einsum("ijaa->ij", kernel.kernel) / classes
@@ -131,17 +136,6 @@ def measure(name: str, uri: str, protocol: Protocol, progress=None) -> dict[str,
         "test_error": 1 - lrs[best]["test"],
         "chosen_lr": float(best),
     }
-
-
-def images_of(images, labels, among, most: int, task, sample, expert, protocol_seed: int, salt: int):
-    """At most `most` images of the classes that the sample knows, drawn once, and their one-hot targets."""
-    ids = {task.class_names.index(name): place for place, name in enumerate(sample.class_names)}
-    among = among[np.isin(labels[among], list(ids))]
-    if not len(among):
-        raise ConfigError(f"Task {task.name!r} has no images left to choose the learning rate on, or none to test on. Type: a smaller --per-class")
-    chosen = np.sort(np.random.default_rng([protocol_seed, salt]).permutation(among)[:most])
-    pixels = [np.asarray(images[int(place)]) for place in chosen]
-    return np.asarray(expert.preprocess(pixels)), LINEAR.targets(np.array([ids[label] for label in labels[chosen].tolist()]), len(ids))
 
 
 def fine_tune(expert, x, y, x_held, y_held, x_test, y_test, protocol: Protocol, progress) -> dict[str, dict[str, float]]:
@@ -318,15 +312,7 @@ def show(result: dict[str, Any], cells: list[dict[str, Any]]) -> None:
 
 def figure(result: dict[str, Any], cells: list[dict[str, Any]], protocol: Protocol) -> bytes:
     """Discrepancy by learning rate and length; the correlations with their intervals."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise missing("matplotlib", "The figure") from error
-    import io
-
-    page = Figure(figsize=(14, 9), layout="constrained")
-    FigureCanvasAgg(page)
+    page = new_figure(14, 9, "The figure")
     grid = page.add_gridspec(2, 3, width_ratios=(1, 1, 1.5))
     panels = (("loss_error", "error of the training loss (%)"), ("output_error", "error of the test outputs (%)"))
     panels += (("agreement", "equal test answers (%)"), ("distance_ratio", "distance of the weights, formula / real (%)"))
@@ -357,9 +343,7 @@ def figure(result: dict[str, Any], cells: list[dict[str, Any]], protocol: Protoc
     if tasks:
         axis.legend(frameon=False, fontsize=8, loc="upper left")
     page.suptitle(f"The linearised theory beside real fine-tuning: {len(cells)} pairs of expert and task, {protocol.per_class} images a class")
-    buffer = io.BytesIO()
-    page.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
+    return file_content(page, "png")
 
 
 if __name__ == "__main__":

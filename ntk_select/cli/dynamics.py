@@ -28,14 +28,15 @@ from ntk_select.linearized.network import METHODS, NetworkKernel, network_kernel
 from ntk_select.linearized.plot import curves
 from ntk_select.linearized.predict import targets
 from ntk_select.linearized.rules import Rule
-from ntk_select.linearized.theory import generalization_score, label_spectrum, speed_bound
+from ntk_select.linearized.theory import generalization_score, initial_speed, label_spectrum, speed_bound
 from ntk_select.linearized.train import draw_batches
 from ntk_select.new_head import with_new_head
 from ntk_select.plugins import builtin
-from ntk_select.task import Task, probe_sample
+from ntk_select.task import ProbeSample, Task, further_sample, probe_sample
 
 RECORDS = 24  # times at which outputs are looked at
 ROWS = 9  # of the table for people
+NOT_SETTINGS = ("expert", "task", "linear", "explain", "memory_gb", "out", "json")  # said elsewhere, or without effect on the curves
 SAFE_SHARE = 0.1  # of the largest stable learning rate, where none is given
 
 
@@ -93,7 +94,8 @@ class Dynamics:
     def run(self) -> int:
         """Predicts, trains, prints and saves."""
         began = time.perf_counter()
-        rule = self._rule(self.lr or 1.0)
+        self._check_options()
+        rule = self._rule()
         task, source = builtin("load_task")(self.task), load_expert(builtin("open_zoo"), self.zoo, self.expert)
         sample = probe_sample(task, per_class=self.per_class, seed=self.seed)
         y = self._targets(sample.labels, len(sample.class_names))
@@ -101,7 +103,7 @@ class Dynamics:
         if self.out is not None:
             check_writable(self.out)
         x = np.asarray(expert.preprocess(sample.images))
-        x_test, y_test = self._test_images(task, expert, sample.class_names)
+        x_test, y_test = self._test_images(task, expert, sample)
         if self.batch is not None and not 1 <= self.batch <= len(x):
             raise ConfigError(f"--batch {self.batch} must be a whole number from 1 to the {len(x)} training images.")
         batches = None if self.batch is None else draw_batches(len(x), self.batch, self.steps, self.seed)
@@ -151,7 +153,7 @@ class Dynamics:
             remarks().print(f"wrote {path}", markup=False, soft_wrap=True)
         return 0
 
-    def _rule(self, lr: float) -> Rule:
+    def _check_options(self) -> None:
         """Refuses before any work what cannot be done."""
         check_loss(self.loss)
         if isinstance(self.steps, bool) or self.steps < 0:
@@ -164,31 +166,30 @@ class Dynamics:
             raise ConfigError(f"--method {self.method} is unknown. Allowed: {', '.join(METHODS)}.")
         if self.optimizer == "flow":
             raise ConfigError("--optimizer flow cannot be trained with. Type: --optimizer gd, with a small --lr")
-        heavy = self.optimizer in ("momentum", "nesterov")
         if self.loss in CROSS_ENTROPY and self.lr is None:
             raise ConfigError(f"A largest stable learning rate is known for squared losses alone. Type: {self.again('--lr', '0.01')}")
         if self.loss in CROSS_ENTROPY and self.encoding == "pm1":
             raise ConfigError(f"--loss {self.loss} needs an output a class. Type: --encoding onehot")
-        return Rule(self.optimizer, lr, (0.9 if heavy else 0.0) if self.momentum is None else self.momentum, self.weight_decay)
+
+    def _rule(self) -> Rule:
+        """The optimiser; its learning rate, where none was given, is not known yet."""
+        usual = 0.9 if self.optimizer in ("momentum", "nesterov") else 0.0
+        return Rule(self.optimizer, self.lr or 1.0, usual if self.momentum is None else self.momentum, self.weight_decay)
 
     def _largest_lr(self, kernel: NetworkKernel, shape: tuple[int, int]) -> float | None:
         if self.loss in CROSS_ENTROPY or (kernel.method != "dense" and self.lr is not None):
             return None
-        rule = self._rule(1.0)
-        options = {"optimizer": rule.optimizer, "momentum": rule.momentum, "weight_decay": self.weight_decay, "loss": self.loss}
-        return max_stable_lr(kernel.kernel, size=math.prod(shape), shape=shape, **options)
+        options = {"optimizer": self.optimizer, "momentum": self._rule().momentum, "weight_decay": self.weight_decay, "loss": self.loss}
+        return max_stable_lr(kernel.kernel, shape=shape, **options)
 
-    def _test_images(self, task: Task, expert: Expert, class_names: tuple[str, ...]) -> tuple[np.ndarray | None, np.ndarray | None]:
+    def _test_images(self, task: Task, expert: Expert, sample: ProbeSample) -> tuple[np.ndarray | None, np.ndarray | None]:
         """Some test images of the classes that training knows, drawn once for a seed."""
         if task.test_images is None or not self.test:
             return None, None
-        ids = {task.class_names.index(name): place for place, name in enumerate(class_names)}
-        known = np.flatnonzero(np.isin(task.test_labels, list(ids)))
-        chosen = np.sort(np.random.default_rng([self.seed, 1]).permutation(known)[: self.test])
-        if not len(chosen):
+        more = further_sample(task, sample, most=self.test, seed=[self.seed, 1], test=True)
+        if not len(more):
             return None, None
-        images = np.asarray(expert.preprocess([np.asarray(task.test_images[int(place)]) for place in chosen]))
-        return images, self._targets(np.array([ids[label] for label in task.test_labels[chosen].tolist()]), len(class_names))
+        return np.asarray(expert.preprocess(more.images)), self._targets(more.labels, len(more.class_names))
 
     def _targets(self, labels: np.ndarray, classes: int) -> np.ndarray:
         """(n, c), c being 1 for -1 and +1."""
@@ -222,27 +223,9 @@ class Dynamics:
             "images": n,
             "test_images": n_test,
             "settings": {
-                **{
-                    name: getattr(self, name)
-                    for name in (
-                        "zoo",
-                        "per_class",
-                        "test",
-                        "method",
-                        "steps",
-                        "optimizer",
-                        "weight_decay",
-                        "loss",
-                        "layers",
-                        "head",
-                        "encoding",
-                        "outputs",
-                        "batch",
-                        "seed",
-                    )
-                },
+                **{name: value for name, value in dataclasses.asdict(self).items() if name not in NOT_SETTINGS},
                 "lr": lr,
-                "momentum": self._rule(lr).momentum,
+                "momentum": self._rule().momentum,
                 "largest_stable_lr": stable,
             },
             "kernel": {"method": found.kernel.method, "why": found.kernel.why, "products": formula.products},
@@ -256,13 +239,12 @@ class Dynamics:
     def _theory(self, found: Beside, lr: float) -> dict[str, Any]:
         """Equations 3 to 5 on this very training."""
         residual = found.targets - found.formula.train_outputs[0]
-        gradient = loss_gradient(self.loss, found.formula.train_outputs[0], found.targets).reshape(-1)
+        gradient = loss_gradient(self.loss, found.formula.train_outputs[0], found.targets)
         theta = found.kernel.kernel
-        moved = theta(gradient.reshape(residual.shape)) if callable(theta) else _times(theta, gradient.reshape(residual.shape))
-        said = {"speed": _plain(float(gradient @ np.asarray(moved, np.float64).reshape(-1)))}
+        said = {"speed": initial_speed(theta, gradient)}
         if 1 in found.real.times and self.batch is None:
             first = int(np.flatnonzero(found.real.times == 1)[0])
-            rule = self._rule(lr)
+            rule = self._rule()
             step = lr * (1 + rule.momentum if rule.optimizer == "nesterov" else 1)  # Nesterov's first step is longer
             said["measured_speed"] = _plain((found.real.train_losses[0] - found.real.train_losses[first]) / step)
         if not callable(theta) and theta.any():
@@ -316,7 +298,7 @@ class Dynamics:
         places = np.unique(np.rint(np.linspace(0, len(curves["step"]) - 1, ROWS)).astype(int))
         rows = [[_shown(key, curves[key][place]) for key in names] for place in places]
         print_table("Predicted and real", list(names.values()), rows, right=tuple(names.values()))
-        if theory.get("measured_speed") is not None and theory["speed"] is not None:
+        if theory.get("measured_speed") is not None:
             print_line(f"The loss begins to fall by {theory['speed']:.4g} lr a step (eq. 3); the first step: {theory['measured_speed']:.4g} lr.")
         if "generalization" in theory:
             print_line(f"Y'(Theta + r)^-1 Y = {theory['generalization']:.4g} at r = {theory['ridge']:.3g} (eq. 4, lower is better).")
@@ -326,10 +308,6 @@ class Dynamics:
             rows = [[str(layer["name"]).removeprefix("params/"), *map(_percent, list(layer.values())[1:])] for layer in record["layers"]]
             print_table("How much of each parameter's kernel simpler kernels explain (appendix A)", head, rows, right=tuple(head[1:]))
         print_line("Next: " + self.again("--out", "runs/dynamics") if self.out is None else f"Look into {self.out.expanduser()}")
-
-
-def _times(kernel: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.einsum("ijab,jb->ia", kernel, v) if kernel.ndim == 4 else kernel @ v
 
 
 def _plain(value) -> float | None:

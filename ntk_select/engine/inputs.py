@@ -20,6 +20,12 @@ def check_batch_size(batch_size) -> None:
         raise ConfigError(f"batch_size={batch_size!r} must be a positive number of examples, or None to have it chosen.")
 
 
+def check_count(name: str, value, least: int) -> None:
+    """Raises ConfigError unless `value` is a whole number from `least`."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise ConfigError(f"{name}={value!r} must be a whole number from {least}.")
+
+
 def check_space(space) -> None:
     """Raises ConfigError unless `space` is None or one of the two spaces."""
     if space not in (None, "parameter", "sample"):

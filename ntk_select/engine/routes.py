@@ -141,15 +141,33 @@ def ntk_vector_product(
     if not _is_array(v) or v.shape != (len(source), c) or jnp.issubdtype(v.dtype, jnp.complexfloating):
         given = f"{v.dtype} {v.shape}" if _is_array(v) else type(v).__name__
         raise ConfigError(f"v is {given}; give an array of real numbers ({len(source)}, {c}), one for each example and output.")
-    v, pull, push = jnp.asarray(v).astype(dtype), partial(_pull, call), partial(_push, call)
+    v = jnp.asarray(v).astype(dtype)
     with jax.default_matmul_precision(precision):
         if batch_size is None:
-            return push(picked, held, pull(picked, held, source, v), x)
-        pull, push, direction = jax.jit(pull), jax.jit(push), [jnp.zeros_like(leaf) for leaf in picked]
-        for take, real in _batches(len(source), batch_size):
-            part = pull(picked, held, source[take], jnp.where(real[:, None], v[take], 0))
-            direction = [total + leaf for total, leaf in zip(direction, part, strict=True)]
-        return jnp.concatenate([push(picked, held, direction, x[take])[: real.sum()] for take, real in _batches(len(x), batch_size)])
+            return _push(call, picked, held, _pull(call, picked, held, source, v), x)
+        product = BatchedProduct(call, picked, held, batch_size)
+        return product.push(x, product.pull(source, v))
+
+
+class BatchedProduct:
+    """J' v and J times a direction, batch by batch and compiled once; `call`, `picked` and `held` from `hold`."""
+
+    def __init__(self, call: Callable, picked: list, held: list, batch_size: int):
+        self.picked, self._held, self._size = picked, held, batch_size
+        self._pull, self._push = jax.jit(partial(_pull, call)), jax.jit(partial(_push, call))
+
+    def pull(self, x, v: Float[Array, "n c"]) -> list[Float[Array, "..."]]:
+        """J(x)' v, one array for each picked leaf."""
+        total = [jnp.zeros_like(leaf) for leaf in self.picked]
+        for rows, real in padded_batches(len(x), self._size):
+            part = self._pull(self.picked, self._held, x[rows], jnp.where(real[:, None], v[rows], 0))
+            total = [whole + leaf for whole, leaf in zip(total, part, strict=True)]
+        return total
+
+    def push(self, x, direction: list[Float[Array, "..."]]) -> Float[Array, "n c"]:
+        """J(x) times a direction in the picked leaves."""
+        parts = [self._push(self.picked, self._held, direction, x[rows])[: real.sum()] for rows, real in padded_batches(len(x), self._size)]
+        return jnp.concatenate(parts)
 
 
 def _pull(call, picked, held, x, v):
@@ -202,7 +220,7 @@ def _for_each(cotangents: np.ndarray, n: int) -> np.ndarray:
     return np.broadcast_to(cotangents, (n, *cotangents.shape[1:]))
 
 
-def _batches(n: int, size: int):
+def padded_batches(n: int, size: int):
     """Indices of each batch, the last filled up with the last example, and which of them are not filling."""
     for first in range(0, n, min(size, n)):
         index = np.arange(first, first + min(size, n))

@@ -8,10 +8,11 @@ from jaxtyping import Array, Float
 from scipy.optimize import brentq
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
+from ntk_select.engine.inputs import check_count
 from ntk_select.errors import ConfigError
 from ntk_select.linearized.losses import squared_loss
-from ntk_select.linearized.modes import MOST_PRODUCTS, TOLERANCE, Modes, find_modes, spectrum_of
-from ntk_select.linearized.problem import checked_outputs, read_problem
+from ntk_select.linearized.modes import MOST_PRODUCTS, TOLERANCE, Modes, all_modes, cleaned, find_modes
+from ntk_select.linearized.problem import Problem, checked_outputs, read_problem
 from ntk_select.linearized.rules import Rule, is_number, read_times
 
 Kernel = Float[Array, "n n"] | Float[Array, "n n c c"] | Callable
@@ -96,7 +97,7 @@ def max_stable_lr(
     """
     rule = Rule(optimizer, 1.0, momentum, weight_decay)
     if size is not None:
-        _check_count("size", size, 1)
+        check_count("size", size, 1)
     if is_number(kernel):
         largest = float(kernel)
         if not 0 <= largest < math.inf:
@@ -104,15 +105,8 @@ def max_stable_lr(
     elif callable(kernel):
         if not isinstance(shape, tuple) or len(shape) not in (1, 2) or min(shape) < 1:
             raise ConfigError(f"A kernel function does not say how many outputs it moves; shape={shape!r}. Type: shape=(n, c)")
-        problem, size = read_problem(kernel, np.zeros(shape)), math.prod(shape)
-        operator = LinearOperator((size, size), matvec=lambda v: problem.product(np.asarray(v).reshape(-1)), dtype=np.float64)
-        start = np.random.default_rng(0).normal(size=size)
-        moved = problem.product(start)
-        try:
-            none = size == 1 or not moved.any()
-            largest = float(moved[0] / start[0] if none else eigsh(operator, 1, which="LA", tol=1e-5, v0=start, return_eigenvectors=False)[0])
-        except ArpackError as error:
-            raise ConfigError(f"The kernel function's largest eigenvalue was not found: {error} Give the kernel as an array.") from error
+        size = math.prod(shape)
+        largest = _largest_of_function(read_problem(kernel, np.zeros(shape)))
     else:
         kernel = np.asarray(kernel)
         if kernel.ndim not in (2, 4) or kernel.shape[0] != kernel.shape[1] or kernel.shape[2:] != kernel.shape[2:][::-1]:
@@ -123,11 +117,25 @@ def max_stable_lr(
         outputs = np.zeros((len(kernel), kernel.shape[2]) if kernel.ndim == 4 else len(kernel))
         size = outputs.size if kernel.ndim == 4 else size
         problem = read_problem(kernel, outputs)
-        largest = float(spectrum_of(problem.matrix, problem.epsilon)[0][-1])
+        largest = float(cleaned(np.linalg.eigvalsh(problem.matrix), problem.epsilon)[-1])
     if loss == "mean" and size is None:
         raise ConfigError("loss='mean' divides by the number of residuals, n times c. Type: size=n * c")
     rate = squared_loss(loss, size or 1).slope * largest + weight_decay
     return math.inf if rate == 0 else rule.largest_rate / rate
+
+
+def _largest_of_function(problem: Problem) -> float:
+    """Raises ConfigError where ARPACK does not find it."""
+    size = problem.n * problem.c
+    start = np.random.default_rng(0).normal(size=size)
+    moved = problem.product(start)
+    if size == 1 or not moved.any():  # ARPACK takes neither
+        return float(moved[0] / start[0])
+    operator = LinearOperator((size, size), matvec=lambda v: problem.product(np.asarray(v).reshape(-1)), dtype=np.float64)
+    try:
+        return float(eigsh(operator, 1, which="LA", tol=1e-5, v0=start, return_eigenvectors=False)[0])
+    except ArpackError as error:
+        raise ConfigError(f"The kernel function's largest eigenvalue was not found: {error} Give the kernel as an array.") from error
 
 
 def time_to_loss(
@@ -160,13 +168,13 @@ def time_to_loss(
     rule = Rule(optimizer, lr, momentum, weight_decay)
     residual = checked_outputs(residual, "residual")
     constants = squared_loss(loss, residual.size)
-    _check_count("most_steps", most_steps, 0)
+    check_count("most_steps", most_steps, 0)
     if not is_number(target):
         raise ConfigError(f"target={target!r} must be a number, a loss.")
     target = float(target)
     if callable(kernel):
         raise ConfigError("time_to_loss needs all eigenvalues: give the kernel as an array, or read the time off loss_curve.")
-    modes = find_modes(read_problem(kernel, residual), residual, None)
+    modes = all_modes(read_problem(kernel, residual), residual)
 
     def at(time: float) -> float:
         return float(constants.value * modes.squares(rule, constants.slope, np.array([time]))[0])
@@ -207,14 +215,14 @@ def _searched(rule: Rule, constants, modes: Modes, target: float, most_steps: in
     return math.inf
 
 
-def _check_count(name: str, value, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ConfigError(f"{name}={value!r} must be a whole number from {least}.")
+def check_tolerance(tolerance) -> None:
+    """Raises ConfigError unless it is a number between 0 and 1."""
+    if not is_number(tolerance) or not 0 < tolerance < 1:
+        raise ConfigError(f"tolerance={tolerance!r} must be a number between 0 and 1.")
 
 
 def checked_limits(tolerance, most_products) -> dict:
     """Limits of the matrix-free way. Raises ConfigError for values that are not allowed."""
-    if not is_number(tolerance) or not 0 < tolerance < 1:
-        raise ConfigError(f"tolerance={tolerance!r} must be a number between 0 and 1.")
-    _check_count("most_products", most_products, 1)
+    check_tolerance(tolerance)
+    check_count("most_products", most_products, 1)
     return {"tolerance": float(tolerance), "most": int(most_products)}

@@ -6,6 +6,7 @@ and of cotangents, each summed over positions. The paper goes on to put the feat
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -20,8 +21,9 @@ from ntk_select.engine.selection import select
 from ntk_select.engine.structure import read_structure
 from ntk_select.errors import ConfigError
 from ntk_select.expert import Expert
-from ntk_select.kernels import CONSTANT
-from ntk_select.linearized.network import as_network, padded_batches
+from ntk_select.kernels import CONSTANT, feature_kernel
+from ntk_select.linearized.network import as_network
+from ntk_select.probe import forward, in_batches
 
 
 class LayerFactors(NamedTuple):
@@ -80,10 +82,10 @@ def layer_factors(
     if len(x) < 2:
         raise ConfigError("x holds one example; a kernel's variance over pairs needs two.")
     if features is None and isinstance(expert_or_fn, Expert) and expert_or_fn.features_fn is not None:
-        features = _in_batches(jax.jit(expert_or_fn.features_fn), network.params, x, batch_size)
+        features = forward(expert_or_fn, x, batch_size=batch_size).features
     kernels = ntk(network.fn, network.params, x, layers=network.layers, by_layer=True, memory_gb=memory_gb, accumulate="float64")
     total = sum(kernels.values())
-    base = None if features is None else _gram(np.asarray(features))
+    base = None if features is None else feature_kernel(features)
     if base is not None and len(base) != len(x):
         raise ConfigError(f"features has {len(base)} rows for {len(x)} examples.")
     trace = float(np.trace(total))
@@ -108,16 +110,6 @@ def explained(kernel: Float[np.ndarray, "n n"], by: Float[np.ndarray, "n n"]) ->
     return float((centred_a @ centred_b) ** 2 / ((centred_a @ centred_a) * (centred_b @ centred_b)))
 
 
-def _gram(rows: np.ndarray) -> np.ndarray:
-    rows = np.asarray(rows, np.float64).reshape(len(rows), -1)
-    return rows @ rows.T
-
-
-def _in_batches(fn, params, x, size: int) -> np.ndarray:
-    with jax.default_matmul_precision("highest"):
-        return np.concatenate([np.asarray(fn(params, x[rows]))[: int(real.sum())] for rows, real in padded_batches(len(x), size)])
-
-
 def _factor_kernels(network, x, batch_size: int) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """For each weight used once: kernels of inputs and cotangents summed over positions, and the sum over groups of their products."""
     structure = read_structure(network.fn, network.params, x, select(network.params, network.layers))
@@ -132,15 +124,12 @@ def _factor_kernels(network, x, batch_size: int) -> dict[str, tuple[np.ndarray, 
     def pooled(values, leaves, batch):
         return [(entered.sum(axis=2), left.sum(axis=2)) for ((entered, left),) in factors(structure, stored, values, leaves, batch, cotangents)]
 
-    parts = []
-    with jax.default_matmul_precision("highest"):
-        for rows, real in padded_batches(len(x), batch_size):
-            parts.append(jax.tree.map(lambda leaf, real=real: np.asarray(leaf)[: int(real.sum())], pooled(values, leaves, x[rows])))
+    factors_of = in_batches(partial(pooled, values, leaves), batch_size, x)
     found = {}
     for index, place in enumerate(places):
-        entered, left = (np.concatenate([part[index][side] for part in parts]).astype(np.float64) for side in (0, 1))
+        entered, left = (np.asarray(side, np.float64) for side in factors_of[index])
         n, groups = entered.shape[:2]
-        each = [(_gram(entered[:, g]), _gram(left[:, g].reshape(n, -1))) for g in range(groups)]
+        each = [(feature_kernel(entered[:, g]), feature_kernel(left[:, g].reshape(n, -1))) for g in range(groups)]
         inputs, outputs = (sum(pair[side] for pair in each) for side in (0, 1))
         found[structure.leaves[place].name] = (inputs, outputs, sum(a * b for a, b in each))
     return found

@@ -39,17 +39,15 @@ class Modes:
     def squares(self, rule: Rule, slope: float, times: Float[np.ndarray, " t"]) -> Float[np.ndarray, " t"]:
         """|r_t|^2."""
         energy = self.energy
-        there, size = energy > 0, max(1, _BLOCK // max(1, len(energy)))  # a direction without energy may diverge unseen
+        there, size = energy > 0, max(1, _BLOCK // max(1, len(energy)))
         pieces = [rule.residual_factors(self.values[there], slope, times[i : i + size]) for i in range(0, len(times), size)]
-        with np.errstate(over="ignore"):
-            return np.concatenate([np.square(piece) @ energy[there] for piece in pieces])
+        return np.concatenate([weighted_squares(piece, energy[there]) for piece in pieces])
 
     def distances(self, rule: Rule, slope: float, times: Float[np.ndarray, " t"]) -> Float[np.ndarray, " t"]:
         """|w_t - w_0|, the square root of a' Theta a."""
-        squares = self.values * self.energy
-        there = squares > 0
-        with np.errstate(over="ignore"):
-            return np.sqrt(np.square(rule.coefficient_factors(self.values[there], slope, times)) @ squares[there])
+        weights = self.values * self.energy
+        there = weights > 0
+        return np.sqrt(weighted_squares(rule.coefficient_factors(self.values[there], slope, times), weights[there]))
 
     def apply(self, factors: Float[np.ndarray, " m"]) -> Float[np.ndarray, " all"]:
         """A function of the kernel, given by its values on the eigenvalues, times the residual."""
@@ -58,19 +56,31 @@ class Modes:
         return (self.vectors @ moved).reshape(-1)
 
 
+def weighted_squares(factors: Float[np.ndarray, "t m"], weights: Float[np.ndarray, " m"]) -> Float[np.ndarray, " t"]:
+    """Sum of weights times factors squared; a direction of weight zero may diverge unseen."""
+    there = weights > 0
+    with np.errstate(over="ignore"):
+        return np.square(factors[:, there]) @ weights[there]
+
+
 def spectrum_of(matrix: Float[np.ndarray, "m m"], epsilon: float = DOUBLE) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues and eigenvectors. What is below four roundings of the largest is noise of a kernel of lower rank: zero.
+    """Eigenvalues, cleaned, and eigenvectors. Raises ConfigError for a matrix that is no kernel."""
+    values, vectors = np.linalg.eigh(matrix)
+    return cleaned(values, epsilon), vectors
+
+
+def cleaned(values: Float[np.ndarray, " m"], epsilon: float) -> Float[np.ndarray, " m"]:
+    """Ascending eigenvalues, of which those below four roundings of the largest, noise of a kernel of lower rank, are zero.
 
     Raises:
-      ConfigError: a matrix that is no kernel.
+      ConfigError: they are not those of a kernel.
     """
-    values, vectors = np.linalg.eigh(matrix)
     if values[0] < -1e-3 * max(values[-1], 0.0) or values[-1] < 0:
         raise ConfigError(
             f"kernel has the eigenvalue {values[0]:.3g} beside the largest {values[-1]:.3g}: it is not positive semi-definite. "
             "Type: ntk_select.certify(kernel), and compute it in float64"
         )
-    return np.where(values > 4 * epsilon * values[-1], values, 0.0), vectors
+    return np.where(values > 4 * epsilon * values[-1], values, 0.0)
 
 
 def all_modes(problem: Problem, residual: np.ndarray) -> Modes:

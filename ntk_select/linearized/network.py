@@ -14,12 +14,12 @@ from ntk_select.engine.cost import BALANCE, DISPATCH, passes_of
 from ntk_select.engine.inputs import check_batch_size, check_precision, checked_pair
 from ntk_select.engine.kernel import ntk, ntk_plan
 from ntk_select.engine.plan import available_memory
-from ntk_select.engine.routes import hold
+from ntk_select.engine.routes import BatchedProduct, hold
 from ntk_select.engine.selection import select
 from ntk_select.engine.structure import read_structure
-from ntk_select.errors import ConfigError, ModelError, did_you_mean
+from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.expert import Expert
-from ntk_select.gradients import expert_question
+from ntk_select.gradients import expert_question, of_params
 
 METHODS = ("auto", "dense", "matrix-free")
 EXPECTED_PRODUCTS = 30
@@ -45,20 +45,14 @@ def as_network(expert_or_fn: Expert | Callable, params: Any = None, layers: Any 
       ModelError: "last_conv" of an expert that does not know its own.
     """
     if isinstance(expert_or_fn, Expert):
-        expert = expert_or_fn
         if params is not None:
             raise ConfigError("An expert brings its own parameters: leave params out, or give its apply_fn instead of the expert.")
-        if callable(layers):
-            wanted = layers
-            layers = lambda name: name.startswith("params/") and bool(wanted(name.removeprefix("params/")))  # noqa: E731
-            select(expert.variables, layers)
-            return Network(expert.apply_fn, expert.variables, layers)
-        if layers is not None and not isinstance(layers, str):
-            raise ConfigError(f"layers={layers!r} must be 'all', 'last_conv', a regular expression, a function of the path, or None for all.")
-        if layers == "last_conv" and expert.last_conv is None:
-            raise ModelError(f"Expert {expert.name!r} does not say which its last convolution is. Type: layers='all', or a regular expression.")
-        fn, variables, _, chosen = expert_question(expert, "all" if layers is None else layers, "trace")
-        return Network(fn, variables, chosen)
+        if not callable(layers):
+            fn, variables, _, chosen = expert_question(expert_or_fn, "all" if layers is None else layers, "trace")
+            return Network(fn, variables, chosen)
+        chosen = of_params(layers, None)
+        select(expert_or_fn.variables, chosen)
+        return Network(expert_or_fn.apply_fn, expert_or_fn.variables, chosen)
     if not callable(expert_or_fn):
         raise ConfigError(f"Give an Expert or a function fn(params, x); given: {type(expert_or_fn).__name__}.")
     if params is None:
@@ -123,19 +117,10 @@ class NetworkProduct:
     """
 
     def __init__(self, network: Network, x, x_test=None, *, batch_size: int = BATCH, precision: str = "highest"):
-        call, self._picked, self._held = hold(network.fn, network.params, select(network.params, network.layers))
-        self.x, self.x_test, self._precision = x, x_test, precision
-        self._batch = batch_size
-        self.count = 0
-
-        def pull(picked, held, batch, v):
-            return jax.vjp(lambda leaves: call(leaves, held, batch), picked)[1](v)[0]
-
-        def push(picked, held, batch, direction):
-            return jax.jvp(lambda leaves: call(leaves, held, batch), (picked,), (direction,))[1]
-
-        self._pull, self._push = jax.jit(pull), jax.jit(push)
-        self.outputs = jax.eval_shape(partial(call, self._picked, self._held), x[:1])
+        call, picked, held = hold(network.fn, network.params, select(network.params, network.layers))
+        self._product, self._precision = BatchedProduct(call, picked, held, batch_size), precision
+        self.x, self.x_test, self.count = x, x_test, 0
+        self._dtype = jax.eval_shape(partial(call, picked, held), x[:1]).dtype
 
     def __call__(self, v: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
         """Theta v."""
@@ -148,30 +133,13 @@ class NetworkProduct:
     def pull(self, v: Float[np.ndarray, "n c"]) -> list[Float[Array, "..."]]:
         """J' v, one array for each trained leaf."""
         self.count += 1
-        v = np.asarray(v, self.outputs.dtype).reshape(len(self.x), -1)
-        total = [jnp.zeros_like(leaf) for leaf in self._picked]
         with jax.default_matmul_precision(self._precision):
-            for rows, real in padded_batches(len(self.x), self._batch):
-                part = self._pull(self._picked, self._held, self.x[rows], np.where(real[:, None], v[rows], 0).astype(v.dtype))
-                total = [a + b for a, b in zip(total, part, strict=True)]
-        return total
+            return self._product.pull(self.x, np.asarray(v, self._dtype).reshape(len(self.x), -1))
 
     def push(self, direction: list[Float[Array, "..."]], x) -> Float[np.ndarray, "n c"]:
         """J(x) times a direction in the trained leaves."""
         with jax.default_matmul_precision(self._precision):
-            parts = [
-                np.asarray(self._push(self._picked, self._held, x[rows], direction))[: int(real.sum())]
-                for rows, real in padded_batches(len(x), self._batch)
-            ]
-        return np.concatenate(parts)
-
-
-def padded_batches(n: int, size: int):
-    """Places of each batch, the last filled up with the last example, and which of them are not filling."""
-    size = min(size, n)
-    for first in range(0, n, size):
-        index = np.arange(first, first + size)
-        yield np.minimum(index, n - 1), index < n
+            return np.asarray(self._product.push(x, direction))
 
 
 class NetworkKernel(NamedTuple):

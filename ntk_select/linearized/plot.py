@@ -1,11 +1,8 @@
 """The three curves as a figure: loss, test, how far apart they are, how far the weights moved."""
 
-import io
-import warnings
-
 import numpy as np
 
-from ntk_select.errors import missing
+from ntk_select.figure import file_content, literal, new_figure
 from ntk_select.linearized.beside import Beside
 
 # Colours of Okabe & Ito 2008, which colour-blind readers tell apart; line styles tell them apart in print.
@@ -28,13 +25,7 @@ def curves(found: Beside, *, title: str = "", loss: str = "", file_format: str =
     Raises:
       MissingDependencyError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise missing("matplotlib", "The figure of the curves") from error
-    figure = Figure(figsize=(11, 7.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11, 7.4, "The figure of the curves")
     axes = figure.subplots(2, 2)
     _losses(axes[0, 0], found, "train_losses", f"training loss ({loss})" if loss else "training loss")
     if found.real.test_losses is None:
@@ -45,13 +36,8 @@ def curves(found: Beside, *, title: str = "", loss: str = "", file_format: str =
     _losses(axes[1, 1], found, "distances", "how far the weights moved", log=False)
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
-    figure.suptitle(title.replace("$", r"\$"), fontsize=12)
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # Names may be in any script; a letter that the font lacks becomes a box.
-        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
-        figure.savefig(buffer, format=file_format, dpi=150, metadata={"Date": None} if file_format == "svg" else None)
-    return buffer.getvalue()
+    figure.suptitle(literal(title), fontsize=12)
+    return file_content(figure, file_format)
 
 
 def _losses(axis, found: Beside, what: str, name: str, log: bool = True) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 from ntk_select.errors import ConfigError
 from ntk_select.linearized.curve import Kernel, checked_limits
 from ntk_select.linearized.losses import CROSS_ENTROPY, check_loss, loss_value, squared_loss
-from ntk_select.linearized.modes import MOST_PRODUCTS, TOLERANCE, find_modes
+from ntk_select.linearized.modes import MOST_PRODUCTS, TOLERANCE, find_modes, weighted_squares
 from ntk_select.linearized.problem import Problem, check_test_outputs, checked_outputs, read_cross, read_problem
 from ntk_select.linearized.rules import Rule, read_times
 from ntk_select.linearized.stepped import checked_batches, flowed, limit, stepped
@@ -170,7 +170,9 @@ def _closed(problem: Problem, outputs, targets, rule: Rule, loss: str, when, tes
     if problem.matrix is None and not np.isfinite(when).all():
         raise ConfigError("The limit of training needs all eigenvalues: give the kernel as an array, or use kernel_ridge.")
     modes = find_modes(problem, residual, quantity, **limits)
-    remaining, gained = rule.residual_factors(modes.values, slope, when), rule.coefficient_factors(modes.values, slope, when)
+    remaining, gained = rule.factors(modes.values, slope, when)
+    losses = value * weighted_squares(remaining, modes.energy)
+    distances = np.sqrt(weighted_squares(gained, modes.values * modes.energy))
     # A direction that no weight moves has no effect on other examples; what rounding leaves of one would grow with time.
     felt = np.where(modes.values > 0, gained, 0.0)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -185,7 +187,7 @@ def _closed(problem: Problem, outputs, targets, rule: Rule, loss: str, when, tes
             test_found = np.stack(
                 [test.outputs + _like(np.tensordot(factors * modes.coordinates[:, 0], effects, 1), test.outputs) for factors in felt]
             )
-    return coefficients, train, value * modes.squares(rule, slope, when), modes.distances(rule, slope, when), test_found, modes.products
+    return coefficients, train, losses, distances, test_found, modes.products
 
 
 def _followed(problem: Problem, outputs, targets, rule: Rule, loss: str, when, batches):

@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_select.errors import ConfigError
+from ntk_select.errors import ConfigError, not_finite
 
 DOUBLE = 2.0**-52
 OVERFLOWS = 1e18  # coefficients beyond it are those of a training that diverged
@@ -63,13 +63,8 @@ class Problem:
         if not np.isfinite(result).all():
             if np.abs(v).max() > OVERFLOWS:
                 return np.full_like(v, np.nan)
-            raise ConfigError(not_finite("The kernel function's product"))
+            raise ConfigError(not_finite("The kernel function's product holds"))
         return result.reshape(v.shape)
-
-
-def not_finite(what: str) -> str:
-    """The sentence for NaN and infinity."""
-    return f"{what} holds NaN or infinity. Usual causes: half precision, batch norm in training mode, inputs that were not normalised."
 
 
 def checked_outputs(array, name: str) -> np.ndarray:
@@ -78,12 +73,16 @@ def checked_outputs(array, name: str) -> np.ndarray:
         array = np.asarray(array)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{name} is a {type(array).__name__}; give an array (n,) or (n, c).") from error
-    if array.ndim not in (1, 2) or not array.size or (array.dtype.kind not in "fiub" and "float" not in str(array.dtype)):
+    if array.ndim not in (1, 2) or not array.size or not _is_real(array.dtype):
         raise ConfigError(f"{name} has type {array.dtype} and shape {array.shape}; give real numbers (n,) or (n, c), one row an example.")
     array = array.astype(np.float64)
     if not np.isfinite(array).all():
-        raise ConfigError(not_finite(name))
+        raise ConfigError(not_finite(f"{name} holds"))
     return array
+
+
+def _is_real(dtype) -> bool:
+    return dtype.kind in "fiub" or jnp.issubdtype(dtype, jnp.floating)
 
 
 def read_problem(kernel, outputs: np.ndarray) -> Problem:
@@ -126,7 +125,7 @@ def _checked_effect(effect, n_test: int, c: int) -> np.ndarray:
     if effect.size != n_test * c:
         raise ConfigError(f"The function cross_kernel gave {effect.shape} for {n_test} test examples and {c} outputs; it must give ({n_test}, {c}).")
     if not np.isfinite(effect).all():
-        raise ConfigError(not_finite("What the function cross_kernel gave"))
+        raise ConfigError(not_finite("What the function cross_kernel gave holds"))
     return effect.reshape(n_test, c)
 
 
@@ -139,9 +138,9 @@ def _matrix(kernel, shape: tuple[int, int], c: int, name: str) -> np.ndarray:
         raise ConfigError(
             f"{name} has shape {given.shape}; for {shape[1]} examples and {c} outputs allowed are {shape} and {(*shape, c, c)}. {KERNEL_HINT}"
         )
-    if given.dtype.kind not in "fiub" and "float" not in str(given.dtype):
+    if not _is_real(given.dtype):
         raise ConfigError(f"{name} is {given.dtype}; it must hold real numbers.")
     given = given.astype(np.float64)
     if not np.isfinite(given).all():
-        raise ConfigError(not_finite(name))
+        raise ConfigError(not_finite(f"{name} holds"))
     return given if given.ndim == 2 else given.transpose(0, 2, 1, 3).reshape(shape[0] * c, shape[1] * c)

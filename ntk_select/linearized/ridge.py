@@ -10,7 +10,7 @@ from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.sparse.linalg import LinearOperator, cg
 
 from ntk_select.errors import ConfigError
-from ntk_select.linearized.curve import Kernel
+from ntk_select.linearized.curve import Kernel, check_tolerance
 from ntk_select.linearized.predict import checked_pair
 from ntk_select.linearized.problem import check_test_outputs, checked_outputs, read_cross, read_problem
 from ntk_select.linearized.rules import is_number
@@ -54,8 +54,7 @@ def kernel_ridge(
     outputs, targets = checked_pair(np.zeros_like(targets) if outputs is None else outputs, targets, "half_sum", "outputs", "targets")
     if not is_number(ridge) or not 0 < ridge < math.inf:
         raise ConfigError(f"ridge={ridge!r} must be a positive number.")
-    if not is_number(tolerance) or not 0 < tolerance < 1:
-        raise ConfigError(f"tolerance={tolerance!r} must be a number between 0 and 1.")
+    check_tolerance(tolerance)
     problem = read_problem(kernel, outputs)
     residual = targets - outputs
     if problem.matrix is not None:

@@ -72,17 +72,23 @@ class Rule:
 
     def residual_factors(self, values: Float[np.ndarray, " m"], slope: float, times: Float[np.ndarray, " t"]) -> Float[np.ndarray, "t m"]:
         """r_t / r."""
+        return self.factors(values, slope, times)[0]
+
+    def coefficient_factors(self, values: Float[np.ndarray, " m"], slope: float, times: Float[np.ndarray, " t"]) -> Float[np.ndarray, "t m"]:
+        """a_t / r."""
+        return self.factors(values, slope, times)[1]
+
+    def factors(
+        self, values: Float[np.ndarray, " m"], slope: float, times: Float[np.ndarray, " t"]
+    ) -> tuple[Float[np.ndarray, "t m"], Float[np.ndarray, "t m"]]:
+        """r_t / r and a_t / r."""
         driven = slope * values
         whole = driven + self.weight_decay
         share = np.divide(driven, whole, out=np.ones_like(whole), where=whole > 0)
         with np.errstate(over="ignore", invalid="ignore"):
-            p = self._solve(self.rate(values, slope), times)[0]
-            return _diverged((1 - share) + np.multiply(share, p, out=np.zeros_like(p), where=share > 0))
-
-    def coefficient_factors(self, values: Float[np.ndarray, " m"], slope: float, times: Float[np.ndarray, " t"]) -> Float[np.ndarray, "t m"]:
-        """a_t / r."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            return _diverged(self.lr * slope * self._solve(self.rate(values, slope), times)[1])
+            p, u = self._solve(self.rate(values, slope), times)
+            residual = (1 - share) + np.multiply(share, p, out=np.zeros_like(p), where=share > 0)
+            return _diverged(residual), _diverged(self.lr * slope * u)
 
     def _solve(self, z: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """p (t, m) and u (t, m). At infinite times u is the pseudo-inverse of z, and both are infinite where z is too large."""

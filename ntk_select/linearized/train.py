@@ -9,16 +9,17 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Shaped
 
-from ntk_select.engine.inputs import check_batch_size, checked_examples
-from ntk_select.engine.routes import hold
+from ntk_select.engine.inputs import check_batch_size, check_count, checked_examples
+from ntk_select.engine.routes import hold, padded_batches
 from ntk_select.engine.selection import select
 from ntk_select.errors import ConfigError
 from ntk_select.expert import Expert
 from ntk_select.linearized.losses import example_losses, is_mean, loss_value
-from ntk_select.linearized.network import BATCH, Linearized, as_network, padded_batches
+from ntk_select.linearized.network import BATCH, Linearized, as_network
 from ntk_select.linearized.predict import checked_pair
 from ntk_select.linearized.rules import Rule, is_number, read_times
 from ntk_select.linearized.stepped import checked_batches
+from ntk_select.probe import in_batches
 
 
 class Trajectory(NamedTuple):
@@ -102,12 +103,14 @@ def train(
     when = read_times(Rule("gd", 1.0), times, steps)
     x = checked_examples(x, "x")
     run = _Run(fn, start, chosen, loss, batch_size or BATCH)
-    targets = checked_pair(run.outputs(run.first, x), targets, loss, "the network's outputs", "targets")[1]
+    start, start_test = run.outputs(run.first, x), None
+    targets = checked_pair(start, targets, loss, "the network's outputs", "targets")[1]
     rows = None if batches is None else checked_batches(batches, len(x), when)
     if x_test is not None:
         x_test = checked_examples(x_test, "x_test")
         if test_targets is not None:
-            _, test_targets = checked_pair(run.outputs(run.first, x_test), test_targets, loss, "the network's test outputs", "test_targets")
+            start_test = run.outputs(run.first, x_test)
+            _, test_targets = checked_pair(start_test, test_targets, loss, "the network's test outputs", "test_targets")
     elif test_targets is not None:
         raise ConfigError("test_targets= need x_test= beside them.")
     leaves, state, seen = run.first, optimizer.init(run.first), {}
@@ -117,7 +120,9 @@ def train(
     for step in range(last + 1):
         if step in wanted:
             distance = np.sqrt(sum(float(np.square(np.asarray(a, np.float64) - np.asarray(b)).sum()) for a, b in zip(leaves, run.first, strict=True)))
-            seen[step] = (run.outputs(leaves, x), distance, None if x_test is None else run.outputs(leaves, x_test))
+            outputs = run.outputs(leaves, x) if step else start
+            test = start_test if not step and start_test is not None else None if x_test is None else run.outputs(leaves, x_test)
+            seen[step] = (outputs, distance, test)
         if step == last:
             break
         batch = everything if rows is None else rows[step]
@@ -145,7 +150,7 @@ class _Run:
     def __init__(self, fn, start, chosen, loss: str, size: int):
         self._start, self._chosen, self._size, self._loss = start, chosen, size, loss
         call, self.first, self._held = hold(fn, start, chosen)
-        self._outputs = jax.jit(lambda leaves, held, x: call(leaves, held, x))
+        self._outputs = jax.jit(call)
 
         def total(leaves, held, x, targets, weights):
             return (weights * example_losses(loss, call(leaves, held, x), targets)).sum()
@@ -153,9 +158,7 @@ class _Run:
         self._gradient = jax.jit(jax.grad(total))
 
     def outputs(self, leaves, x) -> np.ndarray:
-        with jax.default_matmul_precision("highest"):
-            parts = [np.asarray(self._outputs(leaves, self._held, x[rows]))[: int(real.sum())] for rows, real in padded_batches(len(x), self._size)]
-        return np.concatenate(parts)
+        return np.asarray(in_batches(partial(self._outputs, leaves, self._held), self._size, x))
 
     def gradient(self, leaves, x, targets, batch):
         share = 1 / len(batch) if is_mean(self._loss) else 1.0
@@ -188,8 +191,7 @@ def draw_batches(n: int, size: int, steps: int, seed: int = 0) -> list[Int[np.nd
     Raises:
       ConfigError: `size` is not between 1 and n, or `steps` is no whole number from 0.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 0:
-        raise ConfigError(f"steps={steps!r} must be a whole number from 0.")
+    check_count("steps", steps, 0)
     if isinstance(size, bool) or not isinstance(size, int | np.integer) or not 1 <= size <= n:
         raise ConfigError(f"size={size!r} must be a whole number from 1 to the {n} training examples.")
     epochs, found = 0, []

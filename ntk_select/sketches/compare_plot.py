@@ -1,10 +1,9 @@
 """A comparison of sketches with exact kernels as a figure: what dimension buys, for each kind, with the law drawn in."""
 
-import io
-import warnings
 from collections.abc import Callable
 
-from ntk_select.errors import ConfigError, missing
+from ntk_select.errors import ConfigError
+from ntk_select.figure import file_content, literal, new_figure
 from ntk_select.sketches.comparison import Comparison, Summary
 
 # Colours of Okabe & Ito 2008, which colour-blind readers tell apart; markers tell them apart in print.
@@ -36,28 +35,16 @@ def comparison_figure(comparison: Comparison, *, title: str = "", file_format: s
       MissingDependencyError: matplotlib is not installed.
     """
     figure = _figure(comparison, title)
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        # Names may be in any script; a letter that the font lacks becomes a box.
-        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
-        metadata = {"Date": None} if file_format == "svg" else None
-        figure.savefig(buffer, format=file_format, dpi=150, bbox_inches="tight", metadata=metadata)
-    return buffer.getvalue()
+    return file_content(figure, file_format, tight=True)
 
 
 def _figure(comparison: Comparison, title: str):
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise missing("matplotlib", "The figure of a comparison") from error
     if not comparison.rows:
         raise ConfigError("There is no sketch to draw." + "".join(f" {cell.kind}: {cell.reason}" for cell in comparison.left_out[:1]))
     panels = _panels(comparison)
     columns = 3 if len(panels) > 4 else 2
     lines = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.4 * columns, 3.3 * lines + 0.9), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(4.4 * columns, 3.3 * lines + 0.9, "The figure of a comparison")
     axes = figure.subplots(lines, columns, squeeze=False).flat
     for axis, panel in zip(axes, panels, strict=False):
         panel(axis, comparison)
@@ -68,7 +55,7 @@ def _figure(comparison: Comparison, title: str):
     for axis in axes[: len(panels)]:
         entries |= {label: handle for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(len(entries), 5), frameon=False, fontsize=9)
-    figure.suptitle(_literal(title), fontsize=12)
+    figure.suptitle(literal(title), fontsize=12)
     return figure
 
 
@@ -178,8 +165,3 @@ def _dimensions(axis, dims: tuple[int, ...]) -> None:
     axis.tick_params(labelsize=9)
     axis.grid(color="0.92", zorder=0)
     axis.spines[["top", "right"]].set_visible(False)
-
-
-def _literal(text: str) -> str:
-    """Text in which matplotlib sees no formula."""
-    return text.replace("$", r"\$")

@@ -9,9 +9,10 @@ from ntk_select.models import ZOO
 
 import ntk_select as ns
 from ntk_select.engine.neural_tangents import import_neural_tangents
+from ntk_select.engine.routes import padded_batches
 from ntk_select.errors import ConfigError, MissingDependencyError, ModelError
 from ntk_select.linearized import linearize, network_kernel, predict, train
-from ntk_select.linearized.network import as_network, padded_batches
+from ntk_select.linearized.network import as_network
 
 
 @pytest.fixture(scope="module")

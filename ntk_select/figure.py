@@ -1,0 +1,41 @@
+"""How does a figure come to be without a display, and become the content of a file?"""
+
+import io
+import warnings
+
+from ntk_select.errors import missing
+
+
+def new_figure(width: float, height: float, purpose: str):
+    """An empty matplotlib figure, in inches.
+
+    Args:
+      purpose: the beginning of the sentence without matplotlib, as in "The heat map of a kernel".
+
+    Raises:
+      MissingDependencyError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise missing("matplotlib", purpose) from error
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def file_content(figure, file_format: str, *, tight: bool = False) -> bytes:
+    """The figure as "png", "svg" or "pdf", the same bytes every time; `tight` cuts its margins."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # Names may be in any script; a letter that the font lacks becomes a box.
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        metadata = {"Date": None} if file_format == "svg" else None
+        figure.savefig(buffer, format=file_format, dpi=150, bbox_inches="tight" if tight else None, metadata=metadata)
+    return buffer.getvalue()
+
+
+def literal(text: str) -> str:
+    """Text in which matplotlib sees no formula."""
+    return text.replace("$", r"\$")
