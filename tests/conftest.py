@@ -1,4 +1,10 @@
-"""What do all tests share? Float64 for exact comparisons, and no deadlines."""
+"""What do all tests share? Float64 for exact comparisons, no deadlines, and oracles, loaded by path because tests/ is no package."""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 
 import hypothesis
 import jax
@@ -15,3 +21,34 @@ hypothesis.settings.load_profile("no deadline")
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def loaded() -> Callable[[str], ModuleType]:
+    """loaded("engine/oracle.py"): a module below tests/, the same one every time."""
+
+    def load(place: str) -> ModuleType:
+        name = "ntk_select_tests_" + place.removesuffix(".py").replace("/", "_")
+        if name not in sys.modules:
+            spec = importlib.util.spec_from_file_location(name, Path(__file__).parent / place)
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[name] = module
+            spec.loader.exec_module(module)
+        return sys.modules[name]
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def oracle(loaded) -> ModuleType:
+    """The kernel by definition."""
+    return loaded("engine/oracle.py")
+
+
+@pytest.fixture(scope="module")
+def quickly():
+    """Compiles in half the time. The numbers stay right, and slow."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from ntk_select import Task, probe_sample
+from ntk_select import Task, further_sample, probe_sample
 from ntk_select.errors import TaskError
 
 NAMES = ("cat", "dog", "emu")
@@ -171,3 +171,21 @@ def test_less_than_one_image_a_class_is_refused(per_class):
 def test_a_negative_seed_is_refused_in_words():
     with pytest.raises(TaskError, match="seed"):
         probe_sample(task_with(LABELS), seed=-1)
+
+
+def test_a_further_sample_is_of_other_images_and_keeps_the_numbering_of_the_classes():
+    labels = np.repeat([0, 2, 3], 8)
+    images = np.arange(24, dtype=np.uint8)[:, None, None] * np.ones((1, 2, 2), np.uint8)
+    task = Task("t", images, labels, ("a", "absent", "c", "d"), test_images=images[:5], test_labels=np.array([3, 1, 0, 2, 2]))
+    sample = probe_sample(task, per_class=3)
+    more = further_sample(task, sample, most=100, seed=[0, 2])
+    assert set(more.indices) == set(range(24)) - set(sample.indices)
+    assert [sample.class_names[label] for label in more.labels] == [task.class_names[label] for label in labels[more.indices]]
+    assert [int(image[0, 0]) for image in more.images] == more.indices.tolist()
+    tested = further_sample(task, sample, most=100, seed=[0, 1], test=True)
+    assert tested.indices.tolist() == [0, 2, 3, 4]  # class 1 has no training image
+    assert tested.labels.tolist() == [2, 0, 1, 1]
+    few = [further_sample(task, sample, most=4, seed=[seed, 2]).indices.tolist() for seed in (0, 0, 1)]
+    assert few[0] == few[1] != few[2]
+    assert len(few[0]) == 4
+    assert len(further_sample(task, probe_sample(task, per_class=8), most=9, seed=[0])) == 0

@@ -10,34 +10,21 @@ import numpy as np
 import optax
 import pytest
 from ntk_select.data import load_task
-from ntk_select.models import build, initialise, open_zoo
-from ntk_select.models.weights import write_expert
+from ntk_select.models import open_zoo
 
-from ntk_select import Card, Preprocess, linearized, probe_sample, with_new_head
+from ntk_select import linearized, probe_sample, with_new_head
 from ntk_select.cli import main
 from ntk_select.errors import MissingDependencyError
 
-CONFIG = {"stage_sizes": [1], "widths": [3], "stem": "small"}
+
+@pytest.fixture(scope="module")
+def zoo(write_zoo):
+    return write_zoo("ash", num_classes=4)
 
 
 @pytest.fixture(scope="module")
-def zoo(tmp_path_factory):
-    folder, rng = tmp_path_factory.mktemp("my zoo"), np.random.default_rng(0)
-    shapes = jax.eval_shape(partial(initialise, build("resnet18", num_classes=4, **CONFIG), size=8), jax.random.key(0))
-    variables = jax.tree.map(lambda leaf: rng.uniform(0.1, 1, leaf.shape).astype(np.float32), shapes)
-    write_expert(folder / "ash", variables, Card("ash", "resnet18", "trees", Preprocess(size=8), "", 4, config=CONFIG))
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def npz(tmp_path_factory):
-    path, labels = tmp_path_factory.mktemp("data") / "bright things.npz", np.repeat([0, 1], 12)
-    images = np.random.default_rng(1).integers(0, 100, (24, 8, 8), dtype=np.uint8)
-    images[labels == 1] += 100
-    tests = {"test_images": images[::3], "test_labels": labels[::3]}
-    np.savez(path, images=images, labels=labels, class_names=np.array(["dark", "bright"]), **tests)
-    np.savez(path.with_name("untested.npz"), images=images, labels=labels, class_names=np.array(["dark", "bright"]))
-    return f"npz:{path}"
+def npz(write_task):
+    return write_task(tested=True)
 
 
 @pytest.fixture
@@ -142,8 +129,8 @@ def test_two_classes_may_be_one_output_of_minus_and_plus_one(ran):
     np.testing.assert_allclose(curves["accuracy_formula"], curves["accuracy_real"])
 
 
-def test_a_task_without_test_images_has_training_curves_alone(ran, npz):
-    status, out, _ = ran("--json", task=npz.replace("bright things", "untested"))
+def test_a_task_without_test_images_has_training_curves_alone(ran, write_task):
+    status, out, _ = ran("--json", task=write_task("untested"))
     assert status == 0
     assert json.loads(out)["test_images"] == 0
     assert not [name for name in json.loads(out)["curves"] if "test" in name or "accuracy" in name]

@@ -4,39 +4,27 @@ import json
 import re
 import shlex
 from datetime import datetime
-from functools import partial
 
 import jax
 import numpy as np
 import pytest
 from ntk_select.data import describe, load_task
-from ntk_select.models import ZOO, build, initialise, open_zoo
-from ntk_select.models.weights import write_expert
+from ntk_select.models import ZOO, open_zoo
 
-from ntk_select import Card, Expert, Preprocess, certify, kernel_label_correlation, ntk_plan, probe_sample
+from ntk_select import Expert, certify, kernel_label_correlation, ntk_plan, probe_sample
 from ntk_select.cli import main
 from ntk_select.errors import MissingDependencyError
 from ntk_select.kernel_file import load_kernel
 
-CONFIG = {"stage_sizes": [1], "widths": [3], "stem": "small"}
+
+@pytest.fixture(scope="module")
+def zoo(write_zoo):
+    return write_zoo("ash")
 
 
 @pytest.fixture(scope="module")
-def zoo(tmp_path_factory):
-    folder, rng = tmp_path_factory.mktemp("my zoo"), np.random.default_rng(0)
-    shapes = jax.eval_shape(partial(initialise, build("resnet18", num_classes=2, **CONFIG), size=8), jax.random.key(0))
-    variables = jax.tree.map(lambda leaf: rng.uniform(0.1, 1, leaf.shape).astype(np.float32), shapes)
-    write_expert(folder / "ash", variables, Card("ash", "resnet18", "trees", Preprocess(size=8), "", 2, config=CONFIG))
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
-def npz(tmp_path_factory):
-    path, labels = tmp_path_factory.mktemp("data") / "bright things.npz", np.repeat([0, 1], 12)
-    images = np.random.default_rng(1).integers(0, 100, (24, 8, 8), dtype=np.uint8)
-    images[labels == 1] += 100
-    np.savez(path, images=images, labels=labels, class_names=np.array(["dark", "bright"]))
-    return f"npz:{path}"
+def npz(write_task):
+    return write_task()
 
 
 @pytest.fixture

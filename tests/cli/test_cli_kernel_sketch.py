@@ -2,18 +2,13 @@
 
 import json
 import shlex
-from functools import partial
 
-import jax
 import numpy as np
 import pytest
 from ntk_select.data import load_task
-from ntk_select.models import build, initialise, open_zoo
-from ntk_select.models.weights import write_expert
+from ntk_select.models import open_zoo
 
 from ntk_select import (
-    Card,
-    Preprocess,
     Sketch,
     SketchedKernel,
     gradient_sketch,
@@ -30,35 +25,22 @@ from ntk_select.kernel_file import load_kernel
 from ntk_select.sketches.bits import SCHEME
 from ntk_select.sketches.comparison import Comparison
 
-CONFIG = {"stage_sizes": [1], "widths": [3], "stem": "small"}
 PER_CLASS = 3
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quickly():
-    """Compiles in half the time. The numbers stay right, and slow."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+def always_quickly(quickly):
+    """Compilation is most of what these tests do."""
 
 
 @pytest.fixture(scope="module")
-def zoo(tmp_path_factory):
-    folder, rng = tmp_path_factory.mktemp("zoo"), np.random.default_rng(0)
-    shapes = jax.eval_shape(partial(initialise, build("resnet18", num_classes=2, **CONFIG), size=8), jax.random.key(0))
-    variables = jax.tree.map(lambda leaf: rng.uniform(0.1, 1, leaf.shape).astype(np.float32), shapes)
-    write_expert(folder / "ash", variables, Card("ash", "resnet18", "trees", Preprocess(size=8), "", 2, config=CONFIG))
-    return str(folder)
+def zoo(write_zoo):
+    return write_zoo("ash")
 
 
 @pytest.fixture(scope="module")
-def npz(tmp_path_factory):
-    path, labels = tmp_path_factory.mktemp("data") / "things.npz", np.repeat([0, 1], 12)
-    images = np.random.default_rng(1).integers(0, 100, (24, 8, 8), dtype=np.uint8)
-    images[labels == 1] += 100
-    np.savez(path, images=images, labels=labels, class_names=np.array(["dark", "bright"]))
-    return f"npz:{path}"
+def npz(write_task):
+    return write_task("things")
 
 
 @pytest.fixture

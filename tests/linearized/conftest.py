@@ -1,33 +1,14 @@
-"""What do the tests of the linearised theory share? The module `independent` beside this file, loaded by path, because tests/ is no package."""
+"""What do the tests of the linearised theory share? Linearised training by definition."""
 
-import importlib.util
-import sys
-from pathlib import Path
 from types import ModuleType
 
-import jax
 import pytest
 
 
-def _loaded(name: str, path: Path) -> ModuleType:
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
-
-
 @pytest.fixture(scope="session")
-def independent() -> ModuleType:
+def independent(loaded) -> ModuleType:
     """Linearised training by definition."""
-    return _loaded("ntk_select_tests_linearized_independent", Path(__file__).parent / "independent.py")
-
-
-@pytest.fixture(scope="session")
-def oracle() -> ModuleType:
-    """The kernel by definition."""
-    return _loaded("ntk_select_tests_engine_oracle", Path(__file__).parents[1] / "engine" / "oracle.py")
+    return loaded("linearized/independent.py")
 
 
 @pytest.fixture(scope="session")
@@ -43,9 +24,5 @@ def several(independent):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quickly():
-    """Compiles in half the time. The numbers stay right, and slow."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
+def always_quickly(quickly):
+    """All of these networks are small."""
