@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ntk_select.card import Card
 from ntk_select.errors import ModelError, did_you_mean
-from ntk_select.expert import Expert, LastConv, Taps
+from ntk_select.expert import Expert, LastConv, SourceStatistics, Taps
 
 from .alexnet import AlexNet
 from .densenet import DenseNet
@@ -94,6 +94,14 @@ class _Apply:
 
 
 @dataclass(frozen=True)
+class _Train:
+    module: nn.Module
+
+    def __call__(self, variables, x):
+        return self.module.apply(variables, x, train=True, mutable=["batch_stats"])
+
+
+@dataclass(frozen=True)
 class _Features:
     module: nn.Module
 
@@ -121,7 +129,15 @@ class _Taps:
         return Taps(logits, features, inner["conv_inputs"][0])
 
 
-def make_expert(name: str, module: nn.Module, variables: dict[str, Any], *, card: Card | None = None, preprocess=None) -> Expert:
+def make_expert(
+    name: str,
+    module: nn.Module,
+    variables: dict[str, Any],
+    *,
+    card: Card | None = None,
+    preprocess=None,
+    source: SourceStatistics | None = None,
+) -> Expert:
     """The expert of a module of this folder and its variables {"params": ..., "batch_stats": ...}."""
     last_conv = LastConv(**module.last_conv)
     return Expert(
@@ -135,4 +151,6 @@ def make_expert(name: str, module: nn.Module, variables: dict[str, Any], *, card
         preprocess=preprocess or (card.preprocess if card else None),
         card=card,
         taps_fn=_Taps(module, last_conv.path[:-2]),
+        train_fn=_Train(module),
+        source=source,
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from ntk_select.card import Card
 from ntk_select.errors import ModelError, did_you_mean
-from ntk_select.expert import Expert
+from ntk_select.expert import Expert, SourceStatistics
 
 from .architectures import build, initialise, make_expert
 from .weights import CARD_FILE, WEIGHTS_FILE, flatten, read_weights
@@ -46,15 +46,24 @@ class StoredExpert:
         card = self.card
         file = self.folder / WEIGHTS_FILE
         variables = read_weights(file, sha256=card.sha256)
-        variables.pop("source", None)
+        source = self._source(card, variables.pop("source", {}))
         variables = {"batch_stats": {}, **variables}
         module = build(card.architecture, num_classes=card.num_classes, **card.config)
         _check_shapes({name: leaf.shape for name, leaf in flatten(variables).items()}, _wanted_shapes(module, card.preprocess.size), file)
-        return make_expert(card.name, module, variables, card=card)
+        return make_expert(card.name, module, variables, card=card, source=source)
 
-    def source_statistics(self) -> dict[str, np.ndarray]:
-        """What is known of the source data: class means of the pre-logits, (classes, d), by extractor."""
-        return dict(read_weights(self.folder / WEIGHTS_FILE).get("source", {}))
+    def _source(self, card: Card, means: dict[str, np.ndarray]) -> SourceStatistics | None:
+        """The extractor that the whole zoo shares lies beside this expert, under the name that the card gives."""
+        if not card.class_counts or not means:
+            return None
+        name = str(card.training.get("reference_extractor", ""))
+        return SourceStatistics(
+            np.array(card.class_counts),
+            means.get("class_means"),
+            means.get("reference_class_means"),
+            StoredExpert(self.folder.resolve().parent / name) if name and Path(name).name == name else None,
+            name,
+        )
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,38 @@ class Taps(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
+class SourceStatistics:
+    """What is kept of an expert's source data, for scores that compare it with the task.
+
+    Args:
+      class_counts: (s,) training images of each source class.
+      class_means: (s, d) means of the expert's own pre-logits; None when unknown.
+      reference_class_means: (s, d') the same by one extractor for the whole zoo; None when unknown.
+      reference: loads that extractor; experts that compare share its name.
+      reference_name: of the extractor.
+
+    Raises:
+      ModelError: means that are not (s, d), or not finite.
+    """
+
+    class_counts: np.ndarray
+    class_means: np.ndarray | None = None
+    reference_class_means: np.ndarray | None = None
+    reference: "Callable[[], Expert] | None" = None
+    reference_name: str = ""
+
+    def __post_init__(self):
+        object.__setattr__(self, "class_counts", np.asarray(self.class_counts))
+        for name in ("class_means", "reference_class_means"):
+            means = getattr(self, name)
+            if means is not None and (np.ndim(means) != 2 or len(means) != len(self.class_counts) or not np.isfinite(means).all()):
+                raise ModelError(
+                    f"Source statistics: {name} of shape {np.shape(means)} for {len(self.class_counts)} class counts; "
+                    "it must be finite, (classes, features), one row a class."
+                )
+
+
+@dataclass(frozen=True, eq=False)
 class Expert:
     """A pre-trained network as plain callables and arrays, in evaluation mode.
 
@@ -64,6 +96,9 @@ class Expert:
       taps_fn: taps_fn({"params": params, **state}, x, perturbation) -> `Taps`, where `perturbation` (or None) is
         added to the output of the last convolution. Optional: with it one forward pass serves all scores, and
         LGC of the last convolution needs no per-example weight gradient.
+      train_fn: train_fn({"params": params, **state}, x) -> (logits, new state): as `apply_fn`, in training mode (batch norm over the
+        batch). Optional; nothing but training needs it.
+      source: what is known of the data it was trained on. Optional.
 
     Raises:
       ModelError: `state` holds "params", or `head` or `last_conv` name nothing in `params`.
@@ -79,6 +114,8 @@ class Expert:
     preprocess: Callable[[Any], np.ndarray] | None = None
     card: Card | None = None
     taps_fn: Callable[[Variables, Any, Any], Taps] | None = None
+    train_fn: Callable[[Variables, Any], tuple[Any, Variables]] | None = None
+    source: SourceStatistics | None = None
 
     def __post_init__(self):
         if "params" in self.state:

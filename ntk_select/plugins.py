@@ -8,7 +8,8 @@ from ntk_select.errors import MissingDependencyError
 
 
 def builtin(name: str) -> Callable[..., Any]:
-    """A function of the group `ntk_select.builtin` in pyproject.toml: load_task, task_kinds, describe_task, open_zoo, convert_checkpoint.
+    """A function of the group `ntk_select.builtin` in pyproject.toml: load_task, task_kinds, describe_task, open_zoo, untrained_network,
+    convert_checkpoint.
 
     Raises:
       MissingDependencyError: the package was not installed, only put on the path.

@@ -1,5 +1,6 @@
 """What does one forward pass over the probe sample give to all scores?"""
 
+import time
 from functools import partial
 from typing import NamedTuple
 
@@ -33,7 +34,9 @@ def has_pooled_last_conv(expert: Expert) -> bool:
     return expert.taps_fn is not None and expert.last_conv is not None and expert.last_conv.pooled is not None
 
 
-def forward(expert: Expert, x: Float[np.ndarray, "n ..."], *, last_conv: bool = False, batch_size: int = 32) -> ProbePass:
+def forward(
+    expert: Expert, x: Float[np.ndarray, "n ..."], *, last_conv: bool = False, batch_size: int = 32, seconds: dict[str, float] | None = None
+) -> ProbePass:
     """Passes `x`, already preprocessed, through the expert once, with full-precision products on every device.
 
     Args:
@@ -41,14 +44,36 @@ def forward(expert: Expert, x: Float[np.ndarray, "n ..."], *, last_conv: bool = 
       x: n network inputs.
       last_conv: also return what LGC needs of the last convolution. Only for experts with `has_pooled_last_conv`.
       batch_size: examples per pass; the last batch is padded, so that there is one compilation.
+      seconds: gains the time spent "forward", and "backward" on the cotangents of the last convolution.
     """
     variables = jax.device_put(expert.variables)
     if expert.taps_fn is None:
-        logits = in_batches(partial(_call, expert.apply_fn, variables), batch_size, x)
-        return ProbePass(logits, None if expert.features_fn is None else in_batches(partial(_call, expert.features_fn, variables), batch_size, x))
+        ways = [partial(_call, fn, variables) for fn in (expert.apply_fn, expert.features_fn) if fn is not None]
+        return ProbePass(*in_batches(_timed(lambda x: [way(x) for way in ways], "forward", seconds), batch_size, x))
     if not last_conv:
-        return ProbePass(*in_batches(partial(_logits_and_features, expert.taps_fn, variables), batch_size, x))
-    return ProbePass(*in_batches(partial(_with_pooled_tail, expert.taps_fn, expert.last_conv, variables), batch_size, x))
+        return ProbePass(*in_batches(_timed(partial(_logits_and_features, expert.taps_fn, variables), "forward", seconds), batch_size, x))
+    there = _timed(partial(_to_pooled_tail, expert.taps_fn, expert.last_conv, variables), "forward", seconds)
+    back = _timed(_cotangents, "backward", seconds)
+
+    def there_and_back(x):
+        taps, *tail = there(x)
+        return (*taps, back(*tail))
+
+    return ProbePass(*in_batches(there_and_back, batch_size, x))
+
+
+def _timed(fn, step: str, seconds: dict[str, float] | None):
+    """fn, whose time is added to `seconds[step]`; it then waits for its result."""
+    if seconds is None:
+        return fn
+
+    def measured(*arguments):
+        began = time.perf_counter()
+        result = jax.block_until_ready(fn(*arguments))
+        seconds[step] = seconds.get(step, 0.0) + time.perf_counter() - began
+        return result
+
+    return measured
 
 
 def in_batches(fn, batch_size: int, *arrays):
@@ -82,15 +107,21 @@ def _logits_and_features(taps_fn, variables, x):
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _with_pooled_tail(taps_fn, last_conv, variables, x):
+def _to_pooled_tail(taps_fn, last_conv, variables, x):
+    """The forward pass, and what leads back from the sum of the pooled pre-logits to the last convolution's output."""
     start, stop = last_conv.pooled
 
     def pooled_sum(perturbation):
         taps = taps_fn(variables, x, perturbation)
         return taps.features[:, start:stop].sum(), taps
 
-    cotangents, taps = jax.grad(pooled_sum, has_aux=True)(zero_perturbation(taps_fn, last_conv, variables, x))
-    return (*taps, cotangents)
+    total, pull, taps = jax.vjp(pooled_sum, zero_perturbation(taps_fn, last_conv, variables, x), has_aux=True)
+    return taps, pull, jnp.ones_like(total)
+
+
+@jax.jit
+def _cotangents(pull, one):
+    return pull(one)[0]
 
 
 def zero_perturbation(taps_fn, last_conv, variables, x):

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import tyro
-from ntk_select.models.architectures import build, initialise
+from ntk_select.models.architectures import build, initialise, make_expert
 from ntk_select.models.weights import CARD_FILE, WEIGHTS_FILE, flatten, read_weights, unflatten, write_expert
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -28,6 +28,7 @@ from ntk_select.card import Card
 from ntk_select.files import write_atomically
 from ntk_select.preprocess import Preprocess
 from ntk_select.task import Task
+from ntk_select.training import TrainState, train_epochs
 
 CONSOLE = Console()
 
@@ -147,12 +148,13 @@ def train(plan: Plan, config: dict[str, Any], source: Source, folder: Path, chec
         own = flatten(variables)
         head = "params/" + "/".join(module.head)
         variables = unflatten({name: value if name.startswith(f"{head}/") else parent[name] for name, value in own.items()})
-    state = {"variables": jax.tree.map(jnp.asarray, variables)}
-    state["optimizer"] = optimizer.init(state["variables"]["params"])
+    state = TrainState(jax.tree.map(jnp.asarray, variables), optimizer.init(variables["params"]))
     leaves, treedef = jax.tree.flatten(state)
 
     # A checkpoint of another plan or config must not be continued.
-    settings = zlib.crc32(repr((plan, {key: value for key, value in config.items() if key != "sources"}, config["sources"][plan.source])).encode())
+    settings = zlib.crc32(
+        repr(("TrainState", plan, {key: value for key, value in config.items() if key != "sources"}, config["sources"][plan.source])).encode()
+    )
     checkpoint, start = checkpoints / f"{plan.name}-{settings:08x}.npz", 0
     if checkpoint.exists():
         with np.load(checkpoint) as stored:
@@ -162,39 +164,22 @@ def train(plan: Plan, config: dict[str, Any], source: Source, folder: Path, chec
     mean, std = (jnp.asarray(config[name], jnp.float32) for name in ("mean", "std"))
     options = config["sources"][plan.source]["augment"]
 
-    @jax.jit
-    def step(state, images, labels, key):
-        images = (augment(key, images.astype(jnp.float32) / 255, **options) - mean) / std
+    def prepare(key, images):
+        return (augment(key, images.astype(jnp.float32) / 255, **options) - mean) / std
 
-        def loss(params):
-            logits, updates = module.apply({**state["variables"], "params": params}, images, train=True, mutable=["batch_stats"])
-            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), updates
-
-        (value, updates), gradient = jax.value_and_grad(loss, has_aux=True)(state["variables"]["params"])
-        change, optimizer_state = optimizer.update(gradient, state["optimizer"], state["variables"]["params"])
-        params = optax.apply_updates(state["variables"]["params"], change)
-        return {"variables": {"params": params, **updates}, "optimizer": optimizer_state}, value
-
-    bar = progress.add_task(plan.name, total=plan.epochs, completed=start)
-    began = time.perf_counter()
-    for epoch in range(start, plan.epochs):
-        rng = np.random.default_rng([*seed, epoch])
-        order = rng.permutation(len(source.images))
-        key = jax.random.key(int(rng.integers(2**31)))
-        losses = []
-        for index in range(steps_per_epoch):
-            chosen = order[index * batch : (index + 1) * batch]
-            state, value = step(state, source.images[chosen], source.labels[chosen], jax.random.fold_in(key, index))
-            losses.append(value)
-        mean_loss = float(jnp.mean(jnp.stack(losses)))
-        if not np.isfinite(mean_loss):
-            raise FloatingPointError(f"{plan.name}: the loss became {mean_loss} in epoch {epoch + 1}. Lower learning_rate in the config.")
+    def keep(epoch: int, state: TrainState, mean_loss: float) -> None:
         buffer = io.BytesIO()
-        np.savez(buffer, epoch=epoch + 1, **{f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))})
+        np.savez(buffer, epoch=epoch, **{f"leaf{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))})
         write_atomically(checkpoint, buffer.getvalue())
         progress.update(bar, advance=1, description=f"{plan.name} loss {mean_loss:.3f}")
 
-    variables = jax.tree.map(np.asarray, state["variables"])
+    bar = progress.add_task(plan.name, total=plan.epochs, completed=start)
+    began = time.perf_counter()
+    train_fn = make_expert(plan.name, module, variables).train_fn
+    schooling = {"epochs": plan.epochs, "batch_size": batch, "seed": seed, "prepare": prepare, "first_epoch": start, "after_epoch": keep}
+    state = train_epochs(train_fn, state, optimizer, source.images, source.labels, **schooling)
+
+    variables = jax.tree.map(np.asarray, dict(state.variables))
     accuracy, means = evaluate(module, variables, config, source)
     extra = {"class_means": means}
     reference_name = f"{config['initial_source']}-{config['architectures'][0]}"

@@ -1,5 +1,7 @@
 """`ntk-select rank`: which experts of a zoo are worth fine-tuning on a task?"""
 
+import json as json_module
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,10 +10,14 @@ from typing import Any
 
 from rich.text import Text
 
+from ntk_select.cache import default_folder
 from ntk_select.cli.console import Flag, check_writable, command, out, print_json, print_line, print_table, progress_bar, remarks, split, zoo_option
-from ntk_select.errors import ConfigError, did_you_mean
+from ntk_select.errors import ConfigError, did_you_mean, first_line
 from ntk_select.plugins import builtin
 from ntk_select.scores import ScoreResult
+
+MOST_COLUMNS = 4
+"""Scores that fit beside each other in a terminal."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +29,7 @@ class Rank:
     zoo: tuple[str, ...] = ("builtin",)
     """Where the experts are: builtin, folders of experts, or several of them."""
     scores: tuple[str, ...] = ("lfc", "lgc")
-    """Scores to compute; the first decides the order."""
+    """Scores to compute, or all; the first decides the order."""
     per_class: int = 25
     """Images a class that the scores see, at most."""
     seed: int = 0
@@ -34,8 +40,16 @@ class Rank:
     """Half-samples behind the intervals; 0 for none."""
     batch_size: int = 32
     """Images per forward pass."""
+    reference: str = "tiny"
+    """Network that is trained on the task for rsa and dds: tiny, or resnet18."""
+    measured: Path | None = None
+    """JSON file {expert: {task: accuracy}} of fine-tunings on other tasks, for best_elsewhere."""
+    cache: Path | None = field(default_factory=default_folder)
+    """Folder in which features, logits and gradient kernels are kept by content."""
+    no_cache: Flag = field(default=False)
+    """Keep nothing, and look nothing up."""
     out: Path | None = None
-    """Folder for ranking.json, .csv, .parquet and .png."""
+    """Folder for ranking.json, .csv, .parquet and .png, and for agreement.json and .png where there are three scores."""
     json: Flag = field(default=False)
     """Print JSON instead of a table."""
 
@@ -45,12 +59,23 @@ class Rank:
 
         began = time.perf_counter()
         task = builtin("load_task")(self.task)
+        measured = None if self.measured is None else _read_measured(self.measured)
         experts = _chosen(builtin("open_zoo")(split(self.zoo)), split(self.only))
         if self.out is not None:
             check_writable(self.out)
         with progress_bar("ranking") as progress:
             ranking = rank(
-                experts, task, split(self.scores), self.per_class, self.seed, draws=self.draws, batch_size=self.batch_size, progress=progress
+                experts,
+                task,
+                split(self.scores),
+                self.per_class,
+                self.seed,
+                draws=self.draws,
+                batch_size=self.batch_size,
+                reference=self.reference,
+                measured=measured,
+                cache=None if self.no_cache else self.cache,
+                progress=progress,
             )
         saved = ranking.save(self.out) if self.out is not None else []
         if self.json:
@@ -74,37 +99,69 @@ class Rank:
 
 
 def print_ranking(ranking, seconds: float) -> None:
-    """The table, the failures, the warnings and the judgement."""
+    """The table, the failures, the warnings and the judgement; of many scores the first, and a second table of what each says."""
     console, record = out(), ranking.task
-
-    def cell(outcome) -> str:
-        if not isinstance(outcome, ScoreResult):
-            return "unavailable"
-        return f"{outcome.value:.4f}" if outcome.low is None else f"{outcome.value:.4f} [{outcome.low:.3f}, {outcome.high:.3f}]"
-
-    wide = console.width >= 130
-    middle = ("source", "architecture") if wide else ()
+    shown = ranking.score_names if len(ranking.score_names) <= MOST_COLUMNS else ranking.score_names[:1]
+    middle = ("source", "architecture") if console.width >= 130 else ()
     rows = [
         [
             str(e.rank),
             e.name,
             *(getattr(e, name) or "?" for name in middle),
-            *(cell(e.scores[name]) for name in ranking.score_names),
+            *(_cell(e.scores[name]) for name in shown),
             f"{e.total_seconds:.2f}",
         ]
         for e in ranking.experts
     ]
     title = f"{record['name']}: {record['images']} images of {record['classes']} classes, seed {record['seed']}; intervals 95 %"
-    print_table(title, ["rank", "expert", *middle, *ranking.score_names, "seconds"], rows, right=("rank", "seconds"))
-    reasons = {(name, e.scores[name].reason) for e in ranking.experts for name in ranking.score_names if not isinstance(e.scores[name], ScoreResult)}
-    for name, reason in sorted(reasons):
-        console.print(Text(f"{name} unavailable: {reason}"))
+    print_table(title, ["rank", "expert", *middle, *shown, "seconds"], rows, right=("rank", "seconds"))
+    if shown != ranking.score_names:
+        _print_scores(ranking)
+    for name in ranking.score_names:
+        reasons = [e.scores[name].reason for e in ranking.experts if not isinstance(e.scores[name], ScoreResult)]
+        if reasons:
+            extent = "" if len(reasons) == len(ranking.experts) else f" for {len(reasons)} of {len(ranking.experts)}"
+            console.print(Text(f"{name} unavailable{extent}: {reasons[0]}"))
     for failure in ranking.failures:
         console.print(Text(f"{failure.name} failed: {failure.error}", style="red"))
     for warning in record["warnings"]:
         console.print(Text(f"Note: {warning}"))
     console.print(Text(ranking.judgement, style="bold"))
-    console.print(f"{len(ranking.experts)} scored, {len(ranking.failures)} failed, in {seconds:.1f} s.")
+    console.print(Text(f"{len(ranking.experts)} scored, {len(ranking.failures)} failed, in {seconds:.1f} s{_spent(ranking)}."))
+
+
+def _cell(outcome) -> str:
+    if not isinstance(outcome, ScoreResult):
+        return "unavailable"
+    return f"{outcome.value:.4f}" if outcome.low is None else f"{outcome.value:.4f} [{outcome.low:.3f}, {outcome.high:.3f}]"
+
+
+def _print_scores(ranking) -> None:
+    from ntk_select.ranking import agreement
+
+    numbers, rows = {e.name: e.rank for e in ranking.experts}, []
+    together = agreement(ranking).matrix[0]
+    for position, name in enumerate(ranking.score_names):
+        places = ranking.places(name)
+        if not places:
+            continue
+        first = sorted(places, key=lambda expert: (places[expert], numbers[expert]))[:3]
+        (best,) = (e.scores[name] for e in ranking.experts if e.name == first[0])
+        spent = sum(e.score_seconds.get(name, 0.0) for e in ranking.experts)
+        agrees = "-" if position == 0 or not math.isfinite(together[position]) else f"{together[position]:.2f}"
+        rows.append([name, " ".join(str(numbers[expert]) for expert in first), _cell(best), agrees, f"{spent:.2f}"])
+    columns = ["score", "its first three", "value of its first", f"agrees with {ranking.score_names[0]}", "seconds"]
+    print_table("What each score says: experts by their numbers above; Spearman over experts", columns, rows, right=columns[3:])
+
+
+def _spent(ranking) -> str:
+    """Where the time went, in the words of the paper's table 3 and the steps around it."""
+    spent = dict(ranking.shared_seconds)
+    for expert in ranking.experts:
+        for step, seconds in expert.seconds.items():
+            spent[step] = spent.get(step, 0.0) + seconds
+    told = ", ".join(f"{step} {seconds:.1f}" for step, seconds in spent.items() if seconds >= 0.05)
+    return f" ({told})" if told else ""
 
 
 def next_command(ranking, uri: str, available: int, zoo: Sequence[str] = ("builtin",), options: Sequence[str] = ()) -> str:
@@ -116,6 +173,17 @@ def next_command(ranking, uri: str, available: int, zoo: Sequence[str] = ("built
         more = command("rank", "--task", uri, "--per-class", str(4 * record["per_class"]), *options, *zoo_option(zoo))
         return f"Next, to tell them apart with more images: {more}"
     return "Next, to see what it is: " + command("zoo", "show", ranking.best, *zoo_option(zoo))
+
+
+def _read_measured(path: Path) -> dict[str, dict[str, float]]:
+    try:
+        found = json_module.loads(path.expanduser().read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--measured {str(path)!r} cannot be read as JSON: {first_line(error)}.") from error
+    rows = found.values() if isinstance(found, dict) else [None]
+    if not all(isinstance(row, dict) and all(isinstance(v, int | float) and 0 <= v <= 1 for v in row.values()) for row in rows):
+        raise ConfigError(f"--measured {str(path)!r} must hold {{expert: {{task: accuracy from 0 to 1}}}}.")
+    return found
 
 
 def _chosen(experts: dict[str, Any], only: list[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ arrays, and colours what goes to a terminal); another version of JAX may write t
 
 import hashlib
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -39,6 +40,13 @@ def digest_of_function(structure: Structure) -> str:
 
     digest = hashlib.sha256(f"{[leaf.name for leaf in structure.leaves]}".encode())
     _feed(digest, jax.make_jaxpr(both_ways)([program.shapes[slot] for slot in program.inputs], program.shapes[program.outputs[0]]))
+    return digest.hexdigest()
+
+
+def digest_of_program(fn: Callable[..., Any], *arguments: Any) -> str:
+    """Changes with any operation of `fn` on arguments of these shapes, and with any constant in it. Cost: one trace."""
+    digest = hashlib.sha256()
+    _feed(digest, jax.make_jaxpr(fn)(*arguments))
     return digest.hexdigest()
 
 

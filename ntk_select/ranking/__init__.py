@@ -1,6 +1,7 @@
 """Rank a zoo of experts for a task: the main job."""
 
+from ntk_select.ranking.agree import Agreement, agreement
 from ntk_select.ranking.rank import rank
 from ntk_select.ranking.record import ExpertScores, Failure, Ranking
 
-__all__ = ["ExpertScores", "Failure", "Ranking", "rank"]
+__all__ = ["Agreement", "ExpertScores", "Failure", "Ranking", "agreement", "rank"]

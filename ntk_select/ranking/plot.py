@@ -1,16 +1,35 @@
-"""A ranking as a figure: every expert's scores with their intervals."""
+"""A ranking as a figure: every expert's scores with their intervals, or its place by every score where there are many."""
+
+import numpy as np
 
 from ntk_select.figure import file_content, literal, new_figure
 from ntk_select.scores import ScoreResult
+
+MOST_PANELS = 6
+"""Scores that get a panel each; more are shown by the places that they give."""
 
 
 def figure_bytes(ranking, file_format: str) -> bytes:
     """The figure as a file's content: "png", "svg" or "pdf". Raises MissingDependencyError without matplotlib."""
     experts, names = ranking.experts, ranking.score_names
-    figure = new_figure(3.2 + 3.0 * len(names), 1.4 + 0.26 * max(len(experts), 3), "The figure of a ranking")
-    axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    height = 1.4 + 0.26 * max(len(experts), 3)
+    many = len(names) > MOST_PANELS
+    figure = new_figure(*((3.6 + 0.42 * len(names), height + 1.2) if many else (3.2 + 3.0 * len(names), height)), "The figure of a ranking")
+    axes = figure.subplots(1, 1 if many else len(names), sharey=True, squeeze=False)[0]
+    if many:
+        _places(figure, axes[0], ranking)
+    else:
+        _values(axes, ranking)
+    axes[0].set_yticks(range(len(experts)), [f"{literal(expert.name)}  {expert.rank}" for expert in experts])
+    axes[0].set_ylim(max(len(experts), 1) - 0.5, -0.5)
+    figure.suptitle(literal(f"{ranking.task['name']}: {ranking.judgement}"), fontsize=10)
+    return file_content(figure, file_format)
+
+
+def _values(axes, ranking) -> None:
+    experts = ranking.experts
     sources = list(dict.fromkeys(expert.source or "" for expert in experts))
-    for axis, name in zip(axes, names, strict=True):
+    for axis, name in zip(axes, ranking.score_names, strict=True):
         for position, expert in enumerate(experts):
             outcome = expert.scores[name]
             colour = f"C{sources.index(expert.source or '') % 10}"
@@ -21,11 +40,20 @@ def figure_bytes(ranking, file_format: str) -> bytes:
             axis.plot(outcome.value, position, "o", color=colour, markersize=5)
         if ranking.tied > 1:
             axis.axhspan(-0.5, ranking.tied - 0.5, color="0.93", zorder=0)
-        axis.set_xlabel(name)
+        axis.set_xlabel(literal(name))
         axis.grid(axis="x", color="0.9")
         axis.spines[["top", "right", "left"]].set_visible(False)
         axis.tick_params(axis="y", length=0)
-    axes[0].set_yticks(range(len(experts)), [f"{literal(expert.name)}  {expert.rank}" for expert in experts])
-    axes[0].set_ylim(max(len(experts), 1) - 0.5, -0.5)
-    figure.suptitle(literal(f"{ranking.task['name']}: {ranking.judgement}"), fontsize=10)
-    return file_content(figure, file_format)
+
+
+def _places(figure, axis, ranking) -> None:
+    places = np.array([[ranking.places(name).get(expert.name, np.nan) for name in ranking.score_names] for expert in ranking.experts], np.float64)
+    places = places.reshape(len(ranking.experts), len(ranking.score_names))
+    image = axis.imshow(places, cmap="viridis_r", aspect="auto", vmin=1, vmax=max(len(ranking.experts), 2))
+    image.cmap.set_bad("0.85")
+    for (row, column), place in np.ndenumerate(places):
+        if np.isfinite(place):
+            axis.text(column, row, f"{place:g}", ha="center", va="center", fontsize=6, color="white" if place < len(places) / 3 else "0.2")
+    axis.set_xticks(range(len(ranking.score_names)), [literal(name) for name in ranking.score_names], rotation=90)
+    axis.tick_params(length=0)
+    figure.colorbar(image, ax=axis, label="place by the score", shrink=0.8)

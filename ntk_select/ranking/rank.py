@@ -1,61 +1,70 @@
 """Which experts are worth fine-tuning on a task, judged without fine-tuning any?"""
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from ntk_select.engine.kernel import ntk_plan
-from ntk_select.errors import ConfigError, DataError, ModelError, NtkSelectError, did_you_mean, first_line
+from ntk_select.cache import Cache
+from ntk_select.errors import ConfigError, DataError, NtkSelectError, did_you_mean, first_line
 from ntk_select.expert import Expert
-from ntk_select.gradients import expert_question, gradient_kernel
-from ntk_select.last_conv import pooled_kernel
-from ntk_select.preprocess import Preprocess
-from ntk_select.probe import forward, has_pooled_last_conv
+from ntk_select.ranking.inputs import Gatherer, timed
+from ntk_select.ranking.judge import judgement, ordered, tied_with_the_best
 from ntk_select.ranking.record import ExpertScores, Failure, Ranking
-from ntk_select.resampling import MIN_DRAWS, Z95, HalfSamples, half_samples
-from ntk_select.scores import SCORES, Score, ScoreResult, Unavailable
+from ntk_select.resampling import MIN_DRAWS, Z95, half_samples
+from ntk_select.scores import INPUTS, SCORES, Features, Score, ScoreResult, Unavailable
+from ntk_select.scores.record import Outcome
 from ntk_select.task import ProbeSample, Task, probe_sample
 
 Experts = Iterable[Expert] | Mapping[str, Callable[[], Expert]]
 Progress = Callable[[int, int, str], None]
 
-MAX_PRODUCTS = 5e12
-"""What a ranking spends on one expert's gradient kernel where its cost grows with the number of outputs: minutes of a CPU."""
+
+IMBALANCE = 5
+"""Ratio of the largest to the smallest class from which a ranking warns."""
 
 
 def rank(
     experts: Experts,
     task: Task,
-    scores: Sequence[str] = ("lfc", "lgc"),
+    scores: Sequence[str] | Mapping[str, Score] = ("lfc", "lgc"),
     per_class: int = 25,
     seed: int = 0,
     *,
     draws: int = 100,
     batch_size: int = 32,
+    reference: Expert | str = "tiny",
+    measured: Mapping[str, Mapping[str, float]] | None = None,
+    cache: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Ranking:
     """Scores every expert on one probe sample of the task and orders them.
 
-    One forward pass per expert serves all scores. An expert that fails is reported in the result and the rest go on.
+    One forward pass per expert serves all scores. An expert that fails is reported in the result and the rest go on; a score that
+    an expert cannot have is there with the reason.
 
     Args:
       experts: experts, or a mapping from names to functions that load one, so that only one is in memory.
       task: the target task; only training images are used.
-      scores: names in `SCORES`; the first decides the order.
+      scores: names in `SCORES`, or "all"; or a mapping from names to `Score`, for scores of your own. The first decides the order.
       per_class: images a class that the scores see, at most.
-      seed: of the probe sample, the half-samples and the random score.
-      draws: half-samples behind the intervals; 0 for no intervals.
+      seed: of the probe sample, the half-samples, the reference network and the scores that draw.
+      draws: half-samples behind the intervals; 0 for no intervals. Costly scores take 25 at most.
       batch_size: images per forward pass.
-      progress: called with (experts done, experts in all, name of the next) as the work goes on.
+      reference: for RSA and DDS: an expert that was trained on the task, or the network that is to be ("tiny", "resnet18"); see
+        `trained_reference`.
+      measured: accuracies after fine-tuning, by expert and task, for `best_elsewhere`. Those on this very task are left out.
+      cache: folder in which features, logits and gradient kernels are kept by content, so that the next score of the same experts
+        and images costs no forward pass; None keeps nothing.
+      progress: called with (experts done, experts in all, name of the next) as the work goes on; while a reference network is
+        trained, with its epochs.
 
     Raises:
-      ConfigError: an unknown score, no experts, two of one name, or `draws` or `batch_size` out of range.
+      ConfigError: an unknown score, no experts, two of one name, or an option out of range.
       TaskError: `per_class` or `seed` out of range.
       DataError: an image of the task cannot be decoded.
 
@@ -65,7 +74,7 @@ def rank(
         raise ConfigError(
             f"rank takes a Task, not {type(task).__name__}. Type: ntk_select.data.load_task('digits'), or ntk_select.Task(name, images, ...)"
         )
-    scores = _checked_scores(scores)
+    chosen = _chosen_scores(scores)
     if draws != 0 and draws < MIN_DRAWS:
         raise ConfigError(f"draws is {draws}; it must be 0 (no intervals) or at least {MIN_DRAWS}.")
     if batch_size < 1:
@@ -73,47 +82,66 @@ def rank(
     loaders = _loaders(experts)
     sample = probe_sample(task, per_class=per_class, seed=seed)
     halves = half_samples(sample.labels, draws=draws, seed=seed)
-    scorer = _Scorer(sample, scores, halves, seed, batch_size)
+    kept = Cache(cache)
+    needs = {name for score in chosen.values() for name in (*score.needs, *score.optional)}
+    gatherer = Gatherer(task, sample, needs, seed=seed, batch_size=batch_size, cache=kept, reference=reference, measured=measured, progress=progress)
+    scorer = _Scorer(gatherer, chosen, halves.rows)
 
-    rows, half_values, failures = [], {}, []
+    rows, failures = [], []
     for done, (name, load) in enumerate(loaders.items()):
         if progress:
             progress(done, len(loaders), name)
         try:
-            row, values = scorer.score(name, load)
+            rows.append(scorer.score(name, load))
         except DataError:
             raise  # the task's own images: no expert can do better
         except NtkSelectError as error:
             failures.append(Failure(name, str(error)))
         except Exception as error:  # an expert is foreign code: whatever it raises must not cost the others
             failures.append(Failure(name, f"{type(error).__name__}: {first_line(error)}"))
-        else:
-            rows.append(row)
-            half_values[name] = values
     if progress:
         progress(len(loaders), len(loaders), "")
+    kept.prune()
 
-    rows = _ordered(rows, scores[0])
-    tied = _tied(rows, half_values, scores[0], halves)
+    deciding = next(iter(chosen))
+    on_halves = {name: scorer.on_halves(name, rows) for name in chosen}
+    rows = [_with_intervals(row, chosen, on_halves, halves) for row in scorer.compared(rows)]
+    rows = ordered(rows, deciding, chosen[deciding])
+    tied = tied_with_the_best(rows, on_halves[deciding], deciding, halves)
+    verdict = judgement(rows, tied, deciding, chosen[deciding], images=len(sample), draws=draws, intervals=bool(halves.rows))
     return Ranking(
-        task=_task_record(task, sample, per_class, seed, scorer.headless),
-        score_names=tuple(scores),
+        task=_task_record(task, sample, per_class, seed, gatherer, needs),
+        score_names=tuple(chosen),
         experts=tuple(rows),
         failures=tuple(failures),
         tied=tied,
-        judgement=_judgement(rows, tied, scores[0], len(sample), draws, bool(halves.rows)),
+        judgement=verdict,
         versions={package: version(package) for package in ("jax", "numpy")} | {"device": jax.devices()[0].platform},
+        higher_is_better={name: score.higher_is_better for name, score in chosen.items()},
+        shared_seconds=gatherer.seconds,
     )
 
 
-def _checked_scores(scores: Sequence[str]) -> list[str]:
-    scores = [scores] if isinstance(scores, str) else list(dict.fromkeys(scores))
-    if not scores:
+def _chosen_scores(scores: Sequence[str] | Mapping[str, Score]) -> dict[str, Score]:
+    if isinstance(scores, Mapping):
+        for name, score in scores.items():
+            if not isinstance(score, Score):
+                raise ConfigError(f"scores[{name!r}] is a {type(score).__name__}, not a Score. Type: ntk_select.scores.Score(fn, needs, ...)")
+        if not scores:
+            raise ConfigError(f"No score was named.{did_you_mean('', SCORES)}")
+        return dict(scores)
+    names = [scores] if isinstance(scores, str) else list(dict.fromkeys(scores))
+    if not names:
         raise ConfigError(f"No score was named.{did_you_mean('', SCORES)}")
-    for name in scores:
-        if name not in SCORES:
-            raise ConfigError(f"Score {name!r} is unknown.{did_you_mean(name, SCORES)}")
-    return scores
+    known = dict(SCORES)
+    if set(names) - set(known):
+        known |= {entry.name: entry.load() for entry in entry_points(group="ntk_select.scores") if entry.name not in known}
+    if "all" in names:
+        names = list(dict.fromkeys([*(name for name in names if name != "all"), *known]))
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"Score {name!r} is unknown.{did_you_mean(name, [*known, 'all'])}")
+    return {name: known[name] for name in names}
 
 
 def _loaders(experts: Experts) -> dict[str, Callable[[], Expert]]:
@@ -134,153 +162,89 @@ def _loaders(experts: Experts) -> dict[str, Callable[[], Expert]]:
 
 
 class _Scorer:
-    """Scores one expert after another on the same images."""
+    """Scores one expert after another on the same images and half-samples."""
 
-    def __init__(self, sample: ProbeSample, scores: list[str], halves: HalfSamples, seed: int, batch_size: int):
-        self.sample, self.scores, self.halves, self.seed, self.batch_size = sample, scores, halves, seed, batch_size
-        self.needs = {name for score in scores for name in SCORES[score].needs}
-        self.resized: dict[tuple, np.ndarray] = {}
-        self.headless: list[str] = []
+    def __init__(self, gatherer: Gatherer, scores: dict[str, Score], halves: Sequence[np.ndarray]):
+        self.gatherer, self.scores, self.halves = gatherer, scores, halves
+        self._halves: dict[str, dict[str, list[Outcome]]] = {}
 
-    def score(self, name: str, load: Callable[[], Expert]) -> tuple[ExpertScores, dict[str, np.ndarray]]:
+    def score(self, name: str, load: Callable[[], Expert]) -> ExpertScores:
+        """The expert's row: zoo-relative scores with their terms only, and nothing with its interval yet."""
         seconds: dict[str, float] = {}
-        with _timed(seconds, "load"):
+        with timed(seconds, "load"):
             expert = load()
-        inputs: dict[str, Any] = {"labels": self.sample.labels, "name": name, "seed": self.seed}
-        reasons: dict[str, str] = {}
-        if self.needs & {"features", "gradient_kernel"}:
-            with _timed(seconds, "preprocess"):
-                x = self._network_inputs(expert)
-            pooled = "gradient_kernel" in self.needs and has_pooled_last_conv(expert)
-            with _timed(seconds, "forward"):
-                passes = jax.block_until_ready(forward(expert, x, last_conv=pooled, batch_size=self.batch_size))
-                inputs["features"] = None if passes.features is None else np.asarray(passes.features)
-            if "gradient_kernel" in self.needs:
-                with _timed(seconds, "kernel"):
-                    inputs["gradient_kernel"], reasons["gradient_kernel"] = self._gradient_kernel(expert, x, passes, pooled)
-        with _timed(seconds, "scores"):
-            outcomes = {score: _explained(SCORES[score], SCORES[score](**inputs), reasons) for score in self.scores}
-            values = {score: self._on_halves(SCORES[score], inputs) for score in self.scores if isinstance(outcomes[score], ScoreResult)}
-            for score, on_halves in values.items():
-                margin, value = Z95 * self.halves.standard_error(on_halves), outcomes[score].value
-                if np.isfinite(margin):
-                    outcomes[score] = replace(outcomes[score], low=value - margin, high=value + margin)
+        inputs, reasons = self.gatherer.of(name, expert, seconds)
+        outcomes, score_seconds = {}, {}
+        for key, score in self.scores.items():
+            with timed(score_seconds, key):
+                outcomes[key] = _explained(score, _evaluated(score, inputs), reasons)
+        seconds["scores"] = sum(score_seconds.values())
+        with timed(seconds, "intervals"):
+            self._halves[name] = self._on_halves(inputs, [key for key, outcome in outcomes.items() if isinstance(outcome, ScoreResult)])
         card = expert.card
-        row = ExpertScores(0, name, card and card.source, card and card.architecture, expert.num_params, outcomes, seconds)
-        return row, values
+        return ExpertScores(0, name, card and card.source, card and card.architecture, expert.num_params, outcomes, seconds, score_seconds)
 
-    def _gradient_kernel(self, expert: Expert, x, passes, pooled: bool) -> tuple[np.ndarray | None, str]:
-        """The kernel, or None and why there is none. An expert without a head is differentiated at its pre-logits."""
-        outputs = "trace"
-        if expert.head is None and passes.features is not None:
-            outputs = "features"
-            self.headless.append(expert.name)
-        if not pooled and (cost := self._products(expert, x, outputs)) > MAX_PRODUCTS:
-            return None, (
-                f"The exact kernel of this network's ending needs {cost:.1e} products, above the {MAX_PRODUCTS:.0e} that a ranking spends on it. "
-                "To have it all the same call ntk_select.lgc(expert, x, labels), or for less, with its error, "
-                "ntk_select.lgc(..., sketch=ntk_select.Sketch(kind='jvp'))."
-            )
-        try:
-            kernel = pooled_kernel(expert, passes, outputs) if pooled else gradient_kernel(expert, x, outputs=outputs, batch_size=self.batch_size)
-        except NtkSelectError as error:
-            return None, str(error)
-        return (kernel, "") if np.isfinite(kernel).all() else (None, "The gradients hold NaN or infinity.")
+    def _on_halves(self, inputs: dict[str, Any], names: list[str]) -> dict[str, list[Outcome]]:
+        """The scores on half-samples; nothing for one that ignores the images. Scores share what they ask of a half-sample."""
+        found: dict[str, list[Outcome]] = {name: [] for name in names}
+        for draw, rows in enumerate(self.halves):
+            wanted = [name for name in names if self.scores[name].resampled and draw < (self.scores[name].most_draws or len(self.halves))]
+            if not wanted:
+                break
+            taken = {name: _taken(name, value, rows) for name, value in inputs.items()}
+            for name in wanted:
+                found[name].append(_evaluated(self.scores[name], taken))
+        return found
 
-    def _products(self, expert: Expert, x, outputs) -> float:
-        """What the engine expects to multiply for the kernel of the last convolution, forward passes apart."""
-        if expert.last_conv is None:
-            return 0.0
-        fn, variables, outputs, layers = expert_question(expert, "last_conv", outputs)
-        plan = ntk_plan(fn, variables, x, outputs=outputs, layers=layers)
-        return (plan.flops - plan.pass_flops) / 2
+    def compared(self, rows: list[ExpertScores]) -> list[ExpertScores]:
+        """The rows with zoo-relative scores compared."""
+        for name, score in self.scores.items():
+            outcomes = score.combined([row.scores[name] for row in rows])
+            rows = [replace(row, scores={**row.scores, name: outcome}) for row, outcome in zip(rows, outcomes, strict=True)]
+        return rows
 
-    def _network_inputs(self, expert: Expert) -> np.ndarray:
-        preprocess = expert.preprocess
-        if preprocess is None:
-            raise ModelError(
-                f"Expert {expert.name!r} has no preprocess, so that images cannot enter it. Type: Expert(..., preprocess=Preprocess(size=224))"
-            )
-        if not isinstance(preprocess, Preprocess):
-            return np.asarray(preprocess(self.sample.images))
-        if preprocess.geometry not in self.resized:
-            self.resized[preprocess.geometry] = preprocess.resized(self.sample.images)
-        return preprocess.normalised(self.resized[preprocess.geometry])
-
-    def _on_halves(self, score: Score, inputs: dict[str, Any]) -> np.ndarray:
-        """The score on every half-sample, NaN where it has no value there; nothing for a score that ignores the images."""
-        if not score.resampled:
-            return np.zeros(0)
-        outcomes = [score(**{**inputs, **_taken(inputs, half)}) for half in self.halves.rows]
-        return np.array([outcome.value if isinstance(outcome, ScoreResult) else np.nan for outcome in outcomes])
+    def on_halves(self, name: str, rows: list[ExpertScores]) -> dict[str, np.ndarray]:
+        """By expert, the values of a score on the half-samples; NaN where it has none."""
+        experts = [row.name for row in rows if name in self._halves[row.name]]
+        draws = zip(*(self._halves[expert][name] for expert in experts), strict=True)
+        values = [[outcome.value if isinstance(outcome, ScoreResult) else np.nan for outcome in self.scores[name].combined(draw)] for draw in draws]
+        return {expert: np.array([draw[place] for draw in values]) for place, expert in enumerate(experts)}
 
 
-def _taken(inputs: dict[str, Any], rows: np.ndarray) -> dict[str, np.ndarray]:
-    """The inputs of a subset of the examples."""
-    taken = {name: inputs[name][rows] for name in ("features", "labels") if inputs.get(name) is not None}
-    if inputs.get("gradient_kernel") is not None:
-        taken["gradient_kernel"] = inputs["gradient_kernel"][np.ix_(rows, rows)]
-    return taken
+def _evaluated(score: Score, inputs: dict[str, Any]) -> Outcome:
+    """The score; whatever it raises costs this score alone."""
+    try:
+        return score.evaluate(**inputs)
+    except NtkSelectError as error:
+        return Unavailable(str(error))
+    except Exception as error:  # a score of somebody else's is foreign code
+        return Unavailable(f"{type(error).__name__}: {first_line(error)}")
 
 
-def _explained(score: Score, outcome, reasons: dict[str, str]):
+def _taken(name: str, value: Any, rows: np.ndarray) -> Any:
+    """An input of a subset of the images."""
+    if isinstance(value, Features):
+        return value.take(rows)
+    axes = INPUTS[name].image_axes
+    return value if axes == 0 else value[rows] if axes == 1 else value[np.ix_(rows, rows)]
+
+
+def _with_intervals(row: ExpertScores, scores: dict[str, Score], on_halves: dict[str, dict[str, np.ndarray]], halves) -> ExpertScores:
+    outcomes = dict(row.scores)
+    for name in scores:
+        outcome = outcomes[name]
+        if isinstance(outcome, ScoreResult) and np.isfinite(margin := Z95 * halves.standard_error(on_halves[name][row.name])):
+            outcomes[name] = replace(outcome, low=outcome.value - margin, high=outcome.value + margin)
+    return replace(row, scores=outcomes)
+
+
+def _explained(score: Score, outcome: Outcome, reasons: dict[str, str]) -> Outcome:
     """Says why an input is absent, where that is known."""
     known = [reasons[name] for name in score.needs if reasons.get(name)]
     return Unavailable(known[0]) if known and isinstance(outcome, Unavailable) else outcome
 
 
-@contextmanager
-def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
-    began = time.perf_counter()
-    yield
-    seconds[step] = time.perf_counter() - began
-
-
-def _ordered(rows: list[ExpertScores], deciding: str) -> list[ExpertScores]:
-    sign = -1 if SCORES[deciding].higher_is_better else 1
-
-    def key(row: ExpertScores):
-        outcome = row.scores[deciding]
-        return (0, sign * outcome.value, row.name) if isinstance(outcome, ScoreResult) else (1, 0.0, row.name)
-
-    return [replace(row, rank=position) for position, row in enumerate(sorted(rows, key=key), start=1)]
-
-
-def _tied(rows: list[ExpertScores], half_values: dict[str, dict[str, np.ndarray]], deciding: str, halves: HalfSamples) -> int:
-    """How many of the first experts cannot be told from the best: up to the last one that cannot. 1 without half-samples."""
-    scored = [row for row in rows if isinstance(row.scores[deciding], ScoreResult)]
-    if not scored:
-        return 0
-    best, tied = scored[0], 1
-    for position, row in enumerate(scored[1:], start=2):
-        difference = row.scores[deciding].value - best.scores[deciding].value
-        pair = half_values[best.name][deciding], half_values[row.name][deciding]
-        if difference == 0 or (len(pair[0]) > 0 and not halves.told_apart(*pair, difference)):
-            tied = position
-    return tied
-
-
-def _judgement(rows: list[ExpertScores], tied: int, deciding: str, images: int, draws: int, intervals: bool) -> str:
-    if tied == 0:
-        return f"No expert could be given the score {deciding}."
-    best, scored = rows[0].name, sum(isinstance(row.scores[deciding], ScoreResult) for row in rows)
-    if not SCORES[deciding].resampled:
-        return f"{best} comes first by {deciding}, which says nothing about the task."
-    if draws == 0:
-        return f"{best} comes first by {deciding}; without draws nothing can be said of how surely."
-    if not intervals:
-        return f"{best} comes first by {deciding}; so few images a class are too few to say how surely."
-    if scored == 1:
-        return f"{best} is the only expert{'' if len(rows) == 1 else f' with the score {deciding}'}; there is nothing to compare."
-    if tied == 1:
-        others = "all others" if scored == len(rows) else f"the {scored - 1} others that have the score"
-        return f"{best} is ahead of {others} by {deciding} on these {images} images (95 %)."
-    if tied == scored:
-        return f"No expert can be told from the best by {deciding} on these {images} images (95 %)."
-    return f"1 to {tied} cannot be told apart by {deciding} on these {images} images (95 %)."
-
-
-def _task_record(task: Task, sample: ProbeSample, per_class: int, seed: int, headless: list[str]) -> dict[str, Any]:
+def _task_record(task: Task, sample: ProbeSample, per_class: int, seed: int, gatherer: Gatherer, needs: set[str]) -> dict[str, Any]:
     counts = np.bincount(sample.labels)
     warnings = list(task.details.get("warnings", []))
     absent = [name for name in task.class_names if name not in sample.class_names]
@@ -289,8 +253,17 @@ def _task_record(task: Task, sample: ProbeSample, per_class: int, seed: int, hea
     single = [sample.class_names[i] for i in np.flatnonzero(counts == 1)]
     if single:
         warnings.append(f"Classes with one image only ({len(single)}): {', '.join(single[:5])}{' ...' if len(single) > 5 else ''}")
-    if headless:
-        warnings.append(f"Without a head, LGC is over the pre-logits, not comparable with the others: {', '.join(headless)}")
+    if gatherer.headless:
+        warnings.append(f"Without a head, LGC is over the pre-logits, not comparable with the others: {', '.join(gatherer.headless)}")
+    if len(gatherer.extractors) > 1:
+        warnings.append(f"domain_similarity is not comparable between experts of different extractors: {', '.join(gatherer.extractors)}")
+    if "labels" in needs and counts.max() > IMBALANCE * counts.min():
+        warnings.append(
+            f"Unbalanced: {counts.max()} images of the largest class, {counts.min()} of the smallest. Accuracies of knn and linear_probe lean to the "
+            "largest (see their details, balanced); --per-class evens the classes out."
+        )
+    if gatherer.cache.trouble:
+        warnings.append(gatherer.cache.trouble)
     return {
         "name": task.name,
         "uri": task.uri,

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import rankdata
+
 from ntk_select.errors import ConfigError, missing
 from ntk_select.files import write_atomically
 from ntk_select.scores import ScoreResult, Unavailable
@@ -19,7 +21,9 @@ class ExpertScores:
     Attributes:
       rank: 1 is best. Experts whose deciding score is unavailable come last.
       scores: outcome of each score, by name.
-      seconds: time by step: "load", "preprocess", "forward", "kernel", "scores".
+      seconds: time by step: "load", "preprocess", "cache" (looking up what is known), "forward", "backward" (gradients and their
+        kernel), "scores", "intervals". Steps that were not needed are absent.
+      score_seconds: of "scores", by score.
     """
 
     rank: int
@@ -29,6 +33,7 @@ class ExpertScores:
     num_params: int
     scores: dict[str, ScoreResult | Unavailable]
     seconds: dict[str, float]
+    score_seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def total_seconds(self) -> float:
@@ -56,6 +61,8 @@ class Ranking:
       tied: how many of the first experts cannot be told from the best one (1 if it stands alone, 0 if no expert has
         the deciding score).
       judgement: that, in one sentence.
+      higher_is_better: the direction of each score.
+      shared_seconds: time spent once for all experts: "reference" (a network trained on the task), "extractor".
     """
 
     task: dict[str, Any]
@@ -65,11 +72,20 @@ class Ranking:
     tied: int = 0
     judgement: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    higher_is_better: dict[str, bool] = field(default_factory=dict)
+    shared_seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def best(self) -> str | None:
         """Name of the first expert; None when none could be scored."""
         return self.experts[0].name if self.tied else None
+
+    def places(self, name: str) -> dict[str, float]:
+        """Place of each expert by one score, 1 the best, those that tie on the mean of their places; experts without it are absent."""
+        sign = -1 if self.higher_is_better.get(name, True) else 1
+        known = [expert for expert in self.experts if isinstance(expert.scores[name], ScoreResult)]
+        ranks = rankdata([sign * expert.scores[name].value for expert in known])
+        return {expert.name: float(rank) for expert, rank in zip(known, ranks, strict=True)}
 
     def __repr__(self):
         rows = self._rows()
@@ -104,7 +120,8 @@ class Ranking:
         def outcome(result: ScoreResult | Unavailable):
             if isinstance(result, Unavailable):
                 return {"value": None, "low": None, "high": None, "unavailable": result.reason}
-            return {"value": result.value, "low": result.low, "high": result.high}
+            details = {"details": dict(result.details)} if result.details else {}
+            return {"value": result.value, "low": result.low, "high": result.high, **details}
 
         return {
             "task": self.task,
@@ -117,7 +134,8 @@ class Ranking:
                     "architecture": e.architecture,
                     "parameters": e.num_params,
                     "scores": {name: outcome(e.scores[name]) for name in self.score_names},
-                    "seconds": {step: round(value, 4) for step, value in e.seconds.items()},
+                    "seconds": _rounded(e.seconds),
+                    "score_seconds": _rounded(e.score_seconds),
                 }
                 for e in self.experts
             ],
@@ -125,6 +143,8 @@ class Ranking:
             "tied": self.tied,
             "judgement": self.judgement,
             "versions": self.versions,
+            "higher_is_better": self.higher_is_better,
+            "shared_seconds": _rounded(self.shared_seconds),
         }
 
     def to_pandas(self):
@@ -137,6 +157,8 @@ class Ranking:
 
     def save(self, folder: str | Path) -> list[Path]:
         """Writes ranking.json, ranking.csv and ranking.parquet (and ranking.png with matplotlib), each whole or not at all.
+
+        Of three scores and more also agreement.json (and .png): which of them order the experts alike.
 
         Returns the paths. Raises ConfigError when the folder cannot be written.
         """
@@ -152,10 +174,15 @@ class Ranking:
             "ranking.csv": text.getvalue().encode(),
             "ranking.parquet": _parquet(rows),
         }
-        try:
-            from ntk_select.ranking.plot import figure_bytes
+        from ntk_select.ranking import agree, plot
 
-            contents["ranking.png"] = figure_bytes(self, "png")
+        together = agree.agreement(self) if len(self.score_names) > 2 else None
+        if together is not None:
+            contents["agreement.json"] = (json.dumps(together.to_dict(), indent=1) + "\n").encode()
+        try:
+            contents["ranking.png"] = plot.figure_bytes(self, "png")
+            if together is not None:
+                contents["agreement.png"] = agree.figure_bytes(together, "png", self.task["name"])
         except ImportError:
             pass
         return [_write(folder / name, content) for name, content in contents.items()]
@@ -168,6 +195,10 @@ class Ranking:
         from ntk_select.ranking.plot import figure_bytes
 
         return _write(path, figure_bytes(self, path.suffix[1:]))
+
+
+def _rounded(seconds: dict[str, float]) -> dict[str, float]:
+    return {step: round(value, 4) for step, value in seconds.items()}
 
 
 def _parquet(rows) -> bytes:

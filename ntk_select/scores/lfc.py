@@ -4,13 +4,14 @@ import numpy as np
 from jaxtyping import Int, Num
 
 from ntk_select.errors import ConfigError, TaskError, UndefinedScoreError, did_you_mean
-from ntk_select.kernels import PairSums, checked_features, checked_labels, correlation_from_sums, kernel_label_correlation
+from ntk_select.kernels import PairSums, checked_labels, correlation_from_sums, kernel_label_correlation
+from ntk_select.scores.features import Features, as_features
 
 KERNELS = ("dot", "cosine", "correlation", "rbf")
 
 
 def lfc(
-    features: Num[np.ndarray, "n d"],
+    features: Num[np.ndarray, "n d"] | Features,
     labels: Int[np.ndarray, " n"],
     *,
     kernel: str = "dot",
@@ -39,7 +40,7 @@ def lfc(
 
     Reference: Deshpande et al. 2021, eq. 8 and section 3.2.  Cost: O(n d min(n, d)) time, O(min(n, d)^2) memory.
     """
-    features, labels = checked_features(features), checked_labels(labels)
+    features, labels = as_features(features).array, checked_labels(labels)
     if len(features) != len(labels):
         raise TaskError(f"There are {len(features)} rows of features for {len(labels)} labels.")
     if kernel not in KERNELS:

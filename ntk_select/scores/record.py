@@ -1,19 +1,29 @@
 """What is a score, and what is the outcome of one?"""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
-from ntk_select.errors import ConfigError, UndefinedScoreError, did_you_mean
+import numpy as np
+
+from ntk_select.errors import ConfigError, MissingDependencyError, UndefinedScoreError, did_you_mean
 
 
 @dataclass(frozen=True)
 class ScoreResult:
-    """A score's value, with an interval when one was estimated. `float(result)` is the value."""
+    """A score's value, with an interval when one was estimated. `float(result)` is the value.
+
+    Attributes:
+      value: finite.
+      low, high: 95 % interval over the choice of the images.
+      details: further numbers that explain the value: its parts, or what it would be by chance.
+    """
 
     value: float
     low: float | None = None
     high: float | None = None
+    details: Mapping[str, float] = field(default_factory=dict)
 
     def __float__(self):
         return self.value
@@ -26,13 +36,34 @@ class Unavailable:
     reason: str
 
 
+class Input(NamedTuple):
+    """What an input of a score is, and how many of its leading axes run over the images of the probe sample."""
+
+    meaning: str
+    image_axes: int = 0
+
+
 INPUTS = {
-    "features": "pre-logits (n, d) of the probe sample",
-    "labels": "class ids (n,)",
-    "gradient_kernel": "(n, n), inner products of the gradients of the last convolution",
-    "name": "the expert's name",
-    "seed": "a whole number",
+    "features": Input("pre-logits (n, d) of the probe sample", 1),
+    "labels": Input("class ids (n,)", 1),
+    "source_probs": Input("softmax (n, s) of the expert's own head over its source classes", 1),
+    "gradient_kernel": Input("(n, n), inner products of the gradients of the last convolution", 2),
+    "reference_features": Input("pre-logits (n, d') of a small network trained on the task, same images", 1),
+    "domain_features": Input("pre-logits (n, d'') of the extractor that made source_means, same images", 1),
+    "source_means": Input("class means (s, d'') of the source data, by one extractor for the whole zoo"),
+    "own_source_means": Input("class means (s, d) of the source data, by the expert itself"),
+    "source_counts": Input("training images of each source class (s,)"),
+    "class_counts": Input("training images of each class of the task (c,)"),
+    "source_size": Input("number of training images of the source"),
+    "source_accuracy": Input("accuracy on the source's own test set, 0 to 1"),
+    "num_params": Input("number of parameters"),
+    "accuracies_elsewhere": Input("fine-tuned accuracies (t,) on other tasks, the same tasks for all experts"),
+    "sparsity_weight": Input("weight of the share of zeros among the feature metrics, 0 to 1"),
+    "name": Input("the expert's name"),
+    "seed": Input("a whole number"),
 }
+
+Outcome = ScoreResult | Unavailable
 
 
 @dataclass(frozen=True)
@@ -40,40 +71,95 @@ class Score:
     """A way to guess how well an expert will do after fine-tuning.
 
     Call it with arrays by name: `SCORES["lfc"](features=F, labels=y)`. Inputs that it does not need are ignored, so
-    that everything one forward pass gave can be handed to every score.
+    that everything one forward pass gave can be handed to every score. A score that is relative to the zoo has a value
+    only among others: `SCORES["etran"].over([inputs of one expert, inputs of the next, ...])`.
 
     Attributes:
-      fn: the function, taking the names in `needs` and, if given, in `optional`.
+      fn: the function, taking the names in `needs` and, if given, in `optional`. It returns a number or a `ScoreResult`; that
+        of a zoo-relative score returns its terms by name.
       needs: names of `INPUTS`.
       higher_is_better: the direction.
       reference: where it is defined.
       range: what values it can take, in words.
+      cost: of one expert once the inputs are there, in words. n images, d features, c classes, s source classes.
       optional: inputs that are used when they are there.
       resampled: whether its interval comes from resampling the probe sample.
+      most_draws: half-samples that its interval takes at most, for a costly score; None for as many as are asked for.
+      combine: for a zoo-relative score: from the terms of all experts to their values.
     """
 
-    fn: Callable[..., float]
+    fn: Callable[..., Any]
     needs: tuple[str, ...]
     higher_is_better: bool
     reference: str
     range: str
+    cost: str = ""
     optional: tuple[str, ...] = ()
     resampled: bool = True
+    most_draws: int | None = None
+    combine: Callable[[Sequence[Mapping[str, float]]], np.ndarray] | None = None
 
-    def __call__(self, **inputs: Any) -> ScoreResult | Unavailable:
-        """The score, or the reason why it has no value on these inputs.
+    @property
+    def needs_images(self) -> bool:
+        """Whether anything it needs is of the task's images."""
+        return any(INPUTS[name].image_axes for name in self.needs)
+
+    def __call__(self, **inputs: Any) -> Outcome:
+        """The score of one expert, or the reason why it has no value on these inputs.
 
         Raises:
           ConfigError: a name is not an input of any score.
           TaskError: an input is malformed.
         """
+        return self.over([inputs])[0]
+
+    def over(self, zoo: Sequence[Mapping[str, Any]]) -> list[Outcome]:
+        """The score of every expert of a zoo, given the inputs of each. Raises as a single call."""
+        return self.combined([self.evaluate(**inputs) for inputs in zoo])
+
+    def evaluate(self, **inputs: Any) -> Outcome:
+        """As a call; of a zoo-relative score the terms, as details of a result without a value of its own (0)."""
         for name in inputs:
             if name not in INPUTS:
                 raise ConfigError(f"{name!r} is not an input of a score.{did_you_mean(name, INPUTS)}")
         absent = [name for name in self.needs if inputs.get(name) is None]
         if absent:
-            return Unavailable("needs " + " and ".join(f"{name} ({INPUTS[name]})" for name in absent))
+            return Unavailable("needs " + " and ".join(f"{name} ({INPUTS[name].meaning})" for name in absent))
         try:
-            return ScoreResult(float(self.fn(**{name: inputs[name] for name in (*self.needs, *self.optional) if inputs.get(name) is not None})))
-        except UndefinedScoreError as error:
+            found = self.fn(**{name: inputs[name] for name in (*self.needs, *self.optional) if inputs.get(name) is not None})
+        except (UndefinedScoreError, MissingDependencyError) as error:
             return Unavailable(str(error))
+        except np.linalg.LinAlgError as error:
+            return Unavailable(f"A matrix of this score could not be decomposed ({error}).")
+        if self.combine is not None:
+            return _finite(ScoreResult(0.0, details=found))
+        return _finite(found if isinstance(found, ScoreResult) else ScoreResult(float(found)))
+
+    def combined(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
+        """From what `evaluate` gave for every expert of a zoo to their scores."""
+        if self.combine is None:
+            return list(outcomes)
+        known = [index for index, outcome in enumerate(outcomes) if isinstance(outcome, ScoreResult)]
+        combined: list[Outcome] = list(outcomes)
+        try:
+            if len(known) == 1:
+                raise UndefinedScoreError(
+                    "This score compares the experts of a zoo and needs at least two that have it. Type: SCORES[...].over([inputs, inputs, ...])"
+                )
+            values = self.combine([outcomes[index].details for index in known]) if known else []
+        except UndefinedScoreError as error:
+            for index in known:
+                combined[index] = Unavailable(str(error))
+        else:
+            for index, value in zip(known, values, strict=True):
+                combined[index] = _finite(ScoreResult(float(value), details=outcomes[index].details))
+        return combined
+
+
+def _finite(result: ScoreResult) -> Outcome:
+    """NaN and infinity are no values."""
+    numbers = {"value": result.value, **result.details}
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            return Unavailable(f"Its {name} came out as {number} on these inputs.")
+    return result

@@ -82,11 +82,25 @@ def test_nothing_is_read_until_it_is_asked_for(zoo):
 
 def test_what_is_known_of_the_source_lies_beside_the_weights(zoo, written):
     means = np.arange(12.0).reshape(3, 4)
-    rewrite_weights(zoo / "a", {**written, "source": {"reference": means}})
-    statistics = FolderZoo(zoo)["a"].source_statistics()
-    np.testing.assert_array_equal(statistics["reference"], means)
-    assert set(FolderZoo(zoo)["a"]().variables) == {"params", "batch_stats"}
-    assert FolderZoo(zoo)["b"].source_statistics() == {}
+    rewrite_weights(zoo / "a", {**written, "source": {"class_means": means, "reference_class_means": means[:, :2]}})
+    card = json.loads((zoo / "a" / "card.json").read_text())
+    assert FolderZoo(zoo)["a"]().source is None  # means without counts say nothing of the weights of classes
+    card |= {"class_counts": [5, 6, 7], "training": {"reference_extractor": "b"}}
+    (zoo / "a" / "card.json").write_text(json.dumps(card))
+    expert = FolderZoo(zoo)["a"]()
+    np.testing.assert_array_equal(expert.source.class_means, means)
+    np.testing.assert_array_equal(expert.source.reference_class_means, means[:, :2])
+    assert expert.source.class_counts.tolist() == [5, 6, 7]
+    assert expert.source.reference().name == FolderZoo(zoo)["b"]().name
+    assert set(expert.variables) == {"params", "batch_stats"}
+    assert FolderZoo(zoo)["b"]().source is None
+
+
+def test_an_extractor_outside_the_zoo_is_not_reached(zoo, written):
+    rewrite_weights(zoo / "a", {**written, "source": {"class_means": np.ones((1, 2))}})
+    card = json.loads((zoo / "a" / "card.json").read_text()) | {"class_counts": [5], "training": {"reference_extractor": "../elsewhere/b"}}
+    (zoo / "a" / "card.json").write_text(json.dumps(card))
+    assert FolderZoo(zoo)["a"]().source.reference is None
 
 
 def test_a_folder_that_is_one_expert_is_a_zoo_of_one(zoo, monkeypatch):

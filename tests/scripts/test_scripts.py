@@ -91,11 +91,12 @@ def test_an_expert_that_starts_from_another_says_so_and_its_card_is_complete(tra
     card = zoo["dots-resnet_small-from-stripes"].card
     assert (card.initialised_from, card.class_names, card.class_counts) == ("stripes-resnet_small", ("a", "b"), (32, 16))
     assert 0 <= card.test_accuracy <= 1
-    expert, statistics = zoo[card.name](), zoo[card.name].source_statistics()
-    assert {name: value.shape for name, value in statistics.items()} == {"class_means": (2, 48), "reference_class_means": (2, 48)}
+    expert = zoo[card.name]()
+    assert (expert.source.class_means.shape, expert.source.reference_class_means.shape) == ((2, 48), (2, 48))
+    assert expert.source.reference().name == expert.source.reference_name == "stripes-resnet_small"
     with np.load(tmp_path / "stripes.npz") as data:
         features = np.asarray(expert.features_fn(expert.variables, expert.preprocess(data["images"][data["labels"] == 1])))
-    np.testing.assert_allclose(statistics["class_means"][1], features.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(expert.source.class_means[1], features.mean(axis=0), atol=1e-5)
 
 
 def test_the_embedded_zoo_is_that_of_its_config(train_zoo):

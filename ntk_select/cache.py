@@ -1,0 +1,107 @@
+"""What has been computed before need not be computed again: arrays on disk, by the content of what they were computed from.
+
+Keys hold the bytes of weights and inputs and the program of the function, not names or files: a changed weight, image, preprocessing
+or layer is another key, and a renamed expert is the same. Whatever goes wrong with the folder costs time, never a result.
+"""
+
+import hashlib
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ntk_select.files import write_atomically
+
+FORMAT = "ntk_select cache 1"
+LARGEST = 4 * 2**30
+"""Bytes that a cache may hold; what was used least recently goes first."""
+
+
+def default_folder() -> Path | None:
+    """$NTK_SELECT_CACHE, or ntk_select in $XDG_CACHE_HOME or ~/.cache; None where there is no home."""
+    named = os.environ.get("NTK_SELECT_CACHE")
+    if named:
+        return Path(named)
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ntk_select"
+    except RuntimeError:
+        return None
+
+
+def key_of(*parts: str | bytes | np.ndarray) -> str:
+    """One key for texts and arrays, in this order."""
+    digest = hashlib.sha256(FORMAT.encode())
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype}{part.shape}".encode())
+            part = np.ascontiguousarray(part).tobytes()
+        content = part.encode() if isinstance(part, str) else part
+        digest.update(f"[{len(content)}]".encode())
+        digest.update(content)
+    return digest.hexdigest()
+
+
+class Cache:
+    """Named arrays by key in a folder; None for a folder keeps nothing.
+
+    A file that is damaged counts as absent. A folder that cannot be written keeps nothing, and says so once in `trouble`.
+    """
+
+    def __init__(self, folder: str | Path | None):
+        self.folder = None if folder is None else Path(folder).expanduser()
+        self.trouble: str | None = None
+
+    def __bool__(self):
+        return self.folder is not None
+
+    def get(self, key: str) -> dict[str, np.ndarray] | None:
+        """What was kept under the key, or None."""
+        if self.folder is None:
+            return None
+        file = self._file(key)
+        try:
+            with np.load(file, allow_pickle=False) as stored:
+                arrays = dict(stored)
+            os.utime(file)
+        except (OSError, ValueError, EOFError, KeyError, *_damage()):
+            return None
+        return arrays
+
+    def put(self, key: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keeps arrays under the key, whole or not at all."""
+        if self.folder is None:
+            return
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        try:
+            write_atomically(self._file(key), buffer.getvalue())
+        except OSError as error:
+            self.trouble = f"The cache {self.folder} cannot be written ({error.strerror}); nothing is kept for the next time."
+            self.folder = None
+
+    def prune(self, largest: int = LARGEST) -> None:
+        """Deletes what was used least recently until no more than `largest` bytes are left."""
+        if self.folder is None:
+            return
+        try:
+            files = [(entry.stat().st_mtime, entry.stat().st_size, entry) for entry in self.folder.glob("*/*.npz")]
+            excess = sum(size for _, size, _ in files) - largest
+            for _, size, entry in sorted(files, key=lambda file: file[0]):
+                if excess <= 0:
+                    break
+                entry.unlink(missing_ok=True)
+                excess -= size
+        except OSError:
+            pass  # another process prunes as well, or the folder is not ours
+
+    def _file(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.npz"
+
+
+def _damage() -> tuple[type[Exception], ...]:
+    import zipfile
+    import zlib
+
+    return zipfile.BadZipFile, zlib.error

@@ -1,0 +1,284 @@
+"""What does each expert give to the scores? One forward pass for all of them, and what is known from elsewhere."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import jax
+import numpy as np
+from scipy.special import softmax
+
+from ntk_select.cache import Cache, key_of
+from ntk_select.engine.digest import digest_of_params, digest_of_program
+from ntk_select.engine.kernel import ntk_plan
+from ntk_select.errors import DataError, ModelError, NtkSelectError
+from ntk_select.expert import Expert
+from ntk_select.gradients import expert_question, gradient_kernel
+from ntk_select.last_conv import pooled_kernel
+from ntk_select.preprocess import Preprocess
+from ntk_select.probe import forward, has_pooled_last_conv
+from ntk_select.reference import trained_reference
+from ntk_select.scores import Features
+from ntk_select.task import ProbeSample, Task
+
+MAX_PRODUCTS = 5e12
+"""What a ranking spends on one expert's gradient kernel where its cost grows with the number of outputs: minutes of a CPU."""
+
+PASSES = {"features", "source_probs", "gradient_kernel"}
+"""Inputs that need the images to pass through the expert."""
+
+
+class Gatherer:
+    """Gathers the inputs of one expert after another, on the same images.
+
+    Args:
+      task, sample: the images.
+      needs: names of inputs that the scores want; nothing else is computed.
+      seed: handed to scores that draw.
+      batch_size: images per forward pass.
+      cache: where passes and kernels are kept.
+      reference: of RSA and DDS: an expert trained on the task, or the name of a network to train.
+      measured: fine-tuned accuracies by expert and task.
+      progress: told what is being trained.
+
+    Attributes:
+      headless: experts whose kernel is that of their pre-logits.
+      extractors: names of the extractors behind the source means that were used.
+      seconds: spent once for the whole zoo, by step.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        sample: ProbeSample,
+        needs: set[str],
+        *,
+        seed: int,
+        batch_size: int,
+        cache: Cache,
+        reference: Expert | str = "tiny",
+        measured: Mapping[str, Mapping[str, float]] | None = None,
+        progress: Callable[[int, int, str], None] | None = None,
+    ):
+        self.task, self.sample, self.needs = task, sample, needs
+        self.seed, self.batch_size, self.cache = seed, batch_size, cache
+        self.reference, self.progress = reference, progress
+        self.elsewhere = _elsewhere(measured or {}, task.name)
+        self.headless: list[str] = []
+        self.extractors: dict[str, None] = {}
+        self.seconds: dict[str, float] = {}
+        self._resized: dict[tuple, np.ndarray] = {}
+        self._programs: dict[Any, str] = {}
+        self._of_extractor: dict[Any, np.ndarray | str] = {}
+        self._of_reference: np.ndarray | str | None = None
+
+    def of(self, name: str, expert: Expert, seconds: dict[str, float]) -> tuple[dict[str, Any], dict[str, str]]:
+        """The inputs that can be had, and for those that cannot the reason. Adds the time of each step to `seconds`.
+
+        Raises:
+          NtkSelectError: the images cannot enter the expert.
+        """
+        inputs: dict[str, Any] = {"labels": self.sample.labels, "name": name, "seed": self.seed, "num_params": expert.num_params}
+        reasons: dict[str, str] = {}
+        if self.needs & PASSES:
+            with timed(seconds, "preprocess"):
+                x = self._network_inputs(expert)
+            found, more = self._passed(expert, x, "gradient_kernel" in self.needs, seconds)
+            inputs |= {key: value for key, value in found.items() if key in self.needs or key == "features"}
+            reasons |= more
+        if "reference_features" in self.needs:
+            self._give(inputs, reasons, "reference_features", self._reference_features())
+        self._from_card(name, expert, inputs, reasons)
+        return inputs, reasons
+
+    def _give(self, inputs, reasons, name: str, found) -> None:
+        """A value, or the text of the reason why there is none."""
+        if isinstance(found, str):
+            reasons[name] = found
+        else:
+            inputs[name] = found
+
+    # What passes through the expert
+
+    def _network_inputs(self, expert: Expert) -> np.ndarray:
+        preprocess = expert.preprocess
+        if preprocess is None:
+            raise ModelError(
+                f"Expert {expert.name!r} has no preprocess, so that images cannot enter it. Type: Expert(..., preprocess=Preprocess(size=224))"
+            )
+        if not isinstance(preprocess, Preprocess):
+            return np.asarray(preprocess(self.sample.images))
+        if preprocess.geometry not in self._resized:
+            self._resized[preprocess.geometry] = preprocess.resized(self.sample.images)
+        return preprocess.normalised(self._resized[preprocess.geometry])
+
+    def _passed(self, expert: Expert, x, with_kernel: bool, seconds: dict[str, float]) -> tuple[dict[str, Any], dict[str, str]]:
+        """Features, softmax and gradient kernel of one expert, from the cache where they are known."""
+        with timed(seconds, "cache"):
+            key = self._key(expert, x, with_kernel)
+            arrays, kernel = self.cache.get(key[0]), self.cache.get(key[1]) if with_kernel else None
+        reason = ""
+        if arrays is None or (with_kernel and kernel is None):
+            pooled = with_kernel and has_pooled_last_conv(expert)
+            seconds.setdefault("forward", 0.0)
+            passes = forward(expert, x, last_conv=pooled, batch_size=self.batch_size, seconds=seconds)
+            arrays = {"logits": np.asarray(passes.logits)} | ({} if passes.features is None else {"features": np.asarray(passes.features)})
+            self.cache.put(key[0], arrays)
+            if with_kernel:
+                with timed(seconds, "backward"):
+                    found, reason = self._gradient_kernel(expert, x, passes, pooled)
+                if found is not None:
+                    kernel = {"gradient_kernel": found}
+                    self.cache.put(key[1], kernel)
+        if with_kernel and expert.head is None and "features" in arrays:
+            self.headless.append(expert.name)
+        inputs, reasons = dict(kernel or {}), {"gradient_kernel": reason} if reason else {}
+        if "features" in arrays:
+            inputs["features"] = Features(arrays["features"])
+        if "source_probs" in self.needs:
+            self._give(inputs, reasons, "source_probs", _source_probs(expert, arrays["logits"]))
+        return inputs, reasons
+
+    def _gradient_kernel(self, expert: Expert, x, passes, pooled: bool) -> tuple[np.ndarray | None, str]:
+        """The kernel, or None and why there is none. An expert without a head is differentiated at its pre-logits."""
+        outputs = "features" if expert.head is None and passes.features is not None else "trace"
+        if not pooled and (cost := self._products(expert, x, outputs)) > MAX_PRODUCTS:
+            return None, (
+                f"The exact kernel of this network's ending needs {cost:.1e} products, above the {MAX_PRODUCTS:.0e} that a ranking spends on it. "
+                "To have it all the same call ntk_select.lgc(expert, x, labels), or for less, with its error, "
+                "ntk_select.lgc(..., sketch=ntk_select.Sketch(kind='jvp'))."
+            )
+        try:
+            kernel = pooled_kernel(expert, passes, outputs) if pooled else gradient_kernel(expert, x, outputs=outputs, batch_size=self.batch_size)
+        except NtkSelectError as error:
+            return None, str(error)
+        return (kernel, "") if np.isfinite(kernel).all() else (None, "The gradients hold NaN or infinity.")
+
+    def _products(self, expert: Expert, x, outputs) -> float:
+        """What the engine expects to multiply for the kernel of the last convolution, forward passes apart."""
+        if expert.last_conv is None:
+            return 0.0
+        fn, variables, outputs, layers = expert_question(expert, "last_conv", outputs)
+        plan = ntk_plan(fn, variables, x, outputs=outputs, layers=layers)
+        return (plan.flops - plan.pass_flops) / 2
+
+    # What tells one computation from another
+
+    def _key(self, expert: Expert, x, with_kernel: bool) -> tuple[str, str]:
+        """Keys of the passes and of the kernel: weights, images as they enter, programs, layer, and what computes."""
+        if not self.cache:
+            return "", ""
+        where = f"{jax.__version__} {jax.devices()[0].platform} {jax.config.jax_enable_x64}"
+        programs = [self._program(fn, expert, x) for fn in (expert.apply_fn, expert.features_fn, expert.taps_fn) if fn is not None]
+        passes = key_of("passes", where, digest_of_params(expert.variables), np.asarray(x), *programs)
+        if not with_kernel:
+            return passes, ""
+        fn = expert.features_fn if expert.head is None and expert.features_fn is not None else expert.apply_fn
+        return passes, key_of("gradient kernel", passes, repr(expert.last_conv), repr(expert.head), self._program(fn, expert, x, gradient=True))
+
+    def _program(self, fn, expert: Expert, x, gradient: bool = False) -> str:
+        def known(params, state, x):
+            return fn({"params": params, **state}, x, *([None] if fn is expert.taps_fn else []))
+
+        def differentiated(params, state, x):
+            return jax.grad(lambda p: known(p, state, x).sum())(params)
+
+        shapes = jax.tree.map(lambda leaf: (np.shape(leaf), str(np.result_type(leaf))), expert.variables)
+        memory = (fn, gradient, fn is expert.taps_fn, np.shape(x)[1:], str(shapes))
+        if memory not in self._programs:
+            self._programs[memory] = digest_of_program(differentiated if gradient else known, expert.params, dict(expert.state), x[:1])
+        return self._programs[memory]
+
+    # What is known from elsewhere
+
+    def _reference_features(self) -> np.ndarray | str:
+        if self._of_reference is None:
+            with timed(self.seconds, "reference"):
+                self._of_reference = self._features_of_reference()
+        return self._of_reference
+
+    def _features_of_reference(self) -> np.ndarray | str:
+        reference, key = self.reference, None
+        try:
+            if not isinstance(reference, Expert):
+                if self.cache:
+                    content = (part for image in self.task.images for part in (str(np.shape(image)), np.asarray(image)))
+                    key = key_of("reference", reference, str(self.seed), np.asarray(self.task.labels), self.sample.indices, *content)
+                    known = self.cache.get(key)
+                    if known is not None:
+                        return known["features"]
+                reference = trained_reference(self.task, reference, seed=self.seed, progress=self.progress)
+            passed = self._passed(reference, self._network_inputs(reference), False, {})[0]
+        except DataError:
+            raise
+        except NtkSelectError as error:
+            return f"The reference network of RSA and DDS could not be had: {error}"
+        if "features" not in passed:
+            return f"The reference network {reference.name!r} has no features_fn. Type: rank(..., reference=Expert(..., features_fn=...))"
+        features = passed["features"].array
+        if key is not None:
+            self.cache.put(key, {"features": features})
+        return features
+
+    def _from_card(self, name: str, expert: Expert, inputs: dict[str, Any], reasons: dict[str, str]) -> None:
+        card, source = expert.card, expert.source
+        for key, value in (("source_size", card and card.num_images), ("source_accuracy", card and card.test_accuracy)):
+            if key in self.needs:
+                self._give(inputs, reasons, key, f"The card of expert {name!r} does not name it." if value is None else value)
+        if "accuracies_elsewhere" in self.needs:
+            known = self.elsewhere.get(name)
+            sentence = "No accuracy on another task was given. Type: rank(..., measured={expert: {task: accuracy}}), or --measured FILE.json"
+            self._give(inputs, reasons, "accuracies_elsewhere", sentence if known is None else known)
+        if not self.needs & {"source_means", "own_source_means"}:
+            return
+        counts = np.unique(self.task.labels, return_counts=True)[1]
+        inputs |= {"class_counts": counts} | ({} if source is None else {"source_counts": source.class_counts})
+        unknown = f"Expert {name!r} has no source statistics: class means and counts of the data it was trained on."
+        own = None if source is None else source.class_means
+        self._give(inputs, reasons, "own_source_means", unknown if own is None else own)
+        if source is None or source.reference_class_means is None or source.reference is None:
+            reasons["source_means"] = unknown if source is None else f"The extractor behind the source means of expert {name!r} is not at hand."
+            return
+        features = self._features_of_extractor(source)
+        self._give(inputs, reasons, "source_means", features if isinstance(features, str) else source.reference_class_means)
+        if not isinstance(features, str):
+            self.extractors[source.reference_name] = None
+            inputs["domain_features"] = features
+
+    def _features_of_extractor(self, source) -> np.ndarray | str:
+        """Pre-logits of the extractor that made the source means: once for all experts that share it."""
+        if source.reference not in self._of_extractor:
+            with timed(self.seconds, "extractor"):
+                try:
+                    extractor = source.reference()
+                    found = self._passed(extractor, self._network_inputs(extractor), False, {})[0].get("features")
+                    found = f"The extractor {source.reference_name!r} has no features_fn." if found is None else found.array
+                except DataError:
+                    raise
+                except NtkSelectError as error:
+                    found = f"The extractor {source.reference_name!r} cannot be used: {error}"
+            self._of_extractor[source.reference] = found
+        return self._of_extractor[source.reference]
+
+
+def _source_probs(expert: Expert, logits: np.ndarray) -> np.ndarray | str:
+    if expert.head is None:
+        return f"Expert {expert.name!r} has no head, so that it predicts no source classes. nleep asks the same without one."
+    if logits.shape[1] < 2:
+        return f"The head of expert {expert.name!r} has a single output, which tells no source classes apart."
+    return softmax(logits.astype(np.float64), axis=1)
+
+
+def _elsewhere(measured: Mapping[str, Mapping[str, float]], task: str) -> dict[str, np.ndarray]:
+    """For each expert its accuracies on the other tasks, those on which all of `measured` were tried."""
+    common = set.intersection(*(set(row) - {task} for row in measured.values())) if measured else set()
+    return {name: np.array([row[other] for other in sorted(common)]) for name, row in measured.items()}
+
+
+@contextmanager
+def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
+    """Adds the time of a block to `seconds[step]`."""
+    began = time.perf_counter()
+    yield
+    seconds[step] = seconds.get(step, 0.0) + time.perf_counter() - began

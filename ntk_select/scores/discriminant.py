@@ -1,0 +1,53 @@
+"""Linear discriminant analysis with a shrunk covariance within the classes: what several scores are built on."""
+
+import math
+
+import numpy as np
+import scipy.linalg
+from jaxtyping import Float, Int
+from scipy.special import softmax
+
+from ntk_select.scores.features import Features, class_means
+
+COLLAPSED = 1e-10
+"""Share of the whole variance that stands for no variance within the classes, so that collapsed classes have posteriors."""
+LEAST = 1e-10
+
+
+def unit_rows(features: Features) -> Float[np.ndarray, "n k"]:
+    """Principal coordinates, scaled so that an image's squared distance from the mean is 1 on average."""
+    values = features.svd.values
+    return features.svd.coordinates * np.sqrt(len(features) / (values**2).sum())
+
+
+def within(rows: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], counts: Int[np.ndarray, " c"]) -> Float[np.ndarray, "k k"]:
+    """Covariance within the classes, their mean by share."""
+    residual = rows - class_means(rows, labels, counts)[labels]
+    return residual.T @ residual / len(rows)
+
+
+def shrinkage_by_norm(covariance: Float[np.ndarray, "k k"]) -> float:
+    """exp(-5 times the largest eigenvalue), at least 1e-10: classes that overlap less are shrunk more."""
+    last = len(covariance) - 1
+    return max(math.exp(-5 * scipy.linalg.eigvalsh(covariance, subset_by_index=[last, last])[0]), LEAST)
+
+
+def shrunk(covariance: Float[np.ndarray, "k k"], amount: float, whole: float, width: int) -> Float[np.ndarray, "k k"]:
+    """(1 - amount) covariance + amount * its mean variance. `whole`: trace of the whole covariance; `width`: features, of which the k
+    directions are those that vary."""
+    mean = max(np.trace(covariance), COLLAPSED * whole) / width
+    return (1 - amount) * covariance + np.eye(len(covariance)) * max(amount * mean, 1e-12 * whole / width)
+
+
+def posteriors(
+    rows: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], counts: Int[np.ndarray, " c"], covariance: Float[np.ndarray, "k k"]
+) -> Float[np.ndarray, "n c"]:
+    """Probability of each class, Gaussians with this one covariance and the classes' shares as priors."""
+    means = class_means(rows, labels, counts)
+    weights = scipy.linalg.cho_solve(scipy.linalg.cho_factor(covariance), means.T)
+    return softmax(rows @ weights - 0.5 * (means * weights.T).sum(axis=1) + np.log(counts / counts.sum()), axis=1)
+
+
+def of_own_class(probabilities: Float[np.ndarray, "n c"], labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Probability of each image's own class."""
+    return probabilities[np.arange(len(labels)), labels]

@@ -1,0 +1,141 @@
+"""What do several scores ask of the same features? Each decomposition is computed once, when it is first needed."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import scipy.linalg
+from jaxtyping import Float, Int, Num
+
+from ntk_select.errors import TaskError, UndefinedScoreError
+from ntk_select.kernels import CONSTANT, checked_features, checked_labels
+
+
+class Decomposition(NamedTuple):
+    """Thin SVD, left and right vectors as columns and rows, cut to the numerical rank k: F = left @ diag(values) @ right."""
+
+    left: Float[np.ndarray, "n k"]
+    values: Float[np.ndarray, " k"]
+    right: Float[np.ndarray, "k d"]
+
+    @property
+    def coordinates(self) -> Float[np.ndarray, "n k"]:
+        """The rows along the right vectors: principal components where the features were centred."""
+        return self.left * self.values
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Features (n, d) of a probe sample, in float64. Every score takes them in place of the plain array.
+
+    Args:
+      array: one row an image.
+      precision: relative rounding error of its numbers; None for that of its type. Features that were computed in single precision are
+        known to single precision only, whatever their type is now.
+
+    Raises:
+      TaskError: not a finite array (n, d).
+    """
+
+    array: Num[np.ndarray, "n d"]
+    precision: float | None = None
+
+    def __post_init__(self):
+        given = np.asarray(self.array)
+        if self.precision is None:
+            object.__setattr__(self, "precision", float(np.finfo(np.float64 if given.dtype == np.float64 else np.float32).eps))
+        object.__setattr__(self, "array", checked_features(given))
+
+    def __len__(self):
+        return len(self.array)
+
+    def take(self, rows: Int[np.ndarray, " m"]) -> "Features":
+        """Of some of the images."""
+        return Features(self.array[rows], self.precision)
+
+    @property
+    def width(self) -> int:
+        """Number of features, d."""
+        return self.array.shape[1]
+
+    @cached_property
+    def centred(self) -> Float[np.ndarray, "n d"]:
+        """Without the column means."""
+        return self.array - self.array.mean(axis=0)
+
+    @cached_property
+    def constant(self) -> bool:
+        """Whether all images have the same features."""
+        return not (self.centred**2).sum() > CONSTANT * (self.array**2).sum()
+
+    @cached_property
+    def plain_svd(self) -> Decomposition:
+        """Of the features as they are. Values below max(n, d) eps times the largest are taken for rounding noise."""
+        return self._decomposed(self.array)
+
+    @cached_property
+    def svd(self) -> Decomposition:
+        """Of the centred features. Signs are such that the row largest in a component is positive there."""
+        return self._decomposed(self.centred)
+
+    def _decomposed(self, array: np.ndarray) -> Decomposition:
+        left, values, right = scipy.linalg.svd(array, full_matrices=False, check_finite=False)
+        # Centring can leave noise at the scale of what was subtracted.
+        scale = max(values[0], np.linalg.norm(self.array) / np.sqrt(min(self.array.shape)))
+        rank = int((values > scale * max(array.shape) * self.precision).sum())
+        left, values, right = left[:, :rank], values[:rank], right[:rank]
+        signs = np.where(left[np.abs(left).argmax(axis=0), np.arange(rank)] < 0, -1.0, 1.0)
+        return Decomposition(left * signs, values, right * signs[:, None])
+
+
+def as_features(features: Num[np.ndarray, "n d"] | Features) -> Features:
+    """The same, with its decompositions to come. Raises TaskError."""
+    return features if isinstance(features, Features) else Features(features)
+
+
+class Labelled(NamedTuple):
+    """Features with labels 0 .. c - 1, every class present, and the number of images of each."""
+
+    features: Features
+    labels: Int[np.ndarray, " n"]
+    counts: Int[np.ndarray, " c"]
+
+
+def labelled(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n"]) -> Labelled:
+    """What every score of features and labels starts from.
+
+    Raises:
+      TaskError: shapes that do not fit, or features that are not finite.
+      UndefinedScoreError: one class only, one image in every class, or the same features for all images.
+    """
+    features = as_features(features)
+    ids, counts = checked_classes(labels, len(features), "rows of features")
+    if features.constant:
+        raise UndefinedScoreError("The features are constant over all images (or zero), so that they tell no class from another.")
+    return Labelled(features, ids, counts)
+
+
+def checked_classes(labels: Int[np.ndarray, " n"], n: int, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Labels renumbered to 0 .. c - 1 and the images of each class. Absent ids leave no empty class. Raises as `labelled`."""
+    labels = checked_labels(labels)
+    if len(labels) != n:
+        raise TaskError(f"There are {n} {what} for {len(labels)} labels.")
+    ids, counts = np.unique(labels, return_inverse=True, return_counts=True)[1:]
+    if len(counts) == 1:
+        raise UndefinedScoreError("All examples are of one class; a score needs two.")
+    if counts.max() == 1:
+        raise UndefinedScoreError("Every class has one image only, so that nothing can be seen of what a class has in common.")
+    return ids, counts
+
+
+def class_means(rows: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], counts: Int[np.ndarray, " c"]) -> Float[np.ndarray, "c k"]:
+    """Mean of the rows of each class."""
+    order = np.argsort(labels, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    return np.add.reduceat(rows[order], starts, axis=0) / counts[:, None]
+
+
+def one_hot(labels: Int[np.ndarray, " n"], classes: int) -> Float[np.ndarray, "n c"]:
+    """1 at the label, 0 elsewhere."""
+    return (labels[:, None] == np.arange(classes)).astype(np.float64)

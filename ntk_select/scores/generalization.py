@@ -1,0 +1,46 @@
+"""Equation 4: how well should the linearised network generalise?"""
+
+import numpy as np
+from jaxtyping import Int, Num
+
+from ntk_select.errors import TaskError, UndefinedScoreError
+from ntk_select.scores.features import Features, as_features, checked_classes, one_hot
+from ntk_select.scores.record import ScoreResult
+
+
+def generalization(gradient_kernel: Num[np.ndarray, "n n"], labels: Int[np.ndarray, " n"]) -> ScoreResult:
+    """Y' (Theta + r)^-1 Y / n with one-hot labels, Theta in units of its mean eigenvalue, and the ridge r = 1e-4 of it.
+
+    Args:
+      gradient_kernel: of the last convolution, or any other kernel.
+      labels: class ids, any integers.
+
+    Returns:
+      0 to 1e4, lower is better; unchanged by the scale of the kernel (as printed, without units, it says mostly how large the
+      gradients are, and told nothing of test errors). Detail `bound`: sqrt(2 value), what Arora et al. bound the test loss of a
+      two-layer network by; for others it is no bound.
+
+    Raises:
+      TaskError: shapes that do not fit.
+      UndefinedScoreError: a kernel of trace zero, one class only, one image in every class.
+
+    Reference: Deshpande et al. 2021, eq. 4; Arora et al. 2019.  Cost: O(n^3).
+    """
+    from ntk_select.linearized.theory import generalization_score
+
+    kernel = np.asarray(gradient_kernel, np.float64)
+    ids, counts = checked_classes(labels, len(kernel), "rows of the kernel")
+    if kernel.shape != (len(ids), len(ids)):
+        raise TaskError(f"The kernel has shape {kernel.shape} for {len(ids)} labels; it must be ({len(ids)}, {len(ids)}).")
+    mean = np.trace(kernel) / len(ids)
+    if not mean > 0:
+        raise UndefinedScoreError("The kernel has trace zero: no gradient, nothing to learn with.")
+    found = generalization_score(kernel / mean, one_hot(ids, len(counts)))
+    value = found.value / len(ids)
+    return ScoreResult(value, details={"bound": float(np.sqrt(2 * value))})
+
+
+def generalization_features(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n"]) -> ScoreResult:
+    """`generalization` of the feature kernel, which is the kernel of the last layer alone."""
+    features = as_features(features)
+    return generalization(features.array @ features.array.T, labels)

@@ -1,0 +1,75 @@
+"""H-score: how much of the features' variance, whitened, lies between the classes?"""
+
+import numpy as np
+from jaxtyping import Float, Int, Num
+
+from ntk_select.errors import UndefinedScoreError
+from ntk_select.scores.features import Features, class_means, labelled
+from ntk_select.scores.record import ScoreResult
+
+
+def hscore(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n"]) -> ScoreResult:
+    """tr(Sigma^+ Sigma_between): variance between class means in units of the whole variance, summed over directions.
+
+    Args:
+      features: pre-logits.
+      labels: class ids, any integers.
+
+    Returns:
+      0 to min(rank, c - 1), higher is better; unchanged by invertible linear maps and shifts. Detail `by_chance`: its exact
+      mean over all ways to deal out the labels, rank (c - 1) / (n - 1), which is most of the score unless n is far above d.
+
+    Raises:
+      UndefinedScoreError: the centred features have rank n - 1 (n <= d + 1 images in general position): the score is then c - 1 for
+        every expert, whatever its features. Also one class only, one image in every class, constant features.
+
+    Reference: Bao et al. 2019, An information-theoretic approach to transferability.  Cost: O(n d min(n, d)).
+    """
+    features, ids, counts = labelled(features, labels)
+    n, classes, rank = len(ids), len(counts), len(features.svd.values)
+    if rank >= n - 1:
+        raise UndefinedScoreError(
+            f"{n} images span all directions of their features ({features.width}), where the H-score is {classes - 1} for every expert. "
+            f"Use more than {features.width + 1} images, or hscore_shrinkage."
+        )
+    value = float(_between(features, ids, counts).sum())
+    return ScoreResult(min(value, float(min(rank, classes - 1))), details={"by_chance": rank * (classes - 1) / (n - 1)})
+
+
+def hscore_shrinkage(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n"]) -> ScoreResult:
+    """The H-score with the covariance of Ledoit and Wolf, which stays meaningful where images are few.
+
+    With intensity a and Sigma_a = (1 - a) S + a (tr S / d) I: (1 - a) tr(Sigma_a^-1 Sigma_between).
+
+    Args:
+      features, labels: as for `hscore`.
+
+    Returns:
+      0 to c - 1 (times n / (n - 1): the two covariances are not divided alike), higher is better; unchanged by scales, rotations
+      and shifts. Detail `shrinkage`: a.
+
+    Raises:
+      UndefinedScoreError: one class only, one image in every class, constant features.
+
+    Reference: Ibrahim et al. 2021, Newer is not always better; Ledoit & Wolf 2004.  Cost: O(n d min(n, d)).
+    """
+    features, ids, counts = labelled(features, labels)
+    n, variances = len(ids), features.svd.values**2 / len(ids)
+    a, mean = ledoit_wolf(features)
+    whitened = variances * n / (n - 1) * _between(features, ids, counts) / ((1 - a) * variances + a * mean)
+    return ScoreResult(float((1 - a) * whitened.sum()), details={"shrinkage": a})
+
+
+def ledoit_wolf(features: Features) -> tuple[float, float]:
+    """Intensity of the shrinkage, 0 to 1, and the mean variance that is shrunk towards."""
+    n, d = features.array.shape
+    variances = features.svd.values**2 / n
+    mean = variances.sum() / d
+    spread = ((variances**2).sum() - d * mean**2) / d
+    noise = (((features.centred**2).sum(axis=1) ** 2).sum() / n - (variances**2).sum()) / (n * d)
+    return (float(np.clip(noise / spread, 0, 1)) if spread > 0 else 0.0), float(mean)
+
+
+def _between(features: Features, ids: np.ndarray, counts: np.ndarray) -> Float[np.ndarray, " k"]:
+    """Along each principal direction, the share of the variance that lies between the classes."""
+    return (counts[:, None] * class_means(features.svd.left, ids, counts) ** 2).sum(axis=0)

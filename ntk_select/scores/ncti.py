@@ -1,0 +1,56 @@
+"""NCTI: how far have the features gone towards neural collapse on the task, compared within the zoo?"""
+
+import math
+
+import numpy as np
+import scipy.linalg
+from jaxtyping import Int, Num
+
+from ntk_select.scores.discriminant import of_own_class, posteriors, shrunk, within
+from ntk_select.scores.features import Features, class_means, labelled
+from ntk_select.scores.zoo import column, min_max
+
+COMPONENTS = 64
+SHRINKING = 32
+LEAST = 1e-10
+
+
+def ncti_terms(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n"]) -> dict[str, float]:
+    """The three parts of NCTI for one expert, after the first 64 principal components (or all, where there are fewer).
+
+    The covariance within classes is shrunk by exp(-variance of the first 32 components). `nuclear`: nuclear norm of the images along the
+    discriminant axes; `posterior`: mean posterior of the true class; `collapse`: log of the sum over classes of the nuclear
+    norms of their posteriors (small where a class's images are answered alike).
+
+    Args:
+      features: pre-logits; the shrinkage is of their scale, as published.
+      labels: class ids, any integers.
+
+    Raises:
+      UndefinedScoreError: one class only, one image in every class, constant features.
+
+    Reference: Wang et al. 2023, How far pre-trained models are from neural collapse on the target dataset informs their
+    transferability.  Cost: O(n d min(n, d) + n c^2).
+    """
+    features, ids, counts = labelled(features, labels)
+    rows = features.svd.coordinates[:, :COMPONENTS]
+    variances = (rows**2).sum(axis=0) / (len(ids) - 1)
+    amount = max(math.exp(-variances[:SHRINKING].sum()), LEAST)
+    whole = float((rows**2).sum() / len(ids))
+    covariance = shrunk(within(rows, ids, counts), amount, whole, rows.shape[1])
+    means = class_means(rows, ids, counts)
+    between = (means.T * counts) @ means / len(ids)
+    axes = scipy.linalg.eigh(between, covariance)[1][:, ::-1][:, : min(len(counts) - 1, rows.shape[1])]
+    found = posteriors(rows, ids, counts, covariance)
+    own = [scipy.linalg.svdvals(found[ids == label]).sum() for label in range(len(counts))]
+    return {
+        "nuclear": float(scipy.linalg.svdvals(rows @ axes).sum()),
+        "posterior": float(of_own_class(found, ids).mean()),
+        "collapse": math.log(sum(own)),
+    }
+
+
+def ncti(terms) -> np.ndarray:
+    """nuclear + posterior - collapse, each stretched to 0 .. 1 over the experts. Raises UndefinedScoreError where all are equal."""
+    scaled = min_max(terms)
+    return column(scaled, "nuclear") + column(scaled, "posterior") - column(scaled, "collapse")

@@ -1,0 +1,56 @@
+"""PARC: are images of different classes further apart than images of one?"""
+
+import numpy as np
+from jaxtyping import Int, Num
+from scipy.stats import rankdata
+
+from ntk_select.errors import ConfigError, UndefinedScoreError
+from ntk_select.scores.dissimilarity import correlation_distances, pairs, standardised
+from ntk_select.scores.features import Features, labelled
+from ntk_select.scores.record import ScoreResult
+
+COMPONENTS = 32
+
+
+def parc(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n"], *, components: int | None = COMPONENTS) -> ScoreResult:
+    """100 times the Spearman correlation, over pairs of images, of dissimilar features (1 - Pearson) with different labels.
+
+    Args:
+      features: pre-logits; every feature gets mean 0 and variance 1, then the first principal components are kept.
+      labels: class ids, any integers.
+      components: how many, from 2; None for all.
+
+    Returns:
+      -100 to 100, higher is better; unchanged by scales and shifts of single features. As labels only say same or different, it equals
+      100 (2 AUC - 1) sqrt(3 q (1 - q)) where ties are rare, q the share of pairs of one class: its largest value shrinks as classes
+      become many (17 for 100 balanced ones), so compare within one task only. Details: `auc`, the probability that a pair of
+      different classes is further apart than one of the same, and `largest`, the score at an auc of 1.
+
+    Raises:
+      UndefinedScoreError: fewer than 2 features that change, one class only, one image in every class, constant features, or an
+        image whose components are all equal.
+      ConfigError: `components` is below 2.
+
+    Reference: Bolya et al. 2021, Scalable diverse model selection for accessible transfer learning.
+    Cost: O(n d min(n, d) + n^2 log n).
+    """
+    if components is not None and components < 2:
+        raise ConfigError(f"parc: components={components!r} must be at least 2, or None.")
+    features, ids, _ = labelled(features, labels)
+    rows = standardised(features)
+    if rows.shape[1] < 2:
+        raise UndefinedScoreError("One feature alone has no correlation over features; two that change are needed.")
+    if components is not None and components < min(rows.shape[0] - 1, rows.shape[1]):
+        rows = Features(rows).svd.coordinates[:, :components]
+    ranks = rankdata(pairs(correlation_distances(rows)))
+    different = pairs(ids[:, None] != ids)
+    far, near = int(different.sum()), int((~different).sum())
+    auc = (ranks[different].sum() - far * (far + 1) / 2) / (far * near)
+    spread = ranks.std()
+    if spread == 0:
+        raise UndefinedScoreError("All pairs of images are equally far apart, so that there is nothing to rank.")
+    share = far / (far + near)
+    # Pearson's correlation of ranks with a 0/1 variable: difference of the two mean ranks.
+    value = (auc - 0.5) * (far + near) * np.sqrt(share * (1 - share)) / spread
+    largest = 0.5 * (far + near) * np.sqrt(share * (1 - share)) / spread
+    return ScoreResult(100 * float(np.clip(value, -1, 1)), details={"auc": float(auc), "largest": 100 * float(min(largest, 1))})

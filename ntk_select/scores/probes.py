@@ -1,0 +1,96 @@
+"""Proxies that classify: nearest neighbours and a linear probe, each judged by leaving one image out."""
+
+import numpy as np
+from jaxtyping import Float, Int, Num
+
+from ntk_select.errors import ConfigError, UndefinedScoreError
+from ntk_select.scores.features import Features, labelled, one_hot
+from ntk_select.scores.record import ScoreResult
+
+TIE = 1e-9
+"""Distances closer than this, relatively, are equal."""
+STRENGTHS = np.logspace(-6, 3, 28)
+"""Ridges that the probe tries, in units of the mean variance of a direction."""
+
+
+def knn(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n"], *, neighbours: int = 1) -> ScoreResult:
+    """Accuracy of k-nearest-neighbour classification with Euclidean distance, every image judged by all others.
+
+    Args:
+      features: pre-logits.
+      labels: class ids, any integers.
+      neighbours: k. Images tied for the last place share it, and classes tied for most votes share the answer, so that the order of
+        the images plays no part.
+
+    Returns:
+      0 to 1, higher is better; unchanged by scales, rotations and shifts. Details: `balanced`, the mean over classes, and `majority`, the
+      share of the largest class: what always answering with it achieves.
+
+    Raises:
+      UndefinedScoreError: no more images than `neighbours`, one class only, one image in every class, constant features.
+      ConfigError: `neighbours` is below 1.
+
+    Reference: Bolya et al. 2021 (1-NN as a baseline).  Cost: O(n^2 d).
+    """
+    if neighbours < 1:
+        raise ConfigError(f"knn: neighbours={neighbours!r} must be at least 1.")
+    features, ids, counts = labelled(features, labels)
+    if len(ids) <= neighbours:
+        raise UndefinedScoreError(f"{len(ids)} images have no {neighbours} neighbours each.")
+    rows = features.centred
+    squares = (rows**2).sum(axis=1)
+    distances = np.maximum(squares[:, None] + squares - 2 * rows @ rows.T, 0)
+    np.fill_diagonal(distances, np.inf)
+    last = np.partition(distances, neighbours - 1, axis=1)[:, neighbours - 1 : neighbours]
+    margin = TIE * (last + squares[:, None])  # of cancellation in the differences
+    surely = distances < last - margin
+    tied = ~surely & (distances <= last + margin)
+    weights = surely + tied * ((neighbours - surely.sum(axis=1, keepdims=True)) / tied.sum(axis=1, keepdims=True))
+    votes = weights @ one_hot(ids, len(counts))
+    winners = votes >= votes.max(axis=1, keepdims=True) - 1e-9
+    return _accuracy(winners / winners.sum(axis=1, keepdims=True), ids, counts)
+
+
+def linear_probe(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n"]) -> ScoreResult:
+    """Accuracy of ridge classification, every image judged by the fit to all others, at the ridge with the least such error.
+
+    One target of 0 or 1 a class, a free bias. The fits without one image follow exactly from the fit to all.
+
+    Args:
+      features: pre-logits.
+      labels: class ids, any integers.
+
+    Returns:
+      0 to 1, higher is better; unchanged by scales, rotations and shifts. Details: `balanced` and `majority` as for `knn`; `ridge`, in units
+      of the mean variance of a direction, chosen among 28 from 1e-6 to 1e3 by the squared error left out (a little optimistic).
+
+    Raises:
+      UndefinedScoreError: one class only, one image in every class, constant features.
+
+    Reference: Allen 1974 (PRESS); ridge probes in Kornblith et al. 2019, Do better ImageNet models transfer better?
+    Cost: O(n d min(n, d)), then O(n k c) for each ridge.
+    """
+    features, ids, counts = labelled(features, labels)
+    left, variances = features.svd.left, features.svd.values**2
+    targets = one_hot(ids, len(counts))
+    along, mean = left.T @ targets, targets.mean(axis=0)
+    best = (np.inf, 0.0, None)
+    for strength in STRENGTHS:
+        kept = variances / (variances + strength * variances.mean())
+        residual = targets - mean - left @ (kept[:, None] * along)
+        leverage = 1 / len(ids) + (left**2) @ kept
+        left_out = residual / np.maximum(1 - leverage, 1e-12)[:, None]
+        error = float((left_out**2).mean())
+        if error < best[0]:
+            best = (error, float(strength), targets - left_out)
+    _, ridge, predicted = best
+    winners = predicted >= predicted.max(axis=1, keepdims=True) - TIE
+    result = _accuracy(winners / winners.sum(axis=1, keepdims=True), ids, counts)
+    return ScoreResult(result.value, details={**result.details, "ridge": ridge})
+
+
+def _accuracy(answers: Float[np.ndarray, "n c"], ids: np.ndarray, counts: np.ndarray) -> ScoreResult:
+    """From the share of each answer that each class has."""
+    right = answers[np.arange(len(ids)), ids]
+    balanced = np.bincount(ids, right) / counts
+    return ScoreResult(float(right.mean()), details={"balanced": float(balanced.mean()), "majority": float(counts.max() / counts.sum())})

@@ -1,0 +1,35 @@
+"""What do several tests of scores share? Two samples, and a package whose first import warns."""
+
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+
+class Sample(NamedTuple):
+    features: np.ndarray
+    labels: np.ndarray
+
+
+@pytest.fixture
+def separable() -> Sample:
+    """Four classes of 15, 8 features, three standard deviations apart; the order of the images tells nothing."""
+    rng = np.random.default_rng(1)
+    labels = rng.permutation(np.repeat(np.arange(4), 15))
+    return Sample(rng.normal(size=(60, 8)) + 3 * rng.normal(size=(4, 8))[labels], labels)
+
+
+@pytest.fixture
+def noise(separable) -> Sample:
+    """The same labels; features that know nothing of them."""
+    return Sample(np.random.default_rng(2).normal(size=(60, 8)), separable.labels)
+
+
+@pytest.fixture(scope="session")
+def transport():
+    """POT. Its source has an escape sequence that Python warns of when it compiles it, which here would be an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import ot
+    return ot
