@@ -6,12 +6,12 @@ from importlib.metadata import PackageNotFoundError, version
 from ntk_select import errors, scores
 from ntk_select.card import Card
 from ntk_select.engine import certify, ntk, ntk_plan, ntk_vector_product
-from ntk_select.expert import Expert, LastConv, Taps
+from ntk_select.expert import Expert, LastConv, SourceStatistics, Taps
 from ntk_select.gradients import gradient_kernel, gradient_sketch
 from ntk_select.kernels import feature_kernel, kernel_label_correlation, label_kernel
 from ntk_select.new_head import with_new_head
 from ntk_select.preprocess import Preprocess
-from ntk_select.ranking import Ranking, rank
+from ntk_select.ranking import Agreement, Ranking, agreement, rank
 from ntk_select.scores.lfc import lfc
 from ntk_select.scores.lgc import lgc
 from ntk_select.selfcheck import selfcheck
@@ -24,6 +24,7 @@ except PackageNotFoundError:
     __version__ = "0+unknown"
 
 __all__ = [
+    "Agreement",
     "Card",
     "Expert",
     "LastConv",
@@ -33,8 +34,10 @@ __all__ = [
     "Sketch",
     "SketchedKernel",
     "SketchedScore",
+    "SourceStatistics",
     "Taps",
     "Task",
+    "agreement",
     "certify",
     "errors",
     "feature_kernel",
@@ -55,12 +58,15 @@ __all__ = [
     "selfcheck",
     "sketch",
     "sketched_correlation",
+    "trained_reference",
     "with_new_head",
 ]
 
 
 def __getattr__(name: str):
-    """`linearized` is loaded when it is asked for: it needs optax and solvers of SciPy, which ranking does not."""
+    """Loaded when they are asked for: `linearized` and `trained_reference` need Optax and solvers of SciPy, which ranking does not."""
     if name == "linearized":
         return importlib.import_module("ntk_select.linearized")
+    if name == "trained_reference":
+        return importlib.import_module("ntk_select.reference").trained_reference
     raise AttributeError(f"module 'ntk_select' has no attribute {name!r}")

@@ -62,10 +62,10 @@ class Cache:
             return None
         file = self._file(key)
         try:
-            with np.load(file, allow_pickle=False) as stored:
-                arrays = dict(stored)
+            with open(file, "rb") as stream:
+                arrays = dict(np.load(stream, allow_pickle=False))
             os.utime(file)
-        except (OSError, ValueError, EOFError, KeyError, *_damage()):
+        except (OSError, ValueError, EOFError, KeyError, TypeError, NotImplementedError, *_damage()):
             return None
         return arrays
 

@@ -33,7 +33,7 @@ class Agreement:
     rankings: Float[np.ndarray, "s s"]
 
     def ordered(self) -> "Agreement":
-        """With scores that agree beside each other (average linkage); those without any correlation last."""
+        """With scores that agree beside each other (average linkage), without those that have no correlation with any other."""
         from scipy.cluster.hierarchy import leaves_list, linkage
         from scipy.spatial.distance import squareform
 
@@ -43,7 +43,6 @@ class Agreement:
             distance = 1 - np.nan_to_num(self.matrix[np.ix_(known, known)], nan=0.0)
             np.fill_diagonal(distance, 0)
             order = [known[place] for place in leaves_list(linkage(squareform((distance + distance.T) / 2, checks=False), "average", True))]
-        order = [*order, *(place for place in range(len(self.names)) if place not in order)]
         return Agreement(tuple(self.names[place] for place in order), self.matrix[np.ix_(order, order)], self.rankings[np.ix_(order, order)])
 
     def to_dict(self) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from ntk_select.gradients import expert_question, gradient_kernel
 from ntk_select.last_conv import pooled_kernel
 from ntk_select.preprocess import Preprocess
 from ntk_select.probe import forward, has_pooled_last_conv
-from ntk_select.reference import trained_reference
 from ntk_select.scores import Features
 from ntk_select.task import ProbeSample, Task
 
@@ -199,6 +198,8 @@ class Gatherer:
         return self._of_reference
 
     def _features_of_reference(self) -> np.ndarray | str:
+        from ntk_select.reference import trained_reference  # here, for it imports Optax
+
         reference, key = self.reference, None
         try:
             if not isinstance(reference, Expert):

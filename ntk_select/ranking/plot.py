@@ -53,7 +53,7 @@ def _places(figure, axis, ranking) -> None:
     image.cmap.set_bad("0.85")
     for (row, column), place in np.ndenumerate(places):
         if np.isfinite(place):
-            axis.text(column, row, f"{place:g}", ha="center", va="center", fontsize=6, color="white" if place < len(places) / 3 else "0.2")
+            axis.text(column, row, f"{place:g}", ha="center", va="center", fontsize=6, color="white" if place > 0.55 * len(places) else "0.2")
     axis.set_xticks(range(len(ranking.score_names)), [literal(name) for name in ranking.score_names], rotation=90)
     axis.tick_params(length=0)
     figure.colorbar(image, ax=axis, label="place by the score", shrink=0.8)

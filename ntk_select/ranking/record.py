@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import rankdata
-
 from ntk_select.errors import ConfigError, missing
 from ntk_select.files import write_atomically
 from ntk_select.scores import ScoreResult, Unavailable
+from ntk_select.scores.dissimilarity import ranked
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ class Ranking:
         """Place of each expert by one score, 1 the best, those that tie on the mean of their places; experts without it are absent."""
         sign = -1 if self.higher_is_better.get(name, True) else 1
         known = [expert for expert in self.experts if isinstance(expert.scores[name], ScoreResult)]
-        ranks = rankdata([sign * expert.scores[name].value for expert in known])
+        ranks = ranked([sign * expert.scores[name].value for expert in known])
         return {expert.name: float(rank) for expert, rank in zip(known, ranks, strict=True)}
 
     def __repr__(self):

@@ -18,12 +18,13 @@ def kernel_alignment(a: Num[np.ndarray, "n n"], b: Num[np.ndarray, "n n"], *, un
         many features lift every kernel.
 
     Returns:
-      0 to 1 for positive semi-definite kernels, -1 to 1 when unbiased; 1 if one is a multiple of the other. Unlike LFC it does not see a
+      0 to 1 for positive semi-definite kernels, -1 to 1 when unbiased; 1 if one is a positive multiple of the other. Unlike LFC it does not see a
       shift of the features.
 
     Raises:
       TaskError: not square, different sizes, or not finite.
-      UndefinedScoreError: a kernel that is constant over all images; unbiased, fewer than 4 images.
+      UndefinedScoreError: a kernel that is constant over all images; unbiased, fewer than 4 images, or a kernel whose entries are
+        sums a_i + a_j off the diagonal (labels with one class and a single other image).
 
     Reference: Cortes et al. 2012, eq. 5; Kornblith et al. 2019, Similarity of neural network representations revisited.
     Cost: O(n^2).
@@ -74,7 +75,9 @@ def cka_gradient(gradient_kernel: Num[np.ndarray, "n n"], labels: Int[np.ndarray
 def cka_features_gradient(features: Num[np.ndarray, "n d"] | Features, gradient_kernel: Num[np.ndarray, "n n"]) -> float:
     """Alignment of the feature kernel with the gradient kernel: how far LFC can stand for LGC. As `kernel_alignment`."""
     features = as_features(features)
-    return kernel_alignment(features.array @ features.array.T, gradient_kernel)
+    if features.constant:
+        raise UndefinedScoreError("The features are constant over all images (or zero), so that their kernel is like no other.")
+    return kernel_alignment(features.centred @ features.centred.T, gradient_kernel)
 
 
 def _centred(kernel: np.ndarray) -> np.ndarray:

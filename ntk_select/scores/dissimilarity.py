@@ -2,7 +2,6 @@
 
 import numpy as np
 from jaxtyping import Float, Num
-from scipy.stats import rankdata
 
 from ntk_select.errors import TaskError, UndefinedScoreError
 from ntk_select.scores.features import Features, as_features
@@ -20,7 +19,8 @@ def cosine_distances(rows: Float[np.ndarray, "n d"], scale: Float[np.ndarray, " 
     if flat.any():
         raise UndefinedScoreError(f"Image {int(np.argmax(flat))} has the same value in all its features, so that it correlates with no other.")
     unit = rows / norms[:, None]
-    return np.clip(1 - unit @ unit.T, 0, 2)
+    # Rounding would tell equal distances apart, which matters where they are ranked.
+    return np.round(np.clip(1 - unit @ unit.T, 0, 2), 12)
 
 
 def standardised(features: Features) -> Float[np.ndarray, "n d"]:
@@ -37,9 +37,16 @@ def pairs(matrix: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " m"]:
     return matrix[np.triu_indices(len(matrix), 1)]
 
 
+def ranked(values: Num[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
+    """Ranks from 1, those that tie with the mean of theirs."""
+    from scipy.stats import rankdata  # here, for it takes a third of a second to import
+
+    return rankdata(values)
+
+
 def spearman(a: Num[np.ndarray, " m"], b: Num[np.ndarray, " m"]) -> float:
     """Rank correlation with ties. Raises UndefinedScoreError where one side is constant."""
-    ranks = [rankdata(side) - (len(side) + 1) / 2 for side in (a, b)]
+    ranks = [ranked(side) - (len(side) + 1) / 2 for side in (a, b)]
     norms = [np.sqrt(side @ side) for side in ranks]
     if min(norms) == 0:
         raise UndefinedScoreError("All pairs of images are equally far apart, so that there is nothing to rank.")

@@ -1,10 +1,10 @@
 """Domain Similarity: how far is the expert's source data from the task's images?"""
 
 import math
+import warnings
 
 import numpy as np
 from jaxtyping import Float, Int, Num
-from scipy.spatial.distance import cdist
 
 from ntk_select.errors import ConfigError, TaskError, UndefinedScoreError, missing
 from ntk_select.kernels import checked_labels
@@ -63,11 +63,9 @@ def domain_similarity(
     ):
         if given != wanted:
             raise TaskError(f"{what} have shape {given}, not {wanted}: one row an image, one number a class, features of one extractor.")
-    try:
-        import ot
-    except ImportError as error:
-        raise missing("POT", "Domain Similarity") from error
+    from scipy.spatial.distance import cdist  # here, for it takes long to import
 
+    ot = _transport()
     from_classes, to_classes = counts >= min_images, weights >= min_images
     if not from_classes.any() or not to_classes.any():
         side = "source" if not from_classes.any() else "task"
@@ -77,6 +75,17 @@ def domain_similarity(
     masses = [side / side.sum() for side in (counts[from_classes], weights[to_classes])]
     distance = float(ot.emd2(*masses, cost))
     return ScoreResult(math.exp(-gamma * distance), details={"distance": distance})
+
+
+def _transport():
+    try:
+        with warnings.catch_warnings():
+            for kind in (SyntaxWarning, DeprecationWarning):  # of its docstrings, when Python compiles it for the first time
+                warnings.simplefilter("ignore", kind)
+            import ot
+    except ImportError as error:
+        raise missing("POT", "Domain Similarity") from error
+    return ot
 
 
 def domain_similarity_own(own_source_means, source_counts, features, labels, class_counts=None) -> ScoreResult:

@@ -1,7 +1,6 @@
 """LogME: how probable are the labels under a Bayesian linear model of the features?"""
 
 import numpy as np
-import scipy.optimize
 from jaxtyping import Int, Num
 
 from ntk_select.scores.features import Features, labelled, one_hot
@@ -29,6 +28,8 @@ def logme(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, "
 
     Reference: You et al. 2021, LogME, eq. 2 to 4.  Cost: O(n d min(n, d) + c k) with some fifty steps a class.
     """
+    from scipy.optimize import minimize_scalar  # here, for it takes long to import
+
     features, ids, counts = labelled(features, labels)
     n, targets = len(ids), one_hot(ids, len(counts))
     decomposition = features.plain_svd
@@ -46,7 +47,7 @@ def logme(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, "
 
         peak = int(on_grid[:, column].argmax())
         bounds = grid[max(peak - 1, 0)], grid[min(peak + 1, len(grid) - 1)]
-        found = scipy.optimize.minimize_scalar(negative, bounds=bounds, method="bounded", options={"xatol": 1e-7})
+        found = minimize_scalar(negative, bounds=bounds, method="bounded", options={"xatol": 1e-7})
         no_weights = -0.5 * n * np.log(counts[column] + NOISE)
         return max(-found.fun, on_grid[peak, column], no_weights)
 

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import scipy.optimize
 from jaxtyping import Int, Num
 from scipy.special import logsumexp
 
@@ -38,6 +37,8 @@ def pactran(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray,
 
     Reference: Ding et al. 2022, PACTran, section 4.3.  Cost: at most 200 steps of L-BFGS, O(n k c) each, k the rank.
     """
+    from scipy.optimize import minimize  # here, for it takes long to import
+
     for name, given in (("strength", strength), ("prior", prior)):
         if not 0 < given < math.inf:
             raise ConfigError(f"pactran: {name}={given!r} must be a positive number.")
@@ -59,7 +60,7 @@ def pactran(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray,
         return -logs[np.arange(n), ids].mean() + 0.5 * (weights[:k] ** 2).sum() / (strength * n), gradient.ravel()
 
     start = np.vstack([np.zeros((k, c)), np.log(counts / n)])
-    found = scipy.optimize.minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": MOST_STEPS, "gtol": 1e-6})
+    found = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": MOST_STEPS, "gtol": 1e-6})
     probabilities = np.exp(log_probabilities(found.x.reshape(k + 1, c)))
     curvature = ((rows**2).sum(axis=1) * (probabilities * (1 - probabilities)).sum(axis=1)).mean()
     flatness = prior * c / (2 * strength * n) * math.log1p(strength * n * curvature / (c * d))

@@ -2,10 +2,9 @@
 
 import numpy as np
 from jaxtyping import Int, Num
-from scipy.stats import rankdata
 
 from ntk_select.errors import ConfigError, UndefinedScoreError
-from ntk_select.scores.dissimilarity import correlation_distances, pairs, standardised
+from ntk_select.scores.dissimilarity import correlation_distances, pairs, ranked, standardised
 from ntk_select.scores.features import Features, labelled
 from ntk_select.scores.record import ScoreResult
 
@@ -16,19 +15,20 @@ def parc(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " 
     """100 times the Spearman correlation, over pairs of images, of dissimilar features (1 - Pearson) with different labels.
 
     Args:
-      features: pre-logits; every feature gets mean 0 and variance 1, then the first principal components are kept.
+      features: pre-logits; every feature gets mean 0 and variance 1. Where they span more than `components` directions, the first
+        principal components take their place.
       labels: class ids, any integers.
       components: how many, from 2; None for all.
 
     Returns:
-      -100 to 100, higher is better; unchanged by scales and shifts of single features. As labels only say same or different, it equals
+      -100 to 100, higher is better; unchanged by positive scales and by shifts of single features. As labels only say same or different, it equals
       100 (2 AUC - 1) sqrt(3 q (1 - q)) where ties are rare, q the share of pairs of one class: its largest value shrinks as classes
-      become many (17 for 100 balanced ones), so compare within one task only. Details: `auc`, the probability that a pair of
+      become many (17 for 100 large ones), so compare within one task only. Details: `auc`, the probability that a pair of
       different classes is further apart than one of the same, and `largest`, the score at an auc of 1.
 
     Raises:
       UndefinedScoreError: fewer than 2 features that change, one class only, one image in every class, constant features, or an
-        image whose components are all equal.
+        image whose components are all equal, or images that are all equally far apart.
       ConfigError: `components` is below 2.
 
     Reference: Bolya et al. 2021, Scalable diverse model selection for accessible transfer learning.
@@ -40,9 +40,10 @@ def parc(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " 
     rows = standardised(features)
     if rows.shape[1] < 2:
         raise UndefinedScoreError("One feature alone has no correlation over features; two that change are needed.")
-    if components is not None and components < min(rows.shape[0] - 1, rows.shape[1]):
-        rows = Features(rows).svd.coordinates[:, :components]
-    ranks = rankdata(pairs(correlation_distances(rows)))
+    if components is not None:
+        principal = Features(rows).svd.coordinates
+        rows = principal[:, :components] if components < principal.shape[1] else rows
+    ranks = ranked(pairs(correlation_distances(rows)))
     different = pairs(ids[:, None] != ids)
     far, near = int(different.sum()), int((~different).sum())
     auc = (ranks[different].sum() - far * (far + 1) / 2) / (far * near)

@@ -22,7 +22,7 @@ def rsa(features: Num[np.ndarray, "n d"] | Features, reference_features: Num[np.
       -1 to 1, higher is better; unchanged by positive scales of either side. Labels enter through the reference alone.
 
     Raises:
-      UndefinedScoreError: fewer than 3 images, or an image whose features are all equal.
+      UndefinedScoreError: fewer than 3 images, an image whose features are all equal, or images that are all equally far apart.
       TaskError: other numbers of images, or features that are not finite.
 
     Reference: Dwivedi & Roig 2019, Representation similarity analysis for efficient task taxonomy and transfer learning.
@@ -41,10 +41,11 @@ def dds(features: Num[np.ndarray, "n d"] | Features, reference_features: Num[np.
       distance: between images: "cosine" (best in the paper), "correlation", or "euclidean" (squared).
 
     Returns:
-      -1 to 1, higher is better, around 0 for networks that have nothing in common; unchanged by scales and shifts of single features.
+      -1 to 1, higher is better, around 0 for networks that have nothing in common; unchanged by
+      positive scales and by shifts of single features.
 
     Raises:
-      UndefinedScoreError: fewer than 4 images, or an image without direction.
+      UndefinedScoreError: fewer than 4 images, an image without direction, or images that are all equally far apart.
       TaskError: other numbers of images, or features that are not finite.
       ConfigError: `distance` is unknown.
 
@@ -61,9 +62,9 @@ def dds(features: Num[np.ndarray, "n d"] | Features, reference_features: Num[np.
         else:
             distances = (cosine_distances if distance == "cosine" else correlation_distances)(rows)
         sides.append(unbiased_centring(distances))
+        if np.linalg.norm(sides[-1]) <= 1e-10 * np.linalg.norm(distances):
+            raise UndefinedScoreError("All pairs of images are equally far apart, so that there is nothing to compare.")
     norms = [np.linalg.norm(side) for side in sides]
-    if min(norms) == 0:
-        raise UndefinedScoreError("All pairs of images are equally far apart, so that there is nothing to compare.")
     return float(np.clip((sides[0] * sides[1]).sum() / (norms[0] * norms[1]), -1, 1))
 
 

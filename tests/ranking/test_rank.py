@@ -1,7 +1,6 @@
 """Does rank order experts by what their features know, survive those that fail, and claim no more than it can?"""
 
 import re
-import sys
 from dataclasses import replace
 from functools import partial
 
@@ -12,9 +11,10 @@ from ntk_select.models.architectures import build, initialise, make_expert
 
 from ntk_select import Expert, Preprocess, Task, probe, probe_sample, rank
 from ntk_select.errors import ConfigError, DataError, ModelError, TaskError
+from ntk_select.ranking import inputs
 from ntk_select.ranking import rank as rank_function
 from ntk_select.scores import ScoreResult, Unavailable
-from ntk_select.scores.table import random_score
+from ntk_select.scores.baselines import random_score
 
 CLASSES, SIDE = 3, 4
 
@@ -312,8 +312,10 @@ def test_absent_and_single_image_classes_are_warned_of(zoo):
 
 
 def test_seconds_are_kept_by_step(zoo, task):
-    row = rank(zoo, task, draws=0).experts[0]
-    assert list(row.seconds) == ["load", "preprocess", "forward", "kernel", "scores"]
+    row = rank(zoo, task, draws=20).experts[0]
+    assert list(row.seconds) == ["load", "preprocess", "cache", "forward", "backward", "scores", "intervals"]
+    assert list(row.score_seconds) == ["lfc", "lgc"]
+    assert row.seconds["scores"] == pytest.approx(sum(row.score_seconds.values()))
     assert row.total_seconds == pytest.approx(sum(row.seconds.values()))
     assert min(row.seconds.values()) >= 0
 
@@ -324,8 +326,8 @@ def test_seconds_are_kept_by_step(zoo, task):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"scores": ("lcf",)}, ConfigError, "Score 'lcf' is unknown. Did you mean .*'lfc'.*Allowed: lfc, lgc, random"),
-        ({"scores": ()}, ConfigError, "No score was named. Allowed: lfc"),
+        ({"scores": ("lcf",)}, ConfigError, "Score 'lcf' is unknown. Did you mean .*'lfc'.*Allowed: all, best_elsewhere"),
+        ({"scores": ()}, ConfigError, "No score was named. Allowed: best_elsewhere"),
         ({"draws": 19}, ConfigError, "draws is 19; it must be 0"),
         ({"draws": -1}, ConfigError, "draws is -1"),
         ({"batch_size": 0}, ConfigError, "batch_size is 0; it must be at least 1"),
@@ -368,7 +370,7 @@ def resnet():
 
 
 def test_one_forward_pass_serves_lfc_and_lgc(resnet, task, monkeypatch):
-    passed, one_pass = [], probe._with_pooled_tail
+    passed, one_pass = [], probe._to_pooled_tail
 
     def counted(taps_fn, last_conv, variables, x):
         passed.append(len(x))
@@ -377,7 +379,7 @@ def test_one_forward_pass_serves_lfc_and_lgc(resnet, task, monkeypatch):
     def another(*_):
         pytest.fail("a second kind of pass was made")
 
-    monkeypatch.setattr(probe, "_with_pooled_tail", counted)
+    monkeypatch.setattr(probe, "_to_pooled_tail", counted)
     for module, name in ((probe, "_call"), (probe, "_logits_and_features")):
         monkeypatch.setattr(module, name, another)
     ranking = rank([resnet], task, ("lfc", "lgc"), per_class=10, batch_size=16, draws=20)
@@ -428,8 +430,7 @@ def test_an_expensive_exact_kernel_is_not_begun_but_explained(task, monkeypatch)
     shapes = jax.eval_shape(partial(initialise, network, size=63), jax.random.key(0))
     variables = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.01, np.float32), shapes)
     expert = make_expert("alexnet", network, variables, preprocess=Preprocess(63))
-    # By sys.modules: the name ntk_select.ranking.rank is the function's.
-    monkeypatch.setattr(sys.modules["ntk_select.ranking.rank"], "MAX_PRODUCTS", 1e6)
+    monkeypatch.setattr(inputs, "MAX_PRODUCTS", 1e6)
     (row,) = rank([expert], task, ("lgc",), per_class=2, draws=0).experts
     n = len(probe_sample(task, per_class=2))
     needed = float(re.search(r"needs (\S+) products", row.scores["lgc"].reason)[1])

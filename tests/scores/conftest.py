@@ -1,6 +1,5 @@
-"""What do several tests of scores share? Two samples, and a package whose first import warns."""
+"""What do several tests of scores share? Two samples of the same labels."""
 
-import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -24,12 +23,3 @@ def separable() -> Sample:
 def noise(separable) -> Sample:
     """The same labels; features that know nothing of them."""
     return Sample(np.random.default_rng(2).normal(size=(60, 8)), separable.labels)
-
-
-@pytest.fixture(scope="session")
-def transport():
-    """POT. Its source has an escape sequence that Python warns of when it compiles it, which here would be an error."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import ot
-    return ot

@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from ntk_select.errors import ConfigError, MissingDependencyError, TaskError, UndefinedScoreError
 from ntk_select.scores.domain_similarity import domain_similarity, domain_similarity_own
 
-pytestmark = pytest.mark.usefixtures("transport")
-
 
 def by_linear_program(source, source_counts, means, counts):
     """Least sum of flow times Euclidean distance; rows and columns of the flow sum to the shares of images."""

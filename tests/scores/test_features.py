@@ -88,7 +88,7 @@ def test_every_score_takes_features_for_the_array_and_leaves_it_as_it_was(separa
     assert (separable.features == before).all()
 
 
-def test_domain_similarity_takes_features_for_both_arrays(separable, transport):
+def test_domain_similarity_takes_features_for_both_arrays(separable):
     means = Features(np.eye(8)[:3])
     found = domain_similarity(means, [9, 9, 9], Features(separable.features), separable.labels)
     assert found == domain_similarity(means.array, [9, 9, 9], *separable)
@@ -138,6 +138,7 @@ def test_what_is_no_finite_table_is_refused(array, message):
     [
         (np.ones((4, 2)), [0, 0, 1, 1], UndefinedScoreError, "constant over all images"),
         (np.zeros((4, 2)), [0, 0, 1, 1], UndefinedScoreError, "constant over all images"),
+        (1 + 1e-8 * np.eye(4), [0, 0, 1, 1], UndefinedScoreError, "constant over all images"),
         (np.full((4, 2), 0.1, np.float32), [0, 0, 1, 1], UndefinedScoreError, "constant over all images"),
         (np.eye(4), [3, 3, 3, 3], UndefinedScoreError, "of one class"),
         (np.eye(4), [0, 1, 2, 3], UndefinedScoreError, "Every class has one image only"),

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
 from ntk_select.errors import ConfigError, TaskError, UndefinedScoreError
-from ntk_select.scores.gbc import COMPONENTS, COVARIANCES, FLOOR, gbc
+from ntk_select.scores.gbc import COMPONENTS, COVARIANCES, gbc
 
 
 def overlap_in_one_dimension(m, v, mean, variance):
@@ -27,7 +27,7 @@ def by_integrals(features, labels, covariance="diagonal"):
     variances = [group.var(0) if len(group) > 1 else (apart**2).mean(0) for group in groups]
     if covariance == "spherical":
         variances = [np.full(len(variance), variance.mean()) for variance in variances]
-    variances = [np.maximum(variance, FLOOR * (rows**2).mean()) for variance in variances]
+    variances = [np.maximum(variance, 1e-4 * (rows**2).mean()) for variance in variances]
     total = 0.0
     for i, first in enumerate(groups):
         for j, second in enumerate(groups):
@@ -63,7 +63,7 @@ def test_a_class_of_one_image_takes_the_pooled_variances(rng, covariance):
 def test_variances_have_a_floor(rng):
     labels = np.repeat([0, 1], 10)
     features = np.stack([1e-3 * np.where(labels, 1.0, -1.0), np.tile(np.linspace(-1, 1, 10), 2)], axis=1)
-    floor = FLOOR * (features**2).mean()
+    floor = 1e-4 * (features**2).mean()
     assert gbc(features, labels) == pytest.approx(-2 * np.exp(-((2e-3) ** 2) / (8 * floor)), rel=1e-9)
 
 

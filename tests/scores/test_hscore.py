@@ -68,9 +68,11 @@ def test_scales_rotations_shifts_order_and_names_play_no_part_with_shrinkage(rng
     assert hscore_shrinkage(1e-3 * features[order], np.array([50, -7, 3])[labels[order]]).value == pytest.approx(value, abs=1e-9)
 
 
-def test_collapsed_classes_score_c_minus_one_and_equal_means_zero():
+def test_collapsed_classes_score_c_minus_one_and_equal_means_zero(rng):
     labels = np.repeat(np.arange(4), 5)
     assert hscore(np.eye(4)[labels], labels).value == pytest.approx(3, abs=1e-12)
+    for _ in range(30):
+        assert 3 - 1e-9 <= hscore(np.eye(4)[labels] @ rng.normal(size=(4, 7)), labels).value <= 3
     spread = np.tile([-2.0, -1, 0, 1, 2], 4)[:, None]  # the same in every class
     assert hscore(spread, labels).value == pytest.approx(0, abs=1e-12)
     assert hscore_shrinkage(spread, labels).value == pytest.approx(0, abs=1e-12)

@@ -104,6 +104,7 @@ def test_single_precision_agrees(rng):
     probs = head(rng, labels, 12, 0.5, 0.5)
     assert leep(probs.astype(np.float32), labels).value == pytest.approx(leep_by_loops(probs, labels), abs=1e-6)
     assert nce(probs.astype(np.float32), labels).value == pytest.approx(nce_by_mutual_information(probs, labels), abs=1e-12)
+    assert leep(1.0005 * probs, labels).value == pytest.approx(leep_by_loops(probs, labels), abs=1e-12)
 
 
 def test_a_source_class_without_mass_plays_no_part(rng):
@@ -145,6 +146,7 @@ def test_images_alone_in_their_source_class_are_reported():
         (np.array([[np.nan, 1], [0, 1]]), [0, 0], TaskError, "NaN or infinity"),
         (np.array([[3.0, 1], [-1, 1]]), [0, 0], TaskError, r"must be probabilities.*jax.nn.softmax"),
         (np.array([[1.5, -0.5], [0, 1]]), [0, 0], TaskError, "must be probabilities"),
+        (np.full((4, 2), 0.51), [0, 0, 1, 1], TaskError, r"row sums in 1.02 \.\. 1.02"),
         (np.full((4, 2), 0.5), [0, 0, 1], TaskError, "4 rows of source_probs for 3 labels"),
         (np.full((4, 2), 0.5), [0.0, 0, 1, 1], TaskError, "row of integers"),
         (np.full((4, 2), 0.5), [5, 5, 5, 5], UndefinedScoreError, "of one class"),

@@ -93,8 +93,8 @@ def test_features_orthogonal_to_all_classes_have_the_evidence_of_noise_alone(rng
     labels = np.repeat([0, 1, 2], [10, 5, 5])
     features = rng.normal(size=(20, 4))
     features -= np.array([features[labels == label].mean(0) for label in labels])
-    shares = np.array([0.5, 0.25, 0.25])
-    assert logme(features, labels) == pytest.approx((-0.5 * np.log(2 * np.pi * np.e * shares)).mean(), abs=1e-5)
+    variances = (np.array([10, 5, 5]) + NOISE) / 20
+    assert logme(features, labels) == pytest.approx((-0.5 * np.log(2 * np.pi * np.e * variances)).mean(), abs=1e-9)
 
 
 def test_labels_that_are_exactly_linear_have_finite_evidence_above_all_other(separable):

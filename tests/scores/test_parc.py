@@ -45,9 +45,11 @@ def test_parc_is_the_rank_correlation_of_features_and_one_hot_labels(rng, n, d, 
     assert found.details["auc"] == pytest.approx(roc_auc_score(theirs > 0.5, ours), abs=1e-12)
 
 
-def test_fewer_features_than_components_are_taken_as_they_are(rng):
-    features, labels = problem(rng, d=20)
-    assert parc(features, labels).value == parc(features, labels, components=None).value
+@pytest.mark.parametrize(("d", "components"), [(50, 32), (20, None)])
+def test_thirty_two_components_are_kept_unless_there_are_fewer_features(rng, d, components):
+    features, labels = problem(rng, d=d)
+    ours, theirs = distances(features, labels, components)
+    assert parc(features, labels).value == pytest.approx(100 * scipy.stats.spearmanr(ours, theirs.round(6)).statistic, abs=1e-9)
 
 
 def test_the_area_under_the_curve_gives_the_score_where_ties_are_rare(rng):

@@ -1,32 +1,99 @@
 """Does calling a score by arrays by name give the function's value, or a reason why there is none?"""
 
+import re
+
 import numpy as np
 import pytest
-from scipy.stats import kstest
 
-from ntk_select.errors import ConfigError, TaskError
+from ntk_select.errors import ConfigError, TaskError, UndefinedScoreError, missing
 from ntk_select.kernels import kernel_label_correlation
-from ntk_select.scores import SCORES, ScoreResult, Unavailable
+from ntk_select.scores import INPUTS, SCORES, Features, Score, ScoreResult, Unavailable
 from ntk_select.scores.lfc import lfc
-from ntk_select.scores.record import INPUTS
-from ntk_select.scores.table import random_score
 
-LABELS = np.array([0, 0, 1, 1, 2, 2, 2])
+LABELS = np.repeat([0, 1, 2], [20, 20, 25])
+CONTRACT = [
+    "lfc",
+    "lgc",
+    "leep",
+    "rsa",
+    "domain_similarity",
+    "feature_metrics",
+    "random",
+    "nce",
+    "nleep",
+    "hscore",
+    "hscore_shrinkage",
+    "logme",
+    "transrate",
+    "gbc",
+    "parc",
+    "dds",
+    "sfda",
+    "etran",
+    "ncti",
+    "pactran",
+    "knn",
+    "linear_probe",
+    "cka",
+    "generalization",
+]
+RELATIVE = [name for name, score in SCORES.items() if score.combine]
+ALONE = [name for name in SCORES if name not in RELATIVE]
+OF_LABELS = [name for name in ALONE if "labels" in SCORES[name].needs]
 
 
 @pytest.fixture
 def inputs(rng):
-    features = rng.normal(size=(7, 4))
-    return {"features": features, "labels": LABELS, "gradient_kernel": features @ np.diag([1, 2, 3, 4]) @ features.T, "name": "a", "seed": 0}
+    n = len(LABELS)
+    features = np.abs(rng.normal(size=(n, 8)) + 2 * np.eye(8)[LABELS])
+    return {
+        "features": features,
+        "labels": LABELS,
+        "gradient_kernel": features @ np.diag(np.arange(1, 9)) @ features.T,
+        "source_probs": rng.dirichlet(np.ones(5), size=n),
+        "reference_features": features[:, :4] + rng.normal(size=(n, 4)),
+        "domain_features": features[:, :3],
+        "source_means": rng.normal(size=(6, 3)),
+        "own_source_means": rng.normal(size=(6, 8)),
+        "source_counts": np.arange(5, 11),
+        "class_counts": np.array([20, 20, 300]),
+        "source_size": 45,
+        "source_accuracy": 0.75,
+        "num_params": 12,
+        "accuracies_elsewhere": np.array([0.5, 1.0]),
+        "sparsity_weight": 0.3,
+        "name": "a",
+        "seed": 0,
+    }
+
+
+def other_expert(inputs, rng):
+    return {**inputs, "features": np.abs(rng.normal(size=inputs["features"].shape) + 0.4 * np.eye(8)[LABELS])}
+
+
+def test_the_promised_names_are_there():
+    assert set(CONTRACT) <= set(SCORES)
+
+
+def test_the_inputs_of_these_tests_are_all_there_are(inputs):
+    assert set(inputs) == set(INPUTS)
 
 
 def test_float_of_a_result_is_the_value_of_the_function(inputs):
     expected = {
         "lfc": lfc(inputs["features"], LABELS),
+        "lfc_off_diagonal": lfc(inputs["features"], LABELS, diagonal=False),
+        "lfc_centered": lfc(inputs["features"], LABELS, center=True),
+        "lfc_cosine": lfc(inputs["features"], LABELS, normalize=True),
         "lgc": kernel_label_correlation(inputs["gradient_kernel"], LABELS),
-        "random": random_score("a", 0),
+        "lgc_off_diagonal": kernel_label_correlation(inputs["gradient_kernel"], LABELS, diagonal=False),
+        "lgc_centered": kernel_label_correlation(inputs["gradient_kernel"], LABELS, center=True),
+        "lgc_cosine": kernel_label_correlation(inputs["gradient_kernel"], LABELS, normalize=True),
+        "source_size": 45.0,
+        "source_accuracy": 0.75,
+        "num_params": 12.0,
+        "best_elsewhere": 0.75,
     }
-    assert set(expected) == set(SCORES)
     for name, value in expected.items():
         result = SCORES[name](**inputs)
         assert isinstance(result, ScoreResult)
@@ -35,18 +102,77 @@ def test_float_of_a_result_is_the_value_of_the_function(inputs):
 
 
 @pytest.mark.parametrize("name", SCORES)
-def test_only_what_a_score_needs_is_used(inputs, name):
+def test_every_score_has_a_finite_value_within_a_zoo_of_two(inputs, name, rng):
+    for result in SCORES[name].over([inputs, other_expert(inputs, rng)]):
+        assert isinstance(result, ScoreResult)
+        assert np.isfinite([result.value, *result.details.values()]).all()
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_only_what_a_score_needs_is_used(inputs, name, rng):
     used = (*SCORES[name].needs, *SCORES[name].optional)
     broken = {key: value if key in used else "nonsense" for key, value in inputs.items()}
-    assert SCORES[name](**broken) == SCORES[name](**inputs)
+    zoo = [inputs, other_expert(inputs, rng)]
+    assert SCORES[name].over([{**expert, **{k: v for k, v in broken.items() if k not in used}} for expert in zoo]) == SCORES[name].over(zoo)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_features_that_were_decomposed_before_give_the_same(inputs, name, rng):
+    zoo = [inputs, other_expert(inputs, rng)]
+    wrapped = [{**expert, "features": Features(expert["features"])} for expert in zoo]
+    assert SCORES[name].over(wrapped) == SCORES[name].over(zoo)
+
+
+@pytest.mark.parametrize("name", OF_LABELS)
+def test_names_of_classes_and_the_order_of_images_play_no_part(inputs, name, rng):
+    order = rng.permutation(len(LABELS))
+    moved = {}
+    for key, value in inputs.items():
+        axes = INPUTS[key].image_axes
+        moved[key] = value[order] if axes == 1 else value[np.ix_(order, order)] if axes == 2 else value
+    moved["labels"] = moved["labels"] * 7 + 3
+    assert SCORES[name](**moved).value == pytest.approx(SCORES[name](**inputs).value, rel=1e-6, abs=1e-9)
 
 
 @pytest.mark.parametrize("name", SCORES)
 def test_every_entry_says_what_it_needs_and_where_it_is_defined(name):
     score = SCORES[name]
     assert set((*score.needs, *score.optional)) <= set(INPUTS)
-    assert "Deshpande" in score.reference
+    assert len(score.reference) > 10
     assert score.range
+    assert score.cost
+    assert score.needs_images == any(key in INPUTS and INPUTS[key].image_axes for key in score.needs)
+
+
+def test_a_score_that_knows_nothing_of_the_images_is_not_resampled():
+    assert {name for name, score in SCORES.items() if not score.needs_images} == {
+        "random",
+        "best_elsewhere",
+        "source_size",
+        "source_accuracy",
+        "num_params",
+    }
+    assert not any(score.resampled for score in SCORES.values() if not score.needs_images)
+
+
+@pytest.mark.parametrize("name", OF_LABELS)
+def test_one_class_has_no_score_but_a_reason(inputs, name):
+    outcome = SCORES[name](**inputs | {"labels": np.zeros(len(LABELS), int), "class_counts": np.array([340])})
+    if name.startswith("domain_similarity"):
+        assert isinstance(outcome, ScoreResult)  # a distance of domains, not of classes
+    else:
+        assert isinstance(outcome, Unavailable)
+        assert "one class" in outcome.reason
+
+
+@pytest.mark.parametrize("name", [name for name in OF_LABELS if "features" in SCORES[name].needs and not name.startswith("domain")])
+@pytest.mark.parametrize("constant", [0.0, 1.5])
+def test_constant_and_zero_features_have_no_score_but_a_reason(inputs, name, constant):
+    if name == "generalization_features" and constant:
+        pytest.skip("a constant is the bias of a ridge regression, and has a value")
+    outcome = SCORES[name](**inputs | {"features": np.full((len(LABELS), 8), constant)})
+    assert isinstance(outcome, Unavailable)
+    assert re.search("constant|zero", outcome.reason)
 
 
 @pytest.mark.parametrize(
@@ -55,36 +181,34 @@ def test_every_entry_says_what_it_needs_and_where_it_is_defined(name):
         ("lfc", {"features": None}, r"needs features \(pre-logits \(n, d\) of the probe sample\)"),
         ("lfc", {"features": None, "labels": None}, r"needs features .* and labels \(class ids \(n,\)\)"),
         ("lgc", {"gradient_kernel": None}, "needs gradient_kernel"),
-        ("lfc", {"labels": np.zeros(7, int)}, "one class"),
-        ("lgc", {"labels": np.zeros(7, int)}, "one class"),
-        ("lfc", {"features": np.ones((7, 4))}, "constant"),
-        ("lgc", {"gradient_kernel": np.zeros((7, 7))}, "constant"),
+        ("leep", {"source_probs": None}, "needs source_probs .softmax"),
+        ("rsa", {"reference_features": None}, "needs reference_features .* a small network trained on the task"),
+        ("domain_similarity", {"source_means": None}, "needs source_means"),
+        ("lgc", {"gradient_kernel": np.zeros((65, 65))}, "constant"),
     ],
 )
 def test_a_score_without_value_gives_the_reason(inputs, name, changes, reason):
-    import re
-
     outcome = SCORES[name](**{**inputs, **changes})
     assert isinstance(outcome, Unavailable)
     assert re.search(reason, outcome.reason)
 
 
-def test_an_input_that_was_not_given_is_like_none(inputs):
+def test_an_input_that_was_not_given_is_like_none():
     assert SCORES["lfc"](labels=LABELS) == SCORES["lfc"](features=None, labels=LABELS)
 
 
 def test_an_unknown_input_is_refused_with_near_ones(inputs):
-    with pytest.raises(ConfigError, match="'feature' is not an input of a score. Did you mean 'features'.*Allowed: features, gradient_kernel"):
+    with pytest.raises(ConfigError, match="'feature' is not an input of a score. Did you mean 'features'.*Allowed: accuracies_elsewhere"):
         SCORES["lfc"](feature=inputs["features"], labels=LABELS)
 
 
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("lfc", {"features": np.ones((6, 4))}, "6 rows of features for 7 labels"),
-        ("lfc", {"features": np.full((7, 4), np.nan)}, "NaN"),
-        ("lgc", {"gradient_kernel": np.eye(6)}, r"\(6, 6\) for 7 labels"),
-        ("lgc", {"labels": np.zeros(7)}, "row of integers"),
+        ("lfc", {"features": np.ones((6, 4))}, "6 rows of features for 65 labels"),
+        ("lfc", {"features": np.full((65, 4), np.nan)}, "NaN"),
+        ("lgc", {"gradient_kernel": np.eye(6)}, r"\(6, 6\) for 65 labels"),
+        ("lgc", {"labels": np.zeros(65)}, "row of integers"),
     ],
 )
 def test_malformed_inputs_are_errors_not_reasons(inputs, name, changes, message):
@@ -92,15 +216,49 @@ def test_malformed_inputs_are_errors_not_reasons(inputs, name, changes, message)
         SCORES[name](**{**inputs, **changes})
 
 
-def test_the_random_score_depends_on_name_and_seed_alone(inputs):
-    score = SCORES["random"]
-    assert score(**inputs) == score(name="a", seed=0) == score(**{**inputs, "labels": LABELS[::-1], "features": None})
-    assert len({float(score(name=name, seed=seed)) for name in "abc" for seed in range(3)}) == 9
-    assert not score.resampled
+@pytest.mark.parametrize("name", RELATIVE)
+def test_a_zoo_relative_score_of_one_expert_says_what_to_type(inputs, name):
+    outcome = SCORES[name](**inputs)
+    assert isinstance(outcome, Unavailable)
+    assert "at least two that have it. Type: SCORES[...].over(" in outcome.reason
 
 
-def test_the_random_score_is_uniform_over_names_and_over_seeds():
-    over_names = [random_score(f"expert-{i}", 0) for i in range(2000)]
-    over_seeds = [random_score("expert", seed) for seed in range(2000)]
-    assert min(kstest(over_names, "uniform").pvalue, kstest(over_seeds, "uniform").pvalue) > 0.01
-    assert abs(np.corrcoef(over_names, [random_score(f"expert-{i}", 1) for i in range(2000)])[0, 1]) < 4 / np.sqrt(2000)
+def score_of(fn, **fields):
+    return Score(fn, ("features",), True, "here", "any", **fields)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_no_number_is_a_reason(value):
+    assert score_of(lambda features: value)(features=np.eye(2)) == Unavailable(f"Its value came out as {value} on these inputs.")
+    detailed = score_of(lambda features: ScoreResult(1.0, details={"part": value}))(features=np.eye(2))
+    assert detailed == Unavailable(f"Its part came out as {value} on these inputs.")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (UndefinedScoreError("nothing there"), "nothing there"),
+        (missing("POT", "This"), "This needs the package POT, which is not installed. Type: pip install POT"),
+        (np.linalg.LinAlgError("singular"), "A matrix of this score could not be decomposed (singular)."),
+    ],
+)
+def test_what_keeps_a_score_from_its_value_is_a_reason(error, reason):
+    def raising(features):
+        raise error
+
+    assert score_of(raising)(features=np.eye(2)) == Unavailable(reason)
+
+
+def test_a_zoo_relative_score_compares_those_that_have_its_terms():
+    score = score_of(lambda features: {"size": float(len(features))}, combine=lambda terms: np.array([term["size"] for term in terms]) / 10)
+    none, two, three = score.over([{"features": None}, {"features": np.eye(2)}, {"features": np.eye(3)}])
+    assert isinstance(none, Unavailable)
+    assert (two, three) == (ScoreResult(0.2, details={"size": 2.0}), ScoreResult(0.3, details={"size": 3.0}))
+    assert all(isinstance(outcome, Unavailable) for outcome in score.over([{"features": None}]))
+
+
+def test_terms_that_cannot_be_compared_are_a_reason_for_all():
+    def refused(_):
+        raise UndefinedScoreError("all alike")
+
+    assert score_of(lambda features: {"t": 1.0}, combine=refused).over([{"features": np.eye(2)}] * 2) == [Unavailable("all alike")] * 2
