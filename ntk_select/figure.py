@@ -25,6 +25,13 @@ def new_figure(width: float, height: float, purpose: str):
     return figure
 
 
+def colours(name: str):
+    """A colour map of matplotlib, in which what is not known is grey."""
+    from matplotlib import colormaps
+
+    return colormaps[name].with_extremes(bad="0.85")
+
+
 def file_content(figure, file_format: str, *, tight: bool = False) -> bytes:
     """The figure as "png", "svg" or "pdf", the same bytes every time; `tight` cuts its margins."""
     buffer = io.BytesIO()

@@ -1,6 +1,7 @@
 """What do all tests share? Float64 for exact comparisons, no deadlines, and oracles, loaded by path because tests/ is no package."""
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,12 @@ hypothesis.settings.load_profile("no deadline")
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests(tmp_path_factory):
+    """Nothing is kept in anybody's home."""
+    os.environ["NTK_SELECT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

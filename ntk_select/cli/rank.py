@@ -95,6 +95,8 @@ class Rank:
         """The options that a repetition of this ranking must name."""
         words = [] if split(self.scores) == ["lfc", "lgc"] else ["--scores", *split(self.scores)]
         words += ["--only", *split(self.only)] if self.only else []
+        words += ["--reference", self.reference] if self.reference != "tiny" else []
+        words += ["--measured", str(self.measured)] if self.measured else []
         return words + (["--seed", str(self.seed)] if self.seed else [])
 
 
@@ -115,7 +117,7 @@ def print_ranking(ranking, seconds: float) -> None:
     ]
     title = f"{record['name']}: {record['images']} images of {record['classes']} classes, seed {record['seed']}; intervals 95 %"
     print_table(title, ["rank", "expert", *middle, *shown, "seconds"], rows, right=("rank", "seconds"))
-    if shown != ranking.score_names:
+    if shown != ranking.score_names and ranking.experts:
         _print_scores(ranking)
     for name in ranking.score_names:
         reasons = [e.scores[name].reason for e in ranking.experts if not isinstance(e.scores[name], ScoreResult)]

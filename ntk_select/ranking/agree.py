@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ntk_select.errors import ConfigError, UndefinedScoreError
-from ntk_select.figure import file_content, literal, new_figure
+from ntk_select.figure import colours, file_content, literal, new_figure
 from ntk_select.files import write_atomically
 from ntk_select.ranking.record import Ranking
 from ntk_select.scores import ScoreResult
@@ -32,13 +32,17 @@ class Agreement:
     matrix: Float[np.ndarray, "s s"]
     rankings: Float[np.ndarray, "s s"]
 
+    @property
+    def known(self) -> list[int]:
+        """Places of the scores that have a correlation with some other."""
+        return [place for place in range(len(self.names)) if np.isfinite(np.delete(self.matrix[place], place)).any()]
+
     def ordered(self) -> "Agreement":
         """With scores that agree beside each other (average linkage), without those that have no correlation with any other."""
         from scipy.cluster.hierarchy import leaves_list, linkage
         from scipy.spatial.distance import squareform
 
-        known = [place for place in range(len(self.names)) if np.isfinite(np.delete(self.matrix[place], place)).any()]
-        order = known
+        known = order = self.known
         if len(known) > 2:
             distance = 1 - np.nan_to_num(self.matrix[np.ix_(known, known)], nan=0.0)
             np.fill_diagonal(distance, 0)
@@ -99,13 +103,19 @@ def _turned(ranking: Ranking, row, name: str) -> float:
 
 
 def figure_bytes(found: Agreement, file_format: str, title: str = "") -> bytes:
-    """The matrix as a heat map, scores that agree beside each other. Raises MissingDependencyError without matplotlib."""
+    """The matrix as a heat map, scores that agree beside each other.
+
+    Raises:
+      ConfigError: no two scores have four experts in common.
+      MissingDependencyError: without matplotlib.
+    """
+    if not found.known:
+        raise ConfigError(f"No two of the {len(found.names)} scores have {LEAST_EXPERTS} experts in common, so that there is nothing to draw.")
     found = found.ordered()
     size = 2.8 + 0.36 * len(found.names)
     figure = new_figure(size + 0.6, size, "The figure of an agreement")
     axes = figure.subplots()
-    image = axes.imshow(found.matrix, cmap="RdBu_r", vmin=-1, vmax=1)
-    image.cmap.set_bad("0.85")
+    image = axes.imshow(found.matrix, cmap=colours("RdBu_r"), vmin=-1, vmax=1)
     places = range(len(found.names))
     names = [literal(name) for name in found.names]
     axes.set_xticks(places, names, rotation=90)

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from scipy.special import softmax
 
 from ntk_select.cache import Cache, key_of
 from ntk_select.engine.digest import digest_of_params, digest_of_program
@@ -183,7 +182,7 @@ class Gatherer:
         def differentiated(params, state, x):
             return jax.grad(lambda p: known(p, state, x).sum())(params)
 
-        shapes = jax.tree.map(lambda leaf: (np.shape(leaf), str(np.result_type(leaf))), expert.variables)
+        shapes = jax.eval_shape(lambda variables: variables, expert.variables)
         memory = (fn, gradient, fn is expert.taps_fn, np.shape(x)[1:], str(shapes))
         if memory not in self._programs:
             self._programs[memory] = digest_of_program(differentiated if gradient else known, expert.params, dict(expert.state), x[:1])
@@ -266,6 +265,8 @@ class Gatherer:
 def _source_probs(expert: Expert, logits: np.ndarray) -> np.ndarray | str:
     if expert.head is None:
         return f"Expert {expert.name!r} has no head, so that it predicts no source classes. nleep asks the same without one."
+    from scipy.special import softmax
+
     if logits.shape[1] < 2:
         return f"The head of expert {expert.name!r} has a single output, which tells no source classes apart."
     return softmax(logits.astype(np.float64), axis=1)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ntk_select.figure import file_content, literal, new_figure
+from ntk_select.figure import colours, file_content, literal, new_figure
 from ntk_select.scores import ScoreResult
 
 MOST_PANELS = 6
@@ -13,9 +13,10 @@ def figure_bytes(ranking, file_format: str) -> bytes:
     """The figure as a file's content: "png", "svg" or "pdf". Raises MissingDependencyError without matplotlib."""
     experts, names = ranking.experts, ranking.score_names
     height = 1.4 + 0.26 * max(len(experts), 3)
-    many = len(names) > MOST_PANELS
-    figure = new_figure(*((3.6 + 0.42 * len(names), height + 1.2) if many else (3.2 + 3.0 * len(names), height)), "The figure of a ranking")
-    axes = figure.subplots(1, 1 if many else len(names), sharey=True, squeeze=False)[0]
+    many = len(names) > MOST_PANELS and len(experts) > 0
+    panels = 1 if many else min(len(names), MOST_PANELS)
+    figure = new_figure(*((3.6 + 0.42 * len(names), height + 1.2) if many else (3.2 + 3.0 * panels, height)), "The figure of a ranking")
+    axes = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
     if many:
         _places(figure, axes[0], ranking)
     else:
@@ -29,7 +30,7 @@ def figure_bytes(ranking, file_format: str) -> bytes:
 def _values(axes, ranking) -> None:
     experts = ranking.experts
     sources = list(dict.fromkeys(expert.source or "" for expert in experts))
-    for axis, name in zip(axes, ranking.score_names, strict=True):
+    for axis, name in zip(axes, ranking.score_names, strict=False):
         for position, expert in enumerate(experts):
             outcome = expert.scores[name]
             colour = f"C{sources.index(expert.source or '') % 10}"
@@ -49,8 +50,7 @@ def _values(axes, ranking) -> None:
 def _places(figure, axis, ranking) -> None:
     places = np.array([[ranking.places(name).get(expert.name, np.nan) for name in ranking.score_names] for expert in ranking.experts], np.float64)
     places = places.reshape(len(ranking.experts), len(ranking.score_names))
-    image = axis.imshow(places, cmap="viridis_r", aspect="auto", vmin=1, vmax=max(len(ranking.experts), 2))
-    image.cmap.set_bad("0.85")
+    image = axis.imshow(places, cmap=colours("viridis_r"), aspect="auto", vmin=1, vmax=max(len(ranking.experts), 2))
     for (row, column), place in np.ndenumerate(places):
         if np.isfinite(place):
             axis.text(column, row, f"{place:g}", ha="center", va="center", fontsize=6, color="white" if place > 0.55 * len(places) else "0.2")

@@ -157,7 +157,7 @@ class Ranking:
     def save(self, folder: str | Path) -> list[Path]:
         """Writes ranking.json, ranking.csv and ranking.parquet (and ranking.png with matplotlib), each whole or not at all.
 
-        Of three scores and more also agreement.json (and .png): which of them order the experts alike.
+        Where three scores can be compared also agreement.json (and .png): which of them order the experts alike.
 
         Returns the paths. Raises ConfigError when the folder cannot be written.
         """
@@ -175,7 +175,8 @@ class Ranking:
         }
         from ntk_select.ranking import agree, plot
 
-        together = agree.agreement(self) if len(self.score_names) > 2 else None
+        together = agree.agreement(self)
+        together = together if len(together.known) > 2 else None
         if together is not None:
             contents["agreement.json"] = (json.dumps(together.to_dict(), indent=1) + "\n").encode()
         try:

@@ -3,9 +3,7 @@
 import math
 
 import numpy as np
-import scipy.linalg
 from jaxtyping import Float, Int
-from scipy.special import softmax
 
 from ntk_select.scores.features import Features, class_means
 
@@ -28,8 +26,7 @@ def within(rows: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], counts
 
 def shrinkage_by_norm(covariance: Float[np.ndarray, "k k"]) -> float:
     """exp(-5 times the largest eigenvalue), at least 1e-10: classes that overlap less are shrunk more."""
-    last = len(covariance) - 1
-    return max(math.exp(-5 * scipy.linalg.eigvalsh(covariance, subset_by_index=[last, last])[0]), LEAST)
+    return max(math.exp(-5 * np.linalg.eigvalsh(covariance)[-1]), LEAST)
 
 
 def shrunk(covariance: Float[np.ndarray, "k k"], amount: float, whole: float, width: int) -> Float[np.ndarray, "k k"]:
@@ -43,8 +40,10 @@ def posteriors(
     rows: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], counts: Int[np.ndarray, " c"], covariance: Float[np.ndarray, "k k"]
 ) -> Float[np.ndarray, "n c"]:
     """Probability of each class, Gaussians with this one covariance and the classes' shares as priors."""
+    from scipy.special import softmax  # here, as elsewhere in this folder, for SciPy takes long to import
+
     means = class_means(rows, labels, counts)
-    weights = scipy.linalg.cho_solve(scipy.linalg.cho_factor(covariance), means.T)
+    weights = np.linalg.solve(covariance, means.T)
     return softmax(rows @ weights - 0.5 * (means * weights.T).sum(axis=1) + np.log(counts / counts.sum()), axis=1)
 
 

@@ -39,7 +39,7 @@ def pairs(matrix: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " m"]:
 
 def ranked(values: Num[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
     """Ranks from 1, those that tie with the mean of theirs."""
-    from scipy.stats import rankdata  # here, for it takes a third of a second to import
+    from scipy.stats import rankdata
 
     return rankdata(values)
 

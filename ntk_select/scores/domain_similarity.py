@@ -38,7 +38,7 @@ def domain_similarity(
       min_images: classes with fewer images, on either side, are left out.
 
     Returns:
-      Above 0 to 1, higher is better. Detail `distance`: d.
+      0 to 1, higher is better. Detail `distance`: d.
 
     Raises:
       UndefinedScoreError: no class has enough images.
@@ -63,8 +63,11 @@ def domain_similarity(
     ):
         if given != wanted:
             raise TaskError(f"{what} have shape {given}, not {wanted}: one row an image, one number a class, features of one extractor.")
-    from scipy.spatial.distance import cdist  # here, for it takes long to import
+    from scipy.spatial.distance import cdist
 
+    for numbers, what in ((counts, "source_counts"), (weights, "class_counts")):
+        if not np.isfinite(numbers).all():
+            raise TaskError(f"{what} hold NaN or infinity; they must be numbers of images.")
     ot = _transport()
     from_classes, to_classes = counts >= min_images, weights >= min_images
     if not from_classes.any() or not to_classes.any():

@@ -2,7 +2,6 @@
 
 import numpy as np
 from jaxtyping import Int, Num
-from scipy.special import logsumexp
 
 from ntk_select.scores.discriminant import of_own_class, posteriors, shrinkage_by_norm, shrunk, unit_rows, within
 from ntk_select.scores.features import Features, labelled
@@ -27,6 +26,8 @@ def etran_terms(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndar
 
     Reference: Gholami et al. 2023, ETran.  Cost: O(n d min(n, d) + k^3), k the rank.
     """
+    from scipy.special import logsumexp
+
     features, ids, counts = labelled(features, labels)
     energies = np.sort(logsumexp(features.array, axis=1))
     rows = unit_rows(features)

@@ -5,7 +5,6 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg
 from jaxtyping import Float, Int, Num
 
 from ntk_select.errors import TaskError, UndefinedScoreError
@@ -32,7 +31,7 @@ class Features:
     Args:
       array: one row an image.
       precision: relative rounding error of its numbers; None for that of its type. Features that were computed in single precision are
-        known to single precision only, whatever their type is now.
+        known to single precision only, whatever their type is now; half precision counts as single.
 
     Raises:
       TaskError: not a finite array (n, d).
@@ -80,7 +79,7 @@ class Features:
         return self._decomposed(self.centred)
 
     def _decomposed(self, array: np.ndarray) -> Decomposition:
-        left, values, right = scipy.linalg.svd(array, full_matrices=False, check_finite=False)
+        left, values, right = np.linalg.svd(array, full_matrices=False)
         # Centring can leave noise at the scale of what was subtracted.
         scale = max(values[0], np.linalg.norm(self.array) / np.sqrt(min(self.array.shape)))
         rank = int((values > scale * max(array.shape) * self.precision).sum())
@@ -111,7 +110,7 @@ def labelled(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray
     """
     features = as_features(features)
     ids, counts = checked_classes(labels, len(features), "rows of features")
-    if features.constant:
+    if features.constant or not len(features.svd.values):
         raise UndefinedScoreError("The features are constant over all images (or zero), so that they tell no class from another.")
     return Labelled(features, ids, counts)
 

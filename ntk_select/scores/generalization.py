@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Int, Num
 
-from ntk_select.errors import TaskError, UndefinedScoreError
+from ntk_select.errors import TaskError, UndefinedScoreError, not_finite
 from ntk_select.scores.features import Features, as_features, checked_classes, one_hot
 from ntk_select.scores.record import ScoreResult
 
@@ -21,17 +21,20 @@ def generalization(gradient_kernel: Num[np.ndarray, "n n"], labels: Int[np.ndarr
       two-layer network by; for others it is no bound.
 
     Raises:
-      TaskError: shapes that do not fit.
+      TaskError: shapes that do not fit, or a kernel that is not finite.
+      ConfigError: a kernel that is not symmetric or not positive semi-definite.
       UndefinedScoreError: a kernel of trace zero, one class only, one image in every class.
 
     Reference: Deshpande et al. 2021, eq. 4; Arora et al. 2019.  Cost: O(n^3).
     """
     from ntk_select.linearized.theory import generalization_score
 
-    kernel = np.asarray(gradient_kernel, np.float64)
+    kernel = np.atleast_1d(np.asarray(gradient_kernel, np.float64))
     ids, counts = checked_classes(labels, len(kernel), "rows of the kernel")
     if kernel.shape != (len(ids), len(ids)):
         raise TaskError(f"The kernel has shape {kernel.shape} for {len(ids)} labels; it must be ({len(ids)}, {len(ids)}).")
+    if not np.isfinite(kernel).all():
+        raise TaskError(not_finite("The kernel holds"))
     mean = np.trace(kernel) / len(ids)
     if not mean > 0:
         raise UndefinedScoreError("The kernel has trace zero: no gradient, nothing to learn with.")

@@ -31,7 +31,7 @@ def leep(source_probs: Float[np.ndarray, "n s"], labels: Int[np.ndarray, " n"]) 
     joint = one_hot(ids, len(counts)).T @ probs
     mass = joint.sum(axis=0)
     given_source = np.divide(joint, mass, out=np.zeros_like(joint), where=mass > 0)
-    likelihood = (given_source[ids] * probs).sum(axis=1)
+    likelihood = np.minimum((given_source[ids] * probs).sum(axis=1), 1)  # rounding can exceed it
     return ScoreResult(float(np.log(likelihood).mean()), details={"label_entropy": entropy(counts)})
 
 

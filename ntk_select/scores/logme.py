@@ -5,7 +5,7 @@ from jaxtyping import Int, Num
 
 from ntk_select.scores.features import Features, labelled, one_hot
 
-NOISE = 1e-5
+NOISE = 1e-12
 """Sum of squared residuals below which none is told from none: labels that are exactly linear have infinite evidence otherwise."""
 
 
@@ -28,7 +28,7 @@ def logme(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, "
 
     Reference: You et al. 2021, LogME, eq. 2 to 4.  Cost: O(n d min(n, d) + c k) with some fifty steps a class.
     """
-    from scipy.optimize import minimize_scalar  # here, for it takes long to import
+    from scipy.optimize import minimize_scalar
 
     features, ids, counts = labelled(features, labels)
     n, targets = len(ids), one_hot(ids, len(counts))
@@ -36,7 +36,7 @@ def logme(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, "
     sigma = decomposition.values**2 / (decomposition.values**2).mean()
     energy = (decomposition.left.T @ targets) ** 2
     outside = np.maximum(counts - energy.sum(axis=0), 0) + NOISE
-    grid = np.linspace(np.log(sigma.min()) - 12, np.log(sigma.max()) + 12, 97)
+    grid = np.linspace(np.log(sigma.min()) - 20, np.log(sigma.max()) + 12, 129)
     kept = 1 / (1 + sigma / np.exp(grid)[:, None])
     on_grid = 0.5 * np.log(kept).sum(axis=1)[:, None] - 0.5 * n * np.log(kept @ energy + outside)
 

@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-import scipy.linalg
 from jaxtyping import Int, Num
 
 from ntk_select.scores.discriminant import of_own_class, posteriors, shrunk, within
@@ -32,6 +31,8 @@ def ncti_terms(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarr
     Reference: Wang et al. 2023, How far pre-trained models are from neural collapse on the target dataset informs their
     transferability.  Cost: O(n d min(n, d) + n c^2).
     """
+    from scipy.linalg import eigh, svdvals
+
     features, ids, counts = labelled(features, labels)
     rows = features.svd.coordinates[:, :COMPONENTS]
     variances = (rows**2).sum(axis=0) / (len(ids) - 1)
@@ -40,11 +41,11 @@ def ncti_terms(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarr
     covariance = shrunk(within(rows, ids, counts), amount, whole, rows.shape[1])
     means = class_means(rows, ids, counts)
     between = (means.T * counts) @ means / len(ids)
-    axes = scipy.linalg.eigh(between, covariance)[1][:, ::-1][:, : min(len(counts) - 1, rows.shape[1])]
+    axes = eigh(between, covariance)[1][:, ::-1][:, : min(len(counts) - 1, rows.shape[1])]
     found = posteriors(rows, ids, counts, covariance)
-    own = [scipy.linalg.svdvals(found[ids == label]).sum() for label in range(len(counts))]
+    own = [svdvals(found[ids == label]).sum() for label in range(len(counts))]
     return {
-        "nuclear": float(scipy.linalg.svdvals(rows @ axes).sum()),
+        "nuclear": float(svdvals(rows @ axes).sum()),
         "posterior": float(of_own_class(found, ids).mean()),
         "collapse": math.log(sum(own)),
     }

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 from jaxtyping import Int, Num
-from scipy.special import logsumexp
 
 from ntk_select.errors import ConfigError
 from ntk_select.scores.discriminant import unit_rows
@@ -37,7 +36,8 @@ def pactran(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray,
 
     Reference: Ding et al. 2022, PACTran, section 4.3.  Cost: at most 200 steps of L-BFGS, O(n k c) each, k the rank.
     """
-    from scipy.optimize import minimize  # here, for it takes long to import
+    from scipy.optimize import minimize
+    from scipy.special import logsumexp
 
     for name, given in (("strength", strength), ("prior", prior)):
         if not 0 < given < math.inf:

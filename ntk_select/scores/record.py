@@ -60,7 +60,7 @@ INPUTS = {
     "accuracies_elsewhere": Input("fine-tuned accuracies (t,) on other tasks, the same tasks for all experts"),
     "sparsity_weight": Input("weight of the share of zeros among the feature metrics, 0 to 1"),
     "name": Input("the expert's name"),
-    "seed": Input("a whole number"),
+    "seed": Input("a whole number from 0"),
 }
 
 Outcome = ScoreResult | Unavailable

@@ -2,7 +2,6 @@
 
 import numpy as np
 from jaxtyping import Int, Num
-from scipy.special import softmax
 
 from ntk_select.scores.discriminant import of_own_class, posteriors, shrinkage_by_norm, shrunk, unit_rows, within
 from ntk_select.scores.features import Features, class_means, labelled
@@ -28,6 +27,8 @@ def sfda(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " 
 
     Reference: Shao et al. 2022, Not all models are equal.  Cost: O(n d min(n, d) + k^3), k the rank.
     """
+    from scipy.special import softmax
+
     features, ids, counts = labelled(features, labels)
     rows = unit_rows(features)
     covariance = within(rows, ids, counts)

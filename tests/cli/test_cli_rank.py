@@ -1,5 +1,7 @@
 """Does `ntk-select rank` print what it promises, and say in a sentence what it refuses?"""
 
+import contextlib
+import io
 import json
 import shlex
 import shutil
@@ -8,10 +10,11 @@ import pytest
 from ntk_select.data import load_task
 from ntk_select.models import open_zoo
 
-from ntk_select import Ranking, rank
+from ntk_select import Ranking, rank, reference
 from ntk_select.cli import main
 from ntk_select.cli.rank import Rank, next_command
 from ntk_select.ranking import ExpertScores
+from ntk_select.scores import SCORES
 
 
 @pytest.fixture(scope="module")
@@ -239,3 +242,91 @@ def test_names_in_brackets_are_shown_as_they_are(ran, zoo, tmp_path):
     other = shutil.copytree(zoo, tmp_path / "other")
     (other / "ash").rename(other / "ash[old]")
     assert "ash[old]" in ran("--scores", "random", zoos=(str(other),))[1]
+
+
+# All scores, what they need, and what is kept
+
+
+@pytest.fixture(scope="module")
+def all_scores(write_zoo, npz, tmp_path_factory):
+    """Status, what was printed and the folder of `--scores all` for a small zoo, with a reference network of a few steps."""
+    patch, folder, out = pytest.MonkeyPatch(), tmp_path_factory.mktemp("all"), io.StringIO()
+    patch.setattr(reference, "EPOCHS", 2)
+    patch.setattr(reference, "LEAST_STEPS", 2)
+    (folder / "measured.json").write_text(json.dumps({name: {"elsewhere": value} for name, value in ELSEWHERE.items()}))
+    words = ["--scores", "lgc", "all", "--draws", "20", "--measured", str(folder / "measured.json"), "--out", str(folder)]
+    with contextlib.redirect_stdout(out):
+        status = main(["rank", "--task", npz, "--zoo", write_zoo(*ELSEWHERE), *words, "--cache", str(folder / "cache")])
+    patch.undo()
+    return status, out.getvalue(), folder
+
+
+ELSEWHERE = {"ash": 0.5, "birch": 0.75, "cedar": 0.25, "elm": 1.0}
+
+
+def test_all_scores_are_computed_and_the_named_one_decides(all_scores):
+    status, _, folder = all_scores
+    record = json.loads((folder / "ranking.json").read_text())
+    assert status == 0
+    assert record["scores"][0] == "lgc"
+    assert set(record["scores"]) == set(SCORES)
+    assert {expert["name"]: expert["scores"]["best_elsewhere"]["value"] for expert in record["experts"]} == ELSEWHERE
+    assert set(record["experts"][0]["score_seconds"]) == set(SCORES)
+    assert {"load", "preprocess", "forward", "backward", "scores", "intervals"} <= set(record["experts"][0]["seconds"])
+    assert record["shared_seconds"]["reference"] > 0
+
+
+def test_many_scores_become_a_table_of_their_own_with_reasons_for_those_that_are_missing(all_scores):
+    _, out, folder = all_scores
+    record = json.loads((folder / "ranking.json").read_text())
+    assert "What each score says" in out
+    missing = [name for name in record["scores"] if all(expert["scores"][name]["value"] is None for expert in record["experts"])]
+    assert "domain_similarity" in missing  # these experts know nothing of their source
+    for name in missing:
+        assert f"\n{name} unavailable: " in out
+    by_knn = sorted(record["experts"], key=lambda expert: (-expert["scores"]["knn"]["value"], expert["rank"]))
+    (line,) = (line for line in out.splitlines() if line.startswith("│ knn "))
+    assert line.split("│")[2].split() == [str(expert["rank"]) for expert in by_knn[:3]]
+    assert "4 scored, 0 failed" in out
+    assert ", forward " in out.partition("4 scored")[2]
+
+
+def test_the_agreement_is_saved_beside_the_ranking(all_scores):
+    _, _, folder = all_scores
+    found = json.loads((folder / "agreement.json").read_text())
+    assert set(found["scores"]) == set(SCORES)
+    assert len(found["spearman"]) == len(SCORES)
+    assert (folder / "agreement.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_passes_are_kept_in_the_named_folder_and_not_with_no_cache(ran, all_scores, tmp_path):
+    assert list((all_scores[2] / "cache").glob("*/*.npz"))
+    ran("--scores", "lfc", "--cache", str(tmp_path / "kept"))
+    assert len(list((tmp_path / "kept").glob("*/*.npz"))) == 3
+    ran("--scores", "lfc", "--cache", str(tmp_path / "nothing"), "--no-cache")
+    assert not (tmp_path / "nothing").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read as JSON"),
+        ("{", "cannot be read as JSON"),
+        ("[]", "must hold"),
+        ('{"a": {"t": 2}}', "must hold"),
+        ('{"a": 1}', "must hold"),
+    ],
+)
+def test_accuracies_that_cannot_be_read_are_refused(ran, tmp_path, content, message):
+    file = tmp_path / "measured.json"
+    if content is not None:
+        file.write_text(content)
+    status, out, err = ran("--scores", "best_elsewhere", "--measured", str(file))
+    assert (status, out) == (2, "")
+    assert message in err
+
+
+def test_a_reference_that_does_not_exist_is_a_reason_and_is_named_again(ran):
+    status, out, _ = ran("--scores", "lfc", "rsa", "--reference", "small")
+    assert status == 0
+    assert "rsa unavailable: The reference network of RSA and DDS could not be had: The reference network 'small' is unknown" in " ".join(out.split())

@@ -8,7 +8,7 @@ from ntk_select.ranking import ExpertScores, Ranking
 from ntk_select.scores import ScoreResult, Unavailable
 
 pytest.importorskip("matplotlib")
-from ntk_select.ranking.plot import figure_bytes
+from ntk_select.ranking.plot import MOST_PANELS, figure_bytes
 
 RANKING = Ranking(
     task={"name": "birds"},
@@ -67,3 +67,16 @@ def test_a_name_with_dollars_is_no_formula():
 
 def test_a_name_in_letters_that_the_font_lacks_draws_no_warning():
     assert figure_bytes(named("猫"), "png")
+
+
+def test_many_scores_are_shown_by_the_places_that_they_give():
+    names = tuple(f"score {number}" for number in range(MOST_PANELS + 1))
+    values = {"a": 3.0, "b": 2.0, "c": 1.0}
+    experts = tuple(
+        ExpertScores(rank, name, None, None, 1, dict.fromkeys(names[:-1], ScoreResult(value)) | {names[-1]: Unavailable("none")}, {})
+        for rank, (name, value) in enumerate(values.items(), 1)
+    )
+    shown = texts(Ranking({"name": "birds"}, names, experts, tied=1, higher_is_better={names[0]: False}))
+    assert {*names, "a  1", "b  2", "c  3", "place by the score"} <= set(shown)
+    body = [text for text in shown if text in ("1", "2", "3")]
+    assert body[: 3 * MOST_PANELS] == ["3", *["1"] * (MOST_PANELS - 1), *["2"] * MOST_PANELS, "1", *["3"] * (MOST_PANELS - 1)]

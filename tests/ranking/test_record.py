@@ -47,6 +47,8 @@ ROWS = [
     },
 ]  # fmt: skip
 
+PLACED = {"a": ScoreResult(1.0), "b": ScoreResult(2.0), "c": ScoreResult(2.0), "d": Unavailable("none")}
+
 
 def test_repr_is_a_table_with_the_verdict():
     assert repr(RANKING).splitlines() == [
@@ -74,6 +76,20 @@ def test_the_dictionary_has_the_promised_shape():
     assert record["failures"] == [{"name": "broken", "error": "The weights are gone."}]
     assert (record["scores"], record["tied"], record["judgement"]) == (["lfc", "lgc"], 1, "flowers is ahead.")
     assert json.loads(json.dumps(record, allow_nan=False)) == record
+
+
+def test_details_and_times_of_single_scores_are_in_the_dictionary():
+    row = ExpertScores(1, "a", None, None, 5, {"parc": ScoreResult(20.0, details={"auc": 0.75})}, {"scores": 0.25}, {"parc": 0.25})
+    record = Ranking(TASK, ("parc",), (row,), higher_is_better={"parc": True}, shared_seconds={"reference": 2.0}).to_dict()
+    assert record["experts"][0]["scores"]["parc"] == {"value": 20.0, "low": None, "high": None, "details": {"auc": 0.75}}
+    assert record["experts"][0]["score_seconds"] == {"parc": 0.25}
+    assert (record["higher_is_better"], record["shared_seconds"]) == ({"parc": True}, {"reference": 2.0})
+
+
+def test_places_follow_the_direction_of_the_score_and_share_ties():
+    rows = [ExpertScores(i, name, None, None, 5, {"s": outcome}, {}) for i, (name, outcome) in enumerate(PLACED.items(), 1)]
+    assert Ranking(TASK, ("s",), tuple(rows)).places("s") == {"a": 3, "b": 1.5, "c": 1.5}
+    assert Ranking(TASK, ("s",), tuple(rows), higher_is_better={"s": False}).places("s") == {"a": 1, "b": 2.5, "c": 2.5}
 
 
 def test_pandas_gets_one_row_an_expert():
