@@ -1,10 +1,11 @@
-"""What do LFC and LGC cost on the same expert and images? Times, ratio and peak memory, in one run.
+"""What do the scores cost? LFC and LGC of an expert and its images; all scores of features, beside the naive formulas; imports.
 
     python scripts/benchmark_scores.py                                  # two embedded experts, digits
     python scripts/benchmark_scores.py --arch resnet101 --size 224      # random weights: the cost is the same
+    python scripts/benchmark_scores.py --features                       # every score of features, beside naive_scores.py
     python scripts/benchmark_scores.py --imports                        # what `import ntk_select` costs
 
-Both scores start from the same resized images in memory and end with the number; their calls alternate, so that a
+LFC and LGC start from the same resized images in memory and end with the number; their calls alternate, so that a
 slow moment of the machine meets both. Compilation is in the first call, given apart. Only ratios carry over to
 another machine.
 """
@@ -20,6 +21,7 @@ from functools import partial
 import jax
 import numpy as np
 import tyro
+from naive_scores import NAIVE, NAIVE_TERMS
 from ntk_select.data import load_task
 from ntk_select.models import ZOO, build, initialise, make_expert
 from rich.console import Console
@@ -28,6 +30,7 @@ from rich.table import Table
 import ntk_select as ns
 from ntk_select.expert import Expert
 from ntk_select.probe import forward
+from ntk_select.scores import SCORES, Features
 
 
 def random_expert(architecture: str, size: int) -> Expert:
@@ -76,6 +79,38 @@ def measure(expert: Expert, task: ns.Task, *, per_class: int, repeats: int, batc
     }
 
 
+def measure_features(n: int, d: int, c: int) -> list[dict[str, str | float]]:
+    """Seconds of every score that features and labels suffice for: alone, among all others (decompositions shared), and naive."""
+    rng = np.random.default_rng(0)
+    names = [name for name, score in SCORES.items() if score.needs == ("features", "labels")]
+
+    def sample(n, d, c):
+        labels = np.arange(n) % c
+        return np.maximum(rng.normal(size=(n, d)) + 0.35 * rng.normal(size=(c, d))[labels], 0), labels
+
+    small = sample(200, 70, 3)
+    for run in (*(SCORES[name].fn for name in names), *NAIVE.values(), *(naive for _, naive in NAIVE_TERMS.values())):
+        run(*small)  # imports are not what is measured
+    array, labels = sample(n, d, c)
+    shared, rows, total = Features(array), [], 0.0
+    for name in names:
+        score = SCORES[name]
+        alone = seconds_of(lambda score=score: score.evaluate(features=Features(array), labels=labels))
+        began = time.perf_counter()
+        outcome = score.evaluate(features=shared, labels=labels)
+        total += (among := time.perf_counter() - began)
+        row = {"score": name, "alone": alone, "among all": among, "naive": "-", "naive / alone": "-", "relative difference": "-"}
+        term, naive = NAIVE_TERMS.get(name, (None, NAIVE.get(name)))
+        if naive is not None:
+            began = time.perf_counter()
+            expected = naive(array, labels)
+            spent = time.perf_counter() - began
+            value = outcome.details[term] if term else outcome.value
+            row |= {"naive": spent, "naive / alone": "-" if term else spent / alone, "relative difference": f"{abs(value / expected - 1):.0e}"}
+        rows.append(row)
+    return [*rows, {"score": "all", "alone": "", "among all": total, "naive": "", "naive / alone": "", "relative difference": ""}]
+
+
 def import_seconds(repeats: int) -> dict[str, float]:
     """Median seconds to start Python and import jax and flax, and the same with ntk_select after them or alone."""
     programs = {"jax, flax": "import jax, flax", "jax, flax, ntk_select": "import jax, flax, ntk_select", "ntk_select": "import ntk_select"}
@@ -93,6 +128,8 @@ def main(
     per_class: int = 25,
     repeats: int = 9,
     batch_size: int = 32,
+    features: bool = False,
+    shape: tuple[int, int, int] = (2500, 2048, 100),
     imports: bool = False,
 ) -> None:
     """Measures and prints a table.
@@ -104,10 +141,14 @@ def main(
       per_class: images a class.
       repeats: calls behind each median.
       batch_size: images per forward pass.
+      features: measure all scores of features instead.
+      shape: of these: images, features, classes.
       imports: measure imports instead.
     """
     if imports:
         rows = [{"program": name, "seconds": value} for name, value in import_seconds(repeats).items()]
+    elif features:
+        rows = measure_features(*shape)
     else:
         experts = [random_expert(name, size) for name in arch] or [ZOO["cifar10-resnet_small"](), ZOO["cifar10-densenet_small"]()]
         loaded = load_task(task)

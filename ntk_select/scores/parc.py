@@ -16,7 +16,8 @@ def parc(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " 
 
     Args:
       features: pre-logits; every feature gets mean 0 and variance 1. Where they span more than `components` directions, the first
-        principal components take their place.
+        principal components take their place, each with the sign by which the image largest in it is positive (Pearson's
+        correlation over components depends on their signs).
       labels: class ids, any integers.
       components: how many, from 2; None for all.
 
