@@ -8,6 +8,7 @@ the cache of `ntk-select rank`, and the ranking of every task in the output fold
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,9 +61,9 @@ def read(file: Path) -> Ranking:
     return Ranking(record["task"], tuple(record["scores"]), experts, higher_is_better=record["higher_is_better"])
 
 
-def pairs_table(found: Agreement, often: np.ndarray) -> Table:
+def pairs_table(found: Agreement, often: np.ndarray, how: str) -> Table:
     """For every score those that it agrees with most, and how it stands to LFC and LGC."""
-    table = Table(title="Spearman correlation over experts, mean over tasks (and the smallest)")
+    table = Table(title=f"Spearman correlation {how}, mean over tasks (and the smallest)")
     for column in ("score", "lfc", "lgc", "source_size", "knn", "agrees most with"):
         table.add_column(column)
     for i in sorted(found.known, key=lambda place: -np.nan_to_num(found.matrix[place, found.names.index("lfc")])):
@@ -85,18 +86,28 @@ def main(
     Args:
       tasks: task URIs.
       zoo: where the experts are.
-      out: folder for agreement.json, agreement.png and the rankings.
+      out: folder for agreement.json and .png, agreement_within.json and .png, and the rankings.
       per_class: images a class.
       seed: of the images.
     """
     experts = open_zoo(split(zoo))
     rankings = [ranked(uri, experts, out, per_class, seed) for uri in split(tasks)]
-    found = ns.agreement(rankings)
-    CONSOLE.print(pairs_table(found, np.array([ns.agreement(ranking).matrix for ranking in rankings])))
     names = ", ".join(ranking.task["name"] for ranking in rankings)
-    write_atomically(out / "agreement.json", (json.dumps({"tasks": names, **found.to_dict()}, indent=1) + "\n").encode())
-    figure = found.report(out / "agreement.png", f"{len(SCORES)} scores, {len(experts)} experts; mean over {names}")
-    CONSOLE.print(f"wrote {out / 'agreement.json'} and {figure}")
+    for file, parts, how in (
+        ("agreement", rankings, "over experts"),
+        ("agreement_within", [part for ranking in rankings for part in by_architecture(ranking)], "over experts of one architecture"),
+    ):
+        found = ns.agreement(parts)
+        CONSOLE.print(pairs_table(found, np.array([ns.agreement(part).matrix for part in parts]), how))
+        write_atomically(out / f"{file}.json", (json.dumps({"tasks": names, **found.to_dict()}, indent=1) + "\n").encode())
+        figure = found.report(out / f"{file}.png", f"{len(SCORES)} scores, {len(experts)} experts; Spearman {how}, mean over {names}")
+        CONSOLE.print(f"wrote {out / file}.json and {figure}")
+
+
+def by_architecture(ranking: Ranking) -> list[Ranking]:
+    """The ranking cut into one for each architecture: a score that only tells wide networks from narrow ones has nothing to say within."""
+    kinds = dict.fromkeys(expert.architecture for expert in ranking.experts)
+    return [replace(ranking, experts=tuple(expert for expert in ranking.experts if expert.architecture == kind)) for kind in kinds]
 
 
 if __name__ == "__main__":
