@@ -16,7 +16,7 @@ from ntk_select.expert import Expert
 from ntk_select.gradients import expert_question, gradient_kernel
 from ntk_select.last_conv import pooled_kernel
 from ntk_select.preprocess import Preprocess
-from ntk_select.probe import forward, has_pooled_last_conv
+from ntk_select.probe import ProbePass, forward, has_pooled_last_conv
 from ntk_select.scores import Features
 from ntk_select.task import ProbeSample, Task
 
@@ -116,19 +116,21 @@ class Gatherer:
         with timed(seconds, "cache"):
             key = self._key(expert, x, with_kernel)
             arrays, kernel = self.cache.get(key[0]), self.cache.get(key[1]) if with_kernel else None
-        reason = ""
-        if arrays is None or (with_kernel and kernel is None):
-            pooled = with_kernel and has_pooled_last_conv(expert)
+        passes, reason = None, ""
+        pooled = with_kernel and kernel is None and has_pooled_last_conv(expert)
+        if arrays is None or pooled:
             seconds.setdefault("forward", 0.0)
             passes = forward(expert, x, last_conv=pooled, batch_size=self.batch_size, seconds=seconds)
             arrays = {"logits": np.asarray(passes.logits)} | ({} if passes.features is None else {"features": np.asarray(passes.features)})
             self.cache.put(key[0], arrays)
-            if with_kernel:
-                with timed(seconds, "backward"):
-                    found, reason = self._gradient_kernel(expert, x, passes, pooled)
-                if found is not None:
-                    kernel = {"gradient_kernel": found}
-                    self.cache.put(key[1], kernel)
+        if with_kernel and kernel is None:
+            # An expert without a head is differentiated at its pre-logits.
+            outputs = "features" if expert.head is None and "features" in arrays else "trace"
+            with timed(seconds, "backward"):
+                found, reason = self._gradient_kernel(expert, x, passes if pooled else None, outputs)
+            if found is not None:
+                kernel = {"gradient_kernel": found}
+                self.cache.put(key[1], kernel)
         if with_kernel and expert.head is None and "features" in arrays:
             self.headless.append(expert.name)
         inputs, reasons = dict(kernel or {}), {"gradient_kernel": reason} if reason else {}
@@ -138,17 +140,19 @@ class Gatherer:
             self._give(inputs, reasons, "source_probs", _source_probs(expert, arrays["logits"]))
         return inputs, reasons
 
-    def _gradient_kernel(self, expert: Expert, x, passes, pooled: bool) -> tuple[np.ndarray | None, str]:
-        """The kernel, or None and why there is none. An expert without a head is differentiated at its pre-logits."""
-        outputs = "features" if expert.head is None and passes.features is not None else "trace"
-        if not pooled and (cost := self._products(expert, x, outputs)) > MAX_PRODUCTS:
+    def _gradient_kernel(self, expert: Expert, x, passes: ProbePass | None, outputs: str) -> tuple[np.ndarray | None, str]:
+        """The kernel, from passes with a pooled last convolution if they are there; or None and why there is none."""
+        if passes is None and (cost := self._products(expert, x, outputs)) > MAX_PRODUCTS:
             return None, (
                 f"The exact kernel of this network's ending needs {cost:.1e} products, above the {MAX_PRODUCTS:.0e} that a ranking spends on it. "
                 "To have it all the same call ntk_select.lgc(expert, x, labels), or for less, with its error, "
                 "ntk_select.lgc(..., sketch=ntk_select.Sketch(kind='jvp'))."
             )
         try:
-            kernel = pooled_kernel(expert, passes, outputs) if pooled else gradient_kernel(expert, x, outputs=outputs, batch_size=self.batch_size)
+            if passes is not None:
+                kernel = pooled_kernel(expert, passes, outputs)
+            else:
+                kernel = gradient_kernel(expert, x, outputs=outputs, batch_size=self.batch_size)
         except NtkSelectError as error:
             return None, str(error)
         return (kernel, "") if np.isfinite(kernel).all() else (None, "The gradients hold NaN or infinity.")

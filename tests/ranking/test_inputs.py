@@ -254,6 +254,14 @@ def test_a_second_score_costs_no_forward_pass(task, tmp_path, passes):
     assert [row.scores for row in again.experts] == [row.scores for row in uncached.experts]
 
 
+def test_a_kernel_that_cannot_be_had_does_not_cost_the_forward_pass_again(task, tmp_path, passes, monkeypatch):
+    monkeypatch.setattr(inputs_module, "MAX_PRODUCTS", 0.0)
+    first, again = (rank([expert("a")], task, ("lgc", "lfc"), draws=0, cache=tmp_path) for _ in range(2))
+    assert passes == ["a"]
+    assert one(first, "lgc") == one(again, "lgc")
+    assert "needs" in one(again, "lgc").reason
+
+
 def brighter(images):
     return pixels(images) + 1
 
@@ -277,9 +285,11 @@ def other_logits(variables, x):
 def test_whatever_changes_the_numbers_is_computed_anew(task, tmp_path, passes, change):
     rank([expert("a")], task, ("lgc",), draws=0, cache=tmp_path)
     changed = replace(expert("a"), **change)
-    cached = rank([changed], task, ("lgc",), draws=0, cache=tmp_path)
-    assert len(passes) == 2
-    assert one(cached, "lgc") == one(rank([changed], task, ("lgc",), draws=0), "lgc")
+    cached = rank([changed], task, ("lgc", "lfc"), draws=0, cache=tmp_path)
+    assert len(passes) == (1 if change.keys() & {"last_conv", "head"} else 2)  # which leave features and logits as they are
+    assert cached.experts[0].scores == rank([changed], task, ("lgc", "lfc"), draws=0).experts[0].scores
+    again = rank([changed], task, ("lgc", "lfc"), draws=0, cache=tmp_path)
+    assert "backward" not in again.experts[0].seconds
 
 
 def test_other_images_are_other_keys_and_a_damaged_file_is_computed_anew(task, tmp_path, passes):
