@@ -4,17 +4,22 @@ Keys hold the bytes of weights and inputs and the program of the function, not n
 or layer is another key, and a renamed expert is the same. Whatever goes wrong with the folder costs time, never a result.
 """
 
+import functools
 import hashlib
 import io
 import os
 from collections.abc import Mapping
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 
 from ntk_select.files import write_atomically
 
-FORMAT = "ntk_select cache 1"
+FORMAT = "1"
+"""To be raised whenever the same inputs give other numbers than before."""
+_NAMES = "names of all arrays"
 LARGEST = 4 * 2**30
 """Bytes that a cache may hold; what was used least recently goes first."""
 
@@ -32,7 +37,7 @@ def default_folder() -> Path | None:
 
 def key_of(*parts: str | bytes | np.ndarray) -> str:
     """One key for texts and arrays, in this order."""
-    digest = hashlib.sha256(FORMAT.encode())
+    digest = hashlib.sha256(f"ntk_select {_version()} {FORMAT}".encode())
     for part in parts:
         if isinstance(part, np.ndarray):
             digest.update(f"{part.dtype}{part.shape}".encode())
@@ -43,10 +48,18 @@ def key_of(*parts: str | bytes | np.ndarray) -> str:
     return digest.hexdigest()
 
 
+@functools.cache
+def _version() -> str:
+    try:
+        return version("ntk-select")
+    except PackageNotFoundError:
+        return ""
+
+
 class Cache:
     """Named arrays by key in a folder; None for a folder keeps nothing.
 
-    A file that is damaged counts as absent. A folder that cannot be written keeps nothing, and says so once in `trouble`.
+    A file that is damaged counts as absent. A folder that cannot be written is still read, and `trouble` says what was the matter.
     """
 
     def __init__(self, folder: str | Path | None):
@@ -56,30 +69,34 @@ class Cache:
     def __bool__(self):
         return self.folder is not None
 
-    def get(self, key: str) -> dict[str, np.ndarray] | None:
-        """What was kept under the key, or None."""
-        if self.folder is None:
+    def get(self, key: str | None) -> dict[str, np.ndarray] | None:
+        """What was kept under the key, all of it, or None."""
+        if self.folder is None or key is None:
             return None
         file = self._file(key)
         try:
             with open(file, "rb") as stream:
                 arrays = dict(np.load(stream, allow_pickle=False))
-            os.utime(file)
-        except (OSError, ValueError, EOFError, KeyError, TypeError, NotImplementedError, *_damage()):
+            whole = sorted(arrays) == sorted([_NAMES, *arrays[_NAMES].tolist()])
+        except Exception:  # bits can be turned in more ways than a list of exceptions names
             return None
+        if not whole:
+            return None
+        del arrays[_NAMES]
+        with suppress(OSError):  # of somebody else's folder
+            os.utime(file)
         return arrays
 
-    def put(self, key: str, arrays: Mapping[str, np.ndarray]) -> None:
+    def put(self, key: str | None, arrays: Mapping[str, np.ndarray]) -> None:
         """Keeps arrays under the key, whole or not at all."""
-        if self.folder is None:
+        if self.folder is None or key is None or self.trouble:
             return
         buffer = io.BytesIO()
-        np.savez(buffer, **arrays)
+        np.savez(buffer, **arrays, **{_NAMES: np.array(list(arrays))})
         try:
             write_atomically(self._file(key), buffer.getvalue())
         except OSError as error:
-            self.trouble = f"The cache {self.folder} cannot be written ({error.strerror}); nothing is kept for the next time."
-            self.folder = None
+            self.trouble = f"The cache {self.folder} cannot be written ({error.strerror}); nothing more is kept. Type: --cache ANOTHER_FOLDER"
 
     def prune(self, largest: int = LARGEST) -> None:
         """Deletes what was used least recently until no more than `largest` bytes are left."""
@@ -98,10 +115,3 @@ class Cache:
 
     def _file(self, key: str) -> Path:
         return self.folder / key[:2] / f"{key}.npz"
-
-
-def _damage() -> tuple[type[Exception], ...]:
-    import zipfile
-    import zlib
-
-    return zipfile.BadZipFile, zlib.error

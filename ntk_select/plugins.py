@@ -8,7 +8,7 @@ from ntk_select.errors import MissingDependencyError
 
 
 def builtin(name: str) -> Callable[..., Any]:
-    """A function of the group `ntk_select.builtin` in pyproject.toml: load_task, task_kinds, describe_task, open_zoo, untrained_network,
+    """A function or table of the group `ntk_select.builtin` in pyproject.toml: load_task, task_kinds, describe_task, open_zoo, reference_networks,
     convert_checkpoint.
 
     Raises:

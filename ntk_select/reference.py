@@ -8,6 +8,7 @@ import numpy as np
 import optax
 
 from ntk_select.engine.inputs import check_count
+from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.expert import Expert
 from ntk_select.plugins import builtin
 from ntk_select.task import Task
@@ -16,6 +17,24 @@ from ntk_select.training import TrainState, train_epochs
 EPOCHS, BATCH = 30, 32
 LEAST_STEPS = 500
 MOST_IMAGES = 20_000
+
+
+def check_reference(network: str) -> None:
+    """Raises ConfigError when there is no reference network of this name."""
+    if network not in (known := builtin("reference_networks")):
+        raise ConfigError(f"The reference network {network!r} is unknown.{did_you_mean(str(network), known)}")
+
+
+def untrained_reference(task: Task, network: str, seed: int):
+    """The network that `trained_reference` begins with: (expert, learning rate, most steps). Raises as that does."""
+    check_count("seed", seed, 0)
+    check_reference(network)
+    return builtin("reference_networks")[network](task.num_classes, seed)
+
+
+def recipe() -> str:
+    """What else decides a trained reference, in words, for whoever keeps one."""
+    return f"{EPOCHS} epochs, batches of {BATCH}, {LEAST_STEPS} steps, {MOST_IMAGES} images"
 
 
 def trained_reference(task: Task, network: str = "tiny", *, seed: int = 0, progress: Callable[[int, int, str], None] | None = None) -> Expert:
@@ -39,8 +58,7 @@ def trained_reference(task: Task, network: str = "tiny", *, seed: int = 0, progr
 
     Reference: Dwivedi & Roig 2019; Deshpande et al. 2021, section 4.2 and appendix C.
     """
-    check_count("seed", seed, 0)
-    expert, learning_rate, most_steps = builtin("untrained_network")(network, task.num_classes, seed)
+    expert, learning_rate, most_steps = untrained_reference(task, network, seed)
     chosen = np.sort(np.random.default_rng([seed, 1]).permutation(len(task.images))[:MOST_IMAGES])
     preprocess = expert.preprocess
     pixels, labels = preprocess.resized([task.images[int(place)] for place in chosen]), task.labels[chosen]

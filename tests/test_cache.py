@@ -76,9 +76,32 @@ def test_a_place_that_cannot_be_written_is_said_and_costs_no_result(tmp_path):
     cache = Cache(tmp_path / "file")
     cache.put(KEY, {"a": np.zeros(1)})
     assert "cannot be written" in cache.trouble
+    assert "Type: --cache ANOTHER_FOLDER" in cache.trouble
     assert cache.get(KEY) is None
     cache.put(KEY, {"a": np.zeros(1)})
     assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_any_single_bit_that_is_turned_gives_the_arrays_or_nothing(tmp_path):
+    cache, arrays = Cache(tmp_path), {"a": np.arange(3, dtype=np.int8), "b": np.zeros(2, np.int8)}
+    cache.put(KEY, arrays)
+    (file,) = tmp_path.glob("*/*.npz")
+    whole = file.read_bytes()
+    for place in range(0, len(whole), 3):
+        for bit in (0, 5):
+            file.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << bit)]) + whole[place + 1 :])
+            found = cache.get(KEY)
+            assert found is None or {name: value.tolist() for name, value in found.items()} == {"a": [0, 1, 2], "b": [0, 0]}
+
+
+def test_a_folder_that_is_only_read_still_gives_what_it_holds(tmp_path, monkeypatch):
+    Cache(tmp_path).put(KEY, {"a": np.arange(3)})
+
+    def forbidden(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "utime", forbidden)
+    assert Cache(tmp_path).get(KEY)["a"].tolist() == [0, 1, 2]
 
 
 def test_what_was_used_least_recently_goes_first(tmp_path):

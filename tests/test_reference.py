@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from ntk_select.models.reference import NETWORKS, untrained_network
+from ntk_select.models.reference import REFERENCE_NETWORKS
 
 from ntk_select import Task, reference, trained_reference
 from ntk_select.errors import ConfigError
@@ -45,11 +45,11 @@ def test_a_name_that_does_not_exist_and_a_seed_that_is_none_are_refused(task):
         trained_reference(task, seed=-1)
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", REFERENCE_NETWORKS)
 def test_a_fresh_network_can_be_trained_and_says_how(kind):
-    network, learning_rate, most_steps = untrained_network(kind, 3, seed=1)
+    network, learning_rate, most_steps = REFERENCE_NETWORKS[kind](3, seed=1)
     assert network.train_fn is not None
     assert network.head_kernel.shape[1] == 3
     assert learning_rate == {"tiny": 0.05, "resnet18": 0.005}[kind]
     assert most_steps == {"tiny": 1000, "resnet18": None}[kind]
-    assert not np.array_equal(network.head_kernel, untrained_network(kind, 3, seed=2).network.head_kernel)
+    assert not np.array_equal(network.head_kernel, REFERENCE_NETWORKS[kind](3, seed=2).network.head_kernel)

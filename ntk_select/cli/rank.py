@@ -97,6 +97,9 @@ class Rank:
         words += ["--only", *split(self.only)] if self.only else []
         words += ["--reference", self.reference] if self.reference != "tiny" else []
         words += ["--measured", str(self.measured)] if self.measured else []
+        words += ["--draws", str(self.draws)] if self.draws != Rank.draws else []
+        words += ["--batch-size", str(self.batch_size)] if self.batch_size != Rank.batch_size else []
+        words += ["--no-cache"] if self.no_cache else ["--cache", str(self.cache)] if self.cache not in (None, default_folder()) else []
         return words + (["--seed", str(self.seed)] if self.seed else [])
 
 

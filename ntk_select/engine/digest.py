@@ -43,11 +43,22 @@ def digest_of_function(structure: Structure) -> str:
     return digest.hexdigest()
 
 
-def digest_of_program(fn: Callable[..., Any], *arguments: Any) -> str:
-    """Changes with any operation of `fn` on arguments of these shapes, and with any constant in it. Cost: one trace."""
+def digest_of_program(fn: Callable[..., Any], *arguments: Any) -> str | None:
+    """Changes with any operation of `fn` on arguments of these shapes, and with any constant in it. Cost: one trace.
+
+    None where it calls back to Python, for what happens there is not in the program.
+    """
+    program = jax.make_jaxpr(fn)(*arguments)
+    if _calls_python(program.jaxpr):
+        return None
     digest = hashlib.sha256()
-    _feed(digest, jax.make_jaxpr(fn)(*arguments))
+    _feed(digest, program)
     return digest.hexdigest()
+
+
+def _calls_python(jaxpr) -> bool:
+    inner = (getattr(part, "jaxpr", part) for eqn in jaxpr.eqns for part in jax.tree.leaves(list(eqn.params.values())))
+    return any("callback" in eqn.primitive.name for eqn in jaxpr.eqns) or any(_calls_python(part) for part in inner if hasattr(part, "eqns"))
 
 
 def digest_of_params(params: Any) -> str:

@@ -1,17 +1,18 @@
 """What does each expert give to the scores? One forward pass for all of them, and what is known from elsewhere."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ntk_select.cache import Cache, key_of
 from ntk_select.engine.digest import digest_of_params, digest_of_program
 from ntk_select.engine.kernel import ntk_plan
-from ntk_select.errors import DataError, ModelError, NtkSelectError
+from ntk_select.errors import DataError, ModelError, NtkSelectError, first_line
 from ntk_select.expert import Expert
 from ntk_select.gradients import expert_question, gradient_kernel
 from ntk_select.last_conv import pooled_kernel
@@ -38,12 +39,14 @@ class Gatherer:
       cache: where passes and kernels are kept.
       reference: of RSA and DDS: an expert trained on the task, or the name of a network to train.
       measured: fine-tuned accuracies by expert and task.
+      names: of all experts that are to be compared.
       progress: told what is being trained.
 
     Attributes:
       headless: experts whose kernel is that of their pre-logits.
       extractors: names of the extractors behind the source means that were used.
       seconds: spent once for the whole zoo, by step.
+      not_kept: experts whose passes the cache cannot tell from others.
     """
 
     def __init__(
@@ -57,15 +60,17 @@ class Gatherer:
         cache: Cache,
         reference: Expert | str = "tiny",
         measured: Mapping[str, Mapping[str, float]] | None = None,
+        names: Iterable[str] = (),
         progress: Callable[[int, int, str], None] | None = None,
     ):
         self.task, self.sample, self.needs = task, sample, needs
         self.seed, self.batch_size, self.cache = seed, batch_size, cache
         self.reference, self.progress = reference, progress
-        self.elsewhere = _elsewhere(measured or {}, task.name)
+        self.elsewhere = _elsewhere({name: row for name, row in (measured or {}).items() if name in set(names)}, task.name)
         self.headless: list[str] = []
         self.extractors: dict[str, None] = {}
         self.seconds: dict[str, float] = {}
+        self.not_kept: list[str] = []
         self._resized: dict[tuple, np.ndarray] = {}
         self._programs: dict[Any, str] = {}
         self._of_extractor: dict[Any, np.ndarray | str] = {}
@@ -80,11 +85,17 @@ class Gatherer:
         inputs: dict[str, Any] = {"labels": self.sample.labels, "name": name, "seed": self.seed, "num_params": expert.num_params}
         reasons: dict[str, str] = {}
         if self.needs & PASSES:
-            with timed(seconds, "preprocess"):
-                x = self._network_inputs(expert)
-            found, more = self._passed(expert, x, "gradient_kernel" in self.needs, seconds)
-            inputs |= {key: value for key, value in found.items() if key in self.needs or key == "features"}
-            reasons |= more
+            try:
+                with timed(seconds, "preprocess"):
+                    x = self._network_inputs(expert)
+            except ModelError as error:
+                if not self.needs - PASSES - {"labels"}:
+                    raise  # nothing is left of this expert
+                reasons |= dict.fromkeys(PASSES, str(error))
+            else:
+                found, more = self._passed(expert, x, "gradient_kernel" in self.needs, seconds)
+                inputs |= found
+                reasons |= more
         if "reference_features" in self.needs:
             self._give(inputs, reasons, "reference_features", self._reference_features())
         self._from_card(name, expert, inputs, reasons)
@@ -121,8 +132,9 @@ class Gatherer:
         if arrays is None or pooled:
             seconds.setdefault("forward", 0.0)
             passes = forward(expert, x, last_conv=pooled, batch_size=self.batch_size, seconds=seconds)
-            arrays = {"logits": np.asarray(passes.logits)} | ({} if passes.features is None else {"features": np.asarray(passes.features)})
-            self.cache.put(key[0], arrays)
+            if arrays is None:
+                arrays = {"logits": _plain(passes.logits)} | ({} if passes.features is None else {"features": _plain(passes.features)})
+                self.cache.put(key[0], arrays)
         if with_kernel and kernel is None:
             # An expert without a head is differentiated at its pre-logits.
             outputs = "features" if expert.head is None and "features" in arrays else "trace"
@@ -131,11 +143,12 @@ class Gatherer:
             if found is not None:
                 kernel = {"gradient_kernel": found}
                 self.cache.put(key[1], kernel)
-        if with_kernel and expert.head is None and "features" in arrays:
+        if kernel is not None and expert.head is None and "features" in arrays:
             self.headless.append(expert.name)
         inputs, reasons = dict(kernel or {}), {"gradient_kernel": reason} if reason else {}
-        if "features" in arrays:
-            inputs["features"] = Features(arrays["features"])
+        known = arrays.get("features")
+        sentence = f"Expert {expert.name!r} has no features_fn, and so no features. Type: Expert(..., features_fn=...)"
+        self._give(inputs, reasons, "features", sentence if known is None else Features(known))
         if "source_probs" in self.needs:
             self._give(inputs, reasons, "source_probs", _source_probs(expert, arrays["logits"]))
         return inputs, reasons
@@ -167,24 +180,42 @@ class Gatherer:
 
     # What tells one computation from another
 
-    def _key(self, expert: Expert, x, with_kernel: bool) -> tuple[str, str]:
-        """Keys of the passes and of the kernel: weights, images as they enter, programs, layer, and what computes."""
+    def _key(self, expert: Expert, x, with_kernel: bool) -> tuple[str | None, str | None]:
+        """Keys of the passes and of the kernel: weights, images as they enter, programs, layer, and what computes. None where there
+        can be none."""
         if not self.cache:
-            return "", ""
-        where = f"{jax.__version__} {jax.devices()[0].platform} {jax.config.jax_enable_x64}"
-        programs = [self._program(fn, expert, x) for fn in (expert.apply_fn, expert.features_fn, expert.taps_fn) if fn is not None]
-        passes = key_of("passes", where, digest_of_params(expert.variables), np.asarray(x), *programs)
-        if not with_kernel:
-            return passes, ""
-        fn = expert.features_fn if expert.head is None and expert.features_fn is not None else expert.apply_fn
-        return passes, key_of("gradient kernel", passes, repr(expert.last_conv), repr(expert.head), self._program(fn, expert, x, gradient=True))
+            return None, None
+        try:
+            passes = self._key_of_passes(expert, x)
+            return passes, self._key_of_kernel(expert, x, passes) if with_kernel and passes else None
+        except Exception:  # an expert is foreign code, and can be scored without being kept
+            self.not_kept.append(expert.name)
+            return None, None
 
-    def _program(self, fn, expert: Expert, x, gradient: bool = False) -> str:
+    def _key_of_passes(self, expert: Expert, x) -> str | None:
+        programs = [self._program(fn, expert, x) for fn in (expert.apply_fn, expert.features_fn, expert.taps_fn) if fn is not None]
+        if None in programs:
+            self.not_kept.append(expert.name)
+            return None
+        return key_of("passes", _where(), digest_of_params(expert.variables), np.asarray(x), *programs)
+
+    def _key_of_kernel(self, expert: Expert, x, passes: str) -> str:
+        fn = expert.features_fn if expert.head is None and expert.features_fn is not None else expert.apply_fn
+        return key_of("gradient kernel", passes, repr(expert.last_conv), repr(expert.head), self._program(fn, expert, x, gradient=True))
+
+    def _program(self, fn, expert: Expert, x, gradient: bool = False) -> str | None:
         def known(params, state, x):
             return fn({"params": params, **state}, x, *([None] if fn is expert.taps_fn else []))
 
         def differentiated(params, state, x):
-            return jax.grad(lambda p: known(p, state, x).sum())(params)
+            leaves, treedef = jax.tree.flatten(params)
+            real = [place for place, leaf in enumerate(leaves) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
+
+            def total(chosen):
+                merged = dict(enumerate(leaves)) | dict(zip(real, chosen, strict=True))
+                return known(jax.tree.unflatten(treedef, merged.values()), state, x).sum()
+
+            return jax.grad(total)([leaves[place] for place in real])
 
         shapes = jax.eval_shape(lambda variables: variables, expert.variables)
         memory = (fn, gradient, fn is expert.taps_fn, np.shape(x)[1:], str(shapes))
@@ -206,24 +237,34 @@ class Gatherer:
         reference, key = self.reference, None
         try:
             if not isinstance(reference, Expert):
-                if self.cache:
-                    content = (part for image in self.task.images for part in (str(np.shape(image)), np.asarray(image)))
-                    key = key_of("reference", reference, str(self.seed), np.asarray(self.task.labels), self.sample.indices, *content)
-                    known = self.cache.get(key)
-                    if known is not None:
-                        return known["features"]
+                key = self._key_of_reference(reference) if self.cache else None
+                if (known := self.cache.get(key)) is not None:
+                    return known["features"]
                 reference = trained_reference(self.task, reference, seed=self.seed, progress=self.progress)
-            passed = self._passed(reference, self._network_inputs(reference), False, {})[0]
+            found = self._features_through(reference)
         except DataError:
             raise
-        except NtkSelectError as error:
-            return f"The reference network of RSA and DDS could not be had: {error}"
-        if "features" not in passed:
-            return f"The reference network {reference.name!r} has no features_fn. Type: rank(..., reference=Expert(..., features_fn=...))"
-        features = passed["features"].array
-        if key is not None:
-            self.cache.put(key, {"features": features})
-        return features
+        except Exception as error:
+            return f"The reference network of RSA and DDS could not be had: {explained(error)}"
+        if not isinstance(found, str):
+            self.cache.put(key, {"features": found})
+        return found
+
+    def _key_of_reference(self, network: str) -> str:
+        """Of everything that decides the features of a trained reference: where it starts, how it is trained, and on what."""
+        from ntk_select.reference import recipe, untrained_reference
+
+        expert, *settings = untrained_reference(self.task, network, self.seed)
+        start, size = digest_of_params(expert.variables), expert.preprocess.size
+        program = str(digest_of_program(expert.train_fn, expert.variables, np.zeros((1, size, size, 3), np.float32)))
+        content = (part for image in self.task.images for part in (str(np.shape(image)), np.asarray(image)))
+        facts = (network, str(self.seed), _where(), recipe(), repr(settings), repr(expert.preprocess), start, program)
+        return key_of("reference", *facts, np.asarray(self.task.labels), self.sample.indices, *content)
+
+    def _features_through(self, expert: Expert) -> np.ndarray | str:
+        """Pre-logits of the images by another network than the one that is scored."""
+        found, reasons = self._passed(expert, self._network_inputs(expert), False, {})
+        return found["features"].array if "features" in found else reasons["features"]
 
     def _from_card(self, name: str, expert: Expert, inputs: dict[str, Any], reasons: dict[str, str]) -> None:
         card, source = expert.card, expert.source
@@ -233,6 +274,8 @@ class Gatherer:
         if "accuracies_elsewhere" in self.needs:
             known = self.elsewhere.get(name)
             sentence = "No accuracy on another task was given. Type: rank(..., measured={expert: {task: accuracy}}), or --measured FILE.json"
+            if known is not None and len(known) == 0:
+                sentence, known = "There is no other task on which all these experts were fine-tuned.", None
             self._give(inputs, reasons, "accuracies_elsewhere", sentence if known is None else known)
         if not self.needs & {"source_means", "own_source_means"}:
             return
@@ -255,15 +298,29 @@ class Gatherer:
         if source.reference not in self._of_extractor:
             with timed(self.seconds, "extractor"):
                 try:
-                    extractor = source.reference()
-                    found = self._passed(extractor, self._network_inputs(extractor), False, {})[0].get("features")
-                    found = f"The extractor {source.reference_name!r} has no features_fn." if found is None else found.array
+                    found = self._features_through(source.reference())
                 except DataError:
                     raise
-                except NtkSelectError as error:
-                    found = f"The extractor {source.reference_name!r} cannot be used: {error}"
+                except Exception as error:
+                    found = f"The extractor {source.reference_name!r} cannot be used: {explained(error)}"
             self._of_extractor[source.reference] = found
         return self._of_extractor[source.reference]
+
+
+def explained(error: Exception) -> str:
+    """Somebody else's exception in a sentence; one of this package as it is."""
+    return str(error) if isinstance(error, NtkSelectError) else f"{type(error).__name__}: {first_line(error)}"
+
+
+def _where() -> str:
+    """What computes."""
+    return f"{jax.__version__} {jax.devices()[0].platform} {jax.config.jax_enable_x64}"
+
+
+def _plain(array) -> np.ndarray:
+    """As NumPy's own types, which files keep: bfloat16 becomes float32, exactly."""
+    array = np.asarray(array)
+    return array.astype(np.float32) if array.dtype.kind == "V" else array
 
 
 def _source_probs(expert: Expert, logits: np.ndarray) -> np.ndarray | str:

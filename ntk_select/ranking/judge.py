@@ -21,7 +21,7 @@ def ordered(rows: list[ExpertScores], deciding: str, score: Score) -> list[Exper
 
 
 def tied_with_the_best(rows: list[ExpertScores], on_halves: dict[str, np.ndarray], deciding: str, halves: HalfSamples) -> int:
-    """How many of the first experts cannot be told from the best: up to the last one that cannot. 1 without half-samples."""
+    """How many of the first experts cannot be told from the best: up to the last one that cannot. 1 where the best has no interval."""
     scored = [row for row in rows if isinstance(row.scores[deciding], ScoreResult)]
     if not scored:
         return 0
@@ -29,12 +29,12 @@ def tied_with_the_best(rows: list[ExpertScores], on_halves: dict[str, np.ndarray
     for position, row in enumerate(scored[1:], start=2):
         difference = row.scores[deciding].value - best.scores[deciding].value
         pair = on_halves[best.name], on_halves[row.name]
-        if difference == 0 or (len(pair[0]) > 0 and not halves.told_apart(*pair, difference)):
+        if difference == 0 or (best.scores[deciding].low is not None and not halves.told_apart(*pair, difference)):
             tied = position
     return tied
 
 
-def judgement(rows: list[ExpertScores], tied: int, deciding: str, score: Score, *, images: int, draws: int, intervals: bool) -> str:
+def judgement(rows: list[ExpertScores], tied: int, deciding: str, score: Score, *, images: int, draws: int) -> str:
     """The verdict in one sentence."""
     if tied == 0:
         return f"No expert could be given the score {deciding}."
@@ -45,7 +45,7 @@ def judgement(rows: list[ExpertScores], tied: int, deciding: str, score: Score, 
         return f"{best} comes first by {deciding}, which has no intervals: it costs too much to be taken again and again."
     if draws == 0:
         return f"{best} comes first by {deciding}; without draws nothing can be said of how surely."
-    if not intervals:
+    if rows[0].scores[deciding].low is None:
         return f"{best} comes first by {deciding}; so few images a class are too few to say how surely."
     if scored == 1:
         return f"{best} is the only expert{'' if len(rows) == 1 else f' with the score {deciding}'}; there is nothing to compare."

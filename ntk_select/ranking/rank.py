@@ -10,9 +10,9 @@ import jax
 import numpy as np
 
 from ntk_select.cache import Cache
-from ntk_select.errors import ConfigError, DataError, NtkSelectError, did_you_mean, first_line
+from ntk_select.errors import ConfigError, DataError, did_you_mean
 from ntk_select.expert import Expert
-from ntk_select.ranking.inputs import Gatherer, timed
+from ntk_select.ranking.inputs import Gatherer, explained, timed
 from ntk_select.ranking.judge import judgement, ordered, tied_with_the_best
 from ntk_select.ranking.record import ExpertScores, Failure, Ranking
 from ntk_select.resampling import MIN_DRAWS, Z95, half_samples
@@ -80,11 +80,16 @@ def rank(
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
     loaders = _loaders(experts)
+    needs = {name for score in chosen.values() for name in (*score.needs, *score.optional)}
+    if "reference_features" in needs and not isinstance(reference, Expert):
+        from ntk_select.reference import check_reference  # here, for it imports Optax
+
+        check_reference(reference)
     sample = probe_sample(task, per_class=per_class, seed=seed)
     halves = half_samples(sample.labels, draws=draws, seed=seed)
     kept = Cache(cache)
-    needs = {name for score in chosen.values() for name in (*score.needs, *score.optional)}
-    gatherer = Gatherer(task, sample, needs, seed=seed, batch_size=batch_size, cache=kept, reference=reference, measured=measured, progress=progress)
+    options = {"reference": reference, "measured": measured, "names": loaders, "progress": progress}
+    gatherer = Gatherer(task, sample, needs, seed=seed, batch_size=batch_size, cache=kept, **options)
     scorer = _Scorer(gatherer, chosen, halves.rows)
 
     rows, failures = [], []
@@ -95,10 +100,8 @@ def rank(
             rows.append(scorer.score(name, load))
         except DataError:
             raise  # the task's own images: no expert can do better
-        except NtkSelectError as error:
-            failures.append(Failure(name, str(error)))
         except Exception as error:  # an expert is foreign code: whatever it raises must not cost the others
-            failures.append(Failure(name, f"{type(error).__name__}: {first_line(error)}"))
+            failures.append(Failure(name, explained(error)))
     if progress:
         progress(len(loaders), len(loaders), "")
     kept.prune()
@@ -108,7 +111,7 @@ def rank(
     rows = [_with_intervals(row, chosen, on_halves, halves) for row in scorer.compared(rows)]
     rows = ordered(rows, deciding, chosen[deciding])
     tied = tied_with_the_best(rows, on_halves[deciding], deciding, halves)
-    verdict = judgement(rows, tied, deciding, chosen[deciding], images=len(sample), draws=draws, intervals=bool(halves.rows))
+    verdict = judgement(rows, tied, deciding, chosen[deciding], images=len(sample), draws=draws)
     return Ranking(
         task=_task_record(task, sample, per_class, seed, gatherer, needs),
         score_names=tuple(chosen),
@@ -199,7 +202,7 @@ class _Scorer:
     def compared(self, rows: list[ExpertScores]) -> list[ExpertScores]:
         """The rows with zoo-relative scores compared."""
         for name, score in self.scores.items():
-            outcomes = score.combined([row.scores[name] for row in rows])
+            outcomes = _combined(score, [row.scores[name] for row in rows])
             rows = [replace(row, scores={**row.scores, name: outcome}) for row, outcome in zip(rows, outcomes, strict=True)]
         return rows
 
@@ -207,7 +210,7 @@ class _Scorer:
         """By expert, the values of a score on the half-samples; NaN where it has none."""
         experts = [row.name for row in rows if name in self._halves[row.name]]
         draws = zip(*(self._halves[expert][name] for expert in experts), strict=True)
-        values = [[outcome.value if isinstance(outcome, ScoreResult) else np.nan for outcome in self.scores[name].combined(draw)] for draw in draws]
+        values = [[outcome.value if isinstance(outcome, ScoreResult) else np.nan for outcome in _combined(self.scores[name], draw)] for draw in draws]
         return {expert: np.array([draw[place] for draw in values]) for place, expert in enumerate(experts)}
 
 
@@ -215,10 +218,16 @@ def _evaluated(score: Score, inputs: dict[str, Any]) -> Outcome:
     """The score; whatever it raises costs this score alone."""
     try:
         return score.evaluate(**inputs)
-    except NtkSelectError as error:
-        return Unavailable(str(error))
     except Exception as error:  # a score of somebody else's is foreign code
-        return Unavailable(f"{type(error).__name__}: {first_line(error)}")
+        return Unavailable(explained(error))
+
+
+def _combined(score: Score, outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """As `Score.combined`; whatever it raises costs this score alone."""
+    try:
+        return score.combined(outcomes)
+    except Exception as error:
+        return [outcome if isinstance(outcome, Unavailable) else Unavailable(explained(error)) for outcome in outcomes]
 
 
 def _taken(name: str, value: Any, rows: np.ndarray) -> Any:
@@ -262,6 +271,8 @@ def _task_record(task: Task, sample: ProbeSample, per_class: int, seed: int, gat
             f"Unbalanced: {counts.max()} images of the largest class, {counts.min()} of the smallest. Accuracies of knn and linear_probe lean to the "
             "largest (see their details, balanced); --per-class evens the classes out."
         )
+    if gatherer.not_kept:
+        warnings.append(f"Not kept in the cache, for they call back to Python or cannot be traced: {', '.join(dict.fromkeys(gatherer.not_kept))}")
     if gatherer.cache.trouble:
         warnings.append(gatherer.cache.trouble)
     return {

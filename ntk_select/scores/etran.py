@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Int, Num
 
 from ntk_select.scores.discriminant import of_own_class, posteriors, shrinkage_by_norm, shrunk, unit_rows, within
-from ntk_select.scores.features import Features, labelled
+from ntk_select.scores.features import Features, check_within, labelled
 from ntk_select.scores.zoo import column, min_max
 
 SHARE = 0.005
@@ -22,7 +22,7 @@ def etran_terms(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndar
       labels: class ids, any integers.
 
     Raises:
-      UndefinedScoreError: one class only, one image in every class, constant features.
+      UndefinedScoreError: so few images that any labels fit (n - c <= d in general), one class only, one image in every class, constant features.
 
     Reference: Gholami et al. 2023, ETran.  Cost: O(n d min(n, d) + k^3), k the rank.
     """
@@ -30,6 +30,7 @@ def etran_terms(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndar
 
     features, ids, counts = labelled(features, labels)
     energies = np.sort(logsumexp(features.array, axis=1))
+    check_within(len(features.svd.values), counts, "a discriminant analysis")
     rows = unit_rows(features)
     covariance = within(rows, ids, counts)
     found = posteriors(rows, ids, counts, shrunk(covariance, shrinkage_by_norm(covariance), 1.0, features.width))

@@ -115,6 +115,16 @@ def labelled(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray
     return Labelled(features, ids, counts)
 
 
+def check_within(rank: int, counts: Int[np.ndarray, " c"], what: str) -> None:
+    """Raises UndefinedScoreError where a fit to the classes is perfect for any labels: rank directions, n - c free ones within classes."""
+    free = int(counts.sum()) - len(counts)
+    if rank >= free:
+        raise UndefinedScoreError(
+            f"{counts.sum()} images of {len(counts)} classes span all {rank} directions of their features within the classes, where {what} fits any "
+            f"labels. Use more than {rank + len(counts)} images, or knn, linear_probe, logme, hscore_shrinkage."
+        )
+
+
 def checked_classes(labels: Int[np.ndarray, " n"], n: int, what: str) -> tuple[np.ndarray, np.ndarray]:
     """Labels renumbered to 0 .. c - 1 and the images of each class. Absent ids leave no empty class. Raises as `labelled`."""
     labels = checked_labels(labels)

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Int, Num
 
 from ntk_select.errors import TaskError, UndefinedScoreError, not_finite
-from ntk_select.scores.features import Features, as_features, checked_classes, one_hot
+from ntk_select.scores.features import Features, checked_classes, labelled, one_hot
 from ntk_select.scores.record import ScoreResult
 
 
@@ -44,6 +44,6 @@ def generalization(gradient_kernel: Num[np.ndarray, "n n"], labels: Int[np.ndarr
 
 
 def generalization_features(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n"]) -> ScoreResult:
-    """`generalization` of the feature kernel, which is the kernel of the last layer alone."""
-    features = as_features(features)
-    return generalization(features.array @ features.array.T, labels)
+    """`generalization` of the feature kernel, which is the kernel of the last layer alone. Undefined for constant features as well."""
+    features, ids, _ = labelled(features, labels)
+    return generalization(features.array @ features.array.T, ids)

@@ -3,9 +3,17 @@
 import numpy as np
 from jaxtyping import Float, Int
 
-from ntk_select.errors import TaskError, not_finite
+from ntk_select.errors import TaskError, UndefinedScoreError, not_finite
 from ntk_select.scores.features import checked_classes, one_hot
 from ntk_select.scores.record import ScoreResult
+
+OWN = 0.5
+"""Share of what is known of an image's source classes that comes from the image itself, above which labels are learnt by heart."""
+
+_ALONE = (
+    "{share:.0%} of what the source classes say of an image comes from that image itself: there are too few images for so many source classes, and "
+    "any labels would fit. Use more images (--per-class)."
+)
 
 
 def leep(source_probs: Float[np.ndarray, "n s"], labels: Int[np.ndarray, " n"]) -> ScoreResult:
@@ -23,7 +31,8 @@ def leep(source_probs: Float[np.ndarray, "n s"], labels: Int[np.ndarray, " n"]) 
 
     Raises:
       TaskError: shapes that do not fit, or rows that are no probabilities.
-      UndefinedScoreError: one class only, or one image in every class.
+      UndefinedScoreError: images that are alone in their source classes (any labels would then fit), one class only, or one image in
+        every class.
 
     Reference: Nguyen et al. 2020, LEEP, eq. 2.  Cost: O(n s c).
     """
@@ -31,6 +40,9 @@ def leep(source_probs: Float[np.ndarray, "n s"], labels: Int[np.ndarray, " n"]) 
     joint = one_hot(ids, len(counts)).T @ probs
     mass = joint.sum(axis=0)
     given_source = np.divide(joint, mass, out=np.zeros_like(joint), where=mass > 0)
+    own = np.divide(probs**2, mass, out=np.zeros_like(probs), where=mass > 0).sum(axis=1).mean()
+    if own > OWN:
+        raise UndefinedScoreError(_ALONE.format(share=own))
     likelihood = np.minimum((given_source[ids] * probs).sum(axis=1), 1)  # rounding can exceed it
     return ScoreResult(float(np.log(likelihood).mean()), details={"label_entropy": entropy(counts)})
 
@@ -55,9 +67,12 @@ def nce(source_probs: Float[np.ndarray, "n s"], labels: Int[np.ndarray, " n"]) -
     joint = np.zeros((len(counts), probs.shape[1]))
     np.add.at(joint, (ids, source), 1)
     mass = joint.sum(axis=0)
+    alone = float((mass == 1).sum() / len(ids))
+    if alone > OWN:
+        raise UndefinedScoreError(_ALONE.format(share=alone))
     present = joint > 0
     value = (joint[present] * np.log((joint / np.maximum(mass, 1))[present])).sum() / len(ids)
-    return ScoreResult(float(value), details={"label_entropy": entropy(counts), "alone": float((mass == 1).sum() / len(ids))})
+    return ScoreResult(float(value), details={"label_entropy": entropy(counts), "alone": alone})
 
 
 def entropy(counts: Int[np.ndarray, " c"]) -> float:

@@ -15,7 +15,7 @@ def parc(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " 
     """100 times the Spearman correlation, over pairs of images, of dissimilar features (1 - Pearson) with different labels.
 
     Args:
-      features: pre-logits; every feature gets mean 0 and variance 1. Where they span more than `components` directions, the first
+      features: pre-logits; every feature gets mean 0 and variance 1. Where there are more than `components`, the first
         principal components take their place, each with the sign by which the image largest in it is positive (Pearson's
         correlation over components depends on their signs).
       labels: class ids, any integers.
@@ -41,9 +41,9 @@ def parc(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " 
     rows = standardised(features)
     if rows.shape[1] < 2:
         raise UndefinedScoreError("One feature alone has no correlation over features; two that change are needed.")
-    if components is not None:
-        principal = Features(rows).svd.coordinates
-        rows = principal[:, :components] if components < principal.shape[1] else rows
+    if components is not None and components < rows.shape[1]:
+        principal = Features(rows).svd.coordinates[:, :components]
+        rows = principal if principal.shape[1] > 1 else rows
     ranks = ranked(pairs(correlation_distances(rows)))
     different = pairs(ids[:, None] != ids)
     far, near = int(different.sum()), int((~different).sum())

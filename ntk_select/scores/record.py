@@ -101,8 +101,8 @@ class Score:
 
     @property
     def needs_images(self) -> bool:
-        """Whether anything it needs is of the task's images."""
-        return any(INPUTS[name].image_axes for name in self.needs)
+        """Whether anything it looks at is of the task's images."""
+        return any(INPUTS[name].image_axes for name in (*self.needs, *self.optional))
 
     def __call__(self, **inputs: Any) -> Outcome:
         """The score of one expert, or the reason why it has no value on these inputs.
@@ -144,7 +144,7 @@ class Score:
         try:
             if len(known) == 1:
                 raise UndefinedScoreError(
-                    "This score compares the experts of a zoo and needs at least two that have it. Type: SCORES[...].over([inputs, inputs, ...])"
+                    "This score compares the experts of a zoo, and only one has it. Rank at least two, or type: SCORES[...].over([inputs, inputs, ...])"
                 )
             values = self.combine([outcomes[index].details for index in known]) if known else []
         except UndefinedScoreError as error:

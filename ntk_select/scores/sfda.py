@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Int, Num
 
 from ntk_select.scores.discriminant import of_own_class, posteriors, shrinkage_by_norm, shrunk, unit_rows, within
-from ntk_select.scores.features import Features, class_means, labelled
+from ntk_select.scores.features import Features, check_within, class_means, labelled
 from ntk_select.scores.record import ScoreResult
 
 
@@ -23,13 +23,14 @@ def sfda(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " 
       0 to 1, higher is better; unchanged by scales, rotations and shifts. Detail `before_mixing`: the same of the first analysis.
 
     Raises:
-      UndefinedScoreError: one class only, one image in every class, constant features.
+      UndefinedScoreError: so few images that any labels fit (n - c <= d in general), one class only, one image in every class, constant features.
 
     Reference: Shao et al. 2022, Not all models are equal.  Cost: O(n d min(n, d) + k^3), k the rank.
     """
     from scipy.special import softmax
 
     features, ids, counts = labelled(features, labels)
+    check_within(len(features.svd.values), counts, "a discriminant analysis")
     rows = unit_rows(features)
     covariance = within(rows, ids, counts)
     amount = shrinkage_by_norm(covariance)

@@ -5,8 +5,11 @@ import math
 import numpy as np
 from jaxtyping import Float, Int, Num
 
-from ntk_select.errors import ConfigError
+from ntk_select.errors import ConfigError, UndefinedScoreError
 from ntk_select.scores.features import Features, labelled
+
+EQUAL = 1.5
+"""Ratio of sizes up to which two classes are of like size."""
 
 
 def transrate(
@@ -26,7 +29,7 @@ def transrate(
       0 or above, higher is better; unchanged by rotations and shifts, and with `normalize` by scales.
 
     Raises:
-      UndefinedScoreError: one class only, one image in every class, constant features.
+      UndefinedScoreError: two classes of like size, whose distance cancels; one class only, one image in every class, constant features.
       ConfigError: `distortion` is not positive.
 
     Reference: Huang et al. 2022, Frustratingly easy transferability estimation, eq. 4.  Cost: O(n d min(n, d)).
@@ -34,6 +37,11 @@ def transrate(
     if not 0 < distortion < math.inf:
         raise ConfigError(f"transrate: distortion={distortion!r} must be a positive number.")
     features, ids, counts = labelled(features, labels)
+    if len(counts) == 2 and counts.max() <= EQUAL * counts.min():
+        raise UndefinedScoreError(
+            f"TransRate does not see how far two classes of like size ({counts[0]} and {counts[1]} images) are apart: their means lie opposite each "
+            "other around the mean of all, and the code of each class holds that distance as well."
+        )
     values = features.svd.values
     scale = (values**2).sum() / len(ids) if normalize else 1.0
     whole = 0.5 * np.log1p(values**2 / (len(ids) * distortion * scale)).sum()

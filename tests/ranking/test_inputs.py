@@ -3,6 +3,8 @@
 import json
 from dataclasses import replace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from ntk_select.data import load_task
@@ -10,7 +12,7 @@ from ntk_select.models import ZOO
 from scipy.special import softmax
 
 from ntk_select import Card, Expert, Preprocess, SourceStatistics, Task, probe_sample, rank
-from ntk_select.errors import DataError, ModelError
+from ntk_select.errors import ConfigError, DataError, ModelError
 from ntk_select.probe import forward
 from ntk_select.ranking import inputs as inputs_module
 from ntk_select.scores import SCORES, Score, ScoreResult, Unavailable
@@ -181,7 +183,7 @@ def test_experts_of_two_extractors_are_warned_of_and_one_that_cannot_be_had_is_a
         "b": None,
         "c": "The extractor 'extractor' cannot be used: The weights are gone.",
         "d": "The extractor behind the source means of expert 'd' is not at hand.",
-        "e": "The extractor 'extractor' has no features_fn.",
+        "e": "Expert 'e' has no features_fn, and so no features. Type: Expert(..., features_fn=...)",
     }
     assert any("different extractors: extractor, another" in warning for warning in ranking.task["warnings"])
 
@@ -200,7 +202,7 @@ def test_rsa_and_dds_lay_the_expert_beside_a_reference_that_is_given(task):
     for name in ("rsa", "dds"):
         expected = SCORES[name](features=features_of(expert("a").variables, x), reference_features=features_of(reference.variables, x))
         assert one(ranking, name).value == pytest.approx(expected.value, abs=1e-9)
-    assert "no features_fn" in one(rank([expert("a")], task, ("rsa",), draws=0, reference=expert("r", features_fn=None)), "rsa").reason
+    assert "'r' has no features_fn" in one(rank([expert("a")], task, ("rsa",), draws=0, reference=expert("r", features_fn=None)), "rsa").reason
 
 
 def test_a_reference_is_trained_once_for_the_zoo_and_kept(task, tmp_path, monkeypatch):
@@ -221,9 +223,25 @@ def test_a_reference_is_trained_once_for_the_zoo_and_kept(task, tmp_path, monkey
     assert len(trained) == 3
 
 
-def test_an_unknown_reference_is_a_reason_that_names_those_there_are(task):
-    outcome = one(rank([expert("a")], task, ("rsa", "lfc"), draws=0, reference="small"), "rsa")
-    assert "could not be had: The reference network 'small' is unknown. Allowed: resnet18, tiny" in outcome.reason
+def test_an_unknown_reference_is_refused_before_any_expert_is_loaded(task):
+    def load():
+        pytest.fail("an expert was loaded")
+
+    with pytest.raises(ConfigError, match=r"The reference network 'small' is unknown. Allowed: resnet18, tiny"):
+        rank({"a": load}, task, ("lfc", "rsa"), reference="small")
+
+
+def broken_features(variables, x):
+    raise ValueError("boom")
+
+
+def test_a_reference_or_extractor_that_fails_costs_its_own_scores_alone(task):
+    broken = expert("broken", features_fn=broken_features)
+    zoo = [expert("a", source=statistics(lambda: broken)), expert("b", 1, source=statistics(lambda: broken))]
+    for row in rank(zoo, task, ("lfc", "rsa", "domain_similarity"), draws=0, reference=broken).experts:
+        assert isinstance(row.scores["lfc"], ScoreResult)
+        assert row.scores["rsa"].reason == "The reference network of RSA and DDS could not be had: ValueError: boom"
+        assert row.scores["domain_similarity"].reason == "The extractor 'extractor' cannot be used: ValueError: boom"
 
 
 # The cache
@@ -354,6 +372,89 @@ def test_an_image_of_the_task_that_cannot_be_decoded_stops_the_training_of_a_ref
     broken = Task("broken", Broken([0] * 6), np.arange(6) % 2, ("a", "b"))
     with pytest.raises(DataError, match="cut"):
         rank([expert("a")], broken, ("rsa",))
+
+
+def test_a_combination_that_raises_costs_its_own_score_alone(task):
+    bad = Score(lambda features: {"t": 1.0}, ("features",), True, "x", "x", combine=lambda terms: 1 / 0)
+    short = Score(lambda features: {"t": 1.0}, ("features",), True, "x", "x", combine=lambda terms: [1.0])
+    ranking = rank([expert("a"), expert("b", 1)], task, {"bad": bad, "short": short, "lfc": SCORES["lfc"]}, draws=20)
+    assert [row.scores["bad"] for row in ranking.experts] == [Unavailable("ZeroDivisionError: division by zero")] * 2
+    assert all("ValueError" in row.scores["short"].reason for row in ranking.experts)
+    assert all(isinstance(row.scores["lfc"], ScoreResult) for row in ranking.experts)
+
+
+def test_an_expert_that_images_cannot_enter_keeps_the_scores_that_need_none(task):
+    ranking = rank([expert("a", preprocess=None)], task, ("num_params", "lfc"), draws=0)
+    assert one(ranking, "num_params").value == SIDE**2 * 5 + 20
+    assert "has no preprocess" in one(ranking, "lfc").reason
+    assert rank([expert("a", preprocess=None)], task, ("lfc", "lgc"), draws=0).failures
+
+
+def test_accuracies_on_tasks_that_not_all_share_are_said_to_be_so(task):
+    measured = {"a": {"x": 0.9}, "b": {"y": 0.8}, "stranger": {"z": 1.0}}
+    ranking = rank([expert("a"), expert("b", 1)], task, ("best_elsewhere",), measured=measured)
+    assert "no other task on which all these experts were fine-tuned" in one(ranking, "best_elsewhere").reason
+    assert rank([expert("a")], task, ("best_elsewhere",), measured=measured).experts[0].scores["best_elsewhere"].value == 0.9
+
+
+def called_back(weights):
+    """Features that a function of Python computes, out of sight of JAX."""
+
+    def fn(variables, x):
+        shape = jax.ShapeDtypeStruct((len(x), 5), np.float64)
+        return jax.pure_callback(lambda y: np.asarray(y, np.float64) @ weights, shape, x)
+
+    return fn
+
+
+def test_experts_that_call_back_to_python_are_not_kept(task, tmp_path):
+    rng = np.random.default_rng(0)
+    zoo = [replace(expert(name), features_fn=called_back(rng.random((SIDE**2, 5)))) for name in "ab"]
+    ranking = rank(zoo, task, ("lfc",), draws=0, cache=tmp_path)
+    assert [row.scores for row in ranking.experts] == [row.scores for row in rank(zoo, task, ("lfc",), draws=0).experts]
+    assert len({row.scores["lfc"].value for row in ranking.experts}) == 2
+    assert not list(tmp_path.glob("*/*.npz"))
+    assert "Not kept in the cache, for they call back to Python or cannot be traced: a, b" in ranking.task["warnings"]
+
+
+def in_half(variables, x):
+    return features_of(variables, x).astype(jnp.bfloat16)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"features_fn": in_half}, {"params": {**expert("a").params, "steps": np.int32(3)}}],
+    ids=["bfloat16", "whole numbers among the parameters"],
+)
+def test_unusual_numbers_come_back_from_the_cache(task, tmp_path, change):
+    subject = replace(expert("a"), **change)
+    first, again, never = (rank([subject], task, ("lfc", "leep"), draws=0, cache=folder) for folder in (tmp_path, tmp_path, None))
+    assert first.experts[0].scores == again.experts[0].scores == never.experts[0].scores
+    assert isinstance(one(first, "lfc"), ScoreResult)
+    assert "forward" not in again.experts[0].seconds
+
+
+def test_a_trained_reference_is_another_where_classes_or_recipe_are(task, tmp_path, monkeypatch):
+    trained = []
+
+    def train(task, network, *, seed, progress):
+        trained.append(task.num_classes)
+        return expert("tiny", 9)
+
+    monkeypatch.setattr("ntk_select.reference.trained_reference", train)
+    rank([expert("a")], task, ("rsa",), draws=0, cache=tmp_path)
+    rank([expert("a")], Task("bright", task.images, LABELS, ("a", "b", "c", "d")), ("rsa",), draws=0, cache=tmp_path)
+    monkeypatch.setattr("ntk_select.reference.EPOCHS", 3)
+    rank([expert("a")], task, ("rsa",), draws=0, cache=tmp_path)
+    assert trained == [3, 4, 3]
+
+
+def test_a_score_without_intervals_gives_no_verdict_of_95_percent(task):
+    few = Task("few", task.images[::4], LABELS[::4], ("a", "b", "c"))
+    ranking = rank([expert("a"), expert("b", 1)], few, ("hscore_shrinkage",), draws=20)
+    assert ranking.experts[0].scores["hscore_shrinkage"].low is None
+    assert ranking.tied == 1
+    assert ranking.judgement.endswith("so few images a class are too few to say how surely.")
 
 
 def test_unbalanced_tasks_are_warned_of():

@@ -205,7 +205,7 @@ def test_an_expert_without_last_conv_keeps_its_lfc_and_says_why_it_has_no_lgc(zo
 
 def test_an_expert_without_features_keeps_its_lgc(zoo, task):
     (row,) = rank([replace(zoo[1], features_fn=None)], task, draws=0).experts
-    assert "needs features" in row.scores["lfc"].reason
+    assert row.scores["lfc"].reason.endswith("has no features_fn, and so no features. Type: Expert(..., features_fn=...)")
     assert isinstance(row.scores["lgc"], ScoreResult)
 
 

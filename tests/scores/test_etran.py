@@ -14,8 +14,9 @@ from ntk_select.scores.etran import etran_terms
 
 
 def problem(rng, n=60, d=8, classes=4, noise=1.0):
-    labels = np.arange(n) % (classes + 1) % classes
-    return rng.normal(size=(classes, d))[labels] + noise * rng.normal(size=(n, d)), labels
+    labels, k = np.arange(n) % (classes + 1) % classes, d if d < n else 6
+    rows = rng.normal(size=(classes, k))[labels] + noise * rng.normal(size=(n, k))
+    return rows if k == d else rows @ rng.normal(size=(k, d)), labels
 
 
 def energy(features):
@@ -113,6 +114,9 @@ def test_values_lie_in_range(seed, d, layout, collapsed):
     labels = np.array({"balanced": [0, 1, 2] * 8, "singletons": [0] * 9 + [1, 2, 3], "300:1": [0] * 300 + [1]}[layout])
     means = [rng.normal(size=(4, d))[labels] + (0 if collapsed else rng.normal(size=(len(labels), d))) for _ in range(4)]
     found = SCORES["etran"].over([{"features": features, "labels": labels} for features in means])
+    if np.linalg.matrix_rank(means[0] - means[0].mean(axis=0)) >= len(labels) - len(np.unique(labels)):
+        assert all("fits any labels. Use more than" in one.reason for one in found)
+        return
     assert all(0 <= one.value <= 1 for one in found)
     assert all(0 <= one.details["lda"] <= 1 for one in found)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import mutual_info_score
 
@@ -92,8 +92,16 @@ def test_minus_label_entropy_bounds_nce_and_leep_from_below_and_zero_from_above(
     labels = np.repeat(np.arange(len(counts)), counts)
     probs = head(rng, labels, sources, 0.2, rng.random())
     floor = -entropy(np.array(counts))
-    for result in (leep(probs, labels), nce(probs, labels)):
-        assert floor - 1e-12 <= result.value <= 0
+    places = probs.argmax(axis=1)
+    alone = np.mean([np.sum(places == place) == 1 for place in places])
+    own = np.mean([np.sum(row**2 / np.maximum(probs.sum(0), 1e-300)) for row in probs])
+    for score, share in ((leep, own), (nce, alone)):
+        if share > 0.5:
+            with pytest.raises(UndefinedScoreError, match=r"too few images for so many source classes.*--per-class"):
+                score(probs, labels)
+        else:
+            assert floor - 1e-12 <= score(probs, labels).value <= 0
+    assume(own <= 0.5)
     joint = np.array([probs[labels == c].sum(0) for c in range(len(counts))]) / len(labels)
     soft = (joint * np.log(joint / joint.sum(0))).sum()
     assert leep(probs, labels).value >= soft - 1e-12
@@ -132,9 +140,18 @@ def test_nce_is_not_smoothed():
 
 
 def test_images_alone_in_their_source_class_are_reported():
-    probs = np.eye(4)[[0, 0, 1, 2, 3]]
-    assert nce(probs, np.array([0, 1, 0, 1, 0])).details["alone"] == pytest.approx(3 / 5)
-    assert nce(probs, np.array([0, 1, 0, 1, 0])).value == pytest.approx(-2 / 5 * np.log(2), abs=1e-15)
+    probs = np.eye(4)[[0, 0, 0, 1, 2]]
+    assert nce(probs, np.array([0, 1, 0, 1, 0])).details["alone"] == pytest.approx(2 / 5)
+    assert nce(probs, np.array([0, 1, 0, 1, 0])).value == pytest.approx((2 * np.log(2 / 3) + np.log(1 / 3)) / 5, abs=1e-15)
+
+
+@pytest.mark.parametrize("score", [leep, nce])
+def test_labels_learnt_by_heart_are_no_score(rng, score):
+    """Twenty images, each alone among a thousand source classes: any labels would get the highest score there is."""
+    probs = np.full((20, 1000), 1e-6)
+    probs[np.arange(20), rng.permutation(1000)[:20]] = 1
+    with pytest.raises(UndefinedScoreError, match="any labels would fit"):
+        score(probs / probs.sum(axis=1, keepdims=True), rng.integers(0, 2, 20))
 
 
 @pytest.mark.parametrize("score", [leep, nce])

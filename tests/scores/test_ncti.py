@@ -15,13 +15,14 @@ from ntk_select.scores.ncti import ncti_terms
 
 
 def problem(rng, n=60, d=8, classes=4, scale=0.3):
-    labels = np.arange(n) % (classes + 1) % classes
-    return scale * (rng.normal(size=(classes, d))[labels] + rng.normal(size=(n, d))) + 2, labels
+    labels, k = np.arange(n) % (classes + 1) % classes, d if d < n else 6
+    rows = scale * (rng.normal(size=(classes, k))[labels] + rng.normal(size=(n, k)))
+    return (rows if k == d else rows @ np.linalg.qr(rng.normal(size=(d, k)))[0].T) + 2, labels
 
 
 def definition(features, labels):
     n, classes = len(labels), labels.max() + 1
-    x = PCA(min(64, n - 1, features.shape[1]), svd_solver="full").fit_transform(features)
+    x = PCA(min(64, np.linalg.matrix_rank(features - features.mean(axis=0))), svd_solver="full").fit_transform(features)
     k = x.shape[1]
     amount = max(math.exp(-np.var(x, axis=0, ddof=1)[:32].sum()), 1e-10)
     means = np.array([x[labels == c].mean(axis=0) for c in range(classes)])
@@ -116,6 +117,9 @@ def test_values_lie_in_range(seed, d, layout, collapsed):
     labels = np.array({"balanced": [0, 1, 2] * 8, "singletons": [0] * 9 + [1, 2, 3], "300:1": [0] * 300 + [1]}[layout])
     experts = [rng.normal(size=(4, d))[labels] + (0 if collapsed else rng.normal(size=(len(labels), d))) for _ in range(3)]
     found = SCORES["ncti"].over([{"features": features, "labels": labels} for features in experts])
+    if min(64, np.linalg.matrix_rank(experts[0] - experts[0].mean(axis=0))) >= len(labels) - len(np.unique(labels)):
+        assert all("fits any labels. Use more than" in one.reason for one in found)
+        return
     assert all(-1 <= one.value <= 2 for one in found)
     assert all(0 <= one.details["posterior"] <= 1 and one.details["nuclear"] >= 0 for one in found)
 

@@ -168,8 +168,6 @@ def test_one_class_has_no_score_but_a_reason(inputs, name):
 @pytest.mark.parametrize("name", [name for name in OF_LABELS if "features" in SCORES[name].needs and not name.startswith("domain")])
 @pytest.mark.parametrize("constant", [0.0, 1.5])
 def test_constant_and_zero_features_have_no_score_but_a_reason(inputs, name, constant):
-    if name == "generalization_features" and constant:
-        pytest.skip("a constant is the bias of a ridge regression, and has a value")
     outcome = SCORES[name](**inputs | {"features": np.full((len(LABELS), 8), constant)})
     assert isinstance(outcome, Unavailable)
     assert re.search("constant|zero", outcome.reason)
@@ -220,7 +218,7 @@ def test_malformed_inputs_are_errors_not_reasons(inputs, name, changes, message)
 def test_a_zoo_relative_score_of_one_expert_says_what_to_type(inputs, name):
     outcome = SCORES[name](**inputs)
     assert isinstance(outcome, Unavailable)
-    assert "at least two that have it. Type: SCORES[...].over(" in outcome.reason
+    assert "only one has it. Rank at least two, or type: SCORES[...].over(" in outcome.reason
 
 
 def score_of(fn, **fields):

@@ -13,8 +13,10 @@ from ntk_select.scores.sfda import sfda
 
 
 def problem(rng, n=48, d=10, classes=4, noise=1.0):
-    labels = np.arange(n) % (classes + 1) % classes
-    return rng.normal(size=(classes, d))[labels] + noise * rng.normal(size=(n, d)) + 3, labels
+    """More features than images lie in six directions: any labels fit otherwise."""
+    labels, k = np.arange(n) % (classes + 1) % classes, d if d < n else 6
+    rows = rng.normal(size=(classes, k))[labels] + noise * rng.normal(size=(n, k))
+    return (rows if k == d else rows @ rng.normal(size=(k, d))) + 3, labels
 
 
 def covariance_within(x, labels):
@@ -109,6 +111,10 @@ def test_values_lie_in_range(seed, d, layout, collapsed):
     rng = np.random.default_rng(seed)
     labels = np.array({"balanced": [0, 1, 2] * 8, "singletons": [0] * 9 + [1, 2, 3], "300:1": [0] * 300 + [1]}[layout])
     features = rng.normal(size=(4, d))[labels] if collapsed else rng.normal(size=(len(labels), d))
+    if np.linalg.matrix_rank(features - features.mean(axis=0)) >= len(labels) - len(np.unique(labels)):
+        with pytest.raises(UndefinedScoreError, match="fits any labels. Use more than"):
+            sfda(features, labels)
+        return
     found = sfda(features, labels)
     assert 0 <= found.value <= 1
     assert 0 <= found.details["before_mixing"] <= 1

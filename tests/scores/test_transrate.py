@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from ntk_select.errors import ConfigError, TaskError, UndefinedScoreError
@@ -67,15 +67,25 @@ def test_rotations_shifts_order_and_names_play_no_part_and_with_normalize_nor_do
     assert transrate(0.01 * features, labels) < value < transrate(100 * features, labels) + 1e-9
 
 
-def test_two_opposite_points_cost_nothing_apart_and_classes_of_equal_scatter_nothing_together(rng):
-    """Two classes at +-1 have rate 1/2 log(1 + 1 / e) together and, centred by the mean of all, the same apart: 0."""
-    labels = np.repeat([0, 1], 10)
-    line = np.where(labels == 0, 1.0, -1.0)[:, None]
-    assert transrate(line, labels) == pytest.approx(0, abs=1e-12)
-    across = np.zeros((40, 2))  # each class on an axis of its own
-    across[:20, 0], across[20:, 1] = np.tile([1.0, -1.0], 10), np.tile([1.0, -1.0], 10)
-    expected = np.log(1 + 0.5 / 0.01) - 0.5 * np.log(1 + 1 / 0.01)
-    assert transrate(across, np.repeat([3, 8], 20), distortion=0.01) == pytest.approx(expected, abs=1e-12)
+def test_two_classes_of_like_size_are_refused_for_their_distance_cancels(rng):
+    """Centred by the mean of all, both classes are coded with the distance between them: however far, by definition it is next to nothing."""
+    labels = np.repeat([0, 1], 500)
+    for distance in (0, 5, 20):
+        features = rng.normal(size=(1000, 4)) + distance * labels[:, None]
+        assert definition(features, labels) < 0.02
+        with pytest.raises(UndefinedScoreError, match=r"two classes of like size \(500 and 500 images\)"):
+            transrate(features, labels)
+    unlike = np.repeat([0, 1], [200, 800])
+    near, far = (rng.normal(size=(1000, 4)) + distance * unlike[:, None] for distance in (0, 20))
+    assert transrate(far, unlike) > transrate(near, unlike) + 0.1
+
+
+def test_classes_on_axes_of_their_own_have_a_known_rate_and_classes_of_equal_scatter_none(rng):
+    across = np.zeros((60, 3))
+    for c in range(3):
+        across[20 * c : 20 * (c + 1), c] = np.tile([1.0, -1.0], 10)
+    expected = 1.5 * np.log(1 + 1 / 3 / 0.01) - 0.5 * np.log(1 + 1 / 0.01)
+    assert transrate(across, np.repeat([3, 8, 1], 20), distortion=0.01) == pytest.approx(expected, abs=1e-12)
     for _ in range(30):
         assert 0 <= transrate(np.tile(rng.normal(size=(9, 4)), (3, 1)), np.repeat([0, 1, 2], 9)) < 1e-12
 
@@ -94,6 +104,7 @@ def test_shuffled_labels_score_lower(separable, noise, rng, normalize):
 @example(0, [2, 1, 1, 1], 30, -4.0)
 def test_it_is_never_negative_nor_above_the_rate_of_all_features(seed, counts, d, exponent):
     labels = np.repeat(np.arange(len(counts)), counts)
+    assume(len(counts) > 2 or max(counts) > 1.5 * min(counts))
     features = np.random.default_rng(seed).normal(size=(len(labels), d)) + 1
     value = transrate(features, labels, distortion=10**exponent)
     assert 0 <= value <= rate(features - features.mean(0), 10**exponent) + 1e-8
