@@ -116,7 +116,7 @@ def test_what_is_no_kernel_is_refused(rng):
 @pytest.mark.parametrize(
     ("features", "labels", "error", "message"),
     [
-        (np.zeros((4, 3)), [0, 0, 1, 1], UndefinedScoreError, "trace zero"),
+        (np.zeros((4, 3)), [0, 0, 1, 1], UndefinedScoreError, "constant over all images"),
         (np.eye(4), [0, 0, 0, 0], UndefinedScoreError, "of one class"),
         (np.eye(4), [0, 0, 1], TaskError, "for 3 labels"),
         (np.full((4, 2), np.nan), [0, 0, 1, 1], TaskError, "NaN or infinity"),
