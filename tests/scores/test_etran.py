@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from ntk_select.errors import TaskError, UndefinedScoreError
 from ntk_select.scores import SCORES, Unavailable
 from ntk_select.scores.etran import etran_terms
 
@@ -119,17 +118,3 @@ def test_values_lie_in_range(seed, d, layout, collapsed):
         return
     assert all(0 <= one.value <= 1 for one in found)
     assert all(0 <= one.details["lda"] <= 1 for one in found)
-
-
-@pytest.mark.parametrize(
-    ("features", "labels", "error", "message"),
-    [
-        (np.eye(4), np.zeros(4, int), UndefinedScoreError, "one class"),
-        (np.eye(4), np.arange(4), UndefinedScoreError, "one image only"),
-        (np.ones((4, 3)), np.arange(4) % 2, UndefinedScoreError, "constant"),
-        (np.eye(4), np.arange(3), TaskError, "4 rows of features for 3 labels"),
-    ],
-)
-def test_undefined_and_malformed_inputs_are_refused(features, labels, error, message):
-    with pytest.raises(error, match=message):
-        etran_terms(features, labels)

@@ -7,7 +7,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
-from ntk_select.errors import TaskError, UndefinedScoreError
 from ntk_select.scores.logme import NOISE, logme
 
 
@@ -131,18 +130,3 @@ def test_no_grid_of_precisions_finds_more_evidence_and_none_is_below_that_of_noi
 def test_single_precision_agrees_and_an_id_without_images_is_no_class(rng):
     features, labels = sample(rng, 30, 5)
     assert logme(features.astype(np.float32), 2 * labels) == pytest.approx(by_density(features, labels), abs=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("features", "labels", "error", "message"),
-    [
-        (np.eye(6), np.zeros(6, int), UndefinedScoreError, "of one class"),
-        (np.eye(6), np.arange(6), UndefinedScoreError, "one image only"),
-        (np.full((6, 2), 3.0), np.arange(6) % 2, UndefinedScoreError, "constant"),
-        (np.eye(6), np.arange(5) % 2, TaskError, "6 rows of features for 5 labels"),
-        (np.full((6, 2), np.nan), np.arange(6) % 2, TaskError, "NaN or infinity"),
-    ],
-)
-def test_undefined_and_malformed_inputs_are_refused(features, labels, error, message):
-    with pytest.raises(error, match=message):
-        logme(features, labels)

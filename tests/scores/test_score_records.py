@@ -214,6 +214,26 @@ def test_malformed_inputs_are_errors_not_reasons(inputs, name, changes, message)
         SCORES[name](**{**inputs, **changes})
 
 
+@pytest.mark.parametrize("name", [name for name, score in SCORES.items() if score.needs == ("features", "labels") and not name.startswith("lfc")])
+@pytest.mark.parametrize(
+    ("features", "labels", "error", "message"),
+    [
+        (np.eye(20), np.zeros(20, int), UndefinedScoreError, "one class"),
+        (np.eye(20), np.arange(20), UndefinedScoreError, "one image only"),
+        (np.full((20, 3), 0.1), np.arange(20) % 2, UndefinedScoreError, "constant"),
+        (np.zeros((20, 3)), np.arange(20) % 2, UndefinedScoreError, "constant"),
+        (np.eye(20), np.arange(19) % 2, TaskError, "20 rows .* for 19 labels"),
+        (np.eye(20), np.arange(20) / 2, TaskError, "row of integers"),
+        (np.where(np.eye(20) > 0, np.nan, 0), np.arange(20) % 2, TaskError, "NaN or infinity"),
+        (np.where(np.eye(20) > 0, np.inf, 0), np.arange(20) % 2, TaskError, "NaN or infinity"),
+        (np.ones(20), np.arange(20) % 2, TaskError, "one row an example"),
+    ],
+)
+def test_the_functions_refuse_what_has_no_score(name, features, labels, error, message):
+    with pytest.raises(error, match=message):
+        SCORES[name].fn(features, labels)
+
+
 @pytest.mark.parametrize("name", RELATIVE)
 def test_a_zoo_relative_score_of_one_expert_says_what_to_type(inputs, name):
     outcome = SCORES[name](**inputs)

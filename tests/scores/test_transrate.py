@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from ntk_select.errors import ConfigError, TaskError, UndefinedScoreError
+from ntk_select.errors import ConfigError, UndefinedScoreError
 from ntk_select.scores.transrate import transrate
 
 
@@ -120,18 +120,3 @@ def test_single_precision_agrees(separable):
 def test_a_distortion_that_is_not_positive_is_refused(separable, distortion):
     with pytest.raises(ConfigError, match="distortion=.* must be a positive number"):
         transrate(*separable, distortion=distortion)
-
-
-@pytest.mark.parametrize(
-    ("features", "labels", "error", "message"),
-    [
-        (np.eye(6), np.zeros(6, int), UndefinedScoreError, "of one class"),
-        (np.eye(6), np.arange(6), UndefinedScoreError, "one image only"),
-        (np.full((6, 2), 3.0), np.arange(6) % 2, UndefinedScoreError, "constant"),
-        (np.eye(6), np.arange(5) % 2, TaskError, "6 rows of features for 5 labels"),
-        (np.full((6, 2), np.nan), np.arange(6) % 2, TaskError, "NaN or infinity"),
-    ],
-)
-def test_undefined_and_malformed_inputs_are_refused(features, labels, error, message):
-    with pytest.raises(error, match=message):
-        transrate(features, labels)
