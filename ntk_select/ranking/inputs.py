@@ -5,12 +5,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from ntk_select.cache import Cache, key_of
-from ntk_select.engine.digest import digest_of_params, digest_of_program
+from ntk_select.cache import Cache
 from ntk_select.engine.kernel import ntk_plan
 from ntk_select.errors import DataError, ModelError, NtkSelectError, first_line
 from ntk_select.expert import Expert
@@ -18,6 +15,7 @@ from ntk_select.gradients import expert_question, gradient_kernel
 from ntk_select.last_conv import pooled_kernel
 from ntk_select.preprocess import Preprocess
 from ntk_select.probe import ProbePass, forward, has_pooled_last_conv
+from ntk_select.ranking.keys import Keys
 from ntk_select.scores import Features
 from ntk_select.task import ProbeSample, Task
 
@@ -72,7 +70,7 @@ class Gatherer:
         self.seconds: dict[str, float] = {}
         self.not_kept: list[str] = []
         self._resized: dict[tuple, np.ndarray] = {}
-        self._programs: dict[Any, str] = {}
+        self._keys = Keys()
         self._of_extractor: dict[Any, np.ndarray | str] = {}
         self._of_reference: np.ndarray | str | None = None
 
@@ -125,8 +123,8 @@ class Gatherer:
     def _passed(self, expert: Expert, x, with_kernel: bool, seconds: dict[str, float]) -> tuple[dict[str, Any], dict[str, str]]:
         """Features, softmax and gradient kernel of one expert, from the cache where they are known."""
         with timed(seconds, "cache"):
-            key = self._key(expert, x, with_kernel)
-            arrays, kernel = self.cache.get(key[0]), self.cache.get(key[1]) if with_kernel else None
+            of_passes, of_kernel = self._keys_of(expert, x, with_kernel)
+            arrays, kernel = self.cache.get(of_passes), self.cache.get(of_kernel)
         passes, reason = None, ""
         pooled = with_kernel and kernel is None and has_pooled_last_conv(expert)
         if arrays is None or pooled:
@@ -134,7 +132,7 @@ class Gatherer:
             passes = forward(expert, x, last_conv=pooled, batch_size=self.batch_size, seconds=seconds)
             if arrays is None:
                 arrays = {"logits": _plain(passes.logits)} | ({} if passes.features is None else {"features": _plain(passes.features)})
-                self.cache.put(key[0], arrays)
+                self.cache.put(of_passes, arrays)
         if with_kernel and kernel is None:
             # An expert without a head is differentiated at its pre-logits.
             outputs = "features" if expert.head is None and "features" in arrays else "trace"
@@ -142,7 +140,7 @@ class Gatherer:
                 found, reason = self._gradient_kernel(expert, x, passes if pooled else None, outputs)
             if found is not None:
                 kernel = {"gradient_kernel": found}
-                self.cache.put(key[1], kernel)
+                self.cache.put(of_kernel, kernel)
         if kernel is not None and expert.head is None and "features" in arrays:
             self.headless.append(expert.name)
         inputs, reasons = dict(kernel or {}), {"gradient_kernel": reason} if reason else {}
@@ -152,6 +150,19 @@ class Gatherer:
         if "source_probs" in self.needs:
             self._give(inputs, reasons, "source_probs", _source_probs(expert, arrays["logits"]))
         return inputs, reasons
+
+    def _keys_of(self, expert: Expert, x, with_kernel: bool) -> tuple[str | None, str | None]:
+        """Keys of the passes and of the kernel; None where nothing is kept."""
+        if not self.cache:
+            return None, None
+        try:
+            passes = self._keys.of_passes(expert, x)
+            kernel = self._keys.of_kernel(expert, x, passes) if with_kernel and passes else None
+        except Exception:  # an expert is foreign code, and can be scored without being kept
+            passes = kernel = None
+        if passes is None:
+            self.not_kept.append(expert.name)
+        return passes, kernel
 
     def _gradient_kernel(self, expert: Expert, x, passes: ProbePass | None, outputs: str) -> tuple[np.ndarray | None, str]:
         """The kernel, from passes with a pooled last convolution if they are there; or None and why there is none."""
@@ -178,51 +189,6 @@ class Gatherer:
         plan = ntk_plan(fn, variables, x, outputs=outputs, layers=layers)
         return (plan.flops - plan.pass_flops) / 2
 
-    # What tells one computation from another
-
-    def _key(self, expert: Expert, x, with_kernel: bool) -> tuple[str | None, str | None]:
-        """Keys of the passes and of the kernel: weights, images as they enter, programs, layer, and what computes. None where there
-        can be none."""
-        if not self.cache:
-            return None, None
-        try:
-            passes = self._key_of_passes(expert, x)
-            return passes, self._key_of_kernel(expert, x, passes) if with_kernel and passes else None
-        except Exception:  # an expert is foreign code, and can be scored without being kept
-            self.not_kept.append(expert.name)
-            return None, None
-
-    def _key_of_passes(self, expert: Expert, x) -> str | None:
-        programs = [self._program(fn, expert, x) for fn in (expert.apply_fn, expert.features_fn, expert.taps_fn) if fn is not None]
-        if None in programs:
-            self.not_kept.append(expert.name)
-            return None
-        return key_of("passes", _where(), digest_of_params(expert.variables), np.asarray(x), *programs)
-
-    def _key_of_kernel(self, expert: Expert, x, passes: str) -> str:
-        fn = expert.features_fn if expert.head is None and expert.features_fn is not None else expert.apply_fn
-        return key_of("gradient kernel", passes, repr(expert.last_conv), repr(expert.head), self._program(fn, expert, x, gradient=True))
-
-    def _program(self, fn, expert: Expert, x, gradient: bool = False) -> str | None:
-        def known(params, state, x):
-            return fn({"params": params, **state}, x, *([None] if fn is expert.taps_fn else []))
-
-        def differentiated(params, state, x):
-            leaves, treedef = jax.tree.flatten(params)
-            real = [place for place, leaf in enumerate(leaves) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
-
-            def total(chosen):
-                merged = dict(enumerate(leaves)) | dict(zip(real, chosen, strict=True))
-                return known(jax.tree.unflatten(treedef, merged.values()), state, x).sum()
-
-            return jax.grad(total)([leaves[place] for place in real])
-
-        shapes = jax.eval_shape(lambda variables: variables, expert.variables)
-        memory = (fn, gradient, fn is expert.taps_fn, np.shape(x)[1:], str(shapes))
-        if memory not in self._programs:
-            self._programs[memory] = digest_of_program(differentiated if gradient else known, expert.params, dict(expert.state), x[:1])
-        return self._programs[memory]
-
     # What is known from elsewhere
 
     def _reference_features(self) -> np.ndarray | str:
@@ -237,7 +203,7 @@ class Gatherer:
         reference, key = self.reference, None
         try:
             if not isinstance(reference, Expert):
-                key = self._key_of_reference(reference) if self.cache else None
+                key = self._keys.of_reference(self.task, self.sample, reference, self.seed) if self.cache else None
                 if (known := self.cache.get(key)) is not None:
                     return known["features"]
                 reference = trained_reference(self.task, reference, seed=self.seed, progress=self.progress)
@@ -249,17 +215,6 @@ class Gatherer:
         if not isinstance(found, str):
             self.cache.put(key, {"features": found})
         return found
-
-    def _key_of_reference(self, network: str) -> str:
-        """Of everything that decides the features of a trained reference: where it starts, how it is trained, and on what."""
-        from ntk_select.reference import recipe, untrained_reference
-
-        expert, *settings = untrained_reference(self.task, network, self.seed)
-        start, size = digest_of_params(expert.variables), expert.preprocess.size
-        program = str(digest_of_program(expert.train_fn, expert.variables, np.zeros((1, size, size, 3), np.float32)))
-        content = (part for image in self.task.images for part in (str(np.shape(image)), np.asarray(image)))
-        facts = (network, str(self.seed), _where(), recipe(), repr(settings), repr(expert.preprocess), start, program)
-        return key_of("reference", *facts, np.asarray(self.task.labels), self.sample.indices, *content)
 
     def _features_through(self, expert: Expert) -> np.ndarray | str:
         """Pre-logits of the images by another network than the one that is scored."""
@@ -310,11 +265,6 @@ class Gatherer:
 def explained(error: Exception) -> str:
     """Somebody else's exception in a sentence; one of this package as it is."""
     return str(error) if isinstance(error, NtkSelectError) else f"{type(error).__name__}: {first_line(error)}"
-
-
-def _where() -> str:
-    """What computes."""
-    return f"{jax.__version__} {jax.devices()[0].platform} {jax.config.jax_enable_x64}"
 
 
 def _plain(array) -> np.ndarray:

@@ -1,0 +1,79 @@
+"""What tells one computation of a ranking from another? Keys for the cache, made of everything that decides the numbers."""
+
+import inspect
+from dataclasses import is_dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntk_select.cache import key_of
+from ntk_select.engine.digest import digest_of_params, digest_of_program
+from ntk_select.expert import Expert
+from ntk_select.task import ProbeSample, Task
+
+
+class Keys:
+    """Keys of passes, gradient kernels and reference networks. Programs of experts that share a function are traced once."""
+
+    def __init__(self):
+        self._programs: dict[Any, str | None] = {}
+
+    def of_passes(self, expert: Expert, x) -> str | None:
+        """Weights, images as they enter, programs, and what computes. None where a program calls back to Python."""
+        programs = [self._program(fn, expert, x) for fn in (expert.apply_fn, expert.features_fn, expert.taps_fn) if fn is not None]
+        return None if None in programs else key_of("passes", _where(), digest_of_params(expert.variables), np.asarray(x), *programs)
+
+    def of_kernel(self, expert: Expert, x, passes: str) -> str:
+        """What the passes are, the layer, the head, and the program of the gradient with its derivative rules."""
+        fn = expert.features_fn if expert.head is None and expert.features_fn is not None else expert.apply_fn
+        return key_of("gradient kernel", passes, repr(expert.last_conv), repr(expert.head), str(self._program(fn, expert, x, gradient=True)))
+
+    def of_reference(self, task: Task, sample: ProbeSample, network: str, seed: int) -> str:
+        """Where a trained reference starts, how it is trained, on what, and which images it is shown.
+
+        Raises:
+          ConfigError: `network` is unknown.
+        """
+        from ntk_select.reference import recipe, untrained_reference  # here, for it imports Optax
+
+        expert, *settings = untrained_reference(task, network, seed)
+        start, size = digest_of_params(expert.variables), expert.preprocess.size
+        program = str(digest_of_program(expert.train_fn, expert.variables, np.zeros((1, size, size, 3), np.float32)))
+        content = (part for image in task.images for part in (str(np.shape(image)), np.asarray(image)))
+        facts = (network, str(seed), _where(), recipe(), repr(settings), repr(expert.preprocess), start, program)
+        return key_of("reference", *facts, np.asarray(task.labels), sample.indices, *content)
+
+    def _program(self, fn, expert: Expert, x, gradient: bool = False) -> str | None:
+        def known(params, state, x):
+            return fn({"params": params, **state}, x, *([None] if fn is expert.taps_fn else []))
+
+        def differentiated(params, state, x):
+            leaves, treedef = jax.tree.flatten(params)
+            real = [place for place, leaf in enumerate(leaves) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
+
+            def total(chosen):
+                merged = dict(enumerate(leaves)) | dict(zip(real, chosen, strict=True))
+                return known(jax.tree.unflatten(treedef, merged.values()), state, x).sum()
+
+            return jax.grad(total)([leaves[place] for place in real])
+
+        shapes = jax.eval_shape(lambda variables: variables, expert.variables)
+        memory = (fn, gradient, fn is expert.taps_fn, np.shape(x)[1:], str(shapes)) if _holds_no_weights(fn) else None
+        if memory is None or memory not in self._programs:
+            found = digest_of_program(differentiated if gradient else known, expert.params, dict(expert.state), x[:1])
+            if memory is None:
+                return found
+            self._programs[memory] = found
+        return self._programs[memory]
+
+
+def _holds_no_weights(fn) -> bool:
+    """Whether a function may be remembered: closures would keep the weights of every expert alive."""
+    return (is_dataclass(fn) and type(fn).__hash__ is not None) or (inspect.isfunction(fn) and fn.__closure__ is None)
+
+
+def _where() -> str:
+    """What computes."""
+    return f"{jax.__version__} {jax.devices()[0].platform} {jax.config.jax_enable_x64}"
