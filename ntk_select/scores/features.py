@@ -65,8 +65,9 @@ class Features:
 
     @cached_property
     def constant(self) -> bool:
-        """Whether all images have the same features."""
-        return not (self.centred**2).sum() > CONSTANT * (self.array**2).sum()
+        """Whether all images have the same features, up to rounding: exactly then the centred features may have rank 0."""
+        rounding = max(CONSTANT, (max(self.array.shape) * self.precision) ** 2)
+        return not (self.centred**2).sum() > rounding * (self.array**2).sum()
 
     @cached_property
     def plain_svd(self) -> Decomposition:
@@ -110,7 +111,7 @@ def labelled(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray
     """
     features = as_features(features)
     ids, counts = checked_classes(labels, len(features), "rows of features")
-    if features.constant or not len(features.svd.values):
+    if features.constant:
         raise UndefinedScoreError("The features are constant over all images (or zero), so that they tell no class from another.")
     return Labelled(features, ids, counts)
 
