@@ -1,6 +1,7 @@
 """Which experts are worth fine-tuning on a task, judged without fine-tuning any?"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -23,6 +24,9 @@ from ntk_select.task import ProbeSample, Task, probe_sample
 Experts = Iterable[Expert] | Mapping[str, Callable[[], Expert]]
 Progress = Callable[[int, int, str], None]
 
+
+SMALL = 1_000_000
+"""Numbers in the features up to which a single thread is enough."""
 
 IMBALANCE = 5
 """Ratio of the largest to the smallest class from which a ranking warns."""
@@ -182,7 +186,7 @@ class _Scorer:
             with timed(score_seconds, key):
                 outcomes[key] = _explained(score, _evaluated(score, inputs), reasons)
         seconds["scores"] = sum(score_seconds.values())
-        with timed(seconds, "intervals"):
+        with timed(seconds, "intervals"), _suitable_threads(inputs):
             self._halves[name] = self._on_halves(inputs, [key for key, outcome in outcomes.items() if isinstance(outcome, ScoreResult)])
         card = expert.card
         return ExpertScores(0, name, card and card.source, card and card.architecture, expert.num_params, outcomes, seconds, score_seconds)
@@ -212,6 +216,16 @@ class _Scorer:
         draws = zip(*(self._halves[expert][name] for expert in experts), strict=True)
         values = [[outcome.value if isinstance(outcome, ScoreResult) else np.nan for outcome in _combined(self.scores[name], draw)] for draw in draws]
         return {expert: np.array([draw[place] for draw in values]) for place, expert in enumerate(experts)}
+
+
+def _suitable_threads(inputs: dict[str, Any]) -> AbstractContextManager:
+    """One thread for the linear algebra of small half-samples: several wait for each other longer than they work (measured: 3 times)."""
+    features = inputs.get("features")
+    if features is not None and features.array.size > SMALL:
+        return nullcontext()
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1, user_api="blas")
 
 
 def _evaluated(score: Score, inputs: dict[str, Any]) -> Outcome:
