@@ -205,17 +205,32 @@ def test_rsa_and_dds_lay_the_expert_beside_a_reference_that_is_given(task):
     assert "'r' has no features_fn" in one(rank([expert("a")], task, ("rsa",), draws=0, reference=expert("r", features_fn=None)), "rsa").reason
 
 
-def test_a_reference_is_trained_once_for_the_zoo_and_kept(task, tmp_path, monkeypatch):
-    trained = []
+def schooled(variables, x):
+    return x.reshape(len(x), -1)[:, : SIDE**2] @ variables["params"]["body"]["kernel"], {}
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Trainings of a reference, as (task, its number of classes, network, seed); none takes place."""
+    seen = []
+
+    def untrained(task, network, seed):
+        params = {"body": {"kernel": np.full((SIDE**2, task.num_classes), seed + 0.5)}}
+        return Expert(network, logits_of, params, train_fn=schooled, preprocess=Preprocess(SIDE)), 0.1, 5
 
     def train(task, network, *, seed, progress):
-        trained.append((task.name, network, seed))
+        seen.append((task.name, task.num_classes, network, seed))
         return expert("tiny", 9)
 
+    monkeypatch.setattr("ntk_select.reference.untrained_reference", untrained)
     monkeypatch.setattr("ntk_select.reference.trained_reference", train)
+    return seen
+
+
+def test_a_reference_is_trained_once_for_the_zoo_and_kept(task, tmp_path, trained):
     first = rank([expert("a"), expert("b", 1)], task, ("rsa",), seed=4, draws=0, cache=tmp_path)
     again = rank([expert("a"), expert("b", 1)], task, ("rsa",), seed=4, draws=0, cache=tmp_path)
-    assert trained == [("bright", "tiny", 4)]
+    assert trained == [("bright", 3, "tiny", 4)]
     assert [row.scores for row in first.experts] == [row.scores for row in again.experts]
     changed = Task("bright", task.images[::-1], LABELS[::-1], ("a", "b", "c"))
     rank([expert("a")], changed, ("rsa",), seed=4, draws=0, cache=tmp_path)
@@ -434,19 +449,12 @@ def test_unusual_numbers_come_back_from_the_cache(task, tmp_path, change):
     assert "forward" not in again.experts[0].seconds
 
 
-def test_a_trained_reference_is_another_where_classes_or_recipe_are(task, tmp_path, monkeypatch):
-    trained = []
-
-    def train(task, network, *, seed, progress):
-        trained.append(task.num_classes)
-        return expert("tiny", 9)
-
-    monkeypatch.setattr("ntk_select.reference.trained_reference", train)
+def test_a_trained_reference_is_another_where_classes_or_recipe_are(task, tmp_path, trained, monkeypatch):
     rank([expert("a")], task, ("rsa",), draws=0, cache=tmp_path)
     rank([expert("a")], Task("bright", task.images, LABELS, ("a", "b", "c", "d")), ("rsa",), draws=0, cache=tmp_path)
     monkeypatch.setattr("ntk_select.reference.EPOCHS", 3)
     rank([expert("a")], task, ("rsa",), draws=0, cache=tmp_path)
-    assert trained == [3, 4, 3]
+    assert [classes for _, classes, _, _ in trained] == [3, 4, 3]
 
 
 def test_a_score_without_intervals_gives_no_verdict_of_95_percent(task):

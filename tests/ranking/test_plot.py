@@ -80,3 +80,8 @@ def test_many_scores_are_shown_by_the_places_that_they_give():
     assert {*names, "a  1", "b  2", "c  3", "place by the score"} <= set(shown)
     body = [text for text in shown if text in ("1", "2", "3")]
     assert body[: 3 * MOST_PANELS] == ["3", *["1"] * (MOST_PANELS - 1), *["2"] * MOST_PANELS, "1", *["3"] * (MOST_PANELS - 1)]
+
+
+def test_many_scores_of_no_expert_make_an_empty_figure():
+    names = tuple(f"score {number}" for number in range(MOST_PANELS + 3))
+    assert "birds: nothing" in texts(Ranking({"name": "birds"}, names, (), judgement="nothing"))
