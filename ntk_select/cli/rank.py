@@ -122,11 +122,8 @@ def print_ranking(ranking, seconds: float) -> None:
     print_table(title, ["rank", "expert", *middle, *shown, "seconds"], rows, right=("rank", "seconds"))
     if shown != ranking.score_names and ranking.experts:
         _print_scores(ranking)
-    for name in ranking.score_names:
-        reasons = [e.scores[name].reason for e in ranking.experts if not isinstance(e.scores[name], ScoreResult)]
-        if reasons:
-            extent = "" if len(reasons) == len(ranking.experts) else f" for {len(reasons)} of {len(ranking.experts)}"
-            console.print(Text(f"{name} unavailable{extent}: {reasons[0]}"))
+    for (extent, reason), names in _reasons(ranking).items():
+        console.print(Text(f"{', '.join(names)} unavailable{extent}: {reason}"))
     for failure in ranking.failures:
         console.print(Text(f"{failure.name} failed: {failure.error}", style="red"))
     for warning in record["warnings"]:
@@ -157,6 +154,17 @@ def _print_scores(ranking) -> None:
         rows.append([name, " ".join(str(numbers[expert]) for expert in first), _cell(best), agrees, f"{spent:.2f}"])
     columns = ["score", "its first three", "value of its first", f"agrees with {ranking.score_names[0]}", "seconds"]
     print_table("What each score says: experts by their numbers above; Spearman over experts", columns, rows, right=columns[3:])
+
+
+def _reasons(ranking) -> dict[tuple[str, str], list[str]]:
+    """Names of the scores that lack for the same reason, one expert's for all."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for name in ranking.score_names:
+        reasons = [e.scores[name].reason for e in ranking.experts if not isinstance(e.scores[name], ScoreResult)]
+        if reasons:
+            extent = "" if len(reasons) == len(ranking.experts) else f" for {len(reasons)} of {len(ranking.experts)}"
+            found.setdefault((extent, reasons[0]), []).append(name)
+    return found
 
 
 def _spent(ranking) -> str:

@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Int, Num
 
 from ntk_select.errors import TaskError, UndefinedScoreError, not_finite
+from ntk_select.kernels import CONSTANT
 from ntk_select.scores.features import Features, checked_classes, labelled, one_hot
 from ntk_select.scores.record import ScoreResult
 
@@ -23,7 +24,7 @@ def generalization(gradient_kernel: Num[np.ndarray, "n n"], labels: Int[np.ndarr
     Raises:
       TaskError: shapes that do not fit, or a kernel that is not finite.
       ConfigError: a kernel that is not symmetric or not positive semi-definite.
-      UndefinedScoreError: a kernel of trace zero, one class only, one image in every class.
+      UndefinedScoreError: a kernel that is constant or of trace zero, one class only, one image in every class.
 
     Reference: Deshpande et al. 2021, eq. 4; Arora et al. 2019.  Cost: O(n^3).
     """
@@ -38,6 +39,8 @@ def generalization(gradient_kernel: Num[np.ndarray, "n n"], labels: Int[np.ndarr
     mean = np.trace(kernel) / len(ids)
     if not mean > 0:
         raise UndefinedScoreError("The kernel has trace zero: no gradient, nothing to learn with.")
+    if not kernel.var() > CONSTANT * (kernel**2).mean():
+        raise UndefinedScoreError("The kernel is constant over all pairs, so that all images are alike to it.")
     found = generalization_score(kernel / mean, one_hot(ids, len(counts)))
     value = found.value / len(ids)
     return ScoreResult(value, details={"bound": float(np.sqrt(2 * value))})

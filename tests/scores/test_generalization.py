@@ -82,6 +82,7 @@ def test_single_precision_agrees(separable, rng):
     ("kernel", "labels", "error", "message"),
     [
         (np.zeros((4, 4)), [0, 0, 1, 1], UndefinedScoreError, "trace zero"),
+        (np.full((4, 4), 0.3), [0, 0, 1, 1], UndefinedScoreError, "constant over all pairs"),
         (np.eye(4), [2, 2, 2, 2], UndefinedScoreError, "of one class"),
         (np.eye(4), [0, 1, 2, 3], UndefinedScoreError, "one image only"),
         (np.eye(4), [0, 0, 1], TaskError, "4 rows of the kernel for 3 labels"),
