@@ -4,13 +4,11 @@ Keys hold the bytes of weights and inputs and the program of the function, not n
 or layer is another key, and a renamed expert is the same. Whatever goes wrong with the folder costs time, never a result.
 """
 
-import functools
 import hashlib
 import io
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +35,9 @@ def default_folder() -> Path | None:
 
 def key_of(*parts: str | bytes | np.ndarray) -> str:
     """One key for texts and arrays, in this order."""
-    digest = hashlib.sha256(f"ntk_select {_version()} {FORMAT}".encode())
+    from ntk_select import __version__  # here, for the package imports this file
+
+    digest = hashlib.sha256(f"ntk_select {__version__} {FORMAT}".encode())
     for part in parts:
         if isinstance(part, np.ndarray):
             digest.update(f"{part.dtype}{part.shape}".encode())
@@ -46,14 +46,6 @@ def key_of(*parts: str | bytes | np.ndarray) -> str:
         digest.update(f"[{len(content)}]".encode())
         digest.update(content)
     return digest.hexdigest()
-
-
-@functools.cache
-def _version() -> str:
-    try:
-        return version("ntk-select")
-    except PackageNotFoundError:
-        return ""
 
 
 class Cache:

@@ -45,6 +45,11 @@ def first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
+def explained(error: Exception) -> str:
+    """Somebody else's exception in a sentence; one of this package as it is."""
+    return str(error) if isinstance(error, NtkSelectError) else f"{type(error).__name__}: {first_line(error)}"
+
+
 def not_finite(beginning: str) -> str:
     """The sentence for NaN and infinity; it begins as in "The kernel holds"."""
     return f"{beginning} NaN or infinity. Usual causes: half precision, batch norm in training mode, inputs that were not normalised."

@@ -2,8 +2,9 @@
 
 import io
 import warnings
+from pathlib import Path
 
-from ntk_select.errors import missing
+from ntk_select.errors import ConfigError, missing
 
 
 def new_figure(width: float, height: float, purpose: str):
@@ -23,6 +24,13 @@ def new_figure(width: float, height: float, purpose: str):
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def format_of(path: Path) -> str:
+    """The format that the ending of a figure's name asks for. Raises ConfigError for another ending."""
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise ConfigError(f"report: {path.name!r} ends in {path.suffix!r}; allowed are .png, .svg and .pdf.")
+    return path.suffix[1:]
 
 
 def colours(name: str):

@@ -54,14 +54,10 @@ def kernel_label_correlation(
 
     Reference: Deshpande et al. 2021, eq. 8, Frobenius norm.  Cost: O(n^2).
     """
-    kernel, labels = np.asarray(kernel, np.float64), checked_labels(labels)
-    if kernel.shape != (len(labels), len(labels)):
-        raise TaskError(f"The kernel has shape {kernel.shape} for {len(labels)} labels; it must be ({len(labels)}, {len(labels)}).")
-    if not np.isfinite(kernel).all():
-        raise TaskError(not_finite("The kernel holds"))
+    labels = checked_labels(labels)
+    kernel = checked_kernel(kernel, len(labels))
     if center:
-        rows = kernel.mean(axis=1, keepdims=True)
-        kernel = kernel - rows - rows.T + rows.mean()
+        kernel = double_centred(kernel)
     if normalize:
         kernel = _unit_diagonal(kernel)
     same = labels[:, None] == labels[None, :]
@@ -95,6 +91,22 @@ def correlation_from_sums(sums: PairSums, trace: Float[np.ndarray, " n"], labels
     covariance = sums.same_class - sums.all_pairs * same_pairs / pairs
     correlation = covariance / np.sqrt(variance * same_pairs * (1 - same_pairs / pairs))
     return float(np.clip(correlation, -1.0, 1.0))
+
+
+def double_centred(kernel: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
+    """H K H: rows and columns that sum to zero."""
+    rows = kernel.mean(axis=1, keepdims=True)
+    return kernel - rows - rows.T + rows.mean()
+
+
+def checked_kernel(kernel, n: int) -> np.ndarray:
+    """A kernel of n labelled examples as a finite float64 array (n, n). Raises TaskError otherwise."""
+    kernel = np.asarray(kernel, np.float64)
+    if kernel.shape != (n, n):
+        raise TaskError(f"The kernel has shape {kernel.shape} for {n} labels; it must be ({n}, {n}).")
+    if not np.isfinite(kernel).all():
+        raise TaskError(not_finite("The kernel holds"))
+    return kernel
 
 
 def checked_labels(labels) -> np.ndarray:

@@ -1,6 +1,5 @@
 """What does one forward pass over the probe sample give to all scores?"""
 
-import time
 from functools import partial
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ntk_select.expert import Expert, leaf_at
+from ntk_select.timing import timed
 
 
 class ProbePass(NamedTuple):
@@ -68,10 +68,8 @@ def _timed(fn, step: str, seconds: dict[str, float] | None):
         return fn
 
     def measured(*arguments):
-        began = time.perf_counter()
-        result = jax.block_until_ready(fn(*arguments))
-        seconds[step] = seconds.get(step, 0.0) + time.perf_counter() - began
-        return result
+        with timed(seconds, step):
+            return jax.block_until_ready(fn(*arguments))
 
     return measured
 

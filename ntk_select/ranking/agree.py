@@ -9,9 +9,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ntk_select.errors import ConfigError, UndefinedScoreError
-from ntk_select.figure import colours, file_content, literal, new_figure
-from ntk_select.files import write_atomically
-from ntk_select.ranking.record import Ranking
+from ntk_select.figure import colours, file_content, format_of, literal, new_figure
+from ntk_select.ranking.record import Ranking, written
 from ntk_select.scores import ScoreResult
 from ntk_select.scores.dissimilarity import spearman
 
@@ -46,7 +45,7 @@ class Agreement:
         if len(known) > 2:
             distance = 1 - np.nan_to_num(self.matrix[np.ix_(known, known)], nan=0.0)
             np.fill_diagonal(distance, 0)
-            order = [known[place] for place in leaves_list(linkage(squareform((distance + distance.T) / 2, checks=False), "average", True))]
+            order = [known[place] for place in leaves_list(linkage(squareform(distance), "average", True))]
         return Agreement(tuple(self.names[place] for place in order), self.matrix[np.ix_(order, order)], self.rankings[np.ix_(order, order)])
 
     def to_dict(self) -> dict[str, Any]:
@@ -54,12 +53,10 @@ class Agreement:
         return {"scores": list(self.names), "spearman": [[float(v) if np.isfinite(v) else None for v in row] for row in self.matrix]}
 
     def report(self, path: str | Path, title: str = "") -> Path:
-        """Writes the matrix as a figure: .png, .svg or .pdf. Raises ConfigError for another ending, MissingDependencyError without matplotlib."""
+        """Writes the matrix as a figure: .png, .svg or .pdf. Raises ConfigError for another ending or an unwritable place, and
+        MissingDependencyError without matplotlib."""
         path = Path(path).expanduser()
-        if path.suffix not in (".png", ".svg", ".pdf"):
-            raise ConfigError(f"report: {path.name!r} ends in {path.suffix!r}; allowed are .png, .svg and .pdf.")
-        write_atomically(path, figure_bytes(self, path.suffix[1:], title))
-        return path
+        return written(path, figure_bytes(self, format_of(path), title))
 
 
 def agreement(rankings: Ranking | Sequence[Ranking]) -> Agreement:

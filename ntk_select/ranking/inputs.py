@@ -1,15 +1,14 @@
 """What does each expert give to the scores? One forward pass for all of them, and what is known from elsewhere."""
 
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ntk_select.cache import Cache
 from ntk_select.engine.kernel import ntk_plan
-from ntk_select.errors import DataError, ModelError, NtkSelectError, first_line
+from ntk_select.errors import DataError, ModelError, NtkSelectError, explained
 from ntk_select.expert import Expert
 from ntk_select.gradients import expert_question, gradient_kernel
 from ntk_select.last_conv import pooled_kernel
@@ -18,6 +17,7 @@ from ntk_select.probe import ProbePass, forward, has_pooled_last_conv
 from ntk_select.ranking.keys import Keys
 from ntk_select.scores import Features
 from ntk_select.task import ProbeSample, Task
+from ntk_select.timing import timed
 
 MAX_PRODUCTS = 5e12
 """What a ranking spends on one expert's gradient kernel where its cost grows with the number of outputs: minutes of a CPU."""
@@ -72,7 +72,6 @@ class Gatherer:
         self._resized: dict[tuple, np.ndarray] = {}
         self._keys = Keys()
         self._of_extractor: dict[Any, np.ndarray | str] = {}
-        self._of_reference: np.ndarray | str | None = None
 
     def of(self, name: str, expert: Expert, seconds: dict[str, float]) -> tuple[dict[str, Any], dict[str, str]]:
         """The inputs that can be had, and for those that cannot the reason. Adds the time of each step to `seconds`.
@@ -95,7 +94,7 @@ class Gatherer:
                 inputs |= found
                 reasons |= more
         if "reference_features" in self.needs:
-            self._give(inputs, reasons, "reference_features", self._reference_features())
+            self._give(inputs, reasons, "reference_features", self._reference_features)
         self._from_card(name, expert, inputs, reasons)
         return inputs, reasons
 
@@ -191,11 +190,11 @@ class Gatherer:
 
     # What is known from elsewhere
 
+    @cached_property
     def _reference_features(self) -> np.ndarray | str:
-        if self._of_reference is None:
-            with timed(self.seconds, "reference"):
-                self._of_reference = self._features_of_reference()
-        return self._of_reference
+        """Pre-logits of the reference network: once for the zoo."""
+        with timed(self.seconds, "reference"):
+            return self._features_of_reference()
 
     def _features_of_reference(self) -> np.ndarray | str:
         from ntk_select.reference import trained_reference  # here, for it imports Optax
@@ -262,11 +261,6 @@ class Gatherer:
         return self._of_extractor[source.reference]
 
 
-def explained(error: Exception) -> str:
-    """Somebody else's exception in a sentence; one of this package as it is."""
-    return str(error) if isinstance(error, NtkSelectError) else f"{type(error).__name__}: {first_line(error)}"
-
-
 def _plain(array) -> np.ndarray:
     """As NumPy's own types, which files keep: bfloat16 becomes float32, exactly."""
     array = np.asarray(array)
@@ -287,11 +281,3 @@ def _elsewhere(measured: Mapping[str, Mapping[str, float]], task: str) -> dict[s
     """For each expert its accuracies on the other tasks, those on which all of `measured` were tried."""
     common = set.intersection(*(set(row) - {task} for row in measured.values())) if measured else set()
     return {name: np.array([row[other] for other in sorted(common)]) for name, row in measured.items()}
-
-
-@contextmanager
-def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
-    """Adds the time of a block to `seconds[step]`."""
-    began = time.perf_counter()
-    yield
-    seconds[step] = seconds.get(step, 0.0) + time.perf_counter() - began

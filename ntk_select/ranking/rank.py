@@ -11,15 +11,16 @@ import jax
 import numpy as np
 
 from ntk_select.cache import Cache
-from ntk_select.errors import ConfigError, DataError, did_you_mean
+from ntk_select.errors import ConfigError, DataError, did_you_mean, explained
 from ntk_select.expert import Expert
-from ntk_select.ranking.inputs import Gatherer, explained, timed
+from ntk_select.ranking.inputs import Gatherer
 from ntk_select.ranking.judge import judgement, ordered, tied_with_the_best
 from ntk_select.ranking.record import ExpertScores, Failure, Ranking
 from ntk_select.resampling import MIN_DRAWS, Z95, half_samples
 from ntk_select.scores import INPUTS, SCORES, Features, Score, ScoreResult, Unavailable
 from ntk_select.scores.record import Outcome
 from ntk_select.task import ProbeSample, Task, probe_sample
+from ntk_select.timing import timed
 
 Experts = Iterable[Expert] | Mapping[str, Callable[[], Expert]]
 Progress = Callable[[int, int, str], None]
@@ -130,16 +131,19 @@ def rank(
 
 
 def _chosen_scores(scores: Sequence[str] | Mapping[str, Score]) -> dict[str, Score]:
+    chosen = _by_name(scores)
+    if not chosen:
+        raise ConfigError(f"No score was named.{did_you_mean('', SCORES)}")
+    return chosen
+
+
+def _by_name(scores: Sequence[str] | Mapping[str, Score]) -> dict[str, Score]:
     if isinstance(scores, Mapping):
         for name, score in scores.items():
             if not isinstance(score, Score):
                 raise ConfigError(f"scores[{name!r}] is a {type(score).__name__}, not a Score. Type: ntk_select.scores.Score(fn, needs, ...)")
-        if not scores:
-            raise ConfigError(f"No score was named.{did_you_mean('', SCORES)}")
         return dict(scores)
     names = [scores] if isinstance(scores, str) else list(dict.fromkeys(scores))
-    if not names:
-        raise ConfigError(f"No score was named.{did_you_mean('', SCORES)}")
     known = dict(SCORES)
     if set(names) - set(known):
         known |= {entry.name: entry.load() for entry in entry_points(group="ntk_select.scores") if entry.name not in known}
@@ -198,7 +202,8 @@ class _Scorer:
             wanted = [name for name in names if self.scores[name].resampled and draw < (self.scores[name].most_draws or len(self.halves))]
             if not wanted:
                 break
-            taken = {name: _taken(name, value, rows) for name, value in inputs.items()}
+            used = {key for name in wanted for key in (*self.scores[name].needs, *self.scores[name].optional)}
+            taken = {key: _taken(key, value, rows) for key, value in inputs.items() if key in used}
             for name in wanted:
                 found[name].append(_evaluated(self.scores[name], taken))
         return found

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ntk_select.errors import ConfigError, missing
+from ntk_select.figure import format_of
 from ntk_select.files import write_atomically
 from ntk_select.scores import ScoreResult, Unavailable
 from ntk_select.scores.dissimilarity import ranked
@@ -185,16 +186,14 @@ class Ranking:
                 contents["agreement.png"] = agree.figure_bytes(together, "png", self.task["name"])
         except ImportError:
             pass
-        return [_write(folder / name, content) for name, content in contents.items()]
+        return [written(folder / name, content) for name, content in contents.items()]
 
     def report(self, path: str | Path) -> Path:
         """Writes the figure of the ranking: .png, .svg or .pdf. Raises ConfigError for another ending or an unwritable place."""
-        path = Path(path).expanduser()
-        if path.suffix not in (".png", ".svg", ".pdf"):
-            raise ConfigError(f"report: {path.name!r} ends in {path.suffix!r}; allowed are .png, .svg and .pdf.")
         from ntk_select.ranking.plot import figure_bytes
 
-        return _write(path, figure_bytes(self, path.suffix[1:]))
+        path = Path(path).expanduser()
+        return written(path, figure_bytes(self, format_of(path)))
 
 
 def _rounded(seconds: dict[str, float]) -> dict[str, float]:
@@ -212,7 +211,8 @@ def _parquet(rows) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _write(path: Path, content: bytes) -> Path:
+def written(path: Path, content: bytes) -> Path:
+    """Writes a file whole or not at all. Raises ConfigError for a place that cannot be written."""
     try:
         write_atomically(path, content)
     except OSError as error:

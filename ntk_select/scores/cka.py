@@ -4,8 +4,8 @@ import numpy as np
 from jaxtyping import Int, Num
 
 from ntk_select.errors import TaskError, UndefinedScoreError, not_finite
-from ntk_select.kernels import CONSTANT, label_kernel
-from ntk_select.scores.features import Features, as_features, checked_classes, class_means, labelled
+from ntk_select.kernels import CONSTANT, double_centred, label_kernel
+from ntk_select.scores.features import Features, as_features, checked_classes, class_sums, labelled
 from ntk_select.scores.rsa import unbiased_centring
 
 
@@ -36,7 +36,7 @@ def kernel_alignment(a: Num[np.ndarray, "n n"], b: Num[np.ndarray, "n n"], *, un
         raise TaskError(not_finite("The kernels hold"))
     if unbiased and len(kernels[0]) < 4:
         raise UndefinedScoreError(f"{len(kernels[0])} images are too few for the unbiased alignment; 4 are needed.")
-    centred = [unbiased_centring(kernel) if unbiased else _centred(kernel) for kernel in kernels]
+    centred = [unbiased_centring(kernel) if unbiased else double_centred(kernel) for kernel in kernels]
     norms = [np.linalg.norm(kernel) for kernel in centred]
     if any(norm**2 <= CONSTANT * (kernel**2).sum() for norm, kernel in zip(norms, kernels, strict=True)):
         raise UndefinedScoreError("A kernel is the same for all images (constant or zero features?), so that it is like no other.")
@@ -59,7 +59,7 @@ def cka(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n
     Reference: as `kernel_alignment`.  Cost: O(n d min(n, d)), and nothing where other scores have decomposed the features.
     """
     features, ids, counts = labelled(features, labels)
-    sums = counts[:, None] * class_means(features.svd.coordinates, ids, counts)
+    sums = class_sums(features.svd.coordinates, ids)
     # The one-hot kernel, centred, has the norm of the centred class counts' Gram matrix: sum n_c^2 - 2/n sum n_c^3 + (sum n_c^2)^2 / n^2.
     n, squares = len(ids), float((counts.astype(np.float64) ** 2).sum())
     norm = squares - 2 * float((counts.astype(np.float64) ** 3).sum()) / n + squares**2 / n**2
@@ -78,8 +78,3 @@ def cka_features_gradient(features: Num[np.ndarray, "n d"] | Features, gradient_
     if features.constant:
         raise UndefinedScoreError("The features are constant over all images (or zero), so that their kernel is like no other.")
     return kernel_alignment(features.centred @ features.centred.T, gradient_kernel)
-
-
-def _centred(kernel: np.ndarray) -> np.ndarray:
-    rows = kernel.mean(axis=1)
-    return kernel - rows[:, None] - rows + rows.mean()

@@ -1,11 +1,12 @@
 """Linear discriminant analysis with a shrunk covariance within the classes: what several scores are built on."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from ntk_select.scores.features import Features, class_means
+from ntk_select.scores.features import Features, check_within, class_means
 
 COLLAPSED = 1e-10
 """Share of the whole variance that stands for no variance within the classes, so that collapsed classes have posteriors."""
@@ -27,6 +28,23 @@ def within(rows: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], counts
 def shrinkage_by_norm(covariance: Float[np.ndarray, "k k"]) -> float:
     """exp(-5 times the largest eigenvalue), at least 1e-10: classes that overlap less are shrunk more."""
     return max(math.exp(-5 * np.linalg.eigvalsh(covariance)[-1]), LEAST)
+
+
+class Analysis(NamedTuple):
+    """Of features scaled to `unit_rows`: these rows, how much the covariance within classes was shrunk, and the posteriors (n, c)."""
+
+    rows: Float[np.ndarray, "n k"]
+    shrinkage: float
+    posteriors: Float[np.ndarray, "n c"]
+
+
+def analysed(features: Features, labels: Int[np.ndarray, " n"], counts: Int[np.ndarray, " c"]) -> Analysis:
+    """What SFDA and ETran begin with. Raises UndefinedScoreError where it would fit any labels."""
+    check_within(len(features.svd.values), counts, "a discriminant analysis")
+    rows = unit_rows(features)
+    covariance = within(rows, labels, counts)
+    amount = shrinkage_by_norm(covariance)
+    return Analysis(rows, amount, posteriors(rows, labels, counts, shrunk(covariance, amount, 1.0, features.width)))
 
 
 def shrunk(covariance: Float[np.ndarray, "k k"], amount: float, whole: float, width: int) -> Float[np.ndarray, "k k"]:

@@ -23,6 +23,15 @@ def cosine_distances(rows: Float[np.ndarray, "n d"], scale: Float[np.ndarray, " 
     return np.round(np.clip(1 - unit @ unit.T, 0, 2), 12)
 
 
+def squared_distances(rows: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n n"]:
+    """Squared Euclidean distances; exactly 0 on the diagonal, elsewhere with the rounding of differences of squares."""
+    gram = rows @ rows.T
+    squares = np.diagonal(gram)
+    distances = np.maximum(squares[:, None] + squares - 2 * gram, 0)
+    np.fill_diagonal(distances, 0)
+    return distances
+
+
 def standardised(features: Features) -> Float[np.ndarray, "n d"]:
     """Every feature with mean 0 and variance 1 over the images; those that never change are left out."""
     scale = features.centred.std(axis=0)

@@ -49,6 +49,8 @@ def domain_similarity(
     Reference: Cui et al. 2018, Large scale fine-grained categorization and domain-specific transfer learning, eq. 3; classes under
     5 images as in Deshpande et al. 2021.  Cost: O(s c d) and the transport of s by c classes.
     """
+    from scipy.spatial.distance import cdist
+
     if not 0 < gamma < math.inf or min_images < 1:
         raise ConfigError(f"domain_similarity: gamma={gamma!r} must be above 0, and min_images={min_images!r} at least 1.")
     labels = checked_labels(labels)
@@ -63,8 +65,6 @@ def domain_similarity(
     ):
         if given != wanted:
             raise TaskError(f"{what} have shape {given}, not {wanted}: one row an image, one number a class, features of one extractor.")
-    from scipy.spatial.distance import cdist
-
     for numbers, what in ((counts, "source_counts"), (weights, "class_counts")):
         if not np.isfinite(numbers).all():
             raise TaskError(f"{what} hold NaN or infinity; they must be numbers of images.")

@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Int, Num
 
-from ntk_select.scores.discriminant import of_own_class, posteriors, shrinkage_by_norm, shrunk, unit_rows, within
-from ntk_select.scores.features import Features, check_within, labelled
+from ntk_select.scores.discriminant import analysed, of_own_class
+from ntk_select.scores.features import Features, labelled
 from ntk_select.scores.zoo import column, min_max
 
 SHARE = 0.005
@@ -30,10 +30,7 @@ def etran_terms(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndar
 
     features, ids, counts = labelled(features, labels)
     energies = np.sort(logsumexp(features.array, axis=1))
-    check_within(len(features.svd.values), counts, "a discriminant analysis")
-    rows = unit_rows(features)
-    covariance = within(rows, ids, counts)
-    found = posteriors(rows, ids, counts, shrunk(covariance, shrinkage_by_norm(covariance), 1.0, features.width))
+    found = analysed(features, ids, counts).posteriors
     lowest = max(1, int(SHARE * len(ids)))
     return {"energy": float(energies[:lowest].mean()), "lda": float(of_own_class(found, ids).mean())}
 

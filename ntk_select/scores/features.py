@@ -110,7 +110,7 @@ def labelled(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray
       UndefinedScoreError: one class only, one image in every class, or the same features for all images.
     """
     features = as_features(features)
-    ids, counts = checked_classes(labels, len(features), "rows of features")
+    ids, counts = checked_classes(labels, len(features))
     if features.constant:
         raise UndefinedScoreError("The features are constant over all images (or zero), so that they tell no class from another.")
     return Labelled(features, ids, counts)
@@ -126,12 +126,9 @@ def check_within(rank: int, counts: Int[np.ndarray, " c"], what: str) -> None:
         )
 
 
-def checked_classes(labels: Int[np.ndarray, " n"], n: int, what: str) -> tuple[np.ndarray, np.ndarray]:
+def checked_classes(labels: Int[np.ndarray, " n"], n: int, what: str = "rows of features") -> tuple[np.ndarray, np.ndarray]:
     """Labels renumbered to 0 .. c - 1 and the images of each class. Absent ids leave no empty class. Raises as `labelled`."""
-    labels = checked_labels(labels)
-    if len(labels) != n:
-        raise TaskError(f"There are {n} {what} for {len(labels)} labels.")
-    ids, counts = np.unique(labels, return_inverse=True, return_counts=True)[1:]
+    ids, counts = np.unique(matching_labels(labels, n, what), return_inverse=True, return_counts=True)[1:]
     if len(counts) == 1:
         raise UndefinedScoreError("All examples are of one class; a score needs two.")
     if counts.max() == 1:
@@ -139,11 +136,23 @@ def checked_classes(labels: Int[np.ndarray, " n"], n: int, what: str) -> tuple[n
     return ids, counts
 
 
+def matching_labels(labels: Int[np.ndarray, " n"], n: int, what: str = "rows of features") -> Int[np.ndarray, " n"]:
+    """Labels as an array, one for each of the n. Raises TaskError otherwise."""
+    labels = checked_labels(labels)
+    if len(labels) != n:
+        raise TaskError(f"There are {n} {what} for {len(labels)} labels.")
+    return labels
+
+
+def class_sums(rows: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, "c k"]:
+    """Sum of the rows of each class, in the order of the labels, which may be any integers."""
+    order = np.argsort(labels, kind="stable")
+    return np.add.reduceat(rows[order], np.unique(labels[order], return_index=True)[1], axis=0)
+
+
 def class_means(rows: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], counts: Int[np.ndarray, " c"]) -> Float[np.ndarray, "c k"]:
     """Mean of the rows of each class."""
-    order = np.argsort(labels, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    return np.add.reduceat(rows[order], starts, axis=0) / counts[:, None]
+    return class_sums(rows, labels) / counts[:, None]
 
 
 def one_hot(labels: Int[np.ndarray, " n"], classes: int) -> Float[np.ndarray, "n c"]:

@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Int, Num
 
-from ntk_select.errors import TaskError, UndefinedScoreError, not_finite
-from ntk_select.kernels import CONSTANT
+from ntk_select.errors import UndefinedScoreError
+from ntk_select.kernels import CONSTANT, checked_kernel
 from ntk_select.scores.features import Features, checked_classes, labelled, one_hot
 from ntk_select.scores.record import ScoreResult
 
@@ -32,10 +32,7 @@ def generalization(gradient_kernel: Num[np.ndarray, "n n"], labels: Int[np.ndarr
 
     kernel = np.atleast_1d(np.asarray(gradient_kernel, np.float64))
     ids, counts = checked_classes(labels, len(kernel), "rows of the kernel")
-    if kernel.shape != (len(ids), len(ids)):
-        raise TaskError(f"The kernel has shape {kernel.shape} for {len(ids)} labels; it must be ({len(ids)}, {len(ids)}).")
-    if not np.isfinite(kernel).all():
-        raise TaskError(not_finite("The kernel holds"))
+    kernel = checked_kernel(kernel, len(ids))
     mean = np.trace(kernel) / len(ids)
     if not mean > 0:
         raise UndefinedScoreError("The kernel has trace zero: no gradient, nothing to learn with.")

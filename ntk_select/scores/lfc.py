@@ -3,9 +3,10 @@
 import numpy as np
 from jaxtyping import Int, Num
 
-from ntk_select.errors import ConfigError, TaskError, UndefinedScoreError, did_you_mean
-from ntk_select.kernels import PairSums, checked_labels, correlation_from_sums, kernel_label_correlation
-from ntk_select.scores.features import Features, as_features
+from ntk_select.errors import ConfigError, UndefinedScoreError, did_you_mean
+from ntk_select.kernels import PairSums, correlation_from_sums, kernel_label_correlation
+from ntk_select.scores.dissimilarity import pairs, squared_distances
+from ntk_select.scores.features import Features, as_features, class_sums, matching_labels
 
 KERNELS = ("dot", "cosine", "correlation", "rbf")
 
@@ -40,9 +41,8 @@ def lfc(
 
     Reference: Deshpande et al. 2021, eq. 8 and section 3.2.  Cost: O(n d min(n, d)) time, O(min(n, d)^2) memory.
     """
-    features, labels = as_features(features).array, checked_labels(labels)
-    if len(features) != len(labels):
-        raise TaskError(f"There are {len(features)} rows of features for {len(labels)} labels.")
+    features = as_features(features).array
+    labels = matching_labels(labels, len(features))
     if kernel not in KERNELS:
         raise ConfigError(f"lfc: kernel {kernel!r} is unknown.{did_you_mean(kernel, KERNELS)}")
     if center:
@@ -58,21 +58,16 @@ def lfc(
         return kernel_label_correlation(_rbf(features), labels, diagonal=diagonal)
 
     n, d = features.shape
-    order = np.argsort(labels, kind="stable")
-    starts = np.unique(labels[order], return_index=True)[1]
-    class_sums = np.add.reduceat(features[order], starts)
-    total = class_sums.sum(axis=0)
+    of_classes = class_sums(features, labels)
+    total = of_classes.sum(axis=0)
     gram = features @ features.T if n <= d else features.T @ features
-    sums = PairSums(float((class_sums**2).sum()), float(total @ total), float((gram**2).sum()))
+    sums = PairSums(float((of_classes**2).sum()), float(total @ total), float((gram**2).sum()))
     return correlation_from_sums(sums, (features**2).sum(axis=1), labels, diagonal=diagonal)
 
 
 def _rbf(features: np.ndarray) -> np.ndarray:
-    gram = features @ features.T
-    squares = np.diagonal(gram)
-    distances = np.maximum(squares[:, None] + squares[None, :] - 2 * gram, 0)
-    np.fill_diagonal(distances, 0)
-    median = np.median(distances[np.triu_indices(len(gram), 1)]) if len(gram) > 1 else 0.0
+    distances = squared_distances(features)
+    median = np.median(pairs(distances)) if len(distances) > 1 else 0.0
     if not median > 0:
         raise UndefinedScoreError("Half of the examples have the same features, so that the rbf kernel has no width.")
     return np.exp(-distances / median)

@@ -5,13 +5,12 @@ import math
 import numpy as np
 from jaxtyping import Int, Num
 
-from ntk_select.scores.discriminant import of_own_class, posteriors, shrunk, within
+from ntk_select.scores.discriminant import LEAST, of_own_class, posteriors, shrunk, within
 from ntk_select.scores.features import Features, check_within, class_means, labelled
 from ntk_select.scores.zoo import column, min_max
 
 COMPONENTS = 64
 SHRINKING = 32
-LEAST = 1e-10
 
 
 def ncti_terms(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n"]) -> dict[str, float]:

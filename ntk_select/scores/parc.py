@@ -53,6 +53,6 @@ def parc(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " 
         raise UndefinedScoreError("All pairs of images are equally far apart, so that there is nothing to rank.")
     share = far / (far + near)
     # Pearson's correlation of ranks with a 0/1 variable: difference of the two mean ranks.
-    value = (auc - 0.5) * (far + near) * np.sqrt(share * (1 - share)) / spread
     largest = 0.5 * (far + near) * np.sqrt(share * (1 - share)) / spread
-    return ScoreResult(100 * float(np.clip(value, -1, 1)), details={"auc": float(auc), "largest": 100 * float(min(largest, 1))})
+    value = np.clip((2 * auc - 1) * largest, -1, 1)
+    return ScoreResult(100 * float(value), details={"auc": float(auc), "largest": 100 * float(min(largest, 1))})

@@ -4,11 +4,13 @@ import numpy as np
 from jaxtyping import Float, Int, Num
 
 from ntk_select.errors import ConfigError, UndefinedScoreError
+from ntk_select.scores.discriminant import of_own_class
+from ntk_select.scores.dissimilarity import squared_distances
 from ntk_select.scores.features import Features, labelled, one_hot
 from ntk_select.scores.record import ScoreResult
 
 TIE = 1e-9
-"""Distances closer than this, relatively, are equal."""
+"""Votes closer than this are equal, and distances, relatively."""
 STRENGTHS = np.logspace(-6, 3, 28)
 """Ridges that the probe tries, in units of the mean variance of a direction."""
 
@@ -37,18 +39,14 @@ def knn(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n
     features, ids, counts = labelled(features, labels)
     if len(ids) <= neighbours:
         raise UndefinedScoreError(f"{len(ids)} images have no {neighbours} neighbours each.")
-    rows = features.centred
-    squares = (rows**2).sum(axis=1)
-    distances = np.maximum(squares[:, None] + squares - 2 * rows @ rows.T, 0)
+    distances = squared_distances(features.centred)
     np.fill_diagonal(distances, np.inf)
     last = np.partition(distances, neighbours - 1, axis=1)[:, neighbours - 1 : neighbours]
-    margin = TIE * (last + squares[:, None])  # of cancellation in the differences
+    margin = TIE * (last + (features.centred**2).sum(axis=1, keepdims=True))  # of cancellation in the differences
     surely = distances < last - margin
     tied = ~surely & (distances <= last + margin)
     weights = surely + tied * ((neighbours - surely.sum(axis=1, keepdims=True)) / tied.sum(axis=1, keepdims=True))
-    votes = weights @ one_hot(ids, len(counts))
-    winners = votes >= votes.max(axis=1, keepdims=True) - 1e-9
-    return _accuracy(winners / winners.sum(axis=1, keepdims=True), ids, counts)
+    return _accuracy(weights @ one_hot(ids, len(counts)), ids, counts)
 
 
 def linear_probe(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n"]) -> ScoreResult:
@@ -86,13 +84,13 @@ def linear_probe(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.nda
             # The bias without an image is lower for its own class, which would lose wherever features say little.
             best = (error, float(strength), targets - left_out + (targets - mean) / (len(ids) - 1))
     _, ridge, predicted = best
-    winners = predicted >= predicted.max(axis=1, keepdims=True) - TIE
-    result = _accuracy(winners / winners.sum(axis=1, keepdims=True), ids, counts)
+    result = _accuracy(predicted, ids, counts)
     return ScoreResult(result.value, details={**result.details, "ridge": ridge})
 
 
-def _accuracy(answers: Float[np.ndarray, "n c"], ids: np.ndarray, counts: np.ndarray) -> ScoreResult:
-    """From the share of each answer that each class has."""
-    right = answers[np.arange(len(ids)), ids]
+def _accuracy(votes: Float[np.ndarray, "n c"], ids: np.ndarray, counts: np.ndarray) -> ScoreResult:
+    """Of answering with the class that has most votes; those that tie share the answer."""
+    winners = votes >= votes.max(axis=1, keepdims=True) - TIE
+    right = of_own_class(winners / winners.sum(axis=1, keepdims=True), ids)
     balanced = np.bincount(ids, right) / counts
     return ScoreResult(float(right.mean()), details={"balanced": float(balanced.mean()), "majority": float(counts.max() / counts.sum())})

@@ -4,10 +4,10 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from ntk_select.errors import ConfigError, UndefinedScoreError, did_you_mean
-from ntk_select.scores.dissimilarity import correlation_distances, cosine_distances, of_same_images, pairs, spearman, standardised
+from ntk_select.scores.dissimilarity import correlation_distances, cosine_distances, of_same_images, pairs, spearman, squared_distances, standardised
 from ntk_select.scores.features import Features
 
-DISTANCES = ("cosine", "correlation", "euclidean")
+DISTANCES = {"cosine": cosine_distances, "correlation": correlation_distances, "euclidean": squared_distances}
 
 
 def rsa(features: Num[np.ndarray, "n d"] | Features, reference_features: Num[np.ndarray, "n d2"] | Features, *, standardize: bool = False) -> float:
@@ -55,12 +55,7 @@ def dds(features: Num[np.ndarray, "n d"] | Features, reference_features: Num[np.
         raise ConfigError(f"dds: distance={distance!r} is unknown.{did_you_mean(str(distance), DISTANCES)}")
     sides = []
     for side in of_same_images(features, reference_features, 4):
-        rows = standardised(side)
-        if distance == "euclidean":
-            squares = (rows**2).sum(axis=1)
-            distances = squares[:, None] + squares - 2 * rows @ rows.T
-        else:
-            distances = (cosine_distances if distance == "cosine" else correlation_distances)(rows)
+        distances = DISTANCES[distance](standardised(side))
         sides.append(unbiased_centring(distances))
         if np.linalg.norm(sides[-1]) <= 1e-10 * np.linalg.norm(distances):
             raise UndefinedScoreError("All pairs of images are equally far apart, so that there is nothing to compare.")

@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Int, Num
 
-from ntk_select.scores.discriminant import of_own_class, posteriors, shrinkage_by_norm, shrunk, unit_rows, within
-from ntk_select.scores.features import Features, check_within, class_means, labelled
+from ntk_select.scores.discriminant import analysed, of_own_class, posteriors, shrunk, within
+from ntk_select.scores.features import Features, class_means, labelled
 from ntk_select.scores.record import ScoreResult
 
 
@@ -30,11 +30,7 @@ def sfda(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " 
     from scipy.special import softmax
 
     features, ids, counts = labelled(features, labels)
-    check_within(len(features.svd.values), counts, "a discriminant analysis")
-    rows = unit_rows(features)
-    covariance = within(rows, ids, counts)
-    amount = shrinkage_by_norm(covariance)
-    first = posteriors(rows, ids, counts, shrunk(covariance, amount, 1.0, features.width))
+    rows, amount, first = analysed(features, ids, counts)
     confidence = of_own_class(softmax(first, axis=1), ids)[:, None]
     means = class_means(rows, ids, counts)
     others = (means.sum(axis=0) - means) / (len(counts) - 1)
