@@ -5,6 +5,8 @@ import numpy as np
 from ntk_select.errors import TaskError, missing
 from ntk_select.task import Task
 
+from .stratified import stratified_train
+
 TRAIN_SIZE = 1000
 
 
@@ -38,15 +40,3 @@ def load_digits(argument: str = "") -> Task:
         licence="CC BY 4.0 (UCI, Optical Recognition of Handwritten Digits)",
         details={"warnings": []},
     )
-
-
-def stratified_train(labels: np.ndarray, size: int) -> np.ndarray:
-    """Boolean mask of `size` training images, the same share of every class to within one image."""
-    rng = np.random.RandomState(0)  # NumPy keeps the stream of this old generator fixed for ever.
-    place = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        place[rng.permutation(members)] = (np.arange(len(members)) + 0.5) / len(members)
-    mask = np.zeros(len(labels), bool)
-    mask[np.argsort(place, kind="stable")[:size]] = True
-    return mask

@@ -28,7 +28,7 @@ def load_folder(path: str | Path) -> Task:
     root = os.path.expanduser(path)
     if not os.path.isdir(root):
         raise DataError(f"There is no folder {str(path)!r}. Type folder:PATH, for example folder:photos, with photos/train/CLASS/IMAGE inside.")
-    files, folders = _walk(root)
+    files, folders = walk(root)
     layout = read_layout(root, files, folders)
     return layout.task(os.path.basename(os.path.abspath(root)) or "root", FileReader(root))
 
@@ -49,7 +49,7 @@ class FileReader:
             raise DataError(f"{path}: cannot be opened ({error.strerror}).") from error
 
 
-def _walk(root: str) -> tuple[list[str], list[str]]:
+def walk(root: str) -> tuple[list[str], list[str]]:
     """Relative paths of all files and folders, without looking into what is junk."""
     files, folders, waiting = [], [], [""]
     while waiting:

@@ -42,6 +42,12 @@ def natural(name: str) -> tuple[list[Any], str]:
     return [(len(part), part) if place % 2 else part for place, part in enumerate(parts)], name
 
 
+def few(names: list[str], most: int = 5) -> str:
+    """The first of many names, and how many more there are."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 @dataclass(frozen=True)
 class Layout:
     """Class names, then (path, label) of each training and test image, in a fixed order; `test` is None without a test folder."""
@@ -142,7 +148,7 @@ class _Tree:
             except UnicodeEncodeError as error:
                 raise DataError(f"{shown} has a name that is not UTF-8. Rename it.") from error
             if self.below[folder]:
-                raise DataError(f"{shown} has folders inside ({_few(self.below[folder])}), so its classes are not clear. {ALLOWED}")
+                raise DataError(f"{shown} has folders inside ({few(self.below[folder])}), so its classes are not clear. {ALLOWED}")
             if not self.files[folder]:
                 raise DataError(f"{shown} is empty. Put images into it or delete it.")
             classes[name] += sorted(self.files[folder], key=natural)
@@ -158,11 +164,11 @@ class _Tree:
             outside.add(root)
         loose = sorted(path for folder in outside for path in self.files[folder] if is_image(path))
         if loose:
-            raise DataError(f"{self.where}: images outside any class folder: {_few(loose)}. Move or delete them. {ALLOWED}")
+            raise DataError(f"{self.where}: images outside any class folder: {few(loose)}. Move or delete them. {ALLOWED}")
         others = [path for split in splits for folder in self.below[split] for path in self.files[folder] if not is_image(path)]
         if others:
             raise DataError(
-                f"{self.where}: files in class folders that are not images: {_few(others)}. Delete them. Images end in {' '.join(sorted(SUFFIXES))}."
+                f"{self.where}: files in class folders that are not images: {few(others)}. Delete them. Images end in {' '.join(sorted(SUFFIXES))}."
             )
 
 
@@ -175,10 +181,5 @@ def _rows(classes: dict[str, list[str]], names: list[str]) -> list[tuple[str, in
     return [(path, label) for label, name in enumerate(names) for path in classes.get(name, ())]
 
 
-def _few(names: list[str], most: int = 5) -> str:
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
-
-
 def _listing(what: str, names: list[str]) -> str | None:
-    return f"{what}: {_few(names)}." if names else None
+    return f"{what}: {few(names)}." if names else None

@@ -8,13 +8,20 @@ from pathlib import Path
 from ntk_select.errors import DataError
 
 
-def find_prepared(name: str, config: str | None, version: str | None, places: list[Path]) -> Path:
-    """The folder PLACE/NAME[/CONFIG]/VERSION of the first place that has one.
+def places(folder: str | Path | None, data_dir: str | Path | None) -> list[Path]:
+    """The folders to look into: `folder` alone if it is given; else `data_dir` and then $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+    own = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+    chosen = [folder] if folder else [data_dir, own] if data_dir else [own]
+    return [Path(place).expanduser() for place in chosen]
+
+
+def find(name: str, config: str | None, version: str | None, where: list[Path]) -> Path | None:
+    """The folder PLACE/NAME[/CONFIG]/VERSION of the first place that has one. Imports nothing.
 
     Raises:
-      DataError: no place has it, or a place has several configurations and none is named.
+      DataError: a place has several configurations and none is named, or cannot be read.
     """
-    for place in places:
+    for place in where:
         folder = place / name / config if config else place / name
         versions = _versions(folder)
         if not versions and not config:
@@ -26,15 +33,34 @@ def find_prepared(name: str, config: str | None, version: str | None, places: li
         chosen = [path for path in versions if version in (None, path.name)]
         if chosen:
             return chosen[-1]
+    return None
+
+
+def find_prepared(name: str, config: str | None, version: str | None, where: list[Path]) -> Path:
+    """As `find`, and says what to type if there is none.
+
+    Raises:
+      DataError: no place has it, or a place has several configurations and none is named.
+    """
+    found = find(name, config, version, where)
+    if found:
+        return found
     import tensorflow_datasets as tfds
 
-    known = {path.name for place in places for path in _folders(place)} | set(tfds.list_builders(with_community_datasets=False))
+    known = {path.name for place in where for path in _folders(place)} | set(tfds.list_builders(with_community_datasets=False))
     near = [] if name in known else get_close_matches(name, sorted(known))
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     full = f"{name}{f'/{config}' if config else ''}{f':{version}' if version else ''}"
     raise DataError(
-        f"tfds:{full} is not prepared in {' or '.join(map(str, places))}.{hint} To download and prepare it type: python -c "
-        f"\"import tensorflow_datasets as tfds; tfds.builder('{full}', data_dir='{places[0]}', file_format='array_record').download_and_prepare()\""
+        f"tfds:{full} is not prepared in {' or '.join(map(str, where))}.{hint} To download and prepare it type: {download_command(full, where[0])}"
+    )
+
+
+def download_command(name: str, data_dir: Path) -> str:
+    """What to type so that TensorFlow Datasets prepares a set that it has."""
+    return (
+        f"python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}', data_dir='{data_dir}', "
+        f"file_format='array_record').download_and_prepare()\""
     )
 
 

@@ -1,24 +1,15 @@
-"""Which task is a TensorFlow Dataset that lies prepared on disk? It is read without TensorFlow."""
+"""Which prepared TensorFlow Dataset does a `tfds:` URI mean?"""
 
-import os
 import re
-from dataclasses import dataclass
-from functools import partial
-from io import BytesIO
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from ntk_select.errors import DataError, TaskError
+from ntk_select.errors import TaskError
 from ntk_select.task import Task
 
-from .decode import decode_image
-from .lazy import LazyImages, PerProcess
-from .prepared import find_prepared
+from .prepared import find_prepared, places
+from .records import read_prepared
 
 URI = re.compile(r"(?P<name>[a-zA-Z]\w*)(/(?P<config>[^/:@]+))?(:(?P<version>\d+\.\d+\.\d+))?(@(?P<folder>.+))?")
-TEST = ("test", "validation", "valid", "val")  # the first that is there with labels
 
 
 def load_tfds(argument: str, *, data_dir: str | Path | None = None) -> Task:
@@ -29,8 +20,7 @@ def load_tfds(argument: str, *, data_dir: str | Path | None = None) -> Task:
         With @DATA_DIR only that folder is looked into.
       data_dir: else looked into first; then TensorFlow Datasets' own folder ($TFDS_DATA_DIR or ~/tensorflow_datasets).
 
-    The image and the label are the set's supervised keys, or the features `image` and `label`. The training split is
-    `train`; the test split is `test`, else `validation`. Encoded images go through `decode_image`, one when asked for.
+    The training split is `train`; the test split is `test`, else `validation`.
 
     Raises:
       TaskError: the argument is not of this form, or fewer than two classes.
@@ -39,118 +29,5 @@ def load_tfds(argument: str, *, data_dir: str | Path | None = None) -> Task:
     parts = URI.fullmatch(argument)
     if not parts:
         raise TaskError(f"Task 'tfds:{argument}': allowed is tfds:NAME[/CONFIG][:VERSION][@DATA_DIR]. Example: tfds:cifar10@~/tensorflow_datasets")
-    own = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
-    places = [parts["folder"]] if parts["folder"] else [data_dir, own] if data_dir else [own]
-    folder = find_prepared(parts["name"], parts["config"], parts["version"], [Path(place).expanduser() for place in places])
-    info = _open(folder).info
-    image_key, label_key = _keys(folder, info.features, info.supervised_keys)
-    splits = [split for split in ("train", *TEST) if split in info.splits and info.splits[split].num_examples]
-    if "train" not in splits:
-        raise DataError(f"{folder}: there is no split 'train', or it is empty. Splits: {', '.join(sorted(info.splits)) or '(none)'}.")
-
-    warnings, test = [], (None, None)
-    for split in splits[1:]:
-        labels = _labels(folder, split, label_key)
-        if labels.min() >= 0:
-            test = (_images(folder, split, image_key, len(labels)), labels)
-            break
-        warnings.append(f"Not read, because it has images without a label: the split {split!r}.")
-    labels = _labels(folder, "train", label_key)
-    return Task(
-        "-".join(filter(None, (parts["name"], info.config_name))),
-        _images(folder, "train", image_key, len(labels)),
-        labels,
-        tuple(info.features[label_key].names),
-        *test,
-        licence=info.redistribution_info.license or None,
-        details={"warnings": warnings},
-    )
-
-
-def _open(folder: Path):
-    import tensorflow_datasets as tfds
-
-    try:
-        builder = tfds.builder_from_directory(folder)
-        formats = {form.value for form in builder.info.available_file_formats()}
-    except Exception as error:  # any error of the two JSON files
-        raise DataError(f"{folder}: TensorFlow Datasets cannot read it ({error}). Prepare it again.") from error
-    if "array_record" not in formats:
-        raise DataError(
-            f"{folder}: prepared as {', '.join(sorted(formats))}, which cannot be read without TensorFlow. "
-            "Prepare it in another folder with file_format='array_record'."
-        )
-    return builder
-
-
-def _keys(folder: Path, features, supervised) -> tuple[str, str]:
-    """The names of the image and of its label."""
-    import tensorflow_datasets as tfds
-
-    features = dict(features) if isinstance(features, tfds.features.FeaturesDict) else {}
-    for keys in (supervised, ("image", "label")):
-        if keys and len(keys) == 2 and all(isinstance(key, str) for key in keys):
-            image, label = (features.get(key) for key in keys)
-            readable = type(image) is tfds.features.Image and image.np_dtype in (np.uint8, np.uint16)
-            if readable and isinstance(label, tfds.features.ClassLabel):
-                return keys
-    shown = ", ".join(f"{key}: {type(feature).__name__}" for key, feature in sorted(features.items()))
-    raise DataError(
-        f"{folder}: needed are a feature 'image' that is an Image of 8 or 16 bits and a feature 'label' that is a ClassLabel. "
-        f"It has {shown or '(none)'}."
-    )
-
-
-def _images(folder: Path, split: str, key: str, size: int) -> LazyImages:
-    return LazyImages(range(size), RecordReader(folder, split, PerProcess(partial(_fields, folder, split, key))))
-
-
-def _labels(folder: Path, split: str, key: str) -> np.ndarray:
-    read = _fields(folder, split, key)
-    return np.array([read(index) for index in range(len(read))], np.int64)
-
-
-@dataclass(frozen=True)
-class RecordReader:
-    """Decodes the image of a record from the record's number."""
-
-    folder: Path
-    split: str
-    fields: PerProcess
-
-    def __call__(self, index: int) -> np.ndarray:
-        """The pixels of record `index`."""
-        return decode_image(BytesIO(self.fields()(index)), f"{self.folder}, split {self.split}, record {index}")
-
-
-@dataclass(frozen=True)
-class _Fields:
-    """One feature of each record of a split; images stay encoded."""
-
-    where: str
-    source: Any
-    feature: Any
-    decoders: dict[str, Any]
-
-    def __len__(self):
-        return len(self.source)
-
-    def __call__(self, index: int):
-        try:
-            (value,) = self.feature.deserialize_example_np(self.source[index], decoders=self.decoders).values()
-            if value is None:
-                raise ValueError("nothing in it")
-        except Exception as error:  # ArrayRecord and the protocol buffer raise their own on damaged files
-            raise DataError(f"{self.where}, record {index}: cannot be read ({error}). Prepare the set again.") from error
-        return value
-
-
-def _fields(folder: Path, split: str, key: str) -> _Fields:
-    import tensorflow_datasets as tfds
-
-    builder = _open(folder)
-    feature = builder.info.features[key]
-    raw = tfds.decode.DeserializeMethod.RAW_BYTES
-    source = builder.as_data_source(split, deserialize_method=raw, file_format="array_record")
-    decoders = {key: tfds.decode.SkipDecoding()} if isinstance(feature, tfds.features.Image) else {}
-    return _Fields(f"{folder}, split {split}", source, tfds.features.FeaturesDict({key: feature}), decoders)
+    folder = find_prepared(parts["name"], parts["config"], parts["version"], places(parts["folder"], data_dir))
+    return read_prepared(folder, parts["name"])

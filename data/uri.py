@@ -17,9 +17,10 @@ def load_task(uri: str | Path, *, data_dir: str | Path | None = None) -> Task:
 
     Args:
       uri: `digits`, `fashion_mnist`, `fashion_mnist:DIR`, `folder:PATH`, `zip:PATH`, `npz:PATH` or
-        `tfds:NAME[/CONFIG][:VERSION][@DATA_DIR]`. The path of a folder, a .zip or a .npz alone is recognised;
+        `tfds:NAME[/CONFIG][:VERSION][@DATA_DIR]`, or a set of the benchmark (`KNOWN`) by name, as `magnetic_tile` or
+        `magnetic_tile:DATA_DIR`. The path of a folder, a .zip or a .npz alone is recognised;
         a built-in name wins over a folder of that name (type ./digits for the folder). `~` is the home folder.
-      data_dir: where prepared TensorFlow Datasets lie, for a `tfds:` URI without @DATA_DIR.
+      data_dir: where prepared TensorFlow Datasets lie, for a `tfds:` URI or a set of the benchmark without DATA_DIR.
 
     Returns:
       A task whose `uri` is what was given. Images of folders, archives and TensorFlow Datasets are decoded

@@ -41,7 +41,7 @@ def load_zip(path: str | Path) -> Task:
         raise DataError(f"{where}: not a zip archive that can be read ({error}). Is it complete?") from error
     seen = set()
     for entry in entries:
-        _check(where, entry, seen)
+        check_entry(where, entry, seen)
     files = [entry.filename for entry in entries if not entry.is_dir()]
     folders = [entry.filename.rstrip("/") for entry in entries if entry.is_dir()]
     layout = read_layout(where, files, folders)
@@ -65,10 +65,20 @@ class EntryReader:
         return decode_image(BytesIO(encoded), name)
 
 
-def _check(where: str, entry: zipfile.ZipInfo, seen: set[str]) -> None:
+def is_plain_path(name: str) -> bool:
+    """Whether an entry's name is a relative path with forward slashes that stays below its folder."""
+    return not (re.match("[A-Za-z]:", name) or set("\\\0") & set(name) or {"", ".", ".."} & set(name.removesuffix("/").split("/")))
+
+
+def check_entry(where: str, entry: zipfile.ZipInfo, seen: set[str]) -> None:
+    """Refuses an entry that is not safe to read, and adds its name to those seen.
+
+    Raises:
+      DataError: an unsafe name, a link, encrypted, seen before, or an image of more than 256 MiB.
+    """
     name = entry.orig_filename
     shown = f"{where}, entry {name!r}"
-    if re.match("[A-Za-z]:", name) or set("\\\0") & set(name) or {"", ".", ".."} & set(name.removesuffix("/").split("/")):
+    if not is_plain_path(name):
         raise DataError(f"{shown}: not a plain relative path with forward slashes. Pack the archive again from inside its folder.")
     if stat.S_ISLNK(entry.external_attr >> 16):
         raise DataError(f"{shown}: is a symbolic link. Pack the file itself (zip without --symlinks).")

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from .architectures import ARCHITECTURES, build, initialise, make_expert
+from .architectures import ARCHITECTURES, build, fresh_expert, initialise, make_expert
 from .zoo import FolderZoo, StoredExpert, open_zoo
 
 ZOO = FolderZoo(Path(__file__).parent / "weights")
 """The embedded experts."""
 
-__all__ = ["ARCHITECTURES", "ZOO", "FolderZoo", "StoredExpert", "build", "initialise", "make_expert", "open_zoo"]
+__all__ = ["ARCHITECTURES", "ZOO", "FolderZoo", "StoredExpert", "build", "fresh_expert", "initialise", "make_expert", "open_zoo"]

@@ -1,5 +1,6 @@
 """Which architectures are there, by name, and how does a Flax module become an expert?"""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 from ntk_select.card import Card
 from ntk_select.errors import ModelError, did_you_mean
 from ntk_select.expert import Expert, LastConv, SourceStatistics, Taps
+from ntk_select.preprocess import Preprocess
 
 from .alexnet import AlexNet
 from .densenet import DenseNet
@@ -83,6 +85,20 @@ def initialise(module: nn.Module, key: jax.Array, size: int) -> dict[str, Any]:
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
+def fresh_expert(
+    name: str, architecture: str, *, num_classes: int, preprocess: Preprocess, seed: int = 0, config: Mapping[str, Any] | None = None
+) -> Expert:
+    """An untrained expert.
+
+    Args:
+      architecture, num_classes, config: as for `build`.
+      preprocess: gives the size of its inputs.
+      seed: of its weights.
+    """
+    module = build(architecture, num_classes=num_classes, **(config or {}))
+    return make_expert(name, module, initialise(module, jax.random.key(seed), preprocess.size), preprocess=preprocess)
+
+
 @dataclass(frozen=True)
 class _Apply:
     """A module as a callable that equals any other of the same module, so that compilations are shared."""
@@ -98,7 +114,9 @@ class _Train:
     module: nn.Module
 
     def __call__(self, variables, x):
-        return self.module.apply(variables, x, train=True, mutable=["batch_stats"])
+        logits, changed = self.module.apply(variables, x, train=True, mutable=["batch_stats", "intermediates"])
+        features = changed.pop("intermediates")["features"][0]
+        return Taps(logits, features), changed
 
 
 @dataclass(frozen=True)

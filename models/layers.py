@@ -28,9 +28,23 @@ def conv(features: int, kernel: int, *, stride: int = 1, padding: int = 0, use_b
     )
 
 
-def batch_norm(train: bool, name: str) -> nn.BatchNorm:
+class BatchNorm(nn.BatchNorm):
+    """Flax's batch norm, but what it keeps of a batch is the unbiased variance, as in PyTorch. It normalises with the biased one, as both do."""
+
+    def __call__(self, x, use_running_average: bool | None = None):
+        """Normalises x over all axes but the last."""
+        if self.is_initializing() or nn.merge_param("use_running_average", self.use_running_average, use_running_average):
+            return super().__call__(x, use_running_average)
+        before = self.get_variable("batch_stats", "var")
+        out = super().__call__(x, use_running_average)
+        number, kept = x.size // x.shape[-1], self.momentum * before
+        self.put_variable("batch_stats", "var", kept + (self.get_variable("batch_stats", "var") - kept) * (number / max(number - 1, 1)))
+        return out
+
+
+def batch_norm(train: bool, name: str) -> BatchNorm:
     """Batch norm over all but the channels; running statistics when not training."""
-    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name)
+    return BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name)
 
 
 STEMS = {"imagenet": (7, 2, 3), "small": (3, 1, 1), "small_strided": (4, 2, 1)}

@@ -3,12 +3,10 @@
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
-
 from ntk_select.expert import Expert
 from ntk_select.preprocess import Preprocess
 
-from .architectures import build, initialise, make_expert
+from .architectures import fresh_expert
 
 
 class Untrained(NamedTuple):
@@ -30,8 +28,7 @@ def _untrained(
     learning_rate: float,
     most_steps: int | None,
 ) -> Untrained:
-    module = build(architecture, num_classes=num_classes, **config)
-    network = make_expert(name, module, initialise(module, jax.random.key(seed), preprocess.size), preprocess=preprocess)
+    network = fresh_expert(name, architecture, num_classes=num_classes, preprocess=preprocess, seed=seed, config=config)
     return Untrained(network, learning_rate, most_steps)
 
 

@@ -2,7 +2,8 @@
 
 An expert is a folder with `model.safetensors` and `card.json`. Tensor names are the paths of the Flax variables
 joined by "/": "params/layer1_0/conv1/kernel", "batch_stats/bn1/mean". What is known of the source data lies
-beside them under "source/" (class means of the pre-logits). Nothing is ever unpickled.
+beside them under "source/" (class means of the pre-logits). An expert of many domains has a card for each,
+`card@DOMAIN.json`, and its tensors lie under "common/" and "domains/DOMAIN/". Nothing is ever unpickled.
 """
 
 import hashlib
@@ -91,20 +92,41 @@ def read_weights(path: Path, *, sha256: str | None = None) -> dict[str, Any]:
         raise ModelError(f"Weights {path}: {error}") from error
 
 
+def domain_card_file(domain: str) -> str:
+    """Name of the card of one domain, beside the weights of all."""
+    return f"card@{domain}.json"
+
+
 def write_expert(folder: Path, variables: Mapping[str, Any], card: Card, *, replace_existing: bool = False) -> Card:
     """Writes weights and card into a new folder, whole or not at all. Returns the card with its sha256.
 
     Raises:
       ModelError: there is something at `folder` already and `replace_existing` is off.
     """
+    return _write(folder, variables, {CARD_FILE: card}, replace_existing)[CARD_FILE]
+
+
+def write_multi_expert(folder: Path, variables: Mapping[str, Any], cards: Mapping[str, Card], *, replace_existing: bool = False) -> dict[str, Card]:
+    """The same for an expert of many domains.
+
+    Args:
+      variables: {"common": {"params": ..., "batch_stats": ...}, "domains": {domain: the same, and "source"}}, as `ntk_select.multi_domain` splits them.
+      cards: of each domain, named FOLDER@DOMAIN.
+    """
+    written = _write(folder, variables, {domain_card_file(domain): card for domain, card in cards.items()}, replace_existing)
+    return {domain: written[domain_card_file(domain)] for domain in cards}
+
+
+def _write(folder: Path, variables: Mapping[str, Any], cards: Mapping[str, Card], replace_existing: bool) -> dict[str, Card]:
     if folder.exists() and not replace_existing:
         raise ModelError(f"There is already something at {folder}. Choose another name, or replace it: --replace")
     content = serialise(variables)
-    card = replace(card, sha256=sha256_of(content))
+    cards = {file: replace(card, sha256=sha256_of(content)) for file, card in cards.items()}
     fresh, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("new", "old"))
     try:
         write_atomically(fresh / WEIGHTS_FILE, content)
-        write_atomically(fresh / CARD_FILE, card.to_json().encode())
+        for file, card in cards.items():
+            write_atomically(fresh / file, card.to_json().encode())
         if folder.exists():
             os.replace(folder, old)
         os.replace(fresh, folder)
@@ -115,4 +137,4 @@ def write_expert(folder: Path, variables: Mapping[str, Any], card: Card, *, repl
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
-    return card
+    return cards

@@ -13,23 +13,30 @@ import numpy as np
 from ntk_select.card import Card
 from ntk_select.errors import ModelError, did_you_mean
 from ntk_select.expert import Expert, SourceStatistics
+from ntk_select.multi_domain import compose
 
 from .architectures import build, initialise, make_expert
-from .weights import CARD_FILE, WEIGHTS_FILE, flatten, read_weights
+from .weights import CARD_FILE, WEIGHTS_FILE, domain_card_file, flatten, read_weights
 
 HOW_TO_MAKE_ONE = "To make one type: ntk-select zoo convert CHECKPOINT --arch NAME --out FOLDER"
 
 
 @dataclass(frozen=True)
 class StoredExpert:
-    """An expert on disk: a folder with `model.safetensors` and `card.json`. Call it to load it."""
+    """An expert on disk: a folder with `model.safetensors` and `card.json`. Call it to load it.
+
+    Args:
+      folder: of the expert.
+      domain: of an expert of many domains, whose card is `card@DOMAIN.json`; None for an ordinary one.
+    """
 
     folder: Path
+    domain: str | None = None
 
     @property
     def card(self) -> Card:
         """The expert's card. Raises ModelError when it cannot be read."""
-        file = self.folder / CARD_FILE
+        file = self.folder / (CARD_FILE if self.domain is None else domain_card_file(self.domain))
         try:
             text = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -46,11 +53,24 @@ class StoredExpert:
         card = self.card
         file = self.folder / WEIGHTS_FILE
         variables = read_weights(file, sha256=card.sha256)
+        if self.domain is not None:
+            variables = self._composed(variables, file)
         source = self._source(card, variables.pop("source", {}))
         variables = {"batch_stats": {}, **variables}
         module = build(card.architecture, num_classes=card.num_classes, **card.config)
         _check_shapes({name: leaf.shape for name, leaf in flatten(variables).items()}, _wanted_shapes(module, card.preprocess.size), file)
         return make_expert(card.name, module, variables, card=card, source=source)
+
+    def _composed(self, variables: Mapping, file: Path) -> dict:
+        """The variables of this domain as those of an ordinary network."""
+        own = variables.get("domains", {}).get(self.domain)
+        if own is None or "common" not in variables:
+            raise ModelError(f"The weights {file} hold no domain {self.domain!r}. Domains: {', '.join(variables.get('domains', {})) or '(none)'}.")
+        try:
+            whole = compose(variables["common"], own)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ModelError(f"The weights {file} do not fit together for the domain {self.domain!r}: {error}.") from error
+        return jax.tree.map(np.asarray, whole)
 
     def _source(self, card: Card, means: dict[str, np.ndarray]) -> SourceStatistics | None:
         """The extractor that the whole zoo shares lies beside this expert, under the name that the card gives."""
@@ -70,26 +90,39 @@ class StoredExpert:
 class FolderZoo(Mapping[str, StoredExpert]):
     """The experts in a folder, one sub-folder each: a mapping from names to `StoredExpert`.
 
-    A folder that is itself one expert is a zoo of one. Nothing is read until it is asked for.
+    An expert of many domains is one for each of them, FOLDER@DOMAIN. A folder that is itself one expert is a zoo of one. Nothing is read
+    until it is asked for.
     """
 
     folder: Path
 
-    def _folders(self) -> dict[str, Path]:
-        if (self.folder / CARD_FILE).is_file():
-            return {self.folder.resolve().name: self.folder}
+    def _experts(self) -> dict[str, StoredExpert]:
+        alone = _in_folder(self.folder)
+        if alone:
+            return alone
         if not self.folder.is_dir():
             raise ModelError(f"The zoo {str(self.folder)!r} is not a folder. {HOW_TO_MAKE_ONE}")
-        return {child.name: child for child in sorted(self.folder.iterdir()) if (child / CARD_FILE).is_file() and not child.name.startswith(".")}
+        children = [child for child in sorted(self.folder.iterdir()) if not child.name.startswith(".")]
+        return {name: expert for child in children for name, expert in _in_folder(child).items()}
 
     def __getitem__(self, name: str) -> StoredExpert:
-        return StoredExpert(self._folders()[name])
+        return self._experts()[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._folders())
+        return iter(self._experts())
 
     def __len__(self) -> int:
-        return len(self._folders())
+        return len(self._experts())
+
+
+def _in_folder(folder: Path) -> dict[str, StoredExpert]:
+    """The expert that lies in a folder, or its domains."""
+    name = folder.resolve().name
+    if (folder / CARD_FILE).is_file():
+        return {name: StoredExpert(folder)}
+    prefix, suffix = domain_card_file("*").split("*")
+    domains = [card.name.removeprefix(prefix).removesuffix(suffix) for card in sorted(folder.glob(domain_card_file("*")))]
+    return {f"{name}@{domain}": StoredExpert(folder, domain) for domain in domains}
 
 
 def open_zoo(uris: Sequence[str]) -> dict[str, Callable[[], Expert]]:

@@ -96,8 +96,8 @@ class Expert:
       taps_fn: taps_fn({"params": params, **state}, x, perturbation) -> `Taps`, where `perturbation` (or None) is
         added to the output of the last convolution. Optional: with it one forward pass serves all scores, and
         LGC of the last convolution needs no per-example weight gradient.
-      train_fn: train_fn({"params": params, **state}, x) -> (logits, new state): as `apply_fn`, in training mode (batch norm over the
-        batch). Optional; nothing but training needs it.
+      train_fn: train_fn({"params": params, **state}, x) -> (`Taps`, new state) in training mode (batch norm over the batch). Optional;
+        nothing but training needs it.
       source: what is known of the data it was trained on. Optional.
 
     Raises:
@@ -114,7 +114,7 @@ class Expert:
     preprocess: Callable[[Any], np.ndarray] | None = None
     card: Card | None = None
     taps_fn: Callable[[Variables, Any, Any], Taps] | None = None
-    train_fn: Callable[[Variables, Any], tuple[Any, Variables]] | None = None
+    train_fn: Callable[[Variables, Any], tuple[Taps, Variables]] | None = None
     source: SourceStatistics | None = None
 
     def __post_init__(self):

@@ -46,6 +46,12 @@ class _Taps(_OfBackbone):
         return taps._replace(logits=_linear(variables, taps.features))
 
 
+class _Train(_OfBackbone):
+    def __call__(self, variables, x):
+        taps, changed = self.fn(self.original(variables), x)
+        return taps._replace(logits=_linear(variables, taps.features)), changed
+
+
 def with_new_head(expert: Expert, num_classes: int, *, head: str = "random", seed: int = 0, x: Any = None) -> Expert:
     """The expert with a linear head of `num_classes` outputs on its pre-logits, ready to be fine-tuned.
 
@@ -100,6 +106,7 @@ def with_new_head(expert: Expert, num_classes: int, *, head: str = "random", see
         preprocess=expert.preprocess,
         card=expert.card,
         taps_fn=None if expert.taps_fn is None else _Taps(expert.taps_fn, path, key),
+        train_fn=None if expert.train_fn is None else _Train(expert.train_fn, path, key),
     )
 
 

@@ -5,14 +5,13 @@ from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from ntk_select.engine.inputs import check_count
 from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.expert import Expert
 from ntk_select.plugins import builtin
 from ntk_select.task import Task
-from ntk_select.training import TrainState, train_epochs
+from ntk_select.training import InMemory, TrainState, begin, cross_entropy, make_step, sgd, train_epochs
 
 EPOCHS, BATCH = 30, 32
 LEAST_STEPS = 500
@@ -62,31 +61,22 @@ def trained_reference(task: Task, network: str = "tiny", *, seed: int = 0, progr
     chosen = np.sort(np.random.default_rng([seed, 1]).permutation(len(task.images))[:MOST_IMAGES])
     preprocess = expert.preprocess
     pixels, labels = preprocess.resized([task.images[int(place)] for place in chosen]), task.labels[chosen]
-    batch = min(BATCH, len(pixels))
-    steps_per_epoch = len(pixels) // batch
-    epochs = max(EPOCHS, -(-LEAST_STEPS // steps_per_epoch))
+    batches = InMemory(pixels, labels, min(BATCH, len(pixels)))
+    epochs = max(EPOCHS, -(-LEAST_STEPS // batches.steps))
     if most_steps is not None:
-        epochs = max(1, min(epochs, most_steps // steps_per_epoch))
-    steps = epochs * steps_per_epoch
-    schedule = optax.piecewise_constant_schedule(learning_rate, {steps // 2: 0.1, steps * 5 // 6: 0.1})
-    optimizer = optax.chain(optax.add_decayed_weights(1e-4), optax.sgd(schedule, momentum=0.9, nesterov=True))
+        epochs = max(1, min(epochs, most_steps // batches.steps))
+    rates = np.full(epochs * batches.steps, learning_rate)
+    rates[len(rates) // 2 :] *= 0.1
+    rates[len(rates) * 5 // 6 :] *= 0.1
+    optimizer = sgd()
     mean, std = (jnp.asarray(values, jnp.float32) * 255 for values in (preprocess.mean, preprocess.std))
 
     def report(epoch: int, _state: TrainState, _loss: float) -> None:
         if progress:
             progress(epoch, epochs, network)
 
-    state = train_epochs(
-        expert.train_fn,
-        TrainState(expert.variables, optimizer.init(expert.params)),
-        optimizer,
-        pixels,
-        labels,
-        epochs=epochs,
-        batch_size=batch,
-        seed=[seed],
-        prepare=lambda _key, images: (images.astype(jnp.float32) - mean) / std,
-        after_epoch=report,
-    )
+    loss = cross_entropy(expert.train_fn, lambda _key, images: (images.astype(jnp.float32) - mean) / std)
+    start = begin(expert.variables, optimizer)
+    state = train_epochs(make_step(loss, optimizer), start, batches, rates.reshape(epochs, -1), seed=[seed], after_epoch=report)
     trained = dict(state.variables)
     return replace(expert, params=trained.pop("params"), state=trained)

@@ -1,82 +1,188 @@
-"""How is a network trained from labelled images, epoch by epoch, so that it can be cut and resumed?"""
+"""How is a network trained, step by step and epoch by epoch, so that it can be cut and resumed?"""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Int, Shaped
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float, Int, Shaped
 
-from ntk_select.errors import ModelError
+from ntk_select.errors import ConfigError, ModelError, did_you_mean
+from ntk_select.expert import Taps
+
+PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+_LAG = 8
+"""Steps after which a loss is looked at: it is there by then, and looking costs no waiting."""
+
+Variables = Mapping[str, Any]
+Loss = Callable[[Variables, Any, jax.Array], tuple[jax.Array, Variables]]
 
 
 class TrainState(NamedTuple):
     """A network in training: {"params": ..., **state}, and what the optimiser remembers."""
 
-    variables: Mapping[str, Any]
+    variables: Variables
     optimizer: Any
 
 
+class DivergedError(ModelError):
+    """The loss, or in the end a weight, is no longer finite."""
+
+    def __init__(self, epoch: int, step: int):
+        super().__init__(f"Training diverged in epoch {epoch}, step {step}: the loss or a weight is not finite. Lower the learning rate.")
+        self.epoch, self.step = epoch, step
+
+
+def sgd(momentum: float = 0.9, weight_decay: float = 1e-4, *, nesterov: bool = True) -> optax.GradientTransformation:
+    """PyTorch's SGD as Optax has it, without the learning rate, which `make_step` multiplies by: one program serves all rates and schedules."""
+    return optax.chain(optax.add_decayed_weights(weight_decay), optax.trace(momentum, nesterov=nesterov))
+
+
+def begin(variables: Variables, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step, in arrays of its own."""
+    variables = jax.tree.map(jnp.array, dict(variables))
+    return TrainState(variables, optimizer.init(variables["params"]))
+
+
+def cross_entropy(
+    train_fn: Callable[[Variables, Any], tuple[Taps, Variables]], prepare: Callable[[jax.Array, Any], Any] | None = None, *, precision: str = "float32"
+) -> Loss:
+    """The mean cross-entropy of a batch (images, labels), as `make_step` takes it.
+
+    Args:
+      train_fn: an expert's: ({"params": ..., **state}, x) -> (`Taps`, new state).
+      prepare: (key, images) -> network inputs, compiled with the step; augmentation goes here. None for inputs as they are.
+      precision: "bfloat16" computes outputs and gradients of activations in bfloat16; weights, statistics and the loss stay in float32.
+
+    Raises:
+      ConfigError: `precision` is unknown.
+    """
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision={precision!r} is unknown.{did_you_mean(str(precision), PRECISIONS)}")
+
+    def loss(variables, batch, key):
+        images, labels = batch
+        inputs = images if prepare is None else prepare(key, images)
+        taps, changed = train_fn(*lowered(variables, inputs, precision))
+        logits = taps.logits.astype(jnp.promote_types(taps.logits.dtype, jnp.float32))
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), changed
+
+    return loss
+
+
+def lowered(variables: Variables, inputs, precision: str):
+    """Parameters and inputs in the type that a step computes in. "float32" leaves them as they are, float64 as well."""
+    if precision == "float32":
+        return variables, inputs
+    kind = PRECISIONS[precision]
+    return {**variables, "params": jax.tree.map(lambda leaf: leaf.astype(kind), variables["params"])}, inputs.astype(kind)
+
+
+def make_step(loss: Loss, optimizer: optax.GradientTransformation, mesh: Mesh | None = None):
+    """step(state, batch, key, learning_rate) -> (state, loss), compiled at its first call. The state that goes in is used up.
+
+    Args:
+      loss: (variables, batch, key) -> (loss, what of the variables' state has changed).
+      optimizer: without the learning rate, e.g. `sgd()`.
+      mesh: spreads the leading axis of the batch over its devices; weights lie on all of them, batch norm sees the whole batch.
+    """
+    whole, spread = (None, None) if mesh is None else (NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
+
+    @partial(jax.jit, donate_argnums=0)
+    def step(state: TrainState, batch, key, learning_rate):
+        def objective(params):
+            return loss({**state.variables, "params": params}, batch, key)
+
+        (value, changed), gradient = jax.value_and_grad(objective, has_aux=True)(state.variables["params"])
+        direction, memory = optimizer.update(gradient, state.optimizer, state.variables["params"])
+        params = jax.tree.map(lambda leaf, change: leaf - jnp.asarray(learning_rate, leaf.dtype) * change, state.variables["params"], direction)
+        return TrainState({**state.variables, **changed, "params": params}, memory), value
+
+    if mesh is None:
+        return step
+    return lambda state, batch, key, learning_rate: step(jax.device_put(state, whole), jax.device_put(batch, spread), key, learning_rate)
+
+
+class InMemory:
+    """Batches of arrays in random order; what is left over of an epoch is dropped.
+
+    Args:
+      images, labels: of n examples.
+      batch_size: at most n.
+    """
+
+    def __init__(self, images: Shaped[np.ndarray, "n ..."], labels: Int[np.ndarray, " n"], batch_size: int):
+        self.images, self.labels, self.batch_size = images, labels, batch_size
+        self.steps = len(images) // batch_size
+
+    def __call__(self, rng: np.random.Generator) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+        """One epoch."""
+        order = rng.permutation(len(self.images))
+        for first in range(0, self.steps * self.batch_size, self.batch_size):
+            chosen = order[first : first + self.batch_size]
+            yield self.images[chosen], self.labels[chosen]
+
+
 def train_epochs(
-    train_fn: Callable[[Mapping[str, Any], Any], tuple[Any, Mapping[str, Any]]],
+    step: Callable[[TrainState, Any, jax.Array, Any], tuple[TrainState, jax.Array]],
     state: TrainState,
-    optimizer: optax.GradientTransformation,
-    images: Shaped[np.ndarray, "n ..."],
-    labels: Int[np.ndarray, " n"],
+    batches: Callable[[np.random.Generator], Iterable[Any]],
+    learning_rates: Float[np.ndarray, "epochs steps"],
     *,
-    epochs: int,
-    batch_size: int,
     seed: Sequence[int],
-    prepare: Callable[[Any, Any], Any] | None = None,
     first_epoch: int = 0,
     after_epoch: Callable[[int, TrainState, float], None] | None = None,
 ) -> TrainState:
-    """Minimises the cross-entropy over epochs of mini-batches in random order; what is left over of an epoch is dropped.
+    """Takes step after step, epoch after epoch.
 
     Every random draw depends on `seed` and the epoch alone, so that training from a kept state goes on as if it had not been cut.
 
     Args:
-      train_fn: an expert's, in training mode: ({"params": ..., **state}, x) -> (logits, new state).
-      state: to begin with, e.g. TrainState(variables, optimizer.init(variables["params"])).
-      optimizer: with its schedule and weight decay.
-      images, labels: in memory, as `prepare` takes them.
-      epochs: the last one's number; `first_epoch` is that of the first, from 0.
-      batch_size: at most n.
-      seed: of the order and of `prepare`.
-      prepare: (key, images of a batch) -> network inputs, compiled with the step; augmentation goes here. None for inputs as they are.
-      after_epoch: called with (epochs done, state, mean loss).
+      step: of `make_step`.
+      state: to begin with, e.g. `begin(variables, optimizer)`; it is used up.
+      batches: (generator of random numbers) -> the batches of one epoch, e.g. `InMemory`; as many as there are steps.
+      learning_rates: of each step.
+      first_epoch: from 0.
+      after_epoch: called with (epochs done, state, mean loss). It must not keep the state, only copies.
 
     Raises:
-      ModelError: the loss is no longer finite, with the epoch in which that happened.
+      DivergedError: a loss or, in the end, a weight is not finite. It is noticed within a few steps.
     """
-
-    @jax.jit
-    def step(state: TrainState, images, labels, key):
-        inputs = images if prepare is None else prepare(key, images)
-
-        def loss(params):
-            logits, updates = train_fn({**state.variables, "params": params}, inputs)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), updates
-
-        (value, updates), gradient = jax.value_and_grad(loss, has_aux=True)(state.variables["params"])
-        change, memory = optimizer.update(gradient, state.optimizer, state.variables["params"])
-        params = optax.apply_updates(state.variables["params"], change)
-        return TrainState({**state.variables, **updates, "params": params}, memory), value
-
-    for epoch in range(first_epoch, epochs):
-        rng = np.random.default_rng([*seed, epoch])
-        order = rng.permutation(len(images))
-        key = jax.random.key(int(rng.integers(2**31)))
+    for epoch in range(first_epoch, len(learning_rates)):
+        key = jax.random.key(int(np.random.default_rng([*seed, epoch, 1]).integers(2**31)))
         losses = []
-        for index in range(len(images) // batch_size):
-            chosen = order[index * batch_size : (index + 1) * batch_size]
-            state, value = step(state, images[chosen], labels[chosen], jax.random.fold_in(key, index))
+        for index, batch in enumerate(batches(np.random.default_rng([*seed, epoch]))):
+            state, value = step(state, batch, jax.random.fold_in(key, index), float(learning_rates[epoch, index]))
             losses.append(value)
-        mean_loss = float(jnp.mean(jnp.stack(losses)))
-        if not np.isfinite(mean_loss):
-            raise ModelError(f"Training diverged: the mean loss of epoch {epoch + 1} is {mean_loss}. Lower the learning rate.")
+            if index >= _LAG and not np.isfinite(losses[index - _LAG]):
+                raise DivergedError(epoch + 1, index - _LAG + 1)
+        found = np.asarray(jnp.stack(losses), np.float64)
+        if not np.isfinite(found).all():
+            raise DivergedError(epoch + 1, int(np.argmin(np.isfinite(found))) + 1)
+        if epoch + 1 == len(learning_rates) and not _finite(state.variables):
+            raise DivergedError(epoch + 1, len(found))
         if after_epoch is not None:
-            after_epoch(epoch + 1, state, mean_loss)
+            after_epoch(epoch + 1, state, float(found.mean()))
     return state
+
+
+@jax.jit
+def _finite(variables):
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)]).all()
+
+
+def stepwise(learning_rate: float, epochs: int, steps: int, milestones: Sequence[int], factor: float = 0.1) -> Float[np.ndarray, "epochs steps"]:
+    """Learning rates that are multiplied by `factor` after each of the epochs in `milestones`."""
+    passed = np.array([sum(epoch >= milestone for milestone in milestones) for epoch in range(epochs)])
+    return np.repeat((learning_rate * factor**passed)[:, None], steps, axis=1)
+
+
+def warmup_cosine(learning_rate: float, epochs: int, steps: int, warmup: float) -> Float[np.ndarray, "epochs steps"]:
+    """Learning rates that rise over a share `warmup` of all steps and fall to nothing along a cosine."""
+    total = epochs * steps
+    schedule = optax.warmup_cosine_decay_schedule(0.0, learning_rate, int(warmup * total), total)
+    return np.asarray(jax.vmap(schedule)(jnp.arange(total)), np.float64).reshape(epochs, steps)

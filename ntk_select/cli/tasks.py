@@ -1,18 +1,23 @@
-"""`ntk-select tasks`: which tasks can be named, and what is in one?"""
+"""`ntk-select tasks`: which tasks can be named, what is in one, and how is one prepared?"""
 
-from dataclasses import dataclass, field
-from typing import Annotated
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
 
 import tyro
 from rich.text import Text
 
-from ntk_select.cli.console import Flag, command, out, print_json, print_line, print_table
+from ntk_select.cli.console import Flag, command, out, print_json, print_line, print_table, progress_bar
+from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.plugins import builtin
+
+FACTS = ("split", "note", "licence", "citation", "home", "obtain", "layout", "download", "evidence")
 
 
 @dataclass(frozen=True)
 class TasksList:
-    """List the kinds of task URI."""
+    """List the kinds of task URI, and the sets of the benchmark."""
 
     json: Flag = field(default=False)
     """Print JSON instead of a table."""
@@ -21,9 +26,26 @@ class TasksList:
         """Prints the kinds."""
         kinds = builtin("task_kinds")()
         if self.json:
-            print_json([{"name": name, "summary": kind.summary, "example": kind.example} for name, kind in kinds.items()])
-        else:
-            print_table("Tasks", ["kind", "what it is", "example"], [[name, kind.summary, kind.example] for name, kind in kinds.items()])
+            print_json([{"name": name, "summary": kind.summary, "example": kind.example} | _row(kind) for name, kind in kinds.items()])
+            return 0
+        plain = {name: kind for name, kind in kinds.items() if kind.known is None}
+        print_table("Tasks", ["kind", "what it is", "example"], [[name, kind.summary, kind.example] for name, kind in plain.items()])
+        rows = [
+            [
+                name,
+                row["title"],
+                row["role"],
+                _number(row["images"], {"train", "test"} & {*row["unconfirmed"]}),
+                _number(row["classes"], "classes" in row["unconfirmed"]),
+                "yes" if row["prepared"] else "no",
+            ]
+            for name, row in ((name, _row(kind)) for name, kind in kinds.items() if kind.known is not None)
+        ]
+        if rows:
+            columns = ["kind", "set", "role", "images", "classes", "prepared"]
+            print_table("Sets of the benchmark, each a kind of its own", columns, rows, right=("images", "classes"))
+            print_line("? is not known, or not confirmed: what is shown of the set says why.")
+            print_line("Next: " + command("tasks", "show", rows[0][0]))
         return 0
 
 
@@ -38,10 +60,22 @@ class TasksShow:
 
     def run(self) -> int:
         """Prints the task."""
-        facts = builtin("describe_task")(builtin("load_task")(self.uri))
+        name, _, argument = self.uri.partition(":")
+        kind = builtin("task_kinds")().get(name)
+        known = {} if kind is None or kind.known is None else _facts(kind, argument)
+        if known and not known["prepared"]:
+            if self.json:
+                print_json({"name": name, "uri": self.uri} | known)
+            else:
+                _print_facts(known)
+                print_line("Next: " + known["next"])
+            return 0
+        facts = builtin("describe_task")(builtin("load_task")(self.uri)) | known
         if self.json:
             print_json(facts)
             return 0
+        if known:
+            _print_facts(known)
         rows = [[entry["name"], str(entry["train"]), "-" if entry["test"] is None else str(entry["test"])] for entry in facts["classes"]]
         size = "{} x {} pixels, {} channel(s)".format(*facts["image_size"], facts["channels"])
         print_table(
@@ -58,11 +92,76 @@ class TasksShow:
 
 
 @dataclass(frozen=True)
+class TasksPrepare:
+    """Make a set of the benchmark ready from the archive that its authors publish."""
+
+    name: tyro.conf.Positional[str]
+    """The set, as `ntk-select tasks list` names it."""
+    archive: Path
+    """The archive, or the folder with the archives and lists that `ntk-select tasks show NAME` describes."""
+    data_dir: Path | None = None
+    """Where to put it; by default where TensorFlow Datasets looks ($TFDS_DATA_DIR or ~/tensorflow_datasets)."""
+    any_size: Flag = field(default=False)
+    """Accept an archive whose images or classes differ in number from the table."""
+    json: Flag = field(default=False)
+    """Print JSON instead of sentences."""
+
+    def run(self) -> int:
+        """Prepares the set."""
+        kinds = {name: kind for name, kind in builtin("task_kinds")().items() if kind.prepare}
+        if self.name not in kinds:
+            raise ConfigError(f"{self.name!r} is no set that can be prepared.{did_you_mean(self.name, kinds)} Type: ntk-select tasks list")
+        with progress_bar(f"Preparing {self.name}") as progress:
+            done = kinds[self.name].prepare(self.archive, data_dir=self.data_dir, any_size=self.any_size, progress=progress)
+        uri = self.name if self.data_dir is None else f"{self.name}:{os.path.abspath(self.data_dir.expanduser())}"
+        if self.json:
+            print_json(asdict(done) | {"folder": str(done.folder), "uri": uri})
+            return 0
+        print_line(f"{done.train:,} training and {done.test:,} test images of {done.classes:,} classes in {done.folder}")
+        if done.left_out:
+            print_line(f"Note: {done.left_out:,} files are left out, because they are not images.")
+        print_line("Next: " + command("tasks", "show", uri))
+        return 0
+
+
+def _row(kind: Any) -> dict[str, Any]:
+    """What the list says of a set; nothing of other kinds."""
+    if kind.known is None:
+        return {}
+    known = kind.known
+    images = None if known.train is None or known.test is None else known.train + known.test
+    facts = {"title": known.title, "role": known.role, "images": images, "classes": known.classes}
+    return facts | {"unconfirmed": list(known.unconfirmed), "prepared": kind.find("") is not None}
+
+
+def _facts(kind: Any, argument: str) -> dict[str, Any]:
+    """What is known of a set, where it lies, and what to type if it lies nowhere."""
+    folder = kind.find(argument)
+    return {"known": asdict(kind.known), "prepared": folder and str(folder), "next": None if folder else kind.next_command(argument)}
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    known = facts["known"]
+    sizes = ", ".join(
+        f"{_number(known[what])} {unit}" for what, unit in (("train", "training images"), ("test", "test images"), ("classes", "classes"))
+    )
+    doubt = f" (not confirmed: {', '.join(known['unconfirmed'])})" if known["unconfirmed"] else ""
+    rows = [["in table 4", sizes + doubt], *([name, known[name]] for name in FACTS if known[name]), ["prepared", facts["prepared"] or "no"]]
+    print_table(f"{known['title']}, a {known['role']} of the benchmark", ["field", "value"], rows)
+
+
+def _number(value: int | None, doubtful: Any = False) -> str:
+    return "?" if value is None else f"{value:,}{' ?' if doubtful else ''}"
+
+
+@dataclass(frozen=True)
 class Tasks:
-    """Which tasks can be named, and what is in one?"""
+    """Which tasks can be named, what is in one, and how is one prepared?"""
 
     command: (
-        Annotated[TasksList, tyro.conf.subcommand("list", prefix_name=False)] | Annotated[TasksShow, tyro.conf.subcommand("show", prefix_name=False)]
+        Annotated[TasksList, tyro.conf.subcommand("list", prefix_name=False)]
+        | Annotated[TasksShow, tyro.conf.subcommand("show", prefix_name=False)]
+        | Annotated[TasksPrepare, tyro.conf.subcommand("prepare", prefix_name=False)]
     )
 
     def run(self) -> int:

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 from ntk_select.data import load_task
-from ntk_select.data.digits import stratified_train
+from ntk_select.data.stratified import stratified_train
 
 from ntk_select.errors import MissingDependencyError, TaskError
 

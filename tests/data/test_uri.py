@@ -8,7 +8,7 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from ntk_select.data import TASKS, TaskKind, load_task, task_kinds
+from ntk_select.data import KNOWN, TASKS, TaskKind, load_task, task_kinds
 from ntk_select.data import uri as uri_module
 from ntk_select.data.uri import parse_uri
 
@@ -18,8 +18,8 @@ from ntk_select.task import Task
 PATHS = ["cat/1.png", "dog/1.png"]
 
 
-def test_the_built_in_kinds_are_these_six_and_each_has_a_line_for_the_table():
-    assert list(TASKS) == ["digits", "fashion_mnist", "folder", "zip", "npz", "tfds"]
+def test_the_built_in_kinds_are_these_six_and_the_benchmarks_sets_and_each_has_a_line_for_the_table():
+    assert list(TASKS) == ["digits", "fashion_mnist", "folder", "zip", "npz", "tfds", *KNOWN]
     for name, kind in TASKS.items():
         assert kind.summary
         assert kind.example.startswith(name)
@@ -54,7 +54,7 @@ def test_a_path_that_is_not_there_is_an_error_with_an_example(kind, path):
 
 
 def test_an_unknown_name_gets_near_matches_and_an_example():
-    with pytest.raises(TaskError, match=r"Unknown task 'fashion-mnist'\. Did you mean 'fashion_mnist'\? Allowed: digits,.*Example: ntk-select"):
+    with pytest.raises(TaskError, match=r"Unknown task 'fashion-mnist'\. Did you mean 'fashion_mnist'\? Allowed: .*digits,.*Example: ntk-select"):
         load_task("fashion-mnist")
     with pytest.raises(TaskError, match=r"Unknown task 'foldr:photos'. Did you mean 'folder'"):
         load_task("foldr:photos")

@@ -11,7 +11,7 @@ from ntk_select.data import load_task
 from ntk_select.models import ZOO
 from scipy.special import softmax
 
-from ntk_select import Card, Expert, Preprocess, SourceStatistics, Task, probe_sample, rank
+from ntk_select import Card, Expert, Preprocess, SourceStatistics, Taps, Task, probe_sample, rank
 from ntk_select.errors import ConfigError, DataError, ModelError
 from ntk_select.probe import forward
 from ntk_select.ranking import inputs as inputs_module
@@ -206,7 +206,7 @@ def test_rsa_and_dds_lay_the_expert_beside_a_reference_that_is_given(task):
 
 
 def schooled(variables, x):
-    return x.reshape(len(x), -1)[:, : SIDE**2] @ variables["params"]["body"]["kernel"], {}
+    return Taps(x.reshape(len(x), -1)[:, : SIDE**2] @ variables["params"]["body"]["kernel"], None), {}
 
 
 @pytest.fixture

@@ -1,0 +1,109 @@
+"""How does a training go on after it was cut? By the last state that Orbax kept."""
+
+import dataclasses
+import json
+import shutil
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ntk_select.errors import ConfigError, explained
+from ntk_select.training import TrainState
+
+EVERY_SECONDS = 20.0
+
+
+class Checkpoints:
+    """Kept states of one training, as a context.
+
+    Args:
+      folder: of all trainings; None keeps nothing.
+      name: of this one, for people.
+      settings: records, mappings, texts and numbers that decide the training. Others are never continued from its states.
+      every_seconds: a state is kept when so much time has passed since the last. 0 keeps every epoch.
+
+    Raises:
+      ConfigError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: str | Path | None, name: str, settings: Any, *, every_seconds: float = EVERY_SECONDS):
+        self.every_seconds, self._manager, self.folder = every_seconds, None, None
+        self._last = time.monotonic()
+        if folder is not None:
+            text = json.dumps(settings, sort_keys=True, default=_plain)
+            self.folder = Path(folder).expanduser().resolve() / f"{name}-{number_of(text):08x}"
+
+    def __enter__(self):
+        if self.folder is not None:
+            import orbax.checkpoint as ocp
+
+            options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False, create=True)
+            try:
+                self._manager = ocp.CheckpointManager(self.folder, options=options)
+            except OSError as error:
+                raise ConfigError(f"Checkpoints cannot be kept in {self.folder}: {error.strerror}. Give another folder.") from error
+        return self
+
+    def __exit__(self, *_):
+        if self._manager is not None:
+            self._manager.close()
+
+    def latest(self, state: TrainState) -> tuple[int, TrainState, dict[str, Any]]:
+        """(epochs done, state, notes) of the last kept state; (0, `state`, {}) when there is none.
+
+        Raises:
+          ConfigError: it is damaged.
+        """
+        if self._manager is None or (epoch := self._manager.latest_step()) is None:
+            return 0, state, {}
+        import orbax.checkpoint as ocp
+
+        try:
+            kept = self._manager.restore(epoch, args=ocp.args.Composite(state=ocp.args.StandardRestore(state), notes=ocp.args.JsonRestore()))
+        except Exception as error:  # whatever Orbax and its storage raise on damaged files
+            raise ConfigError(f"The checkpoint {self.folder}/{epoch} cannot be read ({explained(error)}). Delete the folder to begin anew.") from error
+        return epoch, kept["state"], kept["notes"]
+
+    def save(self, epoch: int, state: TrainState, notes: Mapping[str, Any]) -> None:
+        """Keeps a state with notes that JSON can hold, if it is time to."""
+        if self._manager is None or time.monotonic() - self._last < self.every_seconds:
+            return
+        import orbax.checkpoint as ocp
+
+        self._manager.save(epoch, args=ocp.args.Composite(state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(dict(notes))))
+        self._last = time.monotonic()
+
+    def then(self, report: Callable[[int, float], None], losses: list[float]) -> Callable[[int, TrainState, float], None]:
+        """An `after_epoch` for `train_epochs`: adds the loss to `losses`, keeps the state with them as notes, and reports (epochs done, loss)."""
+
+        def after_epoch(epoch: int, state: TrainState, loss: float) -> None:
+            losses.append(loss)
+            self.save(epoch, state, {"losses": losses})
+            report(epoch, loss)
+
+        return after_epoch
+
+    def forget(self) -> None:
+        """Deletes what was kept; the training is done."""
+        if self.folder is not None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def number_of(text: str) -> int:
+    """A 32-bit number that stands for a text."""
+    return zlib.crc32(text.encode())
+
+
+def _plain(value):
+    if dataclasses.is_dataclass(value):
+        return [type(value).__name__, dataclasses.asdict(value)]
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, np.ndarray | jax.Array):
+        return [str(value.dtype), value.shape, zlib.crc32(np.ascontiguousarray(value).tobytes())]
+    return str(value)

@@ -1,0 +1,221 @@
+"""What may stand in the config file of a zoo, and what does it mean?"""
+
+import inspect
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ntk_select.augment import AUGMENTATIONS, augmented
+from ntk_select.errors import ConfigError, did_you_mean
+from ntk_select.feeding import SMALL
+from ntk_select.multi_domain import check_sharing
+from ntk_select.preprocess import Preprocess
+from ntk_select.training import PRECISIONS
+
+STARTS = ("scratch", "transfer")
+SCHEDULES = ("cosine", "step")
+NAME = re.compile(r"[\w.-]+")
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """A source data set.
+
+    Args:
+      uri: of the task; {data} stands for the folder given on the command line.
+      licence: of the images, for the cards.
+      epochs: of each start ("scratch", "transfer"), a number, or one for each architecture.
+      augment: a name of `ntk_select.augment.AUGMENTATIONS`, or options of `augmented`.
+      rename: classes joined to others.
+      images, num_classes: for a plan where the images are not at hand.
+    """
+
+    uri: str
+    epochs: Mapping[str, Any]
+    licence: str = "unknown"
+    augment: str | Mapping[str, Any] = "crop_flip"
+    rename: Mapping[str, str] = field(default_factory=dict)
+    images: int | None = None
+    num_classes: int | None = None
+
+
+@dataclass(frozen=True)
+class MultiConfig:
+    """An expert for many domains.
+
+    Args:
+      architecture: of the network.
+      sharing: one of `ntk_select.multi_domain.SHARINGS`.
+      epochs, learning_rate: of its training.
+      sources: the domains; all of the config by default.
+      batch_size: images of each domain in a step.
+      images_per_epoch: of each domain, at most; smaller ones begin again, so that each has the same share.
+      start: "scratch", or "transfer" from the initial source's expert of this architecture.
+    """
+
+    architecture: str
+    sharing: str
+    epochs: int
+    learning_rate: float
+    sources: tuple[str, ...] = ()
+    batch_size: int = 32
+    images_per_epoch: int = 100_000
+    start: str = "scratch"
+
+
+@dataclass(frozen=True)
+class ZooConfig:
+    """A zoo to be trained: every source with every architecture and start, and experts for many domains.
+
+    Args:
+      size, resize, mean, std, interpolation: how inputs are made, as for `Preprocess`.
+      architectures: names; empty for multi-domain experts alone.
+      sources, multi_domain: by name.
+      learning_rate: of each start.
+      initial_source: whose expert "transfer" starts from.
+      batch_size, momentum, nesterov, weight_decay: of SGD.
+      schedule: "cosine" after a linear `warmup` (a share of the steps), or "step": divided by ten after each epoch of `milestones`.
+      precision: "float32", or "bfloat16" for activations.
+      seed: of everything.
+    """
+
+    size: int
+    sources: Mapping[str, SourceConfig]
+    learning_rate: Mapping[str, float]
+    initial_source: str
+    architectures: tuple[str, ...] = ()
+    multi_domain: Mapping[str, MultiConfig] = field(default_factory=dict)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    resize: int | None = None
+    interpolation: str = "bilinear"
+    batch_size: int = 64
+    momentum: float = 0.9
+    nesterov: bool = True
+    weight_decay: float = 1e-4
+    schedule: str = "cosine"
+    warmup: float = 0.0
+    milestones: tuple[int, ...] = ()
+    precision: str = "float32"
+    seed: int = 0
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How the zoo's inputs are made."""
+        return Preprocess(self.size, self.mean, self.std, self.resize, self.interpolation)
+
+
+def read_config(path: str | Path) -> ZooConfig:
+    """The config in a TOML file.
+
+    Raises:
+      ConfigError: it cannot be read, a field is missing, unknown, of another type or out of range, or a name means nothing.
+    """
+    path = Path(path).expanduser()
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The config {path} cannot be read: {getattr(error, 'strerror', None) or error}. Give the path of a TOML file.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"The config {path} is no valid TOML: {error}.") from error
+    sources = {name: _record(SourceConfig, entry, f"{path}, [sources.{name}]") for name, entry in _table(found, "sources", path).items()}
+    multi = {name: _record(MultiConfig, entry, f"{path}, [multi_domain.{name}]") for name, entry in _table(found, "multi_domain", path).items()}
+    config = _record(ZooConfig, {**found, "sources": sources, "multi_domain": multi}, str(path))
+    _check(config, str(path))
+    return config
+
+
+def _table(found: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any]:
+    table = found.get(key, {})
+    if not isinstance(table, dict) or not all(isinstance(entry, dict) for entry in table.values()):
+        raise ConfigError(f"{path}: {key} must be a table of tables, as in [{key}.NAME].")
+    for name in table:
+        if not NAME.fullmatch(name):
+            raise ConfigError(f"{path}: [{key}.{name}]: a name consists of letters, digits, dots, dashes and underscores.")
+    return table
+
+
+_KINDS = {
+    "int": (lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0, "a whole number from 0"),
+    "float": (lambda value: isinstance(value, int | float) and not isinstance(value, bool) and value >= 0, "a number from 0"),
+    "str": (lambda value: isinstance(value, str), "text"),
+    "bool": (lambda value: isinstance(value, bool), "true or false"),
+    "tuple": (lambda value: isinstance(value, list), "a list"),
+    "Mapping": (lambda value: isinstance(value, dict), "a table"),
+}
+
+
+def _record(kind: type, entry: Mapping[str, Any], where: str):
+    """The dataclass of a table. Names of types in its annotations say what is allowed."""
+    known = {each.name: each for each in fields(kind)}
+    for key in entry:
+        if key not in known:
+            raise ConfigError(f"{where}: the field {key!r} is unknown.{did_you_mean(key, known)}")
+    for key, each in known.items():
+        if key not in entry:
+            if each.default is MISSING and each.default_factory is MISSING:
+                raise ConfigError(f"{where}: the field {key!r} is missing.")
+            continue
+        allowed = [_KINDS[name] for name in _KINDS if re.search(rf"(?<!\[)\b{name}\b", re.sub(r"\[.*\]", "", inspect.formatannotation(each.type)))]
+        if not any(check(entry[key]) for check, _ in allowed):
+            raise ConfigError(f"{where}: {key} = {entry[key]!r} must be {' or '.join(words for _, words in allowed)}.")
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})
+
+
+def _check(config: ZooConfig, where: str) -> None:
+    def one_of(name: str, value, allowed) -> None:
+        if value not in allowed:
+            raise ConfigError(f"{where}: {name} = {value!r} is unknown.{did_you_mean(str(value), allowed)}")
+
+    def positive(name: str, value) -> None:
+        if not value > 0:
+            raise ConfigError(f"{where}: {name} = {value!r} must be above 0.")
+
+    try:
+        preprocess = config.preprocess
+    except (ConfigError, TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {error}") from error
+    one_of("schedule", config.schedule, SCHEDULES)
+    one_of("precision", config.precision, PRECISIONS)
+    one_of("initial_source", config.initial_source, config.sources)
+    positive("batch_size", config.batch_size)
+    if not 0 <= config.warmup < 1 or not 0 <= config.momentum < 1:
+        raise ConfigError(f"{where}: warmup = {config.warmup} and momentum = {config.momentum} must lie from 0 to below 1.")
+    for start, rate in config.learning_rate.items():
+        one_of("a start in learning_rate", start, STARTS)
+        positive(f"learning_rate.{start}", rate)
+    for name, source in config.sources.items():
+        for start, epochs in source.epochs.items():
+            one_of(f"a start in sources.{name}.epochs", start, config.learning_rate)
+            for each in epochs.values() if isinstance(epochs, dict) else [epochs]:
+                if not _KINDS["int"][0](each) or not each:
+                    raise ConfigError(f"{where}: sources.{name}.epochs.{start} = {each!r} must be a whole number above 0.")
+        _check_augment(source.augment, preprocess, f"{where}: sources.{name}.augment")
+    for name, multi in config.multi_domain.items():
+        if name in config.sources:
+            raise ConfigError(f"{where}: {name!r} is the name of a source and of a multi-domain expert. Rename one.")
+        try:
+            check_sharing(multi.sharing)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: multi_domain.{name}: {error}") from error
+        one_of(f"multi_domain.{name}.start", multi.start, STARTS)
+        for source in multi.sources:
+            one_of(f"a source of multi_domain.{name}", source, config.sources)
+        for key in ("epochs", "learning_rate", "batch_size", "images_per_epoch"):
+            positive(f"multi_domain.{name}.{key}", getattr(multi, key))
+
+
+def _check_augment(augment, preprocess: Preprocess, where: str) -> None:
+    if isinstance(augment, str):
+        if augment not in AUGMENTATIONS:
+            raise ConfigError(f"{where} = {augment!r} is unknown.{did_you_mean(augment, AUGMENTATIONS)}")
+        return
+    known = [name for name, each in inspect.signature(augmented).parameters.items() if each.kind is each.KEYWORD_ONLY]
+    for key in augment:
+        if key not in known:
+            raise ConfigError(f"{where}: {key!r} is unknown.{did_you_mean(key, known)}")
+    if preprocess.size > SMALL:
+        raise ConfigError(f"{where}: options are for at most {SMALL} pixels. Above, name one of {', '.join(AUGMENTATIONS)}.")

@@ -1,0 +1,143 @@
+"""How does one network learn many domains at once?"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ntk_select.card import Card
+from ntk_select.checkpoints import Checkpoints, number_of
+from ntk_select.feeding import Feed, feed
+from ntk_select.multi_domain import compose, split
+from ntk_select.plugins import builtin
+from ntk_select.training import begin, lowered, make_step, sgd, train_epochs
+
+from .members import MultiMember
+from .single import Zoo, card_of, judged, learning_rates, parent_of, reference_means, reference_name, with_backbone
+
+
+def train_multi(zoo: Zoo, member: MultiMember) -> list[Card]:
+    """Trains and writes an expert of many domains, from where it was cut if it was. Returns a card for each domain.
+
+    In a step each domain gives as many images as any other. Where batch norm is shared, all images of a step pass the network as one batch;
+    else each domain's do, under its own batch norm. The loss is the mean over domains.
+    """
+    config, wanted = zoo.config, member.config
+    seed = [config.seed, number_of(member.name)]
+    tasks = {name: zoo.source(name) for name in member.sources}
+    fresh = {
+        name: builtin("fresh_expert")(
+            name, wanted.architecture, num_classes=task.num_classes, preprocess=config.preprocess, seed=number_of(f"{seed} {name}")
+        )
+        for name, task in tasks.items()
+    }
+    parent, domains, common = parent_of(zoo, member.initialised_from), {}, None
+    for name, expert in fresh.items():
+        variables = with_backbone(expert, parent)
+        first, domains[name] = split(variables, wanted.sharing, expert.head)
+        common = first if common is None else common  # all start from one backbone: the first domain's
+    feeds = {
+        name: feed(task.images, task.labels, config.preprocess, config.sources[name].augment, min(wanted.batch_size, len(task.labels)))
+        for name, task in tasks.items()
+    }
+    batches = Balanced(feeds, wanted.images_per_epoch)
+    optimizer = sgd(config.momentum, config.weight_decay, nesterov=config.nesterov)
+    loss = _loss({name: expert.train_fn for name, expert in fresh.items()}, feeds, fresh, wanted.sharing == "shared", config.precision)
+    step = make_step(loss, optimizer, zoo.mesh)
+    rates = learning_rates(config, wanted.learning_rate, wanted.epochs, batches.steps)
+    variables = {kind: {"common": common.get(kind, {}), "domains": {name: own.get(kind, {}) for name, own in domains.items()}} for kind in common}
+
+    def report(epoch: int, loss: float) -> None:
+        zoo.progress(epoch, wanted.epochs, f"{member.name} loss {loss:.3f}")
+
+    with Checkpoints(zoo.checkpoints, member.name, (config, wanted, member.sources)) as kept:
+        first, state, notes = kept.latest(begin(variables, optimizer))
+        zoo.progress(first, wanted.epochs, member.name)
+        after_epoch = kept.then(report, notes.get("losses", []))
+        state = train_epochs(step, state, batches, rates, seed=seed, first_epoch=first, after_epoch=after_epoch)
+        trained = jax.tree.map(np.asarray, dict(state.variables))
+        stored = {"common": {kind: tree["common"] for kind, tree in trained.items()}, "domains": {}}
+        cards = {}
+        for name, task in tasks.items():
+            own = {kind: tree["domains"][name] for kind, tree in trained.items()}
+            whole = compose(stored["common"], own)
+            params = whole.pop("params")
+            expert = replace(fresh[name], params=params, state=whole)
+            accuracy, means = judged(expert, task)
+            stored["domains"][name] = {**own, "source": {"class_means": means, **reference_means(zoo, task, means, "")}}
+            training = {
+                "seed": config.seed,
+                "epochs": wanted.epochs,
+                "batch_size": wanted.batch_size,
+                "images_per_epoch": min(wanted.images_per_epoch, batches.steps * wanted.batch_size),
+                "learning_rate": wanted.learning_rate,
+                "sharing": wanted.sharing,
+                "domains": list(member.sources),
+                "reference_extractor": reference_name(config),
+            }
+            full_name = f"{member.name}@{name}"
+            cards[name] = card_of(zoo, full_name, wanted.architecture, name, task, accuracy, member.initialised_from, training, expert)
+        written = builtin("write_multi_expert")(zoo.folder / member.name, stored, cards)
+        kept.forget()
+    return list(written.values())
+
+
+class Balanced:
+    """Batches of all domains: in each step one of every domain. Domains that are through begin again, in a new order.
+
+    Args:
+      feeds: of each domain.
+      most: images of a domain in an epoch, at most.
+    """
+
+    def __init__(self, feeds: Mapping[str, Feed], most: int):
+        self.feeds = feeds
+        self.steps = max(1, *(min(feed.batches.steps, most // feed.batches.batch_size) for feed in feeds.values()))
+
+    def __call__(self, rng: np.random.Generator) -> Iterable[dict[str, tuple[np.ndarray, np.ndarray]]]:
+        """One epoch."""
+        streams = {name: _endless(feed, np.random.default_rng(rng.integers(2**62))) for name, feed in self.feeds.items()}
+        for _ in range(self.steps):
+            yield {name: next(stream) for name, stream in streams.items()}
+
+
+def _endless(feed: Feed, rng: np.random.Generator):
+    while True:
+        yield from feed.batches(rng)
+
+
+def _loss(train_fns, feeds, experts, as_one_batch: bool, precision: str):
+    """(variables, batch, key) -> (mean loss of the domains, changed state), for `make_step`."""
+
+    def whole(variables, name):
+        return {kind: compose(variables[kind]["common"], variables[kind]["domains"][name]) for kind in variables}
+
+    def mean_loss(logits, labels):
+        return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), labels).mean()
+
+    def loss(variables, batch, key):
+        keys = dict(zip(batch, jax.random.split(key, len(batch)), strict=True))
+        inputs = {name: feeds[name].prepare(keys[name], images) for name, (images, _) in batch.items()}
+        losses, changed = [], {kind: variables[kind] for kind in variables if kind != "params"}
+        if as_one_batch:
+            some = next(iter(batch))
+            taps, updates = train_fns[some](*lowered(whole(variables, some), jnp.concatenate(list(inputs.values())), precision))
+            changed = {kind: {**variables[kind], "common": tree} for kind, tree in updates.items()}
+            ends = np.cumsum([len(each) for each in inputs.values()])[:-1]
+            for (name, (_, labels)), features in zip(batch.items(), jnp.split(taps.features, ends), strict=True):
+                head = variables["params"]["domains"][name]
+                for part in experts[name].head:
+                    head = head[part]
+                losses.append(mean_loss(features @ head["kernel"] + head["bias"], labels))
+        else:
+            for name, (_, labels) in batch.items():
+                taps, updates = train_fns[name](*lowered(whole(variables, name), inputs[name], precision))
+                for kind, tree in updates.items():
+                    changed[kind] = {**changed[kind], "domains": {**changed[kind]["domains"], name: tree}}
+                losses.append(mean_loss(taps.logits, labels))
+        return sum(losses) / len(losses), changed
+
+    return loss

@@ -1,0 +1,69 @@
+"""How is a whole zoo trained, so that it can be cut and resumed?"""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+from jax.sharding import Mesh
+
+from ntk_select.card import Card
+from ntk_select.errors import ConfigError
+
+from .config import ZooConfig
+from .members import SingleMember, members
+from .multi import train_multi
+from .single import Progress, Zoo, train_single
+from .sources import load_source
+
+
+def train_zoo(
+    config: ZooConfig,
+    *,
+    out: str | Path,
+    data: str | Path | None = None,
+    work: str | Path = "runs/zoo",
+    only: str = "",
+    mesh: Mesh | None = None,
+    progress: Progress | None = None,
+    done: Callable[[list[Card]], None] | None = None,
+) -> list[Card]:
+    """Trains every expert of the config that is not there yet, those that others start from first.
+
+    A run that was cut goes on from the last kept state and gives the same weights on a CPU: every random draw depends on the config's seed, the
+    expert's name and the epoch alone.
+
+    Args:
+      config: from `read_config`.
+      out: folder of the experts, one folder each.
+      data: stands for {data} in the sources' URIs.
+      work: resized images and checkpoints.
+      only: train only experts whose name contains this text.
+      mesh: devices that share each batch.
+      progress: called with (epochs done, epochs, name and loss).
+      done: called with the cards of each expert that is finished.
+
+    Returns:
+      The cards of what was trained now.
+
+    Raises:
+      ConfigError: no expert's name contains `only`, or a source cannot be found without `data`.
+      ModelError: an expert to start from is missing, or training diverged.
+    """
+    out, work = Path(out).expanduser(), Path(work).expanduser()
+    wanted = [member for member in members(config) if only in member.name]
+    if not wanted:
+        raise ConfigError(f"No expert's name contains {only!r}. There is: {', '.join(member.name for member in members(config))}.")
+    source = functools.lru_cache(maxsize=None if any(not isinstance(member, SingleMember) for member in wanted) else 1)(
+        functools.partial(load_source, config, data=data, work=work)
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    zoo = Zoo(config, out, source, work / "checkpoints", mesh, progress or (lambda *_: None))
+    trained = []
+    for member in wanted:
+        if all((out / member.name / file).exists() for file in member.files):
+            continue
+        cards = [train_single(zoo, member)] if isinstance(member, SingleMember) else train_multi(zoo, member)
+        trained += cards
+        if done is not None:
+            done(cards)
+    return trained

@@ -1,0 +1,62 @@
+"""Which images does an expert learn from?"""
+
+import io
+import zlib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ntk_select.errors import ConfigError
+from ntk_select.feeding import SMALL
+from ntk_select.files import write_atomically
+from ntk_select.plugins import builtin
+from ntk_select.task import Task
+
+from .config import ZooConfig
+
+
+def load_source(config: ZooConfig, name: str, data: Path | None, work: Path) -> Task:
+    """A source data set with a test set; of small zoos the images are resized once and kept below `work`.
+
+    Raises:
+      ConfigError: its URI has {data} and no folder was given, or it has no test set.
+      TaskError, DataError: it cannot be read.
+    """
+    source = config.sources[name]
+    if "{data}" in source.uri and data is None:
+        raise ConfigError(f"The source {name!r} lies at {source.uri!r}. Say where the data is: --data FOLDER")
+    uri = source.uri.replace("{data}", str(data))
+    settings = zlib.crc32(repr((uri, config.preprocess.geometry, sorted(source.rename.items()))).encode())
+    file = work / "data" / f"{name}-{settings:08x}.npz"
+    if file.exists():
+        with np.load(file) as stored:
+            arrays = dict(stored)
+        return Task(name, arrays["images"], arrays["labels"], tuple(arrays["class_names"].tolist()), arrays["test_images"], arrays["test_labels"])
+    task = renamed(builtin("load_task")(uri), source.rename)
+    if task.test_images is None:
+        raise ConfigError(f"The source {name!r} ({uri}) has no test set, by which its expert is judged.")
+    if config.size > SMALL:
+        return task
+    images, test_images = config.preprocess.resized(task.images), config.preprocess.resized(task.test_images)
+    buffer = io.BytesIO()
+    arrays = {"images": images, "labels": task.labels, "test_images": test_images, "test_labels": task.test_labels}
+    np.savez(buffer, **arrays, class_names=np.array(task.class_names))
+    write_atomically(file, buffer.getvalue())
+    return Task(name, images, task.labels, task.class_names, test_images, task.test_labels)
+
+
+def renamed(task: Task, names: Mapping[str, str]) -> Task:
+    """The task with the classes named in `names` joined to others.
+
+    Raises:
+      ConfigError: a name is that of no class.
+    """
+    for name in (*names, *names.values()):
+        if name not in task.class_names:
+            raise ConfigError(f"rename: the task {task.name!r} has no class {name!r}.")
+    kept = [name for name in task.class_names if name not in names]
+    ids = np.array([kept.index(names.get(name, name)) for name in task.class_names])
+    test_labels = None if task.test_labels is None else ids[task.test_labels]
+    return replace(task, labels=ids[task.labels], test_labels=test_labels, class_names=tuple(kept))
