@@ -1,6 +1,7 @@
 """Which experts lie in a folder, and are they whole?"""
 
 import functools
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -63,11 +64,11 @@ class StoredExpert:
 
     def _composed(self, variables: Mapping, file: Path) -> dict:
         """The variables of this domain as those of an ordinary network."""
-        own = variables.get("domains", {}).get(self.domain)
-        if own is None or "common" not in variables:
-            raise ModelError(f"The weights {file} hold no domain {self.domain!r}. Domains: {', '.join(variables.get('domains', {})) or '(none)'}.")
+        domains = variables.get("domains", {})
+        if not isinstance(domains, Mapping) or self.domain not in domains or "common" not in variables:
+            raise ModelError(f"The weights {file} hold no domain {self.domain!r}. Domains: {', '.join(domains) or '(none)'}.")
         try:
-            whole = compose(variables["common"], own)
+            whole = compose(variables["common"], domains[self.domain])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ModelError(f"The weights {file} do not fit together for the domain {self.domain!r}: {error}.") from error
         return jax.tree.map(np.asarray, whole)
@@ -117,7 +118,7 @@ class FolderZoo(Mapping[str, StoredExpert]):
 
 def _in_folder(folder: Path) -> dict[str, StoredExpert]:
     """The expert that lies in a folder, or its domains."""
-    name = folder.resolve().name
+    name = os.path.basename(os.path.abspath(folder))  # of a link, not of what it leads to
     if (folder / CARD_FILE).is_file():
         return {name: StoredExpert(folder)}
     prefix, suffix = domain_card_file("*").split("*")

@@ -23,14 +23,23 @@ try:
 except PackageNotFoundError:
     __version__ = "0+unknown"
 
+_LATER = {
+    "FinetuneResult": "ntk_select.finetuning",
+    "Recipe": "ntk_select.finetuning",
+    "finetune": "ntk_select.finetuning",
+    "trained_reference": "ntk_select.reference",
+}
+
 __all__ = [
     "Agreement",
     "Card",
     "Expert",
+    "FinetuneResult",
     "LastConv",
     "Preprocess",
     "ProbeSample",
     "Ranking",
+    "Recipe",
     "Sketch",
     "SketchedKernel",
     "SketchedScore",
@@ -41,6 +50,7 @@ __all__ = [
     "certify",
     "errors",
     "feature_kernel",
+    "finetune",
     "further_sample",
     "gradient_kernel",
     "gradient_sketch",
@@ -64,9 +74,9 @@ __all__ = [
 
 
 def __getattr__(name: str):
-    """Loaded when they are asked for: `linearized` and `trained_reference` need Optax and solvers of SciPy, which ranking does not."""
+    """Loaded when they are asked for: they need Optax, or solvers of SciPy, which ranking does not."""
     if name == "linearized":
         return importlib.import_module("ntk_select.linearized")
-    if name == "trained_reference":
-        return importlib.import_module("ntk_select.reference").trained_reference
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name]), name)
     raise AttributeError(f"module 'ntk_select' has no attribute {name!r}")

@@ -47,7 +47,7 @@ def augmented(
     keys = jax.random.split(key, 8)
 
     def uniform(k, limit):
-        return jax.random.uniform(keys[k], (n,), minval=-limit, maxval=limit)
+        return jax.random.uniform(keys[k], (n,), images.dtype, -limit, limit)
 
     if flip_horizontal:
         images = jnp.where(jax.random.bernoulli(keys[4], 0.5, (n, 1, 1, 1)), images[:, :, ::-1], images)
@@ -56,10 +56,10 @@ def augmented(
     if rotate or zoom or shear:
         angle, scale, slant = jnp.deg2rad(uniform(0, rotate)), 1 + uniform(1, zoom), uniform(2, shear)
         images = jax.vmap(_affine)(images, angle, scale, slant)
-    for margin, mode in ((pad, "constant"), (shift, "edge")):
+    for margin, mode, draw in ((pad, "constant", jax.random.fold_in(keys[3], 1)), (shift, "edge", keys[3])):
         if margin:
             padded = jnp.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode)
-            corners = jax.random.randint(keys[3], (n, 2), 0, 2 * margin + 1)
+            corners = jax.random.randint(draw, (n, 2), 0, 2 * margin + 1)
             images = jax.vmap(lambda image, corner: jax.lax.dynamic_slice(image, (*corner, 0), (height, width, image.shape[-1])))(padded, corners)
     if brightness:
         images = images * (1 + uniform(5, brightness))[:, None, None, None] + uniform(6, brightness)[:, None, None, None]

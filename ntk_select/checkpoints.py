@@ -69,9 +69,9 @@ class Checkpoints:
             raise ConfigError(f"The checkpoint {self.folder}/{epoch} cannot be read ({explained(error)}). Delete the folder to begin anew.") from error
         return epoch, kept["state"], kept["notes"]
 
-    def save(self, epoch: int, state: TrainState, notes: Mapping[str, Any]) -> None:
-        """Keeps a state with notes that JSON can hold, if it is time to."""
-        if self._manager is None or time.monotonic() - self._last < self.every_seconds:
+    def save(self, epoch: int, state: TrainState, notes: Mapping[str, Any], *, now: bool = False) -> None:
+        """Keeps a state with notes that JSON can hold, if it is time to, or `now`."""
+        if self._manager is None or (not now and time.monotonic() - self._last < self.every_seconds) or self._manager.latest_step() == epoch:
             return
         import orbax.checkpoint as ocp
 

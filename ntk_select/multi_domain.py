@@ -10,6 +10,7 @@ Reference: Deshpande et al. 2021, section 4.1; Rebuffi et al. 2018 (parallel ada
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from ntk_select.errors import ConfigError, did_you_mean
@@ -53,7 +54,7 @@ def _split(node, head, own_norm: bool, all_own: bool, adapters: bool, path=()):
             common[key], own[key] = _split(value, head, own_norm, all_own, adapters, (*path, key))
         else:
             common[key] = value
-            if adapters and key == "kernel" and value.shape[:2] == (3, 3):
+            if adapters and key == "kernel" and value.ndim == 4 and value.shape[:2] == (3, 3):
                 own[ADAPTER] = jnp.zeros((1, 1, *value.shape[2:]), value.dtype)
     return {key: value for key, value in common.items() if not _empty(value)}, {key: value for key, value in own.items() if not _empty(value)}
 
@@ -70,5 +71,5 @@ def compose(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]
             continue
         whole[key] = compose(whole.get(key, {}), value) if isinstance(value, Mapping) else value
     if ADAPTER in own:
-        whole["kernel"] = whole["kernel"] + jnp.pad(own[ADAPTER], ((1, 1), (1, 1), (0, 0), (0, 0)))
+        whole["kernel"] = jax.lax.add(whole["kernel"], jnp.pad(own[ADAPTER], ((1, 1), (1, 1), (0, 0), (0, 0))))  # only where shapes are equal
     return whole

@@ -127,3 +127,15 @@ def _without(tree, path: tuple[str, ...] | None):
 
 def _with(tree: Mapping, path: tuple[str, ...], part):
     return {**tree, path[0]: part if len(path) == 1 else _with(tree.get(path[0], {}), path[1:], part)}
+
+
+def in_place(tuned: Expert, original: Expert) -> dict[str, Any]:
+    """The variables of an expert from `with_new_head`, laid out as those of the original one, the new head where its head was.
+
+    Raises:
+      ModelError: the original has no head.
+    """
+    if original.head is None:
+        raise ModelError(f"Expert {original.name!r} has no head, in the place of which the new one could be put.")
+    params = _with(tuned.params["backbone"], original.head, dict(tuned.params["head"]))
+    return {"params": params, **{key: tuned.state[key] for key in original.state}}

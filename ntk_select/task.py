@@ -138,7 +138,7 @@ def probe_sample(task: Task, *, per_class: int = 25, seed: int = 0) -> ProbeSamp
     indices = np.concatenate(drawn)
     present, labels = np.unique(task.labels[indices], return_inverse=True)
     names = tuple(task.class_names[label] for label in present)
-    return ProbeSample(_Chosen(task.images, indices), labels.astype(np.int32), names, indices)
+    return ProbeSample(ChosenImages(task.images, indices), labels.astype(np.int32), names, indices)
 
 
 def further_sample(task: Task, sample: ProbeSample, *, most: int, seed: list[int], test: bool = False) -> ProbeSample:
@@ -156,11 +156,11 @@ def further_sample(task: Task, sample: ProbeSample, *, most: int, seed: list[int
     among = np.arange(len(labels)) if test else np.setdiff1d(np.arange(len(labels)), sample.indices)
     known = among[ids[labels[among]] >= 0]
     chosen = np.sort(np.random.default_rng(seed).permutation(known)[:most])
-    return ProbeSample(_Chosen(images, chosen), ids[labels[chosen]].astype(np.int32), sample.class_names, chosen)
+    return ProbeSample(ChosenImages(images, chosen), ids[labels[chosen]].astype(np.int32), sample.class_names, chosen)
 
 
-class _Chosen(Sequence):
-    """Some of a task's images, fetched when asked for: decoded photographs of a large sample need not fit into memory."""
+class ChosenImages(Sequence):
+    """The images of a task at `indices`, fetched when asked for: decoded photographs of a large sample need not fit into memory."""
 
     def __init__(self, images: Images, indices: np.ndarray):
         self._images, self._indices = images, indices

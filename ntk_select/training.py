@@ -89,6 +89,9 @@ def make_step(loss: Loss, optimizer: optax.GradientTransformation, mesh: Mesh | 
       loss: (variables, batch, key) -> (loss, what of the variables' state has changed).
       optimizer: without the learning rate, e.g. `sgd()`.
       mesh: spreads the leading axis of the batch over its devices; weights lie on all of them, batch norm sees the whole batch.
+
+    Raises:
+      ConfigError: at a step, when the batch cannot be shared evenly.
     """
     whole, spread = (None, None) if mesh is None else (NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
 
@@ -102,9 +105,13 @@ def make_step(loss: Loss, optimizer: optax.GradientTransformation, mesh: Mesh | 
         params = jax.tree.map(lambda leaf, change: leaf - jnp.asarray(learning_rate, leaf.dtype) * change, state.variables["params"], direction)
         return TrainState({**state.variables, **changed, "params": params}, memory), value
 
-    if mesh is None:
-        return step
-    return lambda state, batch, key, learning_rate: step(jax.device_put(state, whole), jax.device_put(batch, spread), key, learning_rate)
+    def spread_step(state: TrainState, batch, key, learning_rate):
+        for part in jax.tree.leaves(batch):
+            if len(part) % mesh.size:
+                raise ConfigError(f"A batch of {len(part)} examples cannot be shared evenly by {mesh.size} devices. Give a multiple of {mesh.size}.")
+        return step(jax.device_put(state, whole), jax.device_put(batch, spread), key, learning_rate)
+
+    return step if mesh is None else spread_step
 
 
 class InMemory:

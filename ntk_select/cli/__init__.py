@@ -27,6 +27,7 @@ def _run(arguments: list[str] | None) -> int:
 
     from ntk_select.cli.demo import Demo
     from ntk_select.cli.dynamics import Dynamics
+    from ntk_select.cli.finetune import Finetune
     from ntk_select.cli.kernel import Kernel
     from ntk_select.cli.rank import Rank
     from ntk_select.cli.tasks import Tasks
@@ -37,6 +38,7 @@ def _run(arguments: list[str] | None) -> int:
         | Annotated[Rank, tyro.conf.subcommand("rank", prefix_name=False)]
         | Annotated[Kernel, tyro.conf.subcommand("kernel", prefix_name=False)]
         | Annotated[Dynamics, tyro.conf.subcommand("dynamics", prefix_name=False)]
+        | Annotated[Finetune, tyro.conf.subcommand("finetune", prefix_name=False)]
         | Annotated[Tasks, tyro.conf.subcommand("tasks", prefix_name=False)]
         | Annotated[Zoo, tyro.conf.subcommand("zoo", prefix_name=False)]
     )

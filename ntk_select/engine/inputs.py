@@ -1,5 +1,8 @@
 """Are these examples and options that the engine can take?"""
 
+import math
+import numbers
+
 import jax
 import numpy as np
 
@@ -24,6 +27,13 @@ def check_count(name: str, value, least: int) -> None:
     """Raises ConfigError unless `value` is a whole number from `least`."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise ConfigError(f"{name}={value!r} must be a whole number from {least}.")
+
+
+def is_number(value) -> bool:
+    """Whether it is one real number, a scalar array among them, and not a bool."""
+    if getattr(value, "shape", None) == () and getattr(value, "dtype", None) is not None and value.dtype.kind in "fiu":
+        value = float(value)
+    return isinstance(value, numbers.Real | np.floating | np.integer) and not isinstance(value, bool) and not math.isnan(value)
 
 
 def check_space(space) -> None:

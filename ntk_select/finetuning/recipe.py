@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ntk_select.augment import check_augmentation
-from ntk_select.engine.inputs import check_count
+from ntk_select.engine.inputs import check_count, is_number
 from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.new_head import HEADS
 from ntk_select.training import PRECISIONS
@@ -66,16 +66,6 @@ class Recipe:
     def decays(self) -> tuple[int, ...]:
         """Epochs after which the learning rate is divided by ten."""
         return (self.epochs // 2, self.epochs * 5 // 6) if self.milestones is None else self.milestones
-
-    @property
-    def augmentation(self) -> str:
-        """What "auto" stands for."""
-        return "crop_flip" if self.augment == "auto" else self.augment
-
-
-def is_number(value) -> bool:
-    """Whether it is a real number, and not a truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def checked_rates(learning_rates) -> tuple[float, ...]:

@@ -8,12 +8,12 @@ from jaxtyping import Array, Float
 from scipy.optimize import brentq
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
-from ntk_select.engine.inputs import check_count
+from ntk_select.engine.inputs import check_count, is_number
 from ntk_select.errors import ConfigError
 from ntk_select.linearized.losses import squared_loss
 from ntk_select.linearized.modes import MOST_PRODUCTS, TOLERANCE, Modes, all_modes, cleaned, find_modes
 from ntk_select.linearized.problem import Problem, checked_outputs, read_problem
-from ntk_select.linearized.rules import Rule, is_number, read_times
+from ntk_select.linearized.rules import Rule, read_times
 
 Kernel = Float[Array, "n n"] | Float[Array, "n n c c"] | Callable
 

@@ -9,11 +9,11 @@ from jaxtyping import Array, Float
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.sparse.linalg import LinearOperator, cg
 
+from ntk_select.engine.inputs import is_number
 from ntk_select.errors import ConfigError
 from ntk_select.linearized.curve import Kernel, check_tolerance
 from ntk_select.linearized.predict import checked_pair
 from ntk_select.linearized.problem import check_test_outputs, checked_outputs, read_cross, read_problem
-from ntk_select.linearized.rules import is_number
 
 
 class Ridge(NamedTuple):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from ntk_select.engine.inputs import is_number
 from ntk_select.errors import ConfigError, did_you_mean
 
 OPTIMIZERS = ("flow", "gd", "momentum", "nesterov")
@@ -167,10 +168,3 @@ def read_times(rule: Rule, times, steps, *, limit: bool = False) -> np.ndarray:
     if rule.discrete and (whole != np.rint(whole)).any():
         raise ConfigError(f"optimizer={rule.optimizer!r} takes whole steps; times= holds {whole[whole != np.rint(whole)][0]}. Type: optimizer='flow'")
     return given
-
-
-def is_number(value) -> bool:
-    """Whether it is one real number, a scalar array among them, and not a bool."""
-    if getattr(value, "shape", None) == () and getattr(value, "dtype", None) is not None and value.dtype.kind in "fiu":
-        value = float(value)
-    return isinstance(value, numbers.Real | np.floating | np.integer) and not isinstance(value, bool) and not math.isnan(value)

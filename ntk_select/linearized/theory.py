@@ -6,12 +6,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Float
 
+from ntk_select.engine.inputs import is_number
 from ntk_select.errors import ConfigError
 from ntk_select.linearized.curve import Kernel, checked_limits
 from ntk_select.linearized.losses import squared_loss
 from ntk_select.linearized.modes import MOST_PRODUCTS, TOLERANCE, all_modes, find_modes
 from ntk_select.linearized.problem import checked_outputs, read_problem
-from ntk_select.linearized.rules import is_number
 
 RELATIVE_RIDGE = 1e-4
 """Ridge of the generalisation score where none is given, in units of the mean eigenvalue."""

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Shaped
 
-from ntk_select.engine.inputs import check_batch_size, check_count, checked_examples
+from ntk_select.engine.inputs import check_batch_size, check_count, checked_examples, is_number
 from ntk_select.engine.routes import hold, padded_batches
 from ntk_select.engine.selection import select
 from ntk_select.errors import ConfigError
@@ -17,7 +17,7 @@ from ntk_select.expert import Expert
 from ntk_select.linearized.losses import example_losses, is_mean, loss_value
 from ntk_select.linearized.network import BATCH, Linearized, as_network
 from ntk_select.linearized.predict import checked_pair
-from ntk_select.linearized.rules import Rule, is_number, read_times
+from ntk_select.linearized.rules import Rule, read_times
 from ntk_select.linearized.stepped import checked_batches
 from ntk_select.probe import in_batches
 

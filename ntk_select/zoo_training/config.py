@@ -1,12 +1,13 @@
 """What may stand in the config file of a zoo, and what does it mean?"""
 
 import inspect
+import math
 import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from ntk_select.augment import AUGMENTATIONS, augmented
 from ntk_select.errors import ConfigError, did_you_mean
@@ -17,7 +18,7 @@ from ntk_select.training import PRECISIONS
 
 STARTS = ("scratch", "transfer")
 SCHEDULES = ("cosine", "step")
-NAME = re.compile(r"[\w.-]+")
+NAME = re.compile(r"\w[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -134,13 +135,13 @@ def _table(found: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any]:
         raise ConfigError(f"{path}: {key} must be a table of tables, as in [{key}.NAME].")
     for name in table:
         if not NAME.fullmatch(name):
-            raise ConfigError(f"{path}: [{key}.{name}]: a name consists of letters, digits, dots, dashes and underscores.")
+            raise ConfigError(f"{path}: [{key}.{name}]: a name consists of letters, digits, dots, dashes and underscores, and begins with neither dot nor dash.")
     return table
 
 
 _KINDS = {
     "int": (lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0, "a whole number from 0"),
-    "float": (lambda value: isinstance(value, int | float) and not isinstance(value, bool) and value >= 0, "a number from 0"),
+    "float": (lambda value: isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf, "a number from 0"),
     "str": (lambda value: isinstance(value, str), "text"),
     "bool": (lambda value: isinstance(value, bool), "true or false"),
     "tuple": (lambda value: isinstance(value, list), "a list"),
@@ -162,7 +163,19 @@ def _record(kind: type, entry: Mapping[str, Any], where: str):
         allowed = [_KINDS[name] for name in _KINDS if re.search(rf"(?<!\[)\b{name}\b", re.sub(r"\[.*\]", "", inspect.formatannotation(each.type)))]
         if not any(check(entry[key]) for check, _ in allowed):
             raise ConfigError(f"{where}: {key} = {entry[key]!r} must be {' or '.join(words for _, words in allowed)}.")
+        _check_inside(each.type, entry[key], f"{where}: {key}")
     return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})
+
+
+def _check_inside(kind, value, where: str) -> None:
+    """What stands in a list or table, where its type says it. Negative means are left to `Preprocess`."""
+    inner = {tuple: get_args(kind)[:1], Mapping: get_args(kind)[1:]}.get(get_origin(kind), ())
+    if not inner or getattr(inner[0], "__name__", None) not in _KINDS or kind == tuple[float, ...]:
+        return
+    check, words = _KINDS[inner[0].__name__]
+    for each in value.values() if isinstance(value, dict) else value:
+        if not check(each):
+            raise ConfigError(f"{where} holds {each!r}, which must be {words}.")
 
 
 def _check(config: ZooConfig, where: str) -> None:
@@ -193,6 +206,9 @@ def _check(config: ZooConfig, where: str) -> None:
             for each in epochs.values() if isinstance(epochs, dict) else [epochs]:
                 if not _KINDS["int"][0](each) or not each:
                     raise ConfigError(f"{where}: sources.{name}.epochs.{start} = {each!r} must be a whole number above 0.")
+            for architecture in config.architectures if isinstance(epochs, dict) else ():
+                if architecture not in epochs:
+                    raise ConfigError(f"{where}: sources.{name}.epochs.{start} says nothing of the architecture {architecture!r}.")
         _check_augment(source.augment, preprocess, f"{where}: sources.{name}.augment")
     for name, multi in config.multi_domain.items():
         if name in config.sources:
@@ -213,9 +229,12 @@ def _check_augment(augment, preprocess: Preprocess, where: str) -> None:
         if augment not in AUGMENTATIONS:
             raise ConfigError(f"{where} = {augment!r} is unknown.{did_you_mean(augment, AUGMENTATIONS)}")
         return
-    known = [name for name, each in inspect.signature(augmented).parameters.items() if each.kind is each.KEYWORD_ONLY]
-    for key in augment:
+    known = {name: each.annotation.__name__ for name, each in inspect.signature(augmented).parameters.items() if each.kind is each.KEYWORD_ONLY}
+    for key, value in augment.items():
         if key not in known:
             raise ConfigError(f"{where}: {key!r} is unknown.{did_you_mean(key, known)}")
+        check, words = _KINDS[known[key]]
+        if not check(value):
+            raise ConfigError(f"{where}: {key} = {value!r} must be {words}.")
     if preprocess.size > SMALL:
         raise ConfigError(f"{where}: options are for at most {SMALL} pixels. Above, name one of {', '.join(AUGMENTATIONS)}.")

@@ -48,7 +48,7 @@ def members(config: ZooConfig) -> list[SingleMember | MultiMember]:
     first, found = config.initial_source, []
     for source in sorted(config.sources, key=lambda name: name != first):
         for architecture in config.architectures:
-            for start, epochs in config.sources[source].epochs.items():
+            for start, epochs in sorted(config.sources[source].epochs.items(), key=lambda item: item[0] == "transfer"):
                 parent = f"{first}-{architecture}" if start == "transfer" else None
                 name = f"{source}-{architecture}" + (f"-from-{first}" if parent else "")
                 epochs = epochs[architecture] if isinstance(epochs, dict) else epochs

@@ -7,7 +7,7 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 from ntk_select.card import Card
-from ntk_select.errors import ConfigError
+from ntk_select.errors import ConfigError, ModelError
 
 from .config import ZooConfig
 from .members import SingleMember, members
@@ -47,7 +47,7 @@ def train_zoo(
 
     Raises:
       ConfigError: no expert's name contains `only`, or a source cannot be found without `data`.
-      ModelError: an expert to start from is missing, or training diverged.
+      ModelError: an expert to start from is missing, training diverged, or what lies at an expert's place is not that expert.
     """
     out, work = Path(out).expanduser(), Path(work).expanduser()
     wanted = [member for member in members(config) if only in member.name]
@@ -60,8 +60,11 @@ def train_zoo(
     zoo = Zoo(config, out, source, work / "checkpoints", mesh, progress or (lambda *_: None))
     trained = []
     for member in wanted:
-        if all((out / member.name / file).exists() for file in member.files):
+        absent = [file for file in member.files if not (out / member.name / file).exists()]
+        if not absent:
             continue
+        if (out / member.name).exists():
+            raise ModelError(f"{out / member.name} is there, but without {', '.join(absent)}. Delete or rename it to have it trained.")
         cards = [train_single(zoo, member)] if isinstance(member, SingleMember) else train_multi(zoo, member)
         trained += cards
         if done is not None:

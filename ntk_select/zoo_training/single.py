@@ -52,11 +52,10 @@ def parent_of(zoo: Zoo, name: str | None) -> Expert | None:
     """The expert that another starts from, out of the zoo's own folder or the built-in zoo."""
     if name is None:
         return None
-    for uri in (str(zoo.folder), "builtin"):
-        if uri == "builtin" or zoo.folder.is_dir():
-            experts = builtin("open_zoo")([uri]) if uri == "builtin" or any(zoo.folder.iterdir()) else {}
-            if name in experts:
-                return experts[name]()
+    for uri in (str(zoo.folder / name), "builtin"):
+        experts = builtin("open_zoo")([uri]) if uri == "builtin" or (zoo.folder / name).is_dir() else {}
+        if name in experts:
+            return experts[name]()
     raise ModelError(f"There is no expert {name!r} to start from, neither in {zoo.folder} nor built in. Train it first, by the same config.")
 
 

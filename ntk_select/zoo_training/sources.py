@@ -35,7 +35,7 @@ def load_source(config: ZooConfig, name: str, data: Path | None, work: Path) -> 
             arrays = dict(stored)
         return Task(name, arrays["images"], arrays["labels"], tuple(arrays["class_names"].tolist()), arrays["test_images"], arrays["test_labels"])
     task = renamed(builtin("load_task")(uri), source.rename)
-    if task.test_images is None:
+    if task.test_images is None or not len(task.test_images):
         raise ConfigError(f"The source {name!r} ({uri}) has no test set, by which its expert is judged.")
     if config.size > SMALL:
         return task
@@ -51,11 +51,14 @@ def renamed(task: Task, names: Mapping[str, str]) -> Task:
     """The task with the classes named in `names` joined to others.
 
     Raises:
-      ConfigError: a name is that of no class.
+      ConfigError: a name is that of no class, or of one that is to stay and to go.
     """
     for name in (*names, *names.values()):
         if name not in task.class_names:
             raise ConfigError(f"rename: the task {task.name!r} has no class {name!r}.")
+    for name in names.values():
+        if name in names:
+            raise ConfigError(f"rename: the class {name!r} is to be joined to another, so that none can be joined to it.")
     kept = [name for name in task.class_names if name not in names]
     ids = np.array([kept.index(names.get(name, name)) for name in task.class_names])
     test_labels = None if task.test_labels is None else ids[task.test_labels]

@@ -1,0 +1,172 @@
+"""`ntk-select finetune`: how well do experts do on a task once they are fine-tuned?"""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.text import Text
+
+from ntk_select.cli.console import Flag, check_writable, command, out, print_json, print_line, print_table, progress_bar, remarks, split, zoo_option
+from ntk_select.cli.expert import load_expert
+from ntk_select.errors import ConfigError, ModelError, explained
+from ntk_select.plugins import builtin
+
+REFERENCE = "cifar10-resnet_small"
+"""Of the built-in zoo: one fine-tuning of it is the unit of cost."""
+
+
+@dataclass(frozen=True)
+class Finetune:
+    """Fine-tune experts on a task, by the paper's recipe, and test them."""
+
+    expert: tuple[str, ...]
+    """The experts, as the zoo names them."""
+    task: str
+    """The task, with a test set: digits, folder:PATH, zip:PATH, npz:PATH, tfds:NAME, or the path of a folder or archive."""
+    zoo: tuple[str, ...] = ("builtin",)
+    """Where the experts are: builtin, folders of experts, or several of them."""
+    shots: str = "full"
+    """Training images of each class, or full."""
+    lr: tuple[str, ...] = ("0.01", "0.005", "0.001")
+    """Learning rates to try."""
+    choose: str = "validation"
+    """What chooses the learning rate: validation (a fifth of the training images), or test, as the paper did."""
+    search: str = "grid"
+    """grid tries the learning rates that are named; optuna also others around them."""
+    trials: int = 10
+    """Learning rates that Optuna tries."""
+    epochs: int = 30
+    """Passes over the training images; the learning rate is divided by ten at one half and five sixths."""
+    batch_size: int = 32
+    """Images in a step."""
+    augment: str = "auto"
+    """crop_flip (auto), crop, flip or none. Say crop where mirror images are other things, such as digits."""
+    batch_norm: str = "train"
+    """train, or frozen."""
+    precision: str = "float32"
+    """float32, or bfloat16 for activations."""
+    seeds: tuple[str, ...] = ("0",)
+    """Seeds of head, order, augmentation and choice of images; one fine-tuning each."""
+    reference: str | None = None
+    """Expert whose fine-tuning with one learning rate is the unit of cost; of the built-in zoo cifar10-resnet_small."""
+    checkpoints: Path | None = Path("runs/checkpoints")
+    """Folder by which training that was cut goes on; None keeps nothing."""
+    out: Path | None = None
+    """Folder for result.json and curves.png of each fine-tuning."""
+    save_model: Path | None = None
+    """Folder of experts to put the fine-tuned ones into."""
+    json: Flag = field(default=False)
+    """Print JSON instead of a table."""
+
+    def run(self) -> int:
+        """Fine-tunes, prints and saves. Returns 1 if an expert failed."""
+        from ntk_select.finetuning import Recipe, finetune, keep
+
+        recipe = Recipe(
+            epochs=self.epochs, batch_size=self.batch_size, augment=self.augment, batch_norm=self.batch_norm, precision=self.precision
+        )
+        rates, seeds = _numbers("--lr", self.lr, float), _numbers("--seeds", self.seeds, int)
+        shots = "full" if self.shots == "full" else _numbers("--shots", [self.shots], int)[0]
+        open_zoo = builtin("open_zoo")
+        experts = [load_expert(open_zoo, self.zoo, name) for name in split(self.expert)]
+        if not experts:
+            raise ConfigError("--expert needs a name. To see them type: ntk-select zoo list")
+        task = builtin("load_task")(self.task)
+        reference = self._reference(open_zoo)
+        for folder in filter(None, (self.out, self.save_model)):
+            check_writable(folder)
+        results, failures, paths = [], {}, []
+        for expert in experts:
+            for seed in seeds:
+                try:
+                    with progress_bar(f"fine-tuning {expert.name}") as progress:
+                        result = finetune(
+                            expert,
+                            task,
+                            shots=shots,
+                            learning_rates=rates,
+                            choose=self.choose,
+                            recipe=recipe,
+                            search=self.search,
+                            trials=self.trials,
+                            seed=seed,
+                            reference=reference,
+                            checkpoints=self.checkpoints,
+                            progress=lambda done, total, _: progress(done, total, "epochs"),
+                        )
+                except ModelError as error:  # of this expert; what is wrong with the task or an option ends everything
+                    failures[f"{expert.name}, seed {seed}"] = explained(error)
+                    continue
+                results.append(result)
+                if self.out is not None:
+                    paths += result.save(self.out / f"{expert.name}-seed{seed}")
+                if self.save_model is not None and seed == seeds[0]:
+                    keep(result, expert, task, self.save_model, replace_existing=True)
+                    paths.append(self.save_model.expanduser() / f"{expert.name}-on-{task.name}")
+        if self.json:
+            print_json({"results": [result.to_dict() for result in results], "failures": failures})
+        else:
+            print_results(results)
+            self._next(results)
+        for path in paths:
+            remarks().print(f"wrote {path}", markup=False, soft_wrap=True)
+        for name, error in failures.items():
+            remarks().print(Text(f"{name} failed: {error}", style="red"))
+        return 1 if failures else 0
+
+    def _reference(self, open_zoo):
+        if self.reference is not None:
+            return load_expert(open_zoo, self.zoo, self.reference)
+        return load_expert(open_zoo, ("builtin",), REFERENCE) if split(self.zoo) == ["builtin"] else None
+
+    def _next(self, results) -> None:
+        if len(results) == 1 and self.save_model is None:
+            words = ["--expert", results[0].expert, "--task", self.task, "--shots", self.shots, "--save-model", "my_zoo", *zoo_option(self.zoo)]
+            print_line("Next, to keep the fine-tuned expert: " + command("finetune", *words))
+
+
+def _numbers(option: str, texts: Sequence[str], kind: type) -> list:
+    found = []
+    for text in split(texts):
+        try:
+            found.append(kind(text))
+        except ValueError as error:
+            raise ConfigError(f"{option} {text!r} is not a {'whole ' if kind is int else ''}number.") from error
+    if not found:
+        raise ConfigError(f"{option} needs at least one number.")
+    return found
+
+
+def print_results(results: Sequence) -> None:
+    """A table of fine-tunings, and of several seeds their means."""
+    if not results:
+        return
+    first = results[0]
+    rows = [
+        [
+            result.expert,
+            str(result.seed),
+            f"{100 * result.accuracy:.2f} %",
+            f"{100 * result.balanced_accuracy:.2f} %",
+            f"{result.learning_rate:g}",
+            " ".join(f"{trial.learning_rate:g}:{_trial(trial)}" for trial in result.trials),
+            f"{result.images_per_second:,.0f}",
+            "-" if result.cost is None else f"{result.cost:.2f}",
+            f"{sum(result.seconds.values()):.1f}",
+        ]
+        for result in results
+    ]
+    shots = "all training images" if first.shots is None else f"{first.shots} images a class"
+    title = f"{first.task}: {shots} ({first.train_images:,}), tested on {first.test_images:,}; learning rate by {first.choose}"
+    columns = ["expert", "seed", "accuracy", "balanced", "rate", f"by rate, on {first.choose}", "images/s", "cost", "seconds"]
+    print_table(title, columns, rows, right=("seed", "accuracy", "balanced", "rate", "images/s", "cost", "seconds"))
+    for name in dict.fromkeys(result.expert for result in results):
+        values = [100 * result.accuracy for result in results if result.expert == name]
+        if len(values) > 1:
+            spread = statistics.stdev(values)
+            out().print(Text(f"{name}: {statistics.mean(values):.2f} % (standard deviation {spread:.2f} over {len(values)} seeds)"))
+
+
+def _trial(trial) -> str:
+    return "diverged" if trial.diverged else "-" if trial.accuracy is None else f"{100 * trial.accuracy:.1f}"

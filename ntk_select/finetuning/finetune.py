@@ -1,0 +1,208 @@
+"""How well does an expert do on a task once it is fine-tuned?"""
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ntk_select.engine.inputs import check_count
+from ntk_select.errors import ConfigError, ModelError, did_you_mean
+from ntk_select.expert import Expert
+from ntk_select.flops import TRAINING, forward_flops
+from ntk_select.new_head import with_new_head
+from ntk_select.task import Task
+from ntk_select.timing import timed
+
+from .accuracy import Accuracy
+from .recipe import LEARNING_RATES, Recipe, checked_rates
+from .result import FinetuneResult, Trial
+from .run import Run, Trainer
+from .search import SEARCHES, best_first, grid, optuna_search
+from .shots import chosen_images, hold_out
+
+CHOICES = ("validation", "test")
+
+
+def finetune(
+    expert: Expert,
+    task: Task,
+    *,
+    shots: int | str | None = None,
+    learning_rates: float | Sequence[float] = LEARNING_RATES,
+    choose: str = "validation",
+    recipe: Recipe | None = None,
+    search: str = "grid",
+    trials: int = 10,
+    seed: int = 0,
+    sample_seed: int | None = None,
+    reference: Expert | None = None,
+    workers: int | None = None,
+    mesh: Mesh | None = None,
+    checkpoints: str | Path | None = None,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> FinetuneResult:
+    """Fine-tunes an expert with a fresh head on a task, by the recipe of the paper, and tests it on the whole test set.
+
+    With several learning rates, a fifth of the training images chooses among them; then the network is trained once more, on all of them, with the
+    best, and tested: the test set is looked at once. `choose="test"` is what the paper did, every rate trained on all images and the best test
+    accuracy reported, which is optimistic (scores.md E13 of the project's notes: the largest of three noisy numbers).
+
+    Args:
+      expert: with `features_fn` and `preprocess`.
+      task: with a test set.
+      shots: training images of each class, at most; None or "full" for all.
+      learning_rates: to try; one is taken as it is.
+      choose: "validation" or "test".
+      recipe: everything else; `Recipe()` by default.
+      search: "grid" tries `learning_rates`; "optuna" those first and then others around them, `trials` in all (needs the package optuna).
+      trials: of Optuna.
+      seed: of head, order, augmentation and validation images.
+      sample_seed: of the choice of `shots` images; `seed` by default. They are the images of `probe_sample` with that seed.
+      reference: the expert whose fine-tuning on the same images is the unit of `cost`.
+      workers: learning rates that are tried at the same time; by default one for each core on a CPU, else one.
+      mesh: devices that share each batch; batch norm sees the whole batch.
+      checkpoints: folder of what goes on after a cut, bit for bit on a CPU; None keeps nothing.
+      progress: called with (epochs done, epochs in all, name).
+
+    Returns:
+      A `FinetuneResult`.
+
+    Raises:
+      ConfigError: an option is not allowed, the task has no test set, or too few images.
+      ModelError: the expert cannot be given a head or has no preprocess, or every learning rate diverged.
+
+    Cost: `recipe.epochs` passes, forward and backward, over the training images for each rate, and one more after a validation.
+
+    Reference: Deshpande et al. 2021, section 4.2.
+    """
+    recipe = Recipe() if recipe is None else recipe
+    rates = checked_rates(learning_rates)
+    sample_seed = seed if sample_seed is None else sample_seed
+    _check(expert, task, choose, search, trials, seed, sample_seed, workers)
+    places = chosen_images(task, shots, sample_seed)
+    one_input = expert.preprocess([np.asarray(task.images[int(places[0])])])
+    network = with_new_head(expert, task.num_classes, head=recipe.head, seed=seed, x=one_input)
+    chooses = search == "optuna" or len(rates) > 1
+    fitted, held = (places, None) if choose == "test" or not chooses else _divided(task, places, seed)
+    settings = [expert.params, expert.state, task.name, task.labels, one_input, search]
+    trainer = Trainer(
+        network, task, recipe, seed, mesh=mesh, checkpoints=None if checkpoints is None else Path(checkpoints), settings=settings
+    )
+    if workers is None:
+        workers = os.cpu_count() or 1 if mesh is None and jax.default_backend() == "cpu" else 1
+    count = trials if search == "optuna" else len(rates)
+    report = _Counter(progress, (count + (held is not None)) * recipe.epochs, expert.name)
+    runs: dict[float, Run] = {}
+    tested: dict[float, Accuracy] = {}
+
+    def train(rate: float, place: int) -> Run:
+        return trainer.run(fitted, rate, report.of(place))
+
+    def judge(rate: float, run: Run) -> Trial:
+        runs[rate] = run
+        if run.expert is None:
+            return Trial(rate, None, None, run.losses, run.diverged)
+        if not chooses:
+            return Trial(rate, None, None, run.losses)
+        judged = trainer.tested(run.expert) if held is None else trainer.validated(run.expert, held)
+        if held is None:
+            tested[rate] = judged
+        return Trial(rate, judged.top1, judged.loss, run.losses)
+
+    trainer.prepare(fitted)
+    if held is not None:
+        trainer.prepare(places)
+    with timed(trainer.seconds, "train"):
+        ways = train, judge, rates
+        tried = optuna_search(*ways, trials, seed) if search == "optuna" else grid(*ways, min(workers, count))
+        rate, final = _final(tried, runs, chooses, None if held is None else lambda rate: trainer.run(places, rate, report.of(count)))
+    trainer.seconds["train"] -= trainer.seconds.get("evaluate", 0.0)
+    outcome = tested.get(rate) or trainer.tested(final.expert)
+    images = sum(run.images for run in runs.values()) + (final.images if held is not None else 0)
+    passes = TRAINING * forward_flops(network.apply_fn, network.variables, one_input)
+    unit = None
+    if reference is not None:
+        their_input = reference.preprocess([np.asarray(task.images[int(places[0])])])
+        unit = TRAINING * forward_flops(reference.apply_fn, reference.variables, their_input) * recipe.epochs * len(places)
+    return FinetuneResult(
+        expert.name,
+        task.name,
+        None if shots in (None, "full") else int(shots),
+        seed,
+        sample_seed,
+        len(places),
+        len(task.test_labels),
+        rate,
+        choose if chooses else "given",
+        outcome.top1,
+        outcome.balanced,
+        {name: None if np.isnan(value) else float(value) for name, value in zip(task.class_names, outcome.per_class, strict=True)},
+        outcome.loss,
+        final.losses,
+        tuple(tried),
+        images,
+        trainer.seconds,
+        images / trainer.seconds["train"],
+        passes * images,
+        None if unit is None else passes * images / unit,
+        recipe,
+        final.expert,
+    )
+
+
+def _divided(task: Task, places: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    fitted, held = hold_out(task.labels[places], seed)
+    return places[fitted], places[held]
+
+
+def _final(tried: Sequence[Trial], runs: dict[float, Run], chooses: bool, again: Callable[[float], Run] | None) -> tuple[float, Run]:
+    """The rate and the run that is tested: the best trial, trained `again` on all images where some were held out.
+
+    A rate that does well on fewer images may diverge on all; then the next best is taken.
+    """
+    for trial in best_first(tried) if chooses else [trial for trial in tried if trial.diverged is None]:
+        run = runs[trial.learning_rate] if again is None else again(trial.learning_rate)
+        if run.expert is not None:
+            return trial.learning_rate, run
+    told = "; ".join(f"{trial.learning_rate:g}: {trial.diverged or 'diverged on all images'}" for trial in tried)
+    raise ModelError(f"Every learning rate diverged ({told}). Try smaller ones: learning_rates={min(trial.learning_rate for trial in tried) / 10:g}")
+
+
+class _Counter:
+    """Epochs of runs that may go on in several threads, as one progress."""
+
+    def __init__(self, progress, total: int, name: str):
+        self._progress, self._total, self._name = progress, total, name
+        self._done: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def of(self, place: int) -> Callable[[int], None]:
+        def report(epochs: int) -> None:
+            with self._lock:
+                self._done[place] = epochs
+                if self._progress is not None:
+                    self._progress(min(sum(self._done.values()), self._total), self._total, self._name)
+
+        return report
+
+
+def _check(expert: Expert, task: Task, choose, search, trials, seed, sample_seed, workers) -> None:
+    if choose not in CHOICES:
+        raise ConfigError(f"choose={choose!r} is unknown.{did_you_mean(str(choose), CHOICES)}")
+    if search not in SEARCHES:
+        raise ConfigError(f"search={search!r} is unknown.{did_you_mean(str(search), SEARCHES)}")
+    check_count("trials", trials, 1)
+    check_count("seed", seed, 0)
+    check_count("sample_seed", sample_seed, 0)
+    if workers is not None:
+        check_count("workers", workers, 1)
+    if task.test_images is None or len(task.test_labels) == 0:
+        raise ConfigError(f"The task {task.name!r} has no test set, on which a fine-tuned expert is judged. Put images into test/CLASS/.")
+    if expert.preprocess is None:
+        raise ModelError(
+            f"Expert {expert.name!r} has no preprocess, so that images cannot enter it. Type: Expert(..., preprocess=Preprocess(size=224))"
+        )

@@ -1,0 +1,49 @@
+"""How does a fine-tuned expert become one of a zoo?"""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+
+from ntk_select.card import Card
+from ntk_select.errors import ModelError
+from ntk_select.expert import Expert
+from ntk_select.new_head import in_place
+from ntk_select.plugins import builtin
+from ntk_select.task import Task
+
+from .result import FinetuneResult
+
+
+def keep(result: FinetuneResult, original: Expert, task: Task, folder: str | Path, *, replace_existing: bool = False) -> Card:
+    """Writes the fine-tuned expert as a new one below `folder`, for `open_zoo` and `rank`.
+
+    Args:
+      result: of fine-tuning `original` on `task`.
+      original: with a card, for its architecture is named there.
+      folder: of experts; the new one is EXPERT-on-TASK.
+      replace_existing: whether one of this name may be written over.
+
+    Raises:
+      ModelError: the original has no card or no head, or there is one of this name.
+    """
+    if original.card is None:
+        raise ModelError(f"Expert {original.name!r} has no card that names its architecture, so that it cannot be kept as an expert.")
+    name = "".join(letter if letter.isalnum() or letter in "-_@." else "_" for letter in f"{original.name}-on-{task.name}")
+    card = replace(
+        original.card,
+        name=name,
+        source=task.name,
+        num_classes=task.num_classes,
+        class_names=task.class_names,
+        class_counts=tuple(np.bincount(task.labels, minlength=task.num_classes).tolist()),
+        num_images=result.train_images,
+        test_accuracy=round(result.accuracy, 5),
+        initialised_from=original.name,
+        licence=f"weights as of {original.name}; images: {task.licence or 'unknown'}",
+        num_parameters=result.tuned.num_params,
+        origin=None,
+        training={"fine_tuned": True, "seed": result.seed, "shots": result.shots, "learning_rate": result.learning_rate, **asdict(result.recipe)},
+    )
+    variables = {key: value for key, value in in_place(result.tuned, original).items() if value}
+    return builtin("write_expert")(Path(folder).expanduser() / name, variables, card, replace_existing=replace_existing)

@@ -1,0 +1,129 @@
+"""What is known after a fine-tuning?"""
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ntk_select.expert import Expert
+from ntk_select.figure import format_of
+
+from .recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One learning rate.
+
+    Args:
+      learning_rate: of the first epochs.
+      accuracy, loss: top-1 and cross-entropy by which it was judged; None where nothing was held out, or when it diverged.
+      losses: mean training loss of each epoch.
+      diverged: what was said when it did.
+    """
+
+    learning_rate: float
+    accuracy: float | None
+    loss: float | None
+    losses: tuple[float, ...]
+    diverged: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class FinetuneResult:
+    """What came out of `finetune`.
+
+    Attributes:
+      expert, task: names.
+      shots: training images of each class, at most; None for all.
+      seed, sample_seed: of the training; of the choice of images.
+      train_images, test_images: numbers of images.
+      learning_rate: that was chosen.
+      choose: "validation", "test", or "given" where there was nothing to choose.
+      accuracy, balanced_accuracy: top-1 on the whole test set, 0 .. 1, and its mean over classes.
+      per_class: test accuracy of each class by name; None for classes without test images.
+      test_loss: mean cross-entropy on the test set.
+      losses: mean training loss of each epoch of the training that was tested.
+      trials: one for each learning rate.
+      images: seen in all trainings, each as often as it was seen.
+      seconds: spent to "read" images, "compile", "train" and "evaluate".
+      images_per_second: in training, compilation left out; None where a finished training was taken up again.
+      flops: of all trainings, by convolutions and matrix products.
+      cost: `flops` in units of one training of the reference expert on the same images with one learning rate; None without a reference.
+      recipe: of the training.
+      tuned: the fine-tuned expert, ready to be used.
+    """
+
+    expert: str
+    task: str
+    shots: int | None
+    seed: int
+    sample_seed: int
+    train_images: int
+    test_images: int
+    learning_rate: float
+    choose: str
+    accuracy: float
+    balanced_accuracy: float
+    per_class: dict[str, float | None]
+    test_loss: float
+    losses: tuple[float, ...]
+    trials: tuple[Trial, ...]
+    images: int
+    seconds: dict[str, float]
+    images_per_second: float | None
+    flops: float
+    cost: float | None
+    recipe: Recipe
+    tuned: Expert = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the expert itself, as JSON can hold it."""
+        record = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("tuned", "recipe", "trials")}
+        record["seconds"] = {step: round(value, 3) for step, value in self.seconds.items()}
+        return {**record, "losses": list(self.losses), "trials": [asdict(trial) for trial in self.trials], "recipe": asdict(self.recipe)}
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Writes result.json, and curves.png if matplotlib is installed; returns their paths.
+
+        Raises:
+          ConfigError: the folder cannot be written.
+        """
+        from ntk_select.ranking.record import written
+
+        folder = Path(folder).expanduser()
+        paths = [written(folder / "result.json", (json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n").encode())]
+        try:
+            paths.append(self.report(folder / "curves.png"))
+        except ImportError:
+            pass
+        return paths
+
+    def report(self, path: str | Path) -> Path:
+        """Writes the training losses of all learning rates as a figure: .png, .svg or .pdf. Raises ConfigError for another ending."""
+        from ntk_select.ranking.record import written
+
+        from .plot import figure_bytes
+
+        path = Path(path).expanduser()
+        return written(path, figure_bytes(self, format_of(path)))
+
+    def __repr__(self):
+        how = {"validation": "chosen on validation", "test": "chosen on test", "given": "given"}[self.choose]
+        lines = [
+            f"{self.expert} on {self.task}: {100 * self.accuracy:.1f} % of {self.test_images:,} test images "
+            f"({100 * self.balanced_accuracy:.1f} % balanced), from {self.train_images:,} training images",
+            f"learning rate {self.learning_rate:g} ({how}); {self.recipe.epochs} epochs, seed {self.seed}; {_told(self)}",
+        ]
+        for trial in self.trials:
+            outcome = trial.diverged or ("" if trial.accuracy is None else f"{100 * trial.accuracy:.1f} %, loss {trial.loss:.3f}")
+            lines.append(f"  {trial.learning_rate:<8g} {outcome or f'training loss {trial.losses[-1]:.3f}'}")
+        return "\n".join(lines)
+
+
+def _told(result: FinetuneResult) -> str:
+    spent = sum(result.seconds.values())
+    speed = "" if result.images_per_second is None else f", {result.images_per_second:,.0f} images/s"
+    cost = "" if result.cost is None or math.isnan(result.cost) else f", {result.cost:.2f} reference fine-tunes"
+    return f"{spent:.1f} s{speed}{cost}"

@@ -1,0 +1,154 @@
+"""What comes out of one training with one learning rate?"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ntk_select.checkpoints import Checkpoints
+from ntk_select.errors import ConfigError, ModelError
+from ntk_select.expert import Expert, Taps
+from ntk_select.feeding import SMALL, Feed, feed, outputs_of
+from ntk_select.preprocess import Preprocess
+from ntk_select.task import ChosenImages, Task
+from ntk_select.timing import timed
+from ntk_select.training import DivergedError, begin, cross_entropy, make_step, sgd, stepwise, train_epochs
+
+from .accuracy import Accuracy, accuracy
+from .recipe import Recipe
+
+
+class Run(NamedTuple):
+    """A network after its training.
+
+    Attributes:
+      expert: with what was learnt; None when the training diverged.
+      losses: mean training loss of each epoch.
+      images: seen in training, each as often as it was seen.
+      diverged: what was said when it did; None when it did not.
+    """
+
+    expert: Expert | None
+    losses: tuple[float, ...]
+    images: int
+    diverged: str | None = None
+
+
+@dataclass(frozen=True)
+class _AsEvaluated:
+    """A function of evaluation mode as one of training: nothing changes in the state."""
+
+    apply_fn: Callable
+
+    def __call__(self, variables, x):
+        return Taps(self.apply_fn(variables, x), None), {}
+
+
+def train_fn_of(expert: Expert, batch_norm: str) -> Callable:
+    """The function that is trained.
+
+    Raises:
+      ModelError: batch norm in training mode is asked of an expert that does not say how that goes, though it has a state.
+    """
+    if batch_norm == "frozen":
+        return _AsEvaluated(expert.apply_fn)
+    if expert.train_fn is not None:
+        return expert.train_fn
+    state = [key for key in expert.state if not key.startswith("source_head") and jax.tree.leaves(expert.state[key])]
+    if state:
+        raise ModelError(
+            f"Expert {expert.name!r} has state ({', '.join(state)}) and no train_fn that says how training changes it. "
+            "Type: Expert(..., train_fn=...), or Recipe(batch_norm='frozen')"
+        )
+    return _AsEvaluated(expert.apply_fn)
+
+
+class Trainer:
+    """One expert with its fresh head on one task: all runs of a search share images and programs.
+
+    Args:
+      network: with the fresh head.
+      task: of the search.
+      recipe, seed, mesh, checkpoints: as for `finetune`.
+      settings: what else decides a run, for its checkpoints.
+
+    Attributes:
+      seconds: spent on "compile", "train" (of all threads together) and "evaluate".
+    """
+
+    def __init__(self, network: Expert, task: Task, recipe: Recipe, seed: int, *, mesh: Mesh | None = None, checkpoints: Path | None = None, settings: Any = None):
+        self.network, self.task, self.recipe, self.seed, self.mesh = network, task, recipe, seed, mesh
+        self.checkpoints, self.settings = checkpoints, settings
+        self.seconds: dict[str, float] = {}
+        self._feeds: dict[bytes, Feed] = {}
+        self._train_fn = train_fn_of(network, recipe.batch_norm)
+        self._optimizer = sgd(recipe.momentum, recipe.weight_decay, nesterov=recipe.nesterov)
+        self._small = isinstance(network.preprocess, Preprocess) and network.preprocess.size <= SMALL
+
+    @property
+    def augment(self) -> str:
+        """What the recipe's augmentation stands for. Inputs of a preprocessing that is not this package's are left as they are."""
+        if self.recipe.augment != "auto":
+            return self.recipe.augment
+        return "crop_flip" if isinstance(self.network.preprocess, Preprocess) else "none"
+
+    def prepare(self, places: np.ndarray) -> None:
+        """Reads the images and compiles the step for their batches, so that runs in threads need not each do so.
+
+        Raises:
+          ConfigError: too few images for batch norm, or a batch that the mesh cannot share.
+        """
+        size = min(self.recipe.batch_size, len(places))
+        if self.mesh is not None and size % self.mesh.size:
+            raise ConfigError(f"A batch of {size} images cannot be shared by {self.mesh.size} devices. Give a batch_size that they divide.")
+        if size < 2 and self.recipe.batch_norm == "train":
+            raise ConfigError("Batch norm needs two training images at least. Give more shots, or batch_norm='frozen'.")
+        with timed(self.seconds, "read"):
+            images = ChosenImages(self.task.images, places)
+            found = feed(images, self.task.labels[places], self.network.preprocess, self.augment, size)
+            self._feeds[places.tobytes()] = found
+            batch = next(iter(found.batches(np.random.default_rng(0))))
+        with timed(self.seconds, "compile"):
+            jax.block_until_ready(self._step(begin(self.network.variables, self._optimizer), batch, jax.random.key(0), 0.0))
+
+    @cached_property
+    def _step(self):
+        prepare = next(iter(self._feeds.values())).prepare
+        return make_step(cross_entropy(self._train_fn, prepare, precision=self.recipe.precision), self._optimizer, self.mesh)
+
+    def run(self, places: np.ndarray, learning_rate: float, report: Callable[[int], None]) -> Run:
+        """Trains from the start on the images at `places`, which were prepared; `report` is called with the number of epochs done."""
+        recipe, batches = self.recipe, self._feeds[places.tobytes()].batches
+        rates = stepwise(learning_rate, recipe.epochs, batches.steps, recipe.decays)
+        name = "".join(letter if letter.isalnum() or letter in "-_@." else "_" for letter in f"{self.network.name}-{self.task.name}")
+        with Checkpoints(self.checkpoints, name, [self.settings, recipe, learning_rate, self.seed, places]) as kept:
+            first, state, notes = kept.latest(begin(self.network.variables, self._optimizer))
+            losses = notes.get("losses", [])
+            after_epoch = kept.then(lambda epoch, _loss: report(epoch), losses)
+            report(first)
+            try:
+                state = train_epochs(self._step, state, batches, rates, seed=[self.seed], first_epoch=first, after_epoch=after_epoch)
+            except DivergedError as error:
+                report(recipe.epochs)
+                return Run(None, tuple(losses), ((error.epoch - 1) * batches.steps + error.step) * batches.batch_size, str(error))
+            kept.save(recipe.epochs, state, {"losses": losses}, now=True)
+        variables = jax.tree.map(np.asarray, dict(state.variables))
+        expert = replace(self.network, params=variables.pop("params"), state=variables)
+        return Run(expert, tuple(losses), recipe.epochs * batches.steps * batches.batch_size)
+
+    def validated(self, expert: Expert, places: np.ndarray) -> Accuracy:
+        """How well it answers on training images that were held out."""
+        return self._judged(expert, ChosenImages(self.task.images, places), self.task.labels[places])
+
+    def tested(self, expert: Expert) -> Accuracy:
+        """How well it answers on the whole test set."""
+        return self._judged(expert, self.task.test_images, self.task.test_labels)
+
+    def _judged(self, expert: Expert, images, labels) -> Accuracy:
+        with timed(self.seconds, "evaluate"):
+            return accuracy(outputs_of(expert.apply_fn, expert.variables, images, expert.preprocess, 256 if self._small else 32), labels)

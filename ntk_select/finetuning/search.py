@@ -1,0 +1,59 @@
+"""Which learning rate is best?"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from ntk_select.errors import missing
+
+from .result import Trial
+from .run import Run
+
+SEARCHES = ("grid", "optuna")
+WIDER = 10
+"""Optuna looks from a tenth of the least learning rate that was named to ten times the largest."""
+
+Train = Callable[[float, int], Run]
+Judge = Callable[[float, Run], Trial]
+
+
+def grid(train: Train, judge: Judge, learning_rates: Sequence[float], workers: int) -> list[Trial]:
+    """Each rate once, `workers` at the same time: on a CPU a step of a small network leaves cores idle."""
+    if workers == 1:
+        runs = [train(rate, place) for place, rate in enumerate(learning_rates)]
+    else:
+        with ThreadPoolExecutor(workers) as pool:
+            runs = list(pool.map(train, learning_rates, range(len(learning_rates))))
+    return [judge(rate, run) for rate, run in zip(learning_rates, runs, strict=True)]
+
+
+def optuna_search(train: Train, judge: Judge, learning_rates: Sequence[float], trials: int, seed: int) -> list[Trial]:
+    """`trials` rates that Optuna's tree-structured Parzen estimator asks for, one after the other, those that were named first.
+
+    Raises:
+      MissingDependencyError: Optuna is not installed.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise missing("optuna", "search='optuna'") from error
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
+        space = {"learning_rate": optuna.distributions.FloatDistribution(min(learning_rates) / WIDER, max(learning_rates) * WIDER, log=True)}
+        for rate in learning_rates[:trials]:
+            study.enqueue_trial({"learning_rate": rate})
+        found = []
+        for place in range(trials):
+            asked = study.ask(space)
+            rate = asked.params["learning_rate"]
+            found.append(judge(rate, train(rate, place)))
+            study.tell(asked, 0.0 if found[-1].diverged else found[-1].accuracy)
+        return found
+    finally:
+        optuna.logging.set_verbosity(before)
+
+
+def best_first(trials: Sequence[Trial]) -> list[Trial]:
+    """Those that did not diverge, best first: by accuracy; of equals the smaller loss, then the smaller rate."""
+    return sorted((trial for trial in trials if trial.diverged is None), key=lambda trial: (-trial.accuracy, trial.loss, trial.learning_rate))
