@@ -127,18 +127,14 @@ def test_without_grain_it_says_what_to_install(monkeypatch, noise):
         epoch(Decoded(noise, LABELS, RandomResizedCrop(LARGE), 4))
 
 
-def test_outputs_are_those_of_one_big_batch_and_there_is_one_program(rng):
-    images, w = rng.integers(0, 256, (11, 9, 10, 3), np.uint8), rng.normal(size=(192, 2))
-    traced = []
+@pytest.mark.parametrize(("size", "shape"), [(4, 4), (11, 11), (256, 11), (1, 1)])
+def test_outputs_are_those_of_one_big_batch_and_there_is_one_program(size, shape, rng):
+    images, w, traced = rng.integers(0, 256, (11, 9, 10, 3), np.uint8), rng.normal(size=(192, 2)), []
 
     def fn(variables, x):
-        traced.append(x.shape[0])
+        traced.append(len(x))
         return jnp.tanh(x.reshape(len(x), -1) @ variables["params"]["w"])
 
-    expected = np.tanh(SMALL(images).reshape(11, -1) @ w)
-    for size, shape in ((4, 4), (11, 11), (256, 11), (1, 1)):
-        found = outputs_of(fn, {"params": {"w": w}}, images, SMALL, size)
-        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
-        assert set(traced) == {shape}
-        assert len(traced) == 1
-        traced.clear()
+    found = outputs_of(fn, {"params": {"w": w}}, images, SMALL, size)
+    np.testing.assert_allclose(found, np.tanh(SMALL(images).reshape(11, -1) @ w), rtol=1e-9, atol=1e-12)
+    assert traced == [shape]

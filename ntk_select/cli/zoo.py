@@ -1,4 +1,4 @@
-"""`ntk-select zoo`: which experts are there, are they whole, and how does a checkpoint become one?"""
+"""`ntk-select zoo`: which experts are there, are they whole, and how does a checkpoint or a config become one?"""
 
 import dataclasses
 import json as jsonlib
@@ -10,6 +10,7 @@ import tyro
 from rich.text import Text
 
 from ntk_select.cli.console import Flag, command, out, print_json, print_line, print_table, progress_bar, remarks, split
+from ntk_select.cli.zoo_train import ZooTrain
 from ntk_select.errors import ModelError, did_you_mean
 from ntk_select.plugins import builtin
 from ntk_select.preprocess import Preprocess
@@ -194,13 +195,14 @@ class ZooConvert:
 
 @dataclass(frozen=True)
 class Zoo:
-    """Which experts are there, are they whole, and how does a checkpoint become one?"""
+    """Which experts are there, are they whole, and how does a checkpoint or a config become one?"""
 
     command: (
         Annotated[ZooList, tyro.conf.subcommand("list", prefix_name=False)]
         | Annotated[ZooShow, tyro.conf.subcommand("show", prefix_name=False)]
         | Annotated[ZooVerify, tyro.conf.subcommand("verify", prefix_name=False)]
         | Annotated[ZooConvert, tyro.conf.subcommand("convert", prefix_name=False)]
+        | Annotated[ZooTrain, tyro.conf.subcommand("train", prefix_name=False)]
     )
 
     def run(self) -> int:

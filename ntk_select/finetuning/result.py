@@ -1,5 +1,6 @@
 """What is known after a fine-tuning?"""
 
+import contextlib
 import json
 import math
 from dataclasses import asdict, dataclass, field
@@ -94,10 +95,8 @@ class FinetuneResult:
 
         folder = Path(folder).expanduser()
         paths = [written(folder / "result.json", (json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n").encode())]
-        try:
+        with contextlib.suppress(ImportError):
             paths.append(self.report(folder / "curves.png"))
-        except ImportError:
-            pass
         return paths
 
     def report(self, path: str | Path) -> Path:

@@ -5,4 +5,6 @@ from .config import read_config as read_config
 from .members import MultiMember as MultiMember
 from .members import SingleMember as SingleMember
 from .members import members as members
+from .plan import Work as Work
+from .plan import plan as plan
 from .run import train_zoo as train_zoo

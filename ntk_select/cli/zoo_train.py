@@ -1,0 +1,90 @@
+"""`ntk-select zoo train`: experts from a config file."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import tyro
+
+from ntk_select.cli.console import Flag, check_writable, command, print_json, print_line, print_table, progress_bar, remarks
+
+
+@dataclass(frozen=True)
+class ZooTrain:
+    """Train the experts of a config file; those that are there already are left as they are."""
+
+    config: tyro.conf.Positional[Path]
+    """A TOML file, such as scripts/configs/embedded_zoo.toml."""
+    data: Path | None = None
+    """Folder of the source archives; stands for {data} in the config."""
+    out: Path = Path("my_zoo")
+    """Folder of experts, one folder each."""
+    work: Path = Path("runs/zoo")
+    """Resized images, and checkpoints by which training that was cut goes on."""
+    only: str = ""
+    """Train only experts whose name contains this text."""
+    devices: int = 1
+    """Devices that share each batch."""
+    plan: Flag = field(default=False)
+    """Only say how much work it is, by a few steps measured on this machine."""
+    json: Flag = field(default=False)
+    """Print JSON instead of a table."""
+
+    def run(self) -> int:
+        """Trains, or plans."""
+        from ntk_select.zoo_training import plan, read_config, train_zoo
+
+        config = read_config(self.config)
+        if self.plan:
+            with progress_bar("measuring") as progress:
+                self._print_plan(plan(config, data=self.data, work=self.work, only=self.only, progress=progress))
+            return 0
+        for folder in (self.out, self.work):
+            check_writable(folder)
+        with progress_bar("training") as progress:
+            cards = train_zoo(
+                config,
+                data=self.data,
+                out=self.out,
+                work=self.work,
+                only=self.only,
+                mesh=_mesh(self.devices),
+                progress=progress,
+                done=lambda cards: [remarks().print(f"{card.name}: test accuracy {100 * card.test_accuracy:.2f} %", markup=False) for card in cards],
+            )
+        if self.json:
+            print_json([asdict(card) for card in cards])
+        else:
+            rows = [[card.name, card.source, card.architecture, f"{100 * card.test_accuracy:.2f} %"] for card in cards]
+            print_table(f"{len(cards)} experts trained, in {self.out}", ["expert", "source", "architecture", "test accuracy"], rows, right=("test accuracy",))
+            print_line("Next: " + command("rank", "--task", "folder:my_images", "--zoo", str(self.out)))
+        return 0
+
+    def _print_plan(self, work) -> None:
+        if self.json:
+            print_json([{**asdict(row), "hours": row.hours} for row in work])
+            return
+        rows = [
+            [row.name, f"{row.images:,}", str(row.epochs), f"{row.steps:,}", f"{row.flops:.2e}", f"{row.images_per_second:,.1f}", f"{row.hours:,.2f}"]
+            for row in work
+        ]
+        total = [f"{sum(row.images for row in work):,}", "", f"{sum(row.steps for row in work):,}", f"{sum(row.flops for row in work):.2e}"]
+        rows.append(["all", *total, "", f"{sum(row.hours for row in work):,.2f}"])
+        columns = ["expert", "images seen", "epochs", "steps", "FLOPs", "images/s here", "device-hours"]
+        batches = ", ".join(dict.fromkeys(f"{row.architecture} in batches of {row.measured_batch}" for row in work))
+        print_table(f"{len(work)} experts; speed measured on one device of this machine, {batches}", columns, rows, right=columns[1:])
+
+
+def _mesh(devices: int):
+    if devices == 1:
+        return None
+    import jax
+    import numpy as np
+    from jax.sharding import Mesh
+
+    from ntk_select.engine.inputs import check_count
+    from ntk_select.errors import ConfigError
+
+    check_count("--devices", devices, 1)
+    if devices > len(jax.devices()):
+        raise ConfigError(f"--devices {devices}: this machine has {len(jax.devices())}.")
+    return Mesh(np.array(jax.devices()[:devices]), ("images",))

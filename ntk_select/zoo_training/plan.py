@@ -1,0 +1,126 @@
+"""How much work is a zoo, before any of it is begun?"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from ntk_select.errors import ConfigError
+from ntk_select.feeding import SMALL, feed
+from ntk_select.flops import TRAINING, forward_flops
+from ntk_select.plugins import builtin
+from ntk_select.training import begin, cross_entropy, make_step, sgd
+
+from .config import ZooConfig
+from .members import SingleMember, members
+from .sources import load_source
+
+LONGEST = 5.0
+"""Seconds that the speed of an architecture is measured for."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """The training of one expert.
+
+    Args:
+      name, architecture: of the expert.
+      images: seen in all epochs.
+      epochs, steps: of its training.
+      flops: of convolutions and matrix products, forward and backward.
+      images_per_second: of this architecture's training step on one device of this machine; reading images is not in it.
+      measured_batch: of that measurement.
+    """
+
+    name: str
+    architecture: str
+    images: int
+    epochs: int
+    steps: int
+    flops: float
+    images_per_second: float
+    measured_batch: int
+
+    @property
+    def hours(self) -> float:
+        """Of one device such as this machine's."""
+        return self.images / self.images_per_second / 3600
+
+
+def plan(
+    config: ZooConfig, *, data: str | Path | None = None, work: str | Path = "runs/zoo", only: str = "", progress: Callable[[int, int, str], None] | None = None
+) -> list[Work]:
+    """The work of every expert of the config. Nothing is trained; a few steps on noise are timed for each architecture.
+
+    Args:
+      config, data, work, only: as for `train_zoo`. Images are only looked at where the config does not say how many there are.
+      progress: called with (architectures measured, architectures, name).
+
+    Raises:
+      ConfigError: no expert's name contains `only`, or the config does not say how large a source is and it cannot be read without `data`.
+      TaskError, DataError: such a source cannot be read.
+    """
+    wanted = [member for member in members(config) if only in member.name]
+    if not wanted:
+        raise ConfigError(f"No expert's name contains {only!r}. There is: {', '.join(member.name for member in members(config))}.")
+    sizes = {name: _size(config, name, data, Path(work).expanduser()) for name in dict.fromkeys(s for member in wanted for s in _sources(member))}
+    architectures, measured = list(dict.fromkeys(member.architecture for member in wanted)), {}
+    for done, architecture in enumerate(architectures):
+        if progress is not None:
+            progress(done, len(architectures), architecture)
+        measured[architecture] = speed(config, architecture, max(classes for _, classes in sizes.values()))
+    return [_work(config, member, sizes, *measured[member.architecture]) for member in wanted]
+
+
+def _sources(member) -> tuple[str, ...]:
+    return (member.source,) if isinstance(member, SingleMember) else member.sources
+
+
+def _size(config: ZooConfig, name: str, data, work: Path) -> tuple[int, int]:
+    """(images, classes) of a source."""
+    source = config.sources[name]
+    if source.images and source.num_classes:
+        return source.images, source.num_classes
+    task = load_source(config, name, data, work)
+    return len(task.labels), task.num_classes
+
+
+def _work(config: ZooConfig, member, sizes, flops_per_image: float, images_per_second: float, measured_batch: int) -> Work:
+    if isinstance(member, SingleMember):
+        batch = min(config.batch_size, sizes[member.source][0])
+        epochs, steps = member.epochs, sizes[member.source][0] // batch
+        images = epochs * steps * batch
+    else:
+        wanted, epochs = member.config, member.config.epochs
+        batches = [min(wanted.batch_size, sizes[source][0]) for source in member.sources]
+        steps = max(1, *(min(sizes[s][0], wanted.images_per_epoch) // batch for s, batch in zip(member.sources, batches, strict=True)))
+        images = epochs * steps * sum(batches)
+    return Work(
+        member.name, member.architecture, images, epochs, epochs * steps, images * flops_per_image, images_per_second, measured_batch
+    )
+
+
+def speed(config: ZooConfig, architecture: str, num_classes: int) -> tuple[float, float, int]:
+    """(operations of training on one image, images per second on one device, batch of the measurement) of an architecture.
+
+    Up to `SMALL` pixels, and on accelerators, the config's batch is taken; a CPU gets eight images at most.
+    """
+    batch = config.batch_size if config.size <= SMALL or jax.default_backend() != "cpu" else min(config.batch_size, 8)
+    expert = builtin("fresh_expert")(architecture, architecture, num_classes=num_classes, preprocess=config.preprocess)
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 255, (batch, config.size, config.size, 3), np.uint8), rng.integers(0, num_classes, batch)
+    prepare = feed(images[:2], labels[:2], config.preprocess, "crop_flip", 1).prepare
+    optimizer = sgd(config.momentum, config.weight_decay, nesterov=config.nesterov)
+    step = make_step(cross_entropy(expert.train_fn, prepare, precision=config.precision), optimizer)
+    state, key = begin(expert.variables, optimizer), jax.random.key(0)
+    state, _ = jax.block_until_ready(step(state, (images, labels), key, 0.0))  # compiles
+    began, taken = time.perf_counter(), 0
+    while taken < 20 and (time.perf_counter() - began < LONGEST or not taken):
+        state, _ = jax.block_until_ready(step(state, (images, labels), key, 0.0))
+        taken += 1
+    seconds = time.perf_counter() - began
+    one = jax.ShapeDtypeStruct((1, config.size, config.size, 3), np.float32)
+    return TRAINING * forward_flops(expert.apply_fn, expert.variables, one), taken * batch / seconds, batch
