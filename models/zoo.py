@@ -64,8 +64,9 @@ class StoredExpert:
 
     def _composed(self, variables: Mapping, file: Path) -> dict:
         """The variables of this domain as those of an ordinary network."""
-        domains = variables.get("domains", {})
-        if not isinstance(domains, Mapping) or self.domain not in domains or "common" not in variables:
+        domains = variables.get("domains")
+        domains = domains if isinstance(domains, Mapping) else {}
+        if self.domain not in domains or "common" not in variables:
             raise ModelError(f"The weights {file} hold no domain {self.domain!r}. Domains: {', '.join(domains) or '(none)'}.")
         try:
             whole = compose(variables["common"], domains[self.domain])

@@ -120,7 +120,9 @@ class RandomResizedCrop:
             if 0 < w <= width and 0 < h <= height:
                 return int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w
         least, most = self.ratio
-        w, h = (width, round(width / least)) if width / height < least else (round(height * most), height) if width / height > most else (width, height)
+        w, h = (
+            (width, round(width / least)) if width / height < least else (round(height * most), height) if width / height > most else (width, height)
+        )
         return (height - h) // 2, (width - w) // 2, h, w
 
 

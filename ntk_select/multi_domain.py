@@ -10,10 +10,9 @@ Reference: Deshpande et al. 2021, section 4.1; Rebuffi et al. 2018 (parallel ada
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from ntk_select.errors import ConfigError, did_you_mean
+from ntk_select.errors import ConfigError, ModelError, did_you_mean
 
 SHARINGS = {
     "shared": "everything but the heads",
@@ -64,12 +63,15 @@ def _empty(value) -> bool:
 
 
 def compose(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """The variables of the ordinary network of one domain."""
+    """The variables of the ordinary network of one domain. Raises ModelError when an adapter does not fit its kernel."""
     whole = dict(common)
     for key, value in own.items():
         if key == ADAPTER:
             continue
         whole[key] = compose(whole.get(key, {}), value) if isinstance(value, Mapping) else value
     if ADAPTER in own:
-        whole["kernel"] = jax.lax.add(whole["kernel"], jnp.pad(own[ADAPTER], ((1, 1), (1, 1), (0, 0), (0, 0))))  # only where shapes are equal
+        kernel, adapter = whole["kernel"], own[ADAPTER]
+        if adapter.shape != (1, 1, *kernel.shape[2:]):
+            raise ModelError(f"An adapter of shape {adapter.shape} does not go beside a kernel of shape {kernel.shape}.")
+        whole["kernel"] = kernel + jnp.pad(adapter, ((1, 1), (1, 1), (0, 0), (0, 0)))
     return whole

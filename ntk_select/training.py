@@ -49,7 +49,10 @@ def begin(variables: Variables, optimizer: optax.GradientTransformation) -> Trai
 
 
 def cross_entropy(
-    train_fn: Callable[[Variables, Any], tuple[Taps, Variables]], prepare: Callable[[jax.Array, Any], Any] | None = None, *, precision: str = "float32"
+    train_fn: Callable[[Variables, Any], tuple[Taps, Variables]],
+    prepare: Callable[[jax.Array, Any], Any] | None = None,
+    *,
+    precision: str = "float32",
 ) -> Loss:
     """The mean cross-entropy of a batch (images, labels), as `make_step` takes it.
 

@@ -119,7 +119,10 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
 
 def test_a_folder_that_cannot_be_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="Checkpoints cannot be kept in .*file/mine-.*Give another folder"), Checkpoints(tmp_path / "file", "mine", ()):
+    with (
+        pytest.raises(ConfigError, match="Checkpoints cannot be kept in .*file/mine-.*Give another folder"),
+        Checkpoints(tmp_path / "file", "mine", ()),
+    ):
         pass
 
 

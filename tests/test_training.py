@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from ntk_select.errors import ConfigError
 from ntk_select.expert import Taps
@@ -71,6 +72,15 @@ def test_one_program_serves_all_rates():
     for rate in (0.1, 0.2, 0.0):
         state, _ = step(state, (X, Y), jax.random.key(0), rate)
     assert len(traced) == 1
+
+
+def test_a_mesh_of_one_device_changes_nothing():
+    batch, found = (X, Y), []
+    for mesh in (None, Mesh(np.array(jax.devices()[:1]), ("batch",))):
+        state, loss = make_step(cross_entropy(linear), sgd(), mesh)(fresh(sgd()), batch, jax.random.key(0), 0.1)
+        found.append((weights(state), float(loss)))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]
 
 
 def test_begin_makes_arrays_of_its_own_and_a_rate_of_nothing_changes_no_weight():

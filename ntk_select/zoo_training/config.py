@@ -135,7 +135,9 @@ def _table(found: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any]:
         raise ConfigError(f"{path}: {key} must be a table of tables, as in [{key}.NAME].")
     for name in table:
         if not NAME.fullmatch(name):
-            raise ConfigError(f"{path}: [{key}.{name}]: a name consists of letters, digits, dots, dashes and underscores, and begins with neither dot nor dash.")
+            raise ConfigError(
+                f"{path}: [{key}.{name}]: a name consists of letters, digits, dots, dashes and underscores, and begins with neither dot nor dash."
+            )
     return table
 
 

@@ -51,7 +51,12 @@ class Work:
 
 
 def plan(
-    config: ZooConfig, *, data: str | Path | None = None, work: str | Path = "runs/zoo", only: str = "", progress: Callable[[int, int, str], None] | None = None
+    config: ZooConfig,
+    *,
+    data: str | Path | None = None,
+    work: str | Path = "runs/zoo",
+    only: str = "",
+    progress: Callable[[int, int, str], None] | None = None,
 ) -> list[Work]:
     """The work of every expert of the config. Nothing is trained; a few steps on noise are timed for each architecture.
 
@@ -98,9 +103,7 @@ def _work(config: ZooConfig, member, sizes, flops_per_image: float, images_per_s
         batches = [min(wanted.batch_size, sizes[source][0]) for source in member.sources]
         steps = max(1, *(min(sizes[s][0], wanted.images_per_epoch) // batch for s, batch in zip(member.sources, batches, strict=True)))
         images = epochs * steps * sum(batches)
-    return Work(
-        member.name, member.architecture, images, epochs, epochs * steps, images * flops_per_image, images_per_second, measured_batch
-    )
+    return Work(member.name, member.architecture, images, epochs, epochs * steps, images * flops_per_image, images_per_second, measured_batch)
 
 
 def speed(config: ZooConfig, architecture: str, num_classes: int) -> tuple[float, float, int]:
