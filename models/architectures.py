@@ -111,10 +111,16 @@ class _Apply:
 
 @dataclass(frozen=True)
 class _Train:
+    """In training mode. Dropout (AlexNet alone has it) draws by the batch: other images, other units; the same batch, the same ones."""
+
     module: nn.Module
 
     def __call__(self, variables, x):
-        logits, changed = self.module.apply(variables, x, train=True, mutable=["batch_stats", "intermediates"])
+        rngs = None
+        if isinstance(self.module, AlexNet):
+            content = jax.lax.bitcast_convert_type(x.astype(jnp.float32).sum(), jnp.uint32)
+            rngs = {"dropout": jax.random.fold_in(jax.random.key(0), content)}
+        logits, changed = self.module.apply(variables, x, train=True, mutable=["batch_stats", "intermediates"], rngs=rngs)
         features = changed.pop("intermediates")["features"][0]
         return Taps(logits, features), changed
 

@@ -48,6 +48,12 @@ class Card:
     origin: str | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def seen(self) -> tuple[str, ...]:
+        """Names of the data sets that it was trained on: its source, and the other domains of a multi-domain expert. Not those of `initialised_from`."""
+        domains = self.training.get("domains", ())
+        return tuple(dict.fromkeys([self.source, *map(str, domains if isinstance(domains, list | tuple) else ())]))
+
     def to_json(self) -> str:
         """The text of `card.json`."""
         return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"

@@ -98,8 +98,8 @@ class Decoded:
         except ImportError as error:
             raise missing("grain", f"Training at more than {SMALL} pixels") from error
         order, seed = rng.permutation(len(self.labels))[: self.steps * self.batch_size], int(rng.integers(2**62))
-        views = grain.MapDataset.source(_Views(self, order, seed)).batch(self.batch_size)
-        yield from views.to_iter_dataset(grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=4))
+        ahead = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=max(self.threads, 2 * self.batch_size))
+        yield from grain.MapDataset.source(_Views(self, order, seed)).to_iter_dataset(ahead).batch(self.batch_size)
 
 
 class _Views:

@@ -118,7 +118,7 @@ def measure(name: str, uri: str, protocol: Protocol, progress=None) -> dict[str,
     return {
         "expert": name,
         "task": task.name,
-        "own_source": task.name in (source.card.source, (source.card.initialised_from or "").partition("-")[0]),
+        "own_source": task.name in (*source.card.seen, (source.card.initialised_from or "").partition("-")[0]),
         "classes": classes,
         "lfc": ns.lfc(np.asarray(source.features_fn(source.variables, x)), sample.labels),
         "lgc": ns.lgc(source, x, sample.labels),

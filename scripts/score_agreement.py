@@ -30,8 +30,8 @@ CONSOLE = Console(width=160)
 
 def strangers(zoo: dict, task: str) -> dict:
     """Experts that have not seen the task: neither trained on it nor on top of weights that were."""
-    sources = {name: load.card.source for name, load in zoo.items()}
-    return {name: load for name, load in zoo.items() if task not in (sources[name], sources.get(load.card.initialised_from))}
+    seen = {name: load.card.seen for name, load in zoo.items()}
+    return {name: load for name, load in zoo.items() if task not in (*seen[name], *seen.get(load.card.initialised_from, ()))}
 
 
 def ranked(uri: str, zoo: dict, folder: Path, per_class: int, seed: int) -> Ranking:

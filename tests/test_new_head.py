@@ -230,3 +230,15 @@ def test_heads_are_refused(name):
     options, error, sentence = REFUSED[name]
     with pytest.raises(error, match=sentence):
         ns.with_new_head(**({"expert": expert(), "num_classes": 3} | options))
+
+
+def test_in_training_the_new_head_answers_and_the_backbone_gives_its_state(stored):
+    found = ns.with_new_head(stored, 3, seed=1)
+    x = np.asarray(stored.preprocess(np.random.default_rng(0).integers(0, 256, (5, 28, 28, 3), np.uint8)))
+    (taps, changed), (old, expected) = found.train_fn(found.variables, x), stored.train_fn(stored.variables, x)
+    head = found.params["head"]
+    np.testing.assert_array_equal(taps.features, old.features)
+    np.testing.assert_allclose(taps.logits, np.asarray(old.features) @ head["kernel"] + head["bias"], rtol=1e-4, atol=1e-4)
+    assert set(changed) == {"batch_stats"}
+    jax.tree.map(np.testing.assert_array_equal, changed, expected)
+    assert ns.with_new_head(expert(), 3).train_fn is None

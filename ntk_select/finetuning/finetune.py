@@ -49,7 +49,7 @@ def finetune(
 
     With several learning rates, a fifth of the training images chooses among them; then the network is trained once more, on all of them, with the
     best, and tested: the test set is looked at once. `choose="test"` is what the paper did, every rate trained on all images and the best test
-    accuracy reported, which is optimistic (scores.md E13 of the project's notes: the largest of three noisy numbers).
+    accuracy reported, which is optimistic: the largest of several noisy numbers.
 
     Args:
       expert: with `features_fn` and `preprocess`.
@@ -63,7 +63,7 @@ def finetune(
       seed: of head, order, augmentation and validation images.
       sample_seed: of the choice of `shots` images; `seed` by default. They are the images of `probe_sample` with that seed.
       reference: the expert whose fine-tuning on the same images is the unit of `cost`.
-      workers: learning rates that are tried at the same time; by default one for each core on a CPU, else one.
+      workers: learning rates that are tried at the same time; by default one for each core where a CPU trains a small network (a step of it leaves cores idle), else one.
       mesh: devices that share each batch; batch norm sees the whole batch.
       checkpoints: folder of what goes on after a cut, bit for bit on a CPU; None keeps nothing.
       progress: called with (epochs done, epochs in all, name).
@@ -93,7 +93,7 @@ def finetune(
         network, task, recipe, seed, mesh=mesh, checkpoints=None if checkpoints is None else Path(checkpoints), settings=settings
     )
     if workers is None:
-        workers = os.cpu_count() or 1 if mesh is None and jax.default_backend() == "cpu" else 1
+        workers = os.cpu_count() or 1 if mesh is None and trainer.small and jax.default_backend() == "cpu" else 1
     count = trials if search == "optuna" else len(rates)
     report = _Counter(progress, (count + (held is not None)) * recipe.epochs, expert.name)
     runs: dict[float, Run] = {}

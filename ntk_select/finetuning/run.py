@@ -78,7 +78,8 @@ class Trainer:
       settings: what else decides a run, for its checkpoints.
 
     Attributes:
-      seconds: spent on "compile", "train" (of all threads together) and "evaluate".
+      seconds: spent to "read" images, to "compile" and to "evaluate".
+      small: whether the images are small enough to lie in memory.
     """
 
     def __init__(self, network: Expert, task: Task, recipe: Recipe, seed: int, *, mesh: Mesh | None = None, checkpoints: Path | None = None, settings: Any = None):
@@ -88,7 +89,7 @@ class Trainer:
         self._feeds: dict[bytes, Feed] = {}
         self._train_fn = train_fn_of(network, recipe.batch_norm)
         self._optimizer = sgd(recipe.momentum, recipe.weight_decay, nesterov=recipe.nesterov)
-        self._small = isinstance(network.preprocess, Preprocess) and network.preprocess.size <= SMALL
+        self.small = isinstance(network.preprocess, Preprocess) and network.preprocess.size <= SMALL
 
     @property
     def augment(self) -> str:
@@ -151,4 +152,4 @@ class Trainer:
 
     def _judged(self, expert: Expert, images, labels) -> Accuracy:
         with timed(self.seconds, "evaluate"):
-            return accuracy(outputs_of(expert.apply_fn, expert.variables, images, expert.preprocess, 256 if self._small else 32), labels)
+            return accuracy(outputs_of(expert.apply_fn, expert.variables, images, expert.preprocess, 256 if self.small else 32), labels)

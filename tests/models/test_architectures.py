@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from ntk_select.models.architectures import ARCHITECTURES, build, initialise, make_expert
+from ntk_select.models.architectures import ARCHITECTURES, build, fresh_expert, initialise, make_expert
 from ntk_select.models.weights import flatten
 
 from ntk_select import Preprocess
@@ -177,3 +177,39 @@ def test_what_cannot_be_built_is_refused(name, config, message):
 
 def test_lists_from_a_card_are_as_good_as_tuples():
     assert build("resnet18", num_classes=2, widths=[1, 2, 3, 4]) == build("resnet18", num_classes=2, widths=(1, 2, 3, 4))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_in_training_a_network_answers_by_its_batch_and_gives_new_statistics(name, rng):
+    architecture, size, config = TINY[name]
+    expert = fresh_expert("mine", architecture, num_classes=3, preprocess=Preprocess(size), seed=1, config=config)
+    x = rng.normal(3, 2, size=(4, size, size, 3))
+    taps, changed = jax.jit(expert.train_fn)(expert.variables, x)
+    head = expert.params[expert.head[0]]
+    np.testing.assert_allclose(taps.logits, taps.features @ head["kernel"] + head["bias"], rtol=1e-5, atol=1e-6)
+    assert set(changed) <= {"batch_stats"}
+    before, after = flatten(expert.state), flatten(changed)
+    assert after.keys() == before.keys()
+    for key, leaf in after.items():
+        assert leaf.shape == before[key].shape
+        assert np.abs(leaf - before[key]).max() > 0
+
+
+def test_dropout_draws_other_units_for_other_batches_and_the_same_for_the_same(rng):
+    architecture, size, config = TINY["alexnet"]
+    expert = fresh_expert("mine", architecture, num_classes=3, preprocess=Preprocess(size), seed=1, config=config)
+    first, train = rng.normal(size=(4, size, size, 3)), jax.jit(expert.train_fn)
+    other = np.concatenate([first[:2], rng.normal(size=(2, size, size, 3))])
+    once, again, elsewhere = (np.asarray(train(expert.variables, x)[0].logits) for x in (first, first, other))
+    np.testing.assert_array_equal(once, again)
+    assert np.abs(once[:2] - elsewhere[:2]).max() > 0  # the same images in another batch
+    assert np.abs(once - np.asarray(expert.apply_fn(expert.variables, first))).max() > 0
+
+
+def test_fresh_experts_are_of_their_seed_and_say_how_their_inputs_are_made():
+    options = {"num_classes": 3, "preprocess": Preprocess(8), "config": TINY["basic"][2]}
+    first, again, other = (fresh_expert("mine", "resnet18", seed=seed, **options).params["conv1"]["kernel"] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    expert = fresh_expert("mine", "resnet18", **options)
+    assert (expert.name, expert.preprocess, expert.card) == ("mine", Preprocess(8), None)

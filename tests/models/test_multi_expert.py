@@ -12,6 +12,7 @@ from ntk_select.models.architectures import build, initialise
 from ntk_select.models.weights import flatten, read_weights, serialise, sha256_of, write_expert, write_multi_expert
 
 from ntk_select import Card, Preprocess
+from ntk_select.cli import main
 from ntk_select.errors import ModelError
 from ntk_select.multi_domain import SHARINGS, compose, split
 
@@ -174,3 +175,17 @@ def test_a_card_without_its_file_is_no_domain(written):
     with pytest.raises(ModelError, match="The card .*card@birds.json cannot be read"):
         StoredExpert(folder, "birds")()
     assert "pets@birds" not in FolderZoo(folder.parent)
+
+
+def test_domains_are_ranked_and_listed_like_any_other_expert(written, rng, capsys):
+    folder, _ = written
+    labels = np.repeat([0, 1], 8)
+    images = rng.integers(0, 100, (16, 8, 8), np.uint8) + (100 * labels[:, None, None]).astype(np.uint8)
+    np.savez(folder.parent.parent / "task.npz", images=images, labels=labels, class_names=["dark", "bright"])
+    assert main(["rank", "--task", f"npz:{folder.parent.parent / 'task.npz'}", "--zoo", str(folder.parent), "--scores", "lfc", "--draws", "20"]) == 0
+    ranked = capsys.readouterr().out
+    assert main(["zoo", "list", "--zoo", str(folder.parent)]) == 0
+    listed = capsys.readouterr().out
+    for name in ("pets@cats", "pets@dogs"):
+        assert name in ranked
+        assert name in listed

@@ -89,7 +89,7 @@ def test_a_name_that_no_expert_has_is_refused(config, data):
     assert not (data / "zoo").exists()
 
 
-@pytest.mark.parametrize("litter", [False, True])
+@pytest.mark.parametrize("litter", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_an_expert_to_start_from_must_be_there(config, data, litter):
     if litter:
         (data / "zoo" / "notes").mkdir(parents=True)
