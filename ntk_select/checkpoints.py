@@ -66,7 +66,9 @@ class Checkpoints:
         try:
             kept = self._manager.restore(epoch, args=ocp.args.Composite(state=ocp.args.StandardRestore(state), notes=ocp.args.JsonRestore()))
         except Exception as error:  # whatever Orbax and its storage raise on damaged files
-            raise ConfigError(f"The checkpoint {self.folder}/{epoch} cannot be read ({explained(error)}). Delete the folder to begin anew.") from error
+            raise ConfigError(
+                f"The checkpoint {self.folder}/{epoch} cannot be read ({explained(error)}). Delete the folder to begin anew."
+            ) from error
         return epoch, kept["state"], kept["notes"]
 
     def save(self, epoch: int, state: TrainState, notes: Mapping[str, Any], *, now: bool = False) -> None:

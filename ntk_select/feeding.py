@@ -31,7 +31,9 @@ class Feed(NamedTuple):
     prepare: Callable[[jax.Array, Any], jax.Array]
 
 
-def feed(images: Sequence[np.ndarray], labels: Int[np.ndarray, " n"], preprocess: Preprocess, augment: str | Mapping[str, Any], batch_size: int) -> Feed:
+def feed(
+    images: Sequence[np.ndarray], labels: Int[np.ndarray, " n"], preprocess: Preprocess, augment: str | Mapping[str, Any], batch_size: int
+) -> Feed:
     """Training batches for a network.
 
     Up to `SMALL` pixels the images are resized once and lie in memory; crops and flips happen on the device. Above, each view is cut out of

@@ -45,7 +45,9 @@ class Demo:
             print_json({**ranking.to_dict(), "fine_tuned": [result.to_dict() for result in results.values()]})
         else:
             self._print(ranking, results)
-            out().print(Text(f"Tables and figures are in {self.out}. For your own images, in folders named by class: ntk-select rank --task folder:my_images"))
+            out().print(
+                Text(f"Tables and figures are in {self.out}. For your own images, in folders named by class: ntk-select rank --task folder:my_images")
+            )
         return 1 if ranking.failures else 0
 
     def _finetuned(self, experts, task, order: list[str]) -> dict:
@@ -76,7 +78,9 @@ class Demo:
             ]
             for name, result in sorted(results.items(), key=lambda item: places[item[0]])
         ]
-        title = f"Fine-tuned on {SHOTS} images of each digit, 30 epochs, best of three learning rates by validation; {len(ranking.experts)} were ranked"
+        title = (
+            f"Fine-tuned on {SHOTS} images of each digit, 30 epochs, best of three learning rates by validation; {len(ranking.experts)} were ranked"
+        )
         columns = ["rank", "expert", "test accuracy", "gain", "learning rate", "cost", "seconds"]
         print_table(title, columns, rows, right=("rank", *columns[2:]))
         first = results[min(results, key=lambda name: places[name])]

@@ -63,9 +63,7 @@ class Finetune:
         """Fine-tunes, prints and saves. Returns 1 if an expert failed."""
         from ntk_select.finetuning import Recipe, finetune, keep
 
-        recipe = Recipe(
-            epochs=self.epochs, batch_size=self.batch_size, augment=self.augment, batch_norm=self.batch_norm, precision=self.precision
-        )
+        recipe = Recipe(epochs=self.epochs, batch_size=self.batch_size, augment=self.augment, batch_norm=self.batch_norm, precision=self.precision)
         rates, seeds = _numbers("--lr", self.lr, float), _numbers("--seeds", self.seeds, int)
         shots = "full" if self.shots == "full" else _numbers("--shots", [self.shots], int)[0]
         open_zoo = builtin("open_zoo")

@@ -55,7 +55,9 @@ class ZooTrain:
             print_json([asdict(card) for card in cards])
         else:
             rows = [[card.name, card.source, card.architecture, f"{100 * card.test_accuracy:.2f} %"] for card in cards]
-            print_table(f"{len(cards)} experts trained, in {self.out}", ["expert", "source", "architecture", "test accuracy"], rows, right=("test accuracy",))
+            print_table(
+                f"{len(cards)} experts trained, in {self.out}", ["expert", "source", "architecture", "test accuracy"], rows, right=("test accuracy",)
+            )
             print_line("Next: " + command("rank", "--task", "folder:my_images", "--zoo", str(self.out)))
         return 0
 

@@ -89,9 +89,7 @@ def finetune(
     chooses = search == "optuna" or len(rates) > 1
     fitted, held = (places, None) if choose == "test" or not chooses else _divided(task, places, seed)
     settings = [expert.params, expert.state, task.name, task.labels, one_input, search]
-    trainer = Trainer(
-        network, task, recipe, seed, mesh=mesh, checkpoints=None if checkpoints is None else Path(checkpoints), settings=settings
-    )
+    trainer = Trainer(network, task, recipe, seed, mesh=mesh, checkpoints=None if checkpoints is None else Path(checkpoints), settings=settings)
     if workers is None:
         workers = os.cpu_count() or 1 if mesh is None and trainer.small and jax.default_backend() == "cpu" else 1
     count = trials if search == "optuna" else len(rates)

@@ -11,9 +11,13 @@ def figure_bytes(result: FinetuneResult, file_format: str) -> bytes:
     axes = figure.add_subplot()
     for trial in result.trials:
         if trial.losses:
-            label = f"{trial.learning_rate:g}" + (" (diverged)" if trial.diverged else "" if trial.accuracy is None else f": {100 * trial.accuracy:.1f} %")
+            label = f"{trial.learning_rate:g}" + (
+                " (diverged)" if trial.diverged else "" if trial.accuracy is None else f": {100 * trial.accuracy:.1f} %"
+            )
             axes.plot(range(1, len(trial.losses) + 1), trial.losses, lw=1, label=label)
-    axes.plot(range(1, len(result.losses) + 1), result.losses, color="black", lw=2, label=f"{result.learning_rate:g}, tested: {100 * result.accuracy:.1f} %")
+    axes.plot(
+        range(1, len(result.losses) + 1), result.losses, color="black", lw=2, label=f"{result.learning_rate:g}, tested: {100 * result.accuracy:.1f} %"
+    )
     for epoch in result.recipe.decays:
         axes.axvline(epoch + 0.5, color="0.8", lw=1, zorder=0)
     axes.set(xlabel="epoch", ylabel="training loss", yscale="log", title=literal(f"{result.expert} on {result.task}"))

@@ -82,7 +82,17 @@ class Trainer:
       small: whether the images are small enough to lie in memory.
     """
 
-    def __init__(self, network: Expert, task: Task, recipe: Recipe, seed: int, *, mesh: Mesh | None = None, checkpoints: Path | None = None, settings: Any = None):
+    def __init__(
+        self,
+        network: Expert,
+        task: Task,
+        recipe: Recipe,
+        seed: int,
+        *,
+        mesh: Mesh | None = None,
+        checkpoints: Path | None = None,
+        settings: Any = None,
+    ):
         self.network, self.task, self.recipe, self.seed, self.mesh = network, task, recipe, seed, mesh
         self.checkpoints, self.settings = checkpoints, settings
         self.seconds: dict[str, float] = {}

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from ntk_select.errors import ConfigError, did_you_mean
+from ntk_select.plugins import builtin
+
 from .config import MultiConfig, ZooConfig
 
 
@@ -57,3 +60,19 @@ def members(config: ZooConfig) -> list[SingleMember | MultiMember]:
         parent = f"{first}-{multi.architecture}" if multi.start == "transfer" else None
         found.append(MultiMember(f"{name}-{multi.architecture}", multi, multi.sources or tuple(config.sources), parent))
     return found
+
+
+def chosen(config: ZooConfig, only: str = "") -> list[SingleMember | MultiMember]:
+    """The experts whose name contains `only`.
+
+    Raises:
+      ConfigError: there is none, or an architecture is unknown.
+    """
+    everybody, known = members(config), builtin("architectures")
+    wanted = [member for member in everybody if only in member.name]
+    if not wanted:
+        raise ConfigError(f"No expert's name contains {only!r}. There is: {', '.join(member.name for member in everybody)}.")
+    for member in wanted:
+        if member.architecture not in known:
+            raise ConfigError(f"The architecture {member.architecture!r} is unknown.{did_you_mean(member.architecture, known)}")
+    return wanted

@@ -8,14 +8,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ntk_select.errors import ConfigError
 from ntk_select.feeding import SMALL, feed
 from ntk_select.flops import TRAINING, forward_flops
 from ntk_select.plugins import builtin
 from ntk_select.training import begin, cross_entropy, make_step, sgd
 
 from .config import ZooConfig
-from .members import SingleMember, members
+from .members import SingleMember, chosen
 from .sources import load_source
 
 LONGEST = 5.0
@@ -65,12 +64,10 @@ def plan(
       progress: called with (architectures measured, architectures, name).
 
     Raises:
-      ConfigError: no expert's name contains `only`, or the config does not say how large a source is and it cannot be read without `data`.
+      ConfigError: no expert's name contains `only`, an architecture is unknown, or the config does not say how large a source is and it cannot be read without `data`.
       TaskError, DataError: such a source cannot be read.
     """
-    wanted = [member for member in members(config) if only in member.name]
-    if not wanted:
-        raise ConfigError(f"No expert's name contains {only!r}. There is: {', '.join(member.name for member in members(config))}.")
+    wanted = chosen(config, only)
     sizes = {name: _size(config, name, data, Path(work).expanduser()) for name in dict.fromkeys(s for member in wanted for s in _sources(member))}
     architectures, measured = list(dict.fromkeys(member.architecture for member in wanted)), {}
     for done, architecture in enumerate(architectures):

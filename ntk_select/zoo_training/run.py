@@ -7,10 +7,10 @@ from pathlib import Path
 from jax.sharding import Mesh
 
 from ntk_select.card import Card
-from ntk_select.errors import ConfigError, ModelError
+from ntk_select.errors import ModelError
 
 from .config import ZooConfig
-from .members import SingleMember, members
+from .members import SingleMember, chosen
 from .multi import train_multi
 from .single import Progress, Zoo, train_single
 from .sources import load_source
@@ -46,13 +46,11 @@ def train_zoo(
       The cards of what was trained now.
 
     Raises:
-      ConfigError: no expert's name contains `only`, or a source cannot be found without `data`.
+      ConfigError: no expert's name contains `only`, an architecture is unknown, or a source cannot be found without `data`.
       ModelError: an expert to start from is missing, training diverged, or what lies at an expert's place is not that expert.
     """
     out, work = Path(out).expanduser(), Path(work).expanduser()
-    wanted = [member for member in members(config) if only in member.name]
-    if not wanted:
-        raise ConfigError(f"No expert's name contains {only!r}. There is: {', '.join(member.name for member in members(config))}.")
+    wanted = chosen(config, only)
     source = functools.lru_cache(maxsize=None if any(not isinstance(member, SingleMember) for member in wanted) else 1)(
         functools.partial(load_source, config, data=data, work=work)
     )

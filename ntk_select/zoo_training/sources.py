@@ -1,6 +1,7 @@
 """Which images does an expert learn from?"""
 
 import io
+import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -30,9 +31,8 @@ def load_source(config: ZooConfig, name: str, data: Path | None, work: Path) -> 
     uri = source.uri.replace("{data}", str(data))
     settings = zlib.crc32(repr((uri, config.preprocess.geometry, sorted(source.rename.items()))).encode())
     file = work / "data" / f"{name}-{settings:08x}.npz"
-    if file.exists():
-        with np.load(file) as stored:
-            arrays = dict(stored)
+    arrays = _kept(file)
+    if arrays is not None:
         return Task(name, arrays["images"], arrays["labels"], tuple(arrays["class_names"].tolist()), arrays["test_images"], arrays["test_labels"])
     task = renamed(builtin("load_task")(uri), source.rename)
     if task.test_images is None or not len(task.test_images):
@@ -45,6 +45,15 @@ def load_source(config: ZooConfig, name: str, data: Path | None, work: Path) -> 
     np.savez(buffer, **arrays, class_names=np.array(task.class_names))
     write_atomically(file, buffer.getvalue())
     return Task(name, images, task.labels, task.class_names, test_images, task.test_labels)
+
+
+def _kept(file: Path) -> dict[str, np.ndarray] | None:
+    """What was kept; None where nothing was, or where it is damaged."""
+    try:
+        with np.load(file) as stored:
+            return dict(stored)
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
+        return None
 
 
 def renamed(task: Task, names: Mapping[str, str]) -> Task:

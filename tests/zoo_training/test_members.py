@@ -3,9 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from ntk_select.models import FolderZoo
 
+from ntk_select.errors import ConfigError
 from ntk_select.zoo_training import MultiMember, SingleMember, members, read_config
+from ntk_select.zoo_training.members import chosen as chosen_members
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,6 +41,15 @@ def test_an_expert_for_many_may_choose_its_domains_and_start_from_the_initial_so
     chosen = replace(found.multi_domain["both"], sources=("dots",), start="transfer")
     (multi,) = members(replace(found, architectures=(), multi_domain={"one": chosen}))
     assert (multi.name, multi.sources, multi.initialised_from) == ("one-resnet_small", ("dots",), "stripes-resnet_small")
+
+
+def test_only_what_is_there_can_be_chosen(config):
+    found = read_config(config)
+    assert [member.name for member in chosen_members(found, "dots")] == ["dots-resnet_small-from-stripes"]
+    with pytest.raises(ConfigError, match=r"No expert's name contains 'cats'. There is: stripes-resnet_small, "):
+        chosen_members(found, "cats")
+    with pytest.raises(ConfigError, match=r"The architecture 'resnet_smal' is unknown. Did you mean 'resnet_small'"):
+        chosen_members(replace(found, multi_domain={"both": replace(found.multi_domain["both"], architecture="resnet_smal")}))
 
 
 def test_the_embedded_zoo_is_that_of_its_config():

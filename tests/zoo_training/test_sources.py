@@ -76,3 +76,12 @@ def test_a_source_without_a_test_set_is_refused(config, tmp_path):
     np.savez(tmp_path / "stripes.npz", images=np.zeros((4, 8, 8), np.uint8), labels=np.arange(4) % 3)
     with pytest.raises(ConfigError, match=r"The source 'stripes' \(npz:.*stripes.npz\) has no test set, by which its expert is judged"):
         load_source(read_config(config), "stripes", tmp_path, tmp_path / "work")
+
+
+def test_resized_images_that_are_damaged_are_made_again(config, data, tmp_path):
+    found = read_config(config)
+    first = load_source(found, "stripes", data, tmp_path / "work")
+    (kept,) = (tmp_path / "work" / "data").iterdir()
+    for content in (b"", kept.read_bytes()[:-200], b"no archive"):
+        kept.write_bytes(content)
+        np.testing.assert_array_equal(load_source(found, "stripes", data, tmp_path / "work").images, first.images)
