@@ -50,8 +50,8 @@ def load_source(config: ZooConfig, name: str, data: Path | None, work: Path) -> 
 def _kept(file: Path) -> dict[str, np.ndarray] | None:
     """What was kept; None where nothing was, or where it is damaged."""
     try:
-        with np.load(file) as stored:
-            return dict(stored)
+        with open(file, "rb") as stream:
+            return dict(np.load(stream, allow_pickle=False))
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
         return None
 
