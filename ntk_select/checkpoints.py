@@ -1,11 +1,12 @@
 """How does a training go on after it was cut? By the last state that Orbax kept."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import jax
 import numpy as np
 
 from ntk_select.errors import ConfigError, explained
+from ntk_select.files import file_name
 from ntk_select.training import TrainState
 
 EVERY_SECONDS = 20.0
+LOOKED_AT = 64
 
 
 class Checkpoints:
@@ -36,7 +39,7 @@ class Checkpoints:
         self._last = time.monotonic()
         if folder is not None:
             text = json.dumps(settings, sort_keys=True, default=_plain)
-            self.folder = Path(folder).expanduser().resolve() / f"{name}-{number_of(text):08x}"
+            self.folder = Path(folder).expanduser().resolve() / f"{file_name(name)}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
     def __enter__(self):
         if self.folder is not None:
@@ -96,6 +99,17 @@ class Checkpoints:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def fingerprint(images: Sequence[np.ndarray], labels: np.ndarray) -> str:
+    """What tells one set of labelled images from another: all labels; of an array all pixels, of images that are decoded when asked for 64 of them."""
+    digest = hashlib.sha256(np.ascontiguousarray(labels).tobytes())
+    if isinstance(images, np.ndarray):
+        digest.update(np.ascontiguousarray(images).tobytes())
+    else:
+        for place in np.unique(np.linspace(0, len(images) - 1, LOOKED_AT).astype(int)):
+            digest.update(np.ascontiguousarray(images[int(place)]).tobytes())
+    return digest.hexdigest()
+
+
 def number_of(text: str) -> int:
     """A 32-bit number that stands for a text."""
     return zlib.crc32(text.encode())
@@ -107,5 +121,5 @@ def _plain(value):
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, np.ndarray | jax.Array):
-        return [str(value.dtype), value.shape, zlib.crc32(np.ascontiguousarray(value).tobytes())]
+        return [str(value.dtype), value.shape, hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()]
     return str(value)

@@ -1,7 +1,10 @@
 """How do images reach a network in training: batch by batch, each time in another view?"""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,10 +13,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ntk_select.augment import AUGMENTATIONS, RandomResizedCrop, augmented
-from ntk_select.errors import missing
+from ntk_select.errors import ConfigError, missing
 from ntk_select.expert import Variables
 from ntk_select.preprocess import Preprocess
-from ntk_select.training import InMemory
+from ntk_select.training import InMemory, epoch_of
 
 SMALL = 64
 """Pixels a side up to which images are kept in memory, resized once, and varied on the device."""
@@ -28,11 +31,18 @@ class Feed(NamedTuple):
     """
 
     batches: Callable[[np.random.Generator], Iterable[tuple[np.ndarray, np.ndarray]]]
-    prepare: Callable[[jax.Array, Any], jax.Array]
+    prepare: Callable[[jax.Array, Any], jax.Array] | None
 
 
 def feed(
-    images: Sequence[np.ndarray], labels: Int[np.ndarray, " n"], preprocess: Preprocess, augment: str | Mapping[str, Any], batch_size: int
+    images: Sequence[np.ndarray],
+    labels: Int[np.ndarray, " n"],
+    preprocess: Preprocess | Callable,
+    augment: str | Mapping[str, Any],
+    batch_size: int,
+    *,
+    rest: bool = False,
+    streams: int = 1,
 ) -> Feed:
     """Training batches for a network.
 
@@ -41,16 +51,30 @@ def feed(
 
     Args:
       images: of the task, of any sizes.
-      preprocess: of the expert.
+      preprocess: of the expert. Of a callable that is no `Preprocess` the inputs are computed once and left as they are.
       augment: one of `AUGMENTATIONS`, or options of `augmented` for small images.
       batch_size: at most the number of images.
+      rest: keep the smaller batch that is left over at the end of an epoch.
+      streams: feeds that are read at the same time, and share the threads.
+
+    Raises:
+      ConfigError: an augmentation is asked of inputs of which only a callable knows what they are.
     """
+    if not isinstance(preprocess, Preprocess):
+        if augment != "none":
+            raise ConfigError(f"augment={augment!r} needs a Preprocess; the inputs of this expert are made by {preprocess!r}. Say augment='none'.")
+        return Feed(InMemory(np.asarray(preprocess(images)), labels, batch_size, rest=rest), None)
     if preprocess.size <= SMALL:
         options = AUGMENTATIONS[augment] if isinstance(augment, str) else augment
-        return Feed(InMemory(preprocess.resized(images), labels, batch_size), _Prepare(preprocess, tuple(options.items())))
+        return Feed(InMemory(preprocess.resized(images), labels, batch_size, rest=rest), _Prepare(preprocess, tuple(options.items())))
     crop, flip = (isinstance(augment, str) and word in augment for word in ("crop", "flip"))
     view = RandomResizedCrop(preprocess, flip=flip) if crop else _Whole(preprocess, flip)
-    return Feed(Decoded(images, labels, view, batch_size), _Prepare(preprocess))
+    return Feed(Decoded(images, labels, view, batch_size, rest=rest, threads=max(1, threads() // streams)), _Prepare(preprocess))
+
+
+def threads() -> int:
+    """Threads that decode images: two for each core, sixteen at most."""
+    return min(2 * (os.cpu_count() or 1), 16)
 
 
 @dataclass(frozen=True)
@@ -85,13 +109,14 @@ class Decoded:
       images: fetched one by one; the sequence must be safe to read from threads.
       labels: of them.
       view: (image, generator of random numbers) -> uint8 (size, size, 3).
-      batch_size: at most n; what is left over of an epoch is dropped.
+      batch_size: at most n.
+      rest: as for `InMemory`.
       threads: that decode.
     """
 
-    def __init__(self, images: Sequence[np.ndarray], labels, view, batch_size: int, *, threads: int = 8):
+    def __init__(self, images: Sequence[np.ndarray], labels, view, batch_size: int, *, rest: bool = False, threads: int = 8):
         self.images, self.labels, self.view, self.batch_size, self.threads = images, labels, view, batch_size, threads
-        self.steps = len(labels) // batch_size
+        self.seen, self.steps = epoch_of(len(labels), batch_size, rest)
 
     def __call__(self, rng: np.random.Generator) -> Iterable[tuple[np.ndarray, np.ndarray]]:
         """One epoch. Each view depends on the epoch's generator and the image's number alone, not on the threads."""
@@ -99,7 +124,7 @@ class Decoded:
             import grain
         except ImportError as error:
             raise missing("grain", f"Training at more than {SMALL} pixels") from error
-        order, seed = rng.permutation(len(self.labels))[: self.steps * self.batch_size], int(rng.integers(2**62))
+        order, seed = rng.permutation(len(self.labels))[: self.seen], int(rng.integers(2**62))
         ahead = grain.ReadOptions(num_threads=self.threads, prefetch_buffer_size=max(self.threads, 2 * self.batch_size))
         yield from grain.MapDataset.source(_Views(self, order, seed)).to_iter_dataset(ahead).batch(self.batch_size)
 
@@ -120,15 +145,34 @@ class _Views:
 
 
 def outputs_of(
-    fn: Callable[[Variables, Any], Any], variables: Variables, images: Sequence[np.ndarray], preprocess: Callable, batch_size: int = 256
-) -> Float[np.ndarray, "n d"]:
-    """fn(variables, inputs) of all images in the view of evaluation, a batch in memory at a time; the last one is filled up, so that there is one program."""
-    n, parts = len(images), []
-    size, call = min(batch_size, n), jax.jit(fn)
+    fn: Callable[[Variables, Any], Any], variables: Variables, images: Sequence[np.ndarray], preprocess: Callable, batch_size: int | None = None
+) -> Iterator[Float[np.ndarray, "b d"]]:
+    """fn(variables, inputs) of all images in the view of evaluation, batch after batch.
+
+    The last batch is filled up, so that there is one program. Images that are decoded when asked for are decoded in threads, one batch ahead.
+
+    Args:
+      batch_size: images in a pass; 256 up to `SMALL` pixels, else 32.
+    """
+    if batch_size is None:
+        batch_size = 256 if getattr(preprocess, "size", SMALL) <= SMALL else 32
+    n, size = len(images), min(batch_size, len(images))
     variables = jax.device_put(dict(variables))
-    for first in range(0, n, size):
-        inputs = preprocess([images[place] for place in range(first, min(first + size, n))])
-        short = size - len(inputs)
-        inputs = np.concatenate([inputs, np.repeat(inputs[:1], short, axis=0)]) if short else inputs
-        parts.append(np.asarray(call(variables, inputs))[: size - short])
-    return np.concatenate(parts)
+    with ThreadPoolExecutor(threads()) as pool:
+
+        def fetch(first: int):
+            places = range(first, min(first + size, n))
+            return [images[place] for place in places] if isinstance(images, np.ndarray) else [pool.submit(images.__getitem__, p) for p in places]
+
+        waiting = fetch(0)
+        for first in range(0, n, size):
+            batch, waiting = waiting, fetch(first + size) if first + size < n else []
+            inputs = preprocess([each.result() if isinstance(each, Future) else each for each in batch])
+            short = size - len(inputs)
+            inputs = np.concatenate([inputs, np.repeat(inputs[:1], short, axis=0)]) if short else inputs
+            yield np.asarray(_call(fn, variables, inputs))[: size - short]
+
+
+@partial(jax.jit, static_argnums=0)
+def _call(fn, variables, x):
+    return fn(variables, x)

@@ -16,3 +16,9 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_name(text: str) -> str:
+    """A text as the name of one file or folder: what is neither letter, digit nor one of -_@. becomes an underscore, and it begins with no dot."""
+    name = "".join(letter if letter.isalnum() or letter in "-_@." else "_" for letter in text)
+    return f"_{name[1:]}" if name.startswith(".") else name or "_"

@@ -1,6 +1,8 @@
 """How is a network trained, step by step and epoch by epoch, so that it can be cut and resumed?"""
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -30,13 +32,15 @@ class TrainState(NamedTuple):
 
 
 class DivergedError(ModelError):
-    """The loss, or in the end a weight, is no longer finite."""
+    """The loss, or in the end a weight, is no longer finite, or the loss is far above that of guessing."""
 
-    def __init__(self, epoch: int, step: int):
-        super().__init__(f"Training diverged in epoch {epoch}, step {step}: the loss or a weight is not finite. Lower the learning rate.")
+    def __init__(self, epoch: int, step: int, ceiling: float = float("inf")):
+        high = "" if ceiling == float("inf") else f", or the loss is above {ceiling:.3g}"
+        super().__init__(f"Training diverged in epoch {epoch}, step {step}: the loss or a weight is not finite{high}. Lower the learning rate.")
         self.epoch, self.step = epoch, step
 
 
+@functools.lru_cache(maxsize=32)
 def sgd(momentum: float = 0.9, weight_decay: float = 1e-4, *, nesterov: bool = True) -> optax.GradientTransformation:
     """PyTorch's SGD as Optax has it, without the learning rate, which `make_step` multiplies by: one program serves all rates and schedules."""
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.trace(momentum, nesterov=nesterov))
@@ -66,15 +70,28 @@ def cross_entropy(
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"precision={precision!r} is unknown.{did_you_mean(str(precision), PRECISIONS)}")
+    return _CrossEntropy(train_fn, prepare, precision)
 
-    def loss(variables, batch, key):
+
+@dataclass(frozen=True)
+class _CrossEntropy:
+    """Equal for equal parts, so that compilations are shared."""
+
+    train_fn: Callable
+    prepare: Callable | None
+    precision: str
+
+    def __call__(self, variables, batch, key):
         images, labels = batch
-        inputs = images if prepare is None else prepare(key, images)
-        taps, changed = train_fn(*lowered(variables, inputs, precision))
-        logits = taps.logits.astype(jnp.promote_types(taps.logits.dtype, jnp.float32))
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), changed
+        inputs = images if self.prepare is None else self.prepare(key, images)
+        taps, changed = self.train_fn(*lowered(variables, inputs, self.precision))
+        return mean_cross_entropy(taps.logits, labels), changed
 
-    return loss
+
+def mean_cross_entropy(logits, labels):
+    """Of a batch, in float32 at least."""
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
 
 def lowered(variables: Variables, inputs, precision: str):
@@ -88,6 +105,8 @@ def lowered(variables: Variables, inputs, precision: str):
 def make_step(loss: Loss, optimizer: optax.GradientTransformation, mesh: Mesh | None = None):
     """step(state, batch, key, learning_rate) -> (state, loss), compiled at its first call. The state that goes in is used up.
 
+    Equal losses of `cross_entropy` share one step and its compilations.
+
     Args:
       loss: (variables, batch, key) -> (loss, what of the variables' state has changed).
       optimizer: without the learning rate, e.g. `sgd()`.
@@ -96,6 +115,14 @@ def make_step(loss: Loss, optimizer: optax.GradientTransformation, mesh: Mesh | 
     Raises:
       ConfigError: at a step, when the batch cannot be shared evenly.
     """
+    try:
+        # Other losses may hold images, which must not stay in memory for the sake of a program.
+        return (_shared_step if isinstance(loss, _CrossEntropy) else _new_step)(loss, optimizer, mesh)
+    except TypeError:  # parts that cannot be hashed
+        return _new_step(loss, optimizer, mesh)
+
+
+def _new_step(loss: Loss, optimizer: optax.GradientTransformation, mesh: Mesh | None):
     whole, spread = (None, None) if mesh is None else (NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
 
     @partial(jax.jit, donate_argnums=0)
@@ -117,24 +144,38 @@ def make_step(loss: Loss, optimizer: optax.GradientTransformation, mesh: Mesh | 
     return step if mesh is None else spread_step
 
 
+_shared_step = functools.lru_cache(maxsize=16)(_new_step)
+
+
 class InMemory:
-    """Batches of arrays in random order; what is left over of an epoch is dropped.
+    """Batches of arrays in random order.
 
     Args:
       images, labels: of n examples.
       batch_size: at most n.
+      rest: keep the smaller batch that is left over at the end of an epoch, unless it is a single example; else it is dropped.
+
+    Attributes:
+      seen: examples in an epoch.
+      steps: batches in an epoch.
     """
 
-    def __init__(self, images: Shaped[np.ndarray, "n ..."], labels: Int[np.ndarray, " n"], batch_size: int):
+    def __init__(self, images: Shaped[np.ndarray, "n ..."], labels: Int[np.ndarray, " n"], batch_size: int, *, rest: bool = False):
         self.images, self.labels, self.batch_size = images, labels, batch_size
-        self.steps = len(images) // batch_size
+        self.seen, self.steps = epoch_of(len(images), batch_size, rest)
 
     def __call__(self, rng: np.random.Generator) -> Iterable[tuple[np.ndarray, np.ndarray]]:
         """One epoch."""
-        order = rng.permutation(len(self.images))
-        for first in range(0, self.steps * self.batch_size, self.batch_size):
+        order = rng.permutation(len(self.images))[: self.seen]
+        for first in range(0, self.seen, self.batch_size):
             chosen = order[first : first + self.batch_size]
             yield self.images[chosen], self.labels[chosen]
+
+
+def epoch_of(n: int, batch_size: int, rest: bool) -> tuple[int, int]:
+    """(examples, batches) of an epoch over n examples. A rest of one example is never kept: batch norm has nothing to say of it."""
+    left = n % batch_size if rest and n % batch_size > 1 else 0
+    return n // batch_size * batch_size + left, n // batch_size + bool(left)
 
 
 def train_epochs(
@@ -146,6 +187,7 @@ def train_epochs(
     seed: Sequence[int],
     first_epoch: int = 0,
     after_epoch: Callable[[int, TrainState, float], None] | None = None,
+    ceiling: float = float("inf"),
 ) -> TrainState:
     """Takes step after step, epoch after epoch.
 
@@ -158,9 +200,10 @@ def train_epochs(
       learning_rates: of each step.
       first_epoch: from 0.
       after_epoch: called with (epochs done, state, mean loss). It must not keep the state, only copies.
+      ceiling: a loss above it counts as diverged.
 
     Raises:
-      DivergedError: a loss or, in the end, a weight is not finite. It is noticed within a few steps.
+      DivergedError: a loss or, in the end, a weight is not finite, or a loss is above `ceiling`. It is noticed within a few steps.
     """
     for epoch in range(first_epoch, len(learning_rates)):
         key = jax.random.key(int(np.random.default_rng([*seed, epoch, 1]).integers(2**31)))
@@ -168,13 +211,14 @@ def train_epochs(
         for index, batch in enumerate(batches(np.random.default_rng([*seed, epoch]))):
             state, value = step(state, batch, jax.random.fold_in(key, index), float(learning_rates[epoch, index]))
             losses.append(value)
-            if index >= _LAG and not np.isfinite(losses[index - _LAG]):
-                raise DivergedError(epoch + 1, index - _LAG + 1)
-        found = np.asarray(jnp.stack(losses), np.float64)
-        if not np.isfinite(found).all():
-            raise DivergedError(epoch + 1, int(np.argmin(np.isfinite(found))) + 1)
+            if index >= _LAG and not (np.isfinite(value := float(losses[index - _LAG])) and value <= ceiling):
+                raise DivergedError(epoch + 1, index - _LAG + 1, ceiling)
+        found = np.array(jax.device_get(losses), np.float64)
+        sound = np.isfinite(found) & (found <= ceiling)
+        if not sound.all():
+            raise DivergedError(epoch + 1, int(np.argmin(sound)) + 1, ceiling)
         if epoch + 1 == len(learning_rates) and not _finite(state.variables):
-            raise DivergedError(epoch + 1, len(found))
+            raise DivergedError(epoch + 1, len(found), ceiling)
         if after_epoch is not None:
             after_epoch(epoch + 1, state, float(found.mean()))
     return state

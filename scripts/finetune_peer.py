@@ -1,6 +1,7 @@
 """How does PyTorch train the embedded small ResNet? The peer of benchmark_finetune.py."""
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ class SmallResNet(nn.Module):
 
 
 def train(state_dict: Mapping[str, np.ndarray], batches: Sequence, rates: Sequence[float], layout: str) -> None:
-    """One pass over the batches for each learning rate, with all threads."""
+    """One pass over the batches for each learning rate, one after the other, with all threads."""
     layout = getattr(torch, layout)
     for rate in rates:
         network = SmallResNet(state_dict).to(memory_format=layout).train()
@@ -59,3 +60,14 @@ def train(state_dict: Mapping[str, np.ndarray], batches: Sequence, rates: Sequen
             optimizer.zero_grad(set_to_none=True)
             functional.cross_entropy(network(x), torch.from_numpy(labels)).backward()
             optimizer.step()
+
+
+def train_together(state_dict: Mapping[str, np.ndarray], batches: Sequence, rates: Sequence[float], layout: str) -> None:
+    """The same with all rates at once, one thread each."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(len(rates)) as pool:
+            list(pool.map(lambda rate: train(state_dict, batches, [rate], layout), rates))
+    finally:
+        torch.set_num_threads(before)

@@ -73,7 +73,7 @@ class ZooTrain:
         rows.append(["all", *total, "", f"{sum(row.hours for row in work):,.2f}"])
         columns = ["expert", "images seen", "epochs", "steps", "FLOPs", "images/s here", "device-hours"]
         batches = ", ".join(dict.fromkeys(f"{row.architecture} in batches of {row.measured_batch}" for row in work))
-        print_table(f"{len(work)} experts; speed measured on one device of this machine, {batches}", columns, rows, right=columns[1:])
+        print_table(f"{len(work)} experts; training steps measured on one device of this machine, {batches}", columns, rows, right=columns[1:])
 
 
 def _mesh(devices: int):

@@ -20,7 +20,7 @@ from ntk_select.timing import timed
 from .accuracy import Accuracy
 from .recipe import LEARNING_RATES, Recipe, checked_rates
 from .result import FinetuneResult, Trial
-from .run import Run, Trainer
+from .run import OutputsError, Run, Trainer
 from .search import SEARCHES, best_first, grid, optuna_search
 from .shots import chosen_images, hold_out
 
@@ -82,10 +82,12 @@ def finetune(
     recipe = Recipe() if recipe is None else recipe
     rates = checked_rates(learning_rates)
     sample_seed = seed if sample_seed is None else sample_seed
-    _check(expert, task, choose, search, trials, seed, sample_seed, workers)
+    _check(expert, reference, task, choose, recipe, search, trials, seed, sample_seed, workers)
     places = chosen_images(task, shots, sample_seed)
-    one_input = expert.preprocess([np.asarray(task.images[int(places[0])])])
-    network = with_new_head(expert, task.num_classes, head=recipe.head, seed=seed, x=one_input)
+    network, one_input, passes = _fresh(expert, task, places, recipe, seed)
+    unit = None
+    if reference is not None:
+        unit = _fresh(reference, task, places, recipe, seed)[2] * recipe.epochs * (len(places) - len(places) % min(recipe.batch_size, len(places)))
     chooses = search == "optuna" or len(rates) > 1
     fitted, held = (places, None) if choose == "test" or not chooses else _divided(task, places, seed)
     settings = [expert.params, expert.state, task.name, task.labels, one_input, search]
@@ -94,6 +96,7 @@ def finetune(
         workers = os.cpu_count() or 1 if mesh is None and trainer.small and jax.default_backend() == "cpu" else 1
     count = trials if search == "optuna" else len(rates)
     report = _Counter(progress, (count + (held is not None)) * recipe.epochs, expert.name)
+    done: list[Run] = []
     runs: dict[float, Run] = {}
     tested: dict[float, Accuracy] = {}
 
@@ -101,37 +104,40 @@ def finetune(
         return trainer.run(fitted, rate, report.of(place))
 
     def judge(rate: float, run: Run) -> Trial:
+        done.append(run)
         runs[rate] = run
         if run.expert is None:
             return Trial(rate, None, None, run.losses, run.diverged)
         if not chooses:
             return Trial(rate, None, None, run.losses)
-        judged = trainer.tested(run.expert) if held is None else trainer.validated(run.expert, held)
+        try:
+            judged = trainer.tested(run.expert) if held is None else trainer.validated(run.expert, held)
+        except OutputsError as error:
+            return Trial(rate, None, None, run.losses, str(error))
         if held is None:
             tested[rate] = judged
         return Trial(rate, judged.top1, judged.loss, run.losses)
+
+    def again(rate: float) -> Run:
+        done.append(trainer.run(places, rate, report.of(count)))
+        return done[-1]
 
     trainer.prepare(fitted)
     if held is not None:
         trainer.prepare(places)
     with timed(trainer.seconds, "train"):
         ways = train, judge, rates
-        tried = optuna_search(*ways, trials, seed) if search == "optuna" else grid(*ways, min(workers, count))
-        rate, final = _final(tried, runs, chooses, None if held is None else lambda rate: trainer.run(places, rate, report.of(count)))
+        tried = optuna_search(*ways, trials, seed) if search == "optuna" else grid(*ways, min(workers, count), report.stop)
+        rate, final = _final(tried, runs, chooses, None if held is None else again)
     trainer.seconds["train"] -= trainer.seconds.get("evaluate", 0.0)
     outcome = tested.get(rate) or trainer.tested(final.expert)
-    images = sum(run.images for run in runs.values()) + (final.images if held is not None else 0)
-    passes = TRAINING * forward_flops(network.apply_fn, network.variables, one_input)
-    unit = None
-    if reference is not None:
-        their_input = reference.preprocess([np.asarray(task.images[int(places[0])])])
-        unit = TRAINING * forward_flops(reference.apply_fn, reference.variables, their_input) * recipe.epochs * len(places)
+    images, seen_now = sum(run.images for run in done), sum(run.seen_now for run in done)
     return FinetuneResult(
         expert.name,
         task.name,
         None if shots in (None, "full") else int(shots),
-        seed,
-        sample_seed,
+        int(seed),
+        int(sample_seed),
         len(places),
         len(task.test_labels),
         rate,
@@ -144,12 +150,19 @@ def finetune(
         tuple(tried),
         images,
         trainer.seconds,
-        images / trainer.seconds["train"],
+        seen_now / trainer.seconds["train"] if seen_now else None,
         passes * images,
         None if unit is None else passes * images / unit,
         recipe,
         final.expert,
     )
+
+
+def _fresh(expert: Expert, task: Task, places: np.ndarray, recipe: Recipe, seed: int) -> tuple[Expert, np.ndarray, float]:
+    """The expert with a fresh head, one input of it, and the operations of training on one image."""
+    one_input = expert.preprocess([np.asarray(task.images[int(places[0])])])
+    network = with_new_head(expert, task.num_classes, head=recipe.head, seed=seed, x=one_input)
+    return network, one_input, TRAINING * forward_flops(network.apply_fn, network.variables, one_input)
 
 
 def _divided(task: Task, places: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -177,10 +190,17 @@ class _Counter:
         self._progress, self._total, self._name = progress, total, name
         self._done: dict[int, int] = {}
         self._lock = threading.Lock()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Ends each run when it next reports."""
+        self._stopped = True
 
     def of(self, place: int) -> Callable[[int], None]:
         def report(epochs: int) -> None:
             with self._lock:
+                if self._stopped:
+                    raise KeyboardInterrupt
                 self._done[place] = epochs
                 if self._progress is not None:
                     self._progress(min(sum(self._done.values()), self._total), self._total, self._name)
@@ -188,7 +208,9 @@ class _Counter:
         return report
 
 
-def _check(expert: Expert, task: Task, choose, search, trials, seed, sample_seed, workers) -> None:
+def _check(expert: Expert, reference: Expert | None, task: Task, choose, recipe, search, trials, seed, sample_seed, workers) -> None:
+    if not isinstance(recipe, Recipe):
+        raise ConfigError(f"recipe={recipe!r} must be a Recipe. Type: Recipe(epochs=30)")
     if choose not in CHOICES:
         raise ConfigError(f"choose={choose!r} is unknown.{did_you_mean(str(choose), CHOICES)}")
     if search not in SEARCHES:
@@ -200,7 +222,8 @@ def _check(expert: Expert, task: Task, choose, search, trials, seed, sample_seed
         check_count("workers", workers, 1)
     if task.test_images is None or len(task.test_labels) == 0:
         raise ConfigError(f"The task {task.name!r} has no test set, on which a fine-tuned expert is judged. Put images into test/CLASS/.")
-    if expert.preprocess is None:
-        raise ModelError(
-            f"Expert {expert.name!r} has no preprocess, so that images cannot enter it. Type: Expert(..., preprocess=Preprocess(size=224))"
-        )
+    for one in (expert, reference):
+        if one is not None and one.preprocess is None:
+            raise ModelError(
+                f"Expert {one.name!r} has no preprocess, so that images cannot enter it. Type: Expert(..., preprocess=Preprocess(size=224))"
+            )

@@ -13,6 +13,7 @@ from ntk_select.plugins import builtin
 from ntk_select.task import Task
 
 from .result import FinetuneResult
+from .shots import chosen_images
 
 
 def keep(result: FinetuneResult, original: Expert, task: Task, folder: str | Path, *, replace_existing: bool = False) -> Card:
@@ -29,6 +30,7 @@ def keep(result: FinetuneResult, original: Expert, task: Task, folder: str | Pat
     """
     if original.card is None:
         raise ModelError(f"Expert {original.name!r} has no card that names its architecture, so that it cannot be kept as an expert.")
+    places = chosen_images(task, result.shots, result.sample_seed)
     name = "".join(letter if letter.isalnum() or letter in "-_@." else "_" for letter in f"{original.name}-on-{task.name}")
     card = replace(
         original.card,
@@ -36,7 +38,7 @@ def keep(result: FinetuneResult, original: Expert, task: Task, folder: str | Pat
         source=task.name,
         num_classes=task.num_classes,
         class_names=task.class_names,
-        class_counts=tuple(np.bincount(task.labels, minlength=task.num_classes).tolist()),
+        class_counts=tuple(np.bincount(task.labels[places], minlength=task.num_classes).tolist()),
         num_images=result.train_images,
         test_accuracy=round(result.accuracy, 5),
         initialised_from=original.name,

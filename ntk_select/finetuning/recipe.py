@@ -1,5 +1,6 @@
 """How is an expert fine-tuned?"""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ntk_select.augment import check_augmentation
@@ -50,6 +51,8 @@ class Recipe:
         check_count("epochs", self.epochs, 1)
         check_count("batch_size", self.batch_size, 2 if self.batch_norm == "train" else 1)
         if self.milestones is not None:
+            if isinstance(self.milestones, str) or not isinstance(self.milestones, Iterable):
+                raise ConfigError(f"milestones={self.milestones!r} must be epochs, as in (15, 25), or None.")
             object.__setattr__(self, "milestones", tuple(self.milestones))
             for milestone in self.milestones:
                 check_count("a milestone", milestone, 0)
@@ -57,15 +60,23 @@ class Recipe:
             value = getattr(self, name)
             if not is_number(value) or not 0 <= value < most:
                 raise ConfigError(f"{name}={value!r} must be a number from 0{'' if most > 1 else ' to below 1'}.")
+        if not isinstance(self.nesterov, bool):
+            raise ConfigError(f"nesterov={self.nesterov!r} must be True or False.")
         check_augmentation(self.augment)
         for name, allowed in (("batch_norm", BATCH_NORMS), ("head", HEADS), ("precision", PRECISIONS)):
             if (value := getattr(self, name)) not in allowed:
                 raise ConfigError(f"{name}={value!r} is unknown.{did_you_mean(str(value), allowed)}")
+        # numbers of NumPy become those that JSON can hold
+        for name, kind in (("epochs", int), ("batch_size", int), ("momentum", float), ("weight_decay", float)):
+            object.__setattr__(self, name, kind(getattr(self, name)))
+        if self.milestones is not None:
+            object.__setattr__(self, "milestones", tuple(map(int, self.milestones)))
 
     @property
     def decays(self) -> tuple[int, ...]:
-        """Epochs after which the learning rate is divided by ten."""
-        return (self.epochs // 2, self.epochs * 5 // 6) if self.milestones is None else self.milestones
+        """Epochs after which the learning rate is divided by ten; a single epoch is at the full rate."""
+        usual = tuple(epoch for epoch in (self.epochs // 2, self.epochs * 5 // 6) if epoch)
+        return usual if self.milestones is None else self.milestones
 
 
 def checked_rates(learning_rates) -> tuple[float, ...]:
@@ -74,7 +85,10 @@ def checked_rates(learning_rates) -> tuple[float, ...]:
     Raises:
       ConfigError: there is none, or one is not above 0.
     """
-    rates = (learning_rates,) if is_number(learning_rates) else tuple(learning_rates)
+    try:
+        rates = (learning_rates,) if is_number(learning_rates) else tuple(learning_rates)
+    except TypeError:
+        rates = ()
     if not rates or not all(is_number(rate) and 0 < rate < float("inf") for rate in rates):
         raise ConfigError(f"learning_rates={learning_rates!r} must be numbers above 0, as in {LEARNING_RATES}.")
     return tuple(sorted(set(map(float, rates)), reverse=True))

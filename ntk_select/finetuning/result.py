@@ -49,7 +49,7 @@ class FinetuneResult:
       trials: one for each learning rate.
       images: seen in all trainings, each as often as it was seen.
       seconds: spent to "read" images, "compile", "train" and "evaluate".
-      images_per_second: in training, compilation left out; None where a finished training was taken up again.
+      images_per_second: in training, compilation left out; None where everything was taken up again finished.
       flops: of all trainings, by convolutions and matrix products.
       cost: `flops` in units of one training of the reference expert on the same images with one learning rate; None without a reference.
       recipe: of the training.

@@ -1,5 +1,6 @@
 """What comes out of one training with one learning rate?"""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,8 +11,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ntk_select.checkpoints import Checkpoints
-from ntk_select.errors import ConfigError, ModelError
+from ntk_select.checkpoints import Checkpoints, fingerprint
+from ntk_select.errors import ConfigError, ModelError, not_finite
 from ntk_select.expert import Expert, Taps
 from ntk_select.feeding import SMALL, Feed, feed, outputs_of
 from ntk_select.preprocess import Preprocess
@@ -30,13 +31,19 @@ class Run(NamedTuple):
       expert: with what was learnt; None when the training diverged.
       losses: mean training loss of each epoch.
       images: seen in training, each as often as it was seen.
+      seen_now: those of them that were seen since it was taken up again, if it was.
       diverged: what was said when it did; None when it did not.
     """
 
     expert: Expert | None
     losses: tuple[float, ...]
     images: int
+    seen_now: int
     diverged: str | None = None
+
+
+class OutputsError(ModelError):
+    """A fine-tuned network gives NaN or infinity, though its weights are finite."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,7 @@ class Trainer:
         self.checkpoints, self.settings = checkpoints, settings
         self.seconds: dict[str, float] = {}
         self._feeds: dict[bytes, Feed] = {}
+        self._seen: dict[bytes, Any] = {}
         self._train_fn = train_fn_of(network, recipe.batch_norm)
         self._optimizer = sgd(recipe.momentum, recipe.weight_decay, nesterov=recipe.nesterov)
         self.small = isinstance(network.preprocess, Preprocess) and network.preprocess.size <= SMALL
@@ -112,17 +120,19 @@ class Trainer:
         """Reads the images and compiles the step for their batches, so that runs in threads need not each do so.
 
         Raises:
-          ConfigError: too few images for batch norm, or a batch that the mesh cannot share.
+          ConfigError: a batch that the mesh cannot share, or augmentation of inputs that are not this package's.
         """
         size = min(self.recipe.batch_size, len(places))
         if self.mesh is not None and size % self.mesh.size:
             raise ConfigError(f"A batch of {size} images cannot be shared by {self.mesh.size} devices. Give a batch_size that they divide.")
-        if size < 2 and self.recipe.batch_norm == "train":
-            raise ConfigError("Batch norm needs two training images at least. Give more shots, or batch_norm='frozen'.")
         with timed(self.seconds, "read"):
             images = ChosenImages(self.task.images, places)
             found = feed(images, self.task.labels[places], self.network.preprocess, self.augment, size)
             self._feeds[places.tobytes()] = found
+            if self.checkpoints is not None:
+                inputs = self.network.preprocess([images[0]])
+                shown = fingerprint(found.batches.images, found.batches.labels)
+                self._seen[places.tobytes()] = [shown, _program(self._train_fn, self.network.variables, inputs)]
             batch = next(iter(found.batches(np.random.default_rng(0))))
         with timed(self.seconds, "compile"):
             jax.block_until_ready(self._step(begin(self.network.variables, self._optimizer), batch, jax.random.key(0), 0.0))
@@ -137,7 +147,8 @@ class Trainer:
         recipe, batches = self.recipe, self._feeds[places.tobytes()].batches
         rates = stepwise(learning_rate, recipe.epochs, batches.steps, recipe.decays)
         name = "".join(letter if letter.isalnum() or letter in "-_@." else "_" for letter in f"{self.network.name}-{self.task.name}")
-        with Checkpoints(self.checkpoints, name, [self.settings, recipe, learning_rate, self.seed, places]) as kept:
+        settings = [self.settings, recipe, learning_rate, self.seed, places, self._seen.get(places.tobytes())]
+        with Checkpoints(self.checkpoints, name, settings) as kept:
             first, state, notes = kept.latest(begin(self.network.variables, self._optimizer))
             losses = notes.get("losses", [])
             after_epoch = kept.then(lambda epoch, _loss: report(epoch), losses)
@@ -146,11 +157,13 @@ class Trainer:
                 state = train_epochs(self._step, state, batches, rates, seed=[self.seed], first_epoch=first, after_epoch=after_epoch)
             except DivergedError as error:
                 report(recipe.epochs)
-                return Run(None, tuple(losses), ((error.epoch - 1) * batches.steps + error.step) * batches.batch_size, str(error))
+                images = ((error.epoch - 1) * batches.steps + error.step) * batches.batch_size
+                return Run(None, tuple(losses), images, images - first * batches.steps * batches.batch_size, str(error))
             kept.save(recipe.epochs, state, {"losses": losses}, now=True)
         variables = jax.tree.map(np.asarray, dict(state.variables))
         expert = replace(self.network, params=variables.pop("params"), state=variables)
-        return Run(expert, tuple(losses), recipe.epochs * batches.steps * batches.batch_size)
+        each = batches.steps * batches.batch_size
+        return Run(expert, tuple(losses), recipe.epochs * each, (recipe.epochs - first) * each)
 
     def validated(self, expert: Expert, places: np.ndarray) -> Accuracy:
         """How well it answers on training images that were held out."""
@@ -162,4 +175,12 @@ class Trainer:
 
     def _judged(self, expert: Expert, images, labels) -> Accuracy:
         with timed(self.seconds, "evaluate"):
-            return accuracy(outputs_of(expert.apply_fn, expert.variables, images, expert.preprocess, 256 if self.small else 32), labels)
+            logits = np.concatenate(list(outputs_of(expert.apply_fn, expert.variables, images, expert.preprocess)))
+        if not np.isfinite(logits).all():
+            raise OutputsError(not_finite(f"Outputs of the fine-tuned expert {expert.name!r} hold") + " Or the learning rate is too large.")
+        return accuracy(logits, labels)
+
+
+def _program(fn: Callable, variables, inputs) -> str:
+    """What a function computes, without the addresses in memory that JAX prints."""
+    return re.sub(r"0x[0-9a-f]+", "", str(jax.make_jaxpr(fn)(variables, inputs)))

@@ -16,13 +16,20 @@ Train = Callable[[float, int], Run]
 Judge = Callable[[float, Run], Trial]
 
 
-def grid(train: Train, judge: Judge, learning_rates: Sequence[float], workers: int) -> list[Trial]:
-    """Each rate once, `workers` at the same time: on a CPU a step of a small network leaves cores idle."""
+def grid(train: Train, judge: Judge, learning_rates: Sequence[float], workers: int, stop: Callable[[], None] = lambda: None) -> list[Trial]:
+    """Each rate once, `workers` at the same time: on a CPU a step of a small network leaves cores idle.
+
+    When one of them fails, or on Ctrl-C, `stop` is called, which is to end the others; they are waited for.
+    """
     if workers == 1:
         runs = [train(rate, place) for place, rate in enumerate(learning_rates)]
     else:
         with ThreadPoolExecutor(workers) as pool:
-            runs = list(pool.map(train, learning_rates, range(len(learning_rates))))
+            try:
+                runs = list(pool.map(train, learning_rates, range(len(learning_rates))))
+            except BaseException:
+                stop()
+                raise
     return [judge(rate, run) for rate, run in zip(learning_rates, runs, strict=True)]
 
 

@@ -6,14 +6,13 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from ntk_select.card import Card
-from ntk_select.checkpoints import Checkpoints, number_of
+from ntk_select.checkpoints import Checkpoints, fingerprint, number_of
 from ntk_select.feeding import Feed, feed
 from ntk_select.multi_domain import compose, split
 from ntk_select.plugins import builtin
-from ntk_select.training import begin, lowered, make_step, sgd, train_epochs
+from ntk_select.training import begin, lowered, make_step, mean_cross_entropy, sgd, train_epochs
 
 from .members import MultiMember
 from .single import Zoo, card_of, judged, learning_rates, parent_of, reference_means, reference_name, with_backbone
@@ -22,8 +21,9 @@ from .single import Zoo, card_of, judged, learning_rates, parent_of, reference_m
 def train_multi(zoo: Zoo, member: MultiMember) -> list[Card]:
     """Trains and writes an expert of many domains, from where it was cut if it was. Returns a card for each domain.
 
-    In a step each domain gives as many images as any other. Where batch norm is shared, all images of a step pass the network as one batch;
-    else each domain's do, under its own batch norm. The loss is the mean over domains.
+    In a step each domain gives as many images as any other (all it has, if those are fewer). Where batch norm is shared, all images of a step pass the network as one batch;
+    else each domain's do, under its own batch norm. The loss is the mean over domains, so that
+    what belongs to one domain alone learns at the learning rate divided by the number of domains.
     """
     config, wanted = zoo.config, member.config
     seed = [config.seed, number_of(member.name)]
@@ -40,7 +40,14 @@ def train_multi(zoo: Zoo, member: MultiMember) -> list[Card]:
         first, domains[name] = split(variables, wanted.sharing, expert.head)
         common = first if common is None else common  # all start from one backbone: the first domain's
     feeds = {
-        name: feed(task.images, task.labels, config.preprocess, config.sources[name].augment, min(wanted.batch_size, len(task.labels)))
+        name: feed(
+            task.images,
+            task.labels,
+            config.preprocess,
+            config.sources[name].augment,
+            min(wanted.batch_size, len(task.labels)),
+            streams=len(tasks),
+        )
         for name, task in tasks.items()
     }
     batches = Balanced(feeds, wanted.images_per_epoch)
@@ -53,7 +60,8 @@ def train_multi(zoo: Zoo, member: MultiMember) -> list[Card]:
     def report(epoch: int, loss: float) -> None:
         zoo.progress(epoch, wanted.epochs, f"{member.name} loss {loss:.3f}")
 
-    with Checkpoints(zoo.checkpoints, member.name, (config, wanted, member.sources)) as kept:
+    prints = {name: fingerprint(task.images, task.labels) for name, task in tasks.items()}
+    with Checkpoints(zoo.checkpoints, member.name, [config, wanted, variables, prints]) as kept:
         first, state, notes = kept.latest(begin(variables, optimizer))
         zoo.progress(first, wanted.epochs, member.name)
         after_epoch = kept.then(report, notes.get("losses", []))
@@ -115,9 +123,6 @@ def _loss(train_fns, feeds, experts, as_one_batch: bool, precision: str):
     def whole(variables, name):
         return {kind: compose(variables[kind]["common"], variables[kind]["domains"][name]) for kind in variables}
 
-    def mean_loss(logits, labels):
-        return optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), labels).mean()
-
     def loss(variables, batch, key):
         keys = dict(zip(batch, jax.random.split(key, len(batch)), strict=True))
         inputs = {name: feeds[name].prepare(keys[name], images) for name, (images, _) in batch.items()}
@@ -131,13 +136,13 @@ def _loss(train_fns, feeds, experts, as_one_batch: bool, precision: str):
                 head = variables["params"]["domains"][name]
                 for part in experts[name].head:
                     head = head[part]
-                losses.append(mean_loss(features @ head["kernel"] + head["bias"], labels))
+                losses.append(mean_cross_entropy(features @ head["kernel"] + head["bias"], labels))
         else:
             for name, (_, labels) in batch.items():
                 taps, updates = train_fns[name](*lowered(whole(variables, name), inputs[name], precision))
                 for kind, tree in updates.items():
                     changed[kind] = {**changed[kind], "domains": {**changed[kind]["domains"], name: tree}}
-                losses.append(mean_loss(taps.logits, labels))
+                losses.append(mean_cross_entropy(taps.logits, labels))
         return sum(losses) / len(losses), changed
 
     return loss

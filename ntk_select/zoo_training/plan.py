@@ -30,7 +30,8 @@ class Work:
       images: seen in all epochs.
       epochs, steps: of its training.
       flops: of convolutions and matrix products, forward and backward.
-      images_per_second: of this architecture's training step on one device of this machine; reading images is not in it.
+      images_per_second: of this architecture's training step on one device of this machine; neither reading images nor the passes of evaluation
+        at the end are in it.
       measured_batch: of that measurement.
     """
 

@@ -12,7 +12,7 @@ from ntk_select.errors import ModelError
 from .config import ZooConfig
 from .members import SingleMember, chosen
 from .multi import train_multi
-from .single import Progress, Zoo, train_single
+from .single import Progress, Zoo, parent_of, train_single
 from .sources import load_source
 
 
@@ -47,7 +47,8 @@ def train_zoo(
 
     Raises:
       ConfigError: no expert's name contains `only`, an architecture is unknown, or a source cannot be found without `data`.
-      ModelError: an expert to start from is missing, training diverged, or what lies at an expert's place is not that expert.
+      ModelError: an expert to start from is missing, what lies at an expert's place is not that expert, or, after all others were trained, some
+        training diverged.
     """
     out, work = Path(out).expanduser(), Path(work).expanduser()
     wanted = chosen(config, only)
@@ -56,15 +57,32 @@ def train_zoo(
     )
     out.mkdir(parents=True, exist_ok=True)
     zoo = Zoo(config, out, source, work / "checkpoints", mesh, progress or (lambda *_: None))
-    trained = []
-    for member in wanted:
-        absent = [file for file in member.files if not (out / member.name / file).exists()]
-        if not absent:
+    waiting = _not_there_yet(zoo, wanted)
+    trained, failures = [], {}
+    for member in waiting:
+        try:
+            cards = [train_single(zoo, member)] if isinstance(member, SingleMember) else train_multi(zoo, member)
+        except ModelError as error:  # it diverged, or its parent did; the others go on
+            failures[member.name] = str(error)
             continue
-        if (out / member.name).exists():
-            raise ModelError(f"{out / member.name} is there, but without {', '.join(absent)}. Delete or rename it to have it trained.")
-        cards = [train_single(zoo, member)] if isinstance(member, SingleMember) else train_multi(zoo, member)
         trained += cards
         if done is not None:
             done(cards)
+    if failures:
+        told = "; ".join(f"{name}: {error}" for name, error in failures.items())
+        raise ModelError(f"{len(failures)} of {len(waiting)} experts were not trained. {told}")
     return trained
+
+
+def _not_there_yet(zoo: Zoo, wanted: list) -> list:
+    """What is to be trained. Refuses before the work what could not be begun, or not be written, after hours of it."""
+    waiting = []
+    for member in wanted:
+        absent = [file for file in member.files if not (zoo.folder / member.name / file).exists()]
+        if absent and (zoo.folder / member.name).exists():
+            raise ModelError(f"{zoo.folder / member.name} is there, but without {', '.join(absent)}. Delete or rename it to have it trained.")
+        waiting += [member] if absent else []
+    names = {member.name for member in wanted}
+    for parent in {member.initialised_from for member in waiting} - names - {None}:
+        parent_of(zoo, parent)
+    return waiting

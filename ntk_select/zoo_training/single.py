@@ -9,12 +9,12 @@ import jax
 import numpy as np
 
 from ntk_select.card import Card
-from ntk_select.checkpoints import Checkpoints, number_of
+from ntk_select.checkpoints import Checkpoints, fingerprint, number_of
 from ntk_select.errors import ModelError
 from ntk_select.expert import Expert
-from ntk_select.feeding import feed, outputs_of
+from ntk_select.feeding import SMALL, feed, outputs_of
 from ntk_select.plugins import builtin
-from ntk_select.task import Task
+from ntk_select.task import ChosenImages, Task, probe_sample
 from ntk_select.training import begin, cross_entropy, make_step, sgd, stepwise, train_epochs, warmup_cosine
 
 from .config import ZooConfig
@@ -89,7 +89,7 @@ def train_single(zoo: Zoo, member: SingleMember) -> Card:
     def report(epoch: int, loss: float) -> None:
         zoo.progress(epoch, member.epochs, f"{member.name} loss {loss:.3f}")
 
-    with Checkpoints(zoo.checkpoints, member.name, (config, member)) as kept:
+    with Checkpoints(zoo.checkpoints, member.name, [config, member, variables, fingerprint(task.images, task.labels)]) as kept:
         first, state, notes = kept.latest(begin(variables, optimizer))
         zoo.progress(first, member.epochs, member.name)
         after_epoch = kept.then(report, notes.get("losses", []))
@@ -157,15 +157,25 @@ def reference_means(zoo: Zoo, task: Task, own_means: np.ndarray, name: str) -> d
     return {"reference_class_means": class_means(reference, task)}
 
 
+MOST_OF_A_CLASS = 500
+"""Training images of a class that its mean is taken over; of small images all are."""
+
+
 def class_means(expert: Expert, task: Task) -> np.ndarray:
     """(classes, d) means of the pre-logits over the training images."""
-    features = outputs_of(expert.features_fn, expert.variables, task.images, expert.preprocess)
-    sums = np.zeros((task.num_classes, features.shape[1]))
-    np.add.at(sums, task.labels, features)
-    return (sums / np.maximum(np.bincount(task.labels, minlength=task.num_classes), 1)[:, None]).astype(np.float32)
+    labels, images = task.labels, task.images
+    if expert.preprocess.size > SMALL:
+        places = probe_sample(task, per_class=MOST_OF_A_CLASS).indices
+        labels, images = labels[places], ChosenImages(images, places)
+    sums, first = None, 0
+    for features in outputs_of(expert.features_fn, expert.variables, images, expert.preprocess):
+        sums = np.zeros((task.num_classes, features.shape[1])) if sums is None else sums
+        np.add.at(sums, labels[first : first + len(features)], features)
+        first += len(features)
+    return (sums / np.maximum(np.bincount(labels, minlength=task.num_classes), 1)[:, None]).astype(np.float32)
 
 
 def judged(expert: Expert, task: Task) -> tuple[float, np.ndarray]:
     """Top-1 accuracy on the test set, and `class_means`."""
-    logits = outputs_of(expert.apply_fn, expert.variables, task.test_images, expert.preprocess)
-    return float((logits.argmax(1) == task.test_labels).mean()), class_means(expert, task)
+    answers = [logits.argmax(1) for logits in outputs_of(expert.apply_fn, expert.variables, task.test_images, expert.preprocess)]
+    return float((np.concatenate(answers) == task.test_labels).mean()), class_means(expert, task)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ntk_select.checkpoints import number_of
 from ntk_select.errors import ConfigError
 from ntk_select.feeding import SMALL
 from ntk_select.files import write_atomically
@@ -19,7 +20,7 @@ from .config import ZooConfig
 
 
 def load_source(config: ZooConfig, name: str, data: Path | None, work: Path) -> Task:
-    """A source data set with a test set; of small zoos the images are resized once and kept below `work`.
+    """A source data set with a test set; of small images in an archive those are resized once and kept below `work`, while the archive stays as it is.
 
     Raises:
       ConfigError: its URI has {data} and no folder was given, or it has no test set.
@@ -29,15 +30,14 @@ def load_source(config: ZooConfig, name: str, data: Path | None, work: Path) -> 
     if "{data}" in source.uri and data is None:
         raise ConfigError(f"The source {name!r} lies at {source.uri!r}. Say where the data is: --data FOLDER")
     uri = source.uri.replace("{data}", str(data))
-    settings = zlib.crc32(repr((uri, config.preprocess.geometry, sorted(source.rename.items()))).encode())
-    file = work / "data" / f"{name}-{settings:08x}.npz"
-    arrays = _kept(file)
+    file = _place(config, name, uri, work)
+    arrays = None if file is None else _kept(file)
     if arrays is not None:
         return Task(name, arrays["images"], arrays["labels"], tuple(arrays["class_names"].tolist()), arrays["test_images"], arrays["test_labels"])
     task = renamed(builtin("load_task")(uri), source.rename)
     if task.test_images is None or not len(task.test_images):
         raise ConfigError(f"The source {name!r} ({uri}) has no test set, by which its expert is judged.")
-    if config.size > SMALL:
+    if file is None:
         return task
     images, test_images = config.preprocess.resized(task.images), config.preprocess.resized(task.test_images)
     buffer = io.BytesIO()
@@ -45,6 +45,16 @@ def load_source(config: ZooConfig, name: str, data: Path | None, work: Path) -> 
     np.savez(buffer, **arrays, class_names=np.array(task.class_names))
     write_atomically(file, buffer.getvalue())
     return Task(name, images, task.labels, task.class_names, test_images, task.test_labels)
+
+
+def _place(config: ZooConfig, name: str, uri: str, work: Path) -> Path | None:
+    """Where the resized images of an archive are kept; None for large ones, and where it cannot be told whether the source has changed."""
+    archive = Path(uri.partition(":")[2] or uri).expanduser()
+    if config.size > SMALL or not archive.is_file():
+        return None
+    now = archive.stat()
+    settings = (str(archive.resolve()), now.st_size, now.st_mtime_ns, config.preprocess.geometry, sorted(config.sources[name].rename.items()))
+    return work / "data" / f"{name}-{number_of(repr(settings)):08x}.npz"
 
 
 def _kept(file: Path) -> dict[str, np.ndarray] | None:

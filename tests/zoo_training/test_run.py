@@ -12,7 +12,6 @@ from ntk_select.checkpoints import Checkpoints
 from ntk_select.errors import ConfigError, ModelError
 from ntk_select.multi_domain import SHARINGS
 from ntk_select.plugins import builtin
-from ntk_select.training import DivergedError
 from ntk_select.zoo_training import multi, read_config, single, train_zoo
 
 pytestmark = pytest.mark.usefixtures("quickly")
@@ -103,11 +102,22 @@ def test_an_expert_to_start_from_may_be_built_in(data):
     assert single.parent_of(zoo, None) is None
 
 
-def test_training_that_diverges_says_so_and_writes_nothing(config, data, tiny):
-    found = replace(read_config(config), learning_rate={"scratch": 1e30, "transfer": 0.1})
-    with pytest.raises(DivergedError, match="Training diverged in epoch 1"):
+def test_training_that_diverges_says_so_and_writes_nothing_and_the_others_go_on(config, data, tiny):
+    found = replace(read_config(config), learning_rate={"scratch": 1e30, "transfer": 0.1}, architectures=("resnet_small",))
+    told = (
+        r"2 of 3 experts were not trained. stripes-resnet_small: Training diverged in epoch 1, .*; dots-.*: There is no expert 'stripes-resnet_small'"
+    )
+    with pytest.raises(ModelError, match=told):
+        train_zoo(found, out=data / "zoo", data=data, work=data / "work")
+    assert [folder.name for folder in (data / "zoo").iterdir()] == ["both-resnet_small"]
+
+
+def test_what_could_not_be_begun_is_refused_before_the_work(config, data, tiny):
+    found = replace(read_config(config), initial_source="dots")
+    found = replace(found, sources={**found.sources, "stripes": replace(found.sources["stripes"], epochs={"transfer": 1})})
+    with pytest.raises(ModelError, match=r"There is no expert 'dots-resnet_small' to start from"):
         train_zoo(found, out=data / "zoo", data=data, work=data / "work", only="stripes")
-    assert list((data / "zoo").iterdir()) == []
+    assert not (data / "work").exists()
 
 
 def test_the_backbone_is_taken_over_and_the_head_is_not():

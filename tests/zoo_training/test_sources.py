@@ -7,7 +7,7 @@ import pytest
 
 from ntk_select import Task
 from ntk_select.errors import ConfigError
-from ntk_select.zoo_training import read_config
+from ntk_select.zoo_training import read_config, sources
 from ntk_select.zoo_training.sources import load_source, renamed
 
 
@@ -38,7 +38,7 @@ def test_a_class_cannot_be_joined_to_one_that_goes(task, names):
         renamed(task, names)
 
 
-def test_images_are_resized_once_and_kept(config, data, tmp_path):
+def test_images_are_resized_once_and_kept_while_the_archive_stays_as_it_is(config, data, tmp_path, monkeypatch):
     found = replace(read_config(config), size=5)
     first = load_source(found, "dots", data, tmp_path / "work")
     with np.load(data / "stripes.npz") as stored:
@@ -46,11 +46,15 @@ def test_images_are_resized_once_and_kept(config, data, tmp_path):
     np.testing.assert_array_equal(first.images, found.preprocess.resized(arrays["images"]))
     np.testing.assert_array_equal(first.test_images, found.preprocess.resized(arrays["test_images"]))
     np.testing.assert_array_equal(first.labels, np.where(arrays["labels"] == 2, 0, arrays["labels"]))
-    (data / "stripes.npz").unlink()
-    again = load_source(found, "dots", data, tmp_path / "work")
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "builtin", None)  # nothing is read
+        again = load_source(found, "dots", data, tmp_path / "work")
     for name in ("images", "labels", "test_images", "test_labels"):
         np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
     assert (again.name, again.class_names) == ("dots", ("a", "b"))
+    np.savez(data / "stripes.npz", **{**arrays, "images": 255 - arrays["images"]})
+    changed = load_source(found, "dots", data, tmp_path / "work")
+    np.testing.assert_array_equal(changed.images, found.preprocess.resized(255 - arrays["images"]))
 
 
 def test_other_sizes_and_names_are_not_taken_from_what_was_kept(config, data, tmp_path):
