@@ -3,6 +3,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
+# One process a core, four at most: each keeps the programs that it compiled, some gigabytes in the end.
+PYTEST := $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
 
 .PHONY: help demo test test-slow test-all lint clean
 
@@ -13,10 +15,10 @@ demo: .venv/installed  ## rank the embedded experts for handwritten digits, offl
 	$(BIN)/ntk-select demo
 
 test: .venv/installed-test  ## the quick tests
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 test-slow: .venv/installed-torch  ## the slow tests and those against PyTorch, live
-	$(BIN)/python -m pytest -q -m "slow or oracle"
+	$(PYTEST) -m "slow or oracle"
 
 test-all: test test-slow  ## all tests
 

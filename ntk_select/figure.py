@@ -42,8 +42,10 @@ def colours(name: str):
 
 def file_content(figure, file_format: str, *, tight: bool = False) -> bytes:
     """The figure as "png", "svg" or "pdf", the same bytes every time; `tight` cuts its margins."""
+    import matplotlib
+
     buffer = io.BytesIO()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": "ntk-select"}):
         # Names may be in any script; a letter that the font lacks becomes a box.
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         metadata = {"Date": None} if file_format == "svg" else None

@@ -12,14 +12,19 @@ TRAINING = 3
 def forward_flops(fn: Callable, *arguments) -> float:
     """Operations of fn's convolutions and matrix products; a multiplication with its addition counts as two.
 
-    Elementwise work is left out, as is usual, and so is what happens inside loops (`scan`, `while`).
+    Elementwise work is left out, as is usual, and so is what happens inside loops (`scan`, `while`), and what no output depends on, such as an old
+    head beside the features.
 
     Args:
       fn: any JAX function.
       arguments: arrays, trees of arrays, or their shapes (`jax.ShapeDtypeStruct`); nothing is computed.
     """
     program, total = trace(fn, *arguments), 0.0
-    for step in program.steps:
+    wanted = set(program.outputs)
+    for step in reversed(program.steps):
+        if wanted.isdisjoint(step.outputs):
+            continue
+        wanted.update(step.inputs)
         if step.name == "dot_general":
             (contracted, _), _ = step.settings["dimension_numbers"]
             inner = math.prod(program.shapes[step.inputs[0]].shape[axis] for axis in contracted)

@@ -61,14 +61,14 @@ def with_new_head(expert: Expert, num_classes: int, *, head: str = "random", see
       head: "random": weights uniform between -1 / sqrt(d) and 1 / sqrt(d), as PyTorch begins, zero bias; "zero": all zero, which
         gives the backbone no gradient at the start, so that the kernel is that of the features and LGC is nothing.
       seed: of the random head.
-      x: one network input (1, ...), to count the pre-logits of an expert that has no head.
+      x: one network input (1, ...), to count the pre-logits of an expert that has no head, and to check those of one that has.
 
     Returns:
       An `Expert` of the same name, whose params are {"backbone": ..., "head": {"kernel", "bias"}}; the old head is in its state.
 
     Raises:
       ConfigError: `head` is unknown, or a number is not allowed.
-      ModelError: the expert has no `features_fn`, or neither a head nor `x`, or pre-logits that are not (n, d).
+      ModelError: the expert has no `features_fn`, or neither a head nor `x`, or pre-logits that are not (n, d) or do not fit its head.
     """
     if head not in HEADS:
         raise ConfigError(f"head={head!r} is unknown.{did_you_mean(str(head), HEADS)}")
@@ -76,15 +76,14 @@ def with_new_head(expert: Expert, num_classes: int, *, head: str = "random", see
     check_count("seed", seed, 0)
     if expert.features_fn is None:
         raise ModelError(f"Expert {expert.name!r} has no features_fn, so that no new head can be put on it. Type: Expert(..., features_fn=...)")
-    if expert.head_kernel is not None:
-        width, dtype = expert.head_kernel.shape[0], expert.head_kernel.dtype
-    elif x is not None:
-        shape = jax.eval_shape(expert.features_fn, expert.variables, x[:1])
-        if len(shape.shape) != 2:
-            raise ModelError(f"features_fn of expert {expert.name!r} gives {shape.shape} for one input; pre-logits must be (1, d).")
-        width, dtype = shape.shape[1], shape.dtype
-    else:
+    if expert.head_kernel is None and x is None:
         raise ModelError(f"Expert {expert.name!r} has no head that says how many pre-logits there are. Type: with_new_head(..., x=one input)")
+    shape = None if x is None else jax.eval_shape(expert.features_fn, expert.variables, x[:1])
+    if shape is not None and len(shape.shape) != 2:
+        raise ModelError(f"features_fn of expert {expert.name!r} gives {shape.shape} for one input; pre-logits must be (1, d).")
+    width, dtype = (shape.shape[1], shape.dtype) if expert.head_kernel is None else (expert.head_kernel.shape[0], expert.head_kernel.dtype)
+    if shape is not None and shape.shape[1] != width:
+        raise ModelError(f"features_fn of expert {expert.name!r} gives {shape.shape[1]} pre-logits, but its head takes {width}.")
     end = width**-0.5 if head == "random" else 0.0
     weights = np.random.default_rng(seed).uniform(-end, end, (width, num_classes))
     backbone, old = _without(expert.params, expert.head)
@@ -127,6 +126,11 @@ def _without(tree, path: tuple[str, ...] | None):
 
 def _with(tree: Mapping, path: tuple[str, ...], part):
     return {**tree, path[0]: part if len(path) == 1 else _with(tree.get(path[0], {}), path[1:], part)}
+
+
+def has_new_head(expert: Expert) -> bool:
+    """Whether it comes from `with_new_head`, so that its parameters are no longer laid out as its architecture does."""
+    return isinstance(expert.apply_fn, _Logits)
 
 
 def in_place(tuned: Expert, original: Expert) -> dict[str, Any]:

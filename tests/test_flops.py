@@ -44,6 +44,17 @@ def test_nothing_but_products_counts_and_shapes_are_enough():
     assert forward_flops(lambda x: inner(x) + x, jax.ShapeDtypeStruct((10, 10), np.float32)) == 2000
 
 
+def test_what_no_output_depends_on_is_not_counted():
+    def features(w, v, x):
+        hidden = x @ w
+        head = hidden @ v
+        return jnp.tanh(hidden), (head @ head.T)[:0]
+
+    shapes = np.zeros((30, 7)), np.zeros((7, 4)), np.zeros((5, 30))
+    assert forward_flops(lambda *given: features(*given)[0], *shapes) == 2 * 5 * 30 * 7
+    assert forward_flops(features, *shapes) == 2 * 5 * (30 * 7 + 7 * 4 + 4 * 5)
+
+
 @pytest.mark.parametrize(("architecture", "published"), [("resnet18", 1.814e9), ("resnet50", 4.089e9), ("densenet121", 2.834e9)])
 def test_published_networks_take_twice_their_published_multiply_adds(architecture, published):
     """At 224 pixels, as torchvision publishes them ("GFLOPS" there are multiply-adds)."""

@@ -86,7 +86,7 @@ def zoo_option(zoo: Sequence[str]) -> list[str]:
     return [] if split(zoo) == ["builtin"] else ["--zoo", *split(zoo)]
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, option: str = "--out") -> None:
     """Refuses before the work what could not be saved after it."""
     folder = folder.expanduser()
     try:
@@ -95,4 +95,4 @@ def check_writable(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise ConfigError(f"--out {str(folder)!r} cannot be written: {error.strerror}. Give another folder.") from error
+        raise ConfigError(f"{option} {str(folder)!r} cannot be written: {error.strerror}. Give another folder.") from error

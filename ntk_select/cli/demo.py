@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from ntk_select.cli.console import Flag, check_writable, out, print_json, print_table, progress_bar, remarks
+from ntk_select.cli.console import Flag, check_writable, command, out, print_json, print_line, print_table, progress_bar, remarks
 from ntk_select.cli.finetune import REFERENCE
 from ntk_select.cli.rank import print_ranking
 from ntk_select.plugins import builtin
@@ -45,9 +45,8 @@ class Demo:
             print_json({**ranking.to_dict(), "fine_tuned": [result.to_dict() for result in results.values()]})
         else:
             self._print(ranking, results)
-            out().print(
-                Text(f"Tables and figures are in {self.out}. For your own images, in folders named by class: ntk-select rank --task folder:my_images")
-            )
+            print_line(f"Tables and figures are in {self.out}. For your own images, in folders named by class:")
+            print_line(command("rank", "--task", "folder:my_images"))
         return 1 if ranking.failures else 0
 
     def _finetuned(self, experts, task, order: list[str]) -> dict:

@@ -2,14 +2,14 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from rich.text import Text
 
 from ntk_select.cli.console import Flag, check_writable, command, out, print_json, print_line, print_table, progress_bar, remarks, split, zoo_option
 from ntk_select.cli.expert import load_expert
-from ntk_select.errors import ConfigError, ModelError, explained
+from ntk_select.errors import ConfigError, ModelError, NtkSelectError, explained
 from ntk_select.plugins import builtin
 
 REFERENCE = "cifar10-resnet_small"
@@ -65,15 +65,18 @@ class Finetune:
 
         recipe = Recipe(epochs=self.epochs, batch_size=self.batch_size, augment=self.augment, batch_norm=self.batch_norm, precision=self.precision)
         rates, seeds = _numbers("--lr", self.lr, float), _numbers("--seeds", self.seeds, int)
-        shots = "full" if self.shots == "full" else _numbers("--shots", [self.shots], int)[0]
+        shots = ["full"] if self.shots == "full" else _numbers("--shots", [self.shots], int)
+        if len(shots) > 1:
+            raise ConfigError(f"--shots {self.shots!r} must be one number, or full.")
         open_zoo = builtin("open_zoo")
-        experts = [load_expert(open_zoo, self.zoo, name) for name in split(self.expert)]
+        experts = [load_expert(open_zoo, self.zoo, name) for name in dict.fromkeys(split(self.expert))]
         if not experts:
             raise ConfigError("--expert needs a name. To see them type: ntk-select zoo list")
         task = builtin("load_task")(self.task)
         reference = self._reference(open_zoo)
-        for folder in filter(None, (self.out, self.save_model)):
-            check_writable(folder)
+        for folder, option in ((self.out, "--out"), (self.save_model, "--save-model")):
+            if folder is not None:
+                check_writable(folder, option)
         results, failures, paths = [], {}, []
         for expert in experts:
             for seed in seeds:
@@ -82,7 +85,7 @@ class Finetune:
                         result = finetune(
                             expert,
                             task,
-                            shots=shots,
+                            shots=shots[0],
                             learning_rates=rates,
                             choose=self.choose,
                             recipe=recipe,
@@ -93,15 +96,19 @@ class Finetune:
                             checkpoints=self.checkpoints,
                             progress=lambda done, total, _: progress(done, total, "epochs"),
                         )
-                except ModelError as error:  # of this expert; what is wrong with the task or an option ends everything
+                except Exception as error:  # an expert is foreign code: whatever it raises must not cost the others
+                    if isinstance(error, NtkSelectError) and not isinstance(error, ModelError) and not results:
+                        raise  # the task or an option: no expert can do better
                     failures[f"{expert.name}, seed {seed}"] = explained(error)
                     continue
                 results.append(result)
-                if self.out is not None:
-                    paths += result.save(self.out / f"{expert.name}-seed{seed}")
-                if self.save_model is not None and seed == seeds[0]:
-                    keep(result, expert, task, self.save_model, replace_existing=True)
-                    paths.append(self.save_model.expanduser() / f"{expert.name}-on-{task.name}")
+                try:
+                    if self.out is not None:
+                        paths += result.save(self.out / f"{expert.name}-seed{seed}")
+                    if self.save_model is not None and seed == seeds[0]:
+                        paths.append(self.save_model.expanduser() / keep(result, expert, task, self.save_model, replace_existing=True).name)
+                except (NtkSelectError, OSError) as error:  # its numbers are still there to be printed
+                    failures[f"{expert.name}, seed {seed}"] = f"The result could not be saved: {explained(error)}"
         if self.json:
             print_json({"results": [result.to_dict() for result in results], "failures": failures})
         else:
@@ -120,8 +127,17 @@ class Finetune:
 
     def _next(self, results) -> None:
         if len(results) == 1 and self.save_model is None:
-            words = ["--expert", results[0].expert, "--task", self.task, "--shots", self.shots, "--save-model", "my_zoo", *zoo_option(self.zoo)]
-            print_line("Next, to keep the fine-tuned expert: " + command("finetune", *words))
+            words = ["--expert", results[0].expert, "--task", self.task, "--shots", self.shots, *self._options(), *zoo_option(self.zoo)]
+            print_line("Next, to keep the fine-tuned expert: " + command("finetune", *words, "--save-model", "my_zoo"))
+
+    def _options(self) -> list[str]:
+        """The words for what differs from the defaults and decides the result, so that kept states are found again."""
+        words = []
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name not in ("expert", "task", "zoo", "shots", "out", "save_model", "json") and value != each.default:
+                words += ["--" + each.name.replace("_", "-"), *map(str, split(value) if isinstance(value, tuple) else [value])]
+        return words
 
 
 def _numbers(option: str, texts: Sequence[str], kind: type) -> list:
@@ -133,7 +149,7 @@ def _numbers(option: str, texts: Sequence[str], kind: type) -> list:
             raise ConfigError(f"{option} {text!r} is not a {'whole ' if kind is int else ''}number.") from error
     if not found:
         raise ConfigError(f"{option} needs at least one number.")
-    return found
+    return list(dict.fromkeys(found))
 
 
 def print_results(results: Sequence) -> None:
@@ -149,7 +165,7 @@ def print_results(results: Sequence) -> None:
             f"{100 * result.balanced_accuracy:.2f} %",
             f"{result.learning_rate:g}",
             " ".join(f"{trial.learning_rate:g}:{_trial(trial)}" for trial in result.trials),
-            f"{result.images_per_second:,.0f}",
+            "-" if result.images_per_second is None else f"{result.images_per_second:,.0f}",
             "-" if result.cost is None else f"{result.cost:.2f}",
             f"{sum(result.seconds.values()):.1f}",
         ]

@@ -36,10 +36,10 @@ class ZooTrain:
         config = read_config(self.config)
         if self.plan:
             with progress_bar("measuring") as progress:
-                self._print_plan(plan(config, data=self.data, work=self.work, only=self.only, progress=progress))
+                self._print_plan(plan(config, data=self.data, only=self.only, progress=progress))
             return 0
-        for folder in (self.out, self.work):
-            check_writable(folder)
+        for folder, option in ((self.out, "--out"), (self.work, "--work")):
+            check_writable(folder, option)
         with progress_bar("training") as progress:
             cards = train_zoo(
                 config,

@@ -65,7 +65,7 @@ def finetune(
       reference: the expert whose fine-tuning on the same images is the unit of `cost`.
       workers: learning rates that are tried at the same time; by default one for each core where a CPU trains a small network (a step of it leaves cores idle), else one.
       mesh: devices that share each batch; batch norm sees the whole batch.
-      checkpoints: folder of what goes on after a cut, bit for bit on a CPU; None keeps nothing.
+      checkpoints: folder of what goes on after a cut, bit for bit on a CPU, emptied of it at the end; None keeps nothing.
       progress: called with (epochs done, epochs in all, name).
 
     Returns:
@@ -73,7 +73,7 @@ def finetune(
 
     Raises:
       ConfigError: an option is not allowed, the task has no test set, or too few images.
-      ModelError: the expert cannot be given a head or has no preprocess, or every learning rate diverged.
+      ModelError: the expert cannot be given a head, has no preprocess, or weights that are not finite; or every learning rate diverged.
 
     Cost: `recipe.epochs` passes, forward and backward, over the training images for each rate, and one more after a validation.
 
@@ -85,9 +85,7 @@ def finetune(
     _check(expert, reference, task, choose, recipe, search, trials, seed, sample_seed, workers)
     places = chosen_images(task, shots, sample_seed)
     network, one_input, passes = _fresh(expert, task, places, recipe, seed)
-    unit = None
-    if reference is not None:
-        unit = _fresh(reference, task, places, recipe, seed)[2] * recipe.epochs * (len(places) - len(places) % min(recipe.batch_size, len(places)))
+    their_passes = None if reference is None else _fresh(reference, task, places, recipe, seed)[2]
     chooses = search == "optuna" or len(rates) > 1
     fitted, held = (places, None) if choose == "test" or not chooses else _divided(task, places, seed)
     settings = [expert.params, expert.state, task.name, task.labels, one_input, search]
@@ -131,6 +129,7 @@ def finetune(
         rate, final = _final(tried, runs, chooses, None if held is None else again)
     trainer.seconds["train"] -= trainer.seconds.get("evaluate", 0.0)
     outcome = tested.get(rate) or trainer.tested(final.expert)
+    trainer.forget()
     images, seen_now = sum(run.images for run in done), sum(run.seen_now for run in done)
     return FinetuneResult(
         expert.name,
@@ -152,7 +151,7 @@ def finetune(
         trainer.seconds,
         seen_now / trainer.seconds["train"] if seen_now else None,
         passes * images,
-        None if unit is None else passes * images / unit,
+        None if their_passes is None else passes * images / (their_passes * trainer.images(places)),
         recipe,
         final.expert,
     )
@@ -222,6 +221,8 @@ def _check(expert: Expert, reference: Expert | None, task: Task, choose, recipe,
         check_count("workers", workers, 1)
     if task.test_images is None or len(task.test_labels) == 0:
         raise ConfigError(f"The task {task.name!r} has no test set, on which a fine-tuned expert is judged. Put images into test/CLASS/.")
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(expert.variables)):
+        raise ModelError(f"Weights of expert {expert.name!r} hold NaN or infinity. Fetch or convert it again.")
     for one in (expert, reference):
         if one is not None and one.preprocess is None:
             raise ModelError(

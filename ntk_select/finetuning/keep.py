@@ -8,7 +8,7 @@ import numpy as np
 from ntk_select.card import Card
 from ntk_select.errors import ModelError
 from ntk_select.expert import Expert
-from ntk_select.new_head import in_place
+from ntk_select.new_head import has_new_head, in_place
 from ntk_select.plugins import builtin
 from ntk_select.task import Task
 
@@ -26,10 +26,17 @@ def keep(result: FinetuneResult, original: Expert, task: Task, folder: str | Pat
       replace_existing: whether one of this name may be written over.
 
     Raises:
-      ModelError: the original has no card or no head, or there is one of this name.
+      ModelError: the original has no card or no head, was given a head itself, or there is one of this name; or the result is of others.
     """
     if original.card is None:
         raise ModelError(f"Expert {original.name!r} has no card that names its architecture, so that it cannot be kept as an expert.")
+    if (result.expert, result.task) != (original.name, task.name):
+        raise ModelError(f"The result is of {result.expert!r} on {result.task!r}, not of {original.name!r} on {task.name!r}.")
+    if has_new_head(original):
+        raise ModelError(
+            f"Expert {original.name!r} was given a new head before, so that its card no longer describes it. "
+            "Keep the first fine-tuning, and fine-tune what open_zoo makes of it."
+        )
     places = chosen_images(task, result.shots, result.sample_seed)
     name = "".join(letter if letter.isalnum() or letter in "-_@." else "_" for letter in f"{original.name}-on-{task.name}")
     card = replace(

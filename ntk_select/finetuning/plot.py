@@ -20,6 +20,7 @@ def figure_bytes(result: FinetuneResult, file_format: str) -> bytes:
     )
     for epoch in result.recipe.decays:
         axes.axvline(epoch + 0.5, color="0.8", lw=1, zorder=0)
-    axes.set(xlabel="epoch", ylabel="training loss", yscale="log", title=literal(f"{result.expert} on {result.task}"))
+    scale = "log" if any(loss > 0 for losses in (result.losses, *(trial.losses for trial in result.trials)) for loss in losses) else "linear"
+    axes.set(xlabel="epoch", ylabel="training loss", yscale=scale, title=literal(f"{result.expert} on {result.task}"))
     axes.legend(title="learning rate", frameon=False)
     return file_content(figure, file_format)

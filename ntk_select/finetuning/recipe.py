@@ -22,13 +22,15 @@ class Recipe:
     Args:
       epochs: over the training images.
       milestones: epochs after which the learning rate is divided by ten; None for one half and five sixths of them, 15 and 25 of 30.
-      batch_size: images in a step, or all if there are fewer; what is left over of an epoch is dropped.
+      batch_size: images in a step, or all if there are fewer. What is left over of an epoch is a smaller batch, as usual in PyTorch; a single image,
+        of which batch norm has nothing to say, or what devices cannot share evenly, is left out.
       momentum, nesterov, weight_decay: of SGD, with PyTorch's meaning; weight decay is on all parameters.
       augment: "crop_flip", "crop", "flip" or "none"; "auto" is "crop_flip". Up to 64 pixels a crop is one of the image with four black pixels
         around it, above a random resized crop. Where mirror images are other things (digits, letters), say "crop".
-      batch_norm: "train": statistics of the batch, as usual in PyTorch; "frozen": those of the expert, which stay.
+      batch_norm: "train": statistics of the batch, as usual in PyTorch; "frozen": those of the expert, which stay, and no dropout.
       head: of `with_new_head`.
-      precision: "float32", or "bfloat16" for activations.
+      precision: "float32" (on accelerators what JAX makes of it: TF32 on NVIDIA's, unless `jax_default_matmul_precision` says otherwise), or
+        "bfloat16" for activations.
 
     Raises:
       ConfigError: a value is not allowed.
@@ -75,7 +77,7 @@ class Recipe:
     @property
     def decays(self) -> tuple[int, ...]:
         """Epochs after which the learning rate is divided by ten; a single epoch is at the full rate."""
-        usual = tuple(epoch for epoch in (self.epochs // 2, self.epochs * 5 // 6) if epoch)
+        usual = tuple(sorted({self.epochs // 2, self.epochs * 5 // 6} - {0}))
         return usual if self.milestones is None else self.milestones
 
 

@@ -23,6 +23,9 @@ from ntk_select.training import DivergedError, begin, cross_entropy, make_step, 
 from .accuracy import Accuracy, accuracy
 from .recipe import Recipe
 
+HOPELESS = 1000
+"""Times the loss of guessing: a training whose loss is above has diverged, though its numbers may be finite."""
+
 
 class Run(NamedTuple):
     """A network after its training.
@@ -105,6 +108,7 @@ class Trainer:
         self.seconds: dict[str, float] = {}
         self._feeds: dict[bytes, Feed] = {}
         self._seen: dict[bytes, Any] = {}
+        self._kept: list[Checkpoints] = []
         self._train_fn = train_fn_of(network, recipe.batch_norm)
         self._optimizer = sgd(recipe.momentum, recipe.weight_decay, nesterov=recipe.nesterov)
         self.small = isinstance(network.preprocess, Preprocess) and network.preprocess.size <= SMALL
@@ -127,7 +131,7 @@ class Trainer:
             raise ConfigError(f"A batch of {size} images cannot be shared by {self.mesh.size} devices. Give a batch_size that they divide.")
         with timed(self.seconds, "read"):
             images = ChosenImages(self.task.images, places)
-            found = feed(images, self.task.labels[places], self.network.preprocess, self.augment, size)
+            found = feed(images, self.task.labels[places], self.network.preprocess, self.augment, size, rest=self.mesh is None)
             self._feeds[places.tobytes()] = found
             if self.checkpoints is not None:
                 inputs = self.network.preprocess([images[0]])
@@ -135,7 +139,9 @@ class Trainer:
                 self._seen[places.tobytes()] = [shown, _program(self._train_fn, self.network.variables, inputs)]
             batch = next(iter(found.batches(np.random.default_rng(0))))
         with timed(self.seconds, "compile"):
-            jax.block_until_ready(self._step(begin(self.network.variables, self._optimizer), batch, jax.random.key(0), 0.0))
+            for number in {size, found.batches.seen % size or size}:
+                some = jax.tree.map(lambda part, number=number: part[:number], batch)
+                jax.block_until_ready(self._step(begin(self.network.variables, self._optimizer), some, jax.random.key(0), 0.0))
 
     @cached_property
     def _step(self):
@@ -146,24 +152,33 @@ class Trainer:
         """Trains from the start on the images at `places`, which were prepared; `report` is called with the number of epochs done."""
         recipe, batches = self.recipe, self._feeds[places.tobytes()].batches
         rates = stepwise(learning_rate, recipe.epochs, batches.steps, recipe.decays)
-        name = "".join(letter if letter.isalnum() or letter in "-_@." else "_" for letter in f"{self.network.name}-{self.task.name}")
         settings = [self.settings, recipe, learning_rate, self.seed, places, self._seen.get(places.tobytes())]
-        with Checkpoints(self.checkpoints, name, settings) as kept:
+        with Checkpoints(self.checkpoints, f"{self.network.name}-{self.task.name}", settings) as kept:
+            self._kept.append(kept)
             first, state, notes = kept.latest(begin(self.network.variables, self._optimizer))
             losses = notes.get("losses", [])
             after_epoch = kept.then(lambda epoch, _loss: report(epoch), losses)
             report(first)
             try:
-                state = train_epochs(self._step, state, batches, rates, seed=[self.seed], first_epoch=first, after_epoch=after_epoch)
+                ceiling = HOPELESS * float(np.log(max(self.task.num_classes, 2)))
+                state = train_epochs(self._step, state, batches, rates, seed=[self.seed], first_epoch=first, after_epoch=after_epoch, ceiling=ceiling)
             except DivergedError as error:
                 report(recipe.epochs)
-                images = ((error.epoch - 1) * batches.steps + error.step) * batches.batch_size
-                return Run(None, tuple(losses), images, images - first * batches.steps * batches.batch_size, str(error))
+                images = (error.epoch - 1) * batches.seen + min(error.step * batches.batch_size, batches.seen)
+                return Run(None, tuple(losses), images, images - first * batches.seen, str(error))
             kept.save(recipe.epochs, state, {"losses": losses}, now=True)
         variables = jax.tree.map(np.asarray, dict(state.variables))
         expert = replace(self.network, params=variables.pop("params"), state=variables)
-        each = batches.steps * batches.batch_size
-        return Run(expert, tuple(losses), recipe.epochs * each, (recipe.epochs - first) * each)
+        return Run(expert, tuple(losses), recipe.epochs * batches.seen, (recipe.epochs - first) * batches.seen)
+
+    def forget(self) -> None:
+        """Deletes the checkpoints of all runs: the search is done."""
+        for kept in self._kept:
+            kept.forget()
+
+    def images(self, places: np.ndarray) -> int:
+        """Seen in one training on those at `places`, which were prepared."""
+        return self.recipe.epochs * self._feeds[places.tobytes()].batches.seen
 
     def validated(self, expert: Expert, places: np.ndarray) -> Accuracy:
         """How well it answers on training images that were held out."""

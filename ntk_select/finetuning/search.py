@@ -1,7 +1,7 @@
 """Which learning rate is best?"""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 from ntk_select.errors import missing
 
@@ -25,10 +25,14 @@ def grid(train: Train, judge: Judge, learning_rates: Sequence[float], workers: i
         runs = [train(rate, place) for place, rate in enumerate(learning_rates)]
     else:
         with ThreadPoolExecutor(workers) as pool:
+            waiting = [pool.submit(train, rate, place) for place, rate in enumerate(learning_rates)]
             try:
-                runs = list(pool.map(train, learning_rates, range(len(learning_rates))))
+                for finished in wait(waiting, return_when=FIRST_EXCEPTION).done:
+                    finished.result()  # raises what it raised
+                runs = [each.result() for each in waiting]
             except BaseException:
                 stop()
+                pool.shutdown(wait=False, cancel_futures=True)
                 raise
     return [judge(rate, run) for rate, run in zip(learning_rates, runs, strict=True)]
 

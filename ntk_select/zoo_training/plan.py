@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -29,7 +30,7 @@ class Work:
       name, architecture: of the expert.
       images: seen in all epochs.
       epochs, steps: of its training.
-      flops: of convolutions and matrix products, forward and backward.
+      flops: of convolutions and matrix products, forward and backward; those of adapters are not in it.
       images_per_second: of this architecture's training step on one device of this machine; neither reading images nor the passes of evaluation
         at the end are in it.
       measured_batch: of that measurement.
@@ -54,14 +55,13 @@ def plan(
     config: ZooConfig,
     *,
     data: str | Path | None = None,
-    work: str | Path = "runs/zoo",
     only: str = "",
     progress: Callable[[int, int, str], None] | None = None,
 ) -> list[Work]:
-    """The work of every expert of the config. Nothing is trained; a few steps on noise are timed for each architecture.
+    """The work of every expert of the config. Nothing is trained or written; a few steps on noise are timed for each architecture.
 
     Args:
-      config, data, work, only: as for `train_zoo`. Images are only looked at where the config does not say how many there are.
+      config, data, only: as for `train_zoo`. Images are only looked at where the config does not say how many there are.
       progress: called with (architectures measured, architectures, name).
 
     Raises:
@@ -69,43 +69,59 @@ def plan(
       TaskError, DataError: such a source cannot be read.
     """
     wanted = chosen(config, only)
-    sizes = {name: _size(config, name, data, Path(work).expanduser()) for name in dict.fromkeys(s for member in wanted for s in _sources(member))}
+    sizes = {name: _size(config, name, data) for name in dict.fromkeys(s for member in wanted for s in _sources(member))}
     architectures, measured = list(dict.fromkeys(member.architecture for member in wanted)), {}
     for done, architecture in enumerate(architectures):
         if progress is not None:
             progress(done, len(architectures), architecture)
         measured[architecture] = speed(config, architecture, max(classes for _, classes in sizes.values()))
-    return [_work(config, member, sizes, *measured[member.architecture]) for member in wanted]
+    return [_work(config, member, sizes, measured[member.architecture]) for member in wanted]
 
 
 def _sources(member) -> tuple[str, ...]:
     return (member.source,) if isinstance(member, SingleMember) else member.sources
 
 
-def _size(config: ZooConfig, name: str, data, work: Path) -> tuple[int, int]:
+def _size(config: ZooConfig, name: str, data) -> tuple[int, int]:
     """(images, classes) of a source."""
     source = config.sources[name]
     if source.images and source.num_classes:
         return source.images, source.num_classes
-    task = load_source(config, name, data, work)
+    task = load_source(config, name, data, None)
     return len(task.labels), task.num_classes
 
 
-def _work(config: ZooConfig, member, sizes, flops_per_image: float, images_per_second: float, measured_batch: int) -> Work:
+def _work(config: ZooConfig, member, sizes, measured: "Speed") -> Work:
     if isinstance(member, SingleMember):
-        batch = min(config.batch_size, sizes[member.source][0])
-        epochs, steps = member.epochs, sizes[member.source][0] // batch
-        images = epochs * steps * batch
+        batches = [min(config.batch_size, sizes[member.source][0])]
+        epochs, steps = member.epochs, sizes[member.source][0] // batches[0]
     else:
         wanted, epochs = member.config, member.config.epochs
         batches = [min(wanted.batch_size, sizes[source][0]) for source in member.sources]
         steps = max(1, *(min(sizes[s][0], wanted.images_per_epoch) // batch for s, batch in zip(member.sources, batches, strict=True)))
-        images = epochs * steps * sum(batches)
-    return Work(member.name, member.architecture, images, epochs, epochs * steps, images * flops_per_image, images_per_second, measured_batch)
+    images, flops = epochs * steps * sum(batches), 0.0
+    for source, batch in zip(_sources(member), batches, strict=True):
+        flops += TRAINING * epochs * steps * batch * (measured.flops + 2 * measured.width * sizes[source][1])
+    return Work(member.name, member.architecture, images, epochs, epochs * steps, flops, measured.images_per_second, measured.batch)
 
 
-def speed(config: ZooConfig, architecture: str, num_classes: int) -> tuple[float, float, int]:
-    """(operations of training on one image, images per second on one device, batch of the measurement) of an architecture.
+class Speed(NamedTuple):
+    """Of the training of an architecture on one device.
+
+    Attributes:
+      flops: of one image's way to the pre-logits.
+      width: number of pre-logits, which a linear head follows.
+      images_per_second, batch: of the measurement.
+    """
+
+    flops: float
+    width: int
+    images_per_second: float
+    batch: int
+
+
+def speed(config: ZooConfig, architecture: str, num_classes: int) -> Speed:
+    """Measured by a few steps on noise.
 
     Up to `SMALL` pixels, and on accelerators, the config's batch is taken; a CPU gets eight images at most.
     """
@@ -124,4 +140,4 @@ def speed(config: ZooConfig, architecture: str, num_classes: int) -> tuple[float
         taken += 1
     seconds = time.perf_counter() - began
     one = jax.ShapeDtypeStruct((1, config.size, config.size, 3), np.float32)
-    return TRAINING * forward_flops(expert.apply_fn, expert.variables, one), taken * batch / seconds, batch
+    return Speed(forward_flops(expert.features_fn, expert.variables, one), expert.head_kernel.shape[0], taken * batch / seconds, batch)

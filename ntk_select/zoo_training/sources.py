@@ -19,8 +19,10 @@ from ntk_select.task import Task
 from .config import ZooConfig
 
 
-def load_source(config: ZooConfig, name: str, data: Path | None, work: Path) -> Task:
+def load_source(config: ZooConfig, name: str, data: Path | None, work: Path | None) -> Task:
     """A source data set with a test set; of small images in an archive those are resized once and kept below `work`, while the archive stays as it is.
+
+    With `work=None` nothing is kept, and the images are of their own sizes.
 
     Raises:
       ConfigError: its URI has {data} and no folder was given, or it has no test set.
@@ -47,10 +49,10 @@ def load_source(config: ZooConfig, name: str, data: Path | None, work: Path) -> 
     return Task(name, images, task.labels, task.class_names, test_images, task.test_labels)
 
 
-def _place(config: ZooConfig, name: str, uri: str, work: Path) -> Path | None:
+def _place(config: ZooConfig, name: str, uri: str, work: Path | None) -> Path | None:
     """Where the resized images of an archive are kept; None for large ones, and where it cannot be told whether the source has changed."""
     archive = Path(uri.partition(":")[2] or uri).expanduser()
-    if config.size > SMALL or not archive.is_file():
+    if work is None or config.size > SMALL or not archive.is_file():
         return None
     now = archive.stat()
     settings = (str(archive.resolve()), now.st_size, now.st_mtime_ns, config.preprocess.geometry, sorted(config.sources[name].rename.items()))

@@ -48,10 +48,10 @@ def normed_in_training(variables, x):
     return Taps(features @ variables["params"]["head"]["kernel"], features), {"batch_stats": new}
 
 
-def linear_expert(name="linear", **options):
+def linear_expert(name="linear", params=None, **options):
     """Pixels into a linear head: nothing but the head is learnt."""
     given = {"features_fn": flat, "head": ("head",), "preprocess": pixels}
-    return ns.Expert(name, linear, {"head": {"kernel": np.zeros((SIDE**2, 5)), "bias": np.zeros(5)}}, **(given | options))
+    return ns.Expert(name, linear, params or {"head": {"kernel": np.zeros((SIDE**2, 5)), "bias": np.zeros(5)}}, **(given | options))
 
 
 def normed_expert(name="normed", **options):

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 import pytest
-from ntk_select.finetuning import run as run_module
-from ntk_select.finetuning.shots import hold_out
 
 import ntk_select as ns
 from ntk_select.errors import ConfigError, ModelError
+from ntk_select.finetuning import run as run_module
+from ntk_select.finetuning.shots import hold_out
 
 QUICK = ns.Recipe(epochs=3, batch_size=6)
 
@@ -115,7 +115,9 @@ def test_the_test_set_is_looked_at_once_and_after_all_training(made, search):
         pytest.importorskip("optuna")
     task, log = made.spots(), []
     watched = dataclasses.replace(task, test_images=Watched(task.test_images, log))
-    ns.finetune(made.linear_expert(), watched, learning_rates=(0.3, 0.1), recipe=QUICK, search=search, trials=3, progress=lambda *now: log.append(now))
+    ns.finetune(
+        made.linear_expert(), watched, learning_rates=(0.3, 0.1), recipe=QUICK, search=search, trials=3, progress=lambda *now: log.append(now)
+    )
     total = (4 if search == "optuna" else 3) * QUICK.epochs
     looked = [entry for entry in log if isinstance(entry, int)]
     assert sorted(looked) == list(range(12))
@@ -175,10 +177,12 @@ def test_separable_images_are_learnt_and_shuffled_labels_give_chance(made):
     recipe = ns.Recipe(epochs=10, batch_size=12)
     learnt = ns.finetune(made.normed_expert(), task, learning_rates=0.1, recipe=recipe)
     assert learnt.accuracy > 0.95
-    labels = np.random.default_rng(9).permutation(task.labels)
-    control = ns.finetune(made.normed_expert(), dataclasses.replace(task, labels=labels), learning_rates=0.1, recipe=recipe)
-    # The answers do not depend on the test labels, but images of a class are alike: each class is one draw of thirds.
-    assert control.accuracy < 0.7
+    rng = np.random.default_rng(9)
+    shuffled = dataclasses.replace(task, labels=rng.permutation(task.labels), test_labels=rng.permutation(task.test_labels))
+    control = ns.finetune(made.normed_expert(), shuffled, learning_rates=0.1, recipe=recipe)
+    assert control.losses[-1] < control.losses[0]
+    # Whatever the answers are, each is right with probability 1/3: 300 of them, four standard deviations.
+    assert abs(control.accuracy - 1 / 3) < 4 * np.sqrt(2 / 9 / 300)
 
 
 def test_a_rate_that_diverges_is_reported_and_the_others_go_on(made):
@@ -252,12 +256,6 @@ def test_one_rate_however_it_is_written_is_taken_as_it_is(made, rate):
     assert (found.learning_rate, found.choose, len(found.trials)) == (0.25, "given", 1)
 
 
-def test_results_of_seeds_that_are_numbers_of_numpy_can_be_written_as_json(made, tmp_path):
-    found = ns.finetune(made.linear_expert(), made.spots(), shots=np.int64(2), learning_rates=0.1, recipe=QUICK, seed=np.int64(1), sample_seed=np.int32(2))
-    found.save(tmp_path)
-    assert (found.shots, found.seed, found.sample_seed) == (2, 1, 2)
-
-
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -273,7 +271,7 @@ def test_results_of_seeds_that_are_numbers_of_numpy_can_be_written_as_json(made,
         ({"learning_rates": ()}, "must be numbers above 0"),
         ({"learning_rates": None}, "must be numbers above 0"),
         ({"recipe": "paper"}, "recipe='paper' must be a Recipe"),
-        ({"recipe": ns.Recipe(augment="flip")}, "augment='flip' needs an expert whose preprocess is a `Preprocess`"),
+        ({"recipe": ns.Recipe(augment="flip")}, "augment='flip' needs a.*Preprocess.*augment='none'"),
     ],
 )
 def test_an_option_that_is_not_allowed_is_refused_in_a_sentence(made, options, sentence):
@@ -298,6 +296,20 @@ def test_experts_without_preprocess_are_refused_before_any_training(made, which)
 def test_an_expert_without_features_is_refused(made):
     with pytest.raises(ModelError, match="Expert 'linear' has no features_fn"):
         ns.finetune(made.linear_expert(features_fn=None), made.spots())
+
+
+def test_an_expert_whose_weights_are_not_finite_is_refused_instead_of_its_rate(made):
+    expert = made.normed_expert()
+    broken = dataclasses.replace(expert, state={"batch_stats": expert.state["batch_stats"] | {"var": np.full(6, np.inf)}})
+    with pytest.raises(ModelError, match="Weights of expert 'normed' hold NaN or infinity. Fetch or convert it again"):
+        ns.finetune(broken, made.spots())
+
+
+def test_features_that_no_head_can_take_are_refused_in_a_sentence(made):
+    with pytest.raises(ModelError, match=r"features_fn of expert 'linear' gives \(1, 4, 4\) for one input; pre-logits must be \(1, d\)"):
+        ns.finetune(made.linear_expert(features_fn=lambda variables, x: x), made.spots())
+    with pytest.raises(ModelError, match="features_fn of expert 'linear' gives 4 pre-logits, but its head takes 16"):
+        ns.finetune(made.linear_expert(features_fn=lambda variables, x: x[:, 0]), made.spots())
 
 
 def test_names_are_at_hand_in_the_package():

@@ -45,9 +45,7 @@ def test_one_epoch_is_trained_at_the_rate_that_was_given():
 
 
 def test_numbers_of_numpy_become_numbers_that_json_can_hold():
-    recipe = ns.Recipe(
-        epochs=np.int64(4), batch_size=np.int32(8), milestones=np.array([1, 2]), momentum=np.float32(0.5), weight_decay=np.array(0.25)
-    )
+    recipe = ns.Recipe(epochs=np.int64(4), batch_size=np.int32(8), milestones=np.array([1, 2]), momentum=np.float32(0.5), weight_decay=np.array(0.25))
     assert json.loads(json.dumps(asdict(recipe))) == asdict(ns.Recipe(4, [1, 2], 8, 0.5, True, 0.25)) | {"milestones": [1, 2]}
 
 
