@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from ntk_select.files import write_atomically
+from ntk_select.files import file_name, write_atomically
 
 
 def test_content_arrives_and_nothing_else_is_left(tmp_path):
@@ -57,3 +57,12 @@ def test_a_parent_that_is_a_file_is_an_os_error(tmp_path):
     (tmp_path / "a").write_bytes(b"old")
     with pytest.raises(OSError, match="a"):
         write_atomically(tmp_path / "a" / "b", b"new")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"), [("ash-on my/oaks", "ash-on_my_oaks"), ("../x", "_._x"), ("", "_"), ("größe@2.0_b-c", "größe@2.0_b-c"), ("..", "_.")]
+)
+def test_any_text_becomes_the_name_of_one_file(text, name, tmp_path):
+    assert file_name(text) == name
+    (tmp_path / file_name(text)).touch()
+    assert [file.name for file in tmp_path.iterdir()] == [name]

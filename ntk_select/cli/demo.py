@@ -8,6 +8,7 @@ from rich.text import Text
 from ntk_select.cli.console import Flag, check_writable, command, out, print_json, print_line, print_table, progress_bar, remarks
 from ntk_select.cli.finetune import REFERENCE
 from ntk_select.cli.rank import print_ranking
+from ntk_select.files import file_name
 from ntk_select.plugins import builtin
 
 SHOTS = 20
@@ -57,7 +58,7 @@ class Demo:
         for number, name in enumerate(chosen, start=1):
             with progress_bar(f"fine-tuning {number} of {len(chosen)}") as progress:
                 results[name] = finetune(experts[name](), task, shots=SHOTS, recipe=Recipe(augment="crop"), reference=reference, progress=progress)
-            results[name].save(self.out / name)
+            results[name].save(self.out / file_name(name))
             remarks().print(f"{name}: {100 * results[name].accuracy:.1f} %", markup=False)
         return results
 

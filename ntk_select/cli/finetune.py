@@ -10,6 +10,7 @@ from rich.text import Text
 from ntk_select.cli.console import Flag, check_writable, command, out, print_json, print_line, print_table, progress_bar, remarks, split, zoo_option
 from ntk_select.cli.expert import load_expert
 from ntk_select.errors import ConfigError, ModelError, NtkSelectError, explained
+from ntk_select.files import file_name
 from ntk_select.plugins import builtin
 
 REFERENCE = "cifar10-resnet_small"
@@ -51,17 +52,19 @@ class Finetune:
     reference: str | None = None
     """Expert whose fine-tuning with one learning rate is the unit of cost; of the built-in zoo cifar10-resnet_small."""
     checkpoints: Path | None = Path("runs/checkpoints")
-    """Folder by which training that was cut goes on; None keeps nothing."""
+    """Folder by which training that was cut goes on, or is found finished by the next command; None keeps nothing."""
     out: Path | None = None
     """Folder for result.json and curves.png of each fine-tuning."""
     save_model: Path | None = None
-    """Folder of experts to put the fine-tuned ones into."""
+    """Folder of experts to put the fine-tuned ones into; of several seeds the first that succeeds."""
+    replace: Flag = field(default=False)
+    """Write over experts of the same names in --save-model."""
     json: Flag = field(default=False)
     """Print JSON instead of a table."""
 
     def run(self) -> int:
         """Fine-tunes, prints and saves. Returns 1 if an expert failed."""
-        from ntk_select.finetuning import Recipe, finetune, keep
+        from ntk_select.finetuning import Recipe, finetune, keep, kept_name
 
         recipe = Recipe(epochs=self.epochs, batch_size=self.batch_size, augment=self.augment, batch_norm=self.batch_norm, precision=self.precision)
         rates, seeds = _numbers("--lr", self.lr, float), _numbers("--seeds", self.seeds, int)
@@ -77,6 +80,10 @@ class Finetune:
         for folder, option in ((self.out, "--out"), (self.save_model, "--save-model")):
             if folder is not None:
                 check_writable(folder, option)
+        if self.save_model is not None and not self.replace:
+            for name in (kept_name(expert.name, task.name) for expert in experts):
+                if (self.save_model.expanduser() / name).exists():
+                    raise ConfigError(f"There is already an expert {name!r} in {self.save_model}. Give another folder, or replace it: --replace")
         results, failures, paths = [], {}, []
         for expert in experts:
             for seed in seeds:
@@ -104,9 +111,10 @@ class Finetune:
                 results.append(result)
                 try:
                     if self.out is not None:
-                        paths += result.save(self.out / f"{expert.name}-seed{seed}")
-                    if self.save_model is not None and seed == seeds[0]:
-                        paths.append(self.save_model.expanduser() / keep(result, expert, task, self.save_model, replace_existing=True).name)
+                        paths += result.save(self.out / file_name(f"{expert.name}-seed{seed}"))
+                    if self.save_model is not None and expert.name not in {result.expert for result in results[:-1]}:
+                        card = keep(result, expert, task, self.save_model, replace_existing=self.replace)
+                        paths.append(self.save_model.expanduser() / card.name)
                 except (NtkSelectError, OSError) as error:  # its numbers are still there to be printed
                     failures[f"{expert.name}, seed {seed}"] = f"The result could not be saved: {explained(error)}"
         if self.json:
@@ -114,6 +122,9 @@ class Finetune:
         else:
             print_results(results)
             self._next(results)
+        if not failures and (self.save_model is not None or len(results) > 1):  # else a repetition, or the next command, finds them
+            for result in results:
+                result.forget()
         for path in paths:
             remarks().print(f"wrote {path}", markup=False, soft_wrap=True)
         for name, error in failures.items():
@@ -135,7 +146,7 @@ class Finetune:
         words = []
         for each in fields(self):
             value = getattr(self, each.name)
-            if each.name not in ("expert", "task", "zoo", "shots", "out", "save_model", "json") and value != each.default:
+            if each.name not in ("expert", "task", "zoo", "shots", "out", "save_model", "replace", "json") and value != each.default:
                 words += ["--" + each.name.replace("_", "-"), *map(str, split(value) if isinstance(value, tuple) else [value])]
         return words
 

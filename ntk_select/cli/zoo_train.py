@@ -4,8 +4,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import tyro
+from rich.text import Text
 
 from ntk_select.cli.console import Flag, check_writable, command, print_json, print_line, print_table, progress_bar, remarks
+from ntk_select.errors import ConfigError, ModelError
 
 
 @dataclass(frozen=True)
@@ -30,27 +32,33 @@ class ZooTrain:
     """Print JSON instead of a table."""
 
     def run(self) -> int:
-        """Trains, or plans."""
+        """Trains, or plans. Returns 1 if some experts were trained and others were not."""
         from ntk_select.zoo_training import plan, read_config, train_zoo
+        from ntk_select.zoo_training.members import chosen
 
         config = read_config(self.config)
         if self.plan:
             with progress_bar("measuring") as progress:
                 self._print_plan(plan(config, data=self.data, only=self.only, progress=progress))
             return 0
+        mesh = _mesh(self.devices, chosen(config, self.only), config)
         for folder, option in ((self.out, "--out"), (self.work, "--work")):
             check_writable(folder, option)
-        with progress_bar("training") as progress:
-            cards = train_zoo(
-                config,
-                data=self.data,
-                out=self.out,
-                work=self.work,
-                only=self.only,
-                mesh=_mesh(self.devices),
-                progress=progress,
-                done=lambda cards: [remarks().print(f"{card.name}: test accuracy {100 * card.test_accuracy:.2f} %", markup=False) for card in cards],
-            )
+        cards, failure = [], None
+
+        def done(finished) -> None:
+            cards.extend(finished)
+            for card in finished:
+                remarks().print(f"{card.name}: test accuracy {100 * card.test_accuracy:.2f} %", markup=False)
+
+        options = {"data": self.data, "out": self.out, "work": self.work, "only": self.only, "mesh": mesh, "done": done}
+        try:
+            with progress_bar("training") as progress:
+                train_zoo(config, **options, progress=progress)
+        except ModelError as error:
+            if not cards:
+                raise
+            failure = error  # of some; the others are there and are told
         if self.json:
             print_json([asdict(card) for card in cards])
         else:
@@ -59,7 +67,9 @@ class ZooTrain:
                 f"{len(cards)} experts trained, in {self.out}", ["expert", "source", "architecture", "test accuracy"], rows, right=("test accuracy",)
             )
             print_line("Next: " + command("rank", "--task", "folder:my_images", "--zoo", str(self.out)))
-        return 0
+        if failure is not None:
+            remarks().print(Text(str(failure), style="red"), soft_wrap=True)
+        return 0 if failure is None else 1
 
     def _print_plan(self, work) -> None:
         if self.json:
@@ -76,7 +86,7 @@ class ZooTrain:
         print_table(f"{len(work)} experts; training steps measured on one device of this machine, {batches}", columns, rows, right=columns[1:])
 
 
-def _mesh(devices: int):
+def _mesh(devices: int, wanted, config):
     if devices == 1:
         return None
     import jax
@@ -84,9 +94,13 @@ def _mesh(devices: int):
     from jax.sharding import Mesh
 
     from ntk_select.engine.inputs import check_count
-    from ntk_select.errors import ConfigError
+    from ntk_select.zoo_training import MultiMember
 
     check_count("--devices", devices, 1)
     if devices > len(jax.devices()):
         raise ConfigError(f"--devices {devices}: this machine has {len(jax.devices())}.")
+    for member in wanted:
+        size = member.config.batch_size if isinstance(member, MultiMember) else config.batch_size
+        if size % devices:
+            raise ConfigError(f"--devices {devices} cannot share the batches of {size} images of {member.name}. Change batch_size in the config.")
     return Mesh(np.array(jax.devices()[:devices]), ("images",))

@@ -65,7 +65,8 @@ def finetune(
       reference: the expert whose fine-tuning on the same images is the unit of `cost`.
       workers: learning rates that are tried at the same time; by default one for each core where a CPU trains a small network (a step of it leaves cores idle), else one.
       mesh: devices that share each batch; batch norm sees the whole batch.
-      checkpoints: folder of what goes on after a cut, bit for bit on a CPU, emptied of it at the end; None keeps nothing.
+      checkpoints: folder of what goes on after a cut, bit for bit on a CPU; None keeps nothing. What is finished is
+        kept as well, until `FinetuneResult.forget`.
       progress: called with (epochs done, epochs in all, name).
 
     Returns:
@@ -129,7 +130,6 @@ def finetune(
         rate, final = _final(tried, runs, chooses, None if held is None else again)
     trainer.seconds["train"] -= trainer.seconds.get("evaluate", 0.0)
     outcome = tested.get(rate) or trainer.tested(final.expert)
-    trainer.forget()
     images, seen_now = sum(run.images for run in done), sum(run.seen_now for run in done)
     return FinetuneResult(
         expert.name,
@@ -154,6 +154,7 @@ def finetune(
         None if their_passes is None else passes * images / (their_passes * trainer.images(places)),
         recipe,
         final.expert,
+        trainer.kept,
     )
 
 

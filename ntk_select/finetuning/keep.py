@@ -8,12 +8,18 @@ import numpy as np
 from ntk_select.card import Card
 from ntk_select.errors import ModelError
 from ntk_select.expert import Expert
+from ntk_select.files import file_name
 from ntk_select.new_head import has_new_head, in_place
 from ntk_select.plugins import builtin
 from ntk_select.task import Task
 
 from .result import FinetuneResult
 from .shots import chosen_images
+
+
+def kept_name(expert: str, task: str) -> str:
+    """Name of the expert that `keep` writes."""
+    return file_name(f"{expert}-on-{task}")
 
 
 def keep(result: FinetuneResult, original: Expert, task: Task, folder: str | Path, *, replace_existing: bool = False) -> Card:
@@ -38,7 +44,7 @@ def keep(result: FinetuneResult, original: Expert, task: Task, folder: str | Pat
             "Keep the first fine-tuning, and fine-tune what open_zoo makes of it."
         )
     places = chosen_images(task, result.shots, result.sample_seed)
-    name = "".join(letter if letter.isalnum() or letter in "-_@." else "_" for letter in f"{original.name}-on-{task.name}")
+    name = kept_name(original.name, task.name)
     card = replace(
         original.card,
         name=name,

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ class FinetuneResult:
       cost: `flops` in units of one training of the reference expert on the same images with one learning rate; None without a reference.
       recipe: of the training.
       tuned: the fine-tuned expert, ready to be used.
+      checkpoints: folders by which the same call would go on, or be done at once.
     """
 
     expert: str
@@ -78,10 +80,11 @@ class FinetuneResult:
     cost: float | None
     recipe: Recipe
     tuned: Expert = field(repr=False)
+    checkpoints: tuple[Path, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the expert itself, as JSON can hold it."""
-        record = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("tuned", "recipe", "trials")}
+        record = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("tuned", "recipe", "trials", "checkpoints")}
         record["seconds"] = {step: round(value, 3) for step, value in self.seconds.items()}
         return {**record, "losses": list(self.losses), "trials": [asdict(trial) for trial in self.trials], "recipe": asdict(self.recipe)}
 
@@ -98,6 +101,11 @@ class FinetuneResult:
         with contextlib.suppress(ImportError):
             paths.append(self.report(folder / "curves.png"))
         return paths
+
+    def forget(self) -> None:
+        """Deletes the checkpoints of this fine-tuning."""
+        for folder in self.checkpoints:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def report(self, path: str | Path) -> Path:
         """Writes the training losses of all learning rates as a figure: .png, .svg or .pdf. Raises ConfigError for another ending."""

@@ -171,10 +171,10 @@ class Trainer:
         expert = replace(self.network, params=variables.pop("params"), state=variables)
         return Run(expert, tuple(losses), recipe.epochs * batches.seen, (recipe.epochs - first) * batches.seen)
 
-    def forget(self) -> None:
-        """Deletes the checkpoints of all runs: the search is done."""
-        for kept in self._kept:
-            kept.forget()
+    @property
+    def kept(self) -> tuple[Path, ...]:
+        """Folders of the checkpoints of all runs."""
+        return tuple(kept.folder for kept in self._kept if kept.folder is not None)
 
     def images(self, places: np.ndarray) -> int:
         """Seen in one training on those at `places`, which were prepared."""

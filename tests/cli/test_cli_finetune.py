@@ -146,7 +146,11 @@ def test_save_model_puts_the_first_seed_of_each_expert_where_it_says(ran, zoo, n
         answers = np.asarray(expert.apply_fn(expert.variables, expert.preprocess(task.test_images))).argmax(1)
         assert (answers == task.test_labels).mean() == result["accuracy"]
         assert expert.card.training["seed"] == 1
-    assert ran("--save-model", str(tmp_path / "kept"), "--seeds", "1")[0] == 0  # again, in its own place
+    assert ran("--save-model", str(tmp_path / "kept"), "--seeds", "1", "--replace")[0] == 0  # again, in its own place
+    status, _, err = ran("--save-model", str(tmp_path / "kept"))
+    assert status == 2
+    assert "There is already an expert 'ash-on-bright_things'" in err
+    assert "--replace" in err
 
 
 def test_the_next_command_keeps_the_expert_that_was_shown(ran, tmp_path, monkeypatch, capsys):

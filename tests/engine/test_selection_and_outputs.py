@@ -128,7 +128,9 @@ def jacobian(oracle):
     return [oracle.jacobians(network, NETWORK, x) for x in (X1, X2)]
 
 
-@pytest.mark.parametrize("layers", ["^enter", "b$", "enter/w|leave/b", lambda name: "scale" in name], ids=["begins", "ends", "one of two", "a function"])
+@pytest.mark.parametrize(
+    "layers", ["^enter", "b$", "enter/w|leave/b", lambda name: "scale" in name], ids=["begins", "ends", "one of two", "a function"]
+)
 def test_the_kernel_of_some_leaves_is_the_sum_of_theirs(oracle, jacobian, layers):
     chosen = [name for name in jacobian[0] if (layers(name) if callable(layers) else re.search(layers, name))]
     sides = [oracle.whole({name: side[name] for name in chosen}) for side in jacobian]

@@ -29,7 +29,7 @@ def test_the_rate_is_a_tenth_after_15_epochs_and_a_hundredth_after_25():
     np.testing.assert_allclose(rates[:, 0], [0.01] * 15 + [0.001] * 10 + [0.0001] * 5, rtol=1e-14)
 
 
-@pytest.mark.parametrize(("epochs", "decays"), [(30, (15, 25)), (60, (30, 50)), (6, (3, 5)), (1, ()), (2, (1, 1))])
+@pytest.mark.parametrize(("epochs", "decays"), [(30, (15, 25)), (60, (30, 50)), (6, (3, 5)), (1, ()), (2, (1,))])
 def test_milestones_keep_their_place_in_shorter_and_longer_trainings(epochs, decays):
     assert ns.Recipe(epochs=epochs).decays == decays
 
