@@ -54,6 +54,8 @@ class Demo:
         from ntk_select.finetuning import Recipe, finetune
 
         reference, results = experts[REFERENCE](), {}
+        if REFERENCE not in order:  # it failed to be ranked, and with it there would be nothing to compare with
+            return {}
         chosen = list(dict.fromkeys([*order[:TOP], REFERENCE, order[-1]]))
         for number, name in enumerate(chosen, start=1):
             with progress_bar(f"fine-tuning {number} of {len(chosen)}") as progress:
