@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_select.errors import ConfigError, DataError, missing
-from ntk_select.preprocess import Preprocess
+from ntk_select.errors import ConfigError, missing
+from ntk_select.preprocess import Preprocess, checked_image
 
 AUGMENTATIONS = {
     "crop_flip": {"pad": 4, "flip_horizontal": True},
@@ -101,10 +101,7 @@ class RandomResizedCrop:
             from PIL import Image
         except ImportError as error:
             raise missing("Pillow", "Cropping images") from error
-        image = np.asarray(image)
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[-1] not in (1, 3)) or image.size == 0:
-            raise DataError(f"An image has type {image.dtype} and shape {image.shape}; allowed is uint8 with (h, w), (h, w, 1) or (h, w, 3).")
-        image = image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image
+        image = checked_image(image)
         size, filter_ = self.preprocess.size, getattr(Image.Resampling, self.preprocess.interpolation.upper())
         top, left, height, width = self.window(*image.shape[:2], rng)
         view = np.asarray(Image.fromarray(image[top : top + height, left : left + width]).resize((size, size), filter_))

@@ -65,11 +65,7 @@ class Preprocess:
         return self.normalised(self.resized(images))
 
     def _resize_one(self, image: np.ndarray) -> np.ndarray:
-        image = np.asarray(image)
-        if image.ndim == 3 and image.shape[-1] == 1:
-            image = image[..., 0]
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[-1] != 3) or image.size == 0:
-            raise DataError(f"An image has type {image.dtype} and shape {image.shape}; allowed is uint8 with (h, w), (h, w, 1) or (h, w, 3).")
+        image = checked_image(image)
         height, width = image.shape[:2]
         if self.resize is None:
             new_width = new_height = self.size
@@ -81,6 +77,16 @@ class Preprocess:
         top, left = round((new_height - self.size) / 2), round((new_width - self.size) / 2)
         image = image[top : top + self.size, left : left + self.size]
         return np.repeat(image[..., None], 3, axis=-1) if image.ndim == 2 else image
+
+
+def checked_image(image) -> np.ndarray:
+    """A grey (h, w) or coloured (h, w, 3) image. Raises DataError for anything else but (h, w, 1), which becomes (h, w)."""
+    image = np.asarray(image)
+    if image.ndim == 3 and image.shape[-1] == 1:
+        image = image[..., 0]
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[-1] != 3) or image.size == 0:
+        raise DataError(f"An image has type {image.dtype} and shape {image.shape}; allowed is uint8 with (h, w), (h, w, 1) or (h, w, 3).")
+    return image
 
 
 def _pillow_resize(image: np.ndarray, width: int, height: int, interpolation: str) -> np.ndarray:
