@@ -81,8 +81,13 @@ def build(architecture: str, *, num_classes: int, **config) -> nn.Module:
 
 def initialise(module: nn.Module, key: jax.Array, size: int) -> dict[str, Any]:
     """Fresh variables {"params": ..., "batch_stats": ...} for square inputs of `size` pixels."""
-    variables = jax.jit(module.init)(key, jnp.zeros((1, size, size, 3), jnp.float32))
+    variables = _initial(module, size, key)
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _initial(module: nn.Module, size: int, key: jax.Array):
+    return module.init(key, jnp.zeros((1, size, size, 3), jnp.float32))
 
 
 def fresh_expert(

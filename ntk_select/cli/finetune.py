@@ -13,6 +13,9 @@ from ntk_select.errors import ConfigError, ModelError, NtkSelectError, explained
 from ntk_select.files import file_name
 from ntk_select.plugins import builtin
 
+CHOSEN = {"validation": ("by validation", ", on validation"), "paper": ("by test, as in the paper", ", on test"), "given": ("given", "")}
+"""Where the learning rate comes from, and where those of the table were judged."""
+
 REFERENCE = "cifar10-resnet_small"
 """Of the built-in zoo: one fine-tuning of it is the unit of cost."""
 
@@ -32,7 +35,7 @@ class Finetune:
     lr: tuple[str, ...] = ("0.01", "0.005", "0.001")
     """Learning rates to try."""
     choose: str = "validation"
-    """What chooses the learning rate: validation (a fifth of the training images), or test, as the paper did."""
+    """What chooses the learning rate: validation (a fifth of the training images), or paper: the test set, as the paper did."""
     search: str = "grid"
     """grid tries the learning rates that are named; optuna also others around them."""
     trials: int = 10
@@ -183,8 +186,8 @@ def print_results(results: Sequence) -> None:
         for result in results
     ]
     shots = "all training images" if first.shots is None else f"{first.shots} images a class"
-    title = f"{first.task}: {shots} ({first.train_images:,}), tested on {first.test_images:,}; learning rate by {first.choose}"
-    columns = ["expert", "seed", "accuracy", "balanced", "rate", f"by rate, on {first.choose}", "images/s", "cost", "seconds"]
+    title = f"{first.task}: {shots} ({first.train_images:,}), tested on {first.test_images:,}; learning rate {CHOSEN[first.choose][0]}"
+    columns = ["expert", "seed", "accuracy", "balanced", "rate", f"by rate{CHOSEN[first.choose][1]}", "images/s", "cost", "seconds"]
     print_table(title, columns, rows, right=("seed", "accuracy", "balanced", "rate", "images/s", "cost", "seconds"))
     for name in dict.fromkeys(result.expert for result in results):
         values = [100 * result.accuracy for result in results if result.expert == name]

@@ -24,7 +24,7 @@ from .run import OutputsError, Run, Trainer
 from .search import SEARCHES, best_first, grid, optuna_search
 from .shots import chosen_images, hold_out
 
-CHOICES = ("validation", "test")
+CHOICES = ("validation", "paper")
 
 
 def finetune(
@@ -48,7 +48,7 @@ def finetune(
     """Fine-tunes an expert with a fresh head on a task, by the recipe of the paper, and tests it on the whole test set.
 
     With several learning rates, a fifth of the training images chooses among them; then the network is trained once more, on all of them, with the
-    best, and tested: the test set is looked at once. `choose="test"` is what the paper did, every rate trained on all images and the best test
+    best, and tested: the test set is looked at once. `choose="paper"` is what the paper did, every rate trained on all images and the best test
     accuracy reported, which is optimistic: the largest of several noisy numbers.
 
     Args:
@@ -56,7 +56,7 @@ def finetune(
       task: with a test set.
       shots: training images of each class, at most; None or "full" for all.
       learning_rates: to try; one is taken as it is.
-      choose: "validation" or "test".
+      choose: "validation" or "paper".
       recipe: everything else; `Recipe()` by default.
       search: "grid" tries `learning_rates`; "optuna" those first and then others around them, `trials` in all (needs the package optuna).
       trials: of Optuna.
@@ -88,7 +88,7 @@ def finetune(
     network, one_input, passes = _fresh(expert, task, places, recipe, seed)
     their_passes = None if reference is None else _fresh(reference, task, places, recipe, seed)[2]
     chooses = search == "optuna" or len(rates) > 1
-    fitted, held = (places, None) if choose == "test" or not chooses else _divided(task, places, seed)
+    fitted, held = (places, None) if choose == "paper" or not chooses else _divided(task, places, seed)
     settings = [expert.params, expert.state, task.name, task.labels, one_input, search]
     trainer = Trainer(network, task, recipe, seed, mesh=mesh, checkpoints=None if checkpoints is None else Path(checkpoints), settings=settings)
     if workers is None:

@@ -42,7 +42,7 @@ class FinetuneResult:
       seed, sample_seed: of the training; of the choice of images.
       train_images, test_images: numbers of images.
       learning_rate: that was chosen.
-      choose: "validation", "test", or "given" where there was nothing to choose.
+      choose: "validation", "paper" (the test set), or "given" where there was nothing to choose.
       accuracy, balanced_accuracy: top-1 on the whole test set, 0 .. 1, and its mean over classes.
       per_class: test accuracy of each class by name; None for classes without test images.
       test_loss: mean cross-entropy on the test set.
@@ -117,7 +117,7 @@ class FinetuneResult:
         return written(path, figure_bytes(self, format_of(path)))
 
     def __repr__(self):
-        how = {"validation": "chosen on validation", "test": "chosen on test", "given": "given"}[self.choose]
+        how = {"validation": "chosen on validation", "paper": "chosen on test, as in the paper", "given": "given"}[self.choose]
         lines = [
             f"{self.expert} on {self.task}: {100 * self.accuracy:.1f} % of {self.test_images:,} test images "
             f"({100 * self.balanced_accuracy:.1f} % balanced), from {self.train_images:,} training images",

@@ -39,5 +39,5 @@ def hold_out(labels: Int[np.ndarray, " n"], seed: int) -> tuple[Int[np.ndarray, 
         held.append(members[: min(max(1, round(SHARE * len(members))), len(members) - 1)])
     held = np.sort(np.concatenate(held))
     if len(held) == 0:
-        raise ConfigError("No class has two training images, so that none can be held out for validation. Give one learning rate, or choose='test'.")
+        raise ConfigError("No class has two training images, so that none can be held out for validation. Give one learning rate, or choose='paper'.")
     return np.setdiff1d(np.arange(len(labels)), held), held

@@ -101,7 +101,7 @@ def test_the_table_shows_each_result_and_of_several_seeds_their_mean_and_spread(
 
 
 def test_a_rate_that_diverged_is_shown_beside_the_others(ran):
-    status, out, _ = ran(lr="1e30,0.05", choose="test")
+    status, out, _ = ran(lr="1e30,0.05", choose="paper")
     assert status == 0
     assert "1e+30:diverged 0.05:" in out
     assert "learning rate by test" in out
@@ -279,7 +279,7 @@ def test_ctrl_c_ends_with_130_and_the_next_call_goes_on(ran, monkeypatch, tmp_pa
         ({"shots": "0"}, "shots=0 must be a whole number from 1"),
         ({"epochs": "0"}, "epochs=0 must be a whole number from 1"),
         ({"batch_size": "1"}, "batch_size=1 must be a whole number from 2"),
-        ({"choose": "tests"}, "choose='tests' is unknown. Did you mean 'test'"),
+        ({"choose": "tests"}, "choose='paper'' is unknown. Did you mean 'test'"),
         ({"search": "optuma"}, "search='optuma' is unknown. Did you mean 'optuna'"),
         ({"trials": "0"}, "trials=0 must be a whole number from 1"),
         ({"augment": "crops"}, "augment='crops' is unknown"),

@@ -166,7 +166,7 @@ def test_finite_weights_whose_outputs_are_not_finite_have_diverged(task):
     with pytest.raises(ModelError, match="Outputs of the fine-tuned expert 'linear' hold NaN or infinity.*learning rate is too large"):
         ns.finetune(expert(too_large), dark, learning_rates=1e-3, recipe=RECIPE)
     with pytest.raises(ModelError, match=r"Every learning rate diverged \(0.002: Outputs of the fine-tuned.*learning_rates=0.0001"):
-        ns.finetune(expert(too_large), dark, learning_rates=[1e-3, 2e-3], choose="test", recipe=RECIPE)
+        ns.finetune(expert(too_large), dark, learning_rates=[1e-3, 2e-3], choose="paper", recipe=RECIPE)
 
 
 def test_a_loss_far_above_that_of_guessing_has_diverged_though_float64_holds_it(task):

@@ -87,12 +87,12 @@ def test_validation_chooses_the_rate_and_all_images_are_trained_on_with_it_as_nu
 
 def test_choosing_on_the_test_set_trains_each_rate_on_all_images_and_reports_the_best_as_the_paper_did(made):
     task = made.spots(noise=150)
-    found = ns.finetune(made.linear_expert(), task, learning_rates=(3.0, 0.1, 1e-4), choose="test", recipe=QUICK)
+    found = ns.finetune(made.linear_expert(), task, learning_rates=(3.0, 0.1, 1e-4), choose="paper", recipe=QUICK)
     one_by_one = [ns.finetune(made.linear_expert(), task, learning_rates=rate, recipe=QUICK) for rate in (3.0, 0.1, 1e-4)]
     assert [(trial.accuracy, trial.loss) for trial in found.trials] == [(one.accuracy, one.test_loss) for one in one_by_one]
     assert found.accuracy == max(one.accuracy for one in one_by_one)
     assert same(found, next(one for one in one_by_one if one.learning_rate == found.learning_rate))
-    assert (found.choose, found.images) == ("test", 3 * 3 * 36)
+    assert (found.choose, found.images) == ("paper", 3 * 3 * 36)
 
 
 class Watched(Sequence):
@@ -259,7 +259,7 @@ def test_one_rate_however_it_is_written_is_taken_as_it_is(made, rate):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"choose": "tests"}, "choose='tests' is unknown. Did you mean 'test'"),
+        ({"choose": "tests"}, "choose='paper'' is unknown. Did you mean 'test'"),
         ({"search": "random"}, "search='random' is unknown.*Allowed: grid, optuna"),
         ({"trials": 0}, "trials=0 must be a whole number from 1"),
         ({"seed": -1}, "seed=-1 must be a whole number from 0"),

@@ -68,7 +68,7 @@ def test_an_expert_that_has_been_fine_tuned_can_be_fine_tuned_again(made):
     assert np.abs(again.tuned.state["batch_stats"]["mean"] - first.tuned.state["batch_stats"]["mean"]).max() > 0
 
 
-@pytest.mark.parametrize("choose", ["validation", "test"])
+@pytest.mark.parametrize("choose", ["validation", "paper"])
 def test_three_workers_find_bit_for_bit_what_one_finds(made, choose):
     task = made.spots(noise=150)
     options = {"learning_rates": (0.3, 0.1, 0.01), "recipe": QUICK, "choose": choose}

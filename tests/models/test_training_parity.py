@@ -88,7 +88,7 @@ def test_losses_weights_and_batch_statistics_are_pytorchs(architecture, number, 
 
 def test_in_float32_training_strays_from_float64_no_further_than_pytorchs(oracle, state_of):
     """Training amplifies rounding; one step stays close, and after many PyTorch's own distance is the measure."""
-    state, steps, module = state_of("resnet18"), batches(20, 16, 64), build("resnet18", num_classes=CLASSES)
+    state, steps, module = state_of("resnet18"), batches(20, 16, 32), build("resnet18", num_classes=CLASSES)
     runs = {dtype: trained_by_torch(torch_network(oracle, "resnet18", state, dtype), steps, dtype) for dtype in ("float64", "float32")}
     expert = make_expert("resnet18", module, convert_state_dict(state, module, dtype=np.float32))
     found, ours = trained_here(expert, steps, "float32")
