@@ -279,7 +279,7 @@ def test_ctrl_c_ends_with_130_and_the_next_call_goes_on(ran, monkeypatch, tmp_pa
         ({"shots": "0"}, "shots=0 must be a whole number from 1"),
         ({"epochs": "0"}, "epochs=0 must be a whole number from 1"),
         ({"batch_size": "1"}, "batch_size=1 must be a whole number from 2"),
-        ({"choose": "tests"}, "choose='paper'' is unknown. Did you mean 'test'"),
+        ({"choose": "papers"}, "choose='papers' is unknown. Did you mean 'paper'"),
         ({"search": "optuma"}, "search='optuma' is unknown. Did you mean 'optuna'"),
         ({"trials": "0"}, "trials=0 must be a whole number from 1"),
         ({"augment": "crops"}, "augment='crops' is unknown"),

@@ -259,7 +259,7 @@ def test_one_rate_however_it_is_written_is_taken_as_it_is(made, rate):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"choose": "tests"}, "choose='paper'' is unknown. Did you mean 'test'"),
+        ({"choose": "papers"}, "choose='papers' is unknown. Did you mean 'paper'"),
         ({"search": "random"}, "search='random' is unknown.*Allowed: grid, optuna"),
         ({"trials": 0}, "trials=0 must be a whole number from 1"),
         ({"seed": -1}, "seed=-1 must be a whole number from 0"),
