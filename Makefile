@@ -11,7 +11,7 @@ PYTEST := $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
 help:  ## what can be typed
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/'
 
-demo: .venv/installed  ## rank the embedded experts for handwritten digits, offline
+demo: .venv/installed  ## rank the embedded experts for handwritten digits and fine-tune some, offline
 	$(BIN)/ntk-select demo
 
 test: .venv/installed-test  ## the quick tests
