@@ -1,7 +1,7 @@
 """What is an expert: a pre-trained network, and what the scores may ask of it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -132,6 +132,10 @@ class Expert:
     def variables(self) -> dict[str, Any]:
         """{"params": params, **state}, as `apply_fn` takes it."""
         return {"params": self.params, **self.state}
+
+    def with_variables(self, variables: Variables) -> "Expert":
+        """The same expert with other variables, laid out as `variables`."""
+        return replace(self, params=variables["params"], state={key: value for key, value in variables.items() if key != "params"})
 
     @property
     def head_kernel(self) -> np.ndarray | None:

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +15,7 @@ from ntk_select.augment import AUGMENTATIONS, RandomResizedCrop, augmented
 from ntk_select.errors import ConfigError, missing
 from ntk_select.expert import Variables
 from ntk_select.preprocess import Preprocess
+from ntk_select.probe import call
 from ntk_select.training import InMemory, epoch_of
 
 SMALL = 64
@@ -170,9 +170,4 @@ def outputs_of(
             inputs = preprocess([each.result() if isinstance(each, Future) else each for each in batch])
             short = size - len(inputs)
             inputs = np.concatenate([inputs, np.repeat(inputs[:1], short, axis=0)]) if short else inputs
-            yield np.asarray(_call(fn, variables, inputs))[: size - short]
-
-
-@partial(jax.jit, static_argnums=0)
-def _call(fn, variables, x):
-    return fn(variables, x)
+            yield np.asarray(call(fn, variables, inputs))[: size - short]

@@ -48,7 +48,7 @@ def forward(
     """
     variables = jax.device_put(expert.variables)
     if expert.taps_fn is None:
-        ways = [partial(_call, fn, variables) for fn in (expert.apply_fn, expert.features_fn) if fn is not None]
+        ways = [partial(call, fn, variables) for fn in (expert.apply_fn, expert.features_fn) if fn is not None]
         return ProbePass(*in_batches(_timed(lambda x: [way(x) for way in ways], "forward", seconds), batch_size, x))
     if not last_conv:
         return ProbePass(*in_batches(_timed(partial(_logits_and_features, expert.taps_fn, variables), "forward", seconds), batch_size, x))
@@ -94,7 +94,8 @@ def in_batches(fn, batch_size: int, *arrays):
 
 
 @partial(jax.jit, static_argnums=0)
-def _call(fn, variables, x):
+def call(fn, variables, x):
+    """fn(variables, x), compiled once for each function and shapes."""
     return fn(variables, x)
 
 

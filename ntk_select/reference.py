@@ -1,7 +1,6 @@
 """What does a small network learn from the task alone? RSA and DDS ask experts whether they see it as that network does."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -78,5 +77,4 @@ def trained_reference(task: Task, network: str = "tiny", *, seed: int = 0, progr
     loss = cross_entropy(expert.train_fn, lambda _key, images: (images.astype(jnp.float32) - mean) / std)
     start = begin(expert.variables, optimizer)
     state = train_epochs(make_step(loss, optimizer), start, batches, rates.reshape(epochs, -1), seed=[seed], after_epoch=report)
-    trained = dict(state.variables)
-    return replace(expert, params=trained.pop("params"), state=trained)
+    return expert.with_variables(state.variables)

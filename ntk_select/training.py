@@ -1,9 +1,8 @@
 """How is a network trained, step by step and epoch by epoch, so that it can be cut and resumed?"""
 
-import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,13 +13,12 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, Int, Shaped
 
 from ntk_select.errors import ConfigError, ModelError, did_you_mean
-from ntk_select.expert import Taps
+from ntk_select.expert import Taps, Variables
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _LAG = 8
 """Steps after which a loss is looked at: it is there by then, and looking costs no waiting."""
 
-Variables = Mapping[str, Any]
 Loss = Callable[[Variables, Any, jax.Array], tuple[jax.Array, Variables]]
 
 
@@ -40,7 +38,7 @@ class DivergedError(ModelError):
         self.epoch, self.step = epoch, step
 
 
-@functools.lru_cache(maxsize=32)
+@lru_cache(maxsize=32)
 def sgd(momentum: float = 0.9, weight_decay: float = 1e-4, *, nesterov: bool = True) -> optax.GradientTransformation:
     """PyTorch's SGD as Optax has it, without the learning rate, which `make_step` multiplies by: one program serves all rates and schedules."""
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.trace(momentum, nesterov=nesterov))
@@ -144,7 +142,7 @@ def _new_step(loss: Loss, optimizer: optax.GradientTransformation, mesh: Mesh | 
     return step if mesh is None else spread_step
 
 
-_shared_step = functools.lru_cache(maxsize=16)(_new_step)
+_shared_step = lru_cache(maxsize=16)(_new_step)
 
 
 class InMemory:

@@ -61,3 +61,13 @@ def test_leaf_at_follows_the_path():
     assert leaf_at(PARAMS, ("fc", "bias"), "x") is PARAMS["fc"]["bias"]
     with pytest.raises(ModelError, match=r"The x is 'a', but params has no 'a'. There is: \(an array\)"):
         leaf_at(np.zeros(3), ("a",), "x")
+
+
+def test_other_variables_take_the_place_of_its_own_and_nothing_else_changes():
+    before = Expert("mine", len, {"w": np.zeros(2)}, {"batch_stats": {"mean": np.ones(3)}})
+    after = before.with_variables({"params": {"w": np.ones(2)}, "batch_stats": {"mean": np.zeros(3)}})
+    assert after.variables == {"params": after.params, "batch_stats": after.state["batch_stats"]}
+    np.testing.assert_array_equal(after.params["w"], np.ones(2))
+    np.testing.assert_array_equal(after.state["batch_stats"]["mean"], np.zeros(3))
+    assert (after.name, after.apply_fn) == ("mine", len)
+    np.testing.assert_array_equal(before.params["w"], np.zeros(2))

@@ -66,7 +66,7 @@ def finetune(
       workers: learning rates that are tried at the same time; by default one for each core where a CPU trains a small network (a step of it leaves cores idle), else one.
       mesh: devices that share each batch; batch norm sees the whole batch.
       checkpoints: folder of what goes on after a cut, bit for bit on a CPU; None keeps nothing. What is finished is
-        kept as well, until `FinetuneResult.forget`.
+        kept as well, until `FinetuneResult.forget`; a network that calls back to Python is not kept, for it cannot be told from others.
       progress: called with (epochs done, epochs in all, name).
 
     Returns:

@@ -1,8 +1,7 @@
 """What comes out of one training with one learning rate?"""
 
-import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ntk_select.checkpoints import Checkpoints, fingerprint
+from ntk_select.engine.digest import digest_of_program
 from ntk_select.errors import ConfigError, ModelError, not_finite
 from ntk_select.expert import Expert, Taps
 from ntk_select.feeding import SMALL, Feed, feed, outputs_of
@@ -134,14 +134,18 @@ class Trainer:
             found = feed(images, self.task.labels[places], self.network.preprocess, self.augment, size, rest=self.mesh is None)
             self._feeds[places.tobytes()] = found
             if self.checkpoints is not None:
-                inputs = self.network.preprocess([images[0]])
-                shown = fingerprint(found.batches.images, found.batches.labels)
-                self._seen[places.tobytes()] = [shown, _program(self._train_fn, self.network.variables, inputs)]
+                self._seen[places.tobytes()] = [fingerprint(found.batches.images, found.batches.labels), self._program]
             batch = next(iter(found.batches(np.random.default_rng(0))))
         with timed(self.seconds, "compile"):
             for number in {size, found.batches.seen % size or size}:
                 some = jax.tree.map(lambda part, number=number: part[:number], batch)
                 jax.block_until_ready(self._step(begin(self.network.variables, self._optimizer), some, jax.random.key(0), 0.0))
+
+    @cached_property
+    def _program(self) -> str | None:
+        """What tells the trained function from others; None where it calls back to Python, so that nothing can."""
+        inputs = self.network.preprocess([np.asarray(self.task.images[0])])
+        return digest_of_program(self._train_fn, self.network.variables, inputs)
 
     @cached_property
     def _step(self):
@@ -153,7 +157,8 @@ class Trainer:
         recipe, batches = self.recipe, self._feeds[places.tobytes()].batches
         rates = stepwise(learning_rate, recipe.epochs, batches.steps, recipe.decays)
         settings = [self.settings, recipe, learning_rate, self.seed, places, self._seen.get(places.tobytes())]
-        with Checkpoints(self.checkpoints, f"{self.network.name}-{self.task.name}", settings) as kept:
+        known = self.checkpoints is not None and self._program is not None
+        with Checkpoints(self.checkpoints if known else None, f"{self.network.name}-{self.task.name}", settings) as kept:
             self._kept.append(kept)
             first, state, notes = kept.latest(begin(self.network.variables, self._optimizer))
             losses = notes.get("losses", [])
@@ -167,8 +172,7 @@ class Trainer:
                 images = (error.epoch - 1) * batches.seen + min(error.step * batches.batch_size, batches.seen)
                 return Run(None, tuple(losses), images, images - first * batches.seen, str(error))
             kept.save(recipe.epochs, state, {"losses": losses}, now=True)
-        variables = jax.tree.map(np.asarray, dict(state.variables))
-        expert = replace(self.network, params=variables.pop("params"), state=variables)
+        expert = self.network.with_variables(jax.tree.map(np.asarray, dict(state.variables)))
         return Run(expert, tuple(losses), recipe.epochs * batches.seen, (recipe.epochs - first) * batches.seen)
 
     @property
@@ -194,8 +198,3 @@ class Trainer:
         if not np.isfinite(logits).all():
             raise OutputsError(not_finite(f"Outputs of the fine-tuned expert {expert.name!r} hold") + " Or the learning rate is too large.")
         return accuracy(logits, labels)
-
-
-def _program(fn: Callable, variables, inputs) -> str:
-    """What a function computes, without the addresses in memory that JAX prints."""
-    return re.sub(r"0x[0-9a-f]+", "", str(jax.make_jaxpr(fn)(variables, inputs)))

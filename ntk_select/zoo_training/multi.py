@@ -1,7 +1,6 @@
 """How does one network learn many domains at once?"""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -12,21 +11,21 @@ from ntk_select.checkpoints import Checkpoints, fingerprint, number_of
 from ntk_select.feeding import Feed, feed
 from ntk_select.multi_domain import compose, split
 from ntk_select.plugins import builtin
-from ntk_select.training import begin, lowered, make_step, mean_cross_entropy, sgd, train_epochs
+from ntk_select.training import lowered, mean_cross_entropy
 
 from .members import MultiMember
-from .single import Zoo, card_of, judged, learning_rates, parent_of, reference_means, reference_name, with_backbone
+from .single import Zoo, card_of, judged, learnt, parent_of, reference_means, reference_name, seed_of, with_backbone
 
 
 def train_multi(zoo: Zoo, member: MultiMember) -> list[Card]:
     """Trains and writes an expert of many domains, from where it was cut if it was. Returns a card for each domain.
 
-    In a step each domain gives as many images as any other (all it has, if those are fewer). Where batch norm is shared, all images of a step pass the network as one batch;
-    else each domain's do, under its own batch norm. The loss is the mean over domains, so that
-    what belongs to one domain alone learns at the learning rate divided by the number of domains.
+    In a step each domain gives as many images as any other (all it has, if those are fewer). Where batch norm is shared, all images of a step
+    pass the network as one batch; else each domain's do, under its own batch norm. The loss is the mean over domains, so that what belongs to
+    one domain alone learns at the learning rate divided by the number of domains.
     """
     config, wanted = zoo.config, member.config
-    seed = [config.seed, number_of(member.name)]
+    seed = seed_of(config, member.name)
     tasks = {name: zoo.source(name) for name in member.sources}
     fresh = {
         name: builtin("fresh_expert")(
@@ -51,29 +50,16 @@ def train_multi(zoo: Zoo, member: MultiMember) -> list[Card]:
         for name, task in tasks.items()
     }
     batches = Balanced(feeds, wanted.images_per_epoch)
-    optimizer = sgd(config.momentum, config.weight_decay, nesterov=config.nesterov)
     loss = _loss({name: expert.train_fn for name, expert in fresh.items()}, feeds, fresh, wanted.sharing == "shared", config.precision)
-    step = make_step(loss, optimizer, zoo.mesh)
-    rates = learning_rates(config, wanted.learning_rate, wanted.epochs, batches.steps)
     variables = {kind: {"common": common.get(kind, {}), "domains": {name: own.get(kind, {}) for name, own in domains.items()}} for kind in common}
-
-    def report(epoch: int, loss: float) -> None:
-        zoo.progress(epoch, wanted.epochs, f"{member.name} loss {loss:.3f}")
-
     prints = {name: fingerprint(task.images, task.labels) for name, task in tasks.items()}
     with Checkpoints(zoo.checkpoints, member.name, [config, wanted, variables, prints]) as kept:
-        first, state, notes = kept.latest(begin(variables, optimizer))
-        zoo.progress(first, wanted.epochs, member.name)
-        after_epoch = kept.then(report, notes.get("losses", []))
-        state = train_epochs(step, state, batches, rates, seed=seed, first_epoch=first, after_epoch=after_epoch)
-        trained = jax.tree.map(np.asarray, dict(state.variables))
+        trained = learnt(zoo, kept, member.name, loss, variables, batches, learning_rate=wanted.learning_rate, epochs=wanted.epochs)
         stored = {"common": {kind: tree["common"] for kind, tree in trained.items()}, "domains": {}}
         cards = {}
         for name, task in tasks.items():
             own = {kind: tree["domains"][name] for kind, tree in trained.items()}
-            whole = compose(stored["common"], own)
-            params = whole.pop("params")
-            expert = replace(fresh[name], params=params, state=whole)
+            expert = fresh[name].with_variables(compose(stored["common"], own))
             accuracy, means = judged(expert, task)
             stored["domains"][name] = {**own, "source": {"class_means": means, **reference_means(zoo, task, means, "")}}
             training = {

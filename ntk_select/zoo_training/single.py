@@ -1,7 +1,6 @@
 """How does one expert of one source come to be?"""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ from ntk_select.expert import Expert
 from ntk_select.feeding import SMALL, feed, outputs_of
 from ntk_select.plugins import builtin
 from ntk_select.task import ChosenImages, Task, probe_sample
-from ntk_select.training import begin, cross_entropy, make_step, sgd, stepwise, train_epochs, warmup_cosine
+from ntk_select.training import Loss, begin, cross_entropy, make_step, sgd, stepwise, train_epochs, warmup_cosine
 
 from .config import ZooConfig
 from .members import SingleMember
@@ -72,31 +71,47 @@ def with_backbone(fresh: Expert, parent: Expert | None) -> Mapping[str, Any]:
     return {"params": taken(fresh.params, parent.params, ()), **{key: parent.state[key] for key in fresh.state}}
 
 
+def learnt(zoo: Zoo, kept: Checkpoints, name: str, loss: Loss, variables, batches, *, learning_rate: float, epochs: int) -> dict[str, Any]:
+    """The variables after a training by the zoo's recipe, which goes on from what was kept."""
+    config = zoo.config
+    optimizer = sgd(config.momentum, config.weight_decay, nesterov=config.nesterov)
+
+    def report(epoch: int, loss: float) -> None:
+        zoo.progress(epoch, epochs, f"{name} loss {loss:.3f}")
+
+    first, state, notes = kept.latest(begin(variables, optimizer))
+    zoo.progress(first, epochs, name)
+    state = train_epochs(
+        make_step(loss, optimizer, zoo.mesh),
+        state,
+        batches,
+        learning_rates(config, learning_rate, epochs, batches.steps),
+        seed=seed_of(config, name),
+        first_epoch=first,
+        after_epoch=kept.then(report, notes.get("losses", [])),
+    )
+    return jax.tree.map(np.asarray, dict(state.variables))
+
+
+def seed_of(config: ZooConfig, name: str) -> list[int]:
+    """Seed of everything about an expert."""
+    return [config.seed, number_of(name)]
+
+
 def train_single(zoo: Zoo, member: SingleMember) -> Card:
     """Trains and writes an expert, from where it was cut if it was."""
     config, task = zoo.config, zoo.source(member.source)
-    seed = [config.seed, number_of(member.name)]
+    seed = seed_of(config, member.name)
     fresh = builtin("fresh_expert")(
         member.name, member.architecture, num_classes=task.num_classes, preprocess=config.preprocess, seed=number_of(str(seed))
     )
     variables = with_backbone(fresh, parent_of(zoo, member.initialised_from))
     batch = min(config.batch_size, len(task.labels))
     batches, prepare = feed(task.images, task.labels, config.preprocess, config.sources[member.source].augment, batch)
-    optimizer = sgd(config.momentum, config.weight_decay, nesterov=config.nesterov)
-    step = make_step(cross_entropy(fresh.train_fn, prepare, precision=config.precision), optimizer, zoo.mesh)
-    rates = learning_rates(config, member.learning_rate, member.epochs, batches.steps)
-
-    def report(epoch: int, loss: float) -> None:
-        zoo.progress(epoch, member.epochs, f"{member.name} loss {loss:.3f}")
-
+    loss = cross_entropy(fresh.train_fn, prepare, precision=config.precision)
     with Checkpoints(zoo.checkpoints, member.name, [config, member, variables, fingerprint(task.images, task.labels)]) as kept:
-        first, state, notes = kept.latest(begin(variables, optimizer))
-        zoo.progress(first, member.epochs, member.name)
-        after_epoch = kept.then(report, notes.get("losses", []))
-        state = train_epochs(step, state, batches, rates, seed=seed, first_epoch=first, after_epoch=after_epoch)
-        trained = jax.tree.map(np.asarray, dict(state.variables))
-        state = dict(trained)
-        expert = replace(fresh, params=state.pop("params"), state=state)
+        trained = learnt(zoo, kept, member.name, loss, variables, batches, learning_rate=member.learning_rate, epochs=member.epochs)
+        expert = fresh.with_variables(trained)
         accuracy, means = judged(expert, task)
         extra = {"class_means": means, **reference_means(zoo, task, means, member.name)}
         training = {

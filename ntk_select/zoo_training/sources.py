@@ -1,18 +1,14 @@
 """Which images does an expert learn from?"""
 
-import io
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from ntk_select.checkpoints import number_of
+from ntk_select.cache import Cache, key_of
 from ntk_select.errors import ConfigError
 from ntk_select.feeding import SMALL
-from ntk_select.files import write_atomically
 from ntk_select.plugins import builtin
 from ntk_select.task import Task
 
@@ -32,40 +28,30 @@ def load_source(config: ZooConfig, name: str, data: Path | None, work: Path | No
     if "{data}" in source.uri and data is None:
         raise ConfigError(f"The source {name!r} lies at {source.uri!r}. Say where the data is: --data FOLDER")
     uri = source.uri.replace("{data}", str(data))
-    file = _place(config, name, uri, work)
-    arrays = None if file is None else _kept(file)
+    key = _key(config, name, uri, work)
+    cache = Cache(None if key is None else work / "data")
+    arrays = cache.get(key)
     if arrays is not None:
         return Task(name, arrays["images"], arrays["labels"], tuple(arrays["class_names"].tolist()), arrays["test_images"], arrays["test_labels"])
     task = renamed(builtin("load_task")(uri), source.rename)
     if task.test_images is None or not len(task.test_images):
         raise ConfigError(f"The source {name!r} ({uri}) has no test set, by which its expert is judged.")
-    if file is None:
+    if key is None:
         return task
     images, test_images = config.preprocess.resized(task.images), config.preprocess.resized(task.test_images)
-    buffer = io.BytesIO()
     arrays = {"images": images, "labels": task.labels, "test_images": test_images, "test_labels": task.test_labels}
-    np.savez(buffer, **arrays, class_names=np.array(task.class_names))
-    write_atomically(file, buffer.getvalue())
+    cache.put(key, {**arrays, "class_names": np.array(task.class_names)})
     return Task(name, images, task.labels, task.class_names, test_images, task.test_labels)
 
 
-def _place(config: ZooConfig, name: str, uri: str, work: Path | None) -> Path | None:
-    """Where the resized images of an archive are kept; None for large ones, and where it cannot be told whether the source has changed."""
+def _key(config: ZooConfig, name: str, uri: str, work: Path | None) -> str | None:
+    """Of the resized images of an archive as it is now; None for large ones, and where it cannot be told whether the source has changed."""
     archive = Path(uri.partition(":")[2] or uri).expanduser()
     if work is None or config.size > SMALL or not archive.is_file():
         return None
     now = archive.stat()
     settings = (str(archive.resolve()), now.st_size, now.st_mtime_ns, config.preprocess.geometry, sorted(config.sources[name].rename.items()))
-    return work / "data" / f"{name}-{number_of(repr(settings)):08x}.npz"
-
-
-def _kept(file: Path) -> dict[str, np.ndarray] | None:
-    """What was kept; None where nothing was, or where it is damaged."""
-    try:
-        with open(file, "rb") as stream:
-            return dict(np.load(stream, allow_pickle=False))
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
-        return None
+    return key_of(repr(settings))
 
 
 def renamed(task: Task, names: Mapping[str, str]) -> Task:

@@ -380,7 +380,7 @@ def test_one_forward_pass_serves_lfc_and_lgc(resnet, task, monkeypatch):
         pytest.fail("a second kind of pass was made")
 
     monkeypatch.setattr(probe, "_to_pooled_tail", counted)
-    for module, name in ((probe, "_call"), (probe, "_logits_and_features")):
+    for module, name in ((probe, "call"), (probe, "_logits_and_features")):
         monkeypatch.setattr(module, name, another)
     ranking = rank([resnet], task, ("lfc", "lgc"), per_class=10, batch_size=16, draws=20)
     assert not ranking.failures

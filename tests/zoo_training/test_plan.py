@@ -81,8 +81,8 @@ def test_the_operations_are_three_passes_of_the_network_that_is_trained(here):
 
 def test_nothing_is_written_or_trained_and_the_images_are_looked_at_only_to_be_counted(here, data, tiny, monkeypatch):
     before = files(data)
-    for module in (single, multi):
-        monkeypatch.setattr(module, "train_epochs", lambda *_, **__: pytest.fail("it was trained"))
+    for module, name in ((single, "train_epochs"), (single, "learnt"), (multi, "learnt")):
+        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("it was trained"))
     monkeypatch.chdir(data)
     here()
     assert files(data) == before
