@@ -92,7 +92,7 @@ def finetune(
     settings = [expert.params, expert.state, task.name, task.labels, one_input, search]
     trainer = Trainer(network, task, recipe, seed, mesh=mesh, checkpoints=None if checkpoints is None else Path(checkpoints), settings=settings)
     if workers is None:
-        workers = os.cpu_count() or 1 if mesh is None and trainer.small and jax.default_backend() == "cpu" else 1
+        workers = cores() if mesh is None and trainer.small and jax.default_backend() == "cpu" else 1
     count = trials if search == "optuna" else len(rates)
     report = _Counter(progress, (count + (held is not None)) * recipe.epochs, expert.name)
     done: list[Run] = []
@@ -156,6 +156,11 @@ def finetune(
         final.expert,
         trainer.kept,
     )
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _fresh(expert: Expert, task: Task, places: np.ndarray, recipe: Recipe, seed: int) -> tuple[Expert, np.ndarray, float]:

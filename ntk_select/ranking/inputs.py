@@ -35,7 +35,7 @@ class Gatherer:
       seed: handed to scores that draw.
       batch_size: images per forward pass.
       cache: where passes and kernels are kept.
-      reference: of RSA and DDS: an expert trained on the task, or the name of a network to train.
+      reference: of RSA and DDS: an expert trained on the task, a function that gives one, or the name of a network to train.
       measured: fine-tuned accuracies by expert and task.
       names: of all experts that are to be compared.
       progress: told what is being trained.
@@ -56,7 +56,7 @@ class Gatherer:
         seed: int,
         batch_size: int,
         cache: Cache,
-        reference: Expert | str = "tiny",
+        reference: Expert | str | Callable[[], Expert] = "tiny",
         measured: Mapping[str, Mapping[str, float]] | None = None,
         names: Iterable[str] = (),
         progress: Callable[[int, int, str], None] | None = None,
@@ -201,6 +201,8 @@ class Gatherer:
 
         reference, key = self.reference, None
         try:
+            if callable(reference):
+                reference = reference()
             if not isinstance(reference, Expert):
                 key = self._keys.of_reference(self.task, self.sample, reference, self.seed) if self.cache else None
                 if (known := self.cache.get(key)) is not None:

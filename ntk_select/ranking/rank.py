@@ -1,7 +1,6 @@
 """Which experts are worth fine-tuning on a task, judged without fine-tuning any?"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -16,18 +15,14 @@ from ntk_select.expert import Expert
 from ntk_select.ranking.inputs import Gatherer
 from ntk_select.ranking.judge import judgement, ordered, tied_with_the_best
 from ntk_select.ranking.record import ExpertScores, Failure, Ranking
+from ntk_select.ranking.scorer import Scorer
 from ntk_select.resampling import MIN_DRAWS, Z95, half_samples
-from ntk_select.scores import INPUTS, SCORES, Features, Score, ScoreResult, Unavailable
-from ntk_select.scores.record import Outcome
+from ntk_select.scores import SCORES, Score, ScoreResult
 from ntk_select.task import ProbeSample, Task, probe_sample
-from ntk_select.timing import timed
 
 Experts = Iterable[Expert] | Mapping[str, Callable[[], Expert]]
 Progress = Callable[[int, int, str], None]
 
-
-SMALL = 1_000_000
-"""Numbers in the features up to which a single thread is enough."""
 
 IMBALANCE = 5
 """Ratio of the largest to the smallest class from which a ranking warns."""
@@ -79,7 +74,7 @@ def rank(
         raise ConfigError(
             f"rank takes a Task, not {type(task).__name__}. Type: ntk_select.data.load_task('digits'), or ntk_select.Task(name, images, ...)"
         )
-    chosen = _chosen_scores(scores)
+    chosen = chosen_scores(scores)
     if draws != 0 and draws < MIN_DRAWS:
         raise ConfigError(f"draws is {draws}; it must be 0 (no intervals) or at least {MIN_DRAWS}.")
     if batch_size < 1:
@@ -95,7 +90,7 @@ def rank(
     kept = Cache(cache)
     options = {"reference": reference, "measured": measured, "names": loaders, "progress": progress}
     gatherer = Gatherer(task, sample, needs, seed=seed, batch_size=batch_size, cache=kept, **options)
-    scorer = _Scorer(gatherer, chosen, halves.rows)
+    scorer = Scorer(gatherer, chosen, halves.rows)
 
     rows, failures = [], []
     for done, (name, load) in enumerate(loaders.items()):
@@ -130,7 +125,8 @@ def rank(
     )
 
 
-def _chosen_scores(scores: Sequence[str] | Mapping[str, Score]) -> dict[str, Score]:
+def chosen_scores(scores: Sequence[str] | Mapping[str, Score]) -> dict[str, Score]:
+    """Scores by name, those of installed packages among them. Raises ConfigError for none, or a name that is unknown."""
     chosen = _by_name(scores)
     if not chosen:
         raise ConfigError(f"No score was named.{did_you_mean('', SCORES)}")
@@ -172,91 +168,6 @@ def _loaders(experts: Experts) -> dict[str, Callable[[], Expert]]:
     return loaders
 
 
-class _Scorer:
-    """Scores one expert after another on the same images and half-samples."""
-
-    def __init__(self, gatherer: Gatherer, scores: dict[str, Score], halves: Sequence[np.ndarray]):
-        self.gatherer, self.scores, self.halves = gatherer, scores, halves
-        self._halves: dict[str, dict[str, list[Outcome]]] = {}
-
-    def score(self, name: str, load: Callable[[], Expert]) -> ExpertScores:
-        """The expert's row: zoo-relative scores with their terms only, and nothing with its interval yet."""
-        seconds: dict[str, float] = {}
-        with timed(seconds, "load"):
-            expert = load()
-        inputs, reasons = self.gatherer.of(name, expert, seconds)
-        outcomes, score_seconds = {}, {}
-        for key, score in self.scores.items():
-            with timed(score_seconds, key):
-                outcomes[key] = _explained(score, _evaluated(score, inputs), reasons)
-        seconds["scores"] = sum(score_seconds.values())
-        with timed(seconds, "intervals"), _suitable_threads(inputs):
-            self._halves[name] = self._on_halves(inputs, [key for key, outcome in outcomes.items() if isinstance(outcome, ScoreResult)])
-        card = expert.card
-        return ExpertScores(0, name, card and card.source, card and card.architecture, expert.num_params, outcomes, seconds, score_seconds)
-
-    def _on_halves(self, inputs: dict[str, Any], names: list[str]) -> dict[str, list[Outcome]]:
-        """The scores on half-samples; nothing for one that ignores the images. Scores share what they ask of a half-sample."""
-        found: dict[str, list[Outcome]] = {name: [] for name in names}
-        for draw, rows in enumerate(self.halves):
-            wanted = [name for name in names if self.scores[name].resampled and draw < (self.scores[name].most_draws or len(self.halves))]
-            if not wanted:
-                break
-            used = {key for name in wanted for key in (*self.scores[name].needs, *self.scores[name].optional)}
-            taken = {key: _taken(key, value, rows) for key, value in inputs.items() if key in used}
-            for name in wanted:
-                found[name].append(_evaluated(self.scores[name], taken))
-        return found
-
-    def compared(self, rows: list[ExpertScores]) -> list[ExpertScores]:
-        """The rows with zoo-relative scores compared."""
-        for name, score in self.scores.items():
-            outcomes = _combined(score, [row.scores[name] for row in rows])
-            rows = [replace(row, scores={**row.scores, name: outcome}) for row, outcome in zip(rows, outcomes, strict=True)]
-        return rows
-
-    def on_halves(self, name: str, rows: list[ExpertScores]) -> dict[str, np.ndarray]:
-        """By expert, the values of a score on the half-samples; NaN where it has none."""
-        experts = [row.name for row in rows if name in self._halves[row.name]]
-        draws = zip(*(self._halves[expert][name] for expert in experts), strict=True)
-        values = [[outcome.value if isinstance(outcome, ScoreResult) else np.nan for outcome in _combined(self.scores[name], draw)] for draw in draws]
-        return {expert: np.array([draw[place] for draw in values]) for place, expert in enumerate(experts)}
-
-
-def _suitable_threads(inputs: dict[str, Any]) -> AbstractContextManager:
-    """One thread for the linear algebra of small half-samples: several wait for each other longer than they work (measured: 3 times)."""
-    features = inputs.get("features")
-    if features is not None and features.array.size > SMALL:
-        return nullcontext()
-    from threadpoolctl import threadpool_limits
-
-    return threadpool_limits(1, user_api="blas")
-
-
-def _evaluated(score: Score, inputs: dict[str, Any]) -> Outcome:
-    """The score; whatever it raises costs this score alone."""
-    try:
-        return score.evaluate(**inputs)
-    except Exception as error:  # a score of somebody else's is foreign code
-        return Unavailable(explained(error))
-
-
-def _combined(score: Score, outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """As `Score.combined`; whatever it raises costs this score alone."""
-    try:
-        return score.combined(outcomes)
-    except Exception as error:
-        return [outcome if isinstance(outcome, Unavailable) else Unavailable(explained(error)) for outcome in outcomes]
-
-
-def _taken(name: str, value: Any, rows: np.ndarray) -> Any:
-    """An input of a subset of the images."""
-    if isinstance(value, Features):
-        return value.take(rows)
-    axes = INPUTS[name].image_axes
-    return value if axes == 0 else value[rows] if axes == 1 else value[np.ix_(rows, rows)]
-
-
 def _with_intervals(row: ExpertScores, scores: dict[str, Score], on_halves: dict[str, dict[str, np.ndarray]], halves) -> ExpertScores:
     outcomes = dict(row.scores)
     for name in scores:
@@ -264,12 +175,6 @@ def _with_intervals(row: ExpertScores, scores: dict[str, Score], on_halves: dict
         if isinstance(outcome, ScoreResult) and np.isfinite(margin := Z95 * halves.standard_error(on_halves[name][row.name])):
             outcomes[name] = replace(outcome, low=outcome.value - margin, high=outcome.value + margin)
     return replace(row, scores=outcomes)
-
-
-def _explained(score: Score, outcome: Outcome, reasons: dict[str, str]) -> Outcome:
-    """Says why an input is absent, where that is known."""
-    known = [reasons[name] for name in score.needs if reasons.get(name)]
-    return Unavailable(known[0]) if known and isinstance(outcome, Unavailable) else outcome
 
 
 def _task_record(task: Task, sample: ProbeSample, per_class: int, seed: int, gatherer: Gatherer, needs: set[str]) -> dict[str, Any]:

@@ -1,24 +1,21 @@
 """What may stand in the config file of a zoo, and what does it mean?"""
 
 import inspect
-import math
-import re
-import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any
 
 from ntk_select.augment import AUGMENTATIONS, augmented
 from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.feeding import SMALL
 from ntk_select.multi_domain import check_sharing
 from ntk_select.preprocess import Preprocess
+from ntk_select.toml_records import KINDS, read_toml, record, table_of_tables
 from ntk_select.training import PRECISIONS
 
 STARTS = ("scratch", "transfer")
 SCHEDULES = ("cosine", "step")
-NAME = re.compile(r"\w[\w.-]*")
 
 
 @dataclass(frozen=True)
@@ -116,68 +113,14 @@ def read_config(path: str | Path) -> ZooConfig:
       ConfigError: it cannot be read, a field is missing, unknown, of another type or out of range, or a name means nothing.
     """
     path = Path(path).expanduser()
-    try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The config {path} cannot be read: {getattr(error, 'strerror', None) or error}. Give the path of a TOML file.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"The config {path} is no valid TOML: {error}.") from error
-    sources = {name: _record(SourceConfig, entry, f"{path}, [sources.{name}]") for name, entry in _table(found, "sources", path).items()}
-    multi = {name: _record(MultiConfig, entry, f"{path}, [multi_domain.{name}]") for name, entry in _table(found, "multi_domain", path).items()}
-    config = _record(ZooConfig, {**found, "sources": sources, "multi_domain": multi}, str(path))
+    found = read_toml(path)
+    sources = {name: record(SourceConfig, entry, f"{path}, [sources.{name}]") for name, entry in table_of_tables(found, "sources", path).items()}
+    multi = {
+        name: record(MultiConfig, entry, f"{path}, [multi_domain.{name}]") for name, entry in table_of_tables(found, "multi_domain", path).items()
+    }
+    config = record(ZooConfig, {**found, "sources": sources, "multi_domain": multi}, str(path))
     _check(config, str(path))
     return config
-
-
-def _table(found: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any]:
-    table = found.get(key, {})
-    if not isinstance(table, dict) or not all(isinstance(entry, dict) for entry in table.values()):
-        raise ConfigError(f"{path}: {key} must be a table of tables, as in [{key}.NAME].")
-    for name in table:
-        if not NAME.fullmatch(name):
-            raise ConfigError(
-                f"{path}: [{key}.{name}]: a name consists of letters, digits, dots, dashes and underscores, and begins with neither dot nor dash."
-            )
-    return table
-
-
-_KINDS = {
-    "int": (lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0, "a whole number from 0"),
-    "float": (lambda value: isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf, "a number from 0"),
-    "str": (lambda value: isinstance(value, str), "text"),
-    "bool": (lambda value: isinstance(value, bool), "true or false"),
-    "tuple": (lambda value: isinstance(value, list), "a list"),
-    "Mapping": (lambda value: isinstance(value, dict), "a table"),
-}
-
-
-def _record(kind: type, entry: Mapping[str, Any], where: str):
-    """The dataclass of a table. Names of types in its annotations say what is allowed."""
-    known = {each.name: each for each in fields(kind)}
-    for key in entry:
-        if key not in known:
-            raise ConfigError(f"{where}: the field {key!r} is unknown.{did_you_mean(key, known)}")
-    for key, each in known.items():
-        if key not in entry:
-            if each.default is MISSING and each.default_factory is MISSING:
-                raise ConfigError(f"{where}: the field {key!r} is missing.")
-            continue
-        allowed = [_KINDS[name] for name in _KINDS if re.search(rf"(?<!\[)\b{name}\b", re.sub(r"\[.*\]", "", inspect.formatannotation(each.type)))]
-        if not any(check(entry[key]) for check, _ in allowed):
-            raise ConfigError(f"{where}: {key} = {entry[key]!r} must be {' or '.join(words for _, words in allowed)}.")
-        _check_inside(each.type, entry[key], f"{where}: {key}")
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()})
-
-
-def _check_inside(kind, value, where: str) -> None:
-    """What stands in a list or table, where its type says it. Negative means are left to `Preprocess`."""
-    inner = {tuple: get_args(kind)[:1], Mapping: get_args(kind)[1:]}.get(get_origin(kind), ())
-    if not inner or getattr(inner[0], "__name__", None) not in _KINDS or kind == tuple[float, ...]:
-        return
-    check, words = _KINDS[inner[0].__name__]
-    for each in value.values() if isinstance(value, dict) else value:
-        if not check(each):
-            raise ConfigError(f"{where} holds {each!r}, which must be {words}.")
 
 
 def _check(config: ZooConfig, where: str) -> None:
@@ -206,7 +149,7 @@ def _check(config: ZooConfig, where: str) -> None:
         for start, epochs in source.epochs.items():
             one_of(f"a start in sources.{name}.epochs", start, config.learning_rate)
             for each in epochs.values() if isinstance(epochs, dict) else [epochs]:
-                if not _KINDS["int"][0](each) or not each:
+                if not KINDS["int"][0](each) or not each:
                     raise ConfigError(f"{where}: sources.{name}.epochs.{start} = {each!r} must be a whole number above 0.")
             for architecture in config.architectures if isinstance(epochs, dict) else ():
                 if architecture not in epochs:
@@ -235,7 +178,7 @@ def _check_augment(augment, preprocess: Preprocess, where: str) -> None:
     for key, value in augment.items():
         if key not in known:
             raise ConfigError(f"{where}: {key!r} is unknown.{did_you_mean(key, known)}")
-        check, words = _KINDS[known[key]]
+        check, words = KINDS[known[key]]
         if not check(value):
             raise ConfigError(f"{where}: {key} = {value!r} must be {words}.")
     if preprocess.size > SMALL:

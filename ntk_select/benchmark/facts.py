@@ -1,0 +1,111 @@
+"""What tells experts and tasks apart, and what is to be known of them before anything is measured?"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import numpy as np
+
+from ntk_select.card import Card
+from ntk_select.engine.digest import digest_of_params
+from ntk_select.errors import ConfigError, TaskError
+from ntk_select.plugins import builtin
+from ntk_select.task import ChosenImages, Task
+
+from .cells import ExpertFacts, TaskFacts
+from .config import TaskConfig
+
+
+def load(name: str, config: TaskConfig, data: str | Path | None) -> Task:
+    """The task of a config, with the classes that it names, as NAME.
+
+    Raises:
+      ConfigError: its URI names {data} and no folder is given, or no class fits.
+      TaskError, DataError: it cannot be loaded.
+    """
+    if "{data}" in config.uri and data is None:
+        raise ConfigError(f"The task {name!r} is at {config.uri}. Say where {{data}} is: --data FOLDER")
+    task = builtin("load_task")(config.uri.replace("{data}", str(data)))
+    if config.classes:
+        task = of_classes(task, config.classes)
+    if task.test_images is None:
+        raise TaskError(f"The task {name!r} has no test set, on which fine-tuned experts are judged. Put images into test/CLASS/.")
+    return replace(task, name=name)
+
+
+def of_classes(task: Task, patterns: tuple[str, ...]) -> Task:
+    """The part of a task whose class names fit one of the patterns.
+
+    Raises:
+      ConfigError: no class fits.
+    """
+    kept = [place for place, name in enumerate(task.class_names) if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    if not kept:
+        raise ConfigError(f"classes = {list(patterns)} fits no class of {task.name!r}: {', '.join(task.class_names[:8])} ...")
+    number = np.full(task.num_classes, -1)
+    number[kept] = np.arange(len(kept))
+
+    def part(images, labels):
+        places = np.flatnonzero(number[labels] >= 0)
+        return ChosenImages(images, places), number[labels[places]]
+
+    images, labels = part(task.images, task.labels)
+    tests = (None, None) if task.test_images is None else part(task.test_images, task.test_labels)
+    return replace(
+        task, images=images, labels=labels, class_names=tuple(task.class_names[p] for p in kept), test_images=tests[0], test_labels=tests[1]
+    )
+
+
+def task_facts(task: Task) -> TaskFacts:
+    """Sizes and digests. Labels count whole, images by the first, the middle and the last of each half: a data set whose labels are
+    the same is the same, wherever it lies."""
+    train = _digest(task.class_names, task.labels, task.images)
+    whole = train + _digest((), task.test_labels, task.test_images)
+    return TaskFacts(
+        task.name, hashlib.sha256(whole.encode()).hexdigest(), train, len(task.labels), len(task.test_labels), task.num_classes, task.licence
+    )
+
+
+def _digest(names, labels, images) -> str:
+    digest = hashlib.sha256(repr(tuple(names)).encode() + np.asarray(labels, np.int32).tobytes())
+    for place in sorted({0, len(images) // 2, len(images) - 1}) if len(images) else ():
+        image = np.asarray(images[place])
+        digest.update(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes())
+    return digest.hexdigest()
+
+
+def expert_facts(zoo: Mapping[str, Callable]) -> dict[str, ExpertFacts]:
+    """Of every expert of a zoo: from its card where it has one, else from its weights."""
+    cards = {name: getattr(load, "card", None) for name, load in zoo.items()}
+    return {name: _facts(name, zoo[name], cards) for name in zoo}
+
+
+def _facts(name: str, load: Callable, cards: Mapping[str, Card | None]) -> ExpertFacts:
+    card = cards[name]
+    if not isinstance(card, Card):
+        expert = load()
+        return ExpertFacts(name, digest_of_params(expert.variables), parameters=expert.num_params)
+    return ExpertFacts(
+        name,
+        hashlib.sha256(repr([card.sha256, card.source, card.architecture, dict(card.config), card.preprocess]).encode()).hexdigest(),
+        card.architecture,
+        card.source,
+        seen_by(name, cards),
+        card.initialised_from,
+        card.num_parameters,
+        card.num_images,
+        card.test_accuracy,
+    )
+
+
+def seen_by(name: str, cards: Mapping[str, Card | None]) -> tuple[str, ...]:
+    """All data sets that an expert has seen: its own, other domains, and those of the expert that it started from, and so on."""
+    seen: dict[str, None] = {}
+    visited = set()
+    while name is not None and name not in visited and isinstance(cards.get(name), Card):
+        visited.add(name)
+        seen |= dict.fromkeys(cards[name].seen)
+        name = cards[name].initialised_from
+    return tuple(seen)

@@ -1,0 +1,44 @@
+"""How well does a score pick experts? Measures on one target, the worth of a random order, and intervals over targets.
+
+    lfc = [Target("birds", scores, accuracies, reference=0), ...]
+    print(interval("spearman", lfc), interval("top_k_gain", lfc, k=3), paired("spearman", lfc, lgc))
+
+Scores (e,) are higher for better experts and NaN where an expert has none; accuracies (e,) are 0 to 1. Selections count ties and experts
+without a score by the exact mean over random orders; correlations leave experts without a score out.
+"""
+
+from ntk_select.evaluate.budget import gain_against_cost
+from ntk_select.evaluate.chance import random_expectation
+from ntk_select.evaluate.comparison import Paired, paired
+from ntk_select.evaluate.correlations import kendall, pearson, spearman, weighted_tau
+from ntk_select.evaluate.groups import across_groups, within_groups
+from ntk_select.evaluate.leaderboard import leave_one_out
+from ntk_select.evaluate.measures import MEASURES
+from ntk_select.evaluate.multiplicity import holm
+from ntk_select.evaluate.selection import hit_rate, regret, top_k_accuracy, top_k_gain, trials_to_best
+from ntk_select.evaluate.target import Target
+from ntk_select.evaluate.uncertainty import Interval, interval
+
+__all__ = [
+    "MEASURES",
+    "Interval",
+    "Paired",
+    "Target",
+    "across_groups",
+    "gain_against_cost",
+    "hit_rate",
+    "holm",
+    "interval",
+    "kendall",
+    "leave_one_out",
+    "paired",
+    "pearson",
+    "random_expectation",
+    "regret",
+    "spearman",
+    "top_k_accuracy",
+    "top_k_gain",
+    "trials_to_best",
+    "weighted_tau",
+    "within_groups",
+]

@@ -1,0 +1,106 @@
+"""Is one score better than another on the same targets?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from ntk_select.errors import ConfigError
+from ntk_select.evaluate.bootstrap import AXES, Settings, observed, tables
+from ntk_select.evaluate.checked import ROUNDING
+from ntk_select.evaluate.measures import Measure, named_measure
+from ntk_select.evaluate.target import Target
+from ntk_select.evaluate.uncertainty import Interval, interval_of
+
+MOST_EXACT = 14
+RANDOM_SIGNS = 10_000
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Score a minus score b.
+
+    Attributes:
+      difference: the mean over targets with its interval.
+      share: of the replicates in which a has the larger value, ties half; NaN if there is none. For `regret` and `trials_to_best` smaller is better.
+      p_value: two-sided, of the sign-flip test over targets; NaN if no target has both values.
+    """
+
+    difference: Interval
+    share: float
+    p_value: float
+
+    def __str__(self) -> str:
+        return f"{self.difference}, larger in {100 * self.share:.0f} % of the replicates, p = {self.p_value:.2g}"
+
+
+def paired(
+    measure: str | Measure,
+    targets_a: Sequence[Target],
+    targets_b: Sequence[Target],
+    /,
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    over: Sequence[str] = AXES,
+    **options,
+) -> Paired:
+    """Compares two scores on the same targets: every replicate has the same targets, draws and seeds for both.
+
+    A target counts with the draws on which both scores have a value. The limits of `interval` hold here too.
+
+    Args:
+      measure: as `interval`.
+      targets_a: at least one.
+      targets_b: the same targets in the same order, with the same accuracies, and as many draws or one. One draw, as of
+        a static leaderboard, is compared with every draw of the other; several must be of the same probe images.
+      resamples: as `interval`.
+      level: as `interval`.
+      seed: as `interval`.
+      over: as `interval`; the p-value does not depend on it.
+      **options: as `interval`.
+
+    Raises:
+      ConfigError: as `interval`, and targets that are not the same in both.
+    """
+    settings, measure = Settings(resamples, level, seed, over), named_measure(measure, options)
+    tables_a, tables_b = (tables(measure, targets, settings) for targets in (targets_a, targets_b))
+    _refuse_unpaired(targets_a, targets_b)
+    differences = [a - b for a, b in zip(tables_a, tables_b, strict=True)]
+    difference, drawn = interval_of(differences, settings)
+    larger, equal = drawn > ROUNDING, np.abs(drawn) <= ROUNDING
+    share = float(np.mean(larger + equal / 2)) if len(drawn) else float("nan")
+    return Paired(difference, share, sign_flip(observed(differences), seed=seed))
+
+
+def sign_flip(differences: Float[np.ndarray, " t"], *, seed: int = 0) -> float:
+    """Two-sided p-value of the mean difference, if each target were as likely to have the opposite sign.
+
+    Exact over all 2^t signs up to t = 14 targets, where the smallest possible value is 2 / 2^t (0.06 for five targets: they can never
+    reach 0.05); else from 10,000 random signs, the observed ones counted among them. NaN in a target leaves it out.
+
+    Reference: Fisher 1935, The Design of Experiments, section 21; Phipson & Smyth 2010 for the random signs.
+    """
+    known = differences[~np.isnan(differences)]
+    if not len(known):
+        return float("nan")
+    least = abs(known.sum()) - ROUNDING * len(known)
+    if len(known) <= MOST_EXACT:
+        signs = 1 - 2 * (np.arange(2 ** len(known))[:, None] >> np.arange(len(known)) & 1)
+        return float(np.mean(np.abs(signs @ known) >= least))
+    signs = 1 - 2 * np.random.default_rng([seed, 3]).integers(2, size=(RANDOM_SIGNS, len(known)))
+    return float((1 + np.count_nonzero(np.abs(signs @ known) >= least)) / (1 + RANDOM_SIGNS))
+
+
+def _refuse_unpaired(targets_a: Sequence[Target], targets_b: Sequence[Target]) -> None:
+    if len(targets_a) != len(targets_b):
+        raise ConfigError(
+            f"One score has {len(targets_a)} targets and the other {len(targets_b)}. Give the same targets for both, in the same order."
+        )
+    for a, b in zip(targets_a, targets_b, strict=True):
+        if a.name != b.name or not np.array_equal(a.accuracies, b.accuracies):
+            raise ConfigError(f"Target {a.name!r} is paired with {b.name!r} of other name or accuracies. Give the same targets for both, in order.")
+        if len(a.scores) != len(b.scores) and 1 not in (len(a.scores), len(b.scores)):
+            raise ConfigError(f"Target {a.name!r} has {len(a.scores)} and {len(b.scores)} draws. Allowed: as many of both, or one.")

@@ -1,0 +1,94 @@
+"""What stands in a TOML file, as records whose types say what is allowed?"""
+
+import inspect
+import math
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, get_args, get_origin
+
+from ntk_select.errors import ConfigError, did_you_mean
+
+NAME = re.compile(r"\w[\w.-]*")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+      ConfigError: it cannot be read, or is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The config {path} cannot be read: {getattr(error, 'strerror', None) or error}. Give the path of a TOML file.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"The config {path} is no valid TOML: {error}.") from error
+
+
+def table_of_tables(found: Mapping[str, Any], key: str, path: Path) -> Mapping[str, Any]:
+    """Tables by name, as in [sources.NAME]. Raises ConfigError for anything else there, or a name that cannot be one of a file."""
+    table = found.get(key, {})
+    if not isinstance(table, dict) or not all(isinstance(entry, dict) for entry in table.values()):
+        raise ConfigError(f"{path}: {key} must be a table of tables, as in [{key}.NAME].")
+    for name in table:
+        if not NAME.fullmatch(name):
+            raise ConfigError(
+                f"{path}: [{key}.{name}]: a name consists of letters, digits, dots, dashes and underscores, and begins with neither dot nor dash."
+            )
+    return table
+
+
+KINDS = {
+    "int": (lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= 0, "a whole number from 0"),
+    "float": (lambda value: isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf, "a number from 0"),
+    "str": (lambda value: isinstance(value, str), "text"),
+    "bool": (lambda value: isinstance(value, bool), "true or false"),
+    "tuple": (lambda value: isinstance(value, list), "a list"),
+    "Mapping": (lambda value: isinstance(value, dict), "a table"),
+}
+"""Types of fields: what is allowed, and how that is said."""
+
+
+def record(kind: type, entry: Mapping[str, Any], where: str, given: Mapping[str, Any] = MappingProxyType({})):
+    """The dataclass of a table. Names of types in its annotations say what is allowed.
+
+    Args:
+      kind: the dataclass.
+      entry: the table.
+      where: its place, for error messages.
+      given: fields that were made already, from tables within the table.
+
+    Raises:
+      ConfigError: a field is missing, unknown, or of another type.
+    """
+    known = {each.name: each for each in fields(kind)}
+    for key in entry:
+        if key not in known:
+            raise ConfigError(f"{where}: the field {key!r} is unknown.{did_you_mean(key, known)}")
+    for key, each in known.items():
+        if key not in entry:
+            if each.default is MISSING and each.default_factory is MISSING:
+                raise ConfigError(f"{where}: the field {key!r} is missing.")
+            continue
+        if key in given:
+            continue
+        allowed = [KINDS[name] for name in KINDS if re.search(rf"(?<!\[)\b{name}\b", re.sub(r"\[.*\]", "", inspect.formatannotation(each.type)))]
+        if not any(check(entry[key]) for check, _ in allowed):
+            raise ConfigError(f"{where}: {key} = {entry[key]!r} must be {' or '.join(words for _, words in allowed)}.")
+        _check_inside(each.type, entry[key], f"{where}: {key}")
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()} | dict(given))
+
+
+def _check_inside(kind, value, where: str) -> None:
+    """What stands in a list or table, where its type says it. Negative means are left to `Preprocess`."""
+    inner = {tuple: get_args(kind)[:1], Mapping: get_args(kind)[1:]}.get(get_origin(kind), ())
+    if not inner or getattr(inner[0], "__name__", None) not in KINDS or kind == tuple[float, ...]:
+        return
+    check, words = KINDS[inner[0].__name__]
+    for each in value.values() if isinstance(value, dict) else value:
+        if not check(each):
+            raise ConfigError(f"{where} holds {each!r}, which must be {words}.")

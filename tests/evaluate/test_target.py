@@ -1,0 +1,58 @@
+"""Is a target checked at the border, and are seeds averaged without breaking ties?"""
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+
+import ntk_select.evaluate as ev
+from ntk_select.errors import ConfigError
+
+SCORES, ACCURACIES = np.array([[1.0, 2.0, np.nan]]), np.array([[0.1, 0.2, 0.3], [0.3, 0.4, 0.5]])
+
+
+def test_the_mean_over_seeds_counts_each_as_often_as_said():
+    target = ev.Target("birds", SCORES, ACCURACIES)
+    np.testing.assert_allclose(target.mean_accuracies(), [0.2, 0.3, 0.4])
+    np.testing.assert_allclose(target.mean_accuracies(np.array([0, 2])), [0.3, 0.4, 0.5])
+
+
+def test_the_same_accuracies_in_another_order_of_seeds_tie():
+    accuracies = np.array(list(permutations([0.1, 0.2, 0.7, 0.33]))).T
+    assert len(set(accuracies.mean(axis=0))) > 1
+    assert len(set(ev.Target("birds", np.zeros((1, 24)), accuracies).mean_accuracies())) == 1
+
+
+def test_a_target_keeps_its_own_numbers():
+    scores = SCORES.copy()
+    target = ev.Target("birds", scores, ACCURACIES, 0, ["a", "b", "c"], [1, 2, 3], 4)
+    scores[0, 0] = 9
+    assert target.scores[0, 0] == 1
+    assert target.groups == ("a", "b", "c")
+    assert target.costs.tolist() == [1, 2, 3]
+    with pytest.raises(ValueError, match="read-only"):
+        target.accuracies[0, 0] = 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"scores": SCORES[0]}, r"Target 'birds': scores have the shape \(3,\). Allowed: \(draws, experts\).* type scores\[None\]"),
+        ({"accuracies": ACCURACIES[:0]}, r"accuracies have the shape \(0, 3\). Allowed: \(seeds, experts\)"),
+        ({"accuracies": 100 * ACCURACIES}, r"accuracies hold 10. Allowed: 0 to 1"),
+        ({"accuracies": np.where(ACCURACIES > 0.4, np.nan, ACCURACIES)}, r"accuracies hold nan"),
+        ({"scores": SCORES[:, :2]}, r"scores are for 2 experts, and accuracies for 3"),
+        ({"scores": SCORES * np.inf}, r"scores hold infinity"),
+        ({"scores": "none"}, r"scores are not an array of numbers"),
+        ({"reference": 3}, r"reference is 3. Allowed: the index of an expert, 0 to 2, or None"),
+        ({"reference": True}, r"reference is True"),
+        ({"reference": 0.7}, r"reference is 0.7"),
+        ({"groups": ("a", "b")}, r"groups has the length 2, and there are 3 experts"),
+        ({"costs": [1, 2]}, r"costs are for 2 experts"),
+        ({"costs": [1, 2, -3]}, r"costs hold a number that is negative"),
+        ({"scoring_cost": -1}, r"scoring_cost is -1"),
+    ],
+)
+def test_fields_that_do_not_fit_are_refused(fields, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        ev.Target(**{"name": "birds", "scores": SCORES, "accuracies": ACCURACIES, **fields})
