@@ -83,7 +83,7 @@ def run(
     bench = Bench(config, data)
     cells, tasks = laid_out(bench)
     try:
-        store.put_manifest(manifest(bench, path, cells, tasks))
+        store.put_manifest(manifest(bench, path, cells, tasks), cells.cells)
         _clear_leftovers(store)
     except OSError as error:
         raise ConfigError(f"{store.folder} cannot be written: {error.strerror}. Give another folder with --out.") from error
@@ -125,7 +125,6 @@ def manifest(bench: Bench, path: Path, cells: Grid, tasks: dict[str, TaskFacts])
     return {
         "name": path.stem,
         "config": path.read_text(encoding="utf-8"),
-        "cells": [asdict(cell) for cell in cells.cells],
         "skipped": [{"expert": expert, "task": task, "reason": reason} for (expert, task), reason in cells.skipped.items()],
         "experts": {} if bench.config.synthetic else {name: asdict(facts) for name, facts in bench.facts.items()},
         "tasks": {name: asdict(facts) for name, facts in tasks.items()},

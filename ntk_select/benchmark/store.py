@@ -1,7 +1,9 @@
 """Where do the records of a benchmark lie, and how are they read?
 
-OUT/bench.json                  the config, the cells, what is known of experts and tasks
+OUT/bench.json                  the config, what is known of experts and tasks
+OUT/cells.parquet               the cells that the config asks for
 OUT/records/KIND/xx/KEY.parquet one file a cell, written whole or not at all
+OUT/records/KIND.parquet        many of them in one file, if they were packed
 OUT/failures/KEY.json           a cell that failed, with its error; gone once it succeeds
 OUT/running/NAME.json           what a runner is at
 """
@@ -9,6 +11,7 @@ OUT/running/NAME.json           what a runner is at
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from ntk_select.files import write_atomically
 from .cells import KINDS, Cell
 
 MANIFEST = "bench.json"
+CELLS = "cells.parquet"
 
 
 class Store:
@@ -40,7 +44,14 @@ class Store:
 
     def done(self) -> set[str]:
         """Keys of all cells that have a record."""
-        return {file.stem for kind in KINDS for file in (self.folder / "records" / kind).glob("*/*.parquet")}
+        keys = {file.stem for kind in KINDS for file in (self.folder / "records" / kind).glob("*/*.parquet")}
+        for kind in KINDS:
+            if (packed := self._packed(kind)).is_file():
+                keys |= set(_table(packed, ["key"])["key"].to_pylist())
+        return keys
+
+    def _packed(self, kind: str) -> Path:
+        return self.folder / "records" / f"{kind}.parquet"
 
     def failure_file(self, cell: Cell) -> Path:
         """Where the error of a cell lies, if it failed."""
@@ -63,8 +74,10 @@ class Store:
         """What is known of each cell that failed, by key."""
         return {file.stem: read_json(file) for file in sorted((self.folder / "failures").glob("*.json"))}
 
-    def put_manifest(self, manifest: Mapping[str, Any]) -> None:
+    def put_manifest(self, manifest: Mapping[str, Any], cells: Sequence[Cell]) -> None:
         """Writes what the benchmark is. Raises OSError."""
+        rows = [{**asdict(cell), "settings": json.dumps(dict(cell.settings)), "key": cell.key} for cell in cells]
+        write_atomically(self.folder / CELLS, parquet_bytes(rows))
         write_atomically(self.folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
 
     def manifest(self) -> dict[str, Any]:
@@ -82,7 +95,9 @@ class Store:
 
     def cells(self) -> list[Cell]:
         """The cells that the manifest names. Raises as `manifest`."""
-        return [Cell(**cell) for cell in self.manifest()["cells"]]
+        self.manifest()
+        rows = _table(self.folder / CELLS).drop_columns(["key"]).to_pylist()
+        return [Cell(**{**row, "settings": json.loads(row["settings"])}) for row in rows]
 
     def read(self, kind: str, keys: Iterable[str] | None = None) -> pa.Table:
         """All records of a kind as one table; of the keys alone, if they are given.
@@ -91,22 +106,40 @@ class Store:
           DataError: a record is damaged; the sentence says which.
         """
         files = sorted((self.folder / "records" / kind).glob("*/*.parquet"))
-        if keys is not None:
-            wanted = set(keys)
-            files = [file for file in files if file.stem in wanted]
-        tables = []
-        for file in files:
-            try:
-                tables.append(pq.ParquetFile(file).read())
-            except (OSError, pa.ArrowInvalid) as error:
-                raise DataError(f"The record {file} is damaged ({str(error).splitlines()[0]}). Delete it, and run the benchmark again.") from error
+        wanted = None if keys is None else set(keys)
+        tables = [_table(file) for file in files if wanted is None or file.stem in wanted]
+        if (packed := self._packed(kind)).is_file():
+            table, alone = _table(packed), {file.stem for file in files}
+            kept = [key not in alone and (wanted is None or key in wanted) for key in table["key"].to_pylist()]
+            tables.append(table.filter(pa.array(kept, pa.bool_())))
         return pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
+
+    def pack(self, folder: str | Path) -> "Store":
+        """Writes the records of the manifest's cells to another folder, one file a kind, small enough to be kept with a project. Raises OSError."""
+        there, cells = Store(folder), self.cells()
+        there.put_manifest(self.manifest(), cells)
+        for kind in KINDS:
+            if (table := self.read(kind, [cell.key for cell in cells if cell.kind == kind])).num_rows:
+                order = [(name, "ascending") for name in ("key", "score") if name in table.column_names]
+                write_atomically(there._packed(kind), _bytes(table.sort_by(order)))
+        return there
+
+
+def _table(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    try:
+        return pq.ParquetFile(file).read(columns)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"The record {file} is damaged ({str(error).splitlines()[0]}). Delete it, and run the benchmark again.") from error
 
 
 def parquet_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """Rows as the bytes of a Parquet file."""
+    return _bytes(pa.Table.from_pylist(list(rows)))
+
+
+def _bytes(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(list(rows)), sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd")
     return sink.getvalue().to_pybytes()
 
 
