@@ -43,6 +43,7 @@ clean:  ## forget the environment
 
 # PyTorch by pip: it knows where a CPU build lies, if there is one. torchvision is imported without its compiled part.
 .venv/installed-torch: .venv/installed-test
+	$(UV) --group slow
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps torchvision
 	@touch $@

@@ -49,6 +49,7 @@ __all__ = [
     "agreement",
     "certify",
     "errors",
+    "evaluate",
     "feature_kernel",
     "finetune",
     "further_sample",
@@ -75,8 +76,8 @@ __all__ = [
 
 def __getattr__(name: str):
     """Loaded when they are asked for: they need Optax, or solvers of SciPy, which ranking does not."""
-    if name == "linearized":
-        return importlib.import_module("ntk_select.linearized")
+    if name in ("evaluate", "linearized"):
+        return importlib.import_module(f"ntk_select.{name}")
     if name in _LATER:
         return getattr(importlib.import_module(_LATER[name]), name)
     raise AttributeError(f"module 'ntk_select' has no attribute {name!r}")

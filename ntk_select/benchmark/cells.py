@@ -110,7 +110,7 @@ def grid(config: BenchConfig, experts: Mapping[str, ExpertFacts], tasks: Mapping
       ConfigError: no expert is left, or a name of an expert means nothing.
     """
     if config.synthetic is not None:
-        return Grid(tuple(_synthetic(config)), {})
+        return Grid(tuple({cell.key: cell for cell in _synthetic(config)}.values()), {})
     chosen = chosen_experts(config, experts)
     cells, skipped = [], {}
     for task in config.tasks:
@@ -121,7 +121,8 @@ def grid(config: BenchConfig, experts: Mapping[str, ExpertFacts], tasks: Mapping
                 continue
             cells += _scores(config, experts[name], tasks[task]) + _truths(config, experts[name], tasks[task])
         cells += _for_figures(config, task, experts, tasks[task])
-    return Grid(tuple(sorted(cells, key=_order(config))), skipped)
+    once = {cell.key: cell for cell in cells}  # a seed, or a number of images, may stand twice in a config
+    return Grid(tuple(sorted(once.values(), key=_order(config))), skipped)
 
 
 def chosen_experts(config: BenchConfig, names: Sequence[str] | Mapping[str, Any]) -> list[str]:

@@ -210,6 +210,7 @@ def _check(config: BenchConfig, where: str) -> None:
             check_count(f"{where}: synthetic.{name}", getattr(config.synthetic, name), 1)
         if config.synthetic.signal > 1:
             raise ConfigError(f"{where}: synthetic.signal = {config.synthetic.signal} must lie from 0 to 1.")
+        some("finetune_seeds", config.finetune_seeds)
         return
     some("tasks", config.tasks)
     for name in ("zoo", "experts", "scores", "shots", "per_class", "probe_seeds", "finetune_seeds"):
@@ -246,7 +247,11 @@ def _check(config: BenchConfig, where: str) -> None:
                 if epochs > config.recipe_of(name).epochs:
                     raise ConfigError(f"{where}: kernels.epochs holds {epochs}; the recipe of {name!r} has {config.recipe_of(name).epochs}.")
         _check_images(f"{where}: kernels.shots", [config.kernels.shots])
-        checked_rates(config.kernels.learning_rate)
+        check_count(f"{where}: kernels.per_class", config.kernels.per_class, 1)
+        try:
+            checked_rates(config.kernels.learning_rate)
+        except ConfigError as error:
+            raise ConfigError(f"{where}: kernels: {error}") from error
 
 
 def _check_images(name: str, values) -> None:

@@ -45,7 +45,14 @@ class Bench:
         self.task = lru_cache(maxsize=None)(self._task)
         self.expert = lru_cache(maxsize=LOADED)(self._expert)
         self.scorer = lru_cache(maxsize=1)(self._scorer)
+        self._at: tuple[str, str] | None = None
         self.reference = lru_cache(maxsize=4)(self._reference)
+
+    def turn_to(self, cell: Cell) -> None:
+        """Forgets compiled programs with the task that they were for: in hours they would fill the memory."""
+        if self._at not in (None, (cell.kind, cell.task)):
+            jax.clear_caches()
+        self._at = cell.kind, cell.task
 
     @cached_property
     def zoo(self) -> Mapping[str, Callable[[], Expert]]:
@@ -92,6 +99,7 @@ class Bench:
 
 def measured(bench: Bench, cell: Cell) -> list[Row]:
     """The rows of a cell's record. Whatever an expert or a score raises comes through."""
+    bench.turn_to(cell)
     began = time.perf_counter()
     rows = {"score": _score, "truth": _truth, "kernel": _kernel, "synthetic": _synthetic}[cell.kind](bench, cell)
     seconds = time.perf_counter() - began

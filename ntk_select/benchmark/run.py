@@ -89,7 +89,9 @@ def run(
         raise ConfigError(f"{store.folder} cannot be written: {error.strerror}. Give another folder with --out.") from error
     done = store.done()
     waiting = [cell for cell in cells.cells if cell.key not in done]
-    groups = [list(group) for _, group in groupby(waiting, key=lambda cell: cell.group)][shard[0] - 1 :: shard[1]]
+    # groups are dealt out before done cells are left out: runs that began at different times must not deal differently
+    dealt = [list(group) for _, group in groupby(cells.cells, key=lambda cell: cell.group)][shard[0] - 1 :: shard[1]]
+    groups = [left for group in dealt if (left := [cell for cell in group if cell.key not in done])]
     mine = {cell.key: cell for group in groups for cell in group}
     watch = _Watch(store, len(cells.cells), len(cells.cells) - len(waiting), mine, executor, progress)
     work = Work(
@@ -135,8 +137,9 @@ def manifest(bench: Bench, path: Path, cells: Grid, tasks: dict[str, TaskFacts])
 def _clear_leftovers(store: Store) -> None:
     """Files that killed runs had not finished, if they are older than an hour."""
     for file in (store.folder / "records").glob("*/*/.*.tmp"):
-        if time.time() - file.stat().st_mtime > 3600:
-            file.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # another run has just finished it
+            if time.time() - file.stat().st_mtime > 3600:
+                file.unlink()
 
 
 class _Watch:
@@ -172,6 +175,8 @@ class _Watch:
     def _beat(self) -> None:
         self._beaten = time.time()
         note = {
+            "host": os.uname().nodename,
+            "pid": os.getpid(),
             "executor": self._executor,
             "began": self._began,
             "beat": self._beaten,
@@ -183,4 +188,5 @@ class _Watch:
             write_atomically(self._note, json.dumps(note).encode())
 
     def end(self) -> None:
-        self._note.unlink(missing_ok=True)
+        with suppress(OSError):  # of a folder that can no longer be written
+            self._note.unlink(missing_ok=True)

@@ -18,13 +18,23 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ntk_select.errors import ConfigError, DataError
+from ntk_select.errors import ConfigError, DataError, first_line
 from ntk_select.files import write_atomically
 
 from .cells import KINDS, Cell
 
 MANIFEST = "bench.json"
 CELLS = "cells.parquet"
+
+TYPES = {
+    "images_per_class": pa.int64(),
+    "value": pa.float64(),
+    "terms": pa.string(),
+    "unavailable": pa.string(),
+    "accuracy": pa.float64(),
+    "images_per_second": pa.float64(),
+}
+"""Of columns that may hold nothing in one record and something in the next: pandas and DuckDB take a folder of files of the same types only."""
 
 
 class Store:
@@ -99,17 +109,17 @@ class Store:
         rows = _table(self.folder / CELLS).drop_columns(["key"]).to_pylist()
         return [Cell(**{**row, "settings": json.loads(row["settings"])}) for row in rows]
 
-    def read(self, kind: str, keys: Iterable[str] | None = None) -> pa.Table:
-        """All records of a kind as one table; of the keys alone, if they are given.
+    def read(self, kind: str, keys: Iterable[str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+        """All records of a kind as one table; of the keys and columns alone, if they are given. Among columns must be "key".
 
         Raises:
           DataError: a record is damaged; the sentence says which.
         """
         files = sorted((self.folder / "records" / kind).glob("*/*.parquet"))
         wanted = None if keys is None else set(keys)
-        tables = [_table(file) for file in files if wanted is None or file.stem in wanted]
+        tables = [_table(file, columns) for file in files if wanted is None or file.stem in wanted]
         if (packed := self._packed(kind)).is_file():
-            table, alone = _table(packed), {file.stem for file in files}
+            table, alone = _table(packed, columns), {file.stem for file in files}
             kept = [key not in alone and (wanted is None or key in wanted) for key in table["key"].to_pylist()]
             tables.append(table.filter(pa.array(kept, pa.bool_())))
         return pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
@@ -128,13 +138,17 @@ class Store:
 def _table(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
     try:
         return pq.ParquetFile(file).read(columns)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise DataError(f"The record {file} is damaged ({str(error).splitlines()[0]}). Delete it, and run the benchmark again.") from error
+    except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: names that are no text any more
+        raise DataError(f"The record {file} is damaged ({first_line(error)}). Delete it, and run the benchmark again.") from error
 
 
 def parquet_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """Rows as the bytes of a Parquet file."""
-    return _bytes(pa.Table.from_pylist(list(rows)))
+    table = pa.Table.from_pylist(list(rows))
+    for place, name in enumerate(table.column_names):
+        if name in TYPES and pa.types.is_null(table[name].type):
+            table = table.set_column(place, name, table[name].cast(TYPES[name]))
+    return _bytes(table)
 
 
 def _bytes(table: pa.Table) -> bytes:

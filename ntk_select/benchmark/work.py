@@ -79,6 +79,8 @@ class Work:
             self.store.put(cell, rows)
         except OSError as error:
             return Outcome(cell.key, time.perf_counter() - began, str(error), _stop(error))
+        except Exception as error:  # a score of somebody else's gave what no file can hold
+            return self.failed(cell, explained(error), traceback.format_exc(), time.perf_counter() - began)
         return Outcome(cell.key, time.perf_counter() - began)
 
     def failed(self, cell: Cell, error: str, trace: str = "", seconds: float = 0.0) -> Outcome:

@@ -25,6 +25,7 @@ def _run(arguments: list[str] | None) -> int:
     # Imported here, so that Ctrl-C while they load is met as well.
     import tyro
 
+    from ntk_select.cli.bench import Bench
     from ntk_select.cli.demo import Demo
     from ntk_select.cli.dynamics import Dynamics
     from ntk_select.cli.finetune import Finetune
@@ -39,6 +40,7 @@ def _run(arguments: list[str] | None) -> int:
         | Annotated[Kernel, tyro.conf.subcommand("kernel", prefix_name=False)]
         | Annotated[Dynamics, tyro.conf.subcommand("dynamics", prefix_name=False)]
         | Annotated[Finetune, tyro.conf.subcommand("finetune", prefix_name=False)]
+        | Annotated[Bench, tyro.conf.subcommand("bench", prefix_name=False)]
         | Annotated[Tasks, tyro.conf.subcommand("tasks", prefix_name=False)]
         | Annotated[Zoo, tyro.conf.subcommand("zoo", prefix_name=False)]
     )

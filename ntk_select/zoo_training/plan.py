@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from ntk_select.expert import Expert
 from ntk_select.feeding import SMALL, feed
 from ntk_select.flops import TRAINING, forward_flops
 from ntk_select.plugins import builtin
@@ -125,13 +126,19 @@ def speed(config: ZooConfig, architecture: str, num_classes: int) -> Speed:
 
     Up to `SMALL` pixels, and on accelerators, the config's batch is taken; a CPU gets eight images at most.
     """
-    batch = config.batch_size if config.size <= SMALL or jax.default_backend() != "cpu" else min(config.batch_size, 8)
     expert = builtin("fresh_expert")(architecture, architecture, num_classes=num_classes, preprocess=config.preprocess)
+    return speed_of(expert, config.batch_size, num_classes, precision=config.precision)
+
+
+def speed_of(expert: Expert, batch: int, num_classes: int, *, precision: str = "float32") -> Speed:
+    """As `speed`, of an expert with a head for so many classes; a CPU takes eight images at most where they are large."""
+    size = expert.preprocess.size
+    batch = batch if size <= SMALL or jax.default_backend() != "cpu" else min(batch, 8)
     rng = np.random.default_rng(0)
-    images, labels = rng.integers(0, 255, (batch, config.size, config.size, 3), np.uint8), rng.integers(0, num_classes, batch)
-    prepare = feed(images[:2], labels[:2], config.preprocess, "crop_flip", 1).prepare
-    optimizer = sgd(config.momentum, config.weight_decay, nesterov=config.nesterov)
-    step = make_step(cross_entropy(expert.train_fn, prepare, precision=config.precision), optimizer)
+    images, labels = rng.integers(0, 255, (batch, size, size, 3), np.uint8), rng.integers(0, num_classes, batch)
+    prepare = feed(images[:2], labels[:2], expert.preprocess, "crop_flip", 1).prepare
+    optimizer = sgd(0.9, 1e-4, nesterov=True)
+    step = make_step(cross_entropy(expert.train_fn, prepare, precision=precision), optimizer)
     state, key = begin(expert.variables, optimizer), jax.random.key(0)
     state, _ = jax.block_until_ready(step(state, (images, labels), key, 0.0))  # compiles
     began, taken = time.perf_counter(), 0
@@ -139,5 +146,5 @@ def speed(config: ZooConfig, architecture: str, num_classes: int) -> Speed:
         state, _ = jax.block_until_ready(step(state, (images, labels), key, 0.0))
         taken += 1
     seconds = time.perf_counter() - began
-    one = jax.ShapeDtypeStruct((1, config.size, config.size, 3), np.float32)
+    one = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
     return Speed(forward_flops(expert.features_fn, expert.variables, one), expert.head_kernel.shape[0], taken * batch / seconds, batch)

@@ -1,15 +1,17 @@
 """How are cells measured by the workers of a Ray cluster?"""
 
+import contextlib
+import os
 from collections.abc import Callable, Sequence
 
 from ntk_select.benchmark.cells import Cell
 from ntk_select.benchmark.work import Outcome, Work
-from ntk_select.errors import ConfigError, missing
+from ntk_select.errors import ConfigError, explained, first_line, missing
 
 from .queue import ATTEMPTS, Queue
 
 STARTING = 60.0
-"""Seconds that a worker may take to begin, where the cluster says that there is room for it."""
+"""Seconds without any sign after which the cluster is asked whether it still has room for a worker."""
 
 
 def on_ray(
@@ -57,11 +59,13 @@ def _connect(ray, address: str | None) -> None:
     quiet = {"log_to_driver": False, "logging_level": "error"}
     try:
         if address is None:
-            ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+            ray.init("local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
         else:
             ray.init(address, **quiet)
     except Exception as error:
-        raise ConfigError(f"No Ray cluster answers at {address!r} ({str(error).splitlines()[0]}). Start one: ray start --head") from error
+        if address is None:
+            raise ConfigError(f"No Ray cluster can be started here ({explained(error)}).") from error
+        raise ConfigError(f"No Ray cluster answers at {address!r} ({explained(error)}). Start one: ray start --head") from error
 
 
 def _room(ray, cpus: float, gpus: float) -> int:
@@ -77,38 +81,94 @@ def _room(ray, cpus: float, gpus: float) -> int:
 
 def _run(ray, work: Work, groups, done, count: int, cpus: float, gpus: float) -> None:
     queue = Queue(groups)
-    remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0, scheduling_strategy="SPREAD")(_Worker)
-    actors = {place: remote.remote(work) for place in range(count)}
+    crew = _Crew(ray, work, cpus, gpus)
     busy: dict[object, tuple[int, Cell]] = {}
+    free: set[int] = set()
     stopped = False
     try:
+        for place in range(count):
+            crew.start(place)
         while True:
-            for place in set(actors) - {place for place, _ in busy.values()}:
+            for place in sorted(free):
                 if not stopped and (cell := queue.take(place)) is not None:
-                    busy[actors[place].measure.remote(cell)] = place, cell
-            if not busy:
+                    busy[crew.actors[place].measure.remote(cell)] = place, cell
+                    free.remove(place)
+            if not busy and (stopped or not queue):
                 return
-            ready, _ = ray.wait(list(busy), num_returns=1)
+            ready, _ = ray.wait([*busy, *crew.starting], num_returns=1, timeout=STARTING)
+            if not ready and not busy and not free and _room(ray, cpus, gpus) < 1:
+                raise ConfigError("The Ray cluster has lost its workers, and has no room for others. Add nodes, and type the same command again.")
             for reference in ready:
+                if reference in crew.starting:
+                    free |= crew.begun(reference, alone=not busy and not free)
+                    continue
                 place, cell = busy.pop(reference)
                 try:
                     outcome = ray.get(reference)
                 except ray.exceptions.RayError as error:
-                    actors[place] = remote.remote(work)
+                    crew.start(place)
                     if queue.lost(place, cell):
                         continue
-                    outcome = work.failed(cell, f"Its worker was lost {ATTEMPTS} times ({str(error).splitlines()[0]}).")
+                    outcome = work.failed(cell, f"Its worker was lost {ATTEMPTS} times ({first_line(error)}).")
+                else:
+                    free.add(place)
                 stopped = done(outcome) or stopped
     finally:
-        for actor in actors.values():
-            ray.kill(actor)
+        crew.stop()
+
+
+class _Crew:
+    """Actors by place. One that the cluster has no room for, now that a node is gone, begins when there is; the others need not wait for it.
+
+    Attributes:
+      actors: by place.
+      starting: of actors that have not begun, by the reference that says so, their place.
+    """
+
+    def __init__(self, ray, work: Work, cpus: float, gpus: float):
+        self._ray, self._work = ray, work
+        self._remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0, scheduling_strategy="SPREAD")(_Worker)
+        self._attempts: dict[int, int] = {}
+        self.actors, self.starting = {}, {}
+
+    def start(self, place: int) -> None:
+        """Asks for the actor of a place, in place of the one that was there."""
+        if place in self.actors:
+            self._ray.kill(self.actors[place])  # where only its answer was lost it would keep its room
+        self.actors[place] = self._remote.remote(self._work, os.getcwd())
+        self.starting[self.actors[place].begun.remote()] = place
+
+    def begun(self, reference, *, alone: bool) -> set[int]:
+        """The place whose actor has begun, or none. Raises ConfigError where it cannot begin, and nobody else is at work (`alone`)."""
+        place = self.starting.pop(reference)
+        try:
+            self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            self._attempts[place] = self._attempts.get(place, 0) + 1
+            if self._attempts[place] < ATTEMPTS:
+                self.start(place)
+            elif alone and not self.starting:
+                raise ConfigError(f"No worker can begin on the Ray cluster: {str(error).strip().splitlines()[-1]}") from error
+            return set()
+        self._attempts[place] = 0
+        return {place}
+
+    def stop(self) -> None:
+        """Ends all of them, those that have not begun among them."""
+        for actor in self.actors.values():
+            self._ray.kill(actor)
 
 
 class _Worker:
     """An actor: what it has loaded stays for its next cell."""
 
-    def __init__(self, work: Work):
+    def __init__(self, work: Work, folder: str):
         self._work = work
+        with contextlib.suppress(OSError):  # zoos and tasks may be named from where the command was typed
+            os.chdir(folder)
+
+    def begun(self) -> None:
+        """Returns once there is room for the actor, and the package is loaded."""
 
     def measure(self, cell: Cell) -> Outcome:
         return self._work(cell)

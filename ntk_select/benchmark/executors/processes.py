@@ -85,6 +85,8 @@ class _Pool:
         return found
 
     def stop(self) -> None:
+        for _, connection in self._members.values():  # all at once, then wait for each
+            connection.close()
         for place in list(self._members):
             self._end(place)
 

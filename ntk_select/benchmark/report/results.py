@@ -3,8 +3,8 @@
 import json
 import tomllib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,19 @@ class Truth:
     balanced: np.ndarray
     missing: tuple[str, ...] = ()
 
+    def only(self, among: Callable[[str], bool] | None) -> "Truth":
+        """The same of some experts."""
+        if among is None:
+            return self
+        kept = [place for place, name in enumerate(self.experts) if among(name)]
+        return replace(
+            self,
+            experts=tuple(self.experts[place] for place in kept),
+            accuracies=self.accuracies[:, kept],
+            balanced=self.balanced[:, kept],
+            missing=tuple(filter(among, self.missing)),
+        )
+
 
 @dataclass(frozen=True)
 class Results:
@@ -83,6 +96,11 @@ class Results:
     def shots(self) -> tuple[Images, ...]:
         """All numbers of shots that were measured, fewest first, None (all images) last."""
         return tuple(sorted({row["images_per_class"] for row in self.of_role("truth")}, key=lambda shots: (shots is None, shots)))
+
+    @cached_property
+    def kept(self) -> dict:
+        """What was computed from these results already, so that figures and tables share it; keys begin with the name of the module."""
+        return {}
 
     @cached_property
     def score_names(self) -> tuple[str, ...]:
@@ -136,21 +154,30 @@ class Results:
             task, shots, tuple(whole), tuple(kept), accuracies, balanced, tuple(name for name in asked if name not in whole and name not in own)
         )
 
-    def targets(self, score: str, shots: Images, *, probe: Images | str = "standard", least: int = 3) -> list[Target]:
+    def targets(
+        self,
+        score: str | None,
+        shots: Images,
+        *,
+        probe: Images | str = "standard",
+        least: int = 3,
+        among: Callable[[str], bool] | None = None,
+    ) -> list[Target]:
         """One target for every task with this many shots, for `ntk_select.evaluate`.
 
         Args:
-          score: a name of `score_names`; its sign is such that higher is better.
+          score: a name of `score_names`; its sign is such that higher is better. None stands for a score that is the same for all experts.
           shots: of fine-tuning.
           probe: images of each class that the scores saw; "standard" is what counts for these shots. Made-up scores saw none.
           least: experts that a task must have.
+          among: which names of experts count; all by default. Scores that compare the zoo do so over all of it all the same.
         """
         found = []
         for task in self.task_names:
             truth = self.truth(task, shots)
-            if truth is None or len(truth.experts) < least:
+            if truth is None or len((truth := truth.only(among)).experts) < max(least, 1):
                 continue
-            values = self._values(score, truth, self.config.probe_of(shots) if probe == "standard" else probe)
+            values = self._values(score, truth, self.config.probe_of(shots) if probe == "standard" else probe, among)
             if values is None:
                 continue
             reference = self.config.reference
@@ -165,27 +192,30 @@ class Results:
             )
         return found
 
-    def _values(self, score: str, truth: Truth, probe: Images) -> np.ndarray | None:
-        """(draws, experts) of a score, or None without a record."""
+    def _values(self, score: str | None, truth: Truth, probe: Images, among: Callable[[str], bool] | None) -> np.ndarray | None:
+        """(draws, experts) of a score, or None where no expert has a value: that would only be a random order."""
+        if score is None:
+            return np.zeros((1, len(truth.experts)))
         if score == STATIC:
-            return self._static(truth)
+            return self._static(truth, among)
         by_draw = self._score_values.get((score, truth.task, truth.shots if self.config.synthetic else probe))
         if not by_draw:
             return None
         whole = max(len(set(found) & set(truth.experts)) for found in by_draw.values())
         draws = [found for found in by_draw.values() if len(set(found) & set(truth.experts)) == whole]
-        return np.array([[found.get(expert, np.nan) for expert in truth.experts] for found in draws])
+        values = np.array([[found.get(expert, np.nan) for expert in truth.experts] for found in draws])
+        return None if np.isnan(values).all() else values
 
-    def _static(self, truth: Truth) -> np.ndarray | None:
-        tasks = [task for task in self.task_names if self.truth(task, truth.shots) is not None]
-        if len(tasks) < 2:
+    def _static(self, truth: Truth, among: Callable[[str], bool] | None) -> np.ndarray | None:
+        found = [each.only(among) for task in self.task_names if (each := self.truth(task, truth.shots)) is not None]
+        found = [each for each in found if each.experts]
+        if len(found) < 2:
             return None
-        names = list(dict.fromkeys(name for task in tasks for name in self.truth(task, truth.shots).experts))
-        table = np.full((len(tasks), len(names)), np.nan)
-        for row, task in enumerate(tasks):
-            there = self.truth(task, truth.shots)
+        names = list(dict.fromkeys(name for each in found for name in each.experts))
+        table = np.full((len(found), len(names)), np.nan)
+        for row, there in enumerate(found):
             table[row, [names.index(name) for name in there.experts]] = there.accuracies.mean(axis=0)
-        scores = leave_one_out(table)[tasks.index(truth.task)]
+        scores = leave_one_out(table)[[each.task for each in found].index(truth.task)]
         return scores[[names.index(name) for name in truth.experts]][None]
 
     @cached_property

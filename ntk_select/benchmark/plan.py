@@ -1,0 +1,164 @@
+"""How much work is a benchmark, before any of it is begun?"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ntk_select.errors import ConfigError
+from ntk_select.finetuning.shots import SHARE
+from ntk_select.flops import TRAINING
+from ntk_select.plugins import builtin
+from ntk_select.zoo_training import read_config as read_zoo_config
+from ntk_select.zoo_training.members import SingleMember, chosen
+from ntk_select.zoo_training.plan import Speed, speed_of
+
+from .cells import UNTRAINED, Cell, ExpertFacts, TaskFacts, grid
+from .config import BenchConfig, Images, read_config
+from .facts import load, task_facts
+from .measure import Bench
+
+
+@dataclass(frozen=True)
+class Part:
+    """Cells of one kind and number of images.
+
+    Args:
+      kind, role, images: as of `Cell`.
+      cells: how many.
+      trained, passed: images that go forward and backward; forward alone.
+      flops: of convolutions and matrix products.
+      hours: of one device such as this machine's.
+    """
+
+    kind: str
+    role: str
+    images: Images
+    cells: int
+    trained: float
+    passed: float
+    flops: float
+    hours: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The work of a benchmark.
+
+    Attributes:
+      parts: of its cells.
+      skipped: pairs of expert and task that are left out: own source.
+      experts, tasks: how many.
+      speeds: by architecture, measured by a few training steps on this machine.
+    """
+
+    parts: tuple[Part, ...]
+    skipped: int
+    experts: int
+    tasks: int
+    speeds: dict[str, Speed]
+
+
+def plan(config_path: str | Path, *, data: str | Path | None = None, progress: Callable[[int, int, str], None] | None = None) -> Plan:
+    """The work of every cell of the config. Nothing is written; a few training steps on noise are timed for each architecture.
+
+    Reading images, compilation, and the scores themselves once the passes are made are not in it: for photographs the first, for small images the second
+    can be the larger part. A forward pass counts a third of a training step.
+
+    Args:
+      config_path, data: as for `run`. Images are only looked at where the config does not say how many there are; with `zoo_config` the zoo need not
+        have been trained.
+      progress: called with (architectures measured, architectures, name).
+
+    Raises:
+      ConfigError: as `run`.
+      TaskError, DataError, ModelError: a task or the zoo cannot be loaded, and the config does not say what it is.
+    """
+    path = Path(config_path).expanduser()
+    config = read_config(path)
+    if config.synthetic is not None:
+        cells = grid(config, {}, {}).cells
+        return Plan(
+            (Part("synthetic", "", 20, len(cells), 0, 0, 0.0, len(cells) * config.synthetic.seconds / 3600),),
+            0,
+            config.synthetic.experts,
+            config.synthetic.tasks,
+            {},
+        )
+    bench = Bench(config, data)
+    experts, fresh = _experts(bench, path)
+    tasks = {name: _task(config, name, data) for name in config.tasks}
+    cells = grid(config, experts, tasks)
+    kinds = {name: facts.architecture or name for name, facts in experts.items()} | {UNTRAINED + name: name for name in config.untrained}
+    examples = {kinds[cell.expert]: cell.expert for cell in cells.cells}
+    speeds = {}
+    for done, (architecture, name) in enumerate(examples.items()):
+        if progress is not None:
+            progress(done, len(examples), architecture)
+        expert = fresh(name)
+        recipe = config.recipe_of(next(iter(config.tasks)))
+        speeds[architecture] = speed_of(expert, recipe.batch_size, expert.head_kernel.shape[1], precision=recipe.precision)
+    parts = _parts(config, cells.cells, tasks, lambda cell: speeds[kinds[cell.expert]])
+    return Plan(tuple(parts), len(cells.skipped), len({cell.expert for cell in cells.cells}), len(tasks), speeds)
+
+
+def _experts(bench: Bench, path: Path) -> tuple[dict[str, ExpertFacts], Callable]:
+    """What is known of the experts, and how one of them, or its like, is made."""
+    if bench.config.zoo_config is None or all(Path(uri).expanduser().is_dir() or uri == "builtin" for uri in bench.config.zoo):
+        return bench.facts, bench.expert
+    zoo = read_zoo_config(path.parent / bench.config.zoo_config)
+    facts = {}
+    for member in chosen(zoo, ""):
+        names = [member.name] if isinstance(member, SingleMember) else [f"{member.name}@{source}" for source in member.sources]
+        for name in names:
+            source = member.source if isinstance(member, SingleMember) else name.partition("@")[2]
+            seen = (source,) if isinstance(member, SingleMember) else tuple(member.sources)
+            facts[name] = ExpertFacts(name, f"planned: {name}", member.architecture, source, seen, member.initialised_from)
+
+    def fresh(name: str):
+        architecture = facts[name].architecture if name in facts else name.removeprefix(UNTRAINED)
+        return builtin("fresh_expert")(name, architecture, num_classes=100, preprocess=zoo.preprocess)
+
+    return facts, fresh
+
+
+def _task(config: BenchConfig, name: str, data) -> TaskFacts:
+    wanted = config.tasks[name]
+    if wanted.train and wanted.test and wanted.num_classes:
+        return TaskFacts(name, f"planned: {name}", f"planned: {name}", wanted.train, wanted.test, wanted.num_classes)
+    return task_facts(load(name, wanted, data))
+
+
+def _parts(config: BenchConfig, cells: Iterable[Cell], tasks: dict[str, TaskFacts], speed_for: Callable[[Cell], Speed]) -> list[Part]:
+    sums = defaultdict(lambda: [0, 0.0, 0.0, 0.0, 0.0])
+    for cell in cells:
+        trained, passed = _images(config, cell, tasks[cell.task])
+        speed = speed_for(cell)
+        equivalent = trained + passed / TRAINING
+        entry = sums[cell.kind, cell.role, cell.images]
+        for place, value in enumerate((1, trained, passed, TRAINING * speed.flops * equivalent, equivalent / speed.images_per_second / 3600)):
+            entry[place] += value
+    return [Part(*key, *entry) for key, entry in sums.items()]
+
+
+def _images(config: BenchConfig, cell: Cell, task: TaskFacts) -> tuple[float, float]:
+    """Images that a cell trains on, and passes forward alone."""
+    count = task.train if cell.images is None else min(cell.images * task.num_classes, task.train)
+    if cell.kind == "score":
+        return count, count
+    epochs = cell.settings["epochs"] if cell.kind == "kernel" else config.recipe_of(cell.task).epochs
+    rates, choose = len(cell.settings["rates"]), cell.settings["choose"]
+    if rates == 1 or choose == "paper":
+        return epochs * count * rates, task.test * rates
+    return epochs * count * (rates * (1 - SHARE) + 1), task.test + SHARE * count * rates
+
+
+def total(found: Plan) -> Part:
+    """All parts in one.
+
+    Raises:
+      ConfigError: there is none.
+    """
+    if not found.parts:
+        raise ConfigError("The config asks for no cell: every expert is on its own source.")
+    return Part("all", "", None, *(sum(getattr(part, name) for part in found.parts) for name in ("cells", "trained", "passed", "flops", "hours")))

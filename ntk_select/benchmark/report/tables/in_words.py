@@ -1,0 +1,125 @@
+"""What was found, what is missing, and what does it not show, in sentences?"""
+
+from collections import Counter
+from math import isfinite
+
+from ntk_select.benchmark.config import Images
+from ntk_select.benchmark.report.results import Results
+from ntk_select.benchmark.report.summary import BEST, RANDOM, baselines, measured, usable_targets
+from ntk_select.evaluate import Interval
+
+from .record import in_points, of_targets
+
+KINDS = {
+    ("score", ""): "scorings of an expert on a draw of images",
+    ("truth", "truth"): "fine-tunings of experts",
+    ("truth", "untrained"): "fine-tunings of networks with random weights",
+    ("truth", "search"): "fine-tunings of the reference with the wide search",
+    ("kernel", ""): "feature kernels",
+    ("synthetic", ""): "made-up measurements",
+}
+SCORES = {"lfc": "LFC", "lgc": "LGC"}
+SURE = 15
+"""Targets below which a percentile bootstrap over them is known to be too narrow."""
+
+
+def what_it_is(results: Results) -> list[str]:
+    """What was measured on what."""
+    experts = len(results.experts) or len({cell.expert for cell in results.cells})
+    tasks = len(results.task_names) or len({cell.task for cell in results.cells})
+    numbers = sorted({cell.images for cell in results.cells if _trains(cell)}, key=lambda each: (each is None, each))
+    shots = " and ".join("all" if each is None else str(each) for each in numbers)
+    seeds, draws = len({cell.seed for cell in results.cells if _trains(cell)}), len({cell.seed for cell in results.cells if cell.kind != "kernel"})
+    made = "These numbers are made up, to try the report: no image was seen. " if results.config.synthetic else ""
+    reference = f"Gains are over the expert {results.config.reference}." if results.config.reference else "There is no reference expert."
+    return [
+        f"{made}{_count(experts, 'expert')}, {_count(tasks, 'target task')}, fine-tuning with {shots} images a class, {_count(seeds, 'seed')}, "
+        f"{_count(draws, 'draw')} of the images that scores see. {reference}"
+    ]
+
+
+def _trains(cell) -> bool:
+    return cell.kind in ("truth", "synthetic")
+
+
+def what_is_missing(results: Results) -> list[str]:
+    """Counts of measurements that are not there, of each kind."""
+    done = {row["key"] for rows in (results.truths, results.scores, results.kernels) for row in rows}
+    asked = Counter((cell.kind, cell.role) for cell in results.cells)
+    there = Counter((cell.kind, cell.role) for cell in results.cells if cell.key in done)
+    failed = sum(cell.key in results.failures for cell in results.cells)
+    found = [f"{there[kind]:,} of {asked[kind]:,} {text} are there." for kind, text in KINDS.items() if there[kind] < asked[kind]]
+    if failed:
+        found.append(f"{_count(failed, 'measurement')} failed; the table of failures says why.")
+    found += [
+        f"{task} with {'all images' if shots is None else f'{shots} images a class'} has accuracies of {len(truth.experts)} of "
+        f"{len(truth.experts) + len(truth.missing)} experts: what is said of it is of those."
+        for shots in results.shots
+        for task in results.task_names
+        if (truth := results.truth(task, shots)) is not None and truth.missing
+    ]
+    return found or ["Nothing: every measurement that the config asks for is there."]
+
+
+def what_was_found(results: Results) -> list[str]:
+    """Gain, trials and rank correlation of LFC and LGC at each number of images, beside a random order and the best possible."""
+    found = []
+    for shots in results.shots:
+        where = f"With {'all images' if shots is None else f'{shots} images a class'}"
+        for score, title in SCORES.items():
+            if score not in results.score_names or not (targets := len(usable_targets(results, score, "trials_to_best", shots))):
+                continue
+            parts = [part for part in (_gain(results, score, shots), _trials(results, score, shots), _rank(results, score, shots)) if part]
+            found.append(f"{where}, over {_count(targets, 'target')}, {title} {'; '.join(parts)}.")
+    return found or ["There is no target yet with values of LFC or LGC and accuracies of three experts."]
+
+
+def _gain(results: Results, score: str, shots: Images) -> str:
+    own, ends = measured(results, "top_k_gain", shots, k=3).get(score), baselines(results, "top_k_gain", shots, k=3)
+    if own is None or not isfinite(own.value):
+        return ""
+    targets = len(usable_targets(results, score, "top_k_gain", shots, k=3))
+    limits = ", ".join(f"{name.removesuffix(' (exact)')} {100 * ends[name].value:.1f}" for name in (RANDOM, BEST) if name in ends)
+    text = f"gains {_interval(in_points(of_targets(own, targets)), 1)} points over the reference with the best of its first three ({limits})"
+    return text if targets == len(usable_targets(results, score, "trials_to_best", shots)) else f"{text} on {_count(targets, 'target')}"
+
+
+def _trials(results: Results, score: str, shots: Images) -> str:
+    own, ends = measured(results, "trials_to_best", shots)[score], baselines(results, "trials_to_best", shots)
+    random = f" (random order {ends[RANDOM].value:.1f})" if RANDOM in ends else ""
+    targets = len(usable_targets(results, score, "trials_to_best", shots))
+    return f"meets the best expert after {_interval(of_targets(own, targets), 1)} trials{random}"
+
+
+def _rank(results: Results, score: str, shots: Images) -> str:
+    own = measured(results, "spearman", shots)[score]
+    targets = len(usable_targets(results, score, "spearman", shots))
+    return f"has a Spearman correlation of {_interval(of_targets(own, targets), 2)} with accuracy" if isfinite(own.value) else ""
+
+
+def what_it_does_not_show(results: Results) -> list[str]:
+    """Limits of these numbers."""
+    most = max((len(usable_targets(results, None, "trials_to_best", shots)) for shots in results.shots), default=0)
+    fewest = min((len(t.seeds) for s in results.shots for n in results.task_names if (t := results.truth(n, s)) is not None), default=0)
+    sources, kinds = ({getattr(facts, name) for facts in results.experts.values()} for name in ("source", "architecture"))
+    found = [
+        f"{_count(most, 'target')} {'says' if most == 1 else 'say'} little of another task"
+        + (": intervals over so few are too narrow." if 1 < most < SURE else "; there are no intervals." if most <= 1 else ".")
+    ]
+    if fewest:
+        found.append(f"Accuracies are means over {_count(fewest, 'seed')} at least: the best of several is too high by what noise is left.")
+    if results.experts:
+        found.append(
+            f"{len(results.experts)} experts come from {_count(len(sources), 'source')} and {_count(len(kinds), 'architecture')}; those that share one are not "
+            "independent. Another zoo may order the scores otherwise."
+        )
+    return found
+
+
+def _interval(found: Interval, decimals: int) -> str:
+    text = f"{found.value + 0.0:.{decimals}f}"
+    return f"{text} [{found.low + 0.0:.{decimals}f}, {found.high + 0.0:.{decimals}f}]" if isfinite(found.low) else text
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,93 @@
+"""What does selection cost, beside trying every expert?"""
+
+from collections import defaultdict
+
+import numpy as np
+
+from ntk_select.benchmark.config import Images
+from ntk_select.benchmark.report.results import STATIC, Results
+from ntk_select.benchmark.report.summary import RANDOM, usable_targets
+from ntk_select.evaluate import Target, gain_against_cost
+
+from .costs import scoring, training_costs, unit_seconds
+from .record import Column, Content, Table, paper_first, shots_shown
+
+TOP = 3
+BRUTE_FORCE = "brute force"
+COLUMNS = (
+    Column("score", "way to select"),
+    Column("shots", "images a class", 0),
+    Column("targets", "targets", 0),
+    Column("tried", "experts tried", 1),
+    Column("operations", "fine-tuning them, by operations", 2),
+    Column("seconds", "by seconds", 2),
+    Column("forward", "scoring all: forward", 3),
+    Column("backward", "backward", 3),
+    Column("score_alone", "score", 3),
+    Column("shared", "reference network", 2),
+    Column("scoring", "scoring, sum", 3),
+    Column("total", "all, by seconds", 2),
+)
+
+
+def _content(results: Results) -> Content:
+    rows = [row for shots in results.shots for row in _rows(results, shots)]
+    known = any(unit_seconds(results, task, shots) for task in results.task_names for shots in results.shots)
+    if not known:
+        return Content(COLUMNS, [], ["The reference expert was not fine-tuned, or its cost was not recorded: there is no unit of cost."])
+    return Content(COLUMNS, rows, [] if rows else [f"No target has accuracies of {TOP} experts and the reference yet."])
+
+
+def _rows(results: Results, shots: Images) -> list[tuple]:
+    every = [target for target in usable_targets(results, None, "top_k_gain", shots, k=TOP) if training_costs(results, target.name, shots)]
+    rows = [_row(results, shots, BRUTE_FORCE, every, None)] if every else []
+    for name in [*paper_first(results.score_names), RANDOM]:
+        targets = every if name == RANDOM else usable_targets(results, name, "top_k_gain", shots, k=TOP)
+        targets = [target for target in targets if training_costs(results, target.name, shots)]
+        if targets:
+            rows.append(_row(results, shots, name, targets, TOP))
+    return rows
+
+
+def _row(results: Results, shots: Images, name: str, targets: list[Target], tried: int | None) -> tuple:
+    found = defaultdict(list)
+    for target in targets:
+        experts = results.truth(target.name, shots).experts
+        for column, seconds in (("operations", False), ("seconds", True)):
+            costs = training_costs(results, target.name, shots, seconds=seconds)
+            if all(expert in costs for expert in experts):
+                found[column].append(tried_cost(target, np.array([costs[expert] for expert in experts]), tried, random=name == RANDOM))
+        found["tried"].append(tried or len(experts))
+        steps, unit = scoring(results, target.name, shots), unit_seconds(results, target.name, shots)
+        free = name in (BRUTE_FORCE, RANDOM, STATIC)
+        if free or (steps is not None and unit):
+            parts = (0.0,) * 4 if free else [None if each is None else each / unit for each in steps.of(name)]
+            for column, part in zip(("forward", "backward", "score_alone", "shared"), parts, strict=True):
+                found[column] += [] if part is None else [part]
+            found["scoring"].append(sum(part for part in parts if part is not None))
+    mean = {column: float(np.mean(values)) if values else None for column, values in found.items()}
+    total = None if mean.get("seconds") is None or mean.get("scoring") is None else mean["seconds"] + mean["scoring"]
+    return (name, shots_shown(shots), len(targets), *(mean.get(column.name) for column in COLUMNS[3:-1]), total)
+
+
+def tried_cost(target: Target, costs: np.ndarray, tried: int | None, *, random: bool = False) -> float:
+    """What fine-tuning the experts with the highest scores costs; all of them if `tried` is None. The mean over draws, and over orders within ties."""
+    if tried is None:
+        return float(costs.sum())
+    if random:
+        return float(tried * costs.mean())
+    accuracies = target.mean_accuracies()
+    return float(np.mean([gain_against_cost(scores, accuracies, accuracies[target.reference], costs)[0][tried] for scores in target.scores]))
+
+
+TABLE = Table(
+    "Table 3. What selection costs",
+    "In units of one training of the reference expert with one learning rate on the target's training images, means over targets. Fine-tuning an expert includes "
+    "its search of a learning rate. Brute force fine-tunes all experts that take part, a score the three that it puts first. Scoring is of all experts with "
+    "the score alone: passes and scores are medians over the experts of an architecture, as the first of each also compiles, and RSA and DDS "
+    "train a reference network, compiled once. Seconds are of the machine that measured, with two or more cells at a time where it had as many workers. "
+    "The one pass of the extractor of Domain Similarity is not told apart in the records, and not counted; scores share decompositions of "
+    "features, which the first of them pays. The static leaderboard looks at no image, but needs the whole benchmark first. The paper's table 3 "
+    "charges forward passes to one score only (0.41 to LFC, 0.02 to LEEP, of the same images); here each score pays for its own.",
+    _content,
+)

@@ -1,0 +1,227 @@
+"""`ntk-select bench`: every expert on every task, scored and fine-tuned, on one machine or many."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.text import Text
+
+from ntk_select.cli.console import Flag, check_writable, command, print_json, print_line, print_table, progress_bar, remarks, split
+from ntk_select.errors import ConfigError
+
+SHOWN = 10
+"""Failures that are told one by one."""
+
+
+@dataclass(frozen=True)
+class BenchRun:
+    """Measure what has no record yet. Stopped at any moment, the same command goes on."""
+
+    config: tyro.conf.Positional[Path]
+    """A TOML file, such as scripts/configs/smoke.toml."""
+    out: Path
+    """Folder of the records; all workers of a cluster must see it under this path."""
+    executor: str = "local"
+    """local (this process), processes (of this machine), or ray (a cluster)."""
+    workers: int = 0
+    """How many at the same time; 0 for as many as there is room for."""
+    data: Path | None = None
+    """Folder that stands for {data} in the config."""
+    address: str | None = None
+    """Of a running Ray cluster: auto, HOST:PORT or ray://HOST:10001; without it one is started here."""
+    cpus: float = 1
+    """Of a Ray worker."""
+    gpus: float = 0
+    """Of a Ray worker."""
+    shard: str = "1/1"
+    """i/n: this is the i-th of n runs on the same folder, as of a job array."""
+    json: Flag = field(default=False)
+    """Print JSON instead of sentences."""
+
+    def run(self) -> int:
+        """Runs. Returns 1 if cells failed."""
+        from ntk_select.benchmark import run
+
+        shard = _shard(self.shard)
+        check_writable(self.out)
+        options = {"address": self.address, "cpus": self.cpus, "gpus": self.gpus}
+        with progress_bar("cells") as progress:
+            found = run(
+                self.config, self.out, executor=self.executor, workers=self.workers, data=self.data, shard=shard, progress=progress, **options
+            )
+        if self.json:
+            print_json(asdict(found))
+            return 1 if found.failed else 0
+        rest = found.cells - found.before - found.now - len(found.failed)
+        line = f"{found.cells:,} cells: {found.before:,} were done, {found.now:,} are new, {len(found.failed):,} failed"
+        print_line(line + (f", {rest:,} are other shards'" if rest else "") + f"; {found.seconds:,.0f} s.")
+        for error in list(dict.fromkeys(found.failed.values()))[:SHOWN]:
+            remarks().print(Text(error, style="red"), soft_wrap=True)
+        print_line("Next: " + (command("bench", "status", str(self.out)) if found.failed or rest else command("bench", "report", str(self.out))))
+        return 1 if found.failed else 0
+
+
+def _shard(text: str) -> tuple[int, int]:
+    try:
+        place, count = map(int, text.split("/"))
+    except ValueError as error:
+        raise ConfigError(f"--shard {text!r} must be i/n, as in 1/4.") from error
+    return place, count
+
+
+@dataclass(frozen=True)
+class BenchPlan:
+    """Say how many cells, operations and hours a benchmark is, before anything is begun."""
+
+    config: tyro.conf.Positional[Path]
+    """A TOML file."""
+    data: Path | None = None
+    """Folder that stands for {data} in the config."""
+    json: Flag = field(default=False)
+    """Print JSON instead of a table."""
+
+    def run(self) -> int:
+        """Measures a few training steps of each architecture, and counts."""
+        from ntk_select.benchmark.plan import plan, total
+
+        with progress_bar("measuring") as progress:
+            found = plan(self.config, data=self.data, progress=progress)
+        if self.json:
+            print_json({**asdict(found), "total": asdict(total(found))})
+            return 0
+        rows = [
+            [
+                " ".join(filter(None, (part.kind, part.role if part.role != part.kind else ""))),
+                "" if part.kind == "all" else "all" if part.images is None else str(part.images),
+                f"{part.cells:,}",
+                f"{part.trained:.2e}",
+                f"{part.passed:.2e}",
+                f"{part.flops:.2e}",
+                f"{part.hours:,.2f}",
+            ]
+            for part in (*found.parts, total(found))
+        ]
+        columns = ["cells", "images a class", "number", "images trained on", "passed forward", "FLOPs", "device-hours here"]
+        speeds = ", ".join(f"{name} {speed.images_per_second:,.1f} images/s" for name, speed in found.speeds.items())
+        skipped = f"; {found.skipped} pairs left out (own source)" if found.skipped else ""
+        print_table(
+            f"{found.experts} experts, {found.tasks} tasks{skipped}. Training on one device of this machine: {speeds}",
+            columns,
+            rows,
+            right=columns[1:],
+        )
+        print_line("Reading images and compilation are not in it.")
+        return 0
+
+
+@dataclass(frozen=True)
+class BenchStatus:
+    """Say how far a benchmark is, what failed, and how long the rest will take."""
+
+    folder: tyro.conf.Positional[Path]
+    """That of bench run --out."""
+    json: Flag = field(default=False)
+    """Print JSON instead of a table."""
+
+    def run(self) -> int:
+        """Reads the folder. Returns 1 if cells failed."""
+        from ntk_select.benchmark.status import status
+
+        found = status(self.folder)
+        if self.json:
+            rows = [
+                {"kind": kind, "task": task, "cells": n, "done": done, "failed": failed} for (kind, task), (n, done, failed) in found.rows.items()
+            ]
+            print_json({**{name: value for name, value in asdict(found).items() if name != "rows"}, "rows": rows})
+            return 1 if found.failed else 0
+        rows = [[kind, task, f"{n:,}", f"{done:,}", f"{failed:,}"] for (kind, task), (n, done, failed) in found.rows.items()]
+        rows.append(["all", "", f"{found.cells:,}", f"{found.done:,}", f"{found.failed:,}"])
+        print_table(found.name, ["kind", "task", "cells", "done", "failed"], rows, right=("cells", "done", "failed"))
+        for runner in found.runners:
+            print_line(
+                f"At work: {runner['executor']}, {runner['done']:,} of its {runner['wanted']:,} cells done, last sign {runner['silent']:.0f} s ago."
+            )
+        if found.seconds_left is not None:
+            print_line(f"About {_time(found.seconds_left)} left.")
+        elif found.done + found.failed < found.cells:
+            print_line("Nobody is at work. To go on type the command again that began it: ntk-select bench run CONFIG --out " + str(self.folder))
+        for failure in found.failures[:SHOWN]:
+            told = f"{failure['task']}, {failure['expert']}, seed {failure['seed']}: {failure['error']}"
+            remarks().print(Text(told, style="red"), soft_wrap=True)
+        if len(found.failures) > SHOWN:
+            remarks().print(f"and {len(found.failures) - SHOWN} more, in {self.folder / 'failures'}", markup=False, soft_wrap=True)
+        return 1 if found.failed else 0
+
+
+def _time(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """Write tables, figures and one HTML page of what was measured."""
+
+    folder: tyro.conf.Positional[Path]
+    """That of bench run --out."""
+    out: Path | None = None
+    """Folder of the report; FOLDER/report by default."""
+    only: tuple[str, ...] = ()
+    """Only these: figure_1 to figure_8, table_1 to table_4, scores, paired, ..."""
+    json: Flag = field(default=False)
+    """Print the paths as JSON."""
+
+    def run(self) -> int:
+        """Writes."""
+        from ntk_select.benchmark.report.write import report
+
+        with progress_bar("writing") as progress:
+            paths = report(self.folder, self.out, only=split(self.only) or None, progress=progress)
+        if self.json:
+            print_json([str(path) for path in paths])
+            return 0
+        page = [path for path in paths if path.suffix == ".html"]
+        print_line(f"wrote {len(paths)} files into {paths[0].parent}" + (f"; open {page[0]}" if page else ""))
+        return 0
+
+
+@dataclass(frozen=True)
+class BenchPack:
+    """Put the records of a benchmark into a few small files, to be kept or sent."""
+
+    folder: tyro.conf.Positional[Path]
+    """That of bench run --out."""
+    out: Path
+    """Another folder, from which bench report reads as from the first."""
+
+    def run(self) -> int:
+        """Packs."""
+        from ntk_select.benchmark import Store
+
+        store = Store(self.folder)
+        store.manifest()
+        check_writable(self.out)
+        if self.out.expanduser().resolve() == store.folder.resolve():
+            raise ConfigError(f"--out {str(self.out)!r} is the folder itself. Give another one.")
+        packed = store.pack(self.out)
+        size = sum(file.stat().st_size for file in packed.folder.rglob("*") if file.is_file())
+        print_line(f"{len(packed.done()):,} records in {self.out}, {size / 2**20:.1f} MB")
+        return 0
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Every expert on every task, scored and fine-tuned: run, plan, status, report, pack."""
+
+    command: (
+        Annotated[BenchRun, tyro.conf.subcommand("run", prefix_name=False)]
+        | Annotated[BenchPlan, tyro.conf.subcommand("plan", prefix_name=False)]
+        | Annotated[BenchStatus, tyro.conf.subcommand("status", prefix_name=False)]
+        | Annotated[BenchReport, tyro.conf.subcommand("report", prefix_name=False)]
+        | Annotated[BenchPack, tyro.conf.subcommand("pack", prefix_name=False)]
+    )
+
+    def run(self) -> int:
+        """Runs the subcommand."""
+        return self.command.run()

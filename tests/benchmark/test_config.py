@@ -1,0 +1,187 @@
+"""Is a sound config read as it is written, and everything else refused in a sentence?"""
+
+from pathlib import Path
+
+import pytest
+
+from ntk_select.benchmark import read_config
+from ntk_select.errors import ConfigError
+from ntk_select.finetuning import Recipe
+
+CONFIGS = Path(__file__).parents[2] / "scripts" / "configs"
+
+CONFIG = """
+zoo = ["builtin", "my zoo"]
+zoo_config = "zoo.toml"
+experts = ["a*", "b"]
+reference = "b"
+scores = ["lfc", "rsa"]
+shots = [5, "full"]
+per_class = [5, 20, "all"]
+probe_seeds = [0, 1]
+finetune_seeds = [2]
+learning_rates = [0.1, 0.01]
+choose = "paper"
+own_source = "mark"
+untrained = ["resnet_small"]
+search_rates = [0.3]
+checkpoints = true
+reference_network = "resnet18"
+[recipe]
+epochs = 4
+milestones = [2]
+[kernels]
+experts = ["b"]
+tasks = ["one"]
+epochs = [0, 4]
+per_class = 3
+shots = "full"
+learning_rate = 0.02
+[tasks.one]
+uri = "npz:{data}/one.npz"
+source = ["birds"]
+classes = ["red_*"]
+[tasks.two]
+uri = "digits"
+shots = [10]
+probe_seeds = [7]
+finetune_seeds = [8, 9]
+recipe = { epochs = 6, augment = "crop" }
+train = 100
+test = 50
+num_classes = 10
+"""
+
+
+def test_a_config_is_read_as_it_is_written(write):
+    found = read_config(write(CONFIG))
+    assert (found.zoo, found.zoo_config, found.experts, found.reference) == (("builtin", "my zoo"), "zoo.toml", ("a*", "b"), "b")
+    assert (found.scores, found.shots, found.per_class) == (("lfc", "rsa"), (5, "full"), (5, 20, "all"))
+    assert (found.probe_seeds, found.finetune_seeds) == ((0, 1), (2,))
+    assert (found.learning_rates, found.choose, found.own_source) == ((0.1, 0.01), "paper", "mark")
+    assert (found.untrained, found.search_rates, found.checkpoints, found.reference_network) == (("resnet_small",), (0.3,), True, "resnet18")
+    kernels = found.kernels
+    assert (kernels.experts, kernels.tasks, kernels.epochs, kernels.per_class) == (("b",), ("one",), (0, 4), 3)
+    assert (kernels.shots, kernels.learning_rate) == ("full", 0.02)
+    one, two = found.tasks["one"], found.tasks["two"]
+    assert (one.uri, one.source, one.classes, one.train) == ("npz:{data}/one.npz", ("birds",), ("red_*",), None)
+    assert (two.train, two.test, two.num_classes) == (100, 50, 10)
+
+
+def test_a_task_has_its_own_values_in_place_of_those_of_the_config(write):
+    found = read_config(write(CONFIG))
+    assert found.recipe_of("one") == Recipe(epochs=4, milestones=(2,))
+    assert found.recipe_of("two") == Recipe(epochs=6, milestones=(2,), augment="crop")
+    assert (found.shots_of("one"), found.shots_of("two")) == ((5, None), (10,))
+    assert (found.probe_seeds_of("one"), found.probe_seeds_of("two")) == ((0, 1), (7,))
+    assert (found.finetune_seeds_of("one"), found.finetune_seeds_of("two")) == ((2,), (8, 9))
+    assert found.probes == (5, 20, None)
+
+
+def test_what_is_not_said_is_as_in_the_paper(write):
+    found = read_config(write('[tasks.one]\nuri = "digits"'))
+    assert found.recipe_of("one") == Recipe()
+    assert (found.learning_rates, found.choose) == ((0.01, 0.005, 0.001), "validation")
+    assert (found.experts, found.scores, found.zoo) == (("*",), ("all",), ("builtin",))
+    assert (found.kernels, found.synthetic, found.reference, found.untrained) == (None, None, None, ())
+
+
+def test_made_up_cells_need_no_task(synthetic):
+    made = read_config(synthetic(experts=3, tasks=2, scores=4, signal=0.5, noise=0.1, seconds=0.25)).synthetic
+    assert (made.experts, made.tasks, made.scores, made.signal, made.noise, made.seconds) == (3, 2, 4, 0.5, 0.1, 0.25)
+
+
+@pytest.mark.parametrize("name", ["smoke", "embedded_benchmark"])
+def test_configs_of_this_repository_are_sound(name):
+    found = read_config(CONFIGS / f"{name}.toml")
+    assert "digits" in found.tasks
+    assert found.recipe_of("digits").augment == "crop"
+
+
+def test_the_embedded_benchmark_says_what_the_tasks_are_from():
+    found = read_config(CONFIGS / "embedded_benchmark.toml")
+    assert len(found.tasks) == 8
+    assert [name for name, task in found.tasks.items() if not task.source] == ["digits", "magnetic_tile"]
+    assert found.probe_seeds == found.finetune_seeds == (0, 1, 2)
+
+
+WRONG = {
+    "no TOML": ('reference = "b"', "reference = ", "is no valid TOML: "),
+    "unknown field": ("scores =", "scorse =", r"bench.toml: the field 'scorse' is unknown. Did you mean 'scores'"),
+    "unknown in a task": ('source = ["birds"]', 'sources = ["birds"]', r"\[tasks.one\]: the field 'sources' is unknown. Did you mean 'source'"),
+    "missing in a task": ('uri = "digits"', "", r"\[tasks.two\]: the field 'uri' is missing"),
+    "missing in kernels": ('tasks = ["one"]', "", r"\[kernels\]: the field 'tasks' is missing"),
+    "unknown in kernels": ("learning_rate = 0.02", "rate = 0.02", r"\[kernels\]: the field 'rate' is unknown"),
+    "a name of a task": ("[tasks.two]", '[tasks."a/b"]', r"\[tasks.a/b\]: a name consists of letters"),
+    "a list as text": ('scores = ["lfc", "rsa"]', 'scores = "lfc"', "scores = 'lfc' must be a list"),
+    "a number as name": ('scores = ["lfc", "rsa"]', "scores = [1]", "scores holds 1, which must be text"),
+    "a text as truth": ("checkpoints = true", 'checkpoints = "yes"', "checkpoints = 'yes' must be true or false"),
+    "a number for a text": ('reference = "b"', "reference = 1", "reference = 1 must be text"),
+    "a negative seed": ("finetune_seeds = [2]", "finetune_seeds = [-2]", "finetune_seeds holds -2, which must be a whole number from 0"),
+    "no seed": ("finetune_seeds = [2]", "finetune_seeds = []", "finetune_seeds is empty; give at least one"),
+    "no zoo": ('zoo = ["builtin", "my zoo"]', "zoo = []", "zoo is empty"),
+    "no shots": ('shots = [5, "full"]', "shots = []", "shots is empty"),
+    "choose": ('choose = "paper"', 'choose = "papers"', "choose = 'papers' is unknown. Did you mean 'paper'"),
+    "own source": ('own_source = "mark"', 'own_source = "marks"', "own_source = 'marks' is unknown. Did you mean 'mark'.*Allowed: mark, skip"),
+    "no images": ('per_class = [5, 20, "all"]', "per_class = [0]", "per_class holds 0, which must be a whole number above 0"),
+    "half a shot": ('shots = [5, "full"]', "shots = [5.5]", "shots holds 5.5, which must be a whole number above 0"),
+    "shots of another word": ('shots = [5, "full"]', 'shots = ["most"]', "shots holds 'most', which must be .*\"full\""),
+    "a truth as shots": ("shots = [10]", "shots = [true]", "shots holds True"),
+    "a rate of zero": ("learning_rates = [0.1, 0.01]", "learning_rates = [0.0]", r"bench.toml: learning_rates=\(0.0,\) must be numbers above 0"),
+    "no rates": ("learning_rates = [0.1, 0.01]", "learning_rates = []", r"learning_rates=\(\) must be numbers above 0"),
+    "a search rate as text": ("search_rates = [0.3]", 'search_rates = ["a"]', "bench.toml: learning_rates=.'a',. must be numbers"),
+    "scores that see more than fine-tuning": (
+        "shots = [10]",
+        "shots = [4]",
+        r"scores would see 5 images of each class and fine-tuning only 4 of 'two'. Add a number up to 4 to per_class",
+    ),
+    "scores that see more than the paper's": (
+        'per_class = [5, 20, "all"]',
+        "per_class = [30]",
+        "would see 30 images of each class and fine-tuning only 5 of 'one'. Add a number up to 5",
+    ),
+    "scores that see everything": ('per_class = [5, 20, "all"]', 'per_class = ["all"]', "Add a number up to 5 to per_class"),
+    "unknown in the recipe": ("milestones = [2]", "mile = [2]", "the recipe of 'one': got an unexpected keyword argument 'mile'. Fields: those of"),
+    "no epochs": ("recipe = { epochs = 6", "recipe = { epochs = 0", "the recipe of 'two': epochs=0 must be a whole number from 1"),
+    "kernels of no task": ('tasks = ["one"]', 'tasks = ["on"]', "a task of kernels = 'on' is unknown. Did you mean 'one'"),
+    "kernels after the end": ("epochs = [0, 4]", "epochs = [0, 5]", "kernels.epochs holds 5; the recipe of 'one' has 4"),
+    "kernels of no shots": ('shots = "full"', "shots = 0", "kernels.shots holds 0"),
+    "kernels of no images": ("per_class = 3", "per_class = 0", "kernels.per_class=0 must be a whole number from 1"),
+    "kernels at no rate": ("learning_rate = 0.02", "learning_rate = 0", r"bench.toml: kernels: learning_rates=.* must be numbers above 0"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "words"), WRONG.values(), ids=WRONG.keys())
+def test_everything_else_is_refused_in_a_sentence(write, old, new, words):
+    assert CONFIG.count(old) == 1
+    with pytest.raises(ConfigError, match=words):
+        read_config(write(CONFIG.replace(old, new)))
+
+
+ALONE = {
+    "nothing": ("", "tasks is empty; give at least one"),
+    "a number for tasks": ("tasks = 1", r"tasks must be a table of tables, as in \[tasks.NAME\]"),
+    "a number for a task": ("tasks = { a = 1 }", r"tasks must be a table of tables, as in \[tasks.NAME\]"),
+    "a number for kernels": ("kernels = 1", r"kernels must be a table, as in \[kernels\]"),
+    "a number for synthetic": ("synthetic = 1", r"synthetic must be a table, as in \[synthetic\]"),
+    "no made-up expert": ("[synthetic]\nexperts = 0", "synthetic.experts=0 must be a whole number from 1"),
+    "no made-up task": ("[synthetic]\ntasks = 0", "synthetic.tasks=0 must be a whole number from 1"),
+    "no made-up score": ("[synthetic]\nscores = 0", "synthetic.scores=0 must be a whole number from 1"),
+    "too much signal": ("[synthetic]\nsignal = 1.5", "synthetic.signal = 1.5 must lie from 0 to 1"),
+    "negative noise": ("[synthetic]\nnoise = -1.0", r"\[synthetic\]: noise = -1.0 must be a number from 0"),
+    "no seed of made-up cells": ("finetune_seeds = []\n[synthetic]", "finetune_seeds is empty"),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), ALONE.values(), ids=ALONE.keys())
+def test_a_config_that_makes_no_benchmark_is_refused(write, text, words):
+    with pytest.raises(ConfigError, match=words):
+        read_config(write(text))
+
+
+def test_a_config_that_is_not_there_or_no_text_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read: No such file or directory. Give the path of a TOML file"):
+        read_config(tmp_path / "no.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="binary.toml cannot be read"):
+        read_config(tmp_path / "binary.toml")

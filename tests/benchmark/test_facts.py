@@ -1,0 +1,136 @@
+"""Are tasks and experts told apart by what they are, and is it known what an expert has seen?"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from ntk_select.data import load_task
+from ntk_select.models import open_zoo
+
+import ntk_select as ns
+from ntk_select.benchmark.config import TaskConfig
+from ntk_select.benchmark.facts import expert_facts, load, of_classes, seen_by, task_facts
+from ntk_select.errors import ConfigError, DataError, TaskError
+
+
+@pytest.fixture
+def task(rng):
+    """Twelve images of three classes, six of them as a test set."""
+    images, labels = rng.integers(0, 255, (12, 4, 4), np.uint8), np.arange(12) % 3
+    return ns.Task("letters", images, labels, ("Greek_a", "Latin_a", "Greek_b"), images[:6], labels[:6])
+
+
+def test_a_part_of_the_classes_is_a_task_of_its_own(task):
+    part = of_classes(task, ("Greek_*",))
+    assert part.class_names == ("Greek_a", "Greek_b")
+    kept = np.flatnonzero(task.labels != 1)
+    np.testing.assert_array_equal(part.labels, np.where(task.labels[kept] == 2, 1, 0))
+    np.testing.assert_array_equal(np.stack(list(part.images)), task.images[kept])
+    np.testing.assert_array_equal(np.stack(list(part.test_images)), task.images[[0, 2, 3, 5]])
+    np.testing.assert_array_equal(part.test_labels, [0, 1, 0, 1])
+
+
+def test_several_patterns_are_one_part_in_the_order_of_the_classes(task):
+    assert of_classes(task, ("Latin_*", "*_b")).class_names == ("Latin_a", "Greek_b")
+
+
+def test_a_task_without_a_test_set_has_parts_as_well(task):
+    part = of_classes(replace(task, test_images=None, test_labels=None), ("Greek_*",))
+    assert (part.test_images, part.test_labels) == (None, None)
+
+
+def test_patterns_that_fit_no_class_are_refused(task):
+    with pytest.raises(ConfigError, match=r"classes = \['Runes_\*'\] fits no class of 'letters': Greek_a, Latin_a, Greek_b"):
+        of_classes(task, ("Runes_*",))
+
+
+def test_digests_know_labels_images_and_classes(task):
+    found = task_facts(task)
+    assert (found.train, found.test, found.num_classes) == (12, 6, 3)
+    assert task_facts(replace(task, uri="elsewhere", licence="free")).digest == found.digest
+    other = task.images.copy()
+    other[0] = 0
+    last = task.images.copy()
+    last[-1, -1, -1] ^= 1
+    for changed in (
+        replace(task, images=other),
+        replace(task, images=last),
+        replace(task, labels=task.labels[::-1].copy()),
+        replace(task, class_names=("x", "Latin_a", "Greek_b")),
+    ):
+        assert task_facts(changed).train_digest != found.train_digest
+        assert task_facts(changed).digest != found.digest
+    for tested in (replace(task, test_images=other[:6]), replace(task, test_labels=task.test_labels[::-1].copy())):
+        assert task_facts(tested).train_digest == found.train_digest
+        assert task_facts(tested).digest != found.digest
+
+
+def test_a_digest_is_the_same_wherever_the_images_lie(task):
+    listed = replace(task, images=[np.array(image) for image in task.images])
+    assert task_facts(listed) == task_facts(task)
+    assert task_facts(replace(task, labels=task.labels.astype(np.int64))) == task_facts(task)
+
+
+def test_a_task_is_loaded_under_the_name_that_the_config_gives_it(data):
+    found = load("mine", TaskConfig("npz:{data}/things.npz"), data)
+    assert (found.name, found.class_names) == ("mine", ("dark", "bright"))
+    assert task_facts(found).digest == task_facts(replace(load_task(f"npz:{data}/things.npz"), name="other")).digest
+
+
+def test_a_task_that_cannot_be_had_is_refused(data, tmp_path):
+    with pytest.raises(ConfigError, match=r"'mine' is at npz:\{data\}/things.npz. Say where \{data\} is: --data FOLDER"):
+        load("mine", TaskConfig("npz:{data}/things.npz"), None)
+    with pytest.raises(DataError):
+        load("mine", TaskConfig("npz:{data}/nothing.npz"), data)
+    labels = np.repeat([0, 1], 4)
+    np.savez(tmp_path / "untested.npz", images=np.zeros((8, 4, 4), np.uint8), labels=labels)
+    with pytest.raises(TaskError, match="'mine' has no test set, on which fine-tuned experts are judged"):
+        load("mine", TaskConfig("npz:{data}/untested.npz"), tmp_path)
+    with pytest.raises(ConfigError, match="fits no class of"):
+        load("mine", TaskConfig("npz:{data}/things.npz", classes=("x",)), data)
+
+
+def card(name: str, source: str, begun: str | None = None, domains=()) -> ns.Card:
+    return ns.Card(name, "resnet18", source, ns.Preprocess(8), "", 2, initialised_from=begun, training={"domains": list(domains)} if domains else {})
+
+
+def test_an_expert_has_seen_what_those_it_started_from_have_seen():
+    cards = {
+        "a": card("a", "trees"),
+        "b": card("b", "birds", "a"),
+        "c@fish": card("c@fish", "fish", "b", ["fish", "shells"]),
+        "d": card("d", "birds", "not here"),
+        "e": None,
+    }
+    assert seen_by("a", cards) == ("trees",)
+    assert seen_by("b", cards) == ("birds", "trees")
+    assert seen_by("c@fish", cards) == ("fish", "shells", "birds", "trees")
+    assert seen_by("d", cards) == ("birds",)
+    assert seen_by("e", cards) == seen_by("nobody", cards) == ()
+
+
+def test_experts_that_started_from_each_other_end_no_search():
+    cards = {"a": card("a", "trees", "b"), "b": card("b", "birds", "a"), "c": card("c", "fish", "c")}
+    assert seen_by("a", cards) == ("trees", "birds")
+    assert seen_by("c", cards) == ("fish",)
+
+
+def test_experts_of_a_folder_are_known_by_their_cards(zoo):
+    found = expert_facts(open_zoo([str(zoo)]))
+    assert [(facts.name, facts.source, facts.seen) for facts in found.values()] == [
+        ("ash", "trees", ("trees",)),
+        ("elm", "trees", ("trees",)),
+        ("oak", "shapes", ("shapes", "trees")),
+    ]
+    assert len({facts.digest for facts in found.values()}) == 3
+    assert found["oak"].initialised_from == "elm"
+    assert found["ash"].architecture == "resnet18"
+
+
+def test_an_expert_without_a_card_is_known_by_its_weights(zoo):
+    whole = open_zoo([str(zoo)])
+    bare = {name: (lambda load=load: replace(load(), card=None)) for name, load in whole.items()}
+    found = expert_facts(bare)
+    assert len({facts.digest for facts in found.values()}) == 3
+    assert found == expert_facts(bare)
+    assert (found["ash"].architecture, found["ash"].seen, found["ash"].parameters) == ("", (), whole["ash"]().num_params)

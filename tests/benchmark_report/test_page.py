@@ -1,0 +1,149 @@
+"""Is the page whole, honest HTML by itself, whatever names stand in it?"""
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from datetime import UTC, datetime
+from html.parser import HTMLParser
+
+import pytest
+
+from ntk_select.benchmark.report.page import FILTER_FROM, Drawn, page
+from ntk_select.benchmark.report.tables import TABLES
+from ntk_select.errors import MissingDependencyError
+
+WHEN = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+EVIL = "<script>alert('&')</script>"
+FIGURES = (
+    Drawn("figure_1", 'A zoo, "best"', "Caption <b>one</b>.", svg=b"<svg/>", png=b"longer than that"),
+    Drawn("figure_8", "Kernels", why_not="No kernel was measured yet."),
+)
+
+
+class Elements(HTMLParser):
+    """Every start tag with its attributes, and all text outside of style and script."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.tags, self.texts, self._within = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._within = tag
+
+    def handle_endtag(self, tag):
+        self._within = ""
+
+    def handle_data(self, data):
+        if self._within not in ("style", "script"):
+            self.texts.append(data)
+
+
+@pytest.fixture(scope="module")
+def made(loaded):
+    return loaded("benchmark_report/test_figures_world.py")
+
+
+def written(results, figures=FIGURES, tables=TABLES):
+    return page(results, figures, {name: TABLES[name].content(results) for name in tables}, WHEN)
+
+
+@pytest.fixture(scope="module")
+def results(made):
+    return made.world()
+
+
+@pytest.fixture(scope="module")
+def text(results):
+    return written(results)
+
+
+def test_the_same_results_give_the_same_page(made, results):
+    def of_birds(some):
+        return written(made.without(some, lambda row: row["task"] == "birds" and row["images_per_class"] == 5), tables=["experts", "truth"])
+
+    assert of_birds(results) == of_birds(made.world())
+    assert of_birds(results) != of_birds(made.world(seed=1))
+
+
+def test_nothing_is_asked_of_a_network_or_another_file(text):
+    elements = Elements(text)
+    policy = next(attributes["content"] for tag, attributes in elements.tags if attributes.get("http-equiv") == "Content-Security-Policy")
+    assert policy.startswith("default-src 'none'")
+    for tag, attributes in elements.tags:
+        for name in ("src", "href", "action", "srcset", "data"):
+            assert attributes.get(name) is None or attributes[name].startswith(("#", "data:")), (tag, attributes)
+    assert not re.search(r"url\(|@import|https?://", text)
+
+
+def test_every_id_is_there_once_and_every_link_leads_to_one(text):
+    tags = Elements(text).tags
+    ids = Counter(attributes["id"] for _, attributes in tags if "id" in attributes)
+    assert set(ids.values()) == {1}
+    assert {attributes["href"][1:] for tag, attributes in tags if tag == "a"} <= set(ids)
+    assert set(TABLES) <= set(ids)
+
+
+def test_every_row_of_every_table_is_there_and_numbers_can_be_sorted(results, text):
+    tags = Elements(text).tags
+    contents = [table.content(results) for table in TABLES.values()]
+    assert sum(tag == "tr" for tag, _ in tags) == sum(len(content.rows) + bool(content.rows) for content in contents)
+    for _, attributes in tags:
+        if attributes.get("class") == "number" and "data-value" in attributes:
+            float(attributes["data-value"])
+    assert sum("data-filter" in attributes for _, attributes in tags) == sum(len(content.rows) > FILTER_FROM for content in contents)
+
+
+def test_a_figure_stands_with_its_caption_or_with_the_reason_why_there_is_none(text):
+    elements = Elements(text)
+    (image,) = [attributes for tag, attributes in elements.tags if tag == "img"]
+    assert image["src"] == "data:image/svg+xml;base64,PHN2Zy8+"
+    assert image["alt"] == 'Figure 1. A zoo, "best". Caption <b>one</b>.'
+    assert "Caption <b>one</b>." in elements.texts
+    assert "No kernel was measured yet." in elements.texts
+
+
+def test_the_smaller_of_both_pictures_is_taken():
+    assert Drawn("figure_1", "", svg=b"12345", png=b"1234").uri.startswith("data:image/png;base64,")
+    assert Drawn("figure_1", "", svg=b"123", png=b"1234").uri.startswith("data:image/svg+xml;base64,")
+    assert Drawn("figure_1", "").uri is None
+
+
+def test_names_are_text_and_never_markup(made, results):
+    results = made.without(results, lambda row: row["task"] == "birds")
+    experts = {**results.experts, EVIL: replace(results.experts["photos-net_b"], name=EVIL)}
+    failure = {"kind": "truth", "expert": EVIL, "task": "birds", "images": 5, "seed": 0, "error": EVIL}
+    results = replace(results, name=EVIL, config_text=EVIL, experts=experts, failures={results.cells[0].key: failure})
+    elements = Elements(written(results, [Drawn("figure_1", EVIL, EVIL, why_not=EVIL)], ["experts", "failures"]))
+    assert sum(tag == "script" for tag, _ in elements.tags) == 1
+    assert sum(EVIL in text for text in elements.texts) >= 6
+
+
+def test_it_says_what_it_is_of_and_when_and_what_is_missing(made, results):
+    some = made.without(results, lambda row: row["seed"] == 0)
+    texts = " ".join(Elements(written(some, tables=["scores"])).texts)
+    for part in (
+        f"{len(made.EXPERTS)} experts",
+        "4 target tasks",
+        "5 and 20 images a class",
+        "Written 2026-01-02 03:04 UTC",
+        "fine-tunings of networks with random weights",
+        "Seeds of fine-tuning: 0, 1",
+    ):
+        assert part in texts
+    done, asked = (sum(cell.kind == "score" for cell in some.cells if cell.seed in seeds) for seeds in ((0,), (0, 1)))
+    assert f"{done:,} of {asked:,} scorings" in texts
+
+
+def test_without_jinja_the_error_says_what_to_install(results, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(MissingDependencyError, match=r"page of a report needs the package jinja2.*pip install jinja2"):
+        written(results, tables=["experts"])
+
+
+def test_what_writes_a_report_loads_nothing_heavy_before_it_is_asked():
+    code = "import sys, ntk_select.benchmark.report.write; print(*{'jinja2', 'matplotlib', 'pandas', 'duckdb'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout.split() == []

@@ -1,0 +1,163 @@
+"""Does `ntk-select bench` run, plan, tell, report and pack what the config says, and refuse what it cannot do in a sentence?"""
+
+import json
+import os
+import time
+
+import pytest
+
+from ntk_select.benchmark import Store
+from ntk_select.cli import main
+
+MADE_UP = "finetune_seeds = [0, 1]\n[synthetic]\nexperts = 4\ntasks = 3\nscores = 3\n"
+
+
+@pytest.fixture
+def config(tmp_path):
+    """The path of a config of 24 made-up cells."""
+    path = tmp_path / "made_up.toml"
+    path.write_text(MADE_UP)
+    return path
+
+
+def test_run_then_status_then_pack_tell_the_same_cells(config, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["bench", "run", str(config), "--out", str(out)]) == 0
+    told = capsys.readouterr().out
+    assert "24 cells: 0 were done, 24 are new, 0 failed" in told
+    assert f"ntk-select bench report {out}" in told
+    assert main(["bench", "run", str(config), "--out", str(out), "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert (again["cells"], again["before"], again["now"], again["failed"]) == (24, 24, 0, {})
+    assert main(["bench", "status", str(out), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["cells"], found["done"], found["failed"], found["runners"], found["seconds_left"]) == (24, 24, 0, [], None)
+    assert [(row["task"], row["cells"], row["done"]) for row in found["rows"]] == [(f"task{t:03d}", 8, 8) for t in range(3)]
+    assert main(["bench", "pack", str(out), "--out", str(tmp_path / "packed")]) == 0
+    assert "24 records" in capsys.readouterr().out
+    assert Store(tmp_path / "packed").done() == Store(out).done()
+    assert main(["bench", "status", str(tmp_path / "packed")]) == 0
+
+
+def test_status_of_a_stopped_run_says_what_is_missing_and_how_to_go_on(config, tmp_path, capsys):
+    out = tmp_path / "out"
+    main(["bench", "run", str(config), "--out", str(out)])
+    gone = [cell for cell in Store(out).cells() if cell.task == "task001"][:3]
+    for cell in gone:
+        Store(out).record_file(cell).unlink()
+    Store(out).put_failure(gone[0], "the images are gone")
+    capsys.readouterr()
+    assert main(["bench", "status", str(out)]) == 1
+    told = capsys.readouterr()
+    assert "Nobody is at work. To go on type the command again that began it: ntk-select bench run CONFIG" in told.out
+    assert "task001, expert000, seed 0: the images are gone" in told.err
+    assert main(["bench", "run", str(config), "--out", str(out)]) == 0
+    assert "21 were done, 3 are new" in capsys.readouterr().out
+    assert main(["bench", "status", str(out)]) == 0
+
+
+def test_time_left_is_that_of_like_cells_shared_by_those_at_work(config, tmp_path, capsys):
+    out = tmp_path / "out"
+    main(["bench", "run", str(config), "--out", str(out)])
+    store = Store(out)
+    seconds = {row["key"]: row["cell_seconds"] for row in store.read("synthetic").to_pylist()}
+    for cell in store.cells()[:6]:
+        store.record_file(cell).unlink()
+        del seconds[cell.key]
+    note = {"host": os.uname().nodename, "pid": os.getpid(), "executor": "local", "began": time.time() + 60, "beat": time.time() + 70}
+    (out / "running").mkdir(exist_ok=True)
+    (out / "running" / "me.json").write_text(json.dumps({**note, "wanted": 6, "done": 0, "failed": 0}))
+    capsys.readouterr()
+    assert main(["bench", "status", str(out), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["runners"][0]["executor"] == "local"
+    assert 6 * min(seconds.values()) <= found["seconds_left"] <= 6 * max(seconds.values())
+    assert main(["bench", "status", str(out)]) == 0
+    assert "left." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("note", [{"host": "elsewhere", "pid": 1, "beat": 1.0}, {"host": os.uname().nodename, "pid": 2**22 + 1, "beat": 2e9}])
+def test_a_runner_that_is_silent_or_dead_counts_as_gone(config, tmp_path, capsys, note):
+    out = tmp_path / "out"
+    main(["bench", "run", str(config), "--out", str(out)])
+    (out / "running").mkdir(exist_ok=True)
+    (out / "running" / "it.json").write_text(json.dumps({"executor": "ray", "began": 0.0, "wanted": 1, "done": 0, "failed": 0, **note}))
+    capsys.readouterr()
+    main(["bench", "status", str(out), "--json"])
+    assert json.loads(capsys.readouterr().out)["runners"] == []
+
+
+def test_plan_of_made_up_cells_counts_their_seconds(tmp_path, capsys):
+    path = tmp_path / "slow.toml"
+    path.write_text("[synthetic]\nexperts = 10\ntasks = 36\nseconds = 10\n")
+    assert main(["bench", "plan", str(path), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["total"]["cells"], found["total"]["hours"]) == (360, 1.0)
+    assert main(["bench", "plan", str(path)]) == 0
+    assert "Reading images and compilation are not in it" in capsys.readouterr().out
+
+
+@pytest.fixture
+def real(write_zoo, write_task, tmp_path):
+    """The path of a config of two small experts and a task of 16 images."""
+    zoo, task = write_zoo("ash", "elm"), write_task("dark or bright", tested=True)
+    path = tmp_path / "real.toml"
+    path.write_text(
+        f'zoo = ["{zoo}"]\nreference = "ash"\nscores = ["lfc"]\nshots = [4, "full"]\nper_class = [4]\nlearning_rates = [0.1, 0.01]\n'
+        f'[recipe]\nepochs = 3\n[tasks.bright]\nuri = "{task}"\n'
+    )
+    return path
+
+
+def test_plan_counts_the_images_of_every_training(real, capsys):
+    assert main(["bench", "plan", str(real), "--json"]) == 0
+    found = {(part["kind"], part["images"]): part for part in json.loads(capsys.readouterr().out)["parts"]}
+    # two experts; three epochs; two rates on four fifths and one last training on all; 8 test images and the held out ones passed forward
+    assert found["truth", 4]["trained"] == pytest.approx(2 * 3 * 8 * (2 * 0.8 + 1))
+    assert found["truth", None]["trained"] == pytest.approx(2 * 3 * 24 * (2 * 0.8 + 1))
+    assert found["truth", 4]["passed"] == pytest.approx(2 * (8 + 2 * 0.2 * 8))
+    assert found["score", 4]["cells"] == 2
+    assert found["truth", None]["flops"] / found["truth", 4]["flops"] == pytest.approx((3 * 187.2 + 17.6) / (3 * 62.4 + 11.2))
+
+
+def test_failed_cells_are_told_and_give_status_1(real, tmp_path, capsys):
+    text = real.read_text()
+    real.write_text(text.replace("learning_rates = [0.1, 0.01]", "learning_rates = [1e30]").replace('[4, "full"]', "[4]"))
+    assert main(["bench", "run", str(real), "--out", str(tmp_path / "out")]) == 1
+    told = capsys.readouterr()
+    assert "4 cells: 0 were done, 2 are new, 2 failed" in told.out
+    assert "Every learning rate diverged" in told.err
+    assert "ntk-select bench status" in told.out
+
+
+def test_report_writes_a_page(config, tmp_path, capsys):
+    out = tmp_path / "out"
+    main(["bench", "run", str(config), "--out", str(out)])
+    capsys.readouterr()
+    assert main(["bench", "report", str(out), "--only", "scores"]) == 0
+    assert "wrote" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["run", "CONFIG", "--out", "OUT", "--executor", "slurm"], "executor = 'slurm' is unknown"),
+        (["run", "CONFIG", "--out", "OUT", "--shard", "one"], "--shard 'one' must be i/n, as in 1/4"),
+        (["run", "CONFIG", "--out", "OUT", "--shard", "5/4"], "shard 5/4 must be one of 1/N to N/N"),
+        (["run", "nowhere.toml", "--out", "OUT"], "nowhere.toml cannot be read"),
+        (["status", "OUT"], "holds no benchmark"),
+        (["report", "OUT"], "holds no benchmark"),
+        (["pack", "OUT", "--out", "THERE"], "holds no benchmark"),
+        (["plan", "nowhere.toml"], "nowhere.toml cannot be read"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_sentence(config, tmp_path, capsys, words, sentence):
+    places = {"CONFIG": str(config), "OUT": str(tmp_path / "out"), "THERE": str(tmp_path / "there")}
+    assert main(["bench", *(places.get(word, word) for word in words)]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_benchmark_is_not_packed_onto_itself(config, tmp_path, capsys):
+    main(["bench", "run", str(config), "--out", str(tmp_path / "out")])
+    assert main(["bench", "pack", str(tmp_path / "out"), "--out", str(tmp_path / "out")]) == 2
+    assert "is the folder itself" in capsys.readouterr().err
