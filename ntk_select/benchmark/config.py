@@ -12,6 +12,7 @@ from ntk_select.finetuning.recipe import LEARNING_RATES, Recipe, checked_rates
 from ntk_select.toml_records import read_toml, record, table_of_tables
 
 OWN_SOURCE = ("skip", "mark")
+JUDGED_BY = ("accuracy", "balanced_accuracy")
 MOST = 25
 """Images of a class that the scores see where nothing smaller is asked for: the paper's."""
 
@@ -29,6 +30,7 @@ class TaskConfig:
       classes: patterns of class names, as in "Greek_*"; all by default.
       shots, probe_seeds, finetune_seeds: for this task, in place of the config's.
       recipe: what differs from the config's recipe.
+      judged_by: "accuracy", or "balanced_accuracy", the mean over classes: for a test set in which classes are far from equally many. Both are measured.
       train, test, num_classes: for a plan where the images are not at hand.
     """
 
@@ -39,6 +41,7 @@ class TaskConfig:
     probe_seeds: tuple[int, ...] = ()
     finetune_seeds: tuple[int, ...] = ()
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    judged_by: str = "accuracy"
     train: int | None = None
     test: int | None = None
     num_classes: int | None = None
@@ -224,6 +227,7 @@ def _check(config: BenchConfig, where: str) -> None:
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
     for name in config.tasks:
+        one_of(f"judged_by of {name!r}", config.tasks[name].judged_by, JUDGED_BY)
         _check_images(f"{where}: shots", config.tasks[name].shots or config.shots)
         least = min((each for each in config.probes if each is not None), default=MOST)
         for shots in config.shots_of(name):

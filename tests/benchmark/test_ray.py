@@ -1,5 +1,6 @@
 """Do the workers of a real Ray cluster of two nodes give the records of a local run, whatever is lost on the way?"""
 
+import importlib
 import os
 import signal
 from pathlib import Path
@@ -7,31 +8,43 @@ from pathlib import Path
 import pytest
 
 from ntk_select.benchmark import Store, run
-from ntk_select.benchmark.executors import on_ray
 from ntk_select.errors import ConfigError
 
 ray = pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
-NODE = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "include_dashboard": False, "object_store_memory": 80_000_000}
+on_ray = importlib.import_module("ntk_select.benchmark.executors.on_ray")  # beside it the package has the function of that name
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning"),  # JAX, where Ray begins the programs of a node
+]
+NODE = {"num_cpus": 1, "node_ip_address": on_ray.LOOPBACK, "include_dashboard": False, "object_store_memory": 80_000_000}
 ALONE = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_ADDRESS": ""}
 
 
-@pytest.fixture
-def cluster(monkeypatch):
-    """A cluster of two nodes with a core each, on this machine, which nothing outside it can reach."""
+@pytest.fixture(scope="module")
+def made():
+    """A cluster on this machine, which nothing outside it can reach."""
     from ray.cluster_utils import Cluster
 
-    for name, value in ALONE.items():
-        monkeypatch.setenv(name, value)
-    made = Cluster()
-    try:
-        for _ in range(2):
-            made.add_node(**NODE)
-        made.wait_for_nodes()
-        yield made
-    finally:
-        ray.shutdown()
-        made.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ALONE.items():
+            patch.setenv(name, value)
+        cluster = Cluster()
+        try:
+            cluster.add_node(**NODE)
+            yield cluster
+        finally:
+            ray.shutdown()
+            cluster.shutdown()
+
+
+@pytest.fixture
+def cluster(made):
+    """The cluster, with two nodes of a core each, whatever became of them before."""
+    while len(made.list_all_nodes()) < 2:
+        made.add_node(**NODE)
+    made.wait_for_nodes()
+    yield made
+    ray.shutdown()
 
 
 @pytest.fixture
@@ -122,6 +135,17 @@ def test_a_node_that_comes_later_takes_its_part(cluster, synthetic, tmp_path):
     assert busy.happened == [1, 1]
 
 
+def test_a_cluster_that_has_lost_all_room_ends_the_run_in_a_sentence(cluster, synthetic, tmp_path, monkeypatch):
+    monkeypatch.setattr(on_ray, "STARTING", 1.0)
+    large = cluster.add_node(**NODE | {"num_cpus": 3})
+    removed = Then(6, lambda: cluster.remove_node(large, allow_graceful=False) or True)
+    options = {"executor": "ray", "address": cluster.address, "cpus": 3, "progress": removed}
+    with pytest.raises(ConfigError, match="cluster has lost its workers, and has no room for others. Add nodes, and type the same"):
+        run(synthetic(experts=8, tasks=5, seconds=0.1), tmp_path / "out", **options)
+    assert removed.happened
+    assert 6 <= len(Store(tmp_path / "out").done()) < 40
+
+
 def test_a_cell_that_kills_its_worker_every_time_fails_and_the_rest_go_on(cluster, synthetic, tmp_path, monkeypatch):
     class Deadly(on_ray._Worker):
         def measure(self, cell):
@@ -169,8 +193,12 @@ def test_without_an_address_a_cluster_is_begun_here_and_ended(synthetic, tmp_pat
     assert numbers(tmp_path / "out") == undisturbed(config)
 
 
-def test_a_cluster_that_is_not_there_is_refused(synthetic, tmp_path, monkeypatch):
-    for name, value in ALONE.items() | {("RAY_gcs_rpc_server_connect_timeout_s", "1"), ("RAY_NUM_REDIS_GET_RETRIES", "1")}:
-        monkeypatch.setenv(name, value)
-    with pytest.raises(ConfigError, match="No Ray cluster answers at '127.0.0.1:1' .*Start one: ray start --head"):
-        run(synthetic(), tmp_path / "out", executor="ray", address="127.0.0.1:1")
+@pytest.mark.parametrize("address", ["127.0.0.1:1", f"{on_ray.LOOPBACK}:1", "localhost:1"])
+def test_a_cluster_that_is_not_there_is_refused_at_once(synthetic, tmp_path, address):
+    with pytest.raises(ConfigError, match=f"No Ray cluster answers at '{address}' .*refused.*Start one: ray start --head"):
+        run(synthetic(), tmp_path / "out", executor="ray", address=address)
+
+
+def test_what_is_no_address_is_refused(synthetic, tmp_path):
+    with pytest.raises(ConfigError, match="No Ray cluster answers at 'nowhere' .*Start one: ray start --head"):
+        run(synthetic(), tmp_path / "out", executor="ray", address="nowhere")

@@ -2,6 +2,9 @@
 
 import contextlib
 import os
+import socket
+import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 from ntk_select.benchmark.cells import Cell
@@ -9,6 +12,9 @@ from ntk_select.benchmark.work import Outcome, Work
 from ntk_select.errors import ConfigError, explained, first_line, missing
 
 from .queue import ATTEMPTS, Queue
+
+LOOPBACK = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
+"""Ray takes 127.0.0.1 for the address by which others reach this machine; elsewhere there is no other, and Ray keeps to itself."""
 
 STARTING = 60.0
 """Seconds without any sign after which the cluster is asked whether it still has room for a worker."""
@@ -59,13 +65,27 @@ def _connect(ray, address: str | None) -> None:
     quiet = {"log_to_driver": False, "logging_level": "error"}
     try:
         if address is None:
-            ray.init("local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+            with warnings.catch_warnings():
+                # JAX warns of every fork; here another program begins at once in the child
+                warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
+                ray.init("local", include_dashboard=False, _node_ip_address=LOOPBACK, **quiet)
         else:
+            _knock(ray, address)
             ray.init(address, **quiet)
     except Exception as error:
         if address is None:
             raise ConfigError(f"No Ray cluster can be started here ({explained(error)}).") from error
         raise ConfigError(f"No Ray cluster answers at {address!r} ({explained(error)}). Start one: ray start --head") from error
+
+
+def _knock(ray, address: str) -> None:
+    """Raises OSError where nobody listens at HOST:PORT; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if "://" in address or not port.isdigit():
+        return
+    if host in ("localhost", "127.0.0.1"):
+        host = ray.util.get_node_ip_address()  # as Ray understands it
+    socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def _room(ray, cpus: float, gpus: float) -> int:

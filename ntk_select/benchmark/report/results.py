@@ -32,8 +32,7 @@ class Truth:
       task, shots: shots is None for all images.
       experts: names, in the order of the zoo. None has seen the task's source.
       seeds: with which all of them were fine-tuned.
-      accuracies: (s, e), one row a seed.
-      balanced: the same of balanced accuracies.
+      accuracies: (s, e), one row a seed; balanced ones where the config says so.
       missing: experts that the config asks for and that have no record, most often because they failed or the run goes on.
     """
 
@@ -42,7 +41,6 @@ class Truth:
     experts: tuple[str, ...]
     seeds: tuple[int, ...]
     accuracies: np.ndarray
-    balanced: np.ndarray
     missing: tuple[str, ...] = ()
 
     def only(self, among: Callable[[str], bool] | None) -> "Truth":
@@ -54,7 +52,6 @@ class Truth:
             self,
             experts=tuple(self.experts[place] for place in kept),
             accuracies=self.accuracies[:, kept],
-            balanced=self.balanced[:, kept],
             missing=tuple(filter(among, self.missing)),
         )
 
@@ -146,13 +143,19 @@ class Results:
         if not whole:
             kept = kept[:1]
             whole = [expert for expert in experts if (expert, kept[0]) in rows]
-        accuracies, balanced = (
-            np.array([[rows[expert, seed].get(name, np.nan) for expert in whole] for seed in kept]) for name in ("accuracy", "balanced_accuracy")
-        )
+        accuracies = np.array([[self.judged(rows[expert, seed]) for expert in whole] for seed in kept])
         own = {row["expert"] for row in self.truths if row["own_source"] and row["task"] == task}
-        return Truth(
-            task, shots, tuple(whole), tuple(kept), accuracies, balanced, tuple(name for name in asked if name not in whole and name not in own)
-        )
+        return Truth(task, shots, tuple(whole), tuple(kept), accuracies, tuple(name for name in asked if name not in whole and name not in own))
+
+    def judged(self, row: Row) -> float:
+        """The accuracy of a fine-tuning by which it is compared: the plain or the balanced one, as the config says of the task."""
+        wanted = self.config.tasks.get(row["task"])
+        return row["accuracy" if wanted is None else wanted.judged_by]
+
+    @property
+    def balanced(self) -> tuple[str, ...]:
+        """Tasks that are judged by balanced accuracy."""
+        return tuple(name for name, wanted in self.config.tasks.items() if wanted.judged_by == "balanced_accuracy")
 
     def targets(
         self,

@@ -106,7 +106,7 @@ def _of_role(results: Results, role: str, what: str, truth: Truth) -> list[dict]
         if (row["task"], row["images_per_class"]) == (truth.task, truth.shots) and row["seed"] in truth.seeds:
             found.setdefault(row["expert"], []).append(row)
     return [
-        _row(what, name, rows[0]["architecture"], accuracies := [row["accuracy"] for row in rows], deviation(accuracies), len(rows))
+        _row(what, name, rows[0]["architecture"], accuracies := [results.judged(row) for row in rows], deviation(accuracies), len(rows))
         for name, rows in sorted(found.items())
     ]
 

@@ -32,9 +32,10 @@ def what_it_is(results: Results) -> list[str]:
     seeds, draws = len({cell.seed for cell in results.cells if _trains(cell)}), len({cell.seed for cell in results.cells if cell.kind != "kernel"})
     made = "These numbers are made up, to try the report: no image was seen. " if results.config.synthetic else ""
     reference = f"Gains are over the expert {results.config.reference}." if results.config.reference else "There is no reference expert."
+    balanced = f" Accuracy is the mean over classes on {', '.join(results.balanced)}." if results.balanced else ""
     return [
         f"{made}{_count(experts, 'expert')}, {_count(tasks, 'target task')}, fine-tuning with {shots} images a class, {_count(seeds, 'seed')}, "
-        f"{_count(draws, 'draw')} of the images that scores see. {reference}"
+        f"{_count(draws, 'draw')} of the images that scores see. {reference}{balanced}"
     ]
 
 
