@@ -11,6 +11,7 @@ import contextlib
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -27,9 +28,12 @@ LOOPBACK = "127.0.0.2"
 
 
 def config_of(folder: Path, cells: int, seconds: float) -> Path:
-    """A config of so many made-up cells, ten experts to a task."""
+    """A config of so many made-up cells, or a few more: at most 50 experts on at most 20 tasks, as often as need be."""
+    experts = 50 if cells >= 1000 else min(cells, 10)
+    tasks = min(20, -(-cells // experts))
+    seeds = list(range(-(-cells // (experts * tasks))))
     path = folder / f"cells{cells}.toml"
-    path.write_text(f"[synthetic]\nexperts = {min(cells, 10)}\ntasks = {-(-cells // 10)}\nseconds = {seconds}\n")
+    path.write_text(f"finetune_seeds = {seeds}\n[synthetic]\nexperts = {experts}\ntasks = {tasks}\nseconds = {seconds}\n")
     return path
 
 
@@ -77,7 +81,7 @@ def len_of(config: Path) -> int:
 def many(folder: Path, cells: int) -> None:
     """Planned, executed, found done, and reported."""
     config, out = config_of(folder, cells, 0.0), folder / "many"
-    print(f"{cells} cells that take no time")
+    print(f"{len_of(config)} cells that take no time")
     steps = {
         "planned": lambda: plan(config),
         "executed": lambda: run(config, out, executor="local"),
@@ -137,6 +141,7 @@ def main(
       many_cells: that take no time.
       node_cells: on one Ray node, and on two.
     """
+    warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)  # JAX, where Ray begins the programs of a node
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

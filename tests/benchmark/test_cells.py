@@ -111,6 +111,7 @@ SAME = {
     "whole numbers as fractions": {**CONFIG, "recipe": {"epochs": 4, "weight_decay": 1e-4}, "own_source": "skip"},
     "whether trainings go on after a cut": {**CONFIG, "checkpoints": True},
     "sizes for a plan": with_tasks(train=5, test=5, num_classes=2),
+    "by what it is judged": with_tasks(judged_by="balanced_accuracy"),
     "where the zoo is": {**CONFIG, "zoo": ["elsewhere"], "zoo_config": "zoo.toml"},
 }
 
