@@ -1,13 +1,14 @@
 """How is a file written whole or not at all?"""
 
 import os
+import secrets
 from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Writes `content` to a temporary file beside `path`, then renames it. A cut leaves the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")  # two machines may share folder and number
     try:
         with open(temporary, "wb") as file:
             file.write(content)

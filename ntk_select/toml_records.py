@@ -16,15 +16,22 @@ NAME = re.compile(r"\w[\w.-]*")
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file.
+    """The tables of a TOML file. Raises as `read_text` and `parse`."""
+    return parse(read_text(path), path)
 
-    Raises:
-      ConfigError: it cannot be read, or is no TOML.
-    """
+
+def read_text(path: Path) -> str:
+    """The text of a config. Raises ConfigError where it cannot be read."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"The config {path} cannot be read: {getattr(error, 'strerror', None) or error}. Give the path of a TOML file.") from error
+
+
+def parse(text: str, path: Path) -> dict[str, Any]:
+    """The tables in the text of a TOML file. Raises ConfigError where it is no TOML."""
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"The config {path} is no valid TOML: {error}.") from error
 

@@ -9,13 +9,16 @@ from functools import cached_property
 from typing import Any
 
 from ntk_select.errors import ConfigError, did_you_mean
+from ntk_select.scores import Score
 
-from .config import BenchConfig, Images
+from .config import BenchConfig, Images, per_class_of
 
 FORMAT = 1
 """To be raised whenever the same cell gives other numbers than before."""
 
 KINDS = ("score", "truth", "kernel", "synthetic")
+OF_TRAINING_IMAGES = {"reference_features", "class_counts"}
+"""Inputs of scores that come from the images that are fine-tuned on, and not from the few that scores see."""
 UNTRAINED = "untrained:"
 """Before the name of an architecture: a network with random weights."""
 
@@ -53,7 +56,7 @@ class Cell:
         if self.kind == "synthetic":
             return ("synthetic", self.key[:2])
         if self.kind == "score":
-            return (self.kind, self.task, str(self.settings["shots"]), self.seed)
+            return (self.kind, self.task, str(self.settings.get("shots", self.images)), self.seed)
         return (self.kind, self.task, str(self.images), self.settings["architecture"], self.seed)
 
 
@@ -65,6 +68,7 @@ class ExpertFacts:
       digest: of its weights.
       source: the data set that it was trained on.
       seen: all data sets that it has seen, those of the expert it started from included.
+      card_digest: of what else its card says and scores look at.
     """
 
     name: str
@@ -76,6 +80,7 @@ class ExpertFacts:
     parameters: int | None = None
     source_images: int | None = None
     source_accuracy: float | None = None
+    card_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,7 +116,7 @@ def grid(config: BenchConfig, experts: Mapping[str, ExpertFacts], tasks: Mapping
     """
     if config.synthetic is not None:
         return Grid(tuple({cell.key: cell for cell in _synthetic(config)}.values()), {})
-    chosen = chosen_experts(config, experts)
+    chosen, scores = chosen_experts(config, experts), scores_of(config)
     cells, skipped = [], {}
     for task in config.tasks:
         for name in chosen:
@@ -119,7 +124,7 @@ def grid(config: BenchConfig, experts: Mapping[str, ExpertFacts], tasks: Mapping
             if own and config.own_source == "skip":
                 skipped[name, task] = f"own source ({', '.join(own)})"
                 continue
-            cells += _scores(config, experts[name], tasks[task]) + _truths(config, experts[name], tasks[task])
+            cells += _scores(config, scores, experts[name], tasks[task]) + _truths(config, experts[name], tasks[task])
         cells += _for_figures(config, task, experts, tasks[task])
     once = {cell.key: cell for cell in cells}  # a seed, or a number of images, may stand twice in a config
     return Grid(tuple(sorted(once.values(), key=_order(config))), skipped)
@@ -134,6 +139,10 @@ def chosen_experts(config: BenchConfig, names: Sequence[str] | Mapping[str, Any]
     chosen = [name for name in names if any(fnmatchcase(name, pattern) for pattern in config.experts)]
     if not chosen:
         raise ConfigError(f"experts = {list(config.experts)} fits no expert of the zoo.{did_you_mean(config.experts[0], names)}")
+    if config.reference and config.reference in names and config.reference not in chosen:
+        raise ConfigError(
+            f"The reference {config.reference!r} fits none of experts = {list(config.experts)}, so that it would not be fine-tuned. Add it to them."
+        )
     named = [config.reference] if config.reference else []
     if config.kernels:
         named += config.kernels.experts
@@ -151,13 +160,34 @@ def on_own_source(config: BenchConfig, task: str, expert: ExpertFacts) -> tuple[
     return tuple(source for source in config.tasks[task].source if source in expert.seen)
 
 
-def _scores(config: BenchConfig, expert: ExpertFacts, task: TaskFacts) -> list[Cell]:
-    settings = {"expert": expert.digest, "task": task.train_digest, "scores": list(config.scores), "network": config.reference_network}
-    return [
-        Cell("score", expert.name, task.name, images, seed, settings={**settings, "shots": config.shots_seen(task.name, images)})
-        for images in config.probes
-        for seed in config.probe_seeds_of(task.name)
-    ]
+def _scores(config: BenchConfig, scores: Mapping[str, Score], expert: ExpertFacts, task: TaskFacts) -> list[Cell]:
+    settings = {"expert": expert.digest, "card": expert.card_digest, "task": task.train_digest, "scores": sorted(scores)}
+    needs = {name for score in scores.values() for name in (*score.needs, *score.optional)}
+    found = []
+    for images in config.probes:
+        known = {}
+        if needs & OF_TRAINING_IMAGES:
+            known["shots"] = config.shots_seen(task.name, images)
+        if "reference_features" in needs:
+            known["network"] = config.reference_network
+        found += [Cell("score", expert.name, task.name, images, seed, settings={**settings, **known}) for seed in config.probe_seeds_of(task.name)]
+    return found
+
+
+def scores_of(config: BenchConfig) -> dict[str, Score]:
+    """The scores by name, but those that look at accuracies on other tasks: the report has a static leaderboard.
+
+    Raises:
+      ConfigError: one is unknown, or none is left.
+    """
+    from ntk_select.ranking.rank import chosen_scores
+
+    found = {name: score for name, score in chosen_scores(config.scores).items() if "accuracies_elsewhere" not in score.needs}
+    if not found:
+        raise ConfigError(
+            f"scores = {list(config.scores)} names only scores that look at accuracies elsewhere. The report has them as static_leaderboard; add another."
+        )
+    return found
 
 
 def _truth_settings(config: BenchConfig, expert: ExpertFacts, task: TaskFacts, rates: Sequence[float], choose: str) -> dict[str, Any]:
@@ -190,7 +220,7 @@ def _for_figures(config: BenchConfig, task: str, experts: Mapping[str, ExpertFac
         cells += _truths(config, experts[config.reference], facts, "search", config.search_rates)
     if config.kernels is not None and task in config.kernels.tasks:
         wanted = config.kernels
-        shots = None if wanted.shots == "full" else wanted.shots
+        (shots,) = per_class_of([wanted.shots])
         for name in wanted.experts:
             settings = _truth_settings(config, experts[name], facts, [wanted.learning_rate], "given")
             cells += [

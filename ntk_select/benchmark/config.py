@@ -139,12 +139,12 @@ class BenchConfig:
 
     def shots_of(self, task: str) -> tuple[Images, ...]:
         """Training images of each class, None for all."""
-        return _images(self.tasks[task].shots or self.shots)
+        return per_class_of(self.tasks[task].shots or self.shots)
 
     @property
     def probes(self) -> tuple[Images, ...]:
         """Images of each class that scores see, None for all."""
-        return _images(self.per_class)
+        return per_class_of(self.per_class)
 
     def probe_of(self, shots: Images) -> Images:
         """Images of each class that the scores see which count for so many shots: never more than those are."""
@@ -152,11 +152,12 @@ class BenchConfig:
         return max((each for each in self.probes if each is not None and each <= most), default=None)
 
     def shots_seen(self, task: str, probe: Images) -> Images:
-        """Training images of each class that scores on `probe` images may know of besides, by a network trained on the task: those of the shots for which
-        they count, else of the most shots."""
+        """Training images of each class that scores on `probe` images may know of besides, by a network trained on the task: those of the fewest shots for
+        which they count; where they count for none, of the most shots."""
         shots = self.shots_of(task)
-        counting = [each for each in shots if self.probe_of(each) == probe] or list(shots)
-        return None if None in counting else max(counting)
+        counting = [each for each in shots if self.probe_of(each) == probe]
+        order = sorted(counting or shots, key=lambda each: (each is None, each))
+        return order[0] if counting else order[-1]
 
     def finetune_seeds_of(self, task: str) -> tuple[int, ...]:
         """Seeds of fine-tuning on a task."""
@@ -171,7 +172,8 @@ def _plain(value):
     return tuple(value) if isinstance(value, list) else value
 
 
-def _images(values) -> tuple[Images, ...]:
+def per_class_of(values) -> tuple[Images, ...]:
+    """Numbers of images of a class as they stand in a config: "full" and "all" are None."""
     return tuple(None if value in ("full", "all") else value for value in values)
 
 

@@ -10,12 +10,12 @@ import numpy as np
 
 from ntk_select.card import Card
 from ntk_select.engine.digest import digest_of_params
-from ntk_select.errors import ConfigError, TaskError
+from ntk_select.errors import ConfigError, TaskError, did_you_mean
 from ntk_select.plugins import builtin
 from ntk_select.task import ChosenImages, Task
 
-from .cells import ExpertFacts, TaskFacts
-from .config import TaskConfig
+from .cells import ExpertFacts, TaskFacts, scores_of
+from .config import BenchConfig, TaskConfig
 
 
 def load(name: str, config: TaskConfig, data: str | Path | None) -> Task:
@@ -58,6 +58,35 @@ def of_classes(task: Task, patterns: tuple[str, ...]) -> Task:
     )
 
 
+def check_names(config: BenchConfig) -> None:
+    """Refuses names that would only be met after hours.
+
+    Raises:
+      ConfigError: a score, the network of RSA, or an architecture is unknown.
+    """
+    from ntk_select.reference import check_reference
+
+    scores_of(config)
+    check_reference(config.reference_network)
+    architectures = builtin("architectures")
+    for name in config.untrained:
+        if name not in architectures:
+            raise ConfigError(f"untrained holds {name!r}, which is no architecture.{did_you_mean(name, architectures)}")
+
+
+def unknown_sources(config: BenchConfig, experts: Mapping[str, ExpertFacts]) -> list[str]:
+    """What keeps the marks of own sources from being sure: experts that started from one that is not here, and sources that no expert names."""
+    found = [
+        f"{name} started from {facts.initialised_from}, which is not in the zoo: what that one had seen is not known."
+        for name, facts in experts.items()
+        if facts.initialised_from is not None and facts.initialised_from not in experts
+    ]
+    seen = {source for facts in experts.values() for source in facts.seen}
+    for task, wanted in config.tasks.items():
+        found += [f"No expert names the source {source!r} of the task {task!r}." for source in wanted.source if source not in seen]
+    return found
+
+
 def task_facts(task: Task) -> TaskFacts:
     """Sizes and digests. Labels count whole, images by the first, the middle and the last of each half: a data set whose labels are
     the same is the same, wherever it lies."""
@@ -89,7 +118,7 @@ def _facts(name: str, load: Callable, cards: Mapping[str, Card | None]) -> Exper
         return ExpertFacts(name, digest_of_params(expert.variables), parameters=expert.num_params)
     return ExpertFacts(
         name,
-        hashlib.sha256(repr([card.sha256, card.source, card.architecture, dict(card.config), card.preprocess]).encode()).hexdigest(),
+        _of(card.sha256, card.source, card.architecture, dict(card.config), card.preprocess),
         card.architecture,
         card.source,
         seen_by(name, cards),
@@ -97,7 +126,12 @@ def _facts(name: str, load: Callable, cards: Mapping[str, Card | None]) -> Exper
         card.num_parameters,
         card.num_images,
         card.test_accuracy,
+        _of(card.num_images, card.test_accuracy, card.class_counts, card.training.get("reference_extractor")),
     )
+
+
+def _of(*facts) -> str:
+    return hashlib.sha256(repr(list(facts)).encode()).hexdigest()
 
 
 def seen_by(name: str, cards: Mapping[str, Card | None]) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from ntk_select.reference import trained_reference
 from ntk_select.scores import ScoreResult
 from ntk_select.task import ChosenImages, Task, probe_sample
 
-from .cells import UNTRAINED, Cell, ExpertFacts, on_own_source
+from .cells import UNTRAINED, Cell, ExpertFacts, on_own_source, scores_of
 from .config import BenchConfig
 from .facts import expert_facts, load
 
@@ -67,10 +67,11 @@ class Bench:
     def _task(self, name: str) -> Task:
         return load(name, self.config.tasks[name], self.data)
 
-    def _expert(self, name: str) -> Expert:
+    def _expert(self, name: str, seed: int = 0) -> Expert:
+        """The expert of a name; the seed is of the weights of an untrained one."""
         if name.startswith(UNTRAINED):
             like = self.expert(self.config.reference)
-            return builtin("fresh_expert")(name, name.removeprefix(UNTRAINED), num_classes=2, preprocess=like.preprocess)
+            return builtin("fresh_expert")(name, name.removeprefix(UNTRAINED), num_classes=2, preprocess=like.preprocess, seed=seed)
         return replace(self.zoo[name](), name=name)
 
     def _known(self, task: str, shots: int | None, seed: int) -> Task:
@@ -86,11 +87,10 @@ class Bench:
     def _scorer(self, task: str, images: int | None, shots: int | None, seed: int):
         from ntk_select.cache import Cache
         from ntk_select.ranking.inputs import Gatherer
-        from ntk_select.ranking.rank import chosen_scores
         from ntk_select.ranking.scorer import Scorer
 
         found = self.task(task)
-        scores = chosen_scores(self.config.scores)
+        scores = scores_of(self.config)
         needs = {name for score in scores.values() for name in (*score.needs, *score.optional)}
         sample = probe_sample(found, per_class=images or len(found.labels), seed=seed)
         options = {"seed": seed, "batch_size": 32, "cache": Cache(None), "reference": partial(self.reference, task, shots, seed)}
@@ -128,7 +128,7 @@ def _versions() -> Row:
 
 
 def _score(bench: Bench, cell: Cell) -> list[Row]:
-    scorer = bench.scorer(cell.task, cell.images, cell.settings["shots"], cell.seed)
+    scorer = bench.scorer(cell.task, cell.images, cell.settings.get("shots", cell.images), cell.seed)
     before = dict(scorer.gatherer.seconds)
     row = scorer.score(cell.expert, lambda: bench.expert(cell.expert))
     shared = {step: value - before.get(step, 0.0) for step, value in scorer.gatherer.seconds.items()}
@@ -157,7 +157,7 @@ def _truth(bench: Bench, cell: Cell) -> list[Row]:
 
     rates = cell.settings["rates"]
     result = finetune(
-        bench.expert(cell.expert),
+        bench.expert(cell.expert, cell.seed) if cell.role == "untrained" else bench.expert(cell.expert),
         bench.task(cell.task),
         shots=cell.images,
         learning_rates=rates,
@@ -206,7 +206,8 @@ def _kernel(bench: Bench, cell: Cell) -> list[Row]:
     if epochs:
         begun = replace(recipe, epochs=epochs, milestones=recipe.decays)
         result = finetune(expert, task, shots=cell.images, learning_rates=cell.settings["rates"], recipe=begun, seed=cell.seed)
-        expert, accuracy = result.tuned, result.accuracy
+        judged = bench.config.tasks[cell.task].judged_by
+        expert, accuracy = result.tuned, result.balanced_accuracy if judged == "balanced_accuracy" else result.accuracy
     x = expert.preprocess(sample.images)
     features = np.asarray(in_batches(lambda batch: call(expert.features_fn, expert.variables, batch), 32, x))
     kernel = features @ features.T

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ntk_select.errors import ConfigError
@@ -13,9 +13,9 @@ from ntk_select.zoo_training import read_config as read_zoo_config
 from ntk_select.zoo_training.members import SingleMember, chosen
 from ntk_select.zoo_training.plan import Speed, speed_of
 
-from .cells import UNTRAINED, Cell, ExpertFacts, TaskFacts, grid
+from .cells import UNTRAINED, Cell, ExpertFacts, TaskFacts, grid, scores_of
 from .config import BenchConfig, Images, read_config
-from .facts import load, task_facts
+from .facts import check_names, load, task_facts
 from .measure import Bench
 
 
@@ -62,8 +62,8 @@ class Plan:
 def plan(config_path: str | Path, *, data: str | Path | None = None, progress: Callable[[int, int, str], None] | None = None) -> Plan:
     """The work of every cell of the config. Nothing is written; a few training steps on noise are timed for each architecture.
 
-    Reading images, compilation, and the scores themselves once the passes are made are not in it: for photographs the first, for small images the second
-    can be the larger part. A forward pass counts a third of a training step.
+    Reading images, compilation, the scores themselves once the passes are made, and the small networks that RSA and DDS train are not in it: for photographs
+    the first, for small images the second can be the larger part. A forward pass counts a third of a training step.
 
     Args:
       config_path, data: as for `run`. Images are only looked at where the config does not say how many there are; with `zoo_config` the zoo need not
@@ -85,6 +85,7 @@ def plan(config_path: str | Path, *, data: str | Path | None = None, progress: C
             config.synthetic.tasks,
             {},
         )
+    check_names(config)
     bench = Bench(config, data)
     experts, fresh = _experts(bench, path)
     tasks = {name: _task(config, name, data) for name in config.tasks}
@@ -114,6 +115,12 @@ def _experts(bench: Bench, path: Path) -> tuple[dict[str, ExpertFacts], Callable
             source = member.source if isinstance(member, SingleMember) else name.partition("@")[2]
             seen = (source,) if isinstance(member, SingleMember) else tuple(member.sources)
             facts[name] = ExpertFacts(name, f"planned: {name}", member.architecture, source, seen, member.initialised_from)
+    for name, known in facts.items():
+        begun, seen = known.initialised_from, list(known.seen)
+        while begun in facts and facts[begun].source not in seen:
+            seen += facts[begun].seen
+            begun = facts[begun].initialised_from
+        facts[name] = replace(known, seen=tuple(dict.fromkeys(seen)))
 
     def fresh(name: str):
         architecture = facts[name].architecture if name in facts else name.removeprefix(UNTRAINED)
@@ -145,7 +152,8 @@ def _images(config: BenchConfig, cell: Cell, task: TaskFacts) -> tuple[float, fl
     """Images that a cell trains on, and passes forward alone."""
     count = task.train if cell.images is None else min(cell.images * task.num_classes, task.train)
     if cell.kind == "score":
-        return count, count
+        gradients = any("gradient_kernel" in (*score.needs, *score.optional) for score in scores_of(config).values())
+        return (count if gradients else 0), count
     epochs = cell.settings["epochs"] if cell.kind == "kernel" else config.recipe_of(cell.task).epochs
     rates, choose = len(cell.settings["rates"]), cell.settings["choose"]
     if rates == 1 or choose == "paper":

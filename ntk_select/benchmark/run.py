@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -10,19 +11,23 @@ from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 
+from ntk_select.engine.inputs import check_count
 from ntk_select.errors import ConfigError
 from ntk_select.files import file_name, write_atomically
+from ntk_select.toml_records import parse, read_text
 
 from .cells import Cell, Grid, TaskFacts, grid
-from .config import read_config
+from .config import parsed
 from .executors import executor_of
-from .facts import task_facts
+from .facts import check_names, task_facts, unknown_sources
 from .measure import Bench
 from .store import Store
 from .work import Outcome, Work
 
 BEAT = 1.0
-"""Seconds between two notes of where a run is."""
+"""Seconds between two notes of where a run is, while cells are done."""
+PULSE = 60.0
+"""The same while none is."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Summary:
       before: that were done already.
       now: that were done by this run.
       failed: by key, the error.
+      warnings: about the config, in sentences.
       seconds: of this run.
     """
 
@@ -41,6 +47,7 @@ class Summary:
     before: int
     now: int
     failed: dict[str, str]
+    warnings: list[str]
     seconds: float
 
 
@@ -76,14 +83,15 @@ def run(
     """
     began = time.perf_counter()
     execute = executor_of(executor)
+    check_count("workers", workers, 0)
     if not 1 <= shard[0] <= shard[1]:
         raise ConfigError(f"shard {shard[0]}/{shard[1]} must be one of 1/N to N/N.")
     path, store = Path(config_path).expanduser(), Store(out)
-    config = read_config(path)
-    bench = Bench(config, data)
+    text = read_text(path)  # once: whoever edits the file now does not change what is measured under these keys
+    bench = Bench(parsed(parse(text, path), path), data)
     cells, tasks = laid_out(bench)
     try:
-        store.put_manifest(manifest(bench, path, cells, tasks), cells.cells)
+        store.put_manifest(manifest(bench, path.stem, text, cells, tasks), cells.cells)
         _clear_leftovers(store)
     except OSError as error:
         raise ConfigError(f"{store.folder} cannot be written: {error.strerror}. Give another folder with --out.") from error
@@ -94,9 +102,7 @@ def run(
     groups = [left for group in dealt if (left := [cell for cell in group if cell.key not in done])]
     mine = {cell.key: cell for group in groups for cell in group}
     watch = _Watch(store, len(cells.cells), len(cells.cells) - len(waiting), mine, executor, progress)
-    work = Work(
-        path.read_text(encoding="utf-8"), str(path), str(store.folder.resolve()), None if data is None else str(Path(data).expanduser().resolve())
-    )
+    work = Work(text, str(path), str(store.folder.resolve()), None if data is None else str(Path(data).expanduser().resolve()))
     try:
         if mine:
             execute(work, groups, watch, workers=workers, **options)
@@ -107,31 +113,34 @@ def run(
             f"The run ended: of {store.folder} {watch.stop}. {watch.before + watch.now} of {watch.total} cells are done and kept. "
             "Mend that, and type the same command again."
         )
-    return Summary(watch.total, watch.before, watch.now, watch.failed, time.perf_counter() - began)
+    return Summary(watch.total, watch.before, watch.now, watch.failed, warnings(bench), time.perf_counter() - began)
 
 
 def laid_out(bench: Bench) -> tuple[Grid, dict[str, TaskFacts]]:
     """The cells of a benchmark, and what is known of its tasks, all of which are loaded."""
     if bench.config.synthetic is not None:
         return grid(bench.config, {}, {}), {}
+    check_names(bench.config)
     tasks = {name: task_facts(bench.task(name)) for name in bench.config.tasks}
-    if bench.config.synthetic is None:
-        from ntk_select.ranking.rank import chosen_scores
-
-        chosen_scores(bench.config.scores)
     return grid(bench.config, bench.facts, tasks), tasks
 
 
-def manifest(bench: Bench, path: Path, cells: Grid, tasks: dict[str, TaskFacts]) -> dict:
+def manifest(bench: Bench, name: str, text: str, cells: Grid, tasks: dict[str, TaskFacts]) -> dict:
     """What a report must know besides the records."""
     return {
-        "name": path.stem,
-        "config": path.read_text(encoding="utf-8"),
+        "name": name,
+        "config": text,
+        "warnings": warnings(bench),
         "skipped": [{"expert": expert, "task": task, "reason": reason} for (expert, task), reason in cells.skipped.items()],
         "experts": {} if bench.config.synthetic else {name: asdict(facts) for name, facts in bench.facts.items()},
         "tasks": {name: asdict(facts) for name, facts in tasks.items()},
         "versions": {name: version(name) for name in ("ntk-select", "jax", "flax", "optax", "numpy", "scipy")},
     }
+
+
+def warnings(bench: Bench) -> list[str]:
+    """What is odd about the config, and usable."""
+    return [] if bench.config.synthetic else unknown_sources(bench.config, bench.facts)
 
 
 def _clear_leftovers(store: Store) -> None:
@@ -154,6 +163,8 @@ class _Watch:
         self._note = store.folder / "running" / f"{file_name(f'{os.uname().nodename}-{os.getpid()}')}.json"
         self._executor = executor
         self._beat()
+        self._ended = threading.Event()
+        threading.Thread(target=self._go_on_beating, daemon=True).start()
         if progress:
             progress(before, total, "")
 
@@ -187,6 +198,12 @@ class _Watch:
         with suppress(OSError):  # the next record says it
             write_atomically(self._note, json.dumps(note).encode())
 
+    def _go_on_beating(self) -> None:
+        """A cell may take hours."""
+        while not self._ended.wait(PULSE):
+            self._beat()
+
     def end(self) -> None:
+        self._ended.set()
         with suppress(OSError):  # of a folder that can no longer be written
             self._note.unlink(missing_ok=True)

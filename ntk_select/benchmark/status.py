@@ -2,7 +2,6 @@
 
 import os
 import time
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -12,7 +11,7 @@ from .cells import Cell
 from .store import Store, read_json
 
 QUIET = 600.0
-"""Seconds without a sign after which a runner counts as gone: a single cell may take minutes."""
+"""Seconds without a sign after which a runner of another machine counts as gone."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,8 @@ def status(folder: str | Path) -> Status:
     """
     store = Store(folder)
     name, cells, done = store.manifest()["name"], store.cells(), store.done()
-    failures = {key: failure for key, failure in store.failures().items() if key in {cell.key for cell in cells} - done}
+    undone = {cell.key for cell in cells} - done
+    failures = {key: failure for key, failure in store.failures().items() if key in undone}
     rows = {}
     for kind in dict.fromkeys((cell.kind, cell.task) for cell in cells):
         keys = [cell.key for cell in cells if (cell.kind, cell.task) == kind]
@@ -69,18 +69,21 @@ def status(folder: str | Path) -> Status:
 
 def _note(file: Path) -> dict[str, Any] | None:
     """What a runner left; None for one that has just ended."""
-    return read_json(file) if file.exists() else None
+    try:
+        return read_json(file)
+    except FileNotFoundError:
+        return None
 
 
 def _at_work(note: dict[str, Any], now: float) -> bool:
     """Whether a runner has given a sign lately, and, if it is of this machine, still lives."""
-    if note.get("host") == os.uname().nodename:
+    if note["host"] == os.uname().nodename:
         try:
             os.kill(note["pid"], 0)
         except ProcessLookupError:
             return False
         except PermissionError:  # somebody else's
-            pass
+            return True
     return now - note["beat"] < QUIET
 
 
@@ -116,11 +119,3 @@ def _likenesses(cell: Cell) -> list[tuple]:
         (cell.kind, cell.images),
         (cell.kind,),
     ]
-
-
-def by_kind(found: Status) -> dict[str, tuple[int, int, int]]:
-    """Cells, done and failed of each kind."""
-    sums: dict[str, Counter] = {}
-    for (kind, _), counts in found.rows.items():
-        sums.setdefault(kind, Counter()).update(dict(zip("cdf", counts, strict=True)))
-    return {kind: (entry["c"], entry["d"], entry["f"]) for kind, entry in sums.items()}

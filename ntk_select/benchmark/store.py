@@ -11,6 +11,7 @@ OUT/running/NAME.json           what a runner is at
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,11 @@ class Store:
 
     def failures(self) -> dict[str, dict[str, Any]]:
         """What is known of each cell that failed, by key."""
-        return {file.stem: read_json(file) for file in sorted((self.folder / "failures").glob("*.json"))}
+        found = {}
+        for file in sorted((self.folder / "failures").glob("*.json")):
+            with suppress(FileNotFoundError):  # its cell has just been done
+                found[file.stem] = read_json(file)
+        return found
 
     def put_manifest(self, manifest: Mapping[str, Any], cells: Sequence[Cell]) -> None:
         """Writes what the benchmark is. Raises OSError."""
@@ -128,6 +133,10 @@ class Store:
         """Writes the records of the manifest's cells to another folder, one file a kind, small enough to be kept with a project. Raises OSError."""
         there, cells = Store(folder), self.cells()
         there.put_manifest(self.manifest(), cells)
+        known = self.done()
+        for cell in cells:
+            if cell.key not in known and (failure := self.failure_file(cell)).is_file():
+                write_atomically(there.failure_file(cell), failure.read_bytes())
         for kind in KINDS:
             if (table := self.read(kind, [cell.key for cell in cells if cell.kind == kind])).num_rows:
                 order = [(name, "ascending") for name in ("key", "score") if name in table.column_names]
@@ -158,8 +167,10 @@ def _bytes(table: pa.Table) -> bytes:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Raises DataError for a damaged file."""
+    """Raises DataError for a damaged file, FileNotFoundError where there is none."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise
     except (OSError, ValueError) as error:
         raise DataError(f"{file} cannot be read: {error}. Delete it, and run the benchmark again.") from error

@@ -56,6 +56,8 @@ class BenchRun:
         rest = found.cells - found.before - found.now - len(found.failed)
         line = f"{found.cells:,} cells: {found.before:,} were done, {found.now:,} are new, {len(found.failed):,} failed"
         print_line(line + (f", {rest:,} are other shards'" if rest else "") + f"; {found.seconds:,.0f} s.")
+        for warning in found.warnings:
+            remarks().print(Text(warning, style="yellow"), soft_wrap=True)
         for error in list(dict.fromkeys(found.failed.values()))[:SHOWN]:
             remarks().print(Text(error, style="red"), soft_wrap=True)
         print_line("Next: " + (command("bench", "status", str(self.out)) if found.failed or rest else command("bench", "report", str(self.out))))
@@ -111,7 +113,7 @@ class BenchPlan:
             rows,
             right=columns[1:],
         )
-        print_line("Reading images and compilation are not in it.")
+        print_line("Reading images, compilation, and the small networks that RSA and DDS train are not in it.")
         return 0
 
 

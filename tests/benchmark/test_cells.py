@@ -218,3 +218,40 @@ def test_names_that_mean_nothing_are_refused(change, words):
     config = {name: value for name, value in {**CONFIG, **change}.items() if value is not None}
     with pytest.raises(ConfigError, match=words):
         cells(config)
+
+
+def test_scores_are_a_set_and_what_no_score_asks_for_is_in_no_key():
+    assert keys({**CONFIG, "scores": ["rsa", "lfc", "rsa"]})["score"] == keys()["score"]
+    alone = {**CONFIG, "scores": ["lfc"]}
+    assert keys({**alone, "reference_network": "resnet18"})["score"] == keys(alone)["score"]
+    assert keys({**alone, "shots": [5, 20, "full"], "per_class": [5, 20]})["score"] == keys(alone)["score"]
+    everything = next(cell for cell in cells({**CONFIG, "scores": ["all"]}) if cell.kind == "score").settings["scores"]
+    assert {"lfc", "rsa", "leep"} < set(everything)
+    assert "best_elsewhere" not in everything
+
+
+def test_scores_that_only_look_elsewhere_are_refused():
+    with pytest.raises(ConfigError, match=r"scores = \['best_elsewhere'\] names only scores that look at accuracies elsewhere.*add another"):
+        cells({**CONFIG, "scores": ["best_elsewhere"]})
+
+
+def test_what_a_card_says_besides_the_weights_is_known_to_scores_alone():
+    changed = {**EXPERTS, "ash": replace(EXPERTS["ash"], card_digest="a test accuracy was added")}
+    before, after = keys(), keys(CONFIG, changed)
+    assert {kind for kind in before if before[kind] != after[kind]} == {"score"}
+
+
+def test_scores_that_count_for_several_shots_know_of_the_fewest():
+    config = parsed({**CONFIG, "per_class": [5, 25], "shots": [5, 10, 30, "full"]}, "bench.toml")
+    assert [config.shots_seen("birds", probe) for probe in (5, 25)] == [5, 30]
+
+
+def test_a_reference_that_takes_no_part_is_refused():
+    with pytest.raises(ConfigError, match=r"The reference 'ash' fits none of experts = \['elm'\].*Add it to them"):
+        cells({**CONFIG, "experts": ["elm"], "kernels": {**CONFIG["kernels"], "experts": ["elm"]}})
+
+
+def test_all_images_of_kernels_are_none():
+    for word in ("full", "all"):
+        found = [cell.images for cell in cells({**CONFIG, "kernels": {**CONFIG["kernels"], "shots": word}}) if cell.kind == "kernel"]
+        assert set(found) == {None}

@@ -8,8 +8,9 @@ from ntk_select.data import load_task
 from ntk_select.models import open_zoo
 
 import ntk_select as ns
-from ntk_select.benchmark.config import TaskConfig
-from ntk_select.benchmark.facts import expert_facts, load, of_classes, seen_by, task_facts
+from ntk_select.benchmark.cells import ExpertFacts
+from ntk_select.benchmark.config import TaskConfig, parsed
+from ntk_select.benchmark.facts import check_names, expert_facts, load, of_classes, seen_by, task_facts, unknown_sources
 from ntk_select.errors import ConfigError, DataError, TaskError
 
 
@@ -134,3 +135,28 @@ def test_an_expert_without_a_card_is_known_by_its_weights(zoo):
     assert len({facts.digest for facts in found.values()}) == 3
     assert found == expert_facts(bare)
     assert (found["ash"].architecture, found["ash"].seen, found["ash"].parameters) == ("", (), whole["ash"]().num_params)
+
+
+def test_names_that_would_be_met_after_hours_are_refused_at_once():
+    tasks = {"birds": {"uri": "digits"}}
+    known = parsed({"tasks": tasks, "untrained": ["resnet18"], "reference": "ash", "scores": ["lfc"]}, "bench.toml")
+    check_names(known)
+    for change, sentence in (
+        ({"untrained": ("resnet_smal",)}, "untrained holds 'resnet_smal', which is no architecture. Did you mean 'resnet_small'"),
+        ({"reference_network": "huge"}, "The reference network 'huge' is unknown"),
+        ({"scores": ("lcf",)}, "Score 'lcf' is unknown"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            check_names(replace(known, **change))
+
+
+def test_it_is_said_what_keeps_own_sources_from_being_known():
+    experts = {
+        "ash": ExpertFacts("ash", "", source="trees", seen=("trees",)),
+        "elm": ExpertFacts("elm", "", source="lakes", seen=("lakes",), initialised_from="gone"),
+    }
+    config = parsed({"tasks": {"birds": {"uri": "digits", "source": ["tree", "lakes"]}}}, "bench.toml")
+    assert unknown_sources(config, experts) == [
+        "elm started from gone, which is not in the zoo: what that one had seen is not known.",
+        "No expert names the source 'tree' of the task 'birds'.",
+    ]

@@ -261,3 +261,54 @@ def test_work_can_be_sent_to_a_worker_even_after_it_was_used_here(synthetic, out
     assert pickle.loads(pickle.dumps(work)) == work
     assert pickle.loads(pickle.dumps(work))(cell).error is None
     assert work(cell).error is None
+
+
+def test_whoever_edits_the_config_meanwhile_does_not_change_what_is_measured(synthetic, out, monkeypatch):
+    """The text is read once: keys, manifest and workers speak of the same config."""
+    from ntk_select.benchmark import run as module
+
+    config, laid_out = synthetic(noise=0.01), module.laid_out
+
+    def edited(bench):
+        config.write_text(config.read_text().replace("0.01", "0.5"))
+        return laid_out(bench)
+
+    monkeypatch.setitem(run.__globals__, "laid_out", edited)
+    run(config, out)
+    assert "noise = 0.01" in Store(out).manifest()["config"]
+    assert {cell.settings["noise"] for cell in Store(out).cells()} == {0.01}
+
+
+def test_a_negative_number_of_workers_is_refused(synthetic, out):
+    with pytest.raises(ConfigError, match="workers=-1"):
+        run(synthetic(), out, executor="processes", workers=-1)
+
+
+def test_a_run_gives_signs_while_a_cell_takes_long(synthetic, out, monkeypatch):
+    import json
+    import time
+
+    monkeypatch.setitem(run.__globals__, "PULSE", 0.05)
+    beats = []
+
+    def measured(bench, cell):
+        note = next((out / "running").glob("*.json"))
+        beats.append(json.loads(note.read_text())["beat"])
+        time.sleep(0.3)
+        beats.append(json.loads(note.read_text())["beat"])
+        return [{"key": cell.key}]
+
+    from ntk_select.benchmark import work
+
+    monkeypatch.setattr(work, "measured", measured)
+    run(synthetic(experts=1, tasks=1), out)
+    assert beats[0] < beats[1]
+
+
+def test_failures_are_packed_as_well(synthetic, out, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        failing(patch, ModelError("it is broken"), lambda cell: cell.expert == "expert001")
+        run(synthetic(), out)
+    packed = Store(out).pack(tmp_path / "packed")
+    assert {failure["error"] for failure in packed.failures().values()} == {"it is broken"}
+    assert len(packed.failures()) == 3

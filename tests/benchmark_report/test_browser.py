@@ -15,14 +15,14 @@ CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium and chromedriver on PATH")]
 EVIL = "<script>document.title = 'taken'</script>"
 FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync "
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update "
+    "--disable-sync "
     "--window-size=1200,900"
 )
 
 
 @pytest.fixture(scope="module")
-def results(loaded):
-    made = loaded("benchmark_report/test_figures_world.py")
+def results(made):
     experts = {**made.EXPERTS, EVIL: replace(made.EXPERTS["photos-net_b"], name=EVIL, digest="evil")}
     return made.without(
         made.world(experts=experts), lambda row: (row["task"], row["expert"], row["images_per_class"]) != ("cars", "photos-net_b", 20)

@@ -1,6 +1,5 @@
 """Is every figure drawn of what was measured, does it say what is missing, and why it is not there?"""
 
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -15,16 +14,6 @@ from ntk_select.benchmark.report.results import read_results
 from ntk_select.errors import ConfigError, MissingDependencyError
 
 pytest.importorskip("matplotlib")
-
-
-@pytest.fixture(scope="module")
-def made(loaded):
-    return loaded("benchmark_report/test_figures_world.py")
-
-
-@pytest.fixture(scope="module")
-def whole(made):
-    return made.world()
 
 
 @pytest.fixture(scope="module")
@@ -147,8 +136,3 @@ def test_without_matplotlib_the_error_says_what_to_install(whole, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingDependencyError, match="matplotlib"):
         figure_bytes(whole, "figure_8", "png")
-
-
-def test_the_figures_load_matplotlib_only_to_draw():
-    code = "import sys, ntk_select.benchmark.report.figures; sys.exit('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -8,21 +8,12 @@ import pytest
 from scipy.stats import kendalltau, spearmanr, weightedtau
 
 from ntk_select.benchmark.report.figures import caption, data
-from ntk_select.benchmark.report.summary import BEST, RANDOM, baselines, measured, multi_domain, single_domain, usable_targets
+from ntk_select.benchmark.report.summary import BEST, RANDOM, baselines, measured, usable_targets
+from ntk_select.benchmark.report.words import multi_domain, single_domain
 from ntk_select.evaluate.uncertainty import Interval
 
 REFERENCE = "photos-net_a"
 TASKS = ("birds", "planes", "cars", "greek")
-
-
-@pytest.fixture(scope="module")
-def made(loaded):
-    return loaded("benchmark_report/test_figures_world.py")
-
-
-@pytest.fixture(scope="module")
-def whole(made):
-    return made.world()
 
 
 def accuracies(results, task, shots, expert, role="truth"):
@@ -198,12 +189,13 @@ def test_figure_8_has_the_means_of_the_kernel_within_and_between_classes(whole):
 
 
 def test_a_score_that_knows_the_accuracies_beats_a_random_order_and_one_that_knows_nothing_does_not(made):
+    worlds_of = {signal: [made.world(seed=seed, signal=signal) for seed in range(10)] for signal in (0.9, 0.0)}
+
     def over_random(signal, measure, **options):
-        worlds = [made.world(seed=seed, signal=signal) for seed in range(10)]
         options |= {"among": single_domain}
         return [
             measured(each, measure, 20, scores=["lfc"], **options)["lfc"].value - baselines(each, measure, 20, **options)[RANDOM].value
-            for each in worlds
+            for each in worlds_of[signal]
         ]
 
     for measure, options in (("top_k_gain", {"k": 1}), ("spearman", {})):

@@ -11,7 +11,6 @@ from ntk_select.benchmark.cells import ExpertFacts, TaskFacts, grid, on_own_sour
 from ntk_select.benchmark.config import parsed
 from ntk_select.benchmark.report.results import Results
 
-SCORES = ("lfc", "lgc", "leep", "rsa", "random", "hscore", "logme")
 EXPERTS = {
     f"{source}-{network}{'-from-photos' * began}": ExpertFacts(
         f"{source}-{network}{'-from-photos' * began}",
@@ -33,6 +32,7 @@ CONFIG = """
 reference = "photos-net_a"
 shots = [5, 20]
 per_class = [5, 10, 20]
+scores = ["lfc", "lgc", "leep", "rsa", "random", "hscore", "logme"]
 probe_seeds = [0, 1]
 finetune_seeds = [0, 1]
 untrained = ["net_a", "net_b"]
@@ -80,7 +80,7 @@ def world(text: str = CONFIG, experts: Mapping[str, ExpertFacts] = EXPERTS, seed
             accuracy = float(np.clip(base + 0.01 * rng.normal(), 0, 1))
             truths.append({**common, "accuracy": accuracy, "balanced_accuracy": accuracy})
         elif cell.kind == "score":
-            for place, name in enumerate(SCORES):
+            for place, name in enumerate(config.scores):
                 value = signal * known * (place == 0) + np.sqrt(1 - (signal * (place == 0)) ** 2) * rng.normal()
                 scores.append({**common, "score": name, "value": float(value), "terms": None, "unavailable": None, "higher_is_better": True})
         else:

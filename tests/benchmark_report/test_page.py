@@ -42,18 +42,13 @@ class Elements(HTMLParser):
             self.texts.append(data)
 
 
-@pytest.fixture(scope="module")
-def made(loaded):
-    return loaded("benchmark_report/test_figures_world.py")
-
-
 def written(results, figures=FIGURES, tables=TABLES):
     return page(results, figures, {name: TABLES[name].content(results) for name in tables}, WHEN)
 
 
 @pytest.fixture(scope="module")
-def results(made):
-    return made.world()
+def results(whole):
+    return whole
 
 
 @pytest.fixture(scope="module")

@@ -13,18 +13,8 @@ from ntk_select.evaluate import Interval
 
 
 @pytest.fixture(scope="module")
-def made(loaded):
-    return loaded("benchmark_report/test_figures_world.py")
-
-
-@pytest.fixture(scope="module")
-def numbers(loaded):
-    return loaded("benchmark_report/test_tables_numbers.py")
-
-
-@pytest.fixture(scope="module")
-def results(made, numbers):
-    return numbers.with_costs(made.world())
+def results(paid):
+    return paid
 
 
 def test_a_row_has_as_many_cells_as_there_are_columns_and_comes_back_from_its_file(results):

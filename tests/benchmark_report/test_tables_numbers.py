@@ -9,20 +9,22 @@ from scipy.stats import kendalltau, spearmanr
 
 from ntk_select.benchmark.report.summary import BEST, RANDOM
 from ntk_select.benchmark.report.tables import TABLES, Column
+from ntk_select.benchmark.report.tables.costs import training_costs
 from ntk_select.evaluate import holm
 
-TRAINED = 50
+TRAINED, READING = 50, 7.0
 PASSES = {"net_a": (0.2, 0.05), "net_b": (0.5, 0.11)}
 """Seconds of forward and backward by architecture, once compiled."""
 
 
 def with_costs(results):
-    """The same with operations and seconds: a fine-tuning is 3.4 trainings; the first pass of each architecture also compiles."""
+    """The same with operations and seconds: a fine-tuning is 3.4 trainings; first passes also compile, and the first expert reads."""
     facts = results.experts
     first = {facts[name].architecture: name for name in reversed(facts)}
     truths = []
     for place, row in enumerate(results.truths):
         one = {"net_a": 2e9, "net_b": 3e9}[row["architecture"]] * row["images_per_class"]
+        seconds = 3.4 * one / 1e9 * (1 + 0.01 * (place % 3))
         truths.append(
             {
                 **row,
@@ -30,7 +32,8 @@ def with_costs(results):
                 "epochs": 4,
                 "images": 3.4 * 4 * TRAINED,
                 "flops": 3.4 * one,
-                "train_seconds": 3.4 * one / 1e9 * (1 + 0.01 * (place % 3)),
+                "train_seconds": seconds,
+                "images_per_second": 3.4 * 4 * TRAINED / seconds,
                 "learning_rate": 0.01,
             }
         )
@@ -38,20 +41,16 @@ def with_costs(results):
     for row in results.scores:
         forward, backward = PASSES[row["architecture"]]
         compiling = 9 * (row["expert"] == first[row["architecture"]])
-        times = {"preprocess_seconds": 0.01, "forward_seconds": forward + compiling, "backward_seconds": backward + compiling}
+        reading = READING if row["expert"] == next(iter(facts)) else 0.01
+        times = {"preprocess_seconds": reading, "forward_seconds": forward + compiling, "backward_seconds": backward + compiling}
         scores.append({**row, **times, "score_seconds": 0.001, "shared_seconds": 30.0 * (row["expert"] == "photos-net_a")})
     cards = {name: replace(each, source_accuracy=0.5 + 0.01 * place, parameters=1000 + place) for place, (name, each) in enumerate(facts.items())}
     return replace(results, truths=truths, scores=scores, experts=cards)
 
 
 @pytest.fixture(scope="module")
-def made(loaded):
-    return loaded("benchmark_report/test_figures_world.py")
-
-
-@pytest.fixture(scope="module")
-def results(made):
-    return with_costs(made.world())
+def results(paid):
+    return paid
 
 
 def rows_of(results, name):
@@ -139,7 +138,7 @@ def test_of_one_target_there_is_a_mean_and_no_interval(results, made):
 
 def test_costs_are_in_trainings_of_the_reference_and_split_by_step(results):
     rows, shots = rows_of(results, "table_3"), 20
-    brute, tops, forwards, backwards = [], [], [], []
+    brute, tops, forwards, backwards, readings, shared = [], [], [], [], [], []
     for task, (names, _) in raw(results, shots).items():
         costs = np.array([{"net_a": 1.0, "net_b": 1.5}[results.experts[name].architecture] * 3.4 for name in names])
         brute.append(costs.sum())
@@ -149,7 +148,9 @@ def test_costs_are_in_trainings_of_the_reference_and_split_by_step(results):
         ]
         unit = np.mean([r["train_seconds"] for r in reference]) / 3.4
         kinds = [results.experts[name].architecture for name in names]
-        forwards.append(sum(0.01 + PASSES[kind][0] for kind in kinds) / unit)
+        forwards.append(sum(PASSES[kind][0] for kind in kinds) / unit)
+        readings.append(READING / unit)
+        shared.append(30 / unit)
         backwards.append(sum(PASSES[kind][1] for kind in kinds) / unit)
     lfc, lgc, rsa = (one(rows, score=name, shots=shots) for name in ("lfc", "lgc", "rsa"))
     assert one(rows, score="brute force", shots=shots)["operations"] == pytest.approx(np.mean(brute))
@@ -157,10 +158,41 @@ def test_costs_are_in_trainings_of_the_reference_and_split_by_step(results):
     assert lfc["forward"] == lgc["forward"] == pytest.approx(np.mean(forwards))
     assert lfc["backward"] == lfc["shared"] == 0
     assert lgc["backward"] == pytest.approx(np.mean(backwards))
-    assert rsa["shared"] > 0
-    assert rsa["scoring"] == pytest.approx(rsa["forward"] + rsa["score_alone"] + rsa["shared"])
+    assert lfc["reading"] == rsa["reading"] == pytest.approx(np.mean(readings))
+    assert rsa["shared"] == pytest.approx(np.mean(shared))
+    assert rsa["scoring"] == pytest.approx(rsa["reading"] + rsa["forward"] + rsa["score_alone"] + rsa["shared"])
+    assert one(rows, score="random", shots=shots)["reading"] == 0
     assert lfc["total"] == pytest.approx(lfc["seconds"] + lfc["scoring"])
     assert one(rows, score=RANDOM, shots=shots)["forward"] == 0
+
+
+def test_a_training_that_was_taken_up_again_costs_what_it_would_have_and_without_a_speed_it_does_not_count(results):
+    half = [{**row, "train_seconds": row["train_seconds"] / (2 if row["seed"] else 1)} for row in results.truths]
+    assert rows_of(replace(results, truths=half), "table_3") == rows_of(results, "table_3")
+    slow = [{**row, "images_per_second": row["images_per_second"] / (2 if row["seed"] else 1)} for row in results.truths]
+    assert rows_of(replace(results, truths=slow), "table_3") != rows_of(results, "table_3")
+    alone = [{**row, "images_per_second": None if row["seed"] else row["images_per_second"]} for row in results.truths]
+    for expert, units in training_costs(replace(results, truths=alone), "birds", 5, seconds=True).items():
+        rows = [
+            row
+            for row in results.truths
+            if (row["task"], row["images_per_class"], row["seed"], row["role"]) == ("birds", 5, 0, "truth")
+            and row["expert"] in (expert, "photos-net_a")
+        ]
+        mine, theirs = (next(row["train_seconds"] for row in rows if row["expert"] == name) for name in (expert, "photos-net_a"))
+        assert units == pytest.approx(3.4 * mine / theirs)
+    none = replace(results, truths=[{**row, "images_per_second": None} for row in results.truths])
+    row = one(rows_of(none, "table_3"), score="lfc", shots=5)
+    assert (row["seconds"], row["forward"], row["total"]) == (None, None, None)
+    assert row["operations"] is not None
+
+
+def test_a_reference_network_that_another_worker_trained_again_is_paid_once(results):
+    again = [{**row, "shared_seconds": 29.0 if row["expert"] == "letters-net_b" else row["shared_seconds"]} for row in results.scores]
+    assert rows_of(replace(results, scores=again), "table_3") == rows_of(results, "table_3")
+    dearer = [{**row, "shared_seconds": 2 * row["shared_seconds"]} for row in results.scores]
+    first, second = (one(rows_of(each, "table_3"), score="rsa", shots=5)["shared"] for each in (results, replace(results, scores=dearer)))
+    assert second == pytest.approx(2 * first)
 
 
 def test_without_a_reference_there_is_no_unit_of_cost_and_no_gain(results, made):

@@ -8,6 +8,7 @@ from multiprocessing.connection import Connection, wait
 
 from ntk_select.benchmark.cells import Cell
 from ntk_select.benchmark.work import Outcome, Work
+from ntk_select.finetuning.finetune import cores
 
 from .queue import ATTEMPTS, Queue
 
@@ -17,10 +18,13 @@ def processes(work: Work, groups: Sequence[Sequence[Cell]], done: Callable[[Outc
     killed it, is replaced, and its cell begun again, three times at most.
 
     Args:
-      workers: how many; by default one a GPU of CUDA_VISIBLE_DEVICES, else one for each core, or, of cores, as many as there are groups at most.
+      workers: how many; by default one a GPU of CUDA_VISIBLE_DEVICES, else one for each core that this process may use. Never more than cells.
     """
-    queue, devices = Queue(groups), [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device]
-    count = workers or len(devices) or os.cpu_count() or 1
+    queue, devices = (
+        Queue(groups),
+        [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device and not device.startswith("-")],
+    )
+    count = workers or len(devices) or cores()
     count = min(count, sum(map(len, groups)))
     pool = _Pool(work, count, devices)
     stopped = False

@@ -84,7 +84,7 @@ def page(results: Results, figures: Sequence[Drawn], contents: Mapping[str, Cont
         filter_from=FILTER_FROM,
         config=results.config_text,
         versions=results.versions,
-        devices=sorted({row["device"] for row in (*results.truths, *results.scores) if row.get("device")}),
+        measured_with=results.measured_with,
         seeds=_listed(cell.seed for cell in results.cells if cell.kind in ("truth", "synthetic")),
         draws=_listed(cell.seed for cell in results.cells if cell.kind in ("score", "synthetic")),
     )

@@ -1,59 +1,25 @@
 """What was measured, in the form in which tables and figures ask for it?"""
 
-import json
 import tomllib
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ntk_select.benchmark.cells import Cell, ExpertFacts, TaskFacts
+from ntk_select.benchmark.cells import Cell, ExpertFacts, TaskFacts, on_own_source
 from ntk_select.benchmark.config import BenchConfig, Images, parsed
+from ntk_select.benchmark.report.truths import Row, Truth, truth_of
+from ntk_select.benchmark.report.values import ByDraw, known_scores, of_experts, score_values
 from ntk_select.benchmark.store import Store
 from ntk_select.errors import ConfigError
 from ntk_select.evaluate import Target, leave_one_out
-from ntk_select.scores import SCORES, ScoreResult, Unavailable
+from ntk_select.scores import Score
 
 STATIC = "static_leaderboard"
 """The score of an expert by its accuracies on the other targets: known after the benchmark, never looks at the target."""
-
-Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Truth:
-    """Fine-tuning on one task with so many shots.
-
-    Attributes:
-      task, shots: shots is None for all images.
-      experts: names, in the order of the zoo. None has seen the task's source.
-      seeds: with which all of them were fine-tuned.
-      accuracies: (s, e), one row a seed; balanced ones where the config says so.
-      missing: experts that the config asks for and that have no record, most often because they failed or the run goes on.
-    """
-
-    task: str
-    shots: Images
-    experts: tuple[str, ...]
-    seeds: tuple[int, ...]
-    accuracies: np.ndarray
-    missing: tuple[str, ...] = ()
-
-    def only(self, among: Callable[[str], bool] | None) -> "Truth":
-        """The same of some experts."""
-        if among is None:
-            return self
-        kept = [place for place, name in enumerate(self.experts) if among(name)]
-        return replace(
-            self,
-            experts=tuple(self.experts[place] for place in kept),
-            accuracies=self.accuracies[:, kept],
-            missing=tuple(filter(among, self.missing)),
-        )
 
 
 @dataclass(frozen=True)
@@ -67,8 +33,9 @@ class Results:
       cells: that the config asks for.
       truths, scores, kernels: rows of the records. Synthetic records are both truths and scores.
       skipped: pairs of expert and task that were left out, with the reason.
-      versions: of packages.
-      failures: by key.
+      versions: of packages, as the last run found them; `measured_with` has those of the records.
+      failures: of cells that are asked for and have no record, by key.
+      warnings: sentences on what in the config looks like a mistake.
     """
 
     name: str
@@ -83,6 +50,7 @@ class Results:
     skipped: Sequence[Row] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     failures: Mapping[str, Row] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
     @property
     def task_names(self) -> tuple[str, ...]:
@@ -116,36 +84,28 @@ class Results:
             found[row["role"]].append(row)
         return found
 
+    def own_source(self, expert: str, task: str) -> bool:
+        """Whether an expert has seen a source of a task, by what config and cards say now. Of untrained and made-up ones nothing is known."""
+        return (expert, task) in self._own_sources
+
+    @cached_property
+    def _own_sources(self) -> set[tuple[str, str]]:
+        return {(name, task) for name, facts in self.experts.items() for task in self.config.tasks if on_own_source(self.config, task, facts)}
+
     def truth(self, task: str, shots: Images) -> Truth | None:
         """What fine-tuning gave; None where there is nothing yet. Experts on their own source are left out."""
         return self._all_truths.get((task, shots))
 
     @cached_property
     def _all_truths(self) -> dict[tuple[str, Images], Truth]:
-        found: dict[tuple, dict[tuple[str, int], Row]] = defaultdict(dict)
+        found, asked = defaultdict(list), defaultdict(dict)
         for row in self.of_role("truth"):
-            if not row["own_source"]:
-                found[row["task"], row["images_per_class"]][row["expert"], row["seed"]] = row
-        asked = defaultdict(dict)
+            if not self.own_source(row["expert"], row["task"]):
+                found[row["task"], row["images_per_class"]].append(row)
         for cell in self.cells:
-            if cell.kind == "truth" and cell.role == "truth":
+            if (cell.role or cell.kind) in ("truth", "synthetic") and not self.own_source(cell.expert, cell.task):
                 asked[cell.task, cell.images][cell.expert] = None
-        return {key: self._truth(*key, rows, tuple(asked[key])) for key, rows in found.items()}
-
-    def _truth(self, task: str, shots: Images, rows: Mapping[tuple[str, int], Row], asked: tuple[str, ...]) -> Truth:
-        """The seeds that most experts have, and the experts that have all of those."""
-        order = {name: place for place, name in enumerate(self.experts)}
-        experts = sorted({expert for expert, _ in rows}, key=lambda name: (order.get(name, len(order)), name))
-        seeds = sorted({seed for _, seed in rows})
-        counts = {seed: sum((expert, seed) in rows for expert in experts) for seed in seeds}
-        kept = [seed for seed in seeds if counts[seed] == max(counts.values())]
-        whole = [expert for expert in experts if all((expert, seed) in rows for seed in kept)]
-        if not whole:
-            kept = kept[:1]
-            whole = [expert for expert in experts if (expert, kept[0]) in rows]
-        accuracies = np.array([[self.judged(rows[expert, seed]) for expert in whole] for seed in kept])
-        own = {row["expert"] for row in self.truths if row["own_source"] and row["task"] == task}
-        return Truth(task, shots, tuple(whole), tuple(kept), accuracies, tuple(name for name in asked if name not in whole and name not in own))
+        return {key: truth_of(*key, rows, self.judged, list(self.experts), list(asked[key]), self.config.reference) for key, rows in found.items()}
 
     def judged(self, row: Row) -> float:
         """The accuracy of a fine-tuning by which it is compared: the plain or the balanced one, as the config says of the task."""
@@ -202,12 +162,7 @@ class Results:
         if score == STATIC:
             return self._static(truth, among)
         by_draw = self._score_values.get((score, truth.task, truth.shots if self.config.synthetic else probe))
-        if not by_draw:
-            return None
-        whole = max(len(set(found) & set(truth.experts)) for found in by_draw.values())
-        draws = [found for found in by_draw.values() if len(set(found) & set(truth.experts)) == whole]
-        values = np.array([[found.get(expert, np.nan) for expert in truth.experts] for found in draws])
-        return None if np.isnan(values).all() else values
+        return of_experts(by_draw, truth.experts) if by_draw else None
 
     def _static(self, truth: Truth, among: Callable[[str], bool] | None) -> np.ndarray | None:
         found = [each.only(among) for task in self.task_names if (each := self.truth(task, truth.shots)) is not None]
@@ -222,34 +177,23 @@ class Results:
         return scores[[names.index(name) for name in truth.experts]][None]
 
     @cached_property
-    def _score_values(self) -> dict[tuple, dict[int, dict[str, float]]]:
-        """(score, task, images of a class) -> seed -> expert -> value, those that compare the zoo combined over the experts that are no strangers to comparison."""
-        rows: dict[tuple, dict[str, Row]] = defaultdict(dict)
-        for row in self.scores:
-            if not row["own_source"]:
-                rows[row["score"], row["task"], row["images_per_class"], row["seed"]][row["expert"]] = row
-        found: dict[tuple, dict[int, dict[str, float]]] = defaultdict(dict)
-        for (score, task, images, seed), by_expert in rows.items():
-            relative = any(row["terms"] is not None for row in by_expert.values())
-            sign = 1 if next(iter(by_expert.values()))["higher_is_better"] else -1
-            if relative:
-                outcomes = [
-                    Unavailable(row["unavailable"] or "") if row["terms"] is None else ScoreResult(0.0, details=json.loads(row["terms"]))
-                    for row in by_expert.values()
-                ]
-                combined = SCORES[score].combined(outcomes) if score in SCORES else outcomes
-                values = [outcome.value if isinstance(outcome, ScoreResult) else np.nan for outcome in combined]
-            else:
-                values = [np.nan if row["value"] is None else row["value"] for row in by_expert.values()]
-            found[score, task, images][seed] = {expert: sign * value for expert, value in zip(by_expert, values, strict=True)}
-        return found
+    def known_scores(self) -> dict[str, Score]:
+        """The scores of the records, by name, as far as they are at hand."""
+        return known_scores(dict.fromkeys(row["score"] for row in self.scores))
 
-    def reference_flops(self, task: str, shots: Images) -> float | None:
-        """Operations of one training of the reference expert with one learning rate on all images: the unit of cost."""
-        for row in self.of_role("truth"):
-            if (row["expert"], row["task"], row["images_per_class"]) == (self.config.reference, task, shots) and row.get("flops"):
-                return row["flops"] / row["images"] * row["train_images"] * row["epochs"]
-        return None
+    @cached_property
+    def _score_values(self) -> dict[tuple, ByDraw]:
+        return score_values(self.scores, self.own_source, self.known_scores)
+
+    @cached_property
+    def measured_with(self) -> dict[str, tuple[str, ...]]:
+        """By package, and "device", all that the records name: several where a run was resumed after an upgrade, or by another machine."""
+        found = defaultdict(set)
+        for row in (*self.truths, *self.scores, *self.kernels):
+            for column, value in row.items():
+                if value and (column == "device" or column.endswith("_version")):
+                    found[column.removesuffix("_version")].add(value)
+        return {name: tuple(sorted(values)) for name, values in sorted(found.items())}
 
 
 def read_results(folder: str | Path) -> Results:
@@ -270,6 +214,7 @@ def read_results(folder: str | Path) -> Results:
         scores += [{**row, **each, "terms": None, "unavailable": None, "higher_is_better": True} for each in row["scores"]]
     if not truths and not scores:
         raise ConfigError(f"Nothing has been measured in {str(store.folder)!r} yet. Type: ntk-select bench run CONFIG --out {store.folder}")
+    waiting = {cell.key for cell in cells} - {row["key"] for row in (*truths, *scores, *kernels)}
     return Results(
         manifest["name"],
         parsed(tomllib.loads(manifest["config"]), Path(manifest["name"])),
@@ -282,5 +227,6 @@ def read_results(folder: str | Path) -> Results:
         kernels,
         manifest["skipped"],
         manifest["versions"],
-        store.failures(),
+        {key: failure for key, failure in store.failures().items() if key in waiting},
+        manifest.get("warnings", []),
     )

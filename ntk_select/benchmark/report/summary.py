@@ -21,16 +21,6 @@ LEAST = 3
 Among = Callable[[str], bool]
 
 
-def single_domain(expert: str) -> bool:
-    """Whether an expert was trained on one domain."""
-    return "@" not in expert
-
-
-def multi_domain(expert: str) -> bool:
-    """Whether an expert is one domain of a network that was trained on several."""
-    return "@" in expert
-
-
 def measured(
     results: Results,
     measure: str,
@@ -44,7 +34,8 @@ def measured(
 ) -> dict[str, Interval]:
     """The mean of a measure over targets with its 95 % interval, for every score that has a target.
 
-    With one target, one draw and one seed an interval has no width: it knows nothing of what could have been.
+    With one target, one draw and one seed an interval has no width: it knows nothing of what could have been. Draws and seeds are resampled
+    independently, though those of the same number share their images.
 
     Args:
       results: of a benchmark.
@@ -68,7 +59,10 @@ def measured(
 def baselines(
     results: Results, measure: str, shots: Images, *, among: Among | None = None, task: str | None = None, **options
 ) -> dict[str, Interval]:
-    """The same of a random order (exactly; not for measures of groups) and of a perfect score, by the names `RANDOM` and `BEST`; empty without a target."""
+    """The same of a random order (exactly; not for measures of groups) and of a perfect score, by their names `RANDOM` and `BEST`.
+
+    Empty without a target.
+    """
     found = {name: _interval(results, name, measure, shots, among, "standard", task, options) for name in (RANDOM, BEST)}
     return {name: each for name, each in found.items() if each is not None}
 

@@ -28,8 +28,8 @@ def report(
 ) -> list[Path]:
     """Writes what the results in a folder say.
 
-    index.html is the page, with everything on it. Beside it lie each figure as NAME.png and NAME.svg and the numbers that it shows as NAME.csv, and each
-    table as NAME.csv. A figure of which nothing was measured has no file, and the page says why. Results may be of a run that goes on.
+    index.html is the page, with everything on it. Beside it lie each figure as NAME.png and NAME.svg and the numbers that it shows as NAME.csv,
+    and each table as NAME.csv. A figure of which nothing was measured has no file, and the page says why. Results may be of a run that goes on.
 
     Args:
       folder: of the results; nothing in it is changed but what is below `out`.

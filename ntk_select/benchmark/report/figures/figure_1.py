@@ -2,11 +2,13 @@
 
 import numpy as np
 
-from ntk_select.benchmark.report.results import Results, Truth
+from ntk_select.benchmark.report.results import Results
+from ntk_select.benchmark.report.truths import Truth
+from ntk_select.benchmark.report.words import counted, shots_text, single_domain
 from ntk_select.evaluate import top_k_accuracy
 
 from .gains import deviation
-from .look import BLUE, GREEN, GREY, RED, begun, caption, counted, entry, facts_of, marked, places, plain, point, shots_text, targets_along_x
+from .look import BLUE, GREEN, GREY, RED, begun, caption, entry, facts_of, marked, places, plain, point, targets_along_x
 
 TITLE = "A zoo against other architectures, and against other learning rates"
 UNTRAINED, TRAINED, REFERENCE, SEARCH = "untrained", "reference's source", "reference", "reference, wide search"
@@ -40,8 +42,10 @@ def text(results: Results) -> str:
     return caption(
         results,
         "Test accuracy (a) of untrained architectures, of the same trained on the source of the reference, and of the zoo; (b) of the reference with "
-        f"the learning rates of the config ({_rates(results.config.learning_rates)}), and with a wide search ({_rates(results.config.search_rates)}). "
-        "The zoo is all experts that are strangers to the target. Brute force picks on test accuracies, so that it is too high by their noise. "
+        f"the learning rates of the config ({_rates(results.config.learning_rates)}), and with a wide search "
+        f"({_rates(results.config.search_rates)}). "
+        "The zoo is all experts that are strangers to the target. Brute force picks on test accuracies, so that it is too high by their noise; of "
+        f"LFC's first {FIRST} the best is picked on test accuracies too, which is optimistic. "
         "Bars are one standard deviation between seeds, for LFC's choice between draws of the images that it sees. "
         "In the paper: AlexNet, ResNet-18, ResNet-101 and Wide ResNet-101, untrained and trained on ImageNet, and a search for the ImageNet expert.",
         ROLES,
@@ -116,9 +120,11 @@ def _trained(results: Results, truth: Truth) -> list[dict]:
     if results.config.reference not in results.experts:
         return []
     source, found = results.experts[results.config.reference].source, []
+    if not source:
+        return []
     for place, name in enumerate(truth.experts):
         facts = results.experts[name]
-        if facts.source == source and facts.initialised_from is None and "@" not in name:
+        if facts.source == source and facts.initialised_from is None and single_domain(name):
             values = truth.accuracies[:, place]
             found.append(_row(TRAINED, name, facts.architecture, values, deviation(values), len(values)))
     return found

@@ -1,11 +1,12 @@
 """Figure 2: what does each single-domain expert of the zoo gain over the reference?"""
 
 from ntk_select.benchmark.report.results import Results
-from ntk_select.benchmark.report.summary import single_domain
+from ntk_select.benchmark.report.words import single_domain
 
-from .gains import BAR, draw_gains, gains
-from .gains import nothing as nothing
+from .gains import BAR, draw_gains, gains, nothing
 from .look import caption
+
+__all__ = ["TITLE", "data", "draw", "nothing", "text"]
 
 TITLE = "Fine-tuning every single-domain expert"
 ROLES = ("truth",)
@@ -21,8 +22,10 @@ def text(results: Results) -> str:
     """The caption."""
     return caption(
         results,
-        f"Test accuracy after fine-tuning minus that of the reference {results.config.reference}, mean over seeds. {BAR} Experts that have seen the data of a "
-        "target are left out there. The paper finds gains on its full data only on Magnetic Tile, UC Merced and iCassava, and with 20 or 5 images a class also on "
+        f"Test accuracy after fine-tuning minus that of the reference {results.config.reference}, mean over seeds. {BAR} Experts that have seen the "
+        "data of a "
+        "target are left out there. The paper finds gains on its full data only on Magnetic Tile, UC Merced and iCassava, and with 20 or 5 images a "
+        "class also on "
         "Flowers, EU Flood, Belga Logos and CUB.",
         ROLES,
     )

@@ -1,7 +1,7 @@
 """Figure 3: what do the domains of a multi-domain expert gain over the reference, beside the best single-domain expert?"""
 
 from ntk_select.benchmark.report.results import Results
-from ntk_select.benchmark.report.summary import multi_domain, single_domain
+from ntk_select.benchmark.report.words import multi_domain, single_domain
 
 from .gains import BAR, draw_gains, gains
 from .gains import nothing as no_gains
@@ -39,8 +39,10 @@ def text(results: Results) -> str:
     """The caption."""
     return caption(
         results,
-        f"Test accuracy after fine-tuning minus that of the reference {results.config.reference}, mean over seeds. {BAR} Only targets that the multi-domain network is "
-        "a stranger to; it has seen the sources of all its domains. The best single-domain expert is picked on test accuracies, so that it is too high by their noise. "
+        f"Test accuracy after fine-tuning minus that of the reference {results.config.reference}, mean over seeds. {BAR} Only targets that the "
+        "multi-domain network is "
+        "a stranger to; it has seen the sources of all its domains. The best single-domain expert is picked on test accuracies, so that it is too "
+        "high by their noise. "
         "The paper finds +1.4 on iCassava with multi-domain experts, and +0.72 with single-domain ones.",
         ROLES,
     )

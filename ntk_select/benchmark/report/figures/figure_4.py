@@ -1,7 +1,7 @@
 """Figure 4: which gain over the reference does each score bring among single-domain experts?"""
 
 from ntk_select.benchmark.report.results import Results
-from ntk_select.benchmark.report.summary import single_domain
+from ntk_select.benchmark.report.words import single_domain
 
 from .gains import nothing as no_gains
 from .look import caption
@@ -27,9 +27,12 @@ def text(results: Results) -> str:
     """The caption."""
     return caption(
         results,
-        f"Test accuracy of the first expert by a score (hollow), and of the best of its first three (filled), minus that of the reference {results.config.reference}, in percentage points. "
-        f"{INTERVALS} {few(data(results))} The dotted and the dashed line are a random order, exactly. The best of three is picked on test accuracies (erratum E13), which flatters all "
-        "scores alike. The static leaderboard ranks by accuracy on the other targets. The paper's scores come first, the others by the best of three. "
+        "Test accuracy of the first expert by a score (hollow), and of the best of its first three (filled), minus that of the reference "
+        f"{results.config.reference}, in percentage points. "
+        f"{INTERVALS} {few(data(results))} The dotted and the dashed line are a random order, exactly. The best of three is picked on test "
+        "accuracies (erratum E13), which flatters all "
+        "scores alike. The static leaderboard ranks by accuracy on the other targets. The paper's scores come first, the others by the best of "
+        "three. "
         "The paper finds that the first three of LFC, LGC and LEEP bring a gain.",
     )
 

@@ -1,7 +1,7 @@
 """Figure 5: which gain over the reference does each score bring among the domains of a multi-domain expert?"""
 
 from ntk_select.benchmark.report.results import Results
-from ntk_select.benchmark.report.summary import multi_domain
+from ntk_select.benchmark.report.words import multi_domain
 
 from .gains import nothing as no_gains
 from .look import caption
@@ -29,7 +29,8 @@ def text(results: Results) -> str:
     """The caption."""
     return caption(
         results,
-        f"As figure 4, among the domains of the multi-domain expert alone; the reference {results.config.reference} is none of them. Only targets whose data the network has "
+        f"As figure 4, among the domains of the multi-domain expert alone; the reference {results.config.reference} is none of them. Only targets "
+        "whose data the network has "
         f"not seen. {few(data(results))} {INTERVALS} Scores that compare experts with each other compare the whole zoo.",
     )
 

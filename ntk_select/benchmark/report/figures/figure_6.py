@@ -1,7 +1,8 @@
 """Figure 6: after how many experts does each score find the best one, and how does its order agree with the truth?"""
 
 from ntk_select.benchmark.report.results import Results
-from ntk_select.benchmark.report.summary import BEST, single_domain
+from ntk_select.benchmark.report.summary import BEST
+from ntk_select.benchmark.report.words import single_domain
 
 from .look import caption
 from .selection import INTERVALS, Wanted, draw_selection, few, in_order, selected
@@ -14,7 +15,10 @@ DRAWN = (TRIALS, SPEARMAN)
 
 
 def data(results: Results) -> list[dict]:
-    """One row a number of shots, measure and score; Kendall's and the weighted tau are here and not in the figure. A perfect score has 1 in all of them."""
+    """One row a number of shots, measure and score; Kendall's and the weighted tau are here and not in the figure.
+
+    A perfect score has 1 in all of them.
+    """
     return [row for row in selected(results, (*DRAWN, *BESIDE), single_domain) if row["score"] != BEST]
 
 
@@ -29,9 +33,12 @@ def text(results: Results) -> str:
     """The caption."""
     return caption(
         results,
-        "Among single-domain experts: how many are fine-tuned in the order of a score until the best one is among them, and Spearman's correlation of scores and "
-        f"accuracies. {INTERVALS} {few(data(results))} The dashed line is a random order, exactly. The paper's scores come first, the others by Spearman's "
-        "correlation. The paper finds the best of 30 experts in fewer than 7 trials (15.5 at random), and the highest mean Spearman correlation for LFC.",
+        "Among single-domain experts: how many are fine-tuned in the order of a score until the best one is among them, and Spearman's correlation "
+        "of scores and "
+        f"accuracies. {INTERVALS} {few(data(results))} The dashed line is a random order, exactly. The paper's scores come first, the others by "
+        "Spearman's "
+        "correlation. The paper finds the best of 30 experts in fewer than 7 trials (15.5 at random), and the highest mean Spearman correlation for "
+        "LFC.",
     )
 
 

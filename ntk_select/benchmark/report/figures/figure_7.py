@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from ntk_select.benchmark.config import Images
 from ntk_select.benchmark.report.results import Results
-from ntk_select.benchmark.report.summary import RANDOM, baselines, measured, single_domain, usable_targets
+from ntk_select.benchmark.report.summary import RANDOM, baselines, measured, usable_targets
+from ntk_select.benchmark.report.words import counted, shots_text, single_domain
 
-from .gains import nothing as no_gains
-from .look import begun, caption, coloured, counted, entry, marked, places, plain, shots_text
+from .look import begun, caption, coloured, entry, marked, places, plain
 from .selection import INTERVALS, LEAST_TARGETS, TOP_3, Wanted, numbers
 
 TITLE = "Scores on more images"
@@ -24,10 +26,12 @@ def data(results: Results, scores: Sequence[str] = SCORES) -> list[dict]:
         for probe in sorted(results.config.probes, key=lambda images: (images is None, images)):
             options = {"among": single_domain, "probe": probe, **each.options}
             for score, value in measured(results, each.measure, shots, scores=scores, **options).items():
+                if not np.isfinite(value.value):
+                    continue
                 count = len(usable_targets(results, score, each.measure, shots, **options))
                 rows.append(_row(each, score, shots, probe, count) | numbers(value, each.factor, count >= LEAST_TARGETS))
         for score, value in baselines(results, each.measure, shots, among=single_domain, **each.options).items():
-            if score == RANDOM:
+            if score == RANDOM and np.isfinite(value.value):
                 count = len(usable_targets(results, None, each.measure, shots, among=single_domain, **each.options))
                 rows.append(_row(each, score, shots, None, count) | numbers(value, each.factor, count >= LEAST_TARGETS))
     return rows if any(row["score"] in scores for row in rows) else []
@@ -42,14 +46,19 @@ def nothing(results: Results) -> str:
     """Why there is no figure."""
     if results.config.synthetic is not None:
         return "Made-up scores saw no images."
-    return no_gains(results) if results.config.reference is None else "No target has scores and three single-domain experts that were fine-tuned."
+    if not results.shots:
+        return "No fine-tuning was measured yet."
+    if not set(SCORES) & set(results.score_names):
+        return f"No expert has a value of {', '.join(SCORES)} yet."
+    return f"No target has values of {', '.join(SCORES)} for three single-domain experts that were fine-tuned on {shots_text(results.shots[-1])}."
 
 
 def text(results: Results) -> str:
     """The caption."""
     return caption(
         results,
-        f"Among single-domain experts{', fine-tuned on ' + shots_text(results.shots[-1]) if results.shots else ''}. {INTERVALS} The dashed line is a random order, exactly. With fewer than "
+        f"Among single-domain experts{', fine-tuned on ' + shots_text(results.shots[-1]) if results.shots else ''}. {INTERVALS} The dashed line is a "
+        "random order, exactly. With fewer than "
         f"{LEAST_TARGETS} targets there are no bars. "
         "RSA trains a network on images of the task; with the images a class that count for fewer shots it knows those shots only. "
         "The paper finds 25 images a class enough.",

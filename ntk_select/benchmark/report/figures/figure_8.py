@@ -2,7 +2,10 @@
 
 import numpy as np
 
-from ntk_select.benchmark.report.results import Results, Row
+from ntk_select.benchmark.config import KernelsConfig
+from ntk_select.benchmark.report.results import Results
+from ntk_select.benchmark.report.truths import Row
+from ntk_select.benchmark.report.words import shots_text
 from ntk_select.figure import literal
 
 from .look import begun, caption
@@ -12,9 +15,9 @@ ROLES = ("kernel",)
 
 
 def data(results: Results) -> list[dict]:
-    """One row an expert, target and epoch: LFC, test accuracy in percent (None before training), and the mean of the kernel within and between classes.
+    """One row an expert, target and epoch: LFC, test accuracy in percent, and the mean of the kernel within and between classes.
 
-    The kernel is divided by its largest absolute entry; its diagonal counts in neither mean.
+    There is no accuracy before training. The kernel is divided by its largest absolute entry; its diagonal counts in neither mean.
     """
     rows = []
     for row in _ordered(results):
@@ -45,12 +48,23 @@ def nothing(results: Results) -> str:
 def text(results: Results) -> str:
     """The caption."""
     wanted = results.config.kernels
-    how = f" Trained with one seed on {wanted.shots} images a class with the learning rate {wanted.learning_rate:g}." if wanted else ""
+    how = f" {_how(wanted)}" if wanted else ""
     return caption(
         results,
         "Inner products of the features of images, sorted by class, divided by their largest; lines part the classes."
-        f"{how} The paper shows that the expert with the highest LFC on UC Merced is the one of NWPU-RESISC45, and how its kernel follows the classes.",
+        f"{how} The paper shows that the expert with the highest LFC on UC Merced is the one of NWPU-RESISC45, and how its kernel follows the "
+        "classes.",
         ROLES,
+    )
+
+
+def _how(wanted: KernelsConfig) -> str:
+    full = isinstance(wanted.shots, str)
+    among = "" if full or wanted.shots >= wanted.per_class else f", {wanted.shots} of the {wanted.per_class} of each class"
+    return (
+        f"Trained with one seed on {shots_text(None if full else wanted.shots)} with the learning rate {wanted.learning_rate:g}. With the same seed "
+        "the images of "
+        f"the kernel are among those trained on{among}: after epoch 0 LFC is that of training images."
     )
 
 

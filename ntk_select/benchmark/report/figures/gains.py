@@ -6,9 +6,10 @@ import numpy as np
 
 from ntk_select.benchmark.config import Images
 from ntk_select.benchmark.report.results import Results
+from ntk_select.benchmark.report.words import shots_text
 from ntk_select.figure import literal
 
-from .look import begun, coloured, entry, facts_of, marked, places, plain, point, shots_text, targets_along_x
+from .look import begun, coloured, entry, facts_of, marked, places, plain, point, targets_along_x
 
 BAR = "Bars are one standard deviation of the gain between seeds."
 
@@ -60,6 +61,7 @@ def draw_gains(results: Results, rows: Sequence[dict], title: str, special: dict
     tasks = [task for task in results.task_names if any(row["target"] == task for row in rows)]
     usual = [row["expert"] for row in rows if row.get("what") not in special]
     facts = {name: facts_of(results, name) for name in (*results.experts, *usual) if name in usual}
+    asked = {(cell.task, cell.images) for cell in results.cells if (cell.role or cell.kind) in ("truth", "synthetic")}
     colour = coloured(list(dict.fromkeys(each.source for each in facts.values())))
     marker = marked(list(dict.fromkeys(each.architecture for each in facts.values())))
     figure = begun(results, title, min(max(4 + 1.15 * len(tasks), 7.5), 16), 1.6 + 2.7 * len(shots), ("truth",))
@@ -77,7 +79,7 @@ def draw_gains(results: Results, rows: Sequence[dict], title: str, special: dict
                     each = facts[row["expert"]]
                     point(axis, *at, colour[each.source], marker[each.architecture], hollow=each.initialised_from is None)
             if not here:
-                axis.text(column, 0, "not yet", ha="center", va="bottom", fontsize=7, color="0.5")
+                axis.text(column, 0, "not yet" if (task, number) in asked else "not asked", ha="center", va="bottom", fontsize=7, color="0.5")
         axis.set_title(f"fine-tuned on {shots_text(number)}", fontsize=9, loc="left")
         axis.set_ylabel("gain over the reference\n(percentage points)")
     targets_along_x(panels, tasks)

@@ -1,11 +1,12 @@
 """What do all figures of a benchmark look like, and what do they say they are of?"""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from textwrap import fill
 
 from ntk_select.benchmark.cells import ExpertFacts
-from ntk_select.benchmark.config import Images
 from ntk_select.benchmark.report.results import Results
+from ntk_select.benchmark.report.words import balanced_text, counted, seeds_text, shots_text
 from ntk_select.figure import colours, literal, new_figure
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK, YELLOW = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#B8A000"
@@ -31,8 +32,8 @@ def begun(results: Results, title: str, width: float, height: float, roles: Sequ
     """A figure with its title and the line that says what it is of."""
     figure = new_figure(width, height, "The figures of a benchmark")
     figure.suptitle(literal(title), x=0.01, ha="left", fontsize=11)
-    note = of_what(results) + (f". Incomplete: {missing}" if (missing := gaps(results, roles)) else "")
-    figure.supxlabel(literal(fill(note, int(LETTERS * width))), x=0.01, ha="left", fontsize=NOTE, color="0.35")
+    note = " ".join([f"{of_what(results)}.", f"Incomplete: {missing}." if (missing := gaps(results, roles)) else "", judged_text(results, roles)])
+    figure.supxlabel(literal(fill(note.strip(), int(LETTERS * width))), x=0.01, ha="left", fontsize=NOTE, color="0.35")
     return figure
 
 
@@ -61,34 +62,32 @@ def gaps(results: Results, roles: Sequence[str] = ("truth", "score")) -> str:
 
 
 def unfinished(results: Results) -> str:
-    """Targets of which some experts were fine-tuned and others not yet, as in "digits, 5 images a class (2 of 23 experts missing)"."""
-    begun = [truth for shots in results.shots for task in results.task_names if (truth := results.truth(task, shots)) is not None and truth.missing]
-    texts = [
-        f"{each.task}, {shots_text(each.shots)} ({len(each.missing)} of {len(each.missing) + len(each.experts)} experts missing)" for each in begun
-    ]
+    """Targets that lack experts or seeds, as in "digits, 5 images a class (2 of 23 experts missing, seed 1 left out)"."""
+    texts = []
+    for truth in (truth for shots in results.shots for task in results.task_names if (truth := results.truth(task, shots)) is not None):
+        lacks = [f"{len(truth.missing)} of {len(truth.missing) + len(truth.experts)} experts missing"] if truth.missing else []
+        lacks += [f"{seeds_text(truth.dropped)} left out"] if truth.dropped else []
+        texts += [f"{truth.task}, {shots_text(truth.shots)} ({', '.join(lacks)})"] if lacks else []
     return f"Unfinished: {'; '.join(texts)}." if texts else ""
+
+
+def judged_text(results: Results, roles: Sequence[str]) -> str:
+    """The sentence that says on which tasks of a figure accuracy is balanced."""
+    kernels = results.config.kernels if "kernel" in roles else None
+    return balanced_text([task for task in results.balanced if kernels is None or task in kernels.tasks])
 
 
 def caption(results: Results, text: str, roles: Sequence[str] = ("truth", "score")) -> str:
     """The text below a figure, with what it is of and what is missing."""
     missing = gaps(results, roles)
-    parts = [text, f"{of_what(results)}.", f"Incomplete: {missing}." if missing else "", unfinished(results)]
+    parts = [text, judged_text(results, roles), f"{of_what(results)}.", f"Incomplete: {missing}." if missing else "", unfinished(results)]
     return " ".join(" ".join(parts).split())
 
 
 def facts_of(results: Results, expert: str) -> ExpertFacts:
-    """What is known of an expert; of a made-up one nothing is."""
-    return results.experts.get(expert) or ExpertFacts(expert, "", "an unknown architecture", "an unknown source")
-
-
-def counted(number: int, noun: str) -> str:
-    """As in "1 seed" and "3 seeds"."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def shots_text(shots: Images) -> str:
-    """As in "20 images a class"."""
-    return "all images" if shots is None else f"{counted(shots, 'image')} a class"
+    """What is known of an expert, with words for what is not: of one without a card, or a made-up one."""
+    facts = results.experts.get(expert) or ExpertFacts(expert, "")
+    return replace(facts, architecture=facts.architecture or "an unknown architecture", source=facts.source or "an unknown source")
 
 
 def coloured(names: Sequence[str]) -> dict[str, str]:

@@ -9,14 +9,13 @@ import numpy as np
 from ntk_select.benchmark.config import Images
 from ntk_select.benchmark.report.results import STATIC, Results
 from ntk_select.benchmark.report.summary import BEST, RANDOM, Among, baselines, measured, usable_targets
+from ntk_select.benchmark.report.words import FIRST, shots_text
 from ntk_select.evaluate import Interval
 from ntk_select.evaluate.checked import ROUNDING
 from ntk_select.figure import literal
 
-from .look import BLACK, BLUE, GREY, ORANGE, RED, begun, entry, places, plain, shots_text
+from .look import BLACK, BLUE, GREY, ORANGE, RED, begun, entry, places, plain
 
-FIRST = ("lfc", "lgc", "leep", "rsa", "domain_similarity", "feature_metrics")
-"""Scores of the paper; the others follow by their value."""
 DRAWN_ONCE = "random"
 """A score that is one random order; its exact expectation stands for it."""
 LEAST_TARGETS = 3
@@ -115,7 +114,7 @@ def draw_selection(results: Results, rows: Sequence[dict], wanted: Sequence[Want
         for each, apart in zip(on_axis, places(len(on_axis), 0.5), strict=True):
             _dots(axis, here[each], [(score, place + apart) for place, score in enumerate(order)], each.hollow)
         counts = {row["targets"] for found in here.values() for row in found.values()}
-        most = f"mean of {'' if len(counts) == 1 else f'{min(counts)} to '}{max(counts)} targets"
+        most = f"mean of {'' if len(counts) == 1 else f'{min(counts)} to '}{max(counts)} targets" if counts else "no target has a value"
         axis.set_title(literal(f"fine-tuned on {shots_text(shots)}\n{task or most}"), fontsize=8)
         axis.set_xlabel(label, fontsize=8)
         plain(axis, "x")

@@ -9,7 +9,7 @@ from ntk_select.benchmark.report.results import STATIC, Results
 from ntk_select.benchmark.report.summary import RANDOM, usable_targets
 from ntk_select.evaluate import Target, gain_against_cost, interval
 
-from .costs import scoring, training_costs, unit_seconds
+from .costs import scoring, training_costs
 from .record import Column, Content, Table, in_points, of_targets, shots_shown
 from .table_3 import tried_cost
 
@@ -72,14 +72,15 @@ def _operations(results: Results, target: Target, shots: Images, trials: int, na
 def _scoring(results: Results, shots: Images, name: str, targets: list[Target]) -> float | None:
     if name in (RANDOM, STATIC):
         return 0.0
-    found = [(scoring(results, target.name, shots), unit_seconds(results, target.name, shots)) for target in targets]
-    parts = [sum(part or 0.0 for part in steps.of(name)) / unit for steps, unit in found if steps is not None and unit]
-    return float(np.mean(parts)) if parts else None
+    found = [steps.of(name) for target in targets if (steps := scoring(results, target.name, shots)) is not None]
+    known = [parts.total for parts in found if parts is not None]
+    return float(np.mean(known)) if known else None
 
 
 TABLE = Table(
     "Gain against cost",
-    "Expected gain over the reference after so many fine-tunings, in percentage points with 95 % intervals. The reference stays available, so that no gain is "
+    "Expected gain over the reference after so many fine-tunings, in percentage points with 95 % intervals. The reference stays available, so that "
+    "no gain is "
     "negative (in the other tables it is not, and a gain can be). Costs are in units of one training of the reference with one learning rate. "
     "The static leaderboard needs the whole benchmark before it costs nothing.",
     _content,

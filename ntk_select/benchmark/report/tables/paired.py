@@ -5,9 +5,10 @@ import numpy as np
 from ntk_select.benchmark.config import Images
 from ntk_select.benchmark.report.results import Results
 from ntk_select.benchmark.report.summary import usable_targets
+from ntk_select.benchmark.report.words import paper_first
 from ntk_select.evaluate import Paired, Target, holm, paired
 
-from .record import Column, Content, Table, in_points, of_targets, paper_first, shots_shown
+from .record import Column, Content, Table, in_points, of_targets, shots_shown
 
 OURS = ("lfc", "lgc")
 MEASURES = (("Spearman", "spearman", {}), ("gain of the best of 3 (points)", "top_k_gain", {"k": 3}))
@@ -78,7 +79,8 @@ def _compared(results: Results, key: tuple, pairs: list[tuple[Target, Target]], 
 TABLE = Table(
     "LFC and LGC against the other scores",
     "The mean difference over targets with its 95 % interval, the share of the bootstrap replicates in which the first is larger, and the p-value of "
-    "the test that flips the sign of each target. Holm's correction is over the others that one score is compared with by one measure at one number of "
+    "the test that flips the sign of each target. Holm's correction is over the others that one score is compared with by one measure at one number "
+    "of "
     "images. With t targets no p-value is below 2/2^t.",
     _content,
 )

@@ -11,9 +11,6 @@ from ntk_select.benchmark.config import Images
 from ntk_select.benchmark.report.results import Results
 from ntk_select.evaluate import Interval
 
-FIRST = ("lfc", "lgc", "leep", "rsa", "domain_similarity", "feature_metrics")
-"""Scores of the paper, which stand first."""
-
 
 @dataclass(frozen=True)
 class Column:
@@ -122,8 +119,3 @@ def of_targets(found: Interval | None, targets: int) -> Interval | None:
 def shots_shown(shots: Images) -> int | str:
     """Images of a class as they stand in tables."""
     return "all" if shots is None else shots
-
-
-def paper_first(names: Sequence[str]) -> list[str]:
-    """The scores of the paper first, then the others as they come."""
-    return sorted(names, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))

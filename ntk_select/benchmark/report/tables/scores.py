@@ -5,8 +5,9 @@ import numpy as np
 from ntk_select.benchmark.config import Images
 from ntk_select.benchmark.report.results import Results
 from ntk_select.benchmark.report.summary import BEST, RANDOM, baselines, measured, usable_targets
+from ntk_select.benchmark.report.words import paper_first, shots_text
 
-from .record import Column, Content, Table, in_points, of_targets, paper_first, shots_shown
+from .record import Column, Content, Table, in_points, of_targets, shots_shown
 
 MEASURES = (
     ("top_1_gain_points", "gain of the first (points)", 1, "top_k_gain", {"k": 1}),
@@ -17,8 +18,8 @@ MEASURES = (
     ("weighted_tau", "weighted tau", 2, "weighted_tau", {}),
     ("regret_points", "regret of the first (points)", 1, "regret", {"k": 1}),
     ("hit_rate_of_3", "best among the first 3", 2, "hit_rate", {"k": 3}),
-    ("within_architectures", "within architectures", 2, "within_groups", {}),
-    ("across_architectures", "across architectures", 2, "across_groups", {}),
+    ("within_architectures", "mean Spearman within architectures", 2, "within_groups", {}),
+    ("across_architectures", "Somers' D across architectures", 2, "across_groups", {}),
 )
 """Name in files, title, decimals, measure, options. What ends in _points is in percentage points."""
 
@@ -61,18 +62,22 @@ def _missing(results: Results):
     for shots in results.shots:
         without = [name for name in results.score_names if not usable_targets(results, name, "trials_to_best", shots)]
         if without:
-            yield f"With {shots_shown(shots)} images a class no target has values of {', '.join(without)}."
+            yield f"With {shots_text(shots)} no target has values of {', '.join(without)}."
         if not usable_targets(results, None, "top_k_gain", shots):
-            yield f"With {shots_shown(shots)} images a class no target has the accuracy of a reference expert, so that there is no gain over it."
+            yield f"With {shots_text(shots)} no target has the accuracy of a reference expert, so that there is no gain over it."
     if not results.shots:
         yield "No expert has been fine-tuned yet."
 
 
 TABLE = Table(
     "How well each score picks experts",
-    "Means over targets with 95 % bootstrap intervals over targets, probe draws and fine-tuning seeds. Gains are in percentage points of accuracy over the "
-    "reference expert. Scores compare experts that never saw the target's source. Experts without a value are tried last, in random order, and correlations "
-    "leave them out, with targets on which fewer than three have one. Higher is better, but for trials and regret. With few targets these "
+    "Means over targets with 95 % bootstrap intervals over targets, probe draws and fine-tuning seeds. Gains are in percentage points of accuracy "
+    "over the "
+    "reference expert. Scores compare experts that never saw the target's source. Experts without a value are tried last, in random order, and "
+    "correlations "
+    "leave them out, with targets on which fewer than three have one. Within architectures: Spearman's correlation among the experts of one "
+    "architecture, the mean over architectures; across: Somers' D over the "
+    "pairs of experts of different architectures. Higher is better, but for trials and regret. With few targets these "
     "intervals are too narrow, and with one there is none; the best of several accuracies is too high by their noise.",
     _content,
 )

@@ -2,15 +2,13 @@
 
 from ntk_select.benchmark.cells import ExpertFacts
 from ntk_select.benchmark.report.results import Results
+from ntk_select.benchmark.report.words import single_domain
 
 from .record import Column, Content, Table
 
-DOMAIN = "@"
-"""Before the domain in the name of an expert that was trained on several."""
-
 
 def _content(results: Results) -> Content:
-    single = [facts for facts in results.experts.values() if DOMAIN not in facts.name and facts.source]
+    single = [facts for facts in results.experts.values() if single_domain(facts.name) and facts.source]
     sources = list(dict.fromkeys(facts.source for facts in single))
     kinds = sorted({(facts.architecture, start(facts, results)) for facts in single}, key=lambda kind: (kind[0], kind[1] != "scratch", kind[1]))
     found = {(facts.architecture, start(facts, results), facts.source): facts.source_accuracy for facts in single}

@@ -2,9 +2,9 @@
 
 from ntk_select.benchmark.cells import ExpertFacts
 from ntk_select.benchmark.report.results import Results
+from ntk_select.benchmark.report.words import single_domain
 
 from .record import Column, Content, Table
-from .table_1 import DOMAIN
 
 COLUMNS = (
     Column("source", "source"),
@@ -19,7 +19,7 @@ COLUMNS = (
 def _content(results: Results) -> Content:
     rows, alone = [], []
     for facts in results.experts.values():
-        if DOMAIN not in facts.name:
+        if single_domain(facts.name):
             continue
         single = _single(facts, results)
         if single is None:
@@ -39,7 +39,7 @@ def _single(multi: ExpertFacts, results: Results) -> ExpertFacts | None:
     fitting = [
         facts
         for facts in results.experts.values()
-        if DOMAIN not in facts.name and (facts.source, facts.architecture) == (multi.source, multi.architecture)
+        if single_domain(facts.name) and (facts.source, facts.architecture) == (multi.source, multi.architecture)
     ]
     fitting.sort(key=lambda facts: (facts.initialised_from != multi.initialised_from, facts.name != multi.initialised_from))
     return fitting[0] if fitting else None
@@ -48,6 +48,7 @@ def _single(multi: ExpertFacts, results: Results) -> ExpertFacts | None:
 TABLE = Table(
     "Table 2. Multi-domain against single-domain experts",
     "Accuracy (%) on the source's own test set. The single-domain expert has the same architecture and started from the same expert; the initial "
-    "source has none such, and the initial expert itself stands there. The paper's table 2 found little loss on small sources and 8.5 points on its largest.",
+    "source has none such, and the initial expert itself stands there. The paper's table 2 found little loss on small sources and 8.5 points on its "
+    "largest.",
     _content,
 )

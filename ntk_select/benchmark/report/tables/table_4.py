@@ -22,8 +22,9 @@ def _content(results: Results) -> Content:
     for name, facts in results.tasks.items():
         wanted = results.config.tasks[name]
         shots = ", ".join(str(shots_shown(each)) for each in results.config.shots_of(name))
-        strangers = {cell.expert for cell in results.cells if cell.task == name and cell.kind == "truth" and cell.role == "truth"}
-        strangers -= {row["expert"] for row in (*results.truths, *results.scores) if row["own_source"] and row["task"] == name}
+        strangers = {
+            cell.expert for cell in results.cells if cell.task == name and cell.role == "truth" and not results.own_source(cell.expert, name)
+        }
         rows.append(
             (name, facts.num_classes, facts.train, facts.test, shots, ", ".join(wanted.source) or None, len(strangers), facts.licence, wanted.uri)
         )

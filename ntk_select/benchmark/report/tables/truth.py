@@ -36,14 +36,14 @@ def _content(results: Results) -> Content:
         if cell.kind in ("truth", "synthetic"):
             asked[cell.task, cell.images, cell.expert, cell.role or "truth"].append(cell)
     keys = dict.fromkeys([*asked, *found])
-    rows = [_row(key, found[key], _why_not_all(results, asked[key], found[key])) for key in keys]
+    rows = [_row(key, found[key], results.own_source(key[2], key[0]), _why_not_all(results, asked[key], found[key])) for key in keys]
     rows += _left_out(results, keys)
     tasks, roles = {name: place for place, name in enumerate(results.task_names)}, list(ROLES.values())
     rows.sort(key=lambda row: (tasks.get(row[0], len(tasks)), row[1] == "all", row[1], roles.index(row[3]), row[2]))
     return Content(COLUMNS, rows)
 
 
-def _row(key: Key, rows: list[dict], why: str | None) -> tuple:
+def _row(key: Key, rows: list[dict], own_source: bool, why: str | None) -> tuple:
     task, shots, expert, role = key
     accuracies = 100 * np.array([row["accuracy"] for row in rows])
     balanced = [row["balanced_accuracy"] for row in rows if row.get("balanced_accuracy") is not None]
@@ -54,7 +54,7 @@ def _row(key: Key, rows: list[dict], why: str | None) -> tuple:
         expert,
         ROLES.get(role, role),
         float(accuracies.mean()) if rows else None,
-        "*" if any(row["own_source"] for row in rows) else None,
+        "*" if own_source else None,
         float(accuracies.std(ddof=1)) if len(rows) > 1 else None,
         100 * float(np.mean(balanced)) if balanced else None,
         len(rows),
@@ -86,7 +86,8 @@ def _left_out(results: Results, keys) -> list[tuple]:
 
 TABLE = Table(
     "All accuracies",
-    "Means over seeds of the accuracy (%) on the whole test set, ± their standard deviation. * the expert has seen the task's source, and counts nowhere else. - there is none, with the "
+    "Means over seeds of the accuracy (%) on the whole test set, ± their standard deviation. * the expert has seen the task's source, and counts "
+    "nowhere else. - there is none, with the "
     "reason. Learning rates as the config chooses them, one a seed.",
     _content,
 )

@@ -3,9 +3,12 @@
 from collections import defaultdict
 
 from ntk_select.benchmark.report.results import Results
+from ntk_select.benchmark.report.words import paper_first
 
-from .record import Column, Content, Table, paper_first, shots_shown
+from .record import Column, Content, Table, shots_shown
 
+ADVICE = " Type: "
+"""Before what a ranking could be given; a benchmark has no such options."""
 COLUMNS = (
     Column("score", "score"),
     Column("images", "images a class"),
@@ -22,7 +25,8 @@ def _content(results: Results) -> Content:
         key = row["score"], row["images_per_class"]
         asked[key] += 1
         if row["value"] is None and row["terms"] is None:
-            reasons[key].append(f"{row['task']}, {row['expert']}: {row['unavailable']}")
+            why = str(row["unavailable"]).partition(ADVICE)[0]
+            reasons[key].append(f"{row['task']}, {row['expert']}: {why}")
     order = paper_first(list(dict.fromkeys(score for score, _ in asked)))
     keys = sorted(reasons, key=lambda key: (order.index(key[0]), key[1] is None, key[1]))
     rows = [
@@ -35,7 +39,8 @@ def _content(results: Results) -> Content:
 
 TABLE = Table(
     "Scores without a value",
-    "A score that cannot be had on these images, or for this expert, has no value rather than a made-up one; such experts count as last in selections, and "
+    "A score that cannot be had on these images, or for this expert, has no value rather than a made-up one; such experts count as last in "
+    "selections, and "
     "correlations leave them out.",
     _content,
 )
