@@ -226,7 +226,7 @@ def test_an_own_source_that_is_marked_is_measured_and_untrained_networks_as_well
     assert run(tmp_path / "real.toml", out, data=data).failed == {}
     marked = {(row["expert"], row["task"]): row["own_source"] for row in rows(out, "score")}
     assert marked == {(name, task): task == "things" for name in ("ash", "elm", "oak") for task in ("things", "others")}
-    fresh = fresh_expert(name, "resnet_small", num_classes=2, preprocess=experts["ash"].preprocess)
+    fresh = fresh_expert(name, "resnet_small", num_classes=2, preprocess=experts["ash"].preprocess, seed=1)
     result = finetune(fresh, replace(task, name="things"), shots=4, learning_rates=[0.01, 0.1], recipe=Recipe(**RECIPE), seed=1)
     (found,) = rows(out, "truth", expert=name, task="things")
     assert (found["accuracy"], found["test_loss"], found["role"]) == (result.accuracy, result.test_loss, "untrained")

@@ -265,9 +265,7 @@ def test_work_can_be_sent_to_a_worker_even_after_it_was_used_here(synthetic, out
 
 def test_whoever_edits_the_config_meanwhile_does_not_change_what_is_measured(synthetic, out, monkeypatch):
     """The text is read once: keys, manifest and workers speak of the same config."""
-    from ntk_select.benchmark import run as module
-
-    config, laid_out = synthetic(noise=0.01), module.laid_out
+    config, laid_out = synthetic(noise=0.01), run.__globals__["laid_out"]
 
     def edited(bench):
         config.write_text(config.read_text().replace("0.01", "0.5"))

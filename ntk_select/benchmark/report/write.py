@@ -13,7 +13,7 @@ from ntk_select.benchmark.report.results import Results, read_results
 from ntk_select.benchmark.report.tables import TABLES, csv_bytes
 from ntk_select.benchmark.report.tables.record import shots_shown
 from ntk_select.errors import ConfigError, did_you_mean
-from ntk_select.files import write_atomically
+from ntk_select.ranking.record import written
 
 PAGE = "page"
 """The name of index.html among those of figures and tables."""
@@ -50,10 +50,10 @@ def report(
     to = Path(folder).expanduser() / "report" if out is None else Path(out).expanduser()
     whole = PAGE in wanted
     steps = [name for name in [*FIGURES, *TABLES] if whole or name in wanted] + ([PAGE] if whole else [])
-    drawn, contents, written = [], {}, []
+    drawn, contents, paths = [], {}, []
 
     def write(name: str, content: bytes) -> None:
-        written.append(_written(to / name, content))
+        paths.append(written(to / name, content))
 
     for place, name in enumerate(steps):
         if progress:
@@ -72,7 +72,7 @@ def report(
                 write(f"{name}.csv", _csv(data(results, name)))
     if progress:
         progress(len(steps), len(steps), "")
-    return written
+    return paths
 
 
 def _wanted(only: Iterable[str] | None) -> set[str]:
@@ -102,11 +102,3 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
     writer.writeheader()
     writer.writerows({**row, "shots": shots_shown(row["shots"])} if "shots" in row else row for row in rows)
     return buffer.getvalue().encode()
-
-
-def _written(file: Path, content: bytes) -> Path:
-    try:
-        write_atomically(file, content)
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be written: {error.strerror or error}. Give another folder with --out.") from error
-    return file
