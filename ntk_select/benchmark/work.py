@@ -1,7 +1,6 @@
 """What does a worker do with a cell, whatever happens?"""
 
 import errno
-import time
 import tomllib
 import traceback
 from dataclasses import dataclass
@@ -30,13 +29,11 @@ class Outcome:
 
     Args:
       key: of the cell.
-      seconds: that it took.
       error: why it failed; None when its record is there.
       stop: why nothing else can be written either.
     """
 
     key: str
-    seconds: float
     error: str | None = None
     stop: str | None = None
 
@@ -69,27 +66,26 @@ class Work:
 
     def __call__(self, cell: Cell) -> Outcome:
         """Measures a cell and writes its record, or why it failed."""
-        began = time.perf_counter()
         try:
             rows = measured(self.bench, cell)
         except Exception as error:  # an expert is foreign code: whatever it raises must not cost the other cells
             trace = "" if isinstance(error, NtkSelectError) else traceback.format_exc()
-            return self.failed(cell, explained(error), trace, time.perf_counter() - began)
+            return self.failed(cell, explained(error), trace)
         try:
             self.store.put(cell, rows)
         except OSError as error:
-            return Outcome(cell.key, time.perf_counter() - began, str(error), _stop(error))
+            return Outcome(cell.key, str(error), _stop(error))
         except Exception as error:  # a score of somebody else's gave what no file can hold
-            return self.failed(cell, explained(error), traceback.format_exc(), time.perf_counter() - began)
-        return Outcome(cell.key, time.perf_counter() - began)
+            return self.failed(cell, explained(error), traceback.format_exc())
+        return Outcome(cell.key)
 
-    def failed(self, cell: Cell, error: str, trace: str = "", seconds: float = 0.0) -> Outcome:
+    def failed(self, cell: Cell, error: str, trace: str = "") -> Outcome:
         """Writes down that a cell failed."""
         try:
             self.store.put_failure(cell, error, trace)
         except OSError as trouble:
-            return Outcome(cell.key, seconds, error, _stop(trouble))
-        return Outcome(cell.key, seconds, error)
+            return Outcome(cell.key, error, _stop(trouble))
+        return Outcome(cell.key, error)
 
 
 def _stop(error: OSError) -> str:
