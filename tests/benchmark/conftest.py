@@ -22,7 +22,9 @@ from ntk_select.benchmark import Store
 SHAPE = {"stage_sizes": [1], "widths": [3], "stem": "small"}
 CODE = """
 import os
+import signal
 os.setsid()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a background job of a shell ignores, with all that it starts
 os.environ.update(environment)
 from ntk_select.benchmark import run
 run(**options)
