@@ -162,7 +162,7 @@ def on_own_source(config: BenchConfig, task: str, expert: ExpertFacts) -> tuple[
 
 def _scores(config: BenchConfig, scores: Mapping[str, Score], expert: ExpertFacts, task: TaskFacts) -> list[Cell]:
     settings = {"expert": expert.digest, "card": expert.card_digest, "task": task.train_digest, "scores": sorted(scores)}
-    needs = {name for score in scores.values() for name in (*score.needs, *score.optional)}
+    needs = {name for score in scores.values() for name in score.takes}
     found = []
     for images in config.probes:
         known = {}

@@ -91,7 +91,7 @@ class Bench:
 
         found = self.task(task)
         scores = scores_of(self.config)
-        needs = {name for score in scores.values() for name in (*score.needs, *score.optional)}
+        needs = {name for score in scores.values() for name in score.takes}
         sample = probe_sample(found, per_class=images or len(found.labels), seed=seed)
         options = {"seed": seed, "batch_size": 32, "cache": Cache(None), "reference": partial(self.reference, task, shots, seed)}
         return Scorer(Gatherer(self._known(task, shots, seed), sample, needs, **options), scores, [])

@@ -152,7 +152,7 @@ def _images(config: BenchConfig, cell: Cell, task: TaskFacts) -> tuple[float, fl
     """Images that a cell trains on, and passes forward alone."""
     count = task.train if cell.images is None else min(cell.images * task.num_classes, task.train)
     if cell.kind == "score":
-        gradients = any("gradient_kernel" in (*score.needs, *score.optional) for score in scores_of(config).values())
+        gradients = any("gradient_kernel" in score.takes for score in scores_of(config).values())
         return (count if gradients else 0), count
     epochs = cell.settings["epochs"] if cell.kind == "kernel" else config.recipe_of(cell.task).epochs
     rates, choose = len(cell.settings["rates"]), cell.settings["choose"]

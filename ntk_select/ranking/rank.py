@@ -80,7 +80,7 @@ def rank(
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
     loaders = _loaders(experts)
-    needs = {name for score in chosen.values() for name in (*score.needs, *score.optional)}
+    needs = {name for score in chosen.values() for name in score.takes}
     if "reference_features" in needs and not isinstance(reference, Expert):
         from ntk_select.reference import check_reference  # here, for it imports Optax
 

@@ -49,7 +49,7 @@ class Scorer:
             wanted = [name for name in names if self.scores[name].resampled and draw < (self.scores[name].most_draws or len(self.halves))]
             if not wanted:
                 break
-            used = {key for name in wanted for key in (*self.scores[name].needs, *self.scores[name].optional)}
+            used = {key for name in wanted for key in self.scores[name].takes}
             taken = {key: _taken(key, value, rows) for key, value in inputs.items() if key in used}
             for name in wanted:
                 found[name].append(_evaluated(self.scores[name], taken))

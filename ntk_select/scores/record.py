@@ -100,9 +100,14 @@ class Score:
     combine: Callable[[Sequence[Mapping[str, float]]], np.ndarray] | None = None
 
     @property
+    def takes(self) -> tuple[str, ...]:
+        """Names of all inputs that it looks at: those that it needs, and those that it uses when they are there."""
+        return (*self.needs, *self.optional)
+
+    @property
     def needs_images(self) -> bool:
         """Whether anything it looks at is of the task's images."""
-        return any(INPUTS[name].image_axes for name in (*self.needs, *self.optional))
+        return any(INPUTS[name].image_axes for name in self.takes)
 
     def __call__(self, **inputs: Any) -> Outcome:
         """The score of one expert, or the reason why it has no value on these inputs.
@@ -126,7 +131,7 @@ class Score:
         if absent:
             return Unavailable("needs " + " and ".join(f"{name} ({INPUTS[name].meaning})" for name in absent))
         try:
-            found = self.fn(**{name: inputs[name] for name in (*self.needs, *self.optional) if inputs.get(name) is not None})
+            found = self.fn(**{name: inputs[name] for name in self.takes if inputs.get(name) is not None})
         except (UndefinedScoreError, MissingDependencyError) as error:
             return Unavailable(str(error))
         except np.linalg.LinAlgError as error:

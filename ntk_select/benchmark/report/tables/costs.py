@@ -126,7 +126,7 @@ def scoring(results: Results, task: str, shots: Images) -> Scoring | None:
     total = {step: sum(median(passes[kind, step]) for kind in architecture.values()) for step in ("forward", "backward")}
     names = dict.fromkeys(row["score"] for row in rows)
     score = {name: sum(median(after[name, kind]) for kind in architecture.values() if after[name, kind]) for name in names}
-    needs = {name: {*known.needs, *known.optional} for name, known in results.known_scores.items()}
+    needs = {name: set(known.takes) for name, known in results.known_scores.items()}
     reading = max(row["preprocess_seconds"] for row in rows)
     return Scoring(reading, total["forward"], total["backward"], score, _shared(results, task, shots), needs, seconds)
 
