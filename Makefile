@@ -2,11 +2,12 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-UV := $(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt
+# Compiled once, or every start of a program compiles what it imports anew where nothing may be written.
+UV := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt
 # One process a core, four at most: each keeps the programs that it compiled, some gigabytes in the end.
-PYTEST := $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
 
-.PHONY: help demo test test-slow test-all lint clean
+.PHONY: help demo test test-slow test-alone test-all lint clean
 
 help:  ## what can be typed
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -14,11 +15,18 @@ help:  ## what can be typed
 demo: .venv/installed  ## rank the embedded experts for handwritten digits and fine-tune some, offline
 	$(BIN)/ntk-select demo
 
+# XLA compiles what is small and runs once a quarter faster so. The slow tests are compiled as users compile.
 test: .venv/installed-test  ## the quick tests
-	$(PYTEST)
+	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PYTEST)
 
 test-slow: .venv/installed-torch  ## the slow tests and those against PyTorch, live
 	$(PYTEST) -m "slow or oracle"
+
+# A change lands on these: of the slow tests those that no quick one stands for.
+test-alone: .venv/installed-torch  ## the wheel, PyTorch live, tutorials, a cluster, a browser, fuzzing, a real lack of memory
+	$(PYTEST) -m "oracle or slow" tests/test_wheel.py tests/scripts/test_scripts.py tests/benchmark/test_ray.py \
+	    tests/benchmark_report/test_browser.py tests/fuzz tests/hostile tests/models/test_convert.py tests/models/test_torchvision_live.py \
+	    tests/models/test_training_parity.py tests/test_preprocess.py
 
 test-all: test test-slow  ## all tests
 
@@ -30,10 +38,12 @@ clean:  ## forget the environment
 	rm -rf .venv build dist *.egg-info
 
 .venv/bin/uv:
+	@echo "Installing into .venv: a few minutes the first time."
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
 
 .venv/installed: .venv/bin/uv pyproject.toml constraints.txt
+	@echo "Installing ntk_select and what it needs."
 	$(UV) --editable '.[all]'
 	@touch $@
 

@@ -24,7 +24,7 @@ def load_fashion_mnist(folder: str | Path = "") -> Task:
 
     Reference: Xiao, Rasul, Vollgraf 2017.
     """
-    folder = Path(folder).expanduser() if str(folder) else DEBIAN_FOLDER
+    folder = Path(os.path.expanduser(folder)) if str(folder) else DEBIAN_FOLDER
     train, test = _split(folder, "train"), _split(folder, "t10k")
     return Task("fashion_mnist", *train, CLASS_NAMES, *test, licence="MIT", details={"warnings": []})
 

@@ -60,10 +60,11 @@ def walk(root: str) -> tuple[list[str], list[str]]:
                     path = f"{folder}/{entry.name}" if folder else entry.name
                     if is_junk(entry.name):
                         continue
-                    if entry.is_dir():
+                    kind = _kind(entry)
+                    if kind == "folder":
                         folders.append(path)
                         waiting.append(path)
-                    elif entry.is_file():
+                    elif kind == "file":
                         files.append(path)
                     else:
                         raise DataError(f"{os.path.join(root, path)}: a broken link, or not a plain file. Delete it.")
@@ -72,3 +73,10 @@ def walk(root: str) -> tuple[list[str], list[str]]:
         if folder.count("/") >= MAX_DEPTH:
             raise DataError(f"{os.path.join(root, folder)}: more than {MAX_DEPTH} folders deep. Is one a link to a folder above it?")
     return files, folders
+
+
+def _kind(entry: os.DirEntry) -> str | None:
+    try:
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else None
+    except OSError:  # a link to itself
+        return None

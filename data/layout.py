@@ -111,7 +111,7 @@ class _Tree:
             if not is_junk(path):
                 self.files[folder].append(path)
         for folder in list(folders):
-            while folder := posixpath.dirname(folder):
+            while (folder := posixpath.dirname(folder)).strip("/"):
                 folders.add(folder)
         for folder in sorted(folders - {""}):
             if not is_junk(folder):

@@ -1,11 +1,12 @@
 """Which task is in a NumPy .npz file?"""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
-from ntk_select.errors import DataError
+from ntk_select.errors import DataError, first_line
 from ntk_select.task import Task
 
 TRAIN_KEYS = (("images", "labels"), ("x_train", "y_train"), ("train_images", "train_labels"))
@@ -44,9 +45,12 @@ def _archive(where: str, file):
     try:
         archive = np.load(file, allow_pickle=False)
     except Exception as error:  # NumPy and zipfile raise many kinds on damaged files.
-        raise DataError(f"{where}: not an .npz file that can be read ({error}). Is it complete?") from error
+        raise DataError(f"{where}: not an .npz file that can be read ({first_line(error)}). Is it complete?") from error
     if isinstance(archive, np.ndarray):
         raise DataError(f"{where}: a single array, not .npz. Type: np.savez('photos.npz', images=images, labels=labels)")
+    twice = [name for name, times in Counter(archive.files).items() if times > 1]
+    if twice:
+        raise DataError(f"{where}: has the arrays {_shown(set(twice))} twice. Save it again.")
     return archive
 
 
@@ -70,7 +74,7 @@ def _read(where: str, archive, key: str) -> np.ndarray:
     try:
         return np.asarray(archive[key])
     except Exception as error:  # as above
-        raise DataError(f"{where}: array {key!r} cannot be read ({error}). Save it again as a plain array.") from error
+        raise DataError(f"{where}: array {key!r} cannot be read ({first_line(error)}). Save it again as a plain array.") from error
 
 
 def _split(where: str, archive, images_key: str, labels_key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -89,7 +93,7 @@ def _split(where: str, archive, images_key: str, labels_key: str) -> tuple[np.nd
             hint = " If the fourth channel is opacity type: images[..., :3]"
         raise DataError(f"{shown}; allowed are (n, h, w), (n, h, w, 1) and (n, h, w, 3), not empty.{hint}")
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
         raise DataError(
             f"{where}: array {labels_key!r} is {labels.dtype} {labels.shape}; needed are integers ({len(images)},), one class an image. "
             "For one-hot labels type: labels.argmax(1); for names or floats: np.unique(labels, return_inverse=True)[1]"
@@ -103,6 +107,9 @@ def _class_names(where: str, archive) -> tuple[str, ...]:
         raise DataError(
             f"{where}: array 'class_names' is {names.dtype} {names.shape}; needed is text (classes,). Type: class_names=np.array(['cat', 'dog'])"
         )
+    twice = [name for name, times in Counter(names.tolist()).items() if times > 1]
+    if twice:
+        raise DataError(f"{where}: array 'class_names' has {', '.join(map(repr, twice[:5]))} twice; each class needs a name of its own.")
     return tuple(names.tolist())
 
 

@@ -12,7 +12,7 @@ def places(folder: str | Path | None, data_dir: str | Path | None) -> list[Path]
     """The folders to look into: `folder` alone if it is given; else `data_dir` and then $TFDS_DATA_DIR or ~/tensorflow_datasets."""
     own = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
     chosen = [folder] if folder else [data_dir, own] if data_dir else [own]
-    return [Path(place).expanduser() for place in chosen]
+    return [Path(os.path.expanduser(place)) for place in chosen]
 
 
 def find(name: str, config: str | None, version: str | None, where: list[Path]) -> Path | None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from ntk_select.errors import TaskError, did_you_mean
+from ntk_select.errors import TaskError, near
 from ntk_select.task import Task
 
 from .kinds import TASKS, TaskKind
@@ -52,6 +52,8 @@ def parse_uri(uri: str | Path, kinds: Mapping[str, TaskKind]) -> tuple[str, str]
       TaskError: no kind has this name and none recognises it as a path.
     """
     text = str(uri)
+    if "\0" in text:
+        raise TaskError(f"Task {text!r} holds a null byte, which no path can. Example: ntk-select tasks show folder:photos")
     scheme = _scheme(uri)
     if scheme is not None and scheme in kinds:
         return scheme, text.partition(":")[2]
@@ -65,7 +67,8 @@ def parse_uri(uri: str | Path, kinds: Mapping[str, TaskKind]) -> tuple[str, str]
     if scheme is None or os.sep in scheme or text.startswith(("~", ".")):
         raise TaskError(f"Task {text!r}: there is no such folder or file. {allowed}")
     raise TaskError(
-        f"Unknown task {text!r}.{did_you_mean(scheme, kinds)} Or the path of a folder, .zip or .npz. Example: ntk-select tasks show folder:photos"
+        f"There is no folder or file {text!r}, and no task of that name.{near(scheme, kinds)} "
+        "Give the path of a folder, .zip or .npz, or a name; to see the names type: ntk-select tasks list"
     )
 
 

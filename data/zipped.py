@@ -27,7 +27,7 @@ def load_zip(path: str | Path) -> Task:
     Images are read and decoded when asked for, from any thread; a forked or unpickled copy opens the file anew.
 
     Raises:
-      DataError: no such file; not a zip, damaged or encrypted; an entry with an unsafe name, a link, twice the same
+      DataError: no such file; not a zip, damaged, encrypted or not packed by deflate; an entry with an unsafe name, a link, twice the same
         name, or an image of more than 256 MiB; or not laid out so.
       TaskError: fewer than two classes.
     """
@@ -59,10 +59,16 @@ class EntryReader:
         """The pixels of the image in `entry`."""
         name = f"{self.where}, entry {entry}"
         try:
-            encoded = self.archive().read(entry)  # at most the declared size; then its CRC is checked
+            encoded = read_entry(self.archive(), self.archive().getinfo(entry))
         except Exception as error:  # damaged deflate, lzma, bz2 or headers: each raises its own
             raise DataError(f"{name}: cannot be read from the archive ({error}). Pack the archive again.") from error
         return decode_image(BytesIO(encoded), name)
+
+
+def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """The bytes of an entry. No more is unpacked than it declares, and the checksum has to be right."""
+    with archive.open(entry) as file:
+        return file.read(entry.file_size)
 
 
 def is_plain_path(name: str) -> bool:
@@ -74,7 +80,7 @@ def check_entry(where: str, entry: zipfile.ZipInfo, seen: set[str]) -> None:
     """Refuses an entry that is not safe to read, and adds its name to those seen.
 
     Raises:
-      DataError: an unsafe name, a link, encrypted, seen before, or an image of more than 256 MiB.
+      DataError: an unsafe name, a link, encrypted, packed otherwise than by deflate, seen before, or an image of more than 256 MiB.
     """
     name = entry.orig_filename
     shown = f"{where}, entry {name!r}"
@@ -84,6 +90,9 @@ def check_entry(where: str, entry: zipfile.ZipInfo, seen: set[str]) -> None:
         raise DataError(f"{shown}: is a symbolic link. Pack the file itself (zip without --symlinks).")
     if entry.flag_bits & 0x1:
         raise DataError(f"{shown}: is encrypted. Pack the archive again without a password.")
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # of others a kilobyte may become gigabytes at once
+        how = zipfile.compressor_names.get(entry.compress_type, f"method {entry.compress_type}")
+        raise DataError(f"{shown}: is packed by {how}; allowed are deflate and no packing at all. Pack the archive again: zip -r photos.zip photos")
     if name in seen:
         raise DataError(f"{shown}: is there twice. Pack the archive again.")
     seen.add(name)

@@ -38,4 +38,4 @@ class AlexNet(nn.Module):
         x = nn.Dropout(0.5, deterministic=not train)(x)
         x = jax.nn.relu(nn.Dense(self.hidden, name="fc7")(x))
         self.sow("intermediates", "features", x)
-        return nn.Dense(self.num_classes, name="fc8")(x)
+        return nn.Dense(self.num_classes, name="fc8")(x) if self.num_classes else x

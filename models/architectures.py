@@ -16,7 +16,7 @@ from ntk_select.preprocess import Preprocess
 
 from .alexnet import AlexNet
 from .densenet import DenseNet
-from .layers import STEMS
+from .layers import STEMS, key_of_batch
 from .resnet import BasicBlock, Bottleneck, ResNet
 
 ARCHITECTURES = {
@@ -37,17 +37,25 @@ ARCHITECTURES = {
 }
 
 
+# A card is somebody else's file: a network of a hundred thousand blocks would be built for hours.
+WIDEST, DEEPEST = 2**16, 1000
+
+
 def _is_size(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= WIDEST
 
 
 def _are_sizes(value) -> bool:
     return isinstance(value, tuple) and len(value) > 0 and all(map(_is_size, value))
 
 
+def _are_depths(value) -> bool:
+    return _are_sizes(value) and sum(value) <= DEEPEST
+
+
 SETTINGS = {
-    "stage_sizes": _are_sizes,
-    "block_sizes": _are_sizes,
+    "stage_sizes": _are_depths,
+    "block_sizes": _are_depths,
     "widths": _are_sizes,
     **{key: _is_size for key in ("width", "base_width", "growth", "initial", "bottleneck", "hidden")},
     "block": lambda value: value in (BasicBlock, Bottleneck),
@@ -121,10 +129,7 @@ class _Train:
     module: nn.Module
 
     def __call__(self, variables, x):
-        rngs = None
-        if isinstance(self.module, AlexNet):
-            content = jax.lax.bitcast_convert_type(x.astype(jnp.float32).sum(), jnp.uint32)
-            rngs = {"dropout": jax.random.fold_in(jax.random.key(0), content)}
+        rngs = {"dropout": key_of_batch(x)} if isinstance(self.module, AlexNet) else None
         logits, changed = self.module.apply(variables, x, train=True, mutable=["batch_stats", "intermediates"], rngs=rngs)
         features = changed.pop("intermediates")["features"][0]
         return Taps(logits, features), changed
@@ -175,7 +180,7 @@ def make_expert(
         variables["params"],
         {key: value for key, value in variables.items() if key != "params"},
         features_fn=_Features(module),
-        head=module.head,
+        head=module.head if module.num_classes else None,
         last_conv=last_conv,
         preprocess=preprocess or (card.preprocess if card else None),
         card=card,

@@ -6,11 +6,11 @@ and of a `.pth`, which can, only tensors in plain containers are accepted.
 """
 
 import hashlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, deserialize
@@ -20,9 +20,10 @@ from ntk_select.errors import ModelError, missing
 from ntk_select.preprocess import Preprocess
 
 from .architectures import ARCHITECTURES, build
+from .guess import fitting, num_classes
 from .hub import PREFIX, find_model
-from .mapping import convert_state_dict, tensor_table, to_state_dict
-from .weights import flatten, write_expert
+from .mapping import convert_state_dict, to_state_dict
+from .weights import flatten, read_whole, write_expert
 
 __all__ = ["convert_checkpoint", "convert_state_dict", "read_checkpoint", "to_state_dict"]
 
@@ -59,6 +60,8 @@ def convert_checkpoint(
 ) -> Card:
     """Writes a checkpoint as an expert, `model.safetensors` and `card.json`, into the folder `out`; returns its card.
 
+    A checkpoint without a head, as self-supervised training leaves it, becomes an expert without one, of 0 classes.
+
     Args:
       checkpoint: a `.safetensors`, `.pth`, `.pt`, `.bin` or `.tar` file, or `hf-hub:org/name[@revision]`.
       architecture: name in `ARCHITECTURES`; timm's tag after the dot is dropped. A model of the hub says its own.
@@ -87,16 +90,21 @@ def convert_checkpoint(
         name = name or model.repo.rpartition("/")[2]
     if architecture is None:
         raise ModelError(f"Checkpoint {checkpoint} does not say its architecture. Give one of {', '.join(ARCHITECTURES)}.")
-    network = build(architecture, num_classes=1)
+    build(architecture, num_classes=1)  # refuses a name that is unknown before anything is read
     path = model.weights() if model else Path(checkpoint)
+    name = name or path.stem
+    if _as_utf8(name) != name:
+        raise ModelError(f"The name {name!r} is not UTF-8, and no expert can have it. Give another: --name NAME")
     state = read_checkpoint(path)
-    network = build(architecture, num_classes=_num_classes(state, network))
+    network = build(architecture, num_classes=num_classes(state, architecture))
     try:
         variables = convert_state_dict(state, network)
     except ModelError as error:
-        raise ModelError(f"{checkpoint} as {architecture}: {error}") from error
+        others = [other for other in fitting(state) if other != architecture]
+        hint = f"It looks like a {' or '.join(others)}. Type: --arch {others[0]}. " if others else ""
+        raise ModelError(f"{checkpoint} as {architecture}: {hint}{error}") from error
     card = Card(
-        name=name or path.stem,
+        name=name,
         architecture=architecture,
         source=source,
         preprocess=preprocess or IMAGENET,
@@ -104,8 +112,8 @@ def convert_checkpoint(
         num_classes=network.num_classes,
         licence=licence,
         num_parameters=sum(leaf.size for leaf in flatten(variables["params"]).values()),
-        origin=checkpoint,
-        training={"converted_from": {"file": path.name, "sha256": _sha256(path)}},
+        origin=_as_utf8(checkpoint),
+        training={"converted_from": {"file": _as_utf8(path.name), "sha256": _sha256(path)}},
     )
     try:
         return write_expert(Path(out), variables, card, replace_existing=replace_existing)
@@ -124,7 +132,7 @@ def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
         raise ModelError(
             f"Checkpoint {path} has the suffix {path.suffix!r}; allowed: .safetensors, {', '.join(TORCH_SUFFIXES)}, or a name {PREFIX}ORG/NAME."
         )
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelError(f"Checkpoint {path} is not a file.")
     state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     if not state:
@@ -136,15 +144,16 @@ def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
-        tensors = deserialize(path.read_bytes())
-    except OSError as error:
-        raise ModelError(f"Checkpoint {path} cannot be read: {error.strerror}.") from error
+        tensors = deserialize(read_whole(path, f"Checkpoint {path}"))
     except SafetensorError as error:
         raise ModelError(f"Checkpoint {path} is not a sound safetensors file ({error}). Fetch it again.") from error
     strange = [f"{name} ({tensor['dtype']})" for name, tensor in tensors if tensor["dtype"] not in SAFETENSORS_DTYPES]
     if strange:
         raise ModelError(f"Checkpoint {path} holds types that cannot be converted: {', '.join(strange)}. Allowed: {', '.join(SAFETENSORS_DTYPES)}.")
-    return {name: np.frombuffer(tensor["data"], SAFETENSORS_DTYPES[tensor["dtype"]]).reshape(tensor["shape"]) for name, tensor in tensors}
+    try:
+        return {name: np.frombuffer(tensor["data"], SAFETENSORS_DTYPES[tensor["dtype"]]).reshape(tensor["shape"]) for name, tensor in tensors}
+    except ValueError as error:  # a shape that NumPy does not have
+        raise ModelError(f"Checkpoint {path} is not a sound safetensors file ({error}). Fetch it again.") from error
 
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
@@ -182,19 +191,21 @@ def _unwrapped(content: Any, path: Path, tensor: type) -> Mapping[str, Any]:
 def _as_array(tensor, where: str) -> np.ndarray:
     import torch
 
+    if tensor.layout == torch.strided and tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise ModelError(
+            f"{where} cannot be converted: its shape {tuple(tensor.shape)} has more values than the file holds. Save it anew: tensor.clone()"
+        )
     try:
         return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
     except (RuntimeError, TypeError) as error:
         raise ModelError(f"{where} cannot be converted: it is {tensor.layout}, {tensor.dtype}.") from error
 
 
+def _as_utf8(text: str) -> str:
+    """A path in which bytes that are not UTF-8 are question marks."""
+    return text.encode(errors="replace").decode()
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _num_classes(state: Mapping[str, np.ndarray], network: nn.Module) -> int:
-    """Rows of the head's weights; 1 when they are missing, which the conversion then reports with all else that is."""
-    variable = "/".join(("params", *network.head, "kernel"))
-    head = state.get(next(key for key, row in tensor_table(network).items() if row.variable == variable))
-    return len(head) if head is not None and head.ndim == 2 and len(head) else 1

@@ -44,7 +44,7 @@ class DenseNet(nn.Module):
     Args:
       block_sizes: layers of each dense block.
       growth: channels that each layer adds.
-      num_classes: outputs of the head.
+      num_classes: outputs of the head; 0: there is none, and the pre-logits are what comes out.
       initial: channels of the stem.
       bottleneck: channels of the 1x1 convolutions, in multiples of `growth`.
       stem: one of `layers.STEMS`.
@@ -89,4 +89,4 @@ class DenseNet(nn.Module):
         x = jax.nn.relu(batch_norm(train, "norm5")(x))
         x = global_average_pool(x)
         self.sow("intermediates", "features", x)
-        return nn.Dense(self.num_classes, name="classifier")(x)
+        return nn.Dense(self.num_classes, name="classifier")(x) if self.num_classes else x

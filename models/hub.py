@@ -60,8 +60,9 @@ class HubModel:
 
     @property
     def licence(self) -> str | None:
-        """Terms of the weights, if the configuration says them."""
-        return self.pretrained.get("license") or self.config.get("license")
+        """Terms of the weights, if the configuration says them; several, or whatever else it says, as text."""
+        said = self.pretrained.get("license") or self.config.get("license")
+        return ", ".join(map(str, said)) if isinstance(said, list) else str(said) if said else None
 
     def preprocess(self) -> Preprocess:
         """How the model's input is made, with timm's defaults for what the configuration leaves out.
@@ -115,7 +116,7 @@ def find_model(name: str) -> HubModel:
         return HubModel(repo, revision or None)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"config.json of {name} is not valid JSON ({error}).") from error
     if not isinstance(config, dict) or not isinstance(config.get("pretrained_cfg", {}), dict) or not isinstance(config.get("model_args") or {}, dict):
         raise ModelError(f"config.json of {name} is not laid out as timm writes it: an object with the objects pretrained_cfg and model_args.")

@@ -7,6 +7,7 @@ convolution on the other side. Batch norm keeps epsilon 1e-5 and PyTorch's momen
 import functools
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -89,3 +90,8 @@ def adaptive_average_pool(x, bins: int):
         )
     rows, columns = (jnp.asarray(_averaging_matrix(size, bins), x.dtype) for size in x.shape[1:3])
     return jnp.einsum("ah,bw,nhwc->nabc", rows, columns, x, precision="highest")
+
+
+def key_of_batch(x) -> jax.Array:
+    """A random key that the batch itself decides: dropout draws other units for other images, and the same ones for the same."""
+    return jax.random.fold_in(jax.random.key(0), jax.lax.bitcast_convert_type(x.astype(jnp.float32).sum(), jnp.uint32))

@@ -96,7 +96,7 @@ def convert_state_dict(state: Mapping[str, np.ndarray], module: nn.Module, *, dt
 
     Raises:
       ModelError: tensors are missing, unknown, given twice, of the wrong shape, not floating point, or hold values
-        that are not finite in `dtype`. One message names all of them.
+        that are not finite in `dtype`, or negative variances. One message names all of them.
     """
     table = tensor_table(module)
     state, twice = _current_names(state, type(module).__name__)
@@ -107,6 +107,7 @@ def convert_state_dict(state: Mapping[str, np.ndarray], module: nn.Module, *, dt
         "of the wrong shape": [],
         "not floating point": [],
         "with NaN or infinity": [],
+        "with negative variances": [],
     }
     flat = {}
     for key in sorted(table.keys() & state.keys()):
@@ -121,6 +122,8 @@ def convert_state_dict(state: Mapping[str, np.ndarray], module: nn.Module, *, dt
             array = array.astype(dtype)
         if not np.isfinite(array).all():
             faults["with NaN or infinity"].append(key)
+        elif key.endswith(LEAVES["var"]) and (array < 0).any():
+            faults["with negative variances"].append(key)
         flat[variable] = np.ascontiguousarray(array.transpose(TO_FLAX[array.ndim]))
     _raise_for(faults, f"The checkpoint does not fit {type(module).__name__}")
     return {"params": {}, "batch_stats": {}, **unflatten(flat)}
@@ -141,6 +144,12 @@ def to_state_dict(variables: Mapping[str, Any], module: nn.Module) -> dict[str, 
     }
     _raise_for(faults, f"The variables do not fit {type(module).__name__}")
     return {key: np.ascontiguousarray(array) for key, array in state.items()}
+
+
+def convertible_names(state: Mapping[str, np.ndarray], network: str) -> dict[str, np.ndarray]:
+    """The state dict under today's names, without the `IGNORED` tensors. `network`: the name of the module's class."""
+    renamed, _ = _current_names(state, network)
+    return {key: value for key, value in renamed.items() if not any(fnmatchcase(key, pattern) for pattern in IGNORED)}
 
 
 def _fits(flat: Mapping[str, np.ndarray], row: Tensor) -> bool:
@@ -167,8 +176,8 @@ def _current_names(state: Mapping[str, np.ndarray], network: str) -> tuple[dict[
     return renamed, twice
 
 
-def _raise_for(faults: Mapping[str, list[str]], sentence: str, shown: int = 12) -> None:
-    found = []
+def _raise_for(faults: Mapping[str, list[str]], sentence: str, most: int = 10) -> None:
+    found, shown = [], max(1, most // max(1, sum(map(bool, faults.values()))))
     for fault, names in faults.items():
         if names:
             more = f" and {len(names) - shown} more" if len(names) > shown else ""

@@ -73,7 +73,7 @@ class ResNet(nn.Module):
     Args:
       stage_sizes: blocks of each stage; the first block of every stage but the first halves the image.
       block: `BasicBlock` or `Bottleneck`.
-      num_classes: outputs of the head.
+      num_classes: outputs of the head; 0: there is none, and the pre-logits are what comes out.
       width: channels of the first stage; each stage doubles them, unless `widths` names them one by one.
       base_width: width of a bottleneck's inner convolutions when `width` is 64 (128 in a Wide ResNet-50-2).
       stem: one of `layers.STEMS`.
@@ -120,4 +120,4 @@ class ResNet(nn.Module):
                 )(x, train=train)
         x = global_average_pool(x)
         self.sow("intermediates", "features", x)
-        return nn.Dense(self.num_classes, name="fc")(x)
+        return nn.Dense(self.num_classes, name="fc")(x) if self.num_classes else x

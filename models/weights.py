@@ -24,6 +24,8 @@ from ntk_select.files import write_atomically
 
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "card.json"
+DEEPEST = 100
+"""Groups in the name of a tensor. Networks have less than ten."""
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -42,6 +44,8 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for name, value in flat.items():
         *parents, leaf = name.split("/")
+        if len(parents) > DEEPEST:
+            raise ModelError(f"The name {name[:40]!r}... has {len(parents):,} groups; allowed are {DEEPEST}.")
         node = tree
         for key in parents:
             node = node.setdefault(key, {})
@@ -69,27 +73,48 @@ def read_weights(path: Path, *, sha256: str | None = None) -> dict[str, Any]:
 
     Raises:
       ModelError: the file is missing, is not the one with this `sha256`, is not a sound safetensors file, or holds
-        values that are not finite.
+        values that are not finite, not floating point, or negative variances.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"Weights {path} cannot be read: {error.strerror}.") from error
+    content = read_whole(path, f"Weights {path}")
     if sha256 is not None and (found := sha256_of(content)) != sha256:
         raise ModelError(f"Weights {path} have sha256 {found[:12]}..., the card says {sha256[:12]}...; one of the two was changed or cut.")
     try:
         flat = load(content)
-    except SafetensorError as error:
+    except (SafetensorError, ValueError) as error:  # ValueError: shapes that NumPy does not have
         raise ModelError(f"Weights {path} are not a sound safetensors file ({error}). Fetch or convert them again.") from error
     except KeyError as error:
         raise ModelError(f"Weights {path} hold tensors of type {error}; params of an expert are float32. Convert them again.") from error
     broken = [name for name, value in sorted(flat.items()) if not np.isfinite(value).all()]
     if broken:
         raise ModelError(f"Weights {path} hold NaN or infinity in {', '.join(broken[:5])}{' ...' if len(broken) > 5 else ''}.")
+    whole = [f"{name} ({value.dtype})" for name, value in sorted(flat.items()) if value.dtype.kind != "f"]
+    if whole:
+        raise ModelError(
+            f"Weights {path} hold what is not floating point: {', '.join(whole[:5])}. Params of an expert are float32. Convert them again."
+        )
+    negative = [name for name, value in sorted(flat.items()) if "batch_stats/" in name and name.endswith("/var") and (value < 0).any()]
+    if negative:
+        raise ModelError(f"Weights {path} hold negative variances in {', '.join(negative[:5])}. Convert them again.")
     try:
         return unflatten(flat)
     except ModelError as error:
         raise ModelError(f"Weights {path}: {error}") from error
+
+
+def read_whole(path: Path, what: str) -> bytes:
+    """The bytes of a file; `what` names it in errors.
+
+    Raises:
+      ModelError: it is missing, not a plain file, may not be read, or is larger than the memory.
+    """
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would be waited for without end
+            raise ModelError(f"{what} cannot be read: it is not a plain file.")
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{what} cannot be read: {error.strerror}.") from error
+    except MemoryError as error:
+        raise ModelError(f"{what} cannot be read: its {path.stat().st_size:,} bytes do not fit into memory. Is it the right file?") from error
 
 
 def domain_card_file(domain: str) -> str:
@@ -101,7 +126,7 @@ def write_expert(folder: Path, variables: Mapping[str, Any], card: Card, *, repl
     """Writes weights and card into a new folder, whole or not at all. Returns the card with its sha256.
 
     Raises:
-      ModelError: there is something at `folder` already and `replace_existing` is off.
+      ModelError: there is something at `folder` already and `replace_existing` is off, or it is no expert.
     """
     return _write(folder, variables, {CARD_FILE: card}, replace_existing)[CARD_FILE]
 
@@ -118,8 +143,9 @@ def write_multi_expert(folder: Path, variables: Mapping[str, Any], cards: Mappin
 
 
 def _write(folder: Path, variables: Mapping[str, Any], cards: Mapping[str, Card], replace_existing: bool) -> dict[str, Card]:
-    if folder.exists() and not replace_existing:
-        raise ModelError(f"There is already something at {folder}. Choose another name, or replace it: --replace")
+    if os.path.lexists(folder):
+        _refuse_to_lose(folder, replace_existing)
+        folder = folder.resolve()  # of a link, what it leads to is replaced
     content = serialise(variables)
     cards = {file: replace(card, sha256=sha256_of(content)) for file, card in cards.items()}
     fresh, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("new", "old"))
@@ -138,3 +164,23 @@ def _write(folder: Path, variables: Mapping[str, Any], cards: Mapping[str, Card]
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
     return cards
+
+
+def _refuse_to_lose(folder: Path, replace_existing: bool) -> None:
+    """Raises ModelError unless what is there may be replaced and is an expert and nothing else."""
+    if not replace_existing:
+        raise ModelError(f"There is already something at {folder}. Choose another name, or replace it: --replace, from Python replace_existing=True")
+    if not folder.is_dir():
+        raise ModelError(f"What is at {folder} is no expert, and is not replaced. Choose another name, or delete it.")
+    ours = {WEIGHTS_FILE, CARD_FILE, *(card.name for card in folder.glob(domain_card_file("*")))}
+    others = sorted(entry.name for entry in folder.iterdir() if entry.name not in ours and not _is_left_behind(entry.name))
+    if others:
+        raise ModelError(
+            f"{folder} holds more than an expert ({', '.join(map(repr, others[:5]))}{' ...' if len(others) > 5 else ''}), which would be lost, "
+            "and is not replaced. Choose another name, or move it away."
+        )
+
+
+def _is_left_behind(name: str) -> bool:
+    """Whether a system, or a writing of ours that was killed, left it."""
+    return name.lower() in (".ds_store", "thumbs.db", "desktop.ini") or (name.startswith((f".{WEIGHTS_FILE}.", ".card")) and name.endswith(".tmp"))

@@ -56,7 +56,7 @@ class StoredExpert:
         variables = read_weights(file, sha256=card.sha256)
         if self.domain is not None:
             variables = self._composed(variables, file)
-        source = self._source(card, variables.pop("source", {}))
+        source = self._source(card, variables.pop("source", {}), file)
         variables = {"batch_stats": {}, **variables}
         module = build(card.architecture, num_classes=card.num_classes, **card.config)
         _check_shapes({name: leaf.shape for name, leaf in flatten(variables).items()}, _wanted_shapes(module, card.preprocess.size), file)
@@ -74,8 +74,10 @@ class StoredExpert:
             raise ModelError(f"The weights {file} do not fit together for the domain {self.domain!r}: {error}.") from error
         return jax.tree.map(np.asarray, whole)
 
-    def _source(self, card: Card, means: dict[str, np.ndarray]) -> SourceStatistics | None:
+    def _source(self, card: Card, means: dict[str, np.ndarray], file: Path) -> SourceStatistics | None:
         """The extractor that the whole zoo shares lies beside this expert, under the name that the card gives."""
+        if not isinstance(means, Mapping):
+            raise ModelError(f"The weights {file} hold a tensor 'source'; it must be a group, as in source/class_means. Convert them again.")
         if not card.class_counts or not means:
             return None
         name = str(card.training.get("reference_extractor", ""))
@@ -104,8 +106,11 @@ class FolderZoo(Mapping[str, StoredExpert]):
             return alone
         if not self.folder.is_dir():
             raise ModelError(f"The zoo {str(self.folder)!r} is not a folder. {HOW_TO_MAKE_ONE}")
-        children = [child for child in sorted(self.folder.iterdir()) if not child.name.startswith(".")]
-        return {name: expert for child in children for name, expert in _in_folder(child).items()}
+        try:
+            children = [child for child in sorted(self.folder.iterdir()) if not child.name.startswith(".")]
+            return {name: expert for child in children for name, expert in _in_folder(child).items()}
+        except OSError as error:
+            raise ModelError(f"The zoo {str(self.folder)!r} cannot be read: {error.strerror} ({error.filename}).") from error
 
     def __getitem__(self, name: str) -> StoredExpert:
         return self._experts()[name]
@@ -140,10 +145,12 @@ def open_zoo(uris: Sequence[str]) -> dict[str, Callable[[], Expert]]:
     installed = {entry.name: entry for entry in entry_points(group="ntk_select.zoo")}
     experts: dict[str, Callable[[], Expert]] = {}
     for uri in map(str, [uris] if isinstance(uris, str | Path) else uris):
-        path = Path(uri.removeprefix("folder:")).expanduser()
+        if "\0" in uri:
+            raise ModelError(f"The zoo {uri!r} holds a null byte, which no path can. {HOW_TO_MAKE_ONE}")
+        path = Path(os.path.expanduser(uri.removeprefix("folder:")))
         if uri in installed:
             zoo = installed[uri].load()
-        elif path.is_dir():
+        elif os.path.isdir(path):
             zoo = FolderZoo(path)
             if not zoo:
                 raise ModelError(f"The folder {str(path)!r} holds no expert (no sub-folder with {CARD_FILE}). {HOW_TO_MAKE_ONE}")

@@ -55,7 +55,7 @@ class Cache:
     """
 
     def __init__(self, folder: str | Path | None):
-        self.folder = None if folder is None else Path(folder).expanduser()
+        self.folder = None if folder is None else Path(os.path.expanduser(folder))
         self.trouble: str | None = None
 
     def __bool__(self):

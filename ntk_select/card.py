@@ -1,6 +1,7 @@
 """Where does an expert come from, and how is its input made?"""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
@@ -19,7 +20,7 @@ class Card:
       source: name of the data set it was trained on.
       preprocess: how its input is made.
       sha256: of the weights file, hexadecimal.
-      num_classes: outputs of the head.
+      num_classes: outputs of the head; 0 of a network that has none.
       config: keyword arguments of the architecture beyond `num_classes`.
       class_names, class_counts: of the source data set, in the order of the head.
       num_images: training images of the source.
@@ -66,8 +67,9 @@ class Card:
           ModelError: not JSON, or a field is missing, unknown or of the wrong type.
         """
         try:
-            record = json.loads(text, parse_constant=_refuse_constant)
-        except ValueError as error:
+            record = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
+            json.dumps(record, ensure_ascii=False).encode()  # "\ud800" is no text that can be written or shown
+        except (ValueError, RecursionError) as error:
             raise ModelError(
                 f"{where} is not valid JSON ({error}). Make the card anew with: ntk-select zoo convert CHECKPOINT --arch NAME"
             ) from error
@@ -90,12 +92,17 @@ class Card:
             return cls(**record)
         except KeyError as error:
             raise ModelError(f"{where} lacks the field {error}.") from error
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ModelError(f"{where}: {error}") from error
 
 
 def _refuse_constant(name: str):
     raise ValueError(f"{name} is no number in JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse_constant(text)
 
 
 def _is_text(value) -> bool:
@@ -117,9 +124,9 @@ def _or_null(check):
 _FIELDS = {
     **{key: (_is_text, "be text") for key in ("name", "architecture", "source", "sha256")},
     **{key: (_or_null(_is_text), "be text or null") for key in ("initialised_from", "licence", "origin")},
-    "num_classes": (lambda value: _is_count(value) and value > 0, "be a whole number above 0"),
+    "num_classes": (_is_count, "be a whole number, 0 without a head"),
     **{key: (_or_null(_is_count), "be a whole number or null") for key in ("num_images", "num_parameters")},
-    "test_accuracy": (_or_null(lambda value: isinstance(value, int | float) and 0 <= value <= 1), "lie in 0..1"),
+    "test_accuracy": (_or_null(lambda value: isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1), "lie in 0..1"),
     "preprocess": (lambda value: isinstance(value, dict), "be an object"),
     "config": (lambda value: isinstance(value, dict) and "num_classes" not in value, "be an object without num_classes"),
     "training": (lambda value: isinstance(value, dict), "be an object"),

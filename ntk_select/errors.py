@@ -32,12 +32,16 @@ class MissingDependencyError(NtkSelectError, ImportError):
     """An optional package is needed and not installed."""
 
 
+def near(given: str, allowed: Iterable[str]) -> str:
+    """The end of an error sentence: near matches if there are any, as in " Did you mean 'lfc'?"."""
+    found = difflib.get_close_matches(str(given), sorted(allowed), n=3, cutoff=0.6)
+    return f" Did you mean {' or '.join(repr(name) for name in found)}?" if found else ""
+
+
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
-    """The end of an error sentence: near matches if there are any, and all that is allowed."""
+    """The end of an error sentence: near matches if there are any, and all that is allowed. `near` is for long lists."""
     allowed = sorted(allowed)
-    near = difflib.get_close_matches(given, allowed, n=3, cutoff=0.6)
-    hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-    return f"{hint} Allowed: {', '.join(allowed) if allowed else '(none)'}."
+    return f"{near(given, allowed)} Allowed: {', '.join(allowed) if allowed else '(none)'}."
 
 
 def first_line(error: Exception) -> str:
@@ -55,10 +59,40 @@ def not_finite(beginning: str) -> str:
     return f"{beginning} NaN or infinity. Usual causes: half precision, batch norm in training mode, inputs that were not normalised."
 
 
+EXTRAS = {
+    "POT": "scores",
+    "grain": "finetune",
+    "huggingface-hub": "hub",
+    "jinja2": "report",
+    "matplotlib": "plot",
+    "optuna": "hpo",
+    "pandas": "pandas",
+    "ray": "cluster",
+    "scikit-learn": "scores",
+    "torch": "torch",
+}
+"""The extra of this package that brings an optional package."""
+
+
 def missing(package: str, purpose: str) -> MissingDependencyError:
-    """The error for a package that is not installed."""
-    return MissingDependencyError(f"{purpose} needs the package {package}, which is not installed. Type: pip install {package}")
+    """The error for a package that is not installed; `purpose` is one thing, as in "The heat map of a kernel"."""
+    return MissingDependencyError(f"{purpose} needs the package {package}, which is not installed. {how_to_install(package)}")
+
+
+def how_to_install(package: str) -> str:
+    """What to type for a package, and for the extra that brings it with its kin."""
+    extra = f", or: pip install 'ntk-select[{EXTRAS[package]}]'" if package in EXTRAS else ""
+    return f"Type: pip install {package}{extra}"
 
 
 class UndefinedScoreError(NtkSelectError, ValueError):
     """A score has no value on these inputs: one class only, constant features. `Score` turns it into `Unavailable`."""
+
+
+# Escape sequences would move the cursor or recolour the terminal; marks of direction would turn a name around.
+_UNSEEN = {code: ascii(chr(code))[1:-1] for code in (*range(10), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+
+
+def escaped(text: str) -> str:
+    """The text with its control characters written out: names of files and tensors are somebody else's. New lines stay."""
+    return text.translate(_UNSEEN)

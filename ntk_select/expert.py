@@ -18,7 +18,7 @@ class LastConv:
     """The last convolution of a network, whose weights LGC differentiates by default.
 
     Args:
-      path: keys from the root of `params` to the kernel, which is laid out (kh, kw, cin, cout).
+      path: keys from the root of `params` to the kernel, which is laid out (kh, kw, cin, cout); or as one text, "Conv_1/kernel".
       strides, padding: of the convolution, as `jax.lax.conv_general_dilated` takes them.
       pooled: slice (start, stop) of the pre-logits that the output channels become, when channel o of the
         convolution reaches pre-logit start + o and no other pre-logit, and the head is linear. None when the
@@ -31,7 +31,7 @@ class LastConv:
     pooled: tuple[int, int] | None = None
 
     def __post_init__(self):
-        object.__setattr__(self, "path", (self.path,) if isinstance(self.path, str) else tuple(self.path))
+        object.__setattr__(self, "path", as_path(self.path))
         object.__setattr__(self, "strides", tuple(self.strides))
         object.__setattr__(self, "padding", tuple(map(tuple, self.padding)))
         object.__setattr__(self, "pooled", None if self.pooled is None else tuple(self.pooled))
@@ -86,11 +86,12 @@ class Expert:
       apply_fn: apply_fn({"params": params, **state}, x) -> logits (n, c). Give a hashable callable (a
         module-level function, or a frozen dataclass with `__call__`) and experts that share it share
         its compilation.
-      params: what is differentiated.
+      params: what is differentiated: arrays in nested dictionaries; of nnx, `nnx.to_pure_dict(nnx.state(module, nnx.Param))`.
       state: what is not, e.g. {"batch_stats": ...}.
       features_fn: features_fn({"params": params, **state}, x) -> pre-logits (n, d), the input of the head.
-      head: keys from the root of `params` to the linear head, a mapping with "kernel" (d, c) and, if any, "bias".
-      last_conv: the last convolution: a `LastConv`, or only the keys to its kernel.
+      head: keys from the root of `params` to the linear head, a mapping with "kernel" (d, c) and, if any, "bias"; or as one text,
+        "classifier/out".
+      last_conv: the last convolution: a `LastConv`, or only the keys to its kernel, ("Conv_1", "kernel") or "Conv_1/kernel".
       preprocess: images (uint8, of any sizes) -> network input (n, size, size, 3); usually a `Preprocess`.
       card: where the expert comes from.
       taps_fn: taps_fn({"params": params, **state}, x, perturbation) -> `Taps`, where `perturbation` (or None) is
@@ -101,7 +102,7 @@ class Expert:
       source: what is known of the data it was trained on. Optional.
 
     Raises:
-      ModelError: `state` holds "params", or `head` or `last_conv` name nothing in `params`.
+      ModelError: `params` holds nnx variables instead of arrays, `state` holds "params", or `head` or `last_conv` name nothing in `params`.
     """
 
     name: str
@@ -120,10 +121,15 @@ class Expert:
     def __post_init__(self):
         if "params" in self.state:
             raise ModelError(f"Expert {self.name!r}: state must not contain 'params'. Type: Expert(..., params=variables['params'], state=rest)")
+        if (kind := _kind_of_nnx(self.params)) is not None:
+            raise ModelError(
+                f"Expert {self.name!r}: params holds nnx variables ({kind}), not arrays. Type: nnx.to_pure_dict(params), "
+                "or ntk_select.nnx_expert(name, module, x, head=...), which takes the module itself"
+            )
         if self.last_conv is not None and not isinstance(self.last_conv, LastConv):
             object.__setattr__(self, "last_conv", LastConv(self.last_conv))
         if self.head is not None:
-            object.__setattr__(self, "head", (self.head,) if isinstance(self.head, str) else tuple(self.head))
+            object.__setattr__(self, "head", as_path(self.head))
             leaf_at(self.params, (*self.head, "kernel"), f"head of expert {self.name!r}")
         if self.last_conv is not None:
             leaf_at(self.params, self.last_conv.path, f"last_conv of expert {self.name!r}")
@@ -149,6 +155,19 @@ class Expert:
 
     def __repr__(self):
         return f"Expert({self.name!r}, parameters={self.num_params:,})"
+
+
+def as_path(keys: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Keys: "stage/head" is ("stage", "head")."""
+    return tuple(keys.split("/")) if isinstance(keys, str) else tuple(keys)
+
+
+def _kind_of_nnx(params) -> str | None:
+    """The type of the first part that is Flax nnx's own: a State, a Variable, a Module. Its arrays lie one level deeper than they seem to."""
+    if any(kind.__module__.startswith("flax.nnx") for kind in type(params).__mro__):
+        return type(params).__name__
+    inner = params.values() if isinstance(params, Mapping) else params if isinstance(params, list | tuple) else ()
+    return next(filter(None, map(_kind_of_nnx, inner)), None)
 
 
 def leaf_at(params, path: tuple[str, ...], purpose: str):

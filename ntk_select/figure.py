@@ -40,6 +40,34 @@ def colours(name: str):
     return colormaps[name].with_extremes(bad="0.85")
 
 
+FEW, SOME = 10, 1000
+"""Largest divided by smallest value up to which a logarithmic axis has ticks as a linear one, and up to which at 1, 2 and 5."""
+
+
+def logarithmic(axis) -> None:
+    """Makes the y axis of a panel, on which everything is drawn, logarithmic: with plain numbers at its ticks where powers of ten would be too few."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+    axis.set_yscale("log")
+    low, high = axis.get_ylim()
+    if high / low > SOME:
+        return
+    few = high / low <= FEW
+    ticks = [tick for tick in MaxNLocator(10, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= tick <= high] if few else []
+    axis.yaxis.set_major_locator(FixedLocator(ticks) if few else LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    if few:
+        axis.yaxis.set_minor_locator(NullLocator())
+
+
+def whole_steps(axis) -> None:
+    """Ticks of the x axis at whole numbers alone: of steps or epochs."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
+
+
 def file_content(figure, file_format: str, *, tight: bool = False) -> bytes:
     """The figure as "png", "svg" or "pdf", the same bytes every time; `tight` cuts its margins."""
     import matplotlib

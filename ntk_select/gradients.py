@@ -132,7 +132,7 @@ def asked(expert_or_fn, x, *, params, layers: str, outputs, batch_size: int) -> 
     return Question(expert_or_fn, params, outputs, None if layers == "all" else layers)
 
 
-def outputs_of(question: Question | PooledQuestion, x) -> int:
+def averaged_outputs(question: Question | PooledQuestion, x) -> int:
     """How many outputs are averaged; 1 where their gradients are combined first."""
     if not isinstance(question.outputs, str) or question.outputs == "sum":
         return 1

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,7 +112,7 @@ class SavedKernel:
         Raises:
           ConfigError: another ending, or a place that cannot be written.
         """
-        path = Path(path).expanduser()
+        path = Path(os.path.expanduser(path))
         if path.suffix != ".npz":
             raise ConfigError(f"{path.name!r} does not end in .npz. Give a name such as kernel.npz.")
         arrays = {
@@ -147,8 +148,8 @@ def load_kernel(path: str | Path) -> SavedKernel:
     Raises:
       DataError: no such file, damaged, or something else.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
+    path = Path(os.path.expanduser(path))
+    if not os.path.isfile(path):
         raise DataError(f"There is no file {str(path)!r}. To make one type: ntk-select kernel --expert NAME --task URI --out kernel.npz")
     arrays = _read(path)
     lacking = [key for key in KEYS if key not in arrays]
@@ -157,7 +158,7 @@ def load_kernel(path: str | Path) -> SavedKernel:
     _check(path, arrays)
     try:
         provenance = json.loads(str(arrays["provenance"]))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: the provenance is not JSON ({error}).") from error
     if not isinstance(provenance, dict):
         raise DataError(f"{path}: the provenance is a {type(provenance).__name__}; it must be an object.")

@@ -119,7 +119,13 @@ def checked_labels(labels) -> np.ndarray:
 
 def checked_features(features) -> np.ndarray:
     """Features as a finite float64 array (n, d). Raises TaskError otherwise."""
-    features = np.asarray(features, np.float64)
+    try:
+        features = np.asarray(features)
+        if np.iscomplexobj(features):
+            raise TypeError
+        features = features.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise TaskError("Features must be real numbers, one array (n, d) with a row an example.") from error
     if features.ndim != 2 or 0 in features.shape:
         raise TaskError(f"Features have shape {features.shape}; they must be (n, d), one row an example.")
     if not np.isfinite(features).all():

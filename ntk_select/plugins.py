@@ -8,8 +8,8 @@ from ntk_select.errors import MissingDependencyError
 
 
 def builtin(name: str) -> Callable[..., Any]:
-    """A function or table of the group `ntk_select.builtin` in pyproject.toml: load_task, task_kinds, describe_task, open_zoo, reference_networks,
-    convert_checkpoint, architectures, fresh_expert, write_expert, write_multi_expert.
+    """A function or table of the group `ntk_select.builtin` in pyproject.toml: load_task, task_kinds, describe_task, open_zoo, linen_expert,
+    nnx_expert, reference_networks, convert_checkpoint, architectures, fresh_expert, write_expert, write_multi_expert.
 
     Raises:
       MissingDependencyError: the package was not installed, only put on the path.

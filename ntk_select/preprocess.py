@@ -8,6 +8,7 @@ import numpy as np
 
 from ntk_select.errors import ConfigError, DataError, did_you_mean, missing
 
+MOST_PIXELS = 16_384
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "box")
 
 
@@ -33,13 +34,18 @@ class Preprocess:
     interpolation: str = "bilinear"
 
     def __post_init__(self):
-        object.__setattr__(self, "mean", tuple(float(m) for m in self.mean))
-        object.__setattr__(self, "std", tuple(float(s) for s in self.std))
-        whole = isinstance(self.size, int) and isinstance(self.resize, int | None)
+        try:
+            object.__setattr__(self, "mean", tuple(float(m) for m in self.mean))
+            object.__setattr__(self, "std", tuple(float(s) for s in self.std))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ConfigError(f"Preprocess: mean={self.mean!r}, std={self.std!r}; both need three numbers, std above 0.") from error
+        whole = isinstance(self.size, int) and isinstance(self.resize, int | None) and not isinstance(self.size, bool)
         if not whole or self.size < 1 or (self.resize is not None and self.resize < self.size):
             raise ConfigError(
                 f"Preprocess: size={self.size!r}, resize={self.resize!r}; size must be a whole number of at least 1 and resize, if given, at least size."
             )
+        if max(self.size, self.resize or 0) > MOST_PIXELS:
+            raise ConfigError(f"Preprocess: size={self.size:,}, resize={self.resize}; allowed are at most {MOST_PIXELS:,} pixels.")
         finite = all(map(math.isfinite, (*self.mean, *self.std)))
         if len(self.mean) != 3 or len(self.std) != 3 or not finite or min(self.std) <= 0:
             raise ConfigError(f"Preprocess: mean={self.mean}, std={self.std}; both need three numbers, std above 0.")

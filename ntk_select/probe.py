@@ -1,5 +1,6 @@
 """What does one forward pass over the probe sample give to all scores?"""
 
+import warnings
 from functools import partial
 from typing import NamedTuple
 
@@ -8,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ntk_select.errors import ConfigError, ModelError
 from ntk_select.expert import Expert, leaf_at
+from ntk_select.out_of_memory import MemoryShrunkWarning, in_words, is_out_of_memory
 from ntk_select.timing import timed
 
 
@@ -45,13 +48,30 @@ def forward(
       last_conv: also return what LGC needs of the last convolution. Only for experts with `has_pooled_last_conv`.
       batch_size: examples per pass; the last batch is padded, so that there is one compilation.
       seconds: gains the time spent "forward", and "backward" on the cotangents of the last convolution.
+
+    Raises:
+      ModelError: a function gives no array, or its answer to an image depends on the other images of the batch. That is seen in the
+        places that are left in the last batch, where the first images pass again; where none are left, one batch more passes.
     """
     variables = jax.device_put(expert.variables)
+    way, forth = _way(expert, variables, last_conv, seconds)
+    passes, again, _ = _batched(way, batch_size, (x,), again=forth)
+    if again is not None:
+        check_alone(expert, x, passes[:2], again)
+    return ProbePass(*passes)
+
+
+def _way(expert: Expert, variables, last_conv: bool, seconds: dict[str, float] | None):
+    """What a batch goes through, and the part of it that gives logits and features."""
     if expert.taps_fn is None:
-        ways = [partial(call, fn, variables) for fn in (expert.apply_fn, expert.features_fn) if fn is not None]
-        return ProbePass(*in_batches(_timed(lambda x: [way(x) for way in ways], "forward", seconds), batch_size, x))
+        functions = {name: fn for name in ("apply_fn", "features_fn") if (fn := getattr(expert, name)) is not None}
+
+        def each(x):
+            return [_array(call(fn, variables, x), name, expert) for name, fn in functions.items()]
+
+        return (_timed(each, "forward", seconds),) * 2
     if not last_conv:
-        return ProbePass(*in_batches(_timed(partial(_logits_and_features, expert.taps_fn, variables), "forward", seconds), batch_size, x))
+        return (_timed(partial(_logits_and_features, expert.taps_fn, variables), "forward", seconds),) * 2
     there = _timed(partial(_to_pooled_tail, expert.taps_fn, expert.last_conv, variables), "forward", seconds)
     back = _timed(_cotangents, "backward", seconds)
 
@@ -59,7 +79,51 @@ def forward(
         taps, *tail = there(x)
         return (*taps, back(*tail))
 
-    return ProbePass(*in_batches(there_and_back, batch_size, x))
+    return there_and_back, lambda x: there(x)[0][:2]
+
+
+def _array(found, name: str, expert: Expert):
+    rows = "(n, c)" if name == "apply_fn" else "(n, d)"
+    if not hasattr(found, "shape"):
+        size = f" of {len(found)}" if hasattr(found, "__len__") else ""
+        raise ModelError(f"{name} of expert {expert.name!r} must return an array {rows}; it returned a {type(found).__name__}{size}.")
+    if not found.shape:
+        raise ModelError(f"{name} of expert {expert.name!r} must return an array {rows}, a row for each image; it returned a single number.")
+    return found
+
+
+ALONE, ALONE_IN_HALF = 1e-3, 2e-2
+"""How far, relative to its length, an answer may differ in another batch: rounding stays far below. The latter where half precision is at work."""
+
+
+def check_alone(expert: Expert, x, first, again) -> None:
+    """Whether the first images were answered alike among others.
+
+    Args:
+      x: network inputs.
+      first, again: logits and features (n, ...), and the same of the first m images in another batch.
+
+    Raises:
+      ModelError: they were not.
+    """
+    allowed = ALONE_IN_HALF if any(_in_half(leaf) for leaf in jax.tree.leaves((expert.variables, x))) else ALONE
+    for before, after in zip(first, again, strict=True):
+        if after is None:
+            continue
+        rounding = float(jnp.finfo(after.dtype).eps) if jnp.issubdtype(after.dtype, jnp.inexact) else 0.0
+        before, after = np.asarray(before)[: len(after)].astype(np.complex128), after.astype(np.complex128)
+        with np.errstate(invalid="ignore", over="ignore"):
+            apart = np.linalg.norm(after - before) > max(allowed, 4 * rounding) * np.linalg.norm(before)
+        if apart:
+            raise ModelError(
+                f"Expert {expert.name!r}: its answer to an image depends on the other images of the batch: batch norm (or dropout) is in training "
+                "mode. Type: use_running_average=True (linen), model.eval() (nnx)"
+            )
+
+
+def _in_half(leaf) -> bool:
+    kind = jnp.result_type(leaf)
+    return jnp.issubdtype(kind, jnp.floating) and jnp.finfo(kind).bits < 32
 
 
 def _timed(fn, step: str, seconds: dict[str, float] | None):
@@ -75,22 +139,81 @@ def _timed(fn, step: str, seconds: dict[str, float] | None):
 
 
 def in_batches(fn, batch_size: int, *arrays):
-    """fn over batches of the leading axis, results concatenated. The last batch repeats an example to fill up.
+    """fn over batches of the leading axis, results concatenated. The last batch repeats examples to fill up.
 
     Products are taken in full precision: GPUs and TPUs would round the inputs of float32 products otherwise.
+
+    Raises:
+      ConfigError: memory runs out with a single example.
+      ModelError: fn does not give a row for each example.
+
+    Warns:
+      MemoryShrunkWarning: memory ran out, and the rest is done in smaller batches.
     """
-    n = len(arrays[0])
+    return InBatches(batch_size)(fn, *arrays)
+
+
+class InBatches:
+    """`in_batches` time after time: a size that proved too large is not tried again.
+
+    Args:
+      size: of the batches.
+      inner: where a single example is too much, the lack of memory itself is raised: what is around may take less.
+    """
+
+    def __init__(self, size: int, *, inner: bool = False):
+        self.size, self._inner = size, inner
+
+    def __call__(self, fn, *arrays):
+        """As `in_batches`, in batches of `size`."""
+        found, _, least = _batched(fn, self.size, arrays, inner=self._inner)
+        self.size = self.size if least == len(arrays[0]) else least
+        return found
+
+
+def _batched(fn, batch_size: int, arrays, *, again=None, inner: bool = False):
+    """The results; with `again` the first two of them once more for the first examples, in another batch than their own, None at size 1;
+    and the size of the batches at last.
+
+    `again` is the part of fn that gives those two; it is taken where a batch passes for their sake alone. They take the last half of the places that fill up the last batch, and one of them the first half: so that its content and their places
+    are others, even where it holds nothing else.
+    """
+    n, first = len(arrays[0]), 0
     size = min(batch_size, n)
-    results = []
-    for first in range(0, n, size):
+    results, repeated = [], None
+    while first < n or (again and repeated is None and size > 1):
         batch = [array[first : first + size] for array in arrays]
         short = size - len(batch[0])
         if short:
-            batch = [np.concatenate([part, np.repeat(part[:1], short, axis=0)]) for part in batch]
-        with jax.default_matmul_precision("highest"):
-            result = fn(*batch)
-        results.append(jax.tree.map(lambda leaf, keep=size - short: leaf[:keep], result))
-    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *results)
+            batch = [
+                np.concatenate([part, np.repeat(array[:1], short // 2, axis=0), array[: (short + 1) // 2]])
+                for part, array in zip(batch, arrays, strict=True)
+            ]
+        try:
+            with jax.default_matmul_precision("highest"):
+                result = jax.block_until_ready((fn if first < n else again)(*batch))
+        except Exception as error:
+            if not is_out_of_memory(error) or (inner and size == 1):
+                raise
+            said = in_words(error)
+        else:
+            for leaf in jax.tree.leaves(result):
+                if len(leaf) != size:
+                    raise ModelError(f"The network gives {len(leaf)} rows for {size} examples; it must give one for each, in their order.")
+            keep = size - short
+            if keep:
+                results.append(jax.tree.map(lambda leaf, keep=keep: leaf[:keep], result))
+            if short and again:
+                repeated = jax.tree.map(lambda leaf, start=keep + short // 2: np.asarray(leaf)[start:], result[:2])
+            first += size
+            continue
+        if size == 1:
+            raise ConfigError(f"Memory ran out with a single example in the network ({said}). End other programs, or choose a smaller network.")
+        warnings.warn(
+            f"Memory ran out with {size} examples at a time ({said}). The work goes on with {size // 2}.", MemoryShrunkWarning, stacklevel=4
+        )
+        size //= 2
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *results), repeated, size
 
 
 @partial(jax.jit, static_argnums=0)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ntk_select.errors import TaskError
+from ntk_select.whole import is_whole
 
 Images = np.ndarray | Sequence[np.ndarray]
 
@@ -79,7 +80,12 @@ def _checked_labels(task: Task, field_name: str, labels, images) -> np.ndarray:
             raise TaskError(f"Task {task.name!r}: images have shape {images.shape}; allowed are (n, h, w), (n, h, w, 1) and (n, h, w, 3).")
         if 0 in images.shape[1:]:
             raise TaskError(f"Task {task.name!r}: images have shape {images.shape}, with no pixels.")
-    labels = np.asarray(labels)
+    if not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
+        raise TaskError(f"Task {task.name!r}: images are of type {type(images).__name__}; give an array (n, h, w, 3), or a sequence of images.")
+    try:
+        labels = np.asarray(labels)
+    except ValueError as error:
+        raise TaskError(f"Task {task.name!r}: {field_name} are not one number an image; it must be ({len(images)},).") from error
     if labels.ndim != 1 or len(labels) != len(images):
         raise TaskError(f"Task {task.name!r}: {field_name} has shape {labels.shape} for {len(images)} images; it must be ({len(images)},).")
     if len(labels) and not np.issubdtype(labels.dtype, np.integer):
@@ -126,10 +132,10 @@ def probe_sample(task: Task, *, per_class: int = 25, seed: int = 0) -> ProbeSamp
 
     Reference: Deshpande et al. 2021, section 5 (25 images per class).
     """
-    if per_class < 1:
-        raise TaskError(f"per_class is {per_class}; it must be at least 1 (the paper uses 25).")
-    if seed < 0:
-        raise TaskError(f"seed is {seed}; it must be 0 or above.")
+    if not is_whole(per_class) or per_class < 1:
+        raise TaskError(f"per_class is {per_class!r}; it must be at least 1 (the paper uses 25), a whole number.")
+    if not is_whole(seed) or seed < 0:
+        raise TaskError(f"seed is {seed!r}; it must be 0 or above, a whole number.")
     drawn = []
     for label in np.unique(task.labels):
         members = np.flatnonzero(task.labels == label)

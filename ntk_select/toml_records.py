@@ -4,10 +4,10 @@ import inspect
 import math
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import MISSING, fields
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, UnionType
 from typing import Any, get_args, get_origin
 
 from ntk_select.errors import ConfigError, did_you_mean
@@ -24,7 +24,7 @@ def read_text(path: Path) -> str:
     """The text of a config. Raises ConfigError where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # ValueError: no UTF-8, or no path at all
         raise ConfigError(f"The config {path} cannot be read: {getattr(error, 'strerror', None) or error}. Give the path of a TOML file.") from error
 
 
@@ -32,7 +32,9 @@ def parse(text: str, path: Path) -> dict[str, Any]:
     """The tables in the text of a TOML file. Raises ConfigError where it is no TOML."""
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError as error:
+        raise ConfigError(f"The config {path} cannot be read: its lists or tables lie too deep within each other.") from error
+    except ValueError as error:  # also numbers of thousands of digits
         raise ConfigError(f"The config {path} is no valid TOML: {error}.") from error
 
 
@@ -61,7 +63,7 @@ KINDS = {
 
 
 def record(kind: type, entry: Mapping[str, Any], where: str, given: Mapping[str, Any] = MappingProxyType({})):
-    """The dataclass of a table. Names of types in its annotations say what is allowed.
+    """The dataclass of a table. Names of types in its annotations say what is allowed, and "as" in the metadata of a field how that is written.
 
     Args:
       kind: the dataclass.
@@ -70,32 +72,50 @@ def record(kind: type, entry: Mapping[str, Any], where: str, given: Mapping[str,
       given: fields that were made already, from tables within the table.
 
     Raises:
-      ConfigError: a field is missing, unknown, or of another type.
+      ConfigError: fields are missing, unknown, or of another type: all of them in one message.
     """
-    known = {each.name: each for each in fields(kind)}
-    for key in entry:
-        if key not in known:
-            raise ConfigError(f"{where}: the field {key!r} is unknown.{did_you_mean(key, known)}")
-    for key, each in known.items():
-        if key not in entry:
-            if each.default is MISSING and each.default_factory is MISSING:
-                raise ConfigError(f"{where}: the field {key!r} is missing.")
-            continue
-        if key in given:
-            continue
-        allowed = [KINDS[name] for name in KINDS if re.search(rf"(?<!\[)\b{name}\b", re.sub(r"\[.*\]", "", inspect.formatannotation(each.type)))]
-        if not any(check(entry[key]) for check, _ in allowed):
-            raise ConfigError(f"{where}: {key} = {entry[key]!r} must be {' or '.join(words for _, words in allowed)}.")
-        _check_inside(each.type, entry[key], f"{where}: {key}")
+    check_tables([(kind, entry, where)], given)
     return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in entry.items()} | dict(given))
 
 
-def _check_inside(kind, value, where: str) -> None:
+def check_tables(tables: Iterable[tuple[type, Mapping[str, Any], str]], given: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Says all that keeps several tables from being records, in one message. Arguments and errors as those of `record`."""
+    wrong = [sentence for kind, entry, where in tables for sentence in _wrong(kind, entry, where, given)]
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+
+
+def _wrong(kind: type, entry: Mapping[str, Any], where: str, given: Mapping[str, Any]) -> Iterator[str]:
+    known = {each.name: each for each in fields(kind)}
+    for key in entry:
+        if key not in known:
+            yield f"{where}: the field {key!r} is unknown.{did_you_mean(key, known)}"
+    missing = [key for key, each in known.items() if key not in entry and each.default is MISSING and each.default_factory is MISSING]
+    if missing:
+        examples = ", ".join(f"{key} = {known[key].metadata['as']}" for key in missing if "as" in known[key].metadata)
+        names = f"the field {missing[0]!r} is" if len(missing) == 1 else f"the fields {', '.join(map(repr, missing))} are"
+        yield f"{where}: {names} missing.{f' Write {examples}' if examples else ''}"
+    for key, each in known.items():
+        if key in entry and key not in given:
+            yield from _wrong_value(each, entry[key], f"{where}: {key}")
+
+
+def _wrong_value(each: Field, value, where: str) -> Iterator[str]:
+    allowed = [KINDS[name] for name in KINDS if re.search(rf"(?<!\[)\b{name}\b", re.sub(r"\[.*\]", "", inspect.formatannotation(each.type)))]
+    if not any(check(value) for check, _ in allowed):
+        example = f", as in {each.metadata['as']}" if "as" in each.metadata else ""
+        yield f"{where} = {value!r} must be {' or '.join(words for _, words in allowed)}{example}."
+        return
+    for kind in get_args(each.type) if isinstance(each.type, UnionType) else [each.type]:
+        yield from _wrong_inside(kind, value, where)
+
+
+def _wrong_inside(kind, value, where: str) -> Iterator[str]:
     """What stands in a list or table, where its type says it. Negative means are left to `Preprocess`."""
     inner = {tuple: get_args(kind)[:1], Mapping: get_args(kind)[1:]}.get(get_origin(kind), ())
-    if not inner or getattr(inner[0], "__name__", None) not in KINDS or kind == tuple[float, ...]:
+    if not isinstance(value, list | dict) or not inner or getattr(inner[0], "__name__", None) not in KINDS or kind == tuple[float, ...]:
         return
     check, words = KINDS[inner[0].__name__]
     for each in value.values() if isinstance(value, dict) else value:
         if not check(each):
-            raise ConfigError(f"{where} holds {each!r}, which must be {words}.")
+            yield f"{where} holds {each!r}, which must be {words}."

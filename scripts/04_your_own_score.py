@@ -3,6 +3,12 @@
 A score is a function of what the forward pass gives (`ntk_select.scores.INPUTS` lists it) that returns a number, or raises
 `UndefinedScoreError` with the reason where it has none. Wrapped in a `Score` it gets intervals, a place in the ranking, and a
 correlation with every other score. Here: Fisher's ratio of the variance between the classes to that within them.
+
+A package of yours makes its score known by name, for `--scores fisher` and `rank(..., ["fisher"])`, by these lines in its pyproject.toml,
+where `fisher` is a `Score` in the module `myscore`:
+
+    [project.entry-points."ntk_select.scores"]
+    fisher = "myscore:fisher"
 """
 
 # %%

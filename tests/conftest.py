@@ -14,6 +14,9 @@ import pytest
 
 jax.config.update("jax_enable_x64", True)
 
+# Several processes at a time are told how wide the terminal is; what commands print is tested as if it went into a file.
+os.environ.pop("COLUMNS", None)
+
 # The first example of a test may compile for seconds, and machines differ: time is no reason to fail.
 hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from flax import nnx
 from flax.core import freeze
 
 from ntk_select import Expert, LastConv
@@ -55,6 +56,38 @@ def test_params_need_not_be_a_mapping_when_nothing_is_named_in_them():
 def test_names_that_lead_nowhere_are_refused_with_those_that_exist(options, message):
     with pytest.raises(ModelError, match=message):
         Expert("e", logits, PARAMS, **options)
+
+
+def test_a_path_may_be_one_text():
+    as_texts = Expert("e", logits, PARAMS, head="fc", last_conv="block/conv/kernel")
+    assert (as_texts.head, as_texts.last_conv.path) == (("fc",), ("block", "conv", "kernel"))
+    assert Expert("e", logits, {"outer": PARAMS}, head="outer/fc").head == ("outer", "fc")
+    assert LastConv("block/conv/kernel").path == ("block", "conv", "kernel")
+
+
+class Network(nnx.Module):
+    def __init__(self):
+        self.fc = nnx.Linear(4, 5, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(
+    ("params", "kind"),
+    [
+        (lambda: nnx.state(Network(), nnx.Param), "State"),
+        (lambda: {"inner": dict(nnx.state(Network(), nnx.Param))}, "State"),
+        (lambda: {"fc": {"kernel": Network().fc.kernel}}, "Param"),
+        (Network, "Network"),
+    ],
+    ids=["state", "states in a dictionary", "a variable", "the module"],
+)
+def test_variables_of_nnx_are_refused_with_what_to_type(params, kind):
+    with pytest.raises(ModelError, match=rf"params holds nnx variables \({kind}\), not arrays. Type: nnx.to_pure_dict\(params\), or .*nnx_expert"):
+        Expert("e", logits, params())
+
+
+def test_arrays_out_of_a_state_of_nnx_are_welcome():
+    expert = Expert("e", logits, nnx.to_pure_dict(nnx.state(Network(), nnx.Param)), head="fc")
+    assert expert.head_kernel.shape == (4, 5)
 
 
 def test_leaf_at_follows_the_path():

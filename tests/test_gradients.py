@@ -17,6 +17,8 @@ from ntk_select.expert import Expert
 from ntk_select.gradients import gradient_kernel
 from ntk_select.scores.lgc import lgc
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 SMALL = {
     "resnet basic": ("resnet18", 20, {"stage_sizes": (1, 1), "widths": (4, 6), "stem": "small"}),
     "resnet bottleneck": ("resnet50", 16, {"stage_sizes": (1, 2), "widths": (4, 6), "stem": "small_strided"}),
@@ -39,7 +41,9 @@ def random_expert(architecture, size, config, classes=4, seed=0, dtype=np.float6
     return make_expert(architecture, network, variables), rng.normal(size=(7, size, size, 3)).astype(dtype)
 
 
-@pytest.fixture(scope="module", params=SMALL)
+@pytest.fixture(
+    scope="module", params=[name if name in ("resnet basic", "densenet small") else pytest.param(name, marks=pytest.mark.slow) for name in SMALL]
+)
 def ending(request):
     return random_expert(*SMALL[request.param])
 

@@ -1,4 +1,4 @@
-"""Who may import whom? The law of DESIGN.md, read off the source."""
+"""Who may import whom? The law of ntk_select/README.md, read off the source."""
 
 import ast
 import subprocess

@@ -177,6 +177,7 @@ def stored():
     return ZOO["fashion_mnist-resnet_small"]()
 
 
+@pytest.mark.slow
 def test_an_embedded_expert_keeps_its_taps_and_both_routes_agree(stored):
     found = ns.with_new_head(stored, 3, seed=1)
     x = np.asarray(stored.preprocess(np.random.default_rng(0).integers(0, 256, (5, 28, 28, 3), np.uint8)))

@@ -77,13 +77,16 @@ def test_intervals_of_lfc_hold_the_truth_about_95_times_in_100():
     assert 0.85 <= coverage_of_lfc(25, samples=120, draws=50) <= 1
 
 
-@pytest.mark.parametrize("name", ["hscore", "hscore_shrinkage", "logme", "transrate", "gbc", "knn", "linear_probe", "cka", "pactran"])
+@pytest.mark.parametrize("name", ["hscore", "hscore_shrinkage", "logme", "transrate", "gbc", "knn", "linear_probe", "cka"])
 def test_intervals_of_other_scores_hold_their_mean_over_draws_of_the_images(name):
-    """Measured with 60 samples and 25 half-samples: 0.87 to 0.97, in the mean 0.92; errors of TransRate are 0.7 to 0.8 of its spread. A score that grows with n is held at this n."""
+    """Measured with 60 samples and 25 half-samples: 0.87 to 0.97, in the mean 0.92; errors of TransRate are 0.7 to 0.8 of its spread. A score that grows with n is held at this n.
+
+    PACTran, a second each time, was measured once, with 30 samples, and lies among them.
+    """
     rng, labels = np.random.default_rng(1), np.repeat(np.arange(5), 25)
     centres, halves = rng.normal(size=(5, 20)) * 0.5, half_samples(labels, draws=25, seed=0)
     values, errors = [], []
-    for _ in range(30 if name == "pactran" else 60):  # which takes a second each
+    for _ in range(60):
         features = Features(np.maximum(rng.normal(size=(125, 20)) + centres[labels], 0))
         values.append(float(SCORES[name](features=features, labels=labels)))
         on_halves = [SCORES[name](features=features.take(rows), labels=labels[rows]) for rows in halves.rows]

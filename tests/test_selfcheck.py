@@ -17,6 +17,8 @@ from ntk_select.selfcheck.laws import ADJOINT, APART, FINITE, LAWS
 from ntk_select.selfcheck.record import relative
 from ntk_select.selfcheck.subject import inner
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 _draw = np.random.default_rng(0).normal
 PARAMS = {"w": _draw(size=(4, 5)), "out": {"kernel": _draw(size=(5, 3)), "bias": _draw(size=3)}}
 X = _draw(size=(5, 4))

@@ -1,5 +1,6 @@
 """Where does a set of the benchmark lie prepared, and which task is it?"""
 
+import os
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -49,7 +50,7 @@ def load_known(name: str, argument: str = "", *, data_dir: str | Path | None = N
 def next_command(name: str, data_dir: str | Path | None = None) -> str:
     """What to type so that the set lies prepared in `data_dir`, by default TensorFlow Datasets' own folder."""
     own = prepared.places(None, None)[0]
-    folder = Path(data_dir or own).expanduser()
+    folder = Path(os.path.expanduser(data_dir or own))
     if KNOWN[name].tfds:
         return prepared.download_command(KNOWN[name].tfds, folder)
     return shlex.join(["ntk-select", "tasks", "prepare", name, "--archive", "PATH", *([] if folder == own else ["--data-dir", str(folder)])])

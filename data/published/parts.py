@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ntk_select.errors import DataError
 
-from ..zipped import check_entry, is_plain_path
+from ..zipped import check_entry, is_plain_path, read_entry
 
 
 class Files:
@@ -43,7 +43,7 @@ class Zip:
 
     def read(self, entry: zipfile.ZipInfo) -> bytes:
         """Its bytes."""
-        return self._zip.read(entry)
+        return read_entry(self._zip, entry)
 
 
 class Tar:
@@ -56,6 +56,8 @@ class Tar:
         """(path, what `read` wants, size) of each."""
         for entry in self._tar:
             name = entry.name.removeprefix("./")
+            if entry.size < 0:  # would lead back to where one has been, without end
+                raise EOFError(f"the entry {name!r} has {entry.size:,} bytes")
             if name not in ("", ".") and not is_plain_path(name):
                 raise DataError(f"{self.where}, entry {entry.name!r}: leads out of the archive. Download it from its authors.")
             if entry.isreg():

@@ -1,6 +1,7 @@
 """How does an archive, as its authors publish it, become a prepared set?"""
 
 import io
+import os
 from collections import Counter
 from contextlib import redirect_stdout
 from dataclasses import dataclass
@@ -49,7 +50,7 @@ def prepare(name: str, archive: str | Path, *, data_dir: str | Path | None = Non
     """
     if name not in KNOWN:
         raise TaskError(f"Unknown set {name!r}.{did_you_mean(name, READERS)} Example: ntk-select tasks prepare magnetic_tile --archive PATH")
-    place = prepared.places(None, None)[0] if data_dir is None else Path(data_dir).expanduser()
+    place = prepared.places(None, None)[0] if data_dir is None else Path(os.path.expanduser(data_dir))
     if name not in READERS:
         raise DataError(f"{name} is prepared by TensorFlow Datasets, not here. {KNOWN[name].obtain} Then type: {next_command(name, place)}")
     there = find_known(name, str(place))

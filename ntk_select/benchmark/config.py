@@ -9,7 +9,7 @@ from ntk_select.engine.inputs import check_count
 from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.finetuning.finetune import CHOICES
 from ntk_select.finetuning.recipe import LEARNING_RATES, Recipe, checked_rates
-from ntk_select.toml_records import read_toml, record, table_of_tables
+from ntk_select.toml_records import check_tables, read_toml, record, table_of_tables
 
 OWN_SOURCE = ("skip", "mark")
 JUDGED_BY = ("accuracy", "balanced_accuracy")
@@ -40,7 +40,7 @@ class TaskConfig:
     shots: tuple = ()
     probe_seeds: tuple[int, ...] = ()
     finetune_seeds: tuple[int, ...] = ()
-    recipe: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict, metadata={"as": '{ epochs = 10, augment = "crop" }'})
     judged_by: str = "accuracy"
     train: int | None = None
     test: int | None = None
@@ -124,7 +124,7 @@ class BenchConfig:
     finetune_seeds: tuple[int, ...] = (0,)
     learning_rates: tuple[float, ...] = LEARNING_RATES
     choose: str = "validation"
-    recipe: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict, metadata={"as": '{ epochs = 10, augment = "crop" }'})
     own_source: str = "skip"
     untrained: tuple[str, ...] = ()
     search_rates: tuple[float, ...] = ()
@@ -189,14 +189,17 @@ def read_config(path: str | Path) -> BenchConfig:
 
 def parsed(found: Mapping[str, Any], path: Path) -> BenchConfig:
     """The config in what stood in a TOML file. Raises as `read_config`."""
-    tasks = {name: record(TaskConfig, entry, f"{path}, [tasks.{name}]") for name, entry in table_of_tables(found, "tasks", path).items()}
-    inner = {"tasks": tasks}
+    tasks = {name: (TaskConfig, entry, f"{path}, [tasks.{name}]") for name, entry in table_of_tables(found, "tasks", path).items()}
+    tables = {}
     for key, kind in (("kernels", KernelsConfig), ("synthetic", SyntheticConfig)):
         if key in found:
             if not isinstance(found[key], dict):
                 raise ConfigError(f"{path}: {key} must be a table, as in [{key}].")
-            inner[key] = record(kind, found[key], f"{path}, [{key}]")
-    config = record(BenchConfig, {"tasks": {}, **found}, str(path), given=inner)
+            tables[key] = (kind, found[key], f"{path}, [{key}]")
+    own = {"tasks": {}, **found}
+    check_tables([(BenchConfig, own, str(path)), *tasks.values(), *tables.values()], given=dict.fromkeys(("tasks", *tables)))
+    inner = {"tasks": {name: record(*table) for name, table in tasks.items()}} | {key: record(*table) for key, table in tables.items()}
+    config = record(BenchConfig, own, str(path), given=inner)
     _check(config, str(path))
     return config
 

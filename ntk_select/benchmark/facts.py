@@ -121,7 +121,7 @@ def _facts(name: str, load: Callable, cards: Mapping[str, Card | None]) -> Exper
         _of(card.sha256, card.source, card.architecture, dict(card.config), card.preprocess),
         card.architecture,
         card.source,
-        seen_by(name, cards),
+        seen_by_card(name, cards),
         card.initialised_from,
         card.num_parameters,
         card.num_images,
@@ -134,12 +134,18 @@ def _of(*facts) -> str:
     return hashlib.sha256(repr(list(facts)).encode()).hexdigest()
 
 
-def seen_by(name: str, cards: Mapping[str, Card | None]) -> tuple[str, ...]:
+def seen_by_card(name: str, cards: Mapping[str, Card | None]) -> tuple[str, ...]:
     """All data sets that an expert has seen: its own, other domains, and those of the expert that it started from, and so on."""
-    seen: dict[str, None] = {}
+    known = {each: card for each, card in cards.items() if isinstance(card, Card)}
+    return seen_by_line(name, {each: card.seen for each, card in known.items()}, {each: card.initialised_from for each, card in known.items()})
+
+
+def seen_by_line(name: str | None, seen: Mapping[str, tuple[str, ...]], parents: Mapping[str, str | None]) -> tuple[str, ...]:
+    """What an expert and those that it descends from have seen, as far back as they are known."""
+    found: dict[str, None] = {}
     visited = set()
-    while name is not None and name not in visited and isinstance(cards.get(name), Card):
+    while name in seen and name not in visited:
         visited.add(name)
-        seen |= dict.fromkeys(cards[name].seen)
-        name = cards[name].initialised_from
-    return tuple(seen)
+        found |= dict.fromkeys(seen[name])
+        name = parents[name]
+    return tuple(found)

@@ -15,7 +15,7 @@ from ntk_select.zoo_training.plan import Speed, speed_of
 
 from .cells import UNTRAINED, Cell, ExpertFacts, TaskFacts, grid, scores_of
 from .config import BenchConfig, Images, read_config
-from .facts import check_names, load, task_facts
+from .facts import check_names, load, seen_by_line, task_facts
 from .measure import Bench
 
 
@@ -115,12 +115,8 @@ def _experts(bench: Bench, path: Path) -> tuple[dict[str, ExpertFacts], Callable
             source = member.source if isinstance(member, SingleMember) else name.partition("@")[2]
             seen = (source,) if isinstance(member, SingleMember) else tuple(member.sources)
             facts[name] = ExpertFacts(name, f"planned: {name}", member.architecture, source, seen, member.initialised_from)
-    for name, known in facts.items():
-        begun, seen = known.initialised_from, list(known.seen)
-        while begun in facts and facts[begun].source not in seen:
-            seen += facts[begun].seen
-            begun = facts[begun].initialised_from
-        facts[name] = replace(known, seen=tuple(dict.fromkeys(seen)))
+    seen, parents = {name: known.seen for name, known in facts.items()}, {name: known.initialised_from for name, known in facts.items()}
+    facts = {name: replace(known, seen=seen_by_line(name, seen, parents)) for name, known in facts.items()}
 
     def fresh(name: str):
         architecture = facts[name].architecture if name in facts else name.removeprefix(UNTRAINED)

@@ -70,7 +70,7 @@ def status(folder: str | Path) -> Status:
 def _note(file: Path) -> dict[str, Any] | None:
     """What a runner left; None for one that has just ended."""
     try:
-        return read_json(file)
+        return read_json(file, ("host", "pid", "began", "beat"))
     except FileNotFoundError:
         return None
 

@@ -9,6 +9,8 @@ OUT/running/NAME.json           what a runner is at
 """
 
 import json
+import os
+import shlex
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ntk_select.errors import ConfigError, DataError, first_line
+from ntk_select.errors import ConfigError, DataError, explained, first_line
 from ntk_select.files import write_atomically
 
 from .cells import KINDS, Cell
@@ -42,7 +44,7 @@ class Store:
     """The folder of a benchmark's results: the only thing that its workers share."""
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder).expanduser()
+        self.folder = Path(os.path.expanduser(folder))
 
     def record_file(self, cell: Cell) -> Path:
         """Where the record of a cell lies."""
@@ -103,16 +105,28 @@ class Store:
         """
         file = self.folder / MANIFEST
         if not file.is_file():
-            raise ConfigError(
-                f"{str(self.folder)!r} holds no benchmark ({MANIFEST} is not there). Type: ntk-select bench run CONFIG --out {self.folder}"
-            )
-        return read_json(file)
+            raise ConfigError(self._no_benchmark())
+        return read_json(file, ("name",))
+
+    def _no_benchmark(self) -> str:
+        """Why there is none, and where there is one."""
+        folder = self.folder
+        why = f"{MANIFEST} is not there" if folder.is_dir() else "it is a file" if folder.exists() else "there is no such folder"
+        holds_none = f"{str(folder)!r} holds no benchmark ({why})."
+        beside = (folder if folder.is_dir() else folder.parent).glob(f"*/{MANIFEST}")
+        if near := [str(file.parent) for file in (folder.parent / MANIFEST, *sorted(beside)) if file.is_file()]:
+            return f"{holds_none} There is one in {', '.join(near[:3])}: give that folder."
+        run = f"ntk-select bench run CONFIG --out {shlex.quote(str(folder))}"
+        return f"{holds_none} Give the folder of a run, the one after --out of bench run. Type: {run}"
 
     def cells(self) -> list[Cell]:
-        """The cells that the manifest names. Raises as `manifest`."""
+        """The cells that the manifest names. Raises as `manifest`, and DataError where their list is damaged."""
         self.manifest()
         rows = _table(self.folder / CELLS).drop_columns(["key"]).to_pylist()
-        return [Cell(**{**row, "settings": json.loads(row["settings"])}) for row in rows]
+        try:
+            return [Cell(**{**row, "settings": json.loads(row["settings"])}) for row in rows]
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise DataError(f"{self.folder / CELLS} is no list of cells ({explained(error)}). Delete it, and run the benchmark again.") from error
 
     def read(self, kind: str, keys: Iterable[str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """All records of a kind as one table; of the keys and columns alone, if they are given. Among columns must be "key".
@@ -122,7 +136,7 @@ class Store:
         """
         files = sorted((self.folder / "records" / kind).glob("*/*.parquet"))
         wanted = None if keys is None else set(keys)
-        tables = [_table(file, columns) for file in files if wanted is None or file.stem in wanted]
+        tables = [_record(file, columns) for file in files if wanted is None or file.stem in wanted]
         if (packed := self._packed(kind)).is_file():
             table, alone = _table(packed, columns), {file.stem for file in files}
             kept = [key not in alone and (wanted is None or key in wanted) for key in table["key"].to_pylist()]
@@ -146,9 +160,19 @@ class Store:
 
 def _table(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
     try:
-        return pq.ParquetFile(file).read(columns)
+        table = pq.ParquetFile(file, page_checksum_verification=True).read(columns)
+        if "key" not in table.column_names:
+            raise ValueError("it has no column 'key'")
+        return table
     except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: names that are no text any more
         raise DataError(f"The record {file} is damaged ({first_line(error)}). Delete it, and run the benchmark again.") from error
+
+
+def _record(file: Path, columns: Sequence[str] | None) -> pa.Table:
+    table = _table(file, columns)
+    if {*table["key"].to_pylist()} != {file.stem}:
+        raise DataError(f"The record {file} is that of another cell. Delete it, and run the benchmark again.")
+    return table
 
 
 def parquet_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -162,15 +186,18 @@ def parquet_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 def _bytes(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue().to_pybytes()
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """Raises DataError for a damaged file, FileNotFoundError where there is none."""
+def read_json(file: Path, fields: Sequence[str] = ()) -> dict[str, Any]:
+    """An object that has these fields. Raises DataError for a damaged file, FileNotFoundError where there is none."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or not found.keys() >= {*fields}:
+            raise ValueError(f"it holds no object{' with the fields ' if fields else ''}{', '.join(fields)}")
+        return found
     except FileNotFoundError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read: {error}. Delete it, and run the benchmark again.") from error

@@ -1,13 +1,13 @@
 """`ntk-select bench`: every expert on every task, scored and fine-tuned, on one machine or many."""
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.text import Text
 
-from ntk_select.cli.console import Flag, check_writable, command, print_json, print_line, print_table, progress_bar, remarks, split
+from ntk_select.cli.console import Flag, check_writable, command, print_json, print_line, print_table, progress_bar, remark, split
 from ntk_select.errors import ConfigError
 
 SHOWN = 10
@@ -44,6 +44,11 @@ class BenchRun:
         from ntk_select.benchmark import run
 
         shard = _shard(self.shard)
+        for option, value in (("--cpus", self.cpus), ("--gpus", self.gpus)):
+            if not 0 <= value < math.inf:
+                raise ConfigError(f"{option} {value:g} must be a number from 0, of a single Ray worker.")
+        if self.data is not None and not self.data.expanduser().is_dir():
+            raise ConfigError(f"--data {str(self.data)!r} is not a folder. Give the one that stands for {{data}} in the config.")
         check_writable(self.out)
         options = {"address": self.address, "cpus": self.cpus, "gpus": self.gpus}
         with progress_bar("cells") as progress:
@@ -57,9 +62,9 @@ class BenchRun:
         line = f"{found.cells:,} cells: {found.before:,} were done, {found.now:,} are new, {len(found.failed):,} failed"
         print_line(line + (f", {rest:,} are other shards'" if rest else "") + f"; {found.seconds:,.0f} s.")
         for warning in found.warnings:
-            remarks().print(Text(warning, style="yellow"), soft_wrap=True)
+            remark(warning, "yellow")
         for error in list(dict.fromkeys(found.failed.values()))[:SHOWN]:
-            remarks().print(Text(error, style="red"), soft_wrap=True)
+            remark(error, "red")
         print_line("Next: " + (command("bench", "status", str(self.out)) if found.failed or rest else command("bench", "report", str(self.out))))
         return 1 if found.failed else 0
 
@@ -112,6 +117,7 @@ class BenchPlan:
             columns,
             rows,
             right=columns[1:],
+            optional=("images a class", "passed forward", "images trained on"),
         )
         print_line("Reading images, compilation, and the small networks that RSA and DDS train are not in it.")
         return 0
@@ -150,9 +156,9 @@ class BenchStatus:
             print_line("Nobody is at work. To go on type the command again that began it: ntk-select bench run CONFIG --out " + str(self.folder))
         for failure in found.failures[:SHOWN]:
             told = f"{failure['task']}, {failure['expert']}, seed {failure['seed']}: {failure['error']}"
-            remarks().print(Text(told, style="red"), soft_wrap=True)
+            remark(told, "red")
         if len(found.failures) > SHOWN:
-            remarks().print(f"and {len(found.failures) - SHOWN} more, in {self.folder / 'failures'}", markup=False, soft_wrap=True)
+            remark(f"and {len(found.failures) - SHOWN} more, in {self.folder / 'failures'}")
         return 1 if found.failed else 0
 
 
@@ -206,7 +212,10 @@ class BenchPack:
         check_writable(self.out)
         if self.out.expanduser().resolve() == store.folder.resolve():
             raise ConfigError(f"--out {str(self.out)!r} is the folder itself. Give another one.")
-        packed = store.pack(self.out)
+        try:
+            packed = store.pack(self.out)
+        except OSError as error:
+            raise ConfigError(f"--out {str(self.out)!r} cannot be written: {error.strerror}. Give another folder.") from error
         size = sum(file.stat().st_size for file in packed.folder.rglob("*") if file.is_file())
         print_line(f"{len(packed.done()):,} records in {self.out}, {size / 2**20:.1f} MB")
         return 0

@@ -1,34 +1,54 @@
 """How do commands talk? Results go to standard output, progress and remarks to standard error."""
 
 import json
+import math
 import os
+import secrets
 import shlex
 import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from ntk_select.errors import ConfigError
+from ntk_select.errors import ConfigError, escaped, first_line
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 """An option without a value and without a --no- twin."""
+SENTENCE = 20
+"""Letters that a column of sentences keeps at least."""
+
+
+PIPED = 180
+"""Columns of an output that is no terminal and whose reader set no COLUMNS."""
 
 
 def out() -> Console:
-    """Standard output; wide when it is not a terminal, so that a file never loses a column."""
-    return Console(width=None if sys.stdout.isatty() else 180, highlight=False)
+    """Standard output: as wide as the terminal, as $COLUMNS says, or so wide that a file never loses a column."""
+    return Console(width=None if sys.stdout.isatty() else _asked_width() or PIPED, highlight=False)
+
+
+def _asked_width() -> int | None:
+    asked = os.environ.get("COLUMNS", "")
+    return int(asked) if asked.isdecimal() and int(asked) else None
 
 
 def remarks() -> Console:
     """Standard error."""
     return Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 180)
+
+
+def remark(text: Any, style: str = "") -> None:
+    """One line on standard error, never folded."""
+    remarks().print(Text(escaped(str(text)), style=style), soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
@@ -39,20 +59,56 @@ def print_json(value: Any) -> None:
 
 def print_line(text: str, style: str = "") -> None:
     """One line on standard output, never folded, so that a command in it can be copied."""
-    out().print(Text(text, style=style), soft_wrap=True)
+    out().print(Text(escaped(text), style=style), soft_wrap=True)
 
 
-def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
-    """A table for people; columns named in `right` are numbers."""
+def print_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    right: Sequence[str] = (),
+    optional: Sequence[str] = (),
+    sentences: Sequence[str] = (),
+) -> None:
+    """A table for people, with what there is room for.
+
+    Args:
+      right: columns of numbers, which are never broken.
+      optional: columns that a narrow terminal lacks, the first to go first; a line below the table names them.
+      sentences: columns that go over several lines before any other is left out.
+    """
     print_line(title, style="bold")
+    console = out()
+    cells = {column: [escaped(row[place]) for row in rows] for place, column in enumerate(columns)}
+    room = console.width if sys.stdout.isatty() or _asked_width() else math.inf
+    shown, heads = list(columns), {column: column for column in columns}
+
+    def needed(foldable: Sequence[str]) -> int:
+        """Width of the table when these columns may go over several lines."""
+        widest = {column: max(cell_len(line) for text in (*cells[column], heads[column]) for line in text.splitlines() or [""]) for column in shown}
+        return sum(3 + (min(width, SENTENCE) if column in foldable else width) for column, width in widest.items()) + 1
+
+    if needed(sentences) > room:  # the headings of numbers go over several lines before anything is left out
+        heads |= {column: _folded(column, max(map(cell_len, cells[column]), default=0)) for column in right}
+    for column in (column for column in optional if column in shown):
+        if needed(sentences) > room:
+            shown.remove(column)
     table = Table()
-    for column in columns:
-        table.add_column(
-            column, justify="right" if column in right else "left", overflow="fold", no_wrap=column in ("rank", "expert", "kind", "field")
-        )
-    for row in rows:
-        table.add_row(*map(Text, row))  # as Text: names in brackets are no markup
-    out().print(table)
+    for column in shown:
+        table.add_column(heads[column], justify="right" if column in right else "left", overflow="fold", no_wrap=column in right)
+    for number in range(len(rows)):
+        table.add_row(*(Text(cells[column][number]) for column in shown))  # as Text: names in brackets are no markup
+    texts = [column for column in shown if column not in right]
+    console.width = max(console.width, needed(texts))  # rather a long line than a number that is cut
+    console.print(table, crop=False)
+    if len(shown) < len(columns):
+        left_out = [column for column in columns if column not in shown]
+        print_line(f"No room for: {', '.join(left_out)}. A wider terminal shows more, --json everything.")
+
+
+def _folded(heading: str, width: int) -> str:
+    """A heading in lines of this width, without breaking a word."""
+    return "\n".join(textwrap.wrap(heading, max(width, 1), break_long_words=False)) if heading.split() else heading
 
 
 @contextmanager
@@ -68,7 +124,7 @@ def progress_bar(what: str) -> Iterator[Any]:
     )
     with Progress(*columns, console=remarks(), transient=True) as bar:
         task = bar.add_task("", total=None)
-        yield lambda done, total, name: bar.update(task, completed=done, total=total, description=name)
+        yield lambda done, total, name: bar.update(task, completed=done, total=total, description=escaped(name))
 
 
 def split(values: Sequence[str]) -> list[str]:
@@ -87,12 +143,23 @@ def zoo_option(zoo: Sequence[str]) -> list[str]:
 
 
 def check_writable(folder: Path, option: str = "--out") -> None:
-    """Refuses before the work what could not be saved after it."""
-    folder = folder.expanduser()
+    """Refuses before the work what could not be saved after it. Leaves nothing behind: another option may be wrong as well."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".ntk-select-write-test"
+        place = _nearest(Path(os.path.abspath(folder.expanduser())))
+        if not place.is_dir():
+            raise ConfigError(f"{option} {str(folder)!r} cannot be written: {place.name} is not a folder. Give another folder.")
+        probe = place / f".ntk-select-write-test-{os.getpid()}-{secrets.token_hex(4)}"
         probe.touch()
         probe.unlink()
-    except OSError as error:
-        raise ConfigError(f"{option} {str(folder)!r} cannot be written: {error.strerror}. Give another folder.") from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home for ~
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise ConfigError(f"{option} {str(folder)!r} cannot be written: {reason}. Give another folder.") from error
+
+
+def _nearest(path: Path) -> Path:
+    """What there is of a path: itself, or the nearest folder above."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return path if path == path.parent else _nearest(path.parent)
+    return path

@@ -1,19 +1,31 @@
 """`ntk-select demo`: the main job on the embedded experts and data, offline, and the measured truth beside it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.text import Text
 
-from ntk_select.cli.console import Flag, check_writable, command, out, print_json, print_line, print_table, progress_bar, remarks
+from ntk_select.cli.console import Flag, check_writable, command, out, print_json, print_line, print_table, progress_bar, remark
 from ntk_select.cli.finetune import REFERENCE
 from ntk_select.cli.rank import print_ranking
+from ntk_select.errors import ConfigError
 from ntk_select.files import file_name
 from ntk_select.plugins import builtin
 
 SHOTS = 20
 """Images of each digit to fine-tune on; the scores look at the same ones."""
 TOP = 3
+
+
+def _saved(what: str, record, folder: Path) -> bool:
+    """Whether it could be saved; if not it is still there to be printed, and a line says why."""
+    try:
+        record.save(folder)
+    except ConfigError as error:
+        remark(f"{what} could not be saved: {error}", "red")
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -32,37 +44,38 @@ class Demo:
         from ntk_select.ranking import rank
 
         check_writable(self.out)
-        remarks().print(
-            Text(f"Which of the embedded experts would you fine-tune to read handwritten digits? Judged from {SHOTS} images of each digit.")
-        )
+        remark(f"Which of the embedded experts would you fine-tune to read handwritten digits? Judged from {SHOTS} images of each digit.")
         experts, task = builtin("open_zoo")(["builtin"]), builtin("load_task")("digits")
         with progress_bar("ranking") as progress:
             ranking = rank(experts, task, per_class=SHOTS, progress=progress)
-        ranking.save(self.out)
         if not self.json:
             print_ranking(ranking, sum(ranking.shared_seconds.values()) + sum(row.total_seconds for row in ranking.experts))
-        results = {} if self.no_finetune else self._finetuned(experts, task, [row.name for row in ranking.experts])
+        saved = _saved("The ranking", ranking, self.out)
+        results = {}
+        for name, result in () if self.no_finetune else self._finetuned(experts, task, [row.name for row in ranking.experts]):
+            results[name] = result
+            saved &= _saved(f"The fine-tuning of {name}", result, self.out / file_name(name))
+            remark(f"{name}: {100 * result.accuracy:.1f} %")
         if self.json:
             print_json({**ranking.to_dict(), "fine_tuned": [result.to_dict() for result in results.values()]})
         else:
             self._print(ranking, results)
             print_line(f"Tables and figures are in {self.out}. For your own images, in folders named by class:")
             print_line(command("rank", "--task", "folder:my_images"))
-        return 1 if ranking.failures else 0
+        return 0 if saved and not ranking.failures else 1
 
-    def _finetuned(self, experts, task, order: list[str]) -> dict:
+    def _finetuned(self, experts, task, order: list[str]) -> Iterator[tuple]:
+        """One after another, with its name: what is done can be kept before the next begins."""
         from ntk_select.finetuning import Recipe, finetune
 
-        reference, results = experts[REFERENCE](), {}
+        reference = experts[REFERENCE]()
         if REFERENCE not in order:  # it failed to be ranked, and with it there would be nothing to compare with
-            return {}
+            return
         chosen = list(dict.fromkeys([*order[:TOP], REFERENCE, order[-1]]))
         for number, name in enumerate(chosen, start=1):
             with progress_bar(f"fine-tuning {number} of {len(chosen)}") as progress:
-                results[name] = finetune(experts[name](), task, shots=SHOTS, recipe=Recipe(augment="crop"), reference=reference, progress=progress)
-            results[name].save(self.out / file_name(name))
-            remarks().print(f"{name}: {100 * results[name].accuracy:.1f} %", markup=False)
-        return results
+                result = finetune(experts[name](), task, shots=SHOTS, recipe=Recipe(augment="crop"), reference=reference, progress=progress)
+            yield name, result
 
     def _print(self, ranking, results) -> None:
         if not results:
@@ -84,7 +97,7 @@ class Demo:
             f"Fine-tuned on {SHOTS} images of each digit, 30 epochs, best of three learning rates by validation; {len(ranking.experts)} were ranked"
         )
         columns = ["rank", "expert", "test accuracy", "gain", "learning rate", "cost", "seconds"]
-        print_table(title, columns, rows, right=("rank", *columns[2:]))
+        print_table(title, columns, rows, right=("rank", *columns[2:]), optional=("seconds", "learning rate", "cost"))
         first = results[min(results, key=lambda name: places[name])]
         best = max(results, key=lambda name: results[name].accuracy)
         out().print(

@@ -1,10 +1,22 @@
 """How does a command get the one expert that it was told?"""
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
 
-from ntk_select.cli.console import split
-from ntk_select.errors import ModelError, did_you_mean
-from ntk_select.expert import Expert
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from ntk_select.cli.console import command, split, zoo_option
+from ntk_select.errors import ModelError, near
+
+if TYPE_CHECKING:
+    from ntk_select.expert import Expert
+
+
+def no_such_expert(name: str, experts: Iterable[str], zoo: Sequence[str], option: str = "") -> ModelError:
+    """The error for a name that the zoo does not have; `option` is where it was given."""
+    place = f"{option}: there" if option else "There"
+    listing = command("zoo", "list", *zoo_option(zoo))
+    return ModelError(f"{place} is no expert {name!r} in the zoo.{near(name, experts)} To see what there is type: {listing}")
 
 
 def load_expert(open_zoo: Callable, zoo: Sequence[str], name: str) -> Expert:
@@ -18,7 +30,7 @@ def load_expert(open_zoo: Callable, zoo: Sequence[str], name: str) -> Expert:
     """
     experts = open_zoo(split(zoo))
     if name not in experts:
-        raise ModelError(f"There is no expert {name!r} in the zoo.{did_you_mean(name, experts)}")
+        raise no_such_expert(name, experts, zoo)
     expert = experts[name]()
     if expert.preprocess is None:
         raise ModelError(

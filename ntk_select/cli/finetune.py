@@ -7,13 +7,13 @@ from pathlib import Path
 
 from rich.text import Text
 
-from ntk_select.cli.console import Flag, check_writable, command, out, print_json, print_line, print_table, progress_bar, remarks, split, zoo_option
+from ntk_select.cli.console import Flag, check_writable, command, out, print_json, print_line, print_table, progress_bar, remark, split, zoo_option
 from ntk_select.cli.expert import load_expert
 from ntk_select.errors import ConfigError, ModelError, NtkSelectError, explained
 from ntk_select.files import file_name
 from ntk_select.plugins import builtin
 
-CHOSEN = {"validation": ("by validation", ", on validation"), "paper": ("by test, as in the paper", ", on test"), "given": ("given", "")}
+CHOSEN = {"validation": ("by validation", "validation %"), "paper": ("by test, as in the paper", "by rate, test %"), "given": ("given", "by rate")}
 """Where the learning rate comes from, and where those of the table were judged."""
 
 REFERENCE = "cifar10-resnet_small"
@@ -80,7 +80,7 @@ class Finetune:
             raise ConfigError("--expert needs a name. To see them type: ntk-select zoo list")
         task = builtin("load_task")(self.task)
         reference = self._reference(open_zoo)
-        for folder, option in ((self.out, "--out"), (self.save_model, "--save-model")):
+        for folder, option in ((self.out, "--out"), (self.save_model, "--save-model"), (self.checkpoints, "--checkpoints")):
             if folder is not None:
                 check_writable(folder, option)
         if self.save_model is not None and not self.replace:
@@ -129,9 +129,9 @@ class Finetune:
             for result in results:
                 result.forget()
         for path in paths:
-            remarks().print(f"wrote {path}", markup=False, soft_wrap=True)
+            remark(f"wrote {path}")
         for name, error in failures.items():
-            remarks().print(Text(f"{name} failed: {error}", style="red"))
+            remark(f"{name} failed: {error}", "red")
         return 1 if failures else 0
 
     def _reference(self, open_zoo):
@@ -187,13 +187,37 @@ def print_results(results: Sequence) -> None:
     ]
     shots = "all training images" if first.shots is None else f"{first.shots} images a class"
     title = f"{first.task}: {shots} ({first.train_images:,}), tested on {first.test_images:,}; learning rate {CHOSEN[first.choose][0]}"
-    columns = ["expert", "seed", "accuracy", "balanced", "rate", f"by rate{CHOSEN[first.choose][1]}", "images/s", "cost", "seconds"]
-    print_table(title, columns, rows, right=("seed", "accuracy", "balanced", "rate", "images/s", "cost", "seconds"))
+    trials = CHOSEN[first.choose][1]
+    columns = ["expert", "seed", "accuracy", "balanced", "rate", trials, "images/s", "cost", "seconds"]
+    print_table(
+        title,
+        columns,
+        rows,
+        right=("seed", "accuracy", "balanced", "rate", "images/s", "cost", "seconds"),
+        optional=("images/s", "seconds", trials, "balanced", "cost"),
+        sentences=(trials,),
+    )
+    _explain(results)
     for name in dict.fromkeys(result.expert for result in results):
         values = [100 * result.accuracy for result in results if result.expert == name]
         if len(values) > 1:
             spread = statistics.stdev(values)
             out().print(Text(f"{name}: {statistics.mean(values):.2f} % (standard deviation {spread:.2f} over {len(values)} seeds)"))
+
+
+def _explain(results: Sequence) -> None:
+    """What the columns of the table mean whose headings are too short to say it."""
+    first, said = results[0], []
+    if first.choose == "validation":
+        said.append(
+            f"validation %: accuracy by learning rate, on the fifth of the {first.train_images:,} images that was held out (one a class at least)"
+        )
+    elif first.choose == "paper":
+        said.append(f"by rate, test %: accuracy by learning rate, on the {first.test_images:,} test images")
+    if any(result.cost is not None for result in results):
+        said.append("cost: work, in units of one fine-tuning of the reference expert on the same images with one learning rate")
+    for line in said:
+        print_line(f"{line[0].upper()}{line[1:]}.")
 
 
 def _trial(trial) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ntk_select.cli.console import print_json, print_line, print_table, progress_bar, remarks
+from ntk_select.cli.console import print_json, print_line, print_table, progress_bar, remark
 from ntk_select.cli.kernel_sketch import dims_of, kinds_of
 from ntk_select.errors import ConfigError, MissingDependencyError
 from ntk_select.expert import Expert
@@ -36,7 +36,7 @@ def compare_with_exact(command: Kernel, expert: Expert, x: np.ndarray, labels: n
     else:
         _print(command, found, made)
     for path in files:
-        remarks().print(f"wrote {path}", markup=False, soft_wrap=True)
+        remark(f"wrote {path}")
     return 1 if found.left_out else 0
 
 
@@ -51,7 +51,7 @@ def _saved(command: Kernel, found: Comparison, record: dict[str, Any], made: dic
     try:
         write_atomically(figure, comparison_figure(found, title=title))
     except (MissingDependencyError, ConfigError, OSError) as error:
-        remarks().print(f"No figure was written. {error}", markup=False, soft_wrap=True)
+        remark(f"No figure was written. {error}")
         return [path]
     return [path, figure]
 

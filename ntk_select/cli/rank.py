@@ -11,10 +11,10 @@ from typing import Any
 from rich.text import Text
 
 from ntk_select.cache import default_folder
-from ntk_select.cli.console import Flag, check_writable, command, out, print_json, print_line, print_table, progress_bar, remarks, split, zoo_option
-from ntk_select.errors import ConfigError, did_you_mean, first_line
+from ntk_select.cli.console import Flag, check_writable, command, out, print_json, print_line, print_table, progress_bar, remark, split, zoo_option
+from ntk_select.cli.expert import no_such_expert
+from ntk_select.errors import ConfigError, first_line, how_to_install
 from ntk_select.plugins import builtin
-from ntk_select.scores import ScoreResult
 
 MOST_COLUMNS = 4
 """Scores that fit beside each other in a terminal."""
@@ -29,7 +29,7 @@ class Rank:
     zoo: tuple[str, ...] = ("builtin",)
     """Where the experts are: builtin, folders of experts, or several of them."""
     scores: tuple[str, ...] = ("lfc", "lgc")
-    """Scores to compute, or all; the first decides the order."""
+    """Scores to compute, or all; the first decides the order. To see them type: ntk-select scores list."""
     per_class: int = 25
     """Images a class that the scores see, at most."""
     seed: int = 0
@@ -60,7 +60,7 @@ class Rank:
         began = time.perf_counter()
         task = builtin("load_task")(self.task)
         measured = None if self.measured is None else _read_measured(self.measured)
-        experts = _chosen(builtin("open_zoo")(split(self.zoo)), split(self.only))
+        experts = _chosen(builtin("open_zoo")(split(self.zoo)), self.only, self.zoo)
         if self.out is not None:
             check_writable(self.out)
         with progress_bar("ranking") as progress:
@@ -77,19 +77,26 @@ class Rank:
                 cache=None if self.no_cache else self.cache,
                 progress=progress,
             )
-        saved = ranking.save(self.out) if self.out is not None else []
+        saved, trouble = [], None
+        if self.out is not None:
+            try:
+                saved = ranking.save(self.out)
+            except ConfigError as error:  # of the disk; the ranking is still there to be printed
+                trouble = error
         if self.json:
             print_json(ranking.to_dict())
         else:
             print_ranking(ranking, time.perf_counter() - began)
-            print_line(next_command(ranking, self.task, len(task.labels), self.zoo, self._other_options()))
+            print_line(next_command(ranking, self.task, len(task.labels), self.zoo, self._other_options(), tested=task.test_images is not None))
         for path in saved:
-            remarks().print(f"wrote {path}", markup=False, soft_wrap=True)
+            remark(f"wrote {path}")
         if saved and not any(path.suffix == ".png" for path in saved):
-            remarks().print("No figure was written: that needs the package matplotlib. Type: pip install matplotlib")
+            remark(f"No figure was written: that needs the package matplotlib. {how_to_install('matplotlib')}")
         for failure in ranking.failures if self.json else ():
-            remarks().print(f"{failure.name} failed: {failure.error}", markup=False)
-        return 1 if ranking.failures else 0
+            remark(f"{failure.name} failed: {failure.error}")
+        if trouble is not None:
+            remark(f"The ranking could not be saved: {trouble}", "red")
+        return 1 if ranking.failures or trouble else 0
 
     def _other_options(self) -> list[str]:
         """The options that a repetition of this ranking must name."""
@@ -107,22 +114,25 @@ def print_ranking(ranking, seconds: float) -> None:
     """The table, the failures, the warnings and the judgement; of many scores the first, and a second table of what each says."""
     console, record = out(), ranking.task
     shown = ranking.score_names if len(ranking.score_names) <= MOST_COLUMNS else ranking.score_names[:1]
-    middle = ("source", "architecture") if console.width >= 130 else ()
     rows = [
         [
             str(e.rank),
             e.name,
-            *(getattr(e, name) or "?" for name in middle),
-            *(_cell(e.scores[name]) for name in shown),
+            e.source or "?",
+            e.architecture or "?",
+            *(text(e.scores[name]) for name in shown for text in (_cell, _interval)),
             f"{e.total_seconds:.2f}",
         ]
         for e in ranking.experts
     ]
-    title = f"{record['name']}: {record['images']} images of {record['classes']} classes, seed {record['seed']}; intervals 95 %"
-    print_table(title, ["rank", "expert", *middle, *shown, "seconds"], rows, right=("rank", "seconds"))
+    title = f"{record['name']}: {record['images']} images of {record['classes']} classes, seed {record['seed']}"
+    numbers = [column for name in shown for column in (name, f"{name} 95 %")]
+    narrow = ("source", "architecture", "seconds", *(f"{name} 95 %" for name in reversed(shown)), *reversed(shown[1:]))
+    columns = ["rank", "expert", "source", "architecture", *numbers, "seconds"]
+    print_table(title, columns, rows, right=("rank", *numbers, "seconds"), optional=narrow)
     if shown != ranking.score_names and ranking.experts:
         _print_scores(ranking)
-    for (extent, reason), names in _reasons(ranking).items():
+    for (extent, reason), names in ranking.reasons().items():
         console.print(Text(f"{', '.join(names)} unavailable{extent}: {reason}"))
     for failure in ranking.failures:
         console.print(Text(f"{failure.name} failed: {failure.error}", style="red"))
@@ -133,9 +143,11 @@ def print_ranking(ranking, seconds: float) -> None:
 
 
 def _cell(outcome) -> str:
-    if not isinstance(outcome, ScoreResult):
-        return "unavailable"
-    return f"{outcome.value:.4f}" if outcome.low is None else f"{outcome.value:.4f} [{outcome.low:.3f}, {outcome.high:.3f}]"
+    return f"{outcome.value:.4f}" if hasattr(outcome, "value") else "unavailable"
+
+
+def _interval(outcome) -> str:
+    return "" if getattr(outcome, "low", None) is None else f"[{outcome.low:.3f}, {outcome.high:.3f}]"
 
 
 def _print_scores(ranking) -> None:
@@ -151,20 +163,16 @@ def _print_scores(ranking) -> None:
         (best,) = (e.scores[name] for e in ranking.experts if e.name == first[0])
         spent = sum(e.score_seconds.get(name, 0.0) for e in ranking.experts)
         agrees = "-" if position == 0 or not math.isfinite(together[position]) else f"{together[position]:.2f}"
-        rows.append([name, " ".join(str(numbers[expert]) for expert in first), _cell(best), agrees, f"{spent:.2f}"])
+        value = f"{_cell(best)} {_interval(best)}".strip()
+        rows.append([name, " ".join(str(numbers[expert]) for expert in first), value, agrees, f"{spent:.2f}"])
     columns = ["score", "its first three", "value of its first", f"agrees with {ranking.score_names[0]}", "seconds"]
-    print_table("What each score says: experts by their numbers above; Spearman over experts", columns, rows, right=columns[3:])
-
-
-def _reasons(ranking) -> dict[tuple[str, str], list[str]]:
-    """Names of the scores that lack for the same reason, one expert's for all."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for name in ranking.score_names:
-        reasons = [e.scores[name].reason for e in ranking.experts if not isinstance(e.scores[name], ScoreResult)]
-        if reasons:
-            extent = "" if len(reasons) == len(ranking.experts) else f" for {len(reasons)} of {len(ranking.experts)}"
-            found.setdefault((extent, reasons[0]), []).append(name)
-    return found
+    print_table(
+        "What each score says: experts by their numbers above; Spearman over experts",
+        columns,
+        rows,
+        right=columns[2:],
+        optional=("seconds", columns[3]),
+    )
 
 
 def _spent(ranking) -> str:
@@ -177,21 +185,27 @@ def _spent(ranking) -> str:
     return f" ({told})" if told else ""
 
 
-def next_command(ranking, uri: str, available: int, zoo: Sequence[str] = ("builtin",), options: Sequence[str] = ()) -> str:
-    """What to type next: more images when the first ones are tied and there are more, otherwise a look at the best."""
+def next_command(ranking, uri: str, available: int, zoo: Sequence[str] = ("builtin",), options: Sequence[str] = (), *, tested: bool = True) -> str:
+    """What to type next: more images when the first ones are tied and there are more, otherwise the fine-tuning of the best.
+
+    Args:
+      tested: whether the task has test images, without which there is only a look at the best.
+    """
     record = ranking.task
     if ranking.best is None:
         return "Next: " + command("zoo", "verify", *zoo_option(zoo))
     if ranking.tied > 1 and available > record["images"]:
         more = command("rank", "--task", uri, "--per-class", str(4 * record["per_class"]), *options, *zoo_option(zoo))
         return f"Next, to tell them apart with more images: {more}"
+    if tested:
+        return "Next, to fine-tune the first: " + command("finetune", "--expert", ranking.best, "--task", uri, *zoo_option(zoo))
     return "Next, to see what it is: " + command("zoo", "show", ranking.best, *zoo_option(zoo))
 
 
 def _read_measured(path: Path) -> dict[str, dict[str, float]]:
     try:
         found = json_module.loads(path.expanduser().read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"--measured {str(path)!r} cannot be read as JSON: {first_line(error)}.") from error
     rows = found.values() if isinstance(found, dict) else [None]
     if not all(isinstance(row, dict) and all(isinstance(v, int | float) and 0 <= v <= 1 for v in row.values()) for row in rows):
@@ -199,8 +213,11 @@ def _read_measured(path: Path) -> dict[str, dict[str, float]]:
     return found
 
 
-def _chosen(experts: dict[str, Any], only: list[str]) -> dict[str, Any]:
+def _chosen(experts: dict[str, Any], words: Sequence[str], zoo: Sequence[str]) -> dict[str, Any]:
+    only = split(words)
+    if words and not only:
+        raise ConfigError(f"--only names no expert. To see what there is type: {command('zoo', 'list', *zoo_option(zoo))}")
     for name in only:
         if name not in experts:
-            raise ConfigError(f"--only: there is no expert {name!r} in the zoo.{did_you_mean(name, experts)}")
+            raise no_such_expert(name, experts, zoo, "--only")
     return {name: experts[name] for name in only} if only else experts

@@ -9,7 +9,7 @@ import tyro
 from rich.text import Text
 
 from ntk_select.cli.console import Flag, command, out, print_json, print_line, print_table, progress_bar
-from ntk_select.errors import ConfigError, did_you_mean
+from ntk_select.errors import ConfigError, near
 from ntk_select.plugins import builtin
 
 FACTS = ("split", "note", "licence", "citation", "home", "obtain", "layout", "download", "evidence")
@@ -17,8 +17,10 @@ FACTS = ("split", "note", "licence", "citation", "home", "obtain", "layout", "do
 
 @dataclass(frozen=True)
 class TasksList:
-    """List the kinds of task URI, and the sets of the benchmark."""
+    """List the kinds of task, and with --all the nineteen data sets of the benchmark."""
 
+    all: Flag = field(default=False)
+    """Also the data sets of the benchmark, each of which is a kind of its own."""
     json: Flag = field(default=False)
     """Print JSON instead of a table."""
 
@@ -29,7 +31,21 @@ class TasksList:
             print_json([{"name": name, "summary": kind.summary, "example": kind.example} | _row(kind) for name, kind in kinds.items()])
             return 0
         plain = {name: kind for name, kind in kinds.items() if kind.known is None}
-        print_table("Tasks", ["kind", "what it is", "example"], [[name, kind.summary, kind.example] for name, kind in plain.items()])
+        print_table(
+            "Kinds of task",
+            ["kind", "what it is", "example"],
+            [[name, kind.summary, kind.example] for name, kind in plain.items()],
+            sentences=("what it is",),
+        )
+        sets = {name: kind for name, kind in kinds.items() if kind.known is not None}
+        if not self.all:
+            print_line(
+                "Or the path of a folder, .zip or .npz."
+                + (f" {len(sets)} data sets of the benchmark have names too: " if sets else "")
+                + (command("tasks", "list", "--all") if sets else "")
+            )
+            print_line("Next: " + command("tasks", "show", "digits"))
+            return 0
         rows = [
             [
                 name,
@@ -37,14 +53,15 @@ class TasksList:
                 row["role"],
                 _number(row["images"], {"train", "test"} & {*row["unconfirmed"]}),
                 _number(row["classes"], "classes" in row["unconfirmed"]),
-                "yes" if row["prepared"] else "no",
+                "yes" if row["prepared"] else "",
             ]
-            for name, row in ((name, _row(kind)) for name, kind in kinds.items() if kind.known is not None)
+            for name, row in ((name, _row(kind)) for name, kind in sets.items())
         ]
         if rows:
             columns = ["kind", "set", "role", "images", "classes", "prepared"]
-            print_table("Sets of the benchmark, each a kind of its own", columns, rows, right=("images", "classes"))
-            print_line("? is not known, or not confirmed: what is shown of the set says why.")
+            title = "Data sets of the benchmark, each a kind of its own; their authors publish them, tasks show NAME says where"
+            print_table(title, columns, rows, right=("images", "classes"), optional=("role",), sentences=("set",))
+            print_line("In brackets: not confirmed; tasks show NAME says why.")
             print_line("Next: " + command("tasks", "show", rows[0][0]))
         return 0
 
@@ -110,7 +127,7 @@ class TasksPrepare:
         """Prepares the set."""
         kinds = {name: kind for name, kind in builtin("task_kinds")().items() if kind.prepare}
         if self.name not in kinds:
-            raise ConfigError(f"{self.name!r} is no set that can be prepared.{did_you_mean(self.name, kinds)} Type: ntk-select tasks list")
+            raise ConfigError(f"{self.name!r} is no set that can be prepared.{near(self.name, kinds)} To see them type: ntk-select tasks list --all")
         with progress_bar(f"Preparing {self.name}") as progress:
             done = kinds[self.name].prepare(self.archive, data_dir=self.data_dir, any_size=self.any_size, progress=progress)
         uri = self.name if self.data_dir is None else f"{self.name}:{os.path.abspath(self.data_dir.expanduser())}"
@@ -147,11 +164,11 @@ def _print_facts(facts: dict[str, Any]) -> None:
     )
     doubt = f" (not confirmed: {', '.join(known['unconfirmed'])})" if known["unconfirmed"] else ""
     rows = [["in table 4", sizes + doubt], *([name, known[name]] for name in FACTS if known[name]), ["prepared", facts["prepared"] or "no"]]
-    print_table(f"{known['title']}, a {known['role']} of the benchmark", ["field", "value"], rows)
+    print_table(f"{known['title']}, a {known['role']} of the benchmark", ["field", "value"], rows, sentences=("value",))
 
 
 def _number(value: int | None, doubtful: Any = False) -> str:
-    return "?" if value is None else f"{value:,}{' ?' if doubtful else ''}"
+    return "not known" if value is None else f"({value:,})" if doubtful else f"{value:,}"
 
 
 @dataclass(frozen=True)

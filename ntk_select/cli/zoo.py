@@ -9,11 +9,11 @@ from typing import Annotated
 import tyro
 from rich.text import Text
 
-from ntk_select.cli.console import Flag, command, out, print_json, print_line, print_table, progress_bar, remarks, split
+from ntk_select.cli.console import Flag, command, out, print_json, print_line, print_table, progress_bar, remark, split
+from ntk_select.cli.expert import no_such_expert
 from ntk_select.cli.zoo_train import ZooTrain
-from ntk_select.errors import ModelError, did_you_mean
+from ntk_select.errors import ModelError
 from ntk_select.plugins import builtin
-from ntk_select.preprocess import Preprocess
 
 
 def _card(load):
@@ -61,9 +61,10 @@ class ZooList:
                 for name, card in rows.items()
             ]
             columns = ["expert", "source", "architecture", "parameters", "classes", "test accuracy", "started from"]
-            print_table(f"{len(experts)} experts", columns, lines, right=("parameters", "classes", "test accuracy"))
+            numbers = ("parameters", "classes", "test accuracy")
+            print_table(f"{len(experts)} experts", columns, lines, right=numbers, optional=("started from", "parameters", "source", "architecture"))
         for name, error in failed.items():
-            remarks().print(Text(f"{name}: {error}", style="red"))
+            remark(f"{name}: {error}", "red")
         return 1 if failed else 0
 
 
@@ -82,13 +83,18 @@ class ZooShow:
         """Prints the card."""
         experts = builtin("open_zoo")(split(self.zoo))
         if self.name not in experts:
-            raise ModelError(f"There is no expert {self.name!r} in the zoo.{did_you_mean(self.name, experts)}")
+            raise no_such_expert(self.name, experts, self.zoo)
         card = _plain(_card(experts[self.name]))
         if self.json:
             print_json(card)
             return 0
         shown = {key: value for key, value in card.items() if key not in ("class_names", "class_counts")}
-        print_table(self.name, ["field", "value"], [[key, value if isinstance(value, str) else jsonlib.dumps(value)] for key, value in shown.items()])
+        print_table(
+            self.name,
+            ["field", "value"],
+            [[key, value if isinstance(value, str) else jsonlib.dumps(value)] for key, value in shown.items()],
+            sentences=("value",),
+        )
         if card.get("class_names"):
             counts = card["class_counts"] or ["?"] * len(card["class_names"])
             out().print(Text("classes (images): " + ", ".join(f"{name} ({count})" for name, count in zip(card["class_names"], counts, strict=False))))
@@ -159,8 +165,8 @@ class ZooConvert:
     def run(self) -> int:
         """Converts and says what to type next."""
         name = self.name or _default_name(self.checkpoint)
-        if Path(name).name != name or name == "..":
-            raise ModelError(f"--name {name!r} must be the name of a folder in --out, without separators.")
+        if Path(name).name != name or name.startswith("."):
+            raise ModelError(f"--name {name!r} must be the name of a folder in --out, without separators and without a dot in front.")
         folder = self.out.expanduser() / name
         card = builtin("convert_checkpoint")(
             self.checkpoint,
@@ -184,13 +190,19 @@ class ZooConvert:
             print_line("Next: " + command("rank", "--task", "folder:my_images", "--zoo", str(self.out.expanduser())))
         return 0
 
-    def _preprocess(self) -> Preprocess | None:
+    def _preprocess(self):
         """What was said of the input, ImageNet's usual where nothing was; None when nothing was said at all."""
         if (self.size, self.resize, self.mean, self.std, self.interpolation) == (None,) * 5:
             return None
-        size = self.size or 224
+        from ntk_select.preprocess import Preprocess  # here, for help needs no NumPy
+
+        size = 224 if self.size is None else self.size
         said = {"mean": self.mean, "std": self.std, "interpolation": self.interpolation}
-        return Preprocess(size, resize=self.resize or round(size * 8 / 7), **{key: value for key, value in said.items() if value is not None})
+        return Preprocess(
+            size,
+            resize=round(size * 8 / 7) if self.resize is None else self.resize,
+            **{key: value for key, value in said.items() if value is not None},
+        )
 
 
 @dataclass(frozen=True)

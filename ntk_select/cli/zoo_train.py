@@ -4,9 +4,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import tyro
-from rich.text import Text
 
-from ntk_select.cli.console import Flag, check_writable, command, print_json, print_line, print_table, progress_bar, remarks
+from ntk_select.cli.console import Flag, check_writable, command, print_json, print_line, print_table, progress_bar, remark
 from ntk_select.errors import ConfigError, ModelError
 
 
@@ -49,7 +48,7 @@ class ZooTrain:
         def done(finished) -> None:
             cards.extend(finished)
             for card in finished:
-                remarks().print(f"{card.name}: test accuracy {100 * card.test_accuracy:.2f} %", markup=False)
+                remark(f"{card.name}: test accuracy {100 * card.test_accuracy:.2f} %")
 
         options = {"data": self.data, "out": self.out, "work": self.work, "only": self.only, "mesh": mesh, "done": done}
         try:
@@ -64,11 +63,15 @@ class ZooTrain:
         else:
             rows = [[card.name, card.source, card.architecture, f"{100 * card.test_accuracy:.2f} %"] for card in cards]
             print_table(
-                f"{len(cards)} experts trained, in {self.out}", ["expert", "source", "architecture", "test accuracy"], rows, right=("test accuracy",)
+                f"{len(cards)} experts trained, in {self.out}",
+                ["expert", "source", "architecture", "test accuracy"],
+                rows,
+                right=("test accuracy",),
+                optional=("source", "architecture"),
             )
             print_line("Next: " + command("rank", "--task", "folder:my_images", "--zoo", str(self.out)))
         if failure is not None:
-            remarks().print(Text(str(failure), style="red"), soft_wrap=True)
+            remark(str(failure), "red")
         return 0 if failure is None else 1
 
     def _print_plan(self, work) -> None:
@@ -83,7 +86,13 @@ class ZooTrain:
         rows.append(["all", *total, "", f"{sum(row.hours for row in work):,.2f}"])
         columns = ["expert", "images seen", "epochs", "steps", "FLOPs", "images/s here", "device-hours"]
         batches = ", ".join(dict.fromkeys(f"{row.architecture} in batches of {row.measured_batch}" for row in work))
-        print_table(f"{len(work)} experts; training steps measured on one device of this machine, {batches}", columns, rows, right=columns[1:])
+        print_table(
+            f"{len(work)} experts; training steps measured on one device of this machine, {batches}",
+            columns,
+            rows,
+            right=columns[1:],
+            optional=("epochs", "steps", "FLOPs"),
+        )
 
 
 def _mesh(devices: int, wanted, config):

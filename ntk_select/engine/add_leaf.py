@@ -3,8 +3,8 @@
 import jax
 from jax import lax
 
+from ntk_select.engine.choice import Choice, formed_bytes, parameter_tile
 from ntk_select.engine.contract import add_gradient_tile, add_pair_tile, form_gradients, host_tile
-from ntk_select.engine.plan import Choice, formed_bytes, parameter_tile
 from ntk_select.engine.tile import Tile
 from ntk_select.engine.uses import Use
 

@@ -14,9 +14,10 @@ from jax.sharding import Mesh
 from ntk_select.engine.add_leaf import add_leaf
 from ntk_select.engine.contract import uses_of
 from ntk_select.engine.factors import factors, fill
+from ntk_select.engine.kept import Cache
 from ntk_select.engine.outputs import Outputs
 from ntk_select.engine.placement import Placement
-from ntk_select.engine.plan import Cache, Plan, side_keys, stored_of
+from ntk_select.engine.plan import Plan, side_keys, stored_of
 from ntk_select.engine.structure import Structure
 from ntk_select.engine.tile import Tile
 from ntk_select.errors import ModelError

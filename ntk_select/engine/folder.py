@@ -91,7 +91,7 @@ def _reserve(file: int, size: int) -> None:
 def _read(card: Path, what: str) -> dict:
     try:
         return dict(json.loads(card.read_text()))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{str(card)!r} is not a description of a {what}: {first_line(error)}. Type: out= another folder.") from error
 
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from ntk_select.errors import ConfigError, did_you_mean
+from ntk_select.whole import is_whole
 
 PRECISIONS = ("highest", "high", "default")
 
@@ -19,13 +20,13 @@ def check_precision(precision) -> None:
 
 def check_batch_size(batch_size) -> None:
     """Raises ConfigError unless `batch_size` is None or a positive whole number."""
-    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1):
+    if batch_size is not None and (not is_whole(batch_size) or batch_size < 1):
         raise ConfigError(f"batch_size={batch_size!r} must be a positive number of examples, or None to have it chosen.")
 
 
 def check_count(name: str, value, least: int) -> None:
     """Raises ConfigError unless `value` is a whole number from `least`."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+    if not is_whole(value) or value < least:
         raise ConfigError(f"{name}={value!r} must be a whole number from {least}.")
 
 

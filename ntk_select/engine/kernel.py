@@ -1,6 +1,7 @@
 """The empirical neural tangent kernel of any function: one call, and the plan behind it."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,17 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Shaped
 
+from ntk_select.engine.budget import available_memory
 from ntk_select.engine.driver import compute
 from ntk_select.engine.inputs import check_batch_size, check_precision, check_space, checked_pair
 from ntk_select.engine.memory import InMemory
 from ntk_select.engine.neural_tangents import neural_tangents_kernel
 from ntk_select.engine.outputs import read_outputs
-from ntk_select.engine.plan import Plan, available_memory, make_plan
+from ntk_select.engine.plan import Plan
+from ntk_select.engine.planning import make_plan
 from ntk_select.engine.routes import jacobian_kernel, vector_product_kernel
 from ntk_select.engine.selection import select
+from ntk_select.engine.shrink import compute_shrinking
 from ntk_select.engine.store import open_store
 from ntk_select.engine.structure import read_structure
 from ntk_select.errors import ConfigError, did_you_mean
@@ -82,11 +86,12 @@ def ntk(
       outputs, float32 at least; float64 with accumulate="float64". Without x2 exactly symmetric.
 
     Raises:
-      ConfigError: arguments that do not fit, or a memory budget in which not one example has room.
+      ConfigError: arguments that do not fit, or memory in which not one example has room.
       ModelError: NaN or infinity; the message names the leaf and the example.
 
     Warns:
       GeneralRouteWarning: a leaf is used in a way that the engine does not know; it is exact, but slow.
+      MemoryShrunkWarning: memory ran out, and the work went on in smaller tiles.
 
     Reference: Jacot et al. 2018; structured contraction as in Novak et al. 2022, computed here from inputs and
     cotangents of each use.  Cost: see `ntk_plan`. One forward and m backward passes an example, m the cotangents, and
@@ -109,8 +114,8 @@ def ntk(
         raise ConfigError(f"accumulate={accumulate!r} is unknown. Allowed: None (the type of the outputs) or 'float64'.")
     if out is not None and by_layer:
         raise ConfigError("by_layer=True keeps one kernel a layer in memory and cannot go to disk. Type: out=None, or layers= one layer at a time")
-    if out is not None and not isinstance(out, (str, Path)):
-        raise ConfigError(f"out= takes the path of a folder; given: {type(out).__name__}.")
+    if out is not None and (not isinstance(out, (str, Path)) or out == ""):
+        raise ConfigError(f"out= takes the path of a folder; given: {type(out).__name__ if out != '' else 'an empty text'}.")
     if tile is not None and out is None:
         raise ConfigError(f"tile={tile!r} cuts a kernel that goes to disk. Type: out= a folder, or leave tile out")
     chosen = select(params, layers)
@@ -122,20 +127,18 @@ def ntk(
                 raise ConfigError(f"by_layer, out, mesh and accumulate belong to the engine, not to method={method!r}. Type: method='structured'")
             return OTHER_ROUTES[method](fn, params, x1, x2, wanted, chosen, **({} if batch_size is None else {"batch_size": batch_size}))
         store = None if out is None else open_store(out, structure, params, x1, x2, wanted, precision=precision, accumulate=accumulate, tile=tile)
-        plan = make_plan(
-            structure,
-            wanted,
-            n1,
-            n2,
-            memory=available_memory(memory_gb),
-            cuts=None if store is None else store.cuts,
-            batch_size=batch_size,
-            split=by_layer,
-            space=space,
-            devices=1 if mesh is None else mesh.size,
-        )
-        sink = InMemory(plan) if store is None else store
-        compute(structure, plan, params, x1, x2, wanted, sink, split=by_layer, float64=accumulate == "float64", mesh=mesh, progress=progress)
+        options = {"batch_size": batch_size, "split": by_layer, "space": space, "devices": 1 if mesh is None else mesh.size}
+        planned = partial(make_plan, structure, wanted, n1, n2, **options)
+        plan = planned(memory=available_memory(memory_gb), cuts=None if store is None else store.cuts)
+
+        def work(plan, sink):
+            compute(structure, plan, params, x1, x2, wanted, sink, split=by_layer, float64=accumulate == "float64", mesh=mesh, progress=progress)
+
+        if store is None:
+            names = tuple(leaf.name for leaf in structure.leaves) if by_layer else ("",)
+            shape = wanted.kernel_shape(n1, n1 if n2 is None else n2)
+            store = InMemory(plan, shape, np.float64 if accumulate == "float64" else structure.dtype, names)
+        sink = compute_shrinking(plan, planned, store, work)
     return sink.result(by_layer)
 
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ntk_select.engine.plan import padded
+from ntk_select.engine.choice import padded
 
 
 class Placement:

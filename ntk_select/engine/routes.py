@@ -16,7 +16,8 @@ from jaxtyping import Array, Float
 from ntk_select.engine.outputs import Outputs
 from ntk_select.engine.selection import select
 from ntk_select.errors import ConfigError, did_you_mean
-from ntk_select.probe import in_batches
+from ntk_select.probe import InBatches, in_batches
+from ntk_select.whole import is_whole
 
 PRECISIONS = ("highest", "high", "default")
 _CONTRACTIONS = {"trace": "imp,jmp->ij", "diagonal": "imp,jmp->ijm", "full": "iap,jbp->ijab"}
@@ -81,10 +82,11 @@ def vector_product_kernel(fn, params, x1, x2, outputs: Outputs, chosen: tuple[in
     n1, n2, m = len(x1), len(x2), outputs.count
     left, right = _for_each(outputs.left, n1), _for_each(outputs.right, n2)
     pull, push = jax.jit(partial(_pull_each, call)), jax.jit(partial(_push_each, call, outputs.pairing))
+    inner = InBatches(batch_size, inner=True)
 
     def columns(pairs):
         directions = pull(picked, held, x2[pairs // m], right[pairs // m, pairs % m])
-        return jnp.moveaxis(in_batches(partial(push, picked, held, directions, pairs % m), batch_size, x1, left), 0, 1)
+        return jnp.moveaxis(inner(partial(push, picked, held, directions, pairs % m), x1, left), 0, 1)
 
     found = np.asarray(in_batches(columns, batch_size, np.arange(n2 * m)))
     if outputs.pairing == "full":
@@ -131,7 +133,7 @@ def ntk_vector_product(
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"precision={precision!r} is unknown.{did_you_mean(str(precision), PRECISIONS)}")
-    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int | np.integer) or batch_size < 1):
+    if batch_size is not None and (not is_whole(batch_size) or batch_size < 1):
         raise ConfigError(f"batch_size={batch_size!r}; give a whole number from 1, or None for all examples at once.")
     call, picked, held = hold(fn, params, select(params, layers))
     c, dtype = _read_output(partial(call, picked, held), x, "x")

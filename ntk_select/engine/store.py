@@ -21,9 +21,11 @@ from ntk_select.engine.digest import digest_of_function, digest_of_params, diges
 from ntk_select.engine.folder import begin, check_examples, enlarge, loaded
 from ntk_select.engine.memory import put_tile
 from ntk_select.engine.outputs import Outputs
+from ntk_select.engine.plan import Plan
 from ntk_select.engine.structure import Structure
 from ntk_select.errors import ConfigError, DataError, first_line
 from ntk_select.files import write_atomically
+from ntk_select.whole import is_whole
 
 TILE = 512
 LAYOUT = 2
@@ -36,7 +38,7 @@ class TileStore:
     """
 
     def __init__(self, folder: Path, cuts: tuple[tuple[int, ...], tuple[int, ...] | None], marks: list[tuple[int, ...]]):
-        self.folder, self.cuts = folder, cuts
+        self.folder, self.cuts, self._marks = folder, cuts, list(marks)
         self._rows, self._columns = cuts[0], cuts[0] if cuts[1] is None else cuts[1]
         self._done = {cell for mark in marks for cell in itertools.product(_between(self._rows, mark[:2]), _between(self._columns, mark[2:]))}
 
@@ -55,6 +57,11 @@ class TileStore:
         except OSError as error:
             raise DataError(f"The folder {str(self.folder)!r} cannot hold the kernel: {first_line(error)}.") from error
         self._done.add((i, j))
+        self._marks.append((*rows, *columns))
+
+    def recut(self, plan: Plan) -> "TileStore":
+        """The same folder, to go on by a plan whose tiles are shorter."""
+        return TileStore(self.folder, (plan.rows, plan.columns), self._marks)
 
     def result(self, by_layer: bool = False) -> np.ndarray:
         """The kernel of the examples that were asked for, memory-mapped, read only."""
@@ -87,7 +94,7 @@ def open_store(
 
     Cost: one trace of the backward pass; reads params and x once. More examples copy the kernel once.
     """
-    if tile is not None and (isinstance(tile, bool) or not isinstance(tile, int | np.integer) or tile < 1):
+    if tile is not None and (not is_whole(tile) or tile < 1):
         raise ConfigError(f"tile={tile!r} must be a positive number of examples.")
     folder = Path(folder)
     described = {

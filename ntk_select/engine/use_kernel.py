@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Array, Float, Num
 
 from ntk_select.engine.add_leaf import add_leaf
+from ntk_select.engine.choice import choose, padded
 from ntk_select.engine.cost import Sizes
 from ntk_select.engine.placement import Placement
-from ntk_select.engine.plan import choose, padded
 from ntk_select.engine.tile import Tile
 from ntk_select.engine.uses import Use
 

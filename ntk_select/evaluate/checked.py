@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ntk_select.errors import ConfigError
+from ntk_select.whole import is_whole
 
 # Accuracies are counts of images divided by a count: two that differ by less than this are equal, and only rounding told them apart.
 ROUNDING = 1e-12
@@ -68,7 +69,7 @@ def fraction(given: float, name: str) -> float:
 
 def whole(given: int) -> bool:
     """Whether this is a whole number, True and False not being one."""
-    return isinstance(given, int | np.integer) and not isinstance(given, bool)
+    return is_whole(given)
 
 
 def first(k: int, experts: int) -> int:

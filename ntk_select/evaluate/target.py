@@ -18,8 +18,8 @@ class Target:
 
     Attributes:
       name: of the task.
-      scores: (d, e), one row a probe draw; higher is better, NaN for an expert without a score.
-      accuracies: (s, e), one row a fine-tuning seed; 0 to 1, without NaN.
+      scores: (d, e), one row a probe draw, or (e,) for one draw; higher is better, NaN for an expert without a score.
+      accuracies: (s, e), one row a fine-tuning seed, or (e,) for one seed; 0 to 1, without NaN.
       reference: index of the expert that is used without a selection, or None.
       groups: of each expert, such as its architecture, or None.
       costs: of fine-tuning each expert, or None.
@@ -30,8 +30,8 @@ class Target:
     """
 
     name: str
-    scores: Float[np.ndarray, "d e"]
-    accuracies: Float[np.ndarray, "s e"]
+    scores: Float[np.ndarray, "d e"] | Float[np.ndarray, " e"]
+    accuracies: Float[np.ndarray, "s e"] | Float[np.ndarray, " e"]
     reference: int | None = None
     groups: tuple[str, ...] | None = None
     costs: Float[np.ndarray, " e"] | None = None
@@ -75,8 +75,11 @@ class Target:
 
 
 def _rows(given, name: str, axis: str) -> np.ndarray:
+    """A vector is one row."""
     values = numbers(given, name)
+    values = values[None] if values.ndim == 1 else values
     if values.ndim != 2 or not values.size:
-        hint = f" For one row, type {name}[None]." if values.ndim == 1 and values.size else ""
-        raise ConfigError(f"{name} have the shape {values.shape}. Allowed: ({axis}, experts), at least one of each.{hint}")
+        raise ConfigError(
+            f"{name} have the shape {np.shape(given)}. Allowed: ({axis}, experts), or (experts,) for one of the {axis}; at least one of each."
+        )
     return values

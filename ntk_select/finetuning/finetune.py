@@ -80,6 +80,10 @@ def finetune(
 
     Reference: Deshpande et al. 2021, section 4.2.
     """
+    if not isinstance(expert, Expert):
+        raise ConfigError(f"finetune takes an Expert, not {type(expert).__name__}. Type: ntk_select.Expert(name, apply_fn, params, ...)")
+    if not isinstance(task, Task):
+        raise ConfigError(f"finetune takes a Task, not {type(task).__name__}. Type: ntk_select.load_task('digits')")
     recipe = Recipe() if recipe is None else recipe
     rates = checked_rates(learning_rates)
     sample_seed = seed if sample_seed is None else sample_seed

@@ -1,13 +1,13 @@
 """How did the training losses fall?"""
 
-from ntk_select.figure import file_content, literal, new_figure
+from ntk_select.figure import file_content, literal, logarithmic, new_figure, whole_steps
 
 from .result import FinetuneResult
 
 
 def figure_bytes(result: FinetuneResult, file_format: str) -> bytes:
     """The training loss of each learning rate over epochs, the tested training bold."""
-    figure = new_figure(6, 4, "The curves of a fine-tuning")
+    figure = new_figure(6, 4, "A figure of a fine-tuning")
     axes = figure.add_subplot()
     for trial in result.trials:
         if trial.losses:
@@ -20,7 +20,9 @@ def figure_bytes(result: FinetuneResult, file_format: str) -> bytes:
     )
     for epoch in result.recipe.decays:
         axes.axvline(epoch + 0.5, color="0.8", lw=1, zorder=0)
-    scale = "log" if any(loss > 0 for losses in (result.losses, *(trial.losses for trial in result.trials)) for loss in losses) else "linear"
-    axes.set(xlabel="epoch", ylabel="training loss", yscale=scale, title=literal(f"{result.expert} on {result.task}"))
+    if any(loss > 0 for losses in (result.losses, *(trial.losses for trial in result.trials)) for loss in losses):
+        logarithmic(axes)
+    whole_steps(axes)
+    axes.set(xlabel="epoch", ylabel="training loss", title=literal(f"{result.expert} on {result.task}"))
     axes.legend(title="learning rate", frameon=False)
     return file_content(figure, file_format)

@@ -1,6 +1,7 @@
 """Three curves of one training: the formula, the linearised network trained, the real network trained; and how far apart they are."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,10 +10,14 @@ from jaxtyping import Array, Float, Int, Shaped
 from ntk_select.engine.inputs import checked_pair as checked_examples
 from ntk_select.errors import ConfigError
 from ntk_select.expert import Expert
+from ntk_select.figure import format_of
 from ntk_select.linearized.network import NetworkKernel, linearize, network_kernel
 from ntk_select.linearized.predict import Prediction, predict
 from ntk_select.linearized.rules import Rule, read_times
 from ntk_select.linearized.train import Trajectory, optimizer_of, train
+
+ROWS = 9
+"""Of the table that is printed."""
 
 
 class Discrepancy(NamedTuple):
@@ -36,7 +41,7 @@ class Discrepancy(NamedTuple):
 
 
 class Beside(NamedTuple):
-    """The three curves at the same numbers of steps.
+    """The three curves at the same numbers of steps. Printed, a table of the training losses; `report(path)` draws all of it.
 
     Attributes:
       formula: from the kernel alone.
@@ -52,6 +57,35 @@ class Beside(NamedTuple):
     kernel: NetworkKernel
     targets: Float[np.ndarray, "n ..."]
     test_targets: Float[np.ndarray, "n2 ..."] | None
+
+    def __repr__(self):
+        apart = self.discrepancy().loss
+        columns = {"steps": self.real.times, "formula": self.formula.train_losses}
+        columns |= {} if self.linear is None else {"linearised": self.linear.train_losses}
+        columns |= {"real": self.real.train_losses, "error": apart}
+        rows = [list(columns), *([_cell(name, column[place]) for name, column in columns.items()] for place in rows_shown(len(apart)))]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+        test = "" if self.real.test_outputs is None else f", {self.real.test_outputs.shape[1]} test examples"
+        return "\n".join([f"Training loss of {len(self.targets)} examples{test}; error: of the formula, relative to real training", *lines])
+
+    def report(self, path: str | Path, *, title: str = "", loss: str = "") -> Path:
+        """Writes the figure of the curves: .png, .svg or .pdf.
+
+        Args:
+          path: of the file.
+          title: above the figure.
+          loss: name of the loss, for the axis.
+
+        Raises:
+          ConfigError: another ending, or a place that cannot be written.
+          MissingDependencyError: matplotlib is not installed.
+        """
+        from ntk_select.linearized.plot import curves  # here, for it imports this file
+        from ntk_select.ranking.record import written
+
+        path = Path(path).expanduser()
+        return written(path, curves(self, title=title, loss=loss, file_format=format_of(path)))
 
     def discrepancy(self, curve: str = "formula") -> Discrepancy:
         """Of the "formula", or of the "linear" training, from real training. Where neither has moved, it is zero."""
@@ -109,6 +143,10 @@ def beside(
       batch_size: examples in one pass.
       progress: called with (done, all, what).
 
+    Returns:
+      A `Beside`: `formula`, `linear` and `real`, each with times, train_losses, train_outputs, distances and, where there are test
+      examples, test_outputs and test_losses; the `kernel`; and the methods `discrepancy()`, `accuracy()` and `report("curves.png")`.
+
     Raises:
       ConfigError: as `predict` and `train`, or optimizer="flow".
 
@@ -156,10 +194,21 @@ def answers(outputs: Float[np.ndarray, "t n ..."]) -> Int[np.ndarray, "t n"]:
     return np.where(np.isfinite(rows).all(axis=2), found, -1)
 
 
+def rows_shown(count: int) -> Int[np.ndarray, " rows"]:
+    """Places of the times that a table for people shows, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, ROWS).round().astype(int))
+
+
 def _same(given: np.ndarray, real: np.ndarray) -> np.ndarray:
     """Share of equal answers; none is equal to nothing."""
     given, real = answers(given), answers(real)
     return ((given == real) & (real >= 0)).mean(axis=1)
+
+
+def _cell(name: str, value: float) -> str:
+    if name == "error":
+        return "0 %" if value < 1e-10 else f"{100 * value:.2g} %"
+    return f"{value:g}" if name == "steps" else f"{value:.4g}"
 
 
 def _named(progress, what: str):

@@ -49,6 +49,10 @@ class LayerFactors(NamedTuple):
     explained_by_cotangents: float | None
     explained_by_product: float | None
 
+    def __repr__(self):
+        known = {name.removeprefix("explained_by_"): value for name, value in self._asdict().items() if name != "name" and value is not None}
+        return f"LayerFactors({self.name!r}: {', '.join(f'{name} {value:.3f}' for name, value in known.items())})"
+
 
 def layer_factors(
     expert_or_fn: Expert | Callable[[Any, Any], Any],
@@ -73,7 +77,7 @@ def layer_factors(
       ConfigError: shapes that do not fit, or `layers` that match nothing.
 
     Reference: Deshpande et al. 2021, appendix A; the last linear layer needs no approximation, its kernel is that of the features
-    (errata E10).  Cost: `ntk(..., by_layer=True)` and one more backward pass an output.
+    (E10 in linearized/README.md).  Cost: `ntk(..., by_layer=True)` and one more backward pass an output.
     """
     network = as_network(expert_or_fn, params, layers)
     x = checked_examples(x, "x")

@@ -1,6 +1,6 @@
 """Which losses are there, and what is the derivative of each? The convention is always named.
 
-The paper writes the loss as sum (y - f)^2 and solves the flow of half of it (errata E1 and E2): here both have a name.
+The paper writes the loss as sum (y - f)^2 and solves the flow of half of it (E1 and E2 in README.md): here both have a name.
 """
 
 from typing import NamedTuple

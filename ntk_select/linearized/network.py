@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
+from ntk_select.engine.budget import available_memory
 from ntk_select.engine.cost import BALANCE, DISPATCH, passes_of
 from ntk_select.engine.inputs import check_batch_size, check_precision, checked_pair
 from ntk_select.engine.kernel import ntk, ntk_plan
-from ntk_select.engine.plan import available_memory
 from ntk_select.engine.routes import BatchedProduct, hold
 from ntk_select.engine.selection import select
 from ntk_select.engine.structure import read_structure
@@ -69,6 +69,11 @@ class Linearized:
     fn: Callable[[Any, Any], Any]
     start: Any
     chosen: tuple[int, ...]
+
+    def __repr__(self):
+        leaves = jax.tree.leaves(self.start)
+        linear, every = sum(int(np.size(leaves[index])) for index in self.chosen), sum(map(int, map(np.size, leaves)))
+        return f"Linearized({getattr(self.fn, '__name__', type(self.fn).__name__)}, linear in {linear:,} of {every:,} numbers)"
 
     def __call__(self, params: Any, x: Shaped[Array, "n ..."]) -> Float[Array, "n c"]:
         """The outputs. Leaves that are not chosen are held at the start."""
@@ -156,6 +161,11 @@ class NetworkKernel(NamedTuple):
     cross_kernel: Any
     method: str
     why: str
+
+    def __repr__(self):
+        shapes = [name for name in ("kernel", "cross_kernel") if getattr(self, name) is not None]
+        said = (f"{name} {getattr(getattr(self, name), 'shape', 'as a function')}" for name in shapes)
+        return f"NetworkKernel({self.method}: {', '.join(said)})"
 
 
 def network_kernel(

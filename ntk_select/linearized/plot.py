@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ntk_select.figure import file_content, literal, new_figure
+from ntk_select.figure import file_content, literal, logarithmic, new_figure, whole_steps
 from ntk_select.linearized.beside import Beside
 
 # Colours of Okabe & Ito 2008, which colour-blind readers tell apart; line styles tell them apart in print.
@@ -47,7 +47,7 @@ def _losses(axis, found: Beside, what: str, name: str, log: bool = True) -> None
             values = getattr(part, what)
             axis.plot(part.times, np.where(np.isfinite(values), values, np.nan), label=label, **LOOKS[label])
     if log and any(np.nanmin(getattr(part, what)) > 0 for part in parts.values() if part is not None):
-        axis.set_yscale("log")
+        logarithmic(axis)
     _steps(axis, name)
 
 
@@ -66,6 +66,7 @@ def _apart(axis, found: Beside) -> None:
 
 def _steps(axis, name: str) -> None:
     axis.set_xlabel("steps", fontsize=9)
+    whole_steps(axis)
     axis.set_title(name, fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(alpha=0.25)

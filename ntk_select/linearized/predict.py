@@ -13,6 +13,7 @@ from ntk_select.linearized.modes import MOST_PRODUCTS, TOLERANCE, find_modes, we
 from ntk_select.linearized.problem import Problem, check_test_outputs, checked_outputs, read_cross, read_problem
 from ntk_select.linearized.rules import Rule, read_times
 from ntk_select.linearized.stepped import checked_batches, flowed, limit, stepped
+from ntk_select.whole import is_whole
 
 
 class Prediction(NamedTuple):
@@ -36,6 +37,17 @@ class Prediction(NamedTuple):
     test_outputs: Float[np.ndarray, "t n2 ..."] | None
     test_losses: Float[np.ndarray, " t"] | None
     products: int
+
+    def __repr__(self):
+        return in_one_line(self)
+
+
+def in_one_line(curve: NamedTuple) -> str:
+    """Times and training losses of a curve, from where to where."""
+    name, times, losses = type(curve).__name__, curve.times, curve.train_losses
+    if len(times) == 0:
+        return f"{name}(no times)"
+    return f"{name}({len(times)} times from {times[0]:g} to {times[-1]:g}; training loss {losses[0]:.4g} to {losses[-1]:.4g})"
 
 
 def predict(
@@ -240,7 +252,7 @@ def targets(labels: Int[Array, " n"], num_classes: int | None = None, *, encodin
     if given.ndim != 1 or not given.size or given.dtype.kind not in "iu":
         raise ConfigError(f"labels has type {given.dtype} and shape {given.shape}; give class ids, integers (n,).")
     c = int(given.max()) + 1 if num_classes is None else num_classes
-    if isinstance(c, bool) or not isinstance(c, int | np.integer):
+    if not is_whole(c):
         raise ConfigError(f"num_classes={num_classes!r} must be a whole number, or None.")
     if given.min() < 0 or given.max() >= c:
         raise ConfigError(f"labels run from {given.min()} to {given.max()}; allowed are 0 to {c - 1}. Type: num_classes={int(given.max()) + 1}")

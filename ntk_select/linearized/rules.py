@@ -19,6 +19,7 @@ from jaxtyping import Float
 from ntk_select.engine.inputs import is_number
 from ntk_select.errors import ConfigError, did_you_mean
 
+MOST_STEPS = 10**8  # of a curve with a point for each
 OPTIMIZERS = ("flow", "gd", "momentum", "nesterov")
 
 
@@ -155,6 +156,8 @@ def read_times(rule: Rule, times, steps, *, limit: bool = False) -> np.ndarray:
     if steps is not None:
         if isinstance(steps, bool) or not isinstance(steps, numbers.Integral) or steps < 0:
             raise ConfigError(f"steps={steps!r} must be a whole number from 0. For single points type: times=[0, 10, 100]")
+        if steps > MOST_STEPS:
+            raise ConfigError(f"steps={steps} asks for a curve of as many points, more than {MOST_STEPS:,}. Type: times=[0, {steps // 2}, {steps}]")
         return np.arange(steps + 1.0)
     try:
         given = np.atleast_1d(np.asarray(times, np.float64))

@@ -30,7 +30,7 @@ def initial_speed(kernel: Kernel, residual: Float[Array, " n"] | Float[Array, "n
     Raises:
       ConfigError: shapes that do not fit, or an unknown loss.
 
-    Reference: Deshpande et al. 2021, eq. 3, whose printed coefficient has lost a factor (errata E3).
+    Reference: Deshpande et al. 2021, eq. 3, whose printed coefficient has lost a factor (E3 in linearized/README.md).
     Cost: one product with the kernel, O(n^2 c^2) at most.
     """
     residual = checked_outputs(residual, "residual")
@@ -59,9 +59,9 @@ def generalization_score(
 
     Args:
       kernel: as for `loss_curve`.
-      targets: Y, all of them; for the residual instead, give it (the two are equal only where f_0 = 0, errata E5).
+      targets: Y, all of them; for the residual instead, give it (the two are equal only where f_0 = 0, E5).
       ridge: absolute, from 0; None takes 1e-4 of the mean eigenvalue. Zero needs an invertible kernel: a feature kernel has rank
-        d < n at most (errata E4).
+        d < n at most (E4).
       tolerance: relative, where the kernel is a function.
 
     Raises:
@@ -108,7 +108,7 @@ class SpeedBound(NamedTuple):
 def speed_bound(kernel: Kernel, residual: Float[Array, " n"] | Float[Array, "n c"], *, ridge: float | None = None) -> SpeedBound:
     """Eq. 5: dY' Theta dY >= |dY|^4 / (dY' (Theta + ridge)^-1 dY) - ridge |dY|^2.
 
-    A residual that generalises well starts fast; the converse does not follow (errata E6). Equal where the residual lies in one
+    A residual that generalises well starts fast; the converse does not follow (E6). Equal where the residual lies in one
     eigenspace.
 
     Args:
@@ -133,6 +133,13 @@ class LabelSpectrum(NamedTuple):
     values: Float[np.ndarray, " m"]
     shares: Float[np.ndarray, " m"]
     cumulative: Float[np.ndarray, " m"]
+
+    def __repr__(self):
+        first = min(10, len(self.values))
+        return (
+            f"LabelSpectrum({len(self.values)} eigenvalues from {self.values[0]:.3g} to {self.values[-1]:.3g}; "
+            f"the first {first} hold {100 * self.cumulative[first - 1]:.3g} % of the labels)"
+        )
 
 
 def label_spectrum(kernel: Kernel, targets: Float[Array, " n"] | Float[Array, "n c"]) -> LabelSpectrum:

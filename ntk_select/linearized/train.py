@@ -16,10 +16,11 @@ from ntk_select.errors import ConfigError
 from ntk_select.expert import Expert
 from ntk_select.linearized.losses import example_losses, is_mean, loss_value
 from ntk_select.linearized.network import BATCH, Linearized, as_network
-from ntk_select.linearized.predict import checked_pair
+from ntk_select.linearized.predict import checked_pair, in_one_line
 from ntk_select.linearized.rules import Rule, read_times
 from ntk_select.linearized.stepped import checked_batches
-from ntk_select.probe import in_batches
+from ntk_select.probe import InBatches
+from ntk_select.whole import is_whole
 
 
 class Trajectory(NamedTuple):
@@ -40,6 +41,9 @@ class Trajectory(NamedTuple):
     test_outputs: Float[np.ndarray, "t n2 ..."] | None
     test_losses: Float[np.ndarray, " t"] | None
     params: Any
+
+    def __repr__(self):
+        return in_one_line(self)
 
 
 def optimizer_of(rule: Rule) -> optax.GradientTransformation:
@@ -148,7 +152,8 @@ class _Run:
     """Outputs and gradients of a network in its trained leaves, batch by batch."""
 
     def __init__(self, fn, start, chosen, loss: str, size: int):
-        self._start, self._chosen, self._size, self._loss = start, chosen, size, loss
+        self._start, self._chosen, self._loss = start, chosen, loss
+        self._in_batches = InBatches(size)
         call, self.first, self._held = hold(fn, start, chosen)
         self._outputs = jax.jit(call)
 
@@ -158,13 +163,13 @@ class _Run:
         self._gradient = jax.jit(jax.grad(total))
 
     def outputs(self, leaves, x) -> np.ndarray:
-        return np.asarray(in_batches(partial(self._outputs, leaves, self._held), self._size, x))
+        return np.asarray(self._in_batches(partial(self._outputs, leaves, self._held), x))
 
     def gradient(self, leaves, x, targets, batch):
         share = 1 / len(batch) if is_mean(self._loss) else 1.0
         whole = None
         with jax.default_matmul_precision("highest"):
-            for rows, real in padded_batches(len(batch), self._size):
+            for rows, real in padded_batches(len(batch), self._in_batches.size):
                 places = batch[rows]
                 part = self._gradient(leaves, self._held, x[places], targets[places], share * real)
                 whole = part if whole is None else [a + b for a, b in zip(whole, part, strict=True)]
@@ -192,7 +197,7 @@ def draw_batches(n: int, size: int, steps: int, seed: int = 0) -> list[Int[np.nd
       ConfigError: `size` is not between 1 and n, or `steps` is no whole number from 0.
     """
     check_count("steps", steps, 0)
-    if isinstance(size, bool) or not isinstance(size, int | np.integer) or not 1 <= size <= n:
+    if not is_whole(size) or not 1 <= size <= n:
         raise ConfigError(f"size={size!r} must be a whole number from 1 to the {n} training examples.")
     epochs, found = 0, []
     while len(found) < steps:

@@ -12,7 +12,7 @@ MOST_PANELS = 6
 def figure_bytes(ranking, file_format: str) -> bytes:
     """The figure as a file's content: "png", "svg" or "pdf". Raises MissingDependencyError without matplotlib."""
     experts, names = ranking.experts, ranking.score_names
-    height = 1.4 + 0.26 * max(len(experts), 3)
+    height = 1.9 + 0.26 * max(len(experts), 3)
     many = len(names) > MOST_PANELS and len(experts) > 0
     panels = 1 if many else min(len(names), MOST_PANELS)
     figure = new_figure(*((3.6 + 0.42 * len(names), height + 1.2) if many else (3.2 + 3.0 * panels, height)), "The figure of a ranking")
@@ -20,16 +20,17 @@ def figure_bytes(ranking, file_format: str) -> bytes:
     if many:
         _places(figure, axes[0], ranking)
     else:
-        _values(axes, ranking)
+        _values(figure, axes, ranking)
     axes[0].set_yticks(range(len(experts)), [f"{literal(expert.name)}  {expert.rank}" for expert in experts])
     axes[0].set_ylim(max(len(experts), 1) - 0.5, -0.5)
     figure.suptitle(literal(f"{ranking.task['name']}: {ranking.judgement}"), fontsize=10)
     return file_content(figure, file_format)
 
 
-def _values(axes, ranking) -> None:
+def _values(figure, axes, ranking) -> None:
     experts = ranking.experts
     sources = list(dict.fromkeys(expert.source or "" for expert in experts))
+    points = {}
     for axis, name in zip(axes, ranking.score_names, strict=False):
         for position, expert in enumerate(experts):
             outcome = expert.scores[name]
@@ -38,13 +39,15 @@ def _values(axes, ranking) -> None:
                 continue
             if outcome.low is not None:
                 axis.plot([outcome.low, outcome.high], [position, position], color=colour, linewidth=1.5, solid_capstyle="round")
-            axis.plot(outcome.value, position, "o", color=colour, markersize=5)
+            points[literal(expert.source or "unknown")] = axis.plot(outcome.value, position, "o", color=colour, markersize=5)[0]
         if ranking.tied > 1:
             axis.axhspan(-0.5, ranking.tied - 0.5, color="0.93", zorder=0)
         axis.set_xlabel(literal(name))
         axis.grid(axis="x", color="0.9")
         axis.spines[["top", "right", "left"]].set_visible(False)
         axis.tick_params(axis="y", length=0)
+    if len(sources) > 1:
+        figure.legend(points.values(), points, title="trained on", loc="outside lower center", ncols=min(len(points), 3 * len(axes)), frameon=False)
 
 
 def _places(figure, axis, ranking) -> None:

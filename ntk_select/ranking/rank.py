@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import entry_points, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from ntk_select.ranking.record import ExpertScores, Failure, Ranking
 from ntk_select.ranking.scorer import Scorer
 from ntk_select.resampling import MIN_DRAWS, Z95, half_samples
 from ntk_select.scores import SCORES, Score, ScoreResult
+from ntk_select.scores.installed import known_scores
 from ntk_select.task import ProbeSample, Task, probe_sample
+from ntk_select.whole import is_whole
 
 Experts = Iterable[Expert] | Mapping[str, Callable[[], Expert]]
 Progress = Callable[[int, int, str], None]
@@ -72,13 +74,19 @@ def rank(
     """
     if not isinstance(task, Task):
         raise ConfigError(
-            f"rank takes a Task, not {type(task).__name__}. Type: ntk_select.data.load_task('digits'), or ntk_select.Task(name, images, ...)"
+            f"rank takes a Task, not {type(task).__name__}. Type: ntk_select.load_task('digits'), or ntk_select.Task(name, images, ...)"
         )
     chosen = chosen_scores(scores)
-    if draws != 0 and draws < MIN_DRAWS:
-        raise ConfigError(f"draws is {draws}; it must be 0 (no intervals) or at least {MIN_DRAWS}.")
-    if batch_size < 1:
-        raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
+    if not is_whole(draws) or (draws != 0 and draws < MIN_DRAWS):
+        raise ConfigError(f"draws is {draws!r}; it must be 0 (no intervals) or at least {MIN_DRAWS}, a whole number.")
+    if not is_whole(batch_size) or batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size!r}; it must be at least 1, a whole number.")
+    if measured is not None and not (isinstance(measured, Mapping) and all(isinstance(row, Mapping) for row in measured.values())):
+        raise ConfigError("measured must be {expert: {task: accuracy from 0 to 1}}.")
+    if not isinstance(cache, str | Path | None):
+        raise ConfigError(f"cache is of type {type(cache).__name__}; it must be the path of a folder, or None.")
+    if progress is not None and not callable(progress):
+        raise ConfigError(f"progress is of type {type(progress).__name__}; it must be a function of (done, all, name), or None.")
     loaders = _loaders(experts)
     needs = {name for score in chosen.values() for name in score.takes}
     if "reference_features" in needs and not isinstance(reference, Expert):
@@ -139,15 +147,17 @@ def _by_name(scores: Sequence[str] | Mapping[str, Score]) -> dict[str, Score]:
             if not isinstance(score, Score):
                 raise ConfigError(f"scores[{name!r}] is a {type(score).__name__}, not a Score. Type: ntk_select.scores.Score(fn, needs, ...)")
         return dict(scores)
+    if not isinstance(scores, Iterable):
+        raise ConfigError(f"scores is of type {type(scores).__name__}; it must be names, as in ('lfc', 'lgc'), or a mapping from names to Score.")
     names = [scores] if isinstance(scores, str) else list(dict.fromkeys(scores))
-    known = dict(SCORES)
-    if set(names) - set(known):
-        known |= {entry.name: entry.load() for entry in entry_points(group="ntk_select.scores") if entry.name not in known}
+    known, broken = known_scores() if set(names) - set(SCORES) else (SCORES, {})
     if "all" in names:
         names = list(dict.fromkeys([*(name for name in names if name != "all"), *known]))
     for name in names:
+        if name in broken:
+            raise ConfigError(f"Score {name!r} of an installed package cannot be loaded: {broken[name]}")
         if name not in known:
-            raise ConfigError(f"Score {name!r} is unknown.{did_you_mean(name, [*known, 'all'])}")
+            raise ConfigError(f"Score {name!r} is unknown.{did_you_mean(str(name), [*known, 'all'])}")
     return {name: known[name] for name in names}
 
 
@@ -155,7 +165,7 @@ def _loaders(experts: Experts) -> dict[str, Callable[[], Expert]]:
     if isinstance(experts, Mapping):
         loaders = {name: (lambda e=expert: e) if isinstance(expert, Expert) else expert for name, expert in experts.items()}
     else:
-        listed = [experts] if isinstance(experts, Expert) else list(experts)
+        listed = [experts] if isinstance(experts, Expert) or not isinstance(experts, Iterable) else list(experts)
         for expert in listed:
             if not isinstance(expert, Expert):
                 raise ConfigError(f"rank takes experts, not {type(expert).__name__}. Type: ntk_select.Expert(name, apply_fn, params, ...)")

@@ -13,6 +13,9 @@ from ntk_select.files import write_atomically
 from ntk_select.scores import ScoreResult, Unavailable
 from ntk_select.scores.dissimilarity import ranked
 
+LONGEST, MOST_REMARKS = 300, 12
+"""Letters of a remark below the table, and remarks."""
+
 
 @dataclass(frozen=True)
 class ExpertScores:
@@ -95,7 +98,22 @@ class Ranking:
         ]
         widths = [max(len(line[i]) for line in table) for i in range(len(header))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
-        return "\n".join([f"Ranking of {len(rows)} experts for {self.task['name']}", *lines, self.judgement])
+        remarks = [f"{', '.join(names)} unavailable{extent}: {reason}" for (extent, reason), names in self.reasons().items()]
+        remarks += [f"{failure.name} failed: {failure.error}" for failure in self.failures]
+        remarks = [remark if len(remark) <= LONGEST else remark[: LONGEST - 4] + " ..." for remark in remarks]
+        if len(remarks) > MOST_REMARKS:
+            remarks[MOST_REMARKS:] = [f"and {len(remarks) - MOST_REMARKS} more remarks: see failures, and the reason of each score that is not there"]
+        return "\n".join([f"Ranking of {len(rows)} experts for {self.task['name']}", *lines, *remarks, self.judgement])
+
+    def reasons(self) -> dict[tuple[str, str], list[str]]:
+        """Names of the scores that lack for the same reason, by how many experts lack them ("" for all) and one expert's reason for all."""
+        found: dict[tuple[str, str], list[str]] = {}
+        for name in self.score_names:
+            reasons = [e.scores[name].reason for e in self.experts if not isinstance(e.scores[name], ScoreResult)]
+            if reasons:
+                extent = "" if len(reasons) == len(self.experts) else f" for {len(reasons)} of {len(self.experts)}"
+                found.setdefault((extent, reasons[0]), []).append(name)
+        return found
 
     def _rows(self) -> list[dict[str, Any]]:
         rows = []

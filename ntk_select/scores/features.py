@@ -41,10 +41,10 @@ class Features:
     precision: float | None = None
 
     def __post_init__(self):
-        given = np.asarray(self.array)
+        checked, given = checked_features(self.array), np.asarray(self.array)
         if self.precision is None:
             object.__setattr__(self, "precision", float(np.finfo(np.float64 if given.dtype == np.float64 else np.float32).eps))
-        object.__setattr__(self, "array", checked_features(given))
+        object.__setattr__(self, "array", checked)
 
     def __len__(self):
         return len(self.array)

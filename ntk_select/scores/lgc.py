@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ntk_select.expert import Expert
-from ntk_select.gradients import asked, gradient_kernel, outputs_of, sketch_of
+from ntk_select.gradients import asked, averaged_outputs, gradient_kernel, sketch_of
 from ntk_select.kernels import checked_labels, kernel_label_correlation
 from ntk_select.sketches import Sketch, SketchedScore
 from ntk_select.sketches.dimension import with_error
@@ -58,6 +58,6 @@ def lgc(
         sketch, labels = as_sketch(sketch), checked_labels(labels)
         question = asked(expert_or_fn, x, params=params, layers=layers, outputs=outputs, batch_size=batch_size)
         variant = {"diagonal": diagonal, "center": center, "normalize": normalize}
-        return with_error(partial(sketch_of, question, x), labels, sketch, together=outputs_of(question, x), **variant)
+        return with_error(partial(sketch_of, question, x), labels, sketch, together=averaged_outputs(question, x), **variant)
     kernel = gradient_kernel(expert_or_fn, x, params=params, layers=layers, outputs=outputs, batch_size=batch_size)
     return kernel_label_correlation(kernel, labels, diagonal=diagonal, center=center, normalize=normalize)

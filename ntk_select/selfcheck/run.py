@@ -16,6 +16,7 @@ from ntk_select.errors import ConfigError, first_line
 from ntk_select.selfcheck.laws import LAWS, Law
 from ntk_select.selfcheck.record import Check, Notice, SelfCheck, Skip
 from ntk_select.selfcheck.subject import Subject
+from ntk_select.whole import is_whole
 
 
 def selfcheck(
@@ -56,7 +57,7 @@ def selfcheck(
     check_precision(precision)
     if tolerance is not None and (isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 < tolerance < math.inf):
         raise ConfigError(f"tolerance={tolerance!r} must be a positive number, for example tolerance=1e-6.")
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+    if not is_whole(seed) or seed < 0:
         raise ConfigError(f"seed={seed!r} must be a whole number from 0.")
     x = checked_examples(x, "x")
     with jax.default_matmul_precision(precision), warnings.catch_warnings():

@@ -18,6 +18,7 @@ from ntk_select.sketches.estimate import SketchedKernel
 from ntk_select.sketches.peak_memory import peak_added
 from ntk_select.sketches.score import sketched_correlation
 from ntk_select.sketches.spec import ALL_KINDS, Sketch
+from ntk_select.whole import is_whole
 
 Experts = Mapping[str, Expert | Callable[[], Expert]]
 Inputs = Float[np.ndarray, "n ..."] | Callable[[Expert], Float[np.ndarray, "n ..."]]
@@ -189,7 +190,7 @@ def _checked_cells(kinds, dims, blocks, most_dim: Mapping[str, int]) -> list[tup
 def _whole(name: str, values) -> list[int]:
     """Different whole numbers, one at least. Raises ConfigError."""
     numbers = list(values) if isinstance(values, Sequence | np.ndarray | range) and not isinstance(values, str) else []
-    if not numbers or any(isinstance(value, bool) or not isinstance(value, int | np.integer) for value in numbers):
+    if not numbers or not all(map(is_whole, numbers)):
         raise ConfigError(
             f"{name}={values!r} must be a sequence of whole numbers, one at least. Type: {name}=({'256, 1024' if name == 'dims' else '0, 1'})"
         )

@@ -12,7 +12,7 @@ Reference: Novak et al. 2022 (forward-mode products); as a random projection it 
 import math
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,26 +48,42 @@ def columns_a_direction(outputs: Outputs) -> int:
     return outputs.count if outputs.pairing == "trace" else 1
 
 
-def batches(
-    structure: Structure, params: Any, x: np.ndarray, outputs: Outputs, sketch: Sketch, *, memory: int, batch_size: int | None = None, offset: int = 0
-) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """As `driver.batches`, without the single leaves."""
+class Portions(NamedTuple):
+    """Examples in a batch, and directions that are pushed together."""
+
+    batch: int
+    together: int
+
+
+def portions(structure: Structure, outputs: Outputs, sketch: Sketch, n: int, *, memory: int, batch_size: int | None = None) -> Portions:
+    """How much goes through the network at a time.
+
+    Raises:
+      ConfigError: not even one example with one direction fits into `memory` bytes, or a direction does not fill a block.
+    """
     check(sketch, outputs)
-    leaves, values = jax.device_put(jax.tree.leaves(params)), jax.device_put(structure.program.values)
-    n, passes = len(x), passes_of(structure)
+    passes = passes_of(structure)
     size = sum(math.prod(leaf.shape) for leaf in structure.leaves) * jnp.dtype(structure.dtype).itemsize
     flight = IN_FLIGHT.get(jax.default_backend(), IN_FLIGHT_ELSEWHERE)
-    each = columns_a_direction(outputs)
-    directions = sketch.width // each
     least = 2 * size + 3 * passes.activations
     if least > memory:
         raise ConfigError(
             f"One direction and one example take about {least / 1e9:.2g} GB, above the budget of {memory / 1e9:.2g} GB. "
             f"Type: memory_gb={math.ceil(1.1 * least / 1e8) / 10:.1f} or more, or layers= a smaller part of the network."
         )
-    together = min(directions, DIRECTIONS, max(1, int(memory / 4 / max(1, size))))
+    together = min(sketch.width // columns_a_direction(outputs), DIRECTIONS, max(1, int(memory / 4 / max(1, size))))
     room = max(1, int(memory / 2 / max(1, 3 * passes.activations * together)))
-    batch = min(n, batch_size or min(max(1, flight // together), room))
+    return Portions(min(n, batch_size or min(max(1, flight // together), room)), together)
+
+
+def batches(
+    structure: Structure, params: Any, x: np.ndarray, outputs: Outputs, sketch: Sketch, sizes: Portions, *, offset: int = 0
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """As `driver.batches`, without the single leaves."""
+    leaves, values = jax.device_put(jax.tree.leaves(params)), jax.device_put(structure.program.values)
+    n, batch, together = len(x), min(sizes.batch, len(x)), sizes.together
+    each = columns_a_direction(outputs)
+    directions = sketch.width // each
     keys = [jnp.asarray(leaf_keys(sketch.seed, leaf.name, 1, np.array([0]))[0, 0]) for leaf in structure.leaves]
     for start in range(0, n, batch):
         start = min(start, n - batch)

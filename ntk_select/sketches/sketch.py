@@ -1,6 +1,7 @@
 """The projected gradients of any function: one call."""
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,13 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Shaped
 
+from ntk_select.engine.budget import available_memory
 from ntk_select.engine.inputs import check_batch_size, check_precision, checked_examples
 from ntk_select.engine.outputs import Outputs, read_outputs
-from ntk_select.engine.plan import available_memory
 from ntk_select.engine.selection import select
 from ntk_select.engine.structure import Structure, read_structure
 from ntk_select.errors import ConfigError
+from ntk_select.out_of_memory import MemoryShrunkWarning, in_words, is_out_of_memory
 from ntk_select.sketches import driver, forward
 from ntk_select.sketches.kinds import FORWARD, KINDS
 from ntk_select.sketches.spec import MOST_DIM, Sketch
@@ -73,11 +75,12 @@ def sketch(
       (n, dim); "full" and "diagonal": (n, c, dim). In the type of the outputs, float32 at least.
 
     Raises:
-      ConfigError: arguments that do not fit, or a memory budget in which not one example has room.
+      ConfigError: arguments that do not fit, or memory in which not one example has room.
       ModelError: NaN or infinity; the message names the example and, where it can, the leaf.
 
     Warns:
       GeneralRouteWarning: as `ntk`.
+      MemoryShrunkWarning: memory ran out, and the work went on with fewer examples at a time.
 
     Reference: Deshpande et al. 2021, section 3.2 (10,000 dimensions); variance: `SketchedKernel`.  Cost: per-example
     gradients, and per example and parameter one read for each block (countsketch), log2 (srht) or `dim` operations
@@ -90,8 +93,8 @@ def sketch(
         raise ConfigError(f"progress= takes a function of (done, all, what); given: {type(progress).__name__}.")
     if by_layer and (kind == FORWARD or out is not None):
         raise ConfigError("by_layer=True takes reverse mode and memory. Type: another kind than 'jvp', and no out=; or layers= one layer at a time")
-    if out is not None and not isinstance(out, (str, Path)):
-        raise ConfigError(f"out= takes the path of a folder; given: {type(out).__name__}.")
+    if out is not None and (not isinstance(out, (str, Path)) or out == ""):
+        raise ConfigError(f"out= takes the path of a folder; given: {type(out).__name__ if out != '' else 'an empty text'}.")
     asked = decided(asked)
     x, chosen = checked_examples(x, "x"), select(params, layers)
     with jax.default_matmul_precision(precision):
@@ -136,13 +139,41 @@ def rounded_up(dim: float, blocks: int) -> int:
 def _by_rows(structure: Structure, params, wanted: Outputs, asked: Sketch, memory: int, batch_size, by_layer: bool):
     """rows_of(x, part): the portions of the examples x, which are `part` of those that the cotangents belong to."""
 
-    def rows_of(x, part):
+    def portioned(x, part, batch_size):
+        """How many examples go through the network together, and the portions."""
         outputs = wanted if len(wanted.left) == 1 else replace(wanted, left=wanted.left[part], right=wanted.right[part])
         offset = part.start or 0
         if asked.kind == FORWARD:
-            return forward.batches(structure, params, x, outputs, asked, memory=memory, batch_size=batch_size, offset=offset)
+            sizes = forward.portions(structure, outputs, asked, len(x), memory=memory, batch_size=batch_size)
+            return sizes.batch, forward.batches(structure, params, x, outputs, asked, sizes, offset=offset)
         sizes = driver.portions(structure, outputs, asked, len(x), memory=memory, batch_size=batch_size)
-        return driver.batches(structure, params, x, outputs, asked, sizes, by_layer=by_layer, offset=offset)
+        return sizes.batch, driver.batches(structure, params, x, outputs, asked, sizes, by_layer=by_layer, offset=offset)
+
+    def rows_of(x, part):
+        done, first, size = 0, part.start or 0, batch_size
+        while done < len(x):
+            try:
+                size, portions = portioned(x[done:], slice(first + done, first + len(x)), size)
+                begin = done
+                for start, rows in portions:
+                    yield begin + start, rows
+                    done = begin + start + len(next(iter(rows.values())))
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                said = in_words(error)
+                before = min(size or len(x), len(x) - done)
+                size = before // 2
+            else:
+                return
+            if size == 0:
+                raise ConfigError(
+                    f"Memory ran out even with one example at a time ({said}). End other programs, or type: a smaller dim=, "
+                    "layers= a smaller part of the network, or out= a folder, for a sketch that is itself too large."
+                )
+            warnings.warn(
+                f"Memory ran out with {before} examples at a time ({said}). The work goes on with {size}.", MemoryShrunkWarning, stacklevel=3
+            )
 
     return rows_of
 

@@ -4,10 +4,9 @@ import math
 import numbers
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.sketches.kinds import FORWARD, KINDS
+from ntk_select.whole import is_whole
 
 ALL_KINDS = (*KINDS, FORWARD)
 MOST_DIM = 2**20
@@ -39,11 +38,11 @@ class Sketch:
     def __post_init__(self):
         if self.kind not in ALL_KINDS:
             raise ConfigError(f"kind={self.kind!r}: there is no such sketch.{did_you_mean(str(self.kind), ALL_KINDS)}")
-        if not _is_auto(self.dim) and not (_is_whole(self.dim) and 1 <= self.dim <= MOST_DIM):
+        if not _is_auto(self.dim) and not (is_whole(self.dim) and 1 <= self.dim <= MOST_DIM):
             raise ConfigError(f"dim={self.dim!r} must be a whole number from 1 to {MOST_DIM}, or 'auto'.")
-        if not _is_whole(self.seed):
+        if not is_whole(self.seed):
             raise ConfigError(f"seed={self.seed!r} must be a whole number.")
-        if self.blocks is not None and not (_is_whole(self.blocks) and self.blocks >= 1):
+        if self.blocks is not None and not (is_whole(self.blocks) and self.blocks >= 1):
             raise ConfigError(f"blocks={self.blocks!r} must be a whole number from 1, or None.")
         if self.blocks is not None and not _is_auto(self.dim) and self.dim % self.blocks:
             raise ConfigError(
@@ -73,7 +72,7 @@ def as_sketch(value) -> Sketch:
     """A `Sketch`, from a dimension alone or as it is. Raises ConfigError for anything else."""
     if isinstance(value, Sketch):
         return value
-    if _is_auto(value) or _is_whole(value):
+    if _is_auto(value) or is_whole(value):
         return Sketch(value)
     given = repr(value) if isinstance(value, (str, float, bool)) else f"a {type(value).__name__}"
     raise ConfigError(f"sketch= is {given}; it must be ns.Sketch(dim=..., kind=...), a dimension, or 'auto'.")
@@ -81,7 +80,3 @@ def as_sketch(value) -> Sketch:
 
 def _is_auto(value) -> bool:
     return isinstance(value, str) and value == "auto"
-
-
-def _is_whole(value) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.feeding import SMALL
 from ntk_select.multi_domain import check_sharing
 from ntk_select.preprocess import Preprocess
-from ntk_select.toml_records import KINDS, read_toml, record, table_of_tables
+from ntk_select.toml_records import KINDS, check_tables, read_toml, record, table_of_tables
 from ntk_select.training import PRECISIONS
 
-STARTS = ("scratch", "transfer")
+LEARNING_RATES = {"scratch": 0.1, "transfer": 0.05}
+STARTS = tuple(LEARNING_RATES)
 SCHEDULES = ("cosine", "step")
 
 
@@ -24,18 +25,18 @@ class SourceConfig:
 
     Args:
       uri: of the task; {data} stands for the folder given on the command line.
+      epochs: a number, for all starts; or of each start ("scratch", "transfer") a number, or one for each architecture.
       licence: of the images, for the cards.
-      epochs: of each start ("scratch", "transfer"), a number, or one for each architecture.
       augment: a name of `ntk_select.augment.AUGMENTATIONS`, or options of `augmented`.
       rename: classes joined to others.
       images, num_classes: for a plan where the images are not at hand.
     """
 
-    uri: str
-    epochs: Mapping[str, Any]
+    uri: str = field(metadata={"as": '"folder:{data}/birds"'})
+    epochs: int | Mapping[str, Any] = field(metadata={"as": "20 or { scratch = 20, transfer = 10 }"})
     licence: str = "unknown"
-    augment: str | Mapping[str, Any] = "crop_flip"
-    rename: Mapping[str, str] = field(default_factory=dict)
+    augment: str | Mapping[str, Any] = field(default="crop_flip", metadata={"as": '"crop" or { shift = 3, flip_horizontal = true }'})
+    rename: Mapping[str, str] = field(default_factory=dict, metadata={"as": '{ "old name" = "name of another class" }'})
     images: int | None = None
     num_classes: int | None = None
 
@@ -72,18 +73,21 @@ class ZooConfig:
       size, resize, mean, std, interpolation: how inputs are made, as for `Preprocess`.
       architectures: names; empty for multi-domain experts alone.
       sources, multi_domain: by name.
-      learning_rate: of each start.
-      initial_source: whose expert "transfer" starts from.
+      learning_rate: of each start; a number is for all.
+      initial_source: whose expert "transfer" starts from. Where none starts so it need not be given, and is the first source, by whose expert
+        class means of all sources are compared.
       batch_size, momentum, nesterov, weight_decay: of SGD.
       schedule: "cosine" after a linear `warmup` (a share of the steps), or "step": divided by ten after each epoch of `milestones`.
       precision: "float32", or "bfloat16" for activations.
       seed: of everything.
     """
 
-    size: int
+    size: int = field(metadata={"as": "32"})
     sources: Mapping[str, SourceConfig]
-    learning_rate: Mapping[str, float]
-    initial_source: str
+    learning_rate: float | Mapping[str, float] = field(
+        default_factory=lambda: dict(LEARNING_RATES), metadata={"as": "0.1 or { scratch = 0.1, transfer = 0.05 }"}
+    )
+    initial_source: str = ""
     architectures: tuple[str, ...] = ()
     multi_domain: Mapping[str, MultiConfig] = field(default_factory=dict)
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
@@ -114,13 +118,38 @@ def read_config(path: str | Path) -> ZooConfig:
     """
     path = Path(path).expanduser()
     found = read_toml(path)
-    sources = {name: record(SourceConfig, entry, f"{path}, [sources.{name}]") for name, entry in table_of_tables(found, "sources", path).items()}
-    multi = {
-        name: record(MultiConfig, entry, f"{path}, [multi_domain.{name}]") for name, entry in table_of_tables(found, "multi_domain", path).items()
-    }
-    config = record(ZooConfig, {**found, "sources": sources, "multi_domain": multi}, str(path))
+    single = {name: (SourceConfig, entry, f"{path}, [sources.{name}]") for name, entry in table_of_tables(found, "sources", path).items()}
+    multi = {name: (MultiConfig, entry, f"{path}, [multi_domain.{name}]") for name, entry in table_of_tables(found, "multi_domain", path).items()}
+    own = {**found, "sources": {}, "multi_domain": {}}
+    check_tables([(ZooConfig, own, str(path)), *single.values(), *multi.values()])
+    if not single:
+        raise ConfigError(f'{path}: there is no source. Add one: [sources.NAME], below it uri = "folder:{{data}}/birds" and epochs = 20')
+    sources, domains = ({name: record(*table) for name, table in tables.items()} for tables in (single, multi))
+    config = _for_all_starts(record(ZooConfig, own | {"sources": sources, "multi_domain": domains}, str(path)), str(path))
     _check(config, str(path))
     return config
+
+
+def _for_all_starts(config: ZooConfig, where: str) -> ZooConfig:
+    """The same with the initial source, and epochs and rates of every start."""
+    initial, rates = config.initial_source, config.learning_rate
+    begun = [f"sources.{name}" for name, source in config.sources.items() if isinstance(source.epochs, dict) and "transfer" in source.epochs]
+    begun += [f"multi_domain.{name}" for name, multi in config.multi_domain.items() if multi.start == "transfer"]
+    if begun and not initial:
+        raise ConfigError(f"{where}: the field 'initial_source' is missing: {', '.join(begun)} starts from its expert (\"transfer\"). Name a source.")
+
+    def starts(name: str) -> tuple[str, ...]:
+        return STARTS if initial and name != initial else STARTS[:1]
+
+    return replace(
+        config,
+        initial_source=initial or next(iter(config.sources)),
+        learning_rate=LEARNING_RATES | rates if isinstance(rates, dict) else dict.fromkeys(STARTS, rates),
+        sources={
+            name: source if isinstance(source.epochs, dict) else replace(source, epochs=dict.fromkeys(starts(name), source.epochs))
+            for name, source in config.sources.items()
+        },
+    )
 
 
 def _check(config: ZooConfig, where: str) -> None:
@@ -134,12 +163,14 @@ def _check(config: ZooConfig, where: str) -> None:
 
     try:
         preprocess = config.preprocess
-    except (ConfigError, TypeError, ValueError) as error:
+    except (ConfigError, TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"{where}: {error}") from error
     one_of("schedule", config.schedule, SCHEDULES)
     one_of("precision", config.precision, PRECISIONS)
     one_of("initial_source", config.initial_source, config.sources)
     positive("batch_size", config.batch_size)
+    if not config.architectures and not config.multi_domain:
+        raise ConfigError(f'{where}: architectures is empty: there is nothing to train. Name some, as in architectures = ["resnet_small"]')
     if not 0 <= config.warmup < 1 or not 0 <= config.momentum < 1:
         raise ConfigError(f"{where}: warmup = {config.warmup} and momentum = {config.momentum} must lie from 0 to below 1.")
     for start, rate in config.learning_rate.items():

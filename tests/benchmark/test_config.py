@@ -1,14 +1,20 @@
 """Is a sound config read as it is written, and everything else refused in a sentence?"""
 
+import re
+import tomllib
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
 
 from ntk_select.benchmark import read_config
+from ntk_select.benchmark.config import BenchConfig, KernelsConfig, TaskConfig
 from ntk_select.errors import ConfigError
 from ntk_select.finetuning import Recipe
 
 CONFIGS = Path(__file__).parents[2] / "scripts" / "configs"
+
+SECTION, FIELD = re.compile(r"#? ?\[([\w.]+)\]"), re.compile(r"(# )?(\w+) = .*")
 
 CONFIG = """
 zoo = ["builtin", "my zoo"]
@@ -105,6 +111,32 @@ def test_the_embedded_benchmark_says_what_the_tasks_are_from():
     found = read_config(CONFIGS / "embedded_benchmark.toml")
     assert [name for name, task in found.tasks.items() if not task.source] == ["digits", "magnetic_tile"]
     assert "cifar10" not in {source for task in found.tasks.values() for source in task.source}
+
+
+def test_the_config_to_copy_names_every_field_and_says_its_default():
+    kinds = {"": BenchConfig, "recipe": Recipe, "tasks.mine": TaskConfig, "kernels": KernelsConfig}
+    named, section = {name: set() for name in kinds} | {"tasks.digits": set()}, ""
+    for line in (CONFIGS / "my_benchmark.toml").read_text().splitlines():
+        section = found[1] if (found := SECTION.match(line)) else section
+        if not (found := FIELD.match(line)):
+            continue
+        named[section].add(found[2])
+        default = {each.name: each for each in fields(kinds[section])}[found[2]] if found[1] else None
+        if default and default.default not in (MISSING, None):
+            value = tomllib.loads(line.removeprefix("# "))[found[2]]
+            assert default.default == (tuple(value) if isinstance(value, list) else value), line
+    for section, kind in kinds.items():
+        tables = {"tasks", "recipe", "kernels", "synthetic"} if section == "" else {"recipe"}
+        assert {each.name for each in fields(kind)} - tables == named[section] - tables, section
+    whole = read_config(CONFIGS / "my_benchmark.toml")
+    assert (list(whole.tasks), whole.scores) == (["digits", "mine"], ("lfc", "lgc", "leep", "knn"))
+
+
+def test_all_that_is_wrong_with_the_fields_is_said_at_once(write):
+    with pytest.raises(
+        ConfigError, match=r"(?s)'scorse' is unknown.*shots = 5 must be a list.*\[tasks.one\]: the field 'uri' is missing.*\[kernels\]: the fields"
+    ):
+        read_config(write('scorse = ["lfc"]\nshots = 5\n[tasks.one]\n[kernels]\n'))
 
 
 WRONG = {

@@ -10,7 +10,7 @@ from ntk_select.models import open_zoo
 import ntk_select as ns
 from ntk_select.benchmark.cells import ExpertFacts
 from ntk_select.benchmark.config import TaskConfig, parsed
-from ntk_select.benchmark.facts import check_names, expert_facts, load, of_classes, seen_by, task_facts, unknown_sources
+from ntk_select.benchmark.facts import check_names, expert_facts, load, of_classes, seen_by_card, task_facts, unknown_sources
 from ntk_select.errors import ConfigError, DataError, TaskError
 
 
@@ -103,17 +103,17 @@ def test_an_expert_has_seen_what_those_it_started_from_have_seen():
         "d": card("d", "birds", "not here"),
         "e": None,
     }
-    assert seen_by("a", cards) == ("trees",)
-    assert seen_by("b", cards) == ("birds", "trees")
-    assert seen_by("c@fish", cards) == ("fish", "shells", "birds", "trees")
-    assert seen_by("d", cards) == ("birds",)
-    assert seen_by("e", cards) == seen_by("nobody", cards) == ()
+    assert seen_by_card("a", cards) == ("trees",)
+    assert seen_by_card("b", cards) == ("birds", "trees")
+    assert seen_by_card("c@fish", cards) == ("fish", "shells", "birds", "trees")
+    assert seen_by_card("d", cards) == ("birds",)
+    assert seen_by_card("e", cards) == seen_by_card("nobody", cards) == ()
 
 
 def test_experts_that_started_from_each_other_end_no_search():
     cards = {"a": card("a", "trees", "b"), "b": card("b", "birds", "a"), "c": card("c", "fish", "c")}
-    assert seen_by("a", cards) == ("trees", "birds")
-    assert seen_by("c", cards) == ("fish",)
+    assert seen_by_card("a", cards) == ("trees", "birds")
+    assert seen_by_card("c", cards) == ("fish",)
 
 
 def test_experts_of_a_folder_are_known_by_their_cards(zoo):

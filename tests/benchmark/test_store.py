@@ -150,10 +150,25 @@ def test_packed_records_are_the_same_and_can_be_added_to(store, tmp_path):
 
 
 def test_a_folder_without_a_benchmark_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="holds no benchmark .bench.json is not there.. Type: ntk-select bench run"):
+    with pytest.raises(
+        ConfigError, match=r"holds no benchmark .bench.json is not there.. Give the folder of a run.*Type: ntk-select bench run CONFIG --out"
+    ):
         Store(tmp_path).manifest()
     with pytest.raises(ConfigError, match="holds no benchmark"):
         Store(tmp_path).cells()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"file' holds no benchmark .it is a file."):
+        Store(tmp_path / "file").manifest()
+    with pytest.raises(ConfigError, match=r"my run' holds no benchmark .there is no such folder.*--out '.*my run'"):
+        Store(tmp_path / "my run").manifest()
+
+
+def test_a_run_close_to_a_folder_that_is_none_is_named(tmp_path):
+    Store(tmp_path / "runs" / "birds").put_manifest({"name": "bench"}, [cell(1)])
+    (tmp_path / "runs" / "birds" / "report").mkdir()
+    for wrong in ("runs", "runs/bird", "runs/birds/report"):
+        with pytest.raises(ConfigError, match=r"holds no benchmark.*There is one in .*runs/birds: give that folder"):
+            Store(tmp_path / wrong).manifest()
 
 
 def test_a_damaged_file_of_a_benchmark_is_named(store):

@@ -106,7 +106,7 @@ def test_without_a_reference_there_are_no_gains(made):
 
 def test_a_zoo_of_single_domains_has_no_figures_of_domains(made):
     world = made.world(experts={name: facts for name, facts in made.EXPERTS.items() if "@" not in name})
-    assert why_not(world, "figure_3") == why_not(world, "figure_5") == "The zoo has no multi-domain expert."
+    assert why_not(world, "figure_3") == why_not(world, "figure_5") == "No multi-domain expert takes part."
 
 
 def test_names_with_a_dollar_or_an_unknown_letter_are_drawn_as_they_are(made):

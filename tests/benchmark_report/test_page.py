@@ -111,7 +111,8 @@ def test_names_are_text_and_never_markup(made, results):
     results = made.without(results, lambda row: row["task"] == "birds")
     experts = {**results.experts, EVIL: replace(results.experts["photos-net_b"], name=EVIL)}
     failure = {"kind": "truth", "expert": EVIL, "task": "birds", "images": 5, "seed": 0, "error": EVIL}
-    results = replace(results, name=EVIL, config_text=EVIL, experts=experts, failures={results.cells[0].key: failure})
+    skipped = [{"expert": EVIL, "task": "birds", "reason": EVIL}]
+    results = replace(results, name=EVIL, config_text=EVIL, experts=experts, failures={results.cells[0].key: failure}, skipped=skipped)
     elements = Elements(written(results, [Drawn("figure_1", EVIL, EVIL, why_not=EVIL)], ["experts", "failures"]))
     assert sum(tag == "script" for tag, _ in elements.tags) == 1
     assert sum(EVIL in text for text in elements.texts) >= 6

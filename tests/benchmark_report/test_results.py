@@ -1,7 +1,6 @@
 """Are results what config, cards and records say now: own sources, scores of other packages, failures, versions?"""
 
 import json
-import sys
 from dataclasses import replace
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -18,7 +17,7 @@ from ntk_select.benchmark.report.tables import TABLES
 from ntk_select.benchmark.report.tables.costs import scoring
 from ntk_select.benchmark.report.tables.in_words import what_is_missing, what_it_does_not_show, what_it_is
 from ntk_select.benchmark.store import Store
-from ntk_select.scores import Score
+from ntk_select.scores import Score, installed
 
 
 def _behind(terms):
@@ -87,7 +86,7 @@ def with_plugin(whole, monkeypatch):
         return GAP if entry.name == "gap" else pytest.fail("another one was loaded")
 
     monkeypatch.setattr(EntryPoint, "load", load)
-    monkeypatch.setattr(sys.modules["ntk_select.ranking.rank"], "entry_points", lambda group: [EntryPoint("gap", "a:b", group)])
+    monkeypatch.setattr(installed, "entry_points", lambda group: [EntryPoint("gap", "a:b", group)])
     rows = [{**row, "score": "gap", "value": None, "terms": json.dumps({"a": row["value"]})} for row in whole.scores if row["score"] == "leep"]
     others = [row for row in whole.scores if row["score"] != "leep"]
     return replace(whole, scores=[*others, *rows]), rows
@@ -111,7 +110,7 @@ def test_a_score_whose_package_is_gone_has_no_value_and_no_cost(with_plugin, num
     results, _ = with_plugin
     paid = numbers.with_costs(results)
     assert scoring(paid, "birds", 20).of("gap").forward > 0
-    monkeypatch.setattr(sys.modules["ntk_select.ranking.rank"], "entry_points", lambda group: [])
+    monkeypatch.setattr(installed, "entry_points", lambda group: [])
     gone = replace(paid)
     assert gone.targets("gap", 20) == []
     assert any("gap" in sentence for sentence in TABLES["scores"].content(gone).missing)

@@ -13,6 +13,7 @@ from ntk_select import finetuning
 from ntk_select.cli import main
 from ntk_select.cli.demo import SHOTS, TOP
 from ntk_select.cli.finetune import REFERENCE
+from ntk_select.errors import ConfigError
 from ntk_select.finetuning.result import FinetuneResult, Trial
 
 pytest.importorskip("sklearn")
@@ -126,6 +127,19 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_work(demo, tmp_pa
     found = demo("--out", str(tmp_path / "file" / "demo"))
     assert (found.status, found.out, found.asked) == (2, "", [])
     assert "ntk-select: --out '" in found.err
+
+
+def test_on_a_full_disk_everything_is_printed_all_the_same_and_the_status_says_so(demo, monkeypatch):
+    def refuse(record, _):
+        raise ConfigError(f"{type(record).__name__} cannot be written: No space left on device.")
+
+    monkeypatch.setattr(ns.Ranking, "save", refuse)
+    monkeypatch.setattr(FinetuneResult, "save", refuse)
+    found = demo()
+    assert found.status == 1
+    assert "Fine-tuned on" in found.out
+    assert "The ranking could not be saved: Ranking cannot be written: No space left on device." in found.err
+    assert found.err.count("The fine-tuning of ") == len(chosen(found.order))
 
 
 @pytest.mark.slow

@@ -153,7 +153,7 @@ def test_without_a_figure_the_numbers_are_saved_all_the_same(ran, tmp_path, monk
     def failing(*_, **__):
         raise MissingDependencyError("Type: pip install matplotlib")
 
-    monkeypatch.setattr("ntk_select.cli.dynamics.curves", failing)
+    monkeypatch.setattr("ntk_select.cli.dynamics_run.curves", failing)
     status, _, err = ran("--out", str(tmp_path / "here"))
     assert status == 0
     assert "No figure was written. Type: pip install matplotlib" in err
@@ -164,7 +164,7 @@ def test_without_a_figure_the_numbers_are_saved_all_the_same(ran, tmp_path, monk
     ("options", "message"),
     [
         (("--optimizer", "flow"), "--optimizer flow cannot be trained with. Type: --optimizer gd"),
-        (("--optimizer", "adam"), "optimizer='adam' is unknown"),
+        (("--optimizer", "adam"), "--optimizer adam is unknown. Allowed: gd, momentum, nesterov."),
         (("--optimizer", "gd", "--momentum", "0.9"), "momentum=0.9 belongs to optimizer='momentum'"),
         (("--loss", "hinge"), "loss='hinge' is unknown"),
         (("--loss", "cross_entropy"), "A largest stable learning rate is known for squared losses alone. Type: ntk-select dynamics --expert ash"),
@@ -179,7 +179,7 @@ def test_without_a_figure_the_numbers_are_saved_all_the_same(ran, tmp_path, monk
         (("--head", "ones"), "head='ones' is unknown"),
         (("--layers", "fd"), "layers='fd' matches no parameter"),
         (("--batch", "7"), "--batch 7 must be a whole number from 1 to the 6 training images"),
-        (("--expert", "oak"), "There is no expert 'oak' in the zoo. Allowed: ash."),
+        (("--expert", "oak"), "There is no expert 'oak' in the zoo. To see what there is type: ntk-select zoo list --zoo"),
     ],
 )
 def test_what_is_refused_is_one_sentence_and_status_2(ran, options, message):
@@ -189,7 +189,7 @@ def test_what_is_refused_is_one_sentence_and_status_2(ran, options, message):
 
 
 def test_an_unwritable_out_is_refused_before_any_work(ran, tmp_path, monkeypatch):
-    monkeypatch.setattr("ntk_select.cli.dynamics.network_kernel", lambda *_, **__: pytest.fail("the kernel was computed"))
+    monkeypatch.setattr("ntk_select.cli.dynamics_run.network_kernel", lambda *_, **__: pytest.fail("the kernel was computed"))
     (tmp_path / "file").write_text("in the way")
     status, _, err = ran("--out", str(tmp_path / "file" / "here"))
     assert status == 2

@@ -66,6 +66,7 @@ def sampled(expert, uri, per_class):
     return sample, np.asarray(expert.preprocess(sample.images))
 
 
+@pytest.mark.slow
 def test_an_embedded_experts_kernel_and_those_of_its_layers_equal_explicit_jacobians(capsys, tmp_path):
     pytest.importorskip("sklearn")
     path, name = tmp_path / "runs" / "kernel.npz", "neu_steel-resnet_small"
@@ -189,7 +190,7 @@ def test_the_summary_for_people_and_what_is_said_to_type_next_works(ran, capsys,
 
 
 def test_a_long_table_of_layers_ends_with_the_sum_of_the_others(ran, monkeypatch):
-    monkeypatch.setattr("ntk_select.cli.kernel.MOST_LAYERS", 3)
+    monkeypatch.setattr("ntk_select.cli.kernel_run.MOST_LAYERS", 3)
     shares = list(json.loads(ran("--by-layer", "--json")[1])["shares"].values())
     out = ran("--by-layer")[1]
     assert f"{len(shares) - 2} others" in out
@@ -207,7 +208,7 @@ def test_without_a_figure_the_kernel_is_saved_all_the_same(ran, tmp_path, monkey
     def failing(*_, **__):
         raise error
 
-    monkeypatch.setattr("ntk_select.cli.kernel.heat_map", failing)
+    monkeypatch.setattr("ntk_select.cli.kernel_run.heat_map", failing)
     status, _, err = ran("--layers", "fc", "--out", str(tmp_path / "kernel.npz"))
     assert status == 0
     assert f"No figure was written. {error}" in err
@@ -215,7 +216,7 @@ def test_without_a_figure_the_kernel_is_saved_all_the_same(ran, tmp_path, monkey
 
 
 def test_the_plan_is_printed_and_nothing_is_computed(ran, small, npz, tmp_path, monkeypatch):
-    monkeypatch.setattr("ntk_select.cli.kernel.ntk", lambda *_, **__: pytest.fail("the kernel was computed"))
+    monkeypatch.setattr("ntk_select.cli.kernel_run.ntk", lambda *_, **__: pytest.fail("the kernel was computed"))
     expert, _ = small
     status, out, _ = ran("--plan", "--layers", "conv", "--memory-gb", "1", "--out", str(tmp_path / "new" / "kernel.npz"))
     x = sampled(expert, npz, 3)[1]
@@ -251,8 +252,8 @@ def test_the_plan_as_json_and_that_of_a_pooled_last_convolution(ran):
         (("--layers", "("), "ntk-select: layers='(' is not a regular expression"),
         (("--per-class", "0"), "ntk-select: per_class is 0"),
         (("--seed", "-1"), "ntk-select: seed is -1"),
-        (("--task", "digit"), "ntk-select: Unknown task 'digit'. Did you mean 'digits'"),
-        (("--expert", "oak"), "ntk-select: There is no expert 'oak' in the zoo. Allowed: ash."),
+        (("--task", "digit"), "ntk-select: There is no folder or file 'digit', and no task of that name. Did you mean 'digits'"),
+        (("--expert", "oak"), "ntk-select: There is no expert 'oak' in the zoo. To see what there is type: ntk-select zoo list --zoo"),
         (("--out", "kernel.npy"), "ntk-select: --out 'kernel.npy' does not end in .npz. Give a name such as kernel.npz."),
     ],
 )
@@ -263,7 +264,7 @@ def test_what_is_refused_is_one_sentence_and_status_2(ran, options, message):
 
 
 def test_an_unwritable_out_is_refused_before_any_work(ran, tmp_path, monkeypatch):
-    monkeypatch.setattr("ntk_select.cli.kernel.ntk", lambda *_, **__: pytest.fail("the kernel was computed"))
+    monkeypatch.setattr("ntk_select.cli.kernel_run.ntk", lambda *_, **__: pytest.fail("the kernel was computed"))
     (tmp_path / "file").write_text("in the way")
     status, out, err = ran("--out", str(tmp_path / "file" / "kernel.npz"))
     assert (status, out) == (2, "")
@@ -277,7 +278,7 @@ def test_an_unwritable_out_is_refused_before_any_work(ran, tmp_path, monkeypatch
 
 
 def test_a_kernel_that_is_constant_correlates_with_nothing(ran, monkeypatch):
-    monkeypatch.setattr("ntk_select.cli.kernel.ntk", lambda *_, **__: np.ones((6, 6)))
+    monkeypatch.setattr("ntk_select.cli.kernel_run.ntk", lambda *_, **__: np.ones((6, 6)))
     assert "Correlation with the labels: none, the kernel is constant." in ran()[1]
 
 
@@ -294,7 +295,7 @@ def bare(variables, x):
     ],
 )
 def test_what_an_expert_lacks_is_said(ran, monkeypatch, parts, options, message):
-    import ntk_select.cli.kernel as module
+    import ntk_select.cli.kernel_run as module
 
     settings = {"preprocess": lambda images: np.stack(images).astype(np.float32)} | parts
     expert = Expert("bare", bare, {"w": np.ones((64, 2), np.float32)}, **settings)
@@ -306,7 +307,7 @@ def test_what_an_expert_lacks_is_said(ran, monkeypatch, parts, options, message)
 
 
 def test_an_expert_without_a_card_has_a_kernel(ran, monkeypatch):
-    import ntk_select.cli.kernel as module
+    import ntk_select.cli.kernel_run as module
 
     expert = Expert("bare", bare, {"w": np.ones((64, 2), np.float32)}, preprocess=lambda images: np.stack(images).astype(np.float32))
     installed = module.builtin

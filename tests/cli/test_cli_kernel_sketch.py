@@ -160,6 +160,7 @@ def test_the_heat_map_lies_beside_the_file(ran, tmp_path):
 COMPARED = ("--compare", "exact", "--layers", "last_conv", "--dim", "16", "64", "--sketch", "countsketch", "gaussian", "--repeats", "2")
 
 
+@pytest.mark.slow
 def test_compared_with_exact_the_file_holds_every_cell_and_the_figure_lies_beside_it(ran, probed, tmp_path):
     pytest.importorskip("matplotlib")
     expert, x, labels = probed
@@ -201,6 +202,7 @@ def test_compared_with_exact_the_table_has_the_law_and_what_to_type_next_works(r
     assert load_kernel("kernel.npz").provenance["sketch"]["dim"] == 64
 
 
+@pytest.mark.slow
 def test_a_kind_that_cannot_be_had_is_said_and_the_status_is_1(ran, tmp_path):
     options = ("--compare", "exact", "--layers", "last_conv", "--dim", "2", "--repeats", "1")
     status, out, _ = ran(*options, "--sketch", "jvp", "gaussian")
@@ -213,11 +215,13 @@ def test_a_kind_that_cannot_be_had_is_said_and_the_status_is_1(ran, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["comparison.json"]
 
 
+@pytest.mark.slow
 def test_all_means_every_kind(ran):
     record = json.loads(ran("--compare", "exact", "--layers", "last_conv", "--sketch", "all", "--dim", "8", "--repeats", "1", "--json")[1])
     assert {row["kind"] for row in record["rows"]} == {"countsketch", "rademacher", "gaussian", "srht", "kronecker", "jvp"}
 
 
+@pytest.mark.slow
 def test_without_matplotlib_the_numbers_are_saved_all_the_same(ran, tmp_path, monkeypatch):
     def failing(*_, **__):
         raise MissingDependencyError("Type: pip install matplotlib")

@@ -27,8 +27,12 @@ def npz(tmp_path):
 
 def test_list_names_every_kind(capsys):
     assert main(["tasks", "list"]) == 0
+    few = capsys.readouterr().out
+    assert main(["tasks", "list", "--all"]) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in task_kinds())
+    assert all((name in few) == (kind.known is None) for name, kind in task_kinds().items())
+    assert "19 data sets of the benchmark have names too: ntk-select tasks list --all" in few
 
 
 def test_list_as_json_is_one_document(capsys):
@@ -57,7 +61,7 @@ def test_show_as_json_is_one_document(capsys, npz):
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("digit", "ntk-select: Unknown task 'digit'. Did you mean 'digits'"),
+        ("digit", "ntk-select: There is no folder or file 'digit', and no task of that name. Did you mean 'digits'"),
         ("./nowhere", "ntk-select: Task './nowhere': there is no such folder or file"),
         ("npz:/no/such.npz", "ntk-select: There is no file"),
     ],
@@ -120,10 +124,10 @@ def test_list_shows_the_benchmarks_sets_and_whether_they_are_prepared(capsys, ow
     assert (rows["belga_logos"]["images"], rows["belga_logos"]["classes"]) == (None, None)
     (own_folder / "cars196" / "2.1.0").mkdir(parents=True)
     (own_folder / "cars196" / "2.1.0" / "dataset_info.json").write_text("{}")
-    assert main(["tasks", "list"]) == 0
+    assert main(["tasks", "list", "--all"]) == 0
     shown = {line.split("\u2502")[1].strip(): line.split("\u2502")[2:-1] for line in capsys.readouterr().out.splitlines() if "\u2502" in line}
     assert [cell.strip() for cell in shown["stanford_cars"]] == ["Stanford Cars", "target", "16,185", "196", "yes"]
-    assert [cell.strip() for cell in shown["cucumber"]] == ["CUCUMBER-9, prototype 1", "target", "2,923 ?", "30 ?", "no"]
+    assert [cell.strip() for cell in shown["cucumber"]] == ["CUCUMBER-9, prototype 1", "target", "(2,923)", "(30)", ""]
 
 
 def test_list_imports_nothing_heavy():

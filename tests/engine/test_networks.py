@@ -38,7 +38,7 @@ def of_params(expert):
     return lambda params, x: expert.apply_fn({"params": params, **expert.state}, x)
 
 
-@pytest.mark.parametrize("family", [pytest.param(family, marks=pytest.mark.slow if family == "alexnet" else ()) for family in SMALL])
+@pytest.mark.parametrize("family", [pytest.param(family, marks=() if family == "resnet basic" else pytest.mark.slow) for family in SMALL])
 def test_kernels_of_all_layers_equal_explicit_gradients(oracle, quickly, family):
     """The variables hold batch statistics beside params/, which the predicate leaves out."""
     expert, x = random_expert(*SMALL[family])
@@ -52,6 +52,7 @@ def test_kernels_of_all_layers_equal_explicit_gradients(oracle, quickly, family)
             oracle.close(kernels[f"params/{name}"], oracle.paired(jacobian))
 
 
+@pytest.mark.slow
 def test_parameters_alone_and_variables_with_a_pattern_are_the_same_question(oracle, quickly):
     expert, x = random_expert(*SMALL["resnet basic"])
     alone = ns.ntk(of_params(expert), expert.params, x)
@@ -63,6 +64,7 @@ def test_parameters_alone_and_variables_with_a_pattern_are_the_same_question(ora
     )
 
 
+@pytest.mark.slow
 def test_a_quadratic_form_of_a_network_is_the_norm_of_one_gradient(oracle):
     """Compiled as users compile, in float32: v' Theta v = || grad of sum v_ic f_c(x_i) ||^2."""
     expert, x = random_expert(*SMALL["resnet bottleneck"])
@@ -95,6 +97,7 @@ class Normed(nn.Module):
         return nn.Dense(2, param_dtype=jnp.float64)(nn.Dropout(0.5, deterministic=True)(x))
 
 
+@pytest.mark.slow
 def test_norms_of_linen_are_differentiated_by_their_parameters(oracle, quickly):
     module, x, rng = Normed(), oracle.draw(3, 4, 4, 2), np.random.default_rng(1)
     variables = jax.jit(module.init)(jax.random.key(0), x[:1])

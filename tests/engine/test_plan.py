@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 
 import ntk_select as ns
-from ntk_select.engine import plan as planning
+from ntk_select.engine import planning
+from ntk_select.engine.budget import available_memory
+from ntk_select.engine.choice import padded, parameter_tile
 from ntk_select.engine.cost import DISPATCH
 from ntk_select.engine.factors import factors
+from ntk_select.engine.kept import Cache
 from ntk_select.engine.outputs import read_outputs
-from ntk_select.engine.plan import COMPILER_BYTES, Cache, available_memory, make_plan, padded, parameter_tile, side_keys, stored_of
+from ntk_select.engine.plan import side_keys, stored_of
+from ntk_select.engine.planning import COMPILER_BYTES, make_plan
 from ntk_select.engine.selection import select
 from ntk_select.engine.structure import GeneralRouteWarning, read_structure
 from ntk_select.errors import ConfigError

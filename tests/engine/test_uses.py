@@ -149,7 +149,7 @@ def sees_something(size, window, stride, outside, inside, padding, extent):
 
 
 @pytest.mark.slow
-@settings(max_examples=100, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
+@settings(max_examples=40, derandomize=True, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
 @given(st.data())
 def test_inputs_times_cotangents_of_any_convolution(oracle, data):
     axes = data.draw(st.integers(1, 3))

@@ -23,6 +23,13 @@ def test_the_same_accuracies_in_another_order_of_seeds_tie():
     assert len(set(ev.Target("birds", np.zeros((1, 24)), accuracies).mean_accuracies())) == 1
 
 
+def test_a_vector_is_one_seed_and_one_draw():
+    short, whole = ev.Target("birds", [3, 1, 2], [0.1, 0.2, 0.4], 0), ev.Target("birds", [[3, 1, 2]], [[0.1, 0.2, 0.4]], 0)
+    assert short.scores.tolist() == whole.scores.tolist()
+    assert short.accuracies.tolist() == whole.accuracies.tolist()
+    assert ev.interval("top_k_gain", [short], k=2).value == pytest.approx(0.4 - 0.1)
+
+
 def test_a_target_keeps_its_own_numbers():
     scores = SCORES.copy()
     target = ev.Target("birds", scores, ACCURACIES, 0, ["a", "b", "c"], [1, 2, 3], 4)
@@ -37,8 +44,14 @@ def test_a_target_keeps_its_own_numbers():
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"scores": SCORES[0]}, r"Target 'birds': scores have the shape \(3,\). Allowed: \(draws, experts\).* type scores\[None\]"),
+        (
+            {"scores": SCORES[None]},
+            r"Target 'birds': scores have the shape \(1, 1, 3\). Allowed: \(draws, experts\), or \(experts,\) for one of the draws",
+        ),
         ({"accuracies": ACCURACIES[:0]}, r"accuracies have the shape \(0, 3\). Allowed: \(seeds, experts\)"),
+        ({"accuracies": []}, r"accuracies have the shape \(0,\)"),
+        ({"accuracies": 0.5}, r"accuracies have the shape \(\)"),
+        ({"accuracies": ACCURACIES[0, :2]}, r"scores are for 3 experts, and accuracies for 2"),
         ({"accuracies": 100 * ACCURACIES}, r"accuracies hold 10. Allowed: 0 to 1"),
         ({"accuracies": np.where(ACCURACIES > 0.4, np.nan, ACCURACIES)}, r"accuracies hold nan"),
         ({"scores": SCORES[:, :2]}, r"scores are for 2 experts, and accuracies for 3"),

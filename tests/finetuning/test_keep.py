@@ -128,7 +128,7 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [pytest.param(name, marks=pytest.mark.slow if place else ()) for place, name in enumerate(FAMILIES)])
 def test_variables_with_the_new_head_in_place_are_those_of_the_architecture_of_so_many_classes(family, quickly):
     architecture, size, config = FAMILIES[family]
     expert = fresh_expert("e", architecture, num_classes=5, preprocess=ns.Preprocess(size=size), config=config)

@@ -11,6 +11,8 @@ from ntk_select.models.weights import flatten
 from ntk_select import Preprocess
 from ntk_select.errors import ModelError
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 PUBLISHED = {
     "resnet18": 11_689_512,
     "resnet34": 21_797_672,
@@ -179,7 +181,7 @@ def test_lists_from_a_card_are_as_good_as_tuples():
     assert build("resnet18", num_classes=2, widths=[1, 2, 3, 4]) == build("resnet18", num_classes=2, widths=(1, 2, 3, 4))
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name == "basic" else pytest.mark.slow) for name in TINY])
 def test_in_training_a_network_answers_by_its_batch_and_gives_new_statistics(name, rng):
     architecture, size, config = TINY[name]
     expert = fresh_expert("mine", architecture, num_classes=3, preprocess=Preprocess(size), seed=1, config=config)

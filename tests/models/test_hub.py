@@ -181,7 +181,7 @@ def test_a_missing_client_says_what_to_install(monkeypatch):
         find_model("hf-hub:org/net")
 
 
-@pytest.mark.parametrize("content", [b"{", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[" * 100_000], ids=["cut", "not UTF-8", "nested without end"])
 def test_a_configuration_that_is_no_json_is_refused(content, hub):
     hub.files["org/net/config.json"] = content
     with pytest.raises(ModelError, match=r"config\.json of hf-hub:org/net is not valid JSON"):
@@ -213,6 +213,13 @@ def test_changed_architectures_are_refused(changes):
 
 def test_settings_that_change_nothing_are_allowed():
     assert model(model_args={"num_classes": 3, "in_chans": 3}, global_pool="avg").architecture == "resnet_small"
+
+
+@pytest.mark.parametrize(
+    ("said", "licence"), [("mit", "mit"), (["mit", "cc-by-4.0"], "mit, cc-by-4.0"), (None, None), ({"id": "mit"}, "{'id': 'mit'}")]
+)
+def test_the_licence_is_text_whatever_the_configuration_holds(said, licence):
+    assert HubModel("org/net", config={"license": said}).licence == licence
 
 
 def test_timms_defaults_stand_in_for_what_is_not_said():

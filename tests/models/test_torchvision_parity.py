@@ -7,11 +7,9 @@ from ntk_select.models.mapping import tensor_table
 
 PUBLISHED = [name for name in ARCHITECTURES if not name.endswith("_small")]
 QUICK = ("resnet18", "densenet121", "alexnet")
-CASES = [
-    pytest.param(name, size, id=f"{name}-{size}", marks=() if name in QUICK and size == 97 else pytest.mark.slow)
-    for name in PUBLISHED
-    for size in (97, 224)
-]
+CASES = [("resnet18", 97, "float32"), *((name, 97, "float64") for name in QUICK)]
+SLOW = [(name, 97, "float64") for name in PUBLISHED if name not in QUICK]
+SLOW += [(name, 224, "float32") for name in ("resnet50", "densenet121", "densenet161", "alexnet")]
 
 
 @pytest.fixture(scope="session")
@@ -25,8 +23,7 @@ def state_of(seeded):
     return make
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize(("architecture", "size"), CASES)
+@pytest.mark.parametrize(("architecture", "size", "dtype"), [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)])
 def test_logits_and_pre_logits_equal_torchvisions_stored_ones(architecture, size, dtype, state_of, seeded, parity, reference):
     features, logits = parity.flax_outputs(architecture, state_of(architecture), seeded.seeded_images(size), dtype, seeded.NUM_CLASSES)
     stored = {name: reference[f"{architecture}/{size}/{name}"] for name in ("features", "norms", "logits")}

@@ -37,6 +37,8 @@ def test_experts_scores_and_verdict_are_written_on_it():
     shown = texts(RANKING)
     assert [text for text in shown if text in ("flowers_18  1", "no source  2", "last  3")] == ["flowers_18  1", "no source  2", "last  3"]
     assert {"lfc", "lgc", "birds: 1 to 2 cannot be told apart."} <= set(shown)
+    assert {"trained on", "flowers", "unknown"} <= set(shown), "what the colours mean"
+    assert "trained on" not in texts(named("one")), "one colour needs no legend"
 
 
 def test_points_and_intervals_lie_where_the_values_are(monkeypatch):

@@ -56,8 +56,28 @@ def test_repr_is_a_table_with_the_verdict():
         "rank  expert    lfc      lgc",
         "1     flowers   0.3333   -",
         '2     a "b", c  -0.1250  0.5000',
+        "lgc unavailable for 1 of 2: no, it has none",
+        "broken failed: The weights are gone.",
         "flowers is ahead.",
     ]
+
+
+def test_repr_says_why_nothing_was_ranked():
+    assert repr(NOTHING).splitlines() == [
+        "Ranking of 0 experts for birds",
+        "rank  expert  lfc",
+        "broken failed: gone",
+        "No expert could be given the score lfc.",
+    ]
+    assert "lfc unavailable: none" in repr(UNSCORED).splitlines()
+
+
+def test_repr_stays_short_however_much_failed():
+    many = Ranking(TASK, ("lfc",), (), tuple(Failure(f"e{i}", "x" * 1000) for i in range(50)), judgement="Nothing.")
+    lines = repr(many).splitlines()
+    assert lines[-2:] == ["and 38 more remarks: see failures, and the reason of each score that is not there", "Nothing."]
+    assert len(lines) == 2 + 12 + 2
+    assert max(map(len, lines)) == 300
 
 
 def test_best_is_the_first_expert_if_it_has_the_score():

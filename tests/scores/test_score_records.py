@@ -256,7 +256,7 @@ def test_a_value_that_is_no_number_is_a_reason(value):
     ("error", "reason"),
     [
         (UndefinedScoreError("nothing there"), "nothing there"),
-        (missing("POT", "This"), "This needs the package POT, which is not installed. Type: pip install POT"),
+        (missing("POT", "This"), "This needs the package POT, which is not installed. Type: pip install POT, or: pip install 'ntk-select[scores]'"),
         (np.linalg.LinAlgError("singular"), "A matrix of this score could not be decomposed (singular)."),
     ],
 )

@@ -1,4 +1,4 @@
-"""Do the scripts do what their first lines say?"""
+"""Do the tutorials do what their first lines say? Each asserts its own outcome."""
 
 import runpy
 from pathlib import Path
@@ -8,18 +8,32 @@ import pytest
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
-def test_the_example_asserts_its_own_outcome(capsys):
-    runpy.run_path(str(SCRIPTS / "01_rank_your_own_model.py"), run_name="__main__")
-    assert "pixels is ahead of all others" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("script", "needs", "says"),
+    [
+        ("01_rank_your_own_model", "numpy", "pixels is ahead of all others"),
+        ("02_kernel_of_your_own_model", "matplotlib", "positive semi-definite up to rounding"),
+        pytest.param("03_rank_your_flax_model", "flax", "untrained: kernel (25, 25)", marks=pytest.mark.slow),
+        ("04_your_own_score", "sklearn", "fisher_ratio   1.00"),
+        pytest.param("05_kernel_and_its_projection", "sklearn", "LGC of the last convolution", marks=pytest.mark.slow),
+        pytest.param("06_predict_a_loss_curve", "matplotlib", "curves.png", marks=pytest.mark.slow),
+    ],
+)
+def test_a_tutorial_asserts_its_own_outcome(script, needs, says, capsys):
+    pytest.importorskip(needs)
+    runpy.run_path(str(SCRIPTS / f"{script}.py"), run_name="__main__")
+    assert says in capsys.readouterr().out
 
 
-def test_the_example_of_a_score_of_ones_own_asserts_its_outcome(capsys):
-    pytest.importorskip("sklearn")
-    runpy.run_path(str(SCRIPTS / "04_your_own_score.py"), run_name="__main__")
-    assert "fisher_ratio   1.00" in capsys.readouterr().out
+@pytest.mark.oracle
+def test_the_tutorial_of_a_checkpoint_finds_the_answers_of_pytorch(loaded, capsys):
+    loaded("models/torchvision_oracle.py").import_torchvision()
+    runpy.run_path(str(SCRIPTS / "07_convert_a_pytorch_checkpoint.py"), run_name="__main__")
+    assert "largest difference from PyTorch" in capsys.readouterr().out
 
 
-def test_the_kernel_example_asserts_its_own_outcome(capsys):
-    pytest.importorskip("matplotlib")
-    runpy.run_path(str(SCRIPTS / "02_kernel_of_your_own_model.py"), run_name="__main__")
-    assert "positive semi-definite up to rounding" in capsys.readouterr().out
+def test_every_tutorial_is_run_here():
+    names = {path.stem for path in SCRIPTS.glob("0*.py")}
+    text = Path(__file__).read_text()
+    assert len(names) == 7
+    assert all(name in text for name in names)

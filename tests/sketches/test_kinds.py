@@ -382,7 +382,7 @@ def test_thousands_of_seeds_follow_the_law_of_a_transform_in_pieces(uneven, monk
 
 SEEDS = 400
 DIM, BLOCKS = 32, 2
-EVERY = [pytest.param(kind, marks=() if kind in ("countsketch", "kronecker") else pytest.mark.slow) for kind in KINDS]
+EVERY = [pytest.param(kind, marks=() if kind == "countsketch" else pytest.mark.slow) for kind in KINDS]
 
 
 @pytest.fixture(scope="module")

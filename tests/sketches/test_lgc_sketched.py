@@ -14,6 +14,8 @@ from ntk_select.errors import ConfigError, ModelError, TaskError, UndefinedScore
 from ntk_select.expert import Expert
 from ntk_select.sketches.spec import ALL_KINDS
 
+pytestmark = pytest.mark.usefixtures("quickly")
+
 REVERSE = tuple(kind for kind in ALL_KINDS if kind != "jvp")
 SMALL = {
     "resnet": ("resnet18", 8, {"stage_sizes": (1,), "widths": (4,), "stem": "small"}),
@@ -23,6 +25,8 @@ N, C = 24, 4
 LABELS = np.arange(N) % 3
 COTANGENT, COTANGENTS = np.array([1.0, -2.0, 0.5, 0.0]), np.random.default_rng(3).normal(size=(N, C))
 OUTPUTS = {"trace": "trace", "sum": "sum", "features": "features", "cotangent": COTANGENT, "cotangents": COTANGENTS}
+PAIRS = [(kind, list(OUTPUTS)[(place + turn) % 5]) for place, kind in enumerate(ALL_KINDS) for turn in (0, 2)]
+"""Every kind with two kinds of outputs, every kind of outputs with two kinds of sketch at least: a compilation of seconds each."""
 
 
 def random_expert(architecture, size, config):
@@ -83,17 +87,16 @@ def check_last_convolution(expert, x, kind, outputs):
     assert kernel.has_law == (kind != "kronecker" and not (kind == "jvp" and averaged))
 
 
-@pytest.mark.parametrize("outputs", ["trace", "cotangents"])
+@pytest.mark.parametrize("outputs", ["trace", pytest.param("cotangents", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ALL_KINDS)
 def test_the_last_convolution_by_every_kind(small, kind, outputs):
     check_last_convolution(*small, kind, OUTPUTS[outputs])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("outputs", OUTPUTS.values(), ids=OUTPUTS)
-@pytest.mark.parametrize("kind", ALL_KINDS)
+@pytest.mark.parametrize(("kind", "outputs"), PAIRS)
 def test_the_last_convolution_by_every_kind_and_of_every_output(ending, kind, outputs):
-    check_last_convolution(*ending, kind, outputs)
+    check_last_convolution(*ending, kind, OUTPUTS[outputs])
 
 
 @pytest.mark.parametrize("kind", ["countsketch", "kronecker"])
@@ -103,12 +106,17 @@ def test_all_layers_of_a_small_expert(small, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("outputs", OUTPUTS.values(), ids=OUTPUTS)
-@pytest.mark.parametrize("kind", ALL_KINDS)
-def test_all_layers_of_a_small_expert_by_every_kind(ending, kind, outputs):
-    expert, x = ending
-    options = {"layers": "all", "outputs": outputs}
+@pytest.mark.parametrize(("kind", "outputs"), [*PAIRS[::2], ("kronecker", "cotangents")])
+def test_all_layers_of_a_small_expert_by_every_kind(small, kind, outputs):
+    expert, x = small
+    options = {"layers": "all", "outputs": OUTPUTS[outputs]}
     near(ns.lgc(expert, x, LABELS, sketch=ns.Sketch(1536, kind, blocks=16), **options), ns.lgc(expert, x, LABELS, **options), most=0.25)
+
+
+@pytest.mark.slow
+def test_all_layers_of_a_small_densenet():
+    expert, x = random_expert(*SMALL["densenet"])
+    near(ns.lgc(expert, x, LABELS, layers="all", sketch=ns.Sketch(1536, blocks=16)), ns.lgc(expert, x, LABELS, layers="all"), most=0.25)
 
 
 @pytest.mark.parametrize("kind", ["countsketch", "kronecker", "jvp"])
@@ -118,8 +126,7 @@ def test_the_last_convolution_of_an_embedded_expert(kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("outputs", ["trace", "sum", "features"])
-@pytest.mark.parametrize("kind", ALL_KINDS)
+@pytest.mark.parametrize(("kind", "outputs"), [(kind, ("trace", "sum", "features")[place % 3]) for place, kind in enumerate(ALL_KINDS)])
 @pytest.mark.parametrize("name", ["cifar10-resnet_small", "cifar10-densenet_small"])
 def test_the_last_convolution_of_embedded_experts_by_every_kind(name, kind, outputs):
     expert, x, labels = embedded(name, 3)
@@ -127,21 +134,13 @@ def test_the_last_convolution_of_embedded_experts_by_every_kind(name, kind, outp
     near(ns.lgc(expert, x, labels, outputs=outputs, sketch=asked), ns.lgc(expert, x, labels, outputs=outputs))
 
 
-@pytest.fixture(scope="module")
-def exact_of_all():
-    expert, x, labels = embedded("cifar10-resnet_small", 2)
-    return ns.lgc(expert, x, labels, layers="all")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ALL_KINDS)
-def test_all_layers_of_an_embedded_expert_by_every_kind(exact_of_all, kind):
+def test_all_layers_of_an_embedded_expert():
     expert, x, labels = embedded("cifar10-resnet_small", 2)
-    dim = 256 if kind in ("gaussian", "rademacher", "jvp") else 2048
-    near(ns.lgc(expert, x, labels, layers="all", sketch=ns.Sketch(dim, kind, blocks=16)), exact_of_all)
+    near(ns.lgc(expert, x, labels, layers="all", sketch=ns.Sketch(2048, blocks=16)), ns.lgc(expert, x, labels, layers="all"))
 
 
-@pytest.mark.parametrize("outputs", ["trace", "features", "cotangents"])
+@pytest.mark.parametrize("outputs", ["trace", *(pytest.param(other, marks=pytest.mark.slow) for other in ("features", "cotangents"))])
 @pytest.mark.parametrize("kind", REVERSE)
 def test_the_sketch_of_a_pooled_last_convolution_is_unbiased(small, kind, outputs):
     expert, x = small

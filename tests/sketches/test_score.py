@@ -105,6 +105,7 @@ def test_the_interval_is_the_value_and_its_standard_error(drawn):
         assert score.value - score.low == pytest.approx(1.96 * score.standard_error, rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS, ids=names)
 def test_sixteen_blocks_measure_the_error(variant):
     scores = in_every_variant(200, blocks=16)[names(variant)]
@@ -122,6 +123,7 @@ def test_the_square_of_the_estimate_alone_is_biased_where_the_score_is_not(block
     assert abs(standard_score(column(over_seeds(dim=512, blocks=blocks, **options), "value"), exact(**options))) < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS, ids=names)
 def test_the_error_falls_with_the_square_root_of_the_columns(variant):
     dims = [256, 1024, 4096, 16384]
@@ -147,12 +149,14 @@ def test_the_standard_error_comes_from_the_derivative_of_the_exact_score(variant
     assert scored(projected(0, 2**18, gradients), labels=labels, **variant).standard_error == pytest.approx(expected, rel=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS, ids=names)
 def test_the_interval_covers_the_exact_score_of_examples_with_much_in_common(variant):
     scores, truth = in_every_variant(200, common=True)[names(variant)], exact(IN_COMMON, **variant)
     assert ((column(scores, "low") <= truth) & (truth <= column(scores, "high"))).mean() >= 0.88
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS, ids=names)
 def test_sixteen_blocks_do_not_understate_the_error_of_examples_with_much_in_common(variant):
     """Cosines near one hardly vary, so that narrow blocks see more of the second order than all columns together."""

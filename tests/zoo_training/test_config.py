@@ -6,7 +6,9 @@ import pytest
 
 from ntk_select import Preprocess
 from ntk_select.errors import ConfigError
-from ntk_select.zoo_training import read_config
+from ntk_select.zoo_training import members, read_config
+
+CONFIGS = Path(__file__).parents[2] / "scripts" / "configs"
 
 
 def test_a_config_is_read_as_it_is_written(config):
@@ -22,8 +24,8 @@ def test_a_config_is_read_as_it_is_written(config):
 
 
 def test_every_config_of_this_repository_is_sound():
-    configs = list((Path(__file__).parents[2] / "scripts" / "configs").glob("*_zoo.toml"))
-    assert configs
+    configs = list(CONFIGS.glob("*_zoo.toml"))
+    assert CONFIGS / "my_zoo.toml" in configs
     for path in configs:
         assert read_config(path).sources
 
@@ -52,10 +54,18 @@ WRONG = {
     "lists in a list of texts": ("batch_size = 6", 'sources = [["dots"]]', r"sources holds \['dots'\], which must be text"),
     "a number to rename to": ('rename = { c = "a" }', "rename = { c = 1 }", "rename holds 1, which must be text"),
     "a text as rate": ("scratch = 0.05", 'scratch = "a"', "learning_rate holds 'a', which must be a number from 0"),
-    "a number for a table": ("epochs = { scratch = 3 }", "epochs = 3", "epochs = 3 must be a table"),
-    "a number for text or table": ("augment = { shift = 1 }", "augment = 1", "augment = 1 must be text or a table"),
+    "half a table": (
+        "epochs = { scratch = 3 }",
+        "epochs = 2.5",
+        "epochs = 2.5 must be a whole number from 0 or a table, as in 20 or { scratch = 20, transfer = 10 }",
+    ),
+    "a number for text or table": ("augment = { shift = 1 }", "augment = 1", "augment = 1 must be text or a table, as in .crop. or { shift = 3"),
     "no size": ("size = 8\n", "size = 0\n", "config.toml: Preprocess: size=0"),
-    "means that are no numbers": ("mean = [0.5, 0.5, 0.5]", 'mean = ["a", "b", "c"]', "config.toml: could not convert"),
+    "means that are no numbers": (
+        "mean = [0.5, 0.5, 0.5]",
+        'mean = ["a", "b", "c"]',
+        "config.toml: Preprocess: mean=.'a', 'b', 'c'., std=.*both need three numbers",
+    ),
     "too few means": ("mean = [0.5, 0.5, 0.5]", "mean = [0.5]", "config.toml: Preprocess: mean="),
     "schedule": ("seed = 1", 'schedule = "stop"', "schedule = 'stop' is unknown. Did you mean 'step'.*Allowed: cosine, step"),
     "precision": ("seed = 1", 'precision = "float16"', "precision = 'float16' is unknown.*Allowed: bfloat16, float32"),
@@ -65,7 +75,16 @@ WRONG = {
     "momentum": ("warmup = 0.15", "momentum = 1.0", "momentum = 1.0 must lie"),
     "start": ("transfer = 0.02", "transfre = 0.02", "a start in learning_rate = 'transfre' is unknown. Did you mean 'transfer'"),
     "no rate": ("scratch = 0.05", "scratch = 0", "learning_rate.scratch = 0 must be above 0"),
-    "start without a rate": ("transfer = 0.02", "", "a start in sources.dots.epochs = 'transfer' is unknown.*Allowed: scratch"),
+    "another start": (
+        "epochs = { transfer",
+        "epochs = { transfre",
+        "a start in sources.dots.epochs = 'transfre' is unknown.*Allowed: scratch, transfer",
+    ),
+    "a start from nowhere": (
+        'initial_source = "stripes"',
+        "",
+        r"'initial_source' is missing: sources.dots starts from its expert .\"transfer\".. Name a source",
+    ),
     "no epochs": ("epochs = { scratch = 3 }", "epochs = { scratch = 0 }", "sources.stripes.epochs.scratch = 0 must be a whole number above 0"),
     "half an epoch": ("{ resnet_small = 1 }", "{ resnet_small = 1.5 }", "sources.dots.epochs.transfer = 1.5 must be a whole number above 0"),
     "epochs of another": ("{ resnet_small = 1 }", "{ resnet18 = 1 }", "sources.dots.epochs.transfer says nothing of the architecture 'resnet_small'"),
@@ -100,6 +119,60 @@ def test_a_wrong_config_is_refused(name, text, tmp_path):
     old, new, sentence = WRONG[name]
     assert old in text
     (tmp_path / "config.toml").write_text(text.replace(old, new, 1))
+    with pytest.raises(ConfigError, match=sentence):
+        read_config(tmp_path / "config.toml")
+
+
+def test_all_that_is_wrong_with_the_fields_is_said_at_once(tmp_path):
+    (tmp_path / "config.toml").write_text('sead = 1\n[sources.one]\nuir = "digits"\n[sources.two]\nuri = 2\n[multi_domain.all]\nsharing = "shared"\n')
+    with pytest.raises(ConfigError) as caught:
+        read_config(tmp_path / "config.toml")
+    lines = [line.removeprefix(str(tmp_path)) for line in str(caught.value).splitlines()]
+    for line, part in zip(
+        lines,
+        (
+            "/config.toml: the field 'sead' is unknown. Did you mean 'seed'",
+            "/config.toml: the field 'size' is missing. Write size = 32",
+            "/config.toml, [sources.one]: the field 'uir' is unknown. Did you mean 'uri'",
+            "/config.toml, [sources.one]: the fields 'uri', 'epochs' are missing. Write uri = \"folder:{data}/birds\", epochs = 20 or {",
+            "/config.toml, [sources.two]: the field 'epochs' is missing.",
+            "/config.toml, [sources.two]: uri = 2 must be text",
+            "/config.toml, [multi_domain.all]: the fields 'architecture', 'epochs', 'learning_rate' are missing.",
+        ),
+        strict=True,
+    ):
+        assert line.startswith(part)
+
+
+SMALL = 'size = 8\narchitectures = ["resnet_small"]\n[sources.one]\nuri = "digits"\nepochs = 2\n[sources.two]\nuri = "digits"\nepochs = 3\n'
+
+
+def test_a_number_of_epochs_is_for_all_starts_and_rates_have_defaults(tmp_path):
+    def read(text):
+        (tmp_path / "config.toml").write_text(text)
+        return read_config(tmp_path / "config.toml")
+
+    found = read(SMALL)
+    assert {name: source.epochs for name, source in found.sources.items()} == {"one": {"scratch": 2}, "two": {"scratch": 3}}
+    assert found.learning_rate == read_config(CONFIGS / "embedded_zoo.toml").learning_rate
+    assert [member.name for member in members(found)] == ["one-resnet_small", "two-resnet_small"]
+    found = read('initial_source = "two"\nlearning_rate = 0.3\n' + SMALL)
+    assert {name: source.epochs for name, source in found.sources.items()} == {"one": {"scratch": 2, "transfer": 2}, "two": {"scratch": 3}}
+    assert found.learning_rate == {"scratch": 0.3, "transfer": 0.3}
+    assert [member.name for member in members(found)] == ["two-resnet_small", "one-resnet_small", "one-resnet_small-from-two"]
+    assert read("learning_rate = { transfer = 0.2 }\n" + SMALL).learning_rate == {"scratch": 0.1, "transfer": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("size = 8", r"there is no source. Add one: \[sources.NAME\]"),
+        (SMALL.replace('["resnet_small"]', "[]"), r"architectures is empty: there is nothing to train"),
+        (SMALL.replace("epochs = 2", "epochs = 0"), r"sources.one.epochs.scratch = 0 must be a whole number above 0"),
+    ],
+)
+def test_a_small_config_without_something_to_do_is_refused(tmp_path, text, sentence):
+    (tmp_path / "config.toml").write_text(text)
     with pytest.raises(ConfigError, match=sentence):
         read_config(tmp_path / "config.toml")
 

@@ -2,10 +2,12 @@
 
 import importlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from ntk_select.models.architectures import fresh_expert
+from PIL import Image
 
 from ntk_select.errors import ConfigError, DataError, TaskError
 from ntk_select.flops import forward_flops
@@ -14,6 +16,7 @@ from ntk_select.preprocess import Preprocess
 from ntk_select.zoo_training import multi, plan, read_config, single, train_zoo
 from ntk_select.zoo_training.config import SourceConfig
 
+CONFIGS = Path(__file__).parents[2] / "scripts" / "configs"
 TINY = {"stage_sizes": (1,), "widths": (4,), "stem": "small"}
 TO_FEATURES = 2 * 8 * 8 * (27 * 4 + 2 * 36 * 4)
 """The stem and the two convolutions of the one block, three by three each, on 8 x 8 pixels."""
@@ -86,6 +89,19 @@ def test_nothing_is_written_or_trained_and_the_images_are_looked_at_only_to_be_c
     monkeypatch.chdir(data)
     here()
     assert files(data) == before
+
+
+def test_the_smallest_config_plans_digits_and_a_folder(monkeypatch, rng, tmp_path):
+    module = importlib.import_module("ntk_select.zoo_training.plan")
+    monkeypatch.setattr(module, "speed", lambda *_: module.Speed(flops=1.0, width=4, images_per_second=1.0, batch=64))
+    for split, count in (("train", 70), ("test", 1)):
+        for name in ("cats", "dogs"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(count):
+                Image.fromarray(rng.integers(0, 255, (6, 5, 3), np.uint8)).save(tmp_path / split / name / f"{number}.png")
+    digits, mine = plan(read_config(CONFIGS / "my_zoo.toml"), data=tmp_path)
+    assert (digits.name, mine.name) == ("digits-resnet_small", "mine-resnet_small")
+    assert (mine.images, mine.epochs, mine.steps) == (20 * 2 * 64, 20, 20 * 2)  # 140 images in batches of 64; what is left over is left out
 
 
 def test_where_the_config_says_how_many_there_are_the_images_need_not_be_there(config, tiny, quickly):

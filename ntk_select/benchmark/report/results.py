@@ -29,7 +29,7 @@ class Results:
     Attributes:
       name: of the config.
       config, config_text: what was asked for.
-      experts, tasks: what is known of them, by name.
+      experts, tasks: what is known of them, by name; experts are those of the whole zoo, from which others may have started.
       cells: that the config asks for.
       truths, scores, kernels: rows of the records. Synthetic records are both truths and scores.
       skipped: pairs of expert and task that were left out, with the reason.
@@ -56,6 +56,18 @@ class Results:
     def task_names(self) -> tuple[str, ...]:
         """In the order of the config."""
         return tuple(self.tasks) or tuple(dict.fromkeys(row["task"] for row in self.truths))
+
+    @cached_property
+    def taking_part(self) -> dict[str, ExpertFacts]:
+        """What is known of the experts that the config asks for, those that were left out on every task among them; `experts` is the whole zoo."""
+        names = {cell.expert for cell in self.cells} | {row["expert"] for row in self.skipped}
+        return {name: facts for name, facts in self.experts.items() if name in names}
+
+    @cached_property
+    def measured_experts(self) -> tuple[str, ...]:
+        """Names of the experts with a cell that is no beside (an untrained network, a wide search, a kernel), in the order of the zoo."""
+        names = dict.fromkeys(cell.expert for cell in self.cells if (cell.role or cell.kind) in ("score", "truth", "synthetic"))
+        return (*(name for name in self.experts if name in names), *(name for name in names if name not in self.experts))
 
     @cached_property
     def shots(self) -> tuple[Images, ...]:

@@ -8,13 +8,13 @@ from ntk_select.benchmark.report.words import counted, shots_text, single_domain
 from ntk_select.evaluate import top_k_accuracy
 
 from .gains import deviation
-from .look import BLUE, GREEN, GREY, RED, begun, caption, entry, facts_of, marked, places, plain, point, targets_along_x
+from .look import BLUE, GREEN, GREY, ORANGE, RED, begun, caption, entry, facts_of, marked, places, plain, point, targets_along_x
 
 TITLE = "A zoo against other architectures, and against other learning rates"
 UNTRAINED, TRAINED, REFERENCE, SEARCH = "untrained", "reference's source", "reference", "reference, wide search"
 BEST, CHOSEN = "zoo: best expert (brute force)", "zoo: best of LFC's first three"
 CHOSEN_BY, FIRST = "lfc", 3
-COLOURS = {UNTRAINED: GREY, TRAINED: BLUE, REFERENCE: BLUE, SEARCH: BLUE, BEST: RED, CHOSEN: GREEN}
+COLOURS = {UNTRAINED: GREY, TRAINED: ORANGE, REFERENCE: BLUE, SEARCH: BLUE, BEST: RED, CHOSEN: GREEN}
 ROLES = ("truth", "untrained", "search")
 
 
@@ -41,8 +41,8 @@ def text(results: Results) -> str:
     """The caption."""
     return caption(
         results,
-        "Test accuracy (a) of untrained architectures, of the same trained on the source of the reference, and of the zoo; (b) of the reference with "
-        f"the learning rates of the config ({_rates(results.config.learning_rates)}), and with a wide search "
+        "Test accuracy (a) of untrained architectures, of the same trained on the source of the reference (it is one of "
+        f"them), and of the zoo; (b) of the reference with the learning rates of the config ({_rates(results.config.learning_rates)}), and with a wide search "
         f"({_rates(results.config.search_rates)}). "
         "The zoo is all experts that are strangers to the target. Brute force picks on test accuracies, so that it is too high by their noise; of "
         f"LFC's first {FIRST} the best is picked on test accuracies too, which is optimistic. "

@@ -28,8 +28,8 @@ def data(results: Results) -> list[dict]:
 
 def nothing(results: Results) -> str:
     """Why there is no figure."""
-    if not any(map(multi_domain, results.experts)):
-        return "The zoo has no multi-domain expert."
+    if not any(map(multi_domain, results.taking_part)):
+        return "No multi-domain expert takes part."
     if results.config.reference is None or not any(gains(results, task, shots) for shots in results.shots for task in results.task_names):
         return no_gains(results)
     return "No domain of a multi-domain expert was fine-tuned yet on a target whose data the network has not seen."

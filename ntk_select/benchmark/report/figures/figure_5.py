@@ -18,8 +18,8 @@ def data(results: Results) -> list[dict]:
 
 def nothing(results: Results) -> str:
     """Why there is no figure."""
-    if not any(map(multi_domain, results.experts)):
-        return "The zoo has no multi-domain expert."
+    if not any(map(multi_domain, results.taking_part)):
+        return "No multi-domain expert takes part."
     if results.config.reference is None or not results.of_role("truth"):
         return no_gains(results)
     return "On no target that the multi-domain network is a stranger to were three of its domains, and the reference, fine-tuned."

@@ -9,7 +9,7 @@ from ntk_select.benchmark.report.results import Results
 from ntk_select.benchmark.report.summary import RANDOM, baselines, measured, usable_targets
 from ntk_select.benchmark.report.words import counted, shots_text, single_domain
 
-from .look import begun, caption, coloured, entry, marked, places, plain
+from .look import ZERO, begun, caption, coloured, entry, line_entry, marked, places, plain
 from .selection import INTERVALS, LEAST_TARGETS, TOP_3, Wanted, numbers
 
 TITLE = "Scores on more images"
@@ -77,7 +77,7 @@ def draw(results: Results, scores: Sequence[str] = SCORES):
         plain(axis, "y")
         here = [row for row in rows if row["measure"] == each.name]
         if each.measure == "top_k_gain":
-            axis.axhline(0, color="0.25", linewidth=1)
+            axis.axhline(0, color=ZERO, linewidth=1)
         for row in here:
             if row["score"] == RANDOM:
                 axis.axhline(row["value"], color="0.5", linewidth=1, linestyle="--")
@@ -96,5 +96,9 @@ def draw(results: Results, scores: Sequence[str] = SCORES):
         targets = counted(max(counts), "target") if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)} targets"
         axis.set_title(f"fine-tuned on {shots_text(results.shots[-1])}; {targets}", fontsize=9, loc="left")
     lines = [entry(score, colour[score], marker[score]) for score in there]
+    if any(row["score"] == RANDOM for row in rows):
+        lines.append(line_entry("random order", "0.5", "--"))
+    if any(each.measure == "top_k_gain" for each in wanted):
+        lines.append(line_entry("the reference", ZERO, "-"))
     figure.legend(handles=lines, loc="outside right upper", fontsize=8, frameon=False)
     return figure

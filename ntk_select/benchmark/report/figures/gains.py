@@ -9,8 +9,10 @@ from ntk_select.benchmark.report.results import Results
 from ntk_select.benchmark.report.words import shots_text
 from ntk_select.figure import literal
 
-from .look import begun, coloured, entry, facts_of, marked, places, plain, point, targets_along_x
+from .look import ZERO, begun, coloured, entry, facts_of, marked, places, plain, point, targets_along_x
 
+ANY = "h"
+"""A mark that stands for those of all architectures, and for none of them."""
 BAR = "Bars are one standard deviation of the gain between seeds."
 
 
@@ -68,7 +70,7 @@ def draw_gains(results: Results, rows: Sequence[dict], title: str, special: dict
     panels = figure.subplots(len(shots), 1, sharex=True, squeeze=False)[:, 0]
     for axis, number in zip(panels, shots, strict=True):
         plain(axis, "y")
-        axis.axhline(0, color="0.25", linewidth=1)
+        axis.axhline(0, color=ZERO, linewidth=1)
         for column, task in enumerate(tasks):
             here = [row for row in rows if (row["shots"], row["target"]) == (number, task)]
             for row, place in zip(here, places(len(here)), strict=True):
@@ -88,9 +90,10 @@ def draw_gains(results: Results, rows: Sequence[dict], title: str, special: dict
     if len(marker) > 1:
         lines += [entry(name, "0.3", each) for name, each in marker.items()]
     began = {each.initialised_from is None for each in facts.values()}
+    if True in began:
+        lines += [entry("hollow: from scratch", "0.3", ANY, hollow=True)]
     if len(began) > 1:
-        lines += [entry("from scratch", "0.3", "o", hollow=True)]
-        lines += [entry("from another expert", "0.3", "o")]
+        lines += [entry("filled: from another expert", "0.3", ANY)]
     figure.legend(
         handles=lines,
         loc="outside right upper",

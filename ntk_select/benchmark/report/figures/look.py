@@ -13,6 +13,8 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK, YELLOW = "#0072B2", "#E69F00", "#0
 PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK, YELLOW)
 """Told apart by colour-blind readers too, after Okabe and Ito 2008; the yellow is darker than theirs."""
 GREY = "0.55"
+ZERO = "0.25"
+"""Of the line where the reference stands."""
 MARKERS = "osD^vPX<>p"
 NOTE = 8
 """Points of the line that says what a figure is of."""
@@ -30,7 +32,7 @@ DONE = {
 
 def begun(results: Results, title: str, width: float, height: float, roles: Sequence[str] = ("truth", "score")):
     """A figure with its title and the line that says what it is of."""
-    figure = new_figure(width, height, "The figures of a benchmark")
+    figure = new_figure(width, height, "A figure of a benchmark")
     figure.suptitle(literal(title), x=0.01, ha="left", fontsize=11)
     note = " ".join([f"{of_what(results)}.", f"Incomplete: {missing}." if (missing := gaps(results, roles)) else "", judged_text(results, roles)])
     figure.supxlabel(literal(fill(note.strip(), int(LETTERS * width))), x=0.01, ha="left", fontsize=NOTE, color="0.35")
@@ -137,3 +139,10 @@ def entry(label: str, colour, marker: str, *, hollow: bool = False, size: float 
 
     face = "white" if hollow else colour
     return Line2D([], [], color=colour, marker=marker, linestyle="none", markersize=size, markerfacecolor=face, label=literal(label))
+
+
+def line_entry(label: str, colour, style: str):
+    """A line of a legend for a line of the figure."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=colour, linestyle=style, linewidth=1.2, label=literal(label))

@@ -14,7 +14,7 @@ from ntk_select.evaluate import Interval
 from ntk_select.evaluate.checked import ROUNDING
 from ntk_select.figure import literal
 
-from .look import BLACK, BLUE, GREY, ORANGE, RED, begun, entry, places, plain
+from .look import BLACK, BLUE, GREY, ORANGE, RED, ZERO, begun, entry, line_entry, places, plain
 
 DRAWN_ONCE = "random"
 """A score that is one random order; its exact expectation stands for it."""
@@ -110,7 +110,7 @@ def draw_selection(results: Results, rows: Sequence[dict], wanted: Sequence[Want
         on_axis = [each for each in wanted if each.label == label]
         here = {each: {row["score"]: row for row in _of(rows, each, shots, task)} for each in on_axis}
         if on_axis[0].measure == "top_k_gain":
-            axis.axvline(0, color="0.25", linewidth=1)
+            axis.axvline(0, color=ZERO, linewidth=1)
         for each, apart in zip(on_axis, places(len(on_axis), 0.5), strict=True):
             _dots(axis, here[each], [(score, place + apart) for place, score in enumerate(order)], each.hollow)
         counts = {row["targets"] for found in here.values() for row in found.values()}
@@ -125,9 +125,19 @@ def draw_selection(results: Results, rows: Sequence[dict], wanted: Sequence[Want
             axis.axhline(sum(name in part for name in order) - 0.5, color="0.8", linewidth=0.8)
     axes[0].set_yticks(range(len(order)), [literal(name) for name in order], fontsize=8)
     axes[0].set_ylim(len(order) - 0.5, -0.5)
-    if marks := [entry(each.mark, "0.3", "o", hollow=each.hollow) for each in wanted if each.mark]:
-        figure.legend(handles=marks, loc="outside right upper", fontsize=8, frameon=False)
+    marks = [entry(each.mark, "0.3", "o", hollow=each.hollow) for each in wanted if each.mark]
+    if any(row["score"] == RANDOM for row in rows):
+        styles = {_style(each.hollow): each.mark for each in wanted}
+        marks += [line_entry(f"random order{', ' * bool(mark)}{mark}", ORANGE, style) for style, mark in styles.items()]
+    if any(each.measure == "top_k_gain" for each in wanted):
+        marks.append(line_entry("the reference", ZERO, "-"))
+    figure.legend(handles=marks, loc="outside right upper", fontsize=8, frameon=False)
     return figure
+
+
+def _style(hollow: bool) -> str:
+    """Of the line of a random order."""
+    return ":" if hollow else "--"
 
 
 def _of(rows: Sequence[dict], wanted: Wanted, shots: Images, task: str | None) -> list[dict]:
@@ -136,7 +146,7 @@ def _of(rows: Sequence[dict], wanted: Wanted, shots: Images, task: str | None) -
 
 def _dots(axis, rows: dict[str, dict], lines: Sequence[tuple[str, float]], hollow: bool) -> None:
     if RANDOM in rows:
-        axis.axvline(rows[RANDOM]["value"], color=ORANGE, linewidth=1.2, linestyle=":" if hollow else "--")
+        axis.axvline(rows[RANDOM]["value"], color=ORANGE, linewidth=1.2, linestyle=_style(hollow))
     for score, place in lines:
         if (row := rows.get(score)) is None:
             continue

@@ -37,7 +37,7 @@ def _content(results: Results) -> Content:
             "; ".join(left_out[facts.name]),
             facts.digest[:12],
         )
-        for facts in results.experts.values()
+        for facts in results.taking_part.values()
     ]
     return Content(COLUMNS, rows, [] if rows else ["The experts are made up: nothing is known of them."])
 

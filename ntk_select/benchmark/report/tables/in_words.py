@@ -27,7 +27,7 @@ SURE = 15
 
 def what_it_is(results: Results) -> list[str]:
     """What was measured on what."""
-    experts = len(results.experts) or len({cell.expert for cell in results.cells})
+    experts = len(results.measured_experts)
     tasks = len(results.task_names) or len({cell.task for cell in results.cells})
     numbers = sorted({cell.images for cell in results.cells if _trains(cell)}, key=lambda each: (each is None, each))
     shots = " and ".join("all" if each is None else str(each) for each in numbers)
@@ -113,7 +113,8 @@ def what_it_does_not_show(results: Results) -> list[str]:
     """Limits of these numbers."""
     most = max((len(usable_targets(results, None, "trials_to_best", shots)) for shots in results.shots), default=0)
     fewest = min((len(t.seeds) for s in results.shots for n in results.task_names if (t := results.truth(n, s)) is not None), default=0)
-    sources, kinds = ({getattr(facts, name) for facts in results.experts.values()} for name in ("source", "architecture"))
+    known = [results.experts[name] for name in results.measured_experts if name in results.experts]
+    sources, kinds = ({getattr(facts, name) for facts in known} for name in ("source", "architecture"))
     found = [
         f"{counted(most, 'target')} {'says' if most == 1 else 'say'} little of another task"
         + (": intervals over so few are too narrow." if 1 < most < SURE else "; there are no intervals." if most <= 1 else ".")
@@ -123,14 +124,12 @@ def what_it_does_not_show(results: Results) -> list[str]:
     if any(cell.kind == "score" for cell in results.cells):
         found.append(
             "A draw of the images that scores see and a fine-tuning with the same seed share images (with N images a class both see the same ones), "
-            "and other "
-            "draws see other images of the same training set; the intervals resample draws and seeds as if they knew nothing of each other."
+            "and other draws see other images of the same training set; the intervals resample draws and seeds as if they knew nothing of each other."
         )
-    if results.experts:
+    if known:
         found.append(
-            f"{len(results.experts)} experts come from {counted(len(sources), 'source')} and {counted(len(kinds), 'architecture')}; those that share "
-            "one are not "
-            "independent. Another zoo may order the scores otherwise."
+            f"{counted(len(known), 'expert')} {'comes' if len(known) == 1 else 'come'} from {counted(len(sources), 'source')} and "
+            f"{counted(len(kinds), 'architecture')}; those that share one are not independent. Another zoo may order the scores otherwise."
         )
     return found
 

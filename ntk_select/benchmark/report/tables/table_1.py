@@ -8,7 +8,7 @@ from .record import Column, Content, Table
 
 
 def _content(results: Results) -> Content:
-    single = [facts for facts in results.experts.values() if single_domain(facts.name) and facts.source]
+    single = [facts for facts in results.taking_part.values() if single_domain(facts.name) and facts.source]
     sources = list(dict.fromkeys(facts.source for facts in single))
     kinds = sorted({(facts.architecture, start(facts, results)) for facts in single}, key=lambda kind: (kind[0], kind[1] != "scratch", kind[1]))
     found = {(facts.architecture, start(facts, results), facts.source): facts.source_accuracy for facts in single}

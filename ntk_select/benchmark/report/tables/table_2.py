@@ -18,7 +18,7 @@ COLUMNS = (
 
 def _content(results: Results) -> Content:
     rows, alone = [], []
-    for facts in results.experts.values():
+    for facts in results.taking_part.values():
         if single_domain(facts.name):
             continue
         single = _single(facts, results)
@@ -28,7 +28,7 @@ def _content(results: Results) -> Content:
         difference = None if ours is None or theirs is None else 100 * (ours - theirs)
         cells = (None if accuracy is None else 100 * accuracy for accuracy in (ours, theirs))
         rows.append((facts.source, facts.name, next(cells), None if single is None else single.name, next(cells), difference))
-    missing = [] if rows else ["The zoo has no multi-domain expert."]
+    missing = [] if rows else ["No multi-domain expert takes part."]
     return Content(
         COLUMNS, rows, [*missing, *([f"There is no single-domain expert of the same architecture for {', '.join(alone)}."] if alone else [])]
     )

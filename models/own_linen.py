@@ -1,0 +1,128 @@
+"""How does a linen module of one's own become an expert?"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+
+from ntk_select.card import Card
+from ntk_select.errors import ModelError
+from ntk_select.expert import Expert, as_path
+
+from .layers import key_of_batch
+from .own_module import Path, Watch, as_taps, checked
+
+
+@dataclass(frozen=True)
+class _OfModule:
+    """A module whose head and last convolution are seen at work. Equal modules are equal, so that compilations are shared."""
+
+    module: nn.Module
+    head: Path
+    conv: Path | None
+    arguments: tuple[tuple[str, Any], ...]
+
+    def watch(self, variables, x, perturbation=None, **apply):
+        """What was seen, what `module.apply` gave, and the last convolution."""
+        watch = Watch(self.head, self.conv, perturbation)
+
+        def intercept(fn, args, kwargs, context):
+            return watch.call(context.module.path, context.module, fn, args, kwargs) if context.method_name == "__call__" else fn(*args, **kwargs)
+
+        with nn.intercept_methods(intercept):
+            result = self.module.apply(variables, x, **apply, **dict(self.arguments))
+        return watch.seen(result[0] if apply else result), result, watch.layer
+
+
+class _Logits(_OfModule):
+    def __call__(self, variables, x):
+        return self.module.apply(variables, x, **dict(self.arguments))
+
+
+class _Features(_OfModule):
+    def __call__(self, variables, x):
+        return self.watch(variables, x)[0].head_inputs[0]
+
+
+class _Taps(_OfModule):
+    def __call__(self, variables, x, perturbation=None):
+        return as_taps(self.watch(variables, x, perturbation)[0])
+
+
+class _Train(_OfModule):
+    def __call__(self, variables, x):
+        collections = [key for key in variables if key != "params"]
+        seen, (_, changed), _ = self.watch(variables, x, mutable=collections, rngs={"dropout": key_of_batch(x)})
+        return as_taps(seen), dict(changed)
+
+
+def linen_expert(
+    name: str,
+    module: nn.Module,
+    variables: Mapping[str, Any],
+    x,
+    *,
+    head: str | Path,
+    last_conv: str | Path | None = None,
+    preprocess=None,
+    card: Card | None = None,
+    pooled: bool = False,
+    evaluate: Mapping[str, Any] | None = None,
+    train: Mapping[str, Any] | None = None,
+) -> Expert:
+    """A Flax linen module as an expert: for `ns.rank`, LGC, `ns.linearized` and `ns.finetune`.
+
+    One input passes through it, watched. What enters the head are the pre-logits; strides and padding of the last convolution are
+    read off.
+
+    Args:
+      name: unique in its zoo.
+      module: module.apply(variables, x, **evaluate) -> logits (n, c).
+      variables: {"params": ..., "batch_stats": ..., ...}, as `module.init` gives them or training has left them.
+      x: one network input (1, ...), of any values.
+      head: path of the linear layer that comes last, as in `variables["params"]`: "Dense_0", "classifier/out".
+      last_conv: path of the last convolution; LGC needs it unless it is asked for other layers.
+      preprocess: images (uint8, of any sizes) -> network inputs; usually an `ns.Preprocess`.
+      card: where the expert comes from.
+      pooled: say True where nothing on the way from the last convolution to the head mixes channels (batch norm, ReLU, pooling over
+        positions, concatenation, as in ResNet and DenseNet; not squeeze-and-excitation): LGC's cost then does not grow with the number
+        of classes. It is checked at four inputs, where a gate that happens to be shut may escape.
+      evaluate: arguments of the module in evaluation mode, hashable: {"train": False}.
+      train: the same in training mode: {"train": True}. Without, only `ns.finetune` with `batch_norm="frozen"` works. Dropout draws
+        anew for every batch.
+
+    Returns:
+      An `Expert` with these variables as they are.
+
+    Raises:
+      ModelError: a layer is not called once in a forward pass or cannot be watched (below `nn.remat`), the head is not the linear layer
+        that comes last, channels are not only pooled, or an argument has no hash.
+
+    Cost: the forward pass is compiled once, with `pooled` twice, and once backwards.
+    """
+    head, conv = as_path(head), None if last_conv is None else as_path(last_conv)
+    parts = module, head, conv, _arguments("evaluate", evaluate)
+    found = checked(name, lambda *given: _OfModule(*parts).watch(*given)[::2], variables, x, head, conv, pooled)
+    return Expert(
+        name,
+        _Logits(*parts),
+        variables["params"],
+        {key: value for key, value in variables.items() if key != "params"},
+        features_fn=_Features(*parts),
+        head=head,
+        last_conv=found,
+        preprocess=preprocess,
+        card=card,
+        taps_fn=_Taps(*parts),
+        train_fn=None if train is None else _Train(module, head, conv, _arguments("train", train)),
+    )
+
+
+def _arguments(name: str, given: Mapping[str, Any] | None) -> tuple[tuple[str, Any], ...]:
+    pairs = tuple(dict(given or {}).items())
+    try:
+        hash(pairs)
+    except TypeError as error:
+        raise ModelError(f"{name}={given} holds what has no hash ({error}). Give plain values, as in {{'train': True}}.") from error
+    return pairs

@@ -1,0 +1,98 @@
+"""Which inputs are valid? From these, fuzzers and properties begin."""
+
+import gzip
+import io
+import json
+import struct
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from safetensors.numpy import save
+
+from ntk_select import Card, Preprocess
+
+CONFIGS = Path(__file__).parents[2] / "scripts" / "configs"
+CARD = Card(
+    name="flowers-resnet18",
+    architecture="resnet18",
+    source="flowers",
+    preprocess=Preprocess(size=32, resize=36),
+    sha256="ab" * 32,
+    num_classes=2,
+    config={"stem": "small"},
+    class_names=("Löwenzahn", "rose"),
+    class_counts=(10, 20),
+    num_images=30,
+    test_accuracy=0.75,
+    licence="CC BY 4.0",
+    training={"epochs": 3, "domains": ["a", "b"]},
+)
+PICTURES = np.arange(2 * 6 * 5 * 3, dtype=np.uint8).reshape(2, 6, 5, 3)
+PATHS = ("train/cat/1.png", "train/dog/2.jpg", "test/dog/3.png", "notes/", "README.txt")
+
+
+def encoded(form: str = "PNG", picture: np.ndarray = PICTURES[0], **options) -> bytes:
+    """A picture in a file of this format."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, form, **options)
+    return file.getvalue()
+
+
+def zipped(entries: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    """Entries in an archive."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", method) as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # names that a null byte cuts short may be alike
+        for name, content in entries.items():
+            archive.writestr(zipfile.ZipInfo(name), content, method)
+    return file.getvalue()
+
+
+def arrays(**named) -> bytes:
+    """Arrays in an .npz file."""
+    file = io.BytesIO()
+    np.savez(file, **named)
+    return file.getvalue()
+
+
+def idx(array: np.ndarray) -> bytes:
+    """An array as the format's description says."""
+    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def kernel(**changes) -> bytes:
+    """A saved kernel that is the estimate of a sketch."""
+    rows = np.random.default_rng(0).normal(size=(4, 6))
+    provenance = {"expert": "mine", "sketch": {"kind": "gaussian", "dim": 6, "blocks": 2, "seed": 7, "scheme": 1, "directions": False}}
+    named = {"kernel": rows @ rows.T, "labels": np.arange(4) % 2, "class_names": np.array(["a", "b"]), "indices": np.arange(4)}
+    return arrays(**(named | {"provenance": np.array(json.dumps(provenance)), "sketch": rows} | changes))
+
+
+def seeds() -> dict[str, list[bytes]]:
+    """Valid inputs of each target."""
+    tree = {"train/cat/1.png": encoded(), "train/dog/2.jpg": encoded("JPEG"), "test/dog/3.png": encoded(picture=PICTURES[1])}
+    weights = {"params/conv/kernel": np.ones((2, 2), np.float32), "batch_stats/mean": np.zeros(2, np.float32)}
+    whole = {"images": PICTURES, "labels": np.arange(2), "test_images": PICTURES, "test_labels": np.arange(2)}
+    layers = {"layer_names": np.array(["w"]), "layer_kernels": np.eye(2)[None]}
+    exact = {"kernel": np.eye(2), "labels": np.arange(2), "class_names": np.array(["a", "b"]), "indices": np.arange(2), "provenance": np.array("{}")}
+    names = ("digits", "folder:photos", "zip:~/photos.zip", "npz:a.npz", "tfds:cifar10/plain:1.0.0@~/data", "magnetic_tile:place", "./x", "~nobody/x")
+    return {
+        "uri": [name.encode() for name in names],
+        "zoo": [b"builtin", b"folder:zoo", b"~nobody", b"./zoo"],
+        "config": [path.read_bytes() for path in sorted(CONFIGS.glob("*.toml")) if not path.name.endswith("_zoo.toml")],
+        "zoo_config": [path.read_bytes() for path in sorted(CONFIGS.glob("*_zoo.toml"))],
+        "card": [CARD.to_json().encode()],
+        "archive": [zipped(tree), zipped({name.removeprefix("train/"): data for name, data in list(tree.items())[:2]}, zipfile.ZIP_STORED)],
+        "image": [
+            *(encoded(form) for form in ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP", "JPEG2000")),
+            encoded(picture=PICTURES[0, :, :, 0].astype(np.uint16) * 257),
+        ],
+        "layout": ["\n".join(PATHS).encode(), b"cat/1.png\ndog/2.png"],
+        "npz": [arrays(**whole), arrays(x_train=PICTURES[..., 0], y_train=np.arange(2)[:, None], class_names=np.array(["a", "b"]))],
+        "idx": [b"\0" + idx(PICTURES[..., 0]), b"\xff" + idx(np.arange(4, dtype=np.uint8)), b"\0" + gzip.compress(idx(PICTURES[..., 0]))],
+        "safetensors": [save(weights), save({"module.fc.weight": np.ones((2, 1), np.float16)})],
+        "kernel": [kernel(), arrays(**exact, **layers)],
+    }

@@ -1,0 +1,18 @@
+"""Are the inputs from which fuzzers begin valid? Otherwise the properties would hold of nothing."""
+
+import pytest
+
+NO_SUCH = {"zoo": (b"folder:zoo", b"~nobody", b"./zoo"), "uri": (b"./x", b"~nobody/x")}
+"""Names of what is not there."""
+
+
+def test_every_target_has_seeds(loaded, seeds):
+    assert set(loaded("fuzz/targets.py").TARGETS) == set(seeds)
+
+
+@pytest.mark.parametrize(
+    "target", ["uri", "zoo", "config", "zoo_config", "card", "archive", "image", "layout", "npz", "idx", "safetensors", "kernel"]
+)
+def test_valid_files_are_read(safely, seeds, target):
+    read = [safely(target, seed) is not None for seed in seeds[target]]
+    assert read == [seed not in NO_SUCH.get(target, ()) for seed in seeds[target]]

@@ -1,0 +1,37 @@
+"""Does the message about a package that is not installed name what brings it?"""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from ntk_select.errors import EXTRAS, missing
+
+ROOT = Path(__file__).parents[1]
+OPTIONAL = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+
+
+def named(requirements):
+    return {re.match(r"[\w-]+", requirement)[0] for requirement in requirements}
+
+
+@pytest.mark.parametrize("package", EXTRAS)
+def test_the_extra_that_is_named_brings_the_package(package):
+    assert package in named(OPTIONAL[EXTRAS[package]])
+    assert str(missing(package, "This")).endswith(f"Type: pip install {package}, or: pip install 'ntk-select[{EXTRAS[package]}]'")
+
+
+def test_every_optional_package_is_known():
+    assert {package for name, extra in OPTIONAL.items() if name != "all" for package in named(extra)} == set(EXTRAS)
+
+
+def test_a_package_that_no_extra_brings_is_named_alone():
+    assert str(missing("Pillow", "Resizing images")) == "Resizing images needs the package Pillow, which is not installed. Type: pip install Pillow"
+
+
+@pytest.mark.parametrize("room", ["ntk_select", "models", "data"])
+def test_what_needs_a_package_is_one_thing(room):
+    for file in (ROOT / room).rglob("*.py"):
+        for purpose in re.findall(r"(?:missing\([^,()]+, f?|new_figure\([^,()]+, [^,()]+, )\"([^\"]+)\"", file.read_text()):
+            assert not re.match(r"(The )?\w+s of ", purpose), purpose
