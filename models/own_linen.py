@@ -11,7 +11,7 @@ from ntk_select.errors import ModelError
 from ntk_select.expert import Expert, as_path
 
 from .layers import key_of_batch
-from .own_module import Path, Watch, as_taps, checked
+from .own_module import Path, Watch, as_expert, as_taps
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,9 @@ class _OfModule:
     conv: Path | None
     arguments: tuple[tuple[str, Any], ...]
 
+    def __call__(self, variables, x):
+        return self.module.apply(variables, x, **dict(self.arguments))
+
     def watch(self, variables, x, perturbation=None, **apply):
         """What was seen, what `module.apply` gave, and the last convolution."""
         watch = Watch(self.head, self.conv, perturbation)
@@ -33,21 +36,6 @@ class _OfModule:
         with nn.intercept_methods(intercept):
             result = self.module.apply(variables, x, **apply, **dict(self.arguments))
         return watch.seen(result[0] if apply else result), result, watch.layer
-
-
-class _Logits(_OfModule):
-    def __call__(self, variables, x):
-        return self.module.apply(variables, x, **dict(self.arguments))
-
-
-class _Features(_OfModule):
-    def __call__(self, variables, x):
-        return self.watch(variables, x)[0].head_inputs[0]
-
-
-class _Taps(_OfModule):
-    def __call__(self, variables, x, perturbation=None):
-        return as_taps(self.watch(variables, x, perturbation)[0])
 
 
 class _Train(_OfModule):
@@ -102,21 +90,9 @@ def linen_expert(
     Cost: the forward pass is compiled once, with `pooled` twice, and once backwards.
     """
     head, conv = as_path(head), None if last_conv is None else as_path(last_conv)
-    parts = module, head, conv, _arguments("evaluate", evaluate)
-    found = checked(name, lambda *given: _OfModule(*parts).watch(*given)[::2], variables, x, head, conv, pooled)
-    return Expert(
-        name,
-        _Logits(*parts),
-        variables["params"],
-        {key: value for key, value in variables.items() if key != "params"},
-        features_fn=_Features(*parts),
-        head=head,
-        last_conv=found,
-        preprocess=preprocess,
-        card=card,
-        taps_fn=_Taps(*parts),
-        train_fn=None if train is None else _Train(module, head, conv, _arguments("train", train)),
-    )
+    training = None if train is None else _Train(module, head, conv, _arguments("train", train))
+    network = _OfModule(module, head, conv, _arguments("evaluate", evaluate))
+    return as_expert(name, network, variables, x, pooled=pooled, preprocess=preprocess, card=card, train_fn=training)
 
 
 def _arguments(name: str, given: Mapping[str, Any] | None) -> tuple[tuple[str, Any], ...]:

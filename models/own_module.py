@@ -1,6 +1,7 @@
 """How does a network that somebody else wrote become an expert? It is watched while one input passes through it."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_select.errors import ModelError, did_you_mean
-from ntk_select.expert import LastConv, Taps
+from ntk_select.expert import Expert, LastConv, Taps
 
 Path = tuple[str, ...]
 
@@ -50,6 +51,45 @@ class Watch:
 def as_taps(seen: Seen) -> Taps:
     """What `Expert.taps_fn` gives."""
     return Taps(seen.logits, seen.head_inputs[0], seen.conv_inputs[0] if seen.conv_inputs else None)
+
+
+@dataclass(frozen=True)
+class _Features:
+    network: Any
+
+    def __call__(self, variables, x):
+        return self.network.watch(variables, x)[0].head_inputs[0]
+
+
+@dataclass(frozen=True)
+class _Taps:
+    network: Any
+
+    def __call__(self, variables, x, perturbation=None):
+        return as_taps(self.network.watch(variables, x, perturbation)[0])
+
+
+def as_expert(name: str, network, variables: Mapping[str, Any], x, *, pooled: bool, **known) -> Expert:
+    """The expert of a network, once its layers are `checked`.
+
+    Args:
+      network: hashable; network(variables, x) -> logits, and network.watch(variables, x, perturbation=None) -> what was seen,
+        anything, and the last convolution's layer; `head` and `conv` are the paths of its layers.
+      variables, x, pooled: as for `checked`.
+      known: what else an `Expert` takes.
+    """
+    found = checked(name, lambda *given: network.watch(*given)[::2], variables, x, network.head, network.conv, pooled)
+    return Expert(
+        name,
+        network,
+        variables["params"],
+        {key: value for key, value in variables.items() if key != "params"},
+        features_fn=_Features(network),
+        taps_fn=_Taps(network),
+        head=network.head,
+        last_conv=found,
+        **known,
+    )
 
 
 def checked(

@@ -10,7 +10,7 @@ from flax import nnx
 from ntk_select.card import Card
 from ntk_select.expert import Expert, as_path
 
-from .own_module import Path, Watch, as_taps, checked
+from .own_module import Path, Watch, as_expert, as_taps
 
 _PARTS = (nnx.Param, nnx.RngKey, ...)
 
@@ -22,6 +22,9 @@ class _OfModule:
     graph: Any
     head: Path
     conv: Path | None
+
+    def __call__(self, variables, x):
+        return _module(self.graph, variables)(x)
 
     def watch(self, variables, x, perturbation=None):
         """What was seen, the module afterwards, and the last convolution."""
@@ -45,21 +48,6 @@ class _StandIn:
 
     def __getattr__(self, name):
         return getattr(self.layer, name)
-
-
-class _Logits(_OfModule):
-    def __call__(self, variables, x):
-        return _module(self.graph, variables)(x)
-
-
-class _Features(_OfModule):
-    def __call__(self, variables, x):
-        return self.watch(variables, x)[0].head_inputs[0]
-
-
-class _Taps(_OfModule):
-    def __call__(self, variables, x, perturbation=None):
-        return as_taps(self.watch(variables, x, perturbation)[0])
 
 
 class _Train(_OfModule):
@@ -108,20 +96,9 @@ def nnx_expert(
     module.train()
     training = nnx.graphdef(module)
     module.eval()
-    parts, variables = (nnx.graphdef(module), head, conv), _variables(module)
-    return Expert(
-        name,
-        _Logits(*parts),
-        variables["params"],
-        {key: value for key, value in variables.items() if key != "params"},
-        features_fn=_Features(*parts),
-        head=head,
-        last_conv=checked(name, lambda *given: _OfModule(*parts).watch(*given)[::2], variables, x, head, conv, pooled),
-        preprocess=preprocess,
-        card=card,
-        taps_fn=_Taps(*parts),
-        train_fn=_Train(training, head, conv),
-    )
+    network = _OfModule(nnx.graphdef(module), head, conv)
+    known = {"preprocess": preprocess, "card": card, "train_fn": _Train(training, head, conv)}
+    return as_expert(name, network, _variables(module), x, pooled=pooled, **known)
 
 
 def _variables(module: nnx.Module) -> dict[str, Any]:
