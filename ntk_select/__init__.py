@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ntk_select.scores.lfc import lfc
     from ntk_select.scores.lgc import lgc
     from ntk_select.selfcheck import selfcheck
-    from ntk_select.sketches import Sketch, SketchedKernel, SketchedScore, sketch, sketched_correlation
+    from ntk_select.sketches import Sketch, SketchedKernel, SketchedScore, sketch, sketch_fn, sketched_correlation
     from ntk_select.task import ProbeSample, Task, further_sample, probe_sample
 
 try:
@@ -72,6 +72,7 @@ __all__ = [
     "scores",
     "selfcheck",
     "sketch",
+    "sketch_fn",
     "sketched_correlation",
     "trained_reference",
     "with_new_head",
@@ -90,7 +91,7 @@ _HOMES = {
     "ntk_select.scores.lfc": ("lfc",),
     "ntk_select.scores.lgc": ("lgc",),
     "ntk_select.selfcheck": ("selfcheck",),
-    "ntk_select.sketches": ("Sketch", "SketchedKernel", "SketchedScore", "sketch", "sketched_correlation"),
+    "ntk_select.sketches": ("Sketch", "SketchedKernel", "SketchedScore", "sketch", "sketch_fn", "sketched_correlation"),
     "ntk_select.task": ("ProbeSample", "Task", "further_sample", "probe_sample"),
     "ntk_select.finetuning": ("FinetuneResult", "Recipe", "finetune"),
     "ntk_select.reference": ("trained_reference",),
@@ -119,7 +120,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Python gives a folder's name to the package once the folder is imported. `selfcheck` stays the function that has the same name."""
+    """An imported submodule does not replace the function of the same name: `ns.selfcheck` stays callable."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (isinstance(value, ModuleType) and name in _HOME):

@@ -19,7 +19,7 @@ def forward_flops(fn: Callable, *arguments) -> float:
       fn: any JAX function.
       arguments: arrays, trees of arrays, or their shapes (`jax.ShapeDtypeStruct`); nothing is computed.
     """
-    program, total = trace(fn, *arguments), 0.0
+    (program, _), total = trace(fn, *arguments), 0.0
     wanted = set(program.outputs)
     for step in reversed(program.steps):
         if wanted.isdisjoint(step.outputs):

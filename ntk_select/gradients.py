@@ -13,17 +13,15 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-from ntk_select.engine.kernel import ntk
-from ntk_select.engine.selection import leaf_names
+from ntk_select.engine.ntk import ntk
+from ntk_select.engine.arguments import leaf_names
 from ntk_select.errors import ConfigError, ModelError, did_you_mean
 from ntk_select.expert import Expert
 from ntk_select.last_conv import pooled_kernel, pooled_sketch
 from ntk_select.probe import ProbePass, forward, has_pooled_last_conv
 from ntk_select.sketches.estimate import SketchedKernel
-from ntk_select.sketches.kinds import FORWARD
-from ntk_select.sketches.sketch import decided
+from ntk_select.sketches.projection import FORWARD, Sketch, as_sketch, decided
 from ntk_select.sketches.sketch import sketch as random_rows
-from ntk_select.sketches.spec import Sketch, as_sketch
 
 OUTPUTS = ("trace", "sum", "features")
 

@@ -7,13 +7,13 @@ are all that its gradient is made of.
 import numpy as np
 from jaxtyping import Float
 
-from ntk_select.engine.use_kernel import use_kernel
-from ntk_select.engine.uses import Conv, conv_use
+from ntk_select.engine.execute import kernel_of_op
+from ntk_select.engine.layer_ops import Conv, conv_op
 from ntk_select.errors import ConfigError, ModelError
 from ntk_select.expert import Expert, leaf_at
 from ntk_select.probe import ProbePass
-from ntk_select.sketches.spec import Sketch
-from ntk_select.sketches.use_sketch import use_sketch
+from ntk_select.sketches.execute import sketch_of_op
+from ntk_select.sketches.projection import Sketch
 
 
 def pooled_kernel(expert: Expert, passes: ProbePass, outputs) -> Float[np.ndarray, "n n"]:
@@ -28,22 +28,22 @@ def pooled_kernel(expert: Expert, passes: ProbePass, outputs) -> Float[np.ndarra
       passes: from `forward(expert, x, last_conv=True)`.
       outputs: as in `gradient_kernel`.
     """
-    use, inputs, cotangents = _of_pooled(expert, passes, outputs)
-    return use_kernel(use, inputs, cotangents[:, None])
+    op, inputs, cotangents = _of_pooled(expert, passes, outputs)
+    return kernel_of_op(op, inputs, cotangents[:, None])
 
 
 def pooled_sketch(expert: Expert, passes: ProbePass, outputs, sketch: Sketch) -> Float[np.ndarray, "n k"]:
     """Z with E[Z Z'] = `pooled_kernel` of the same arguments; `sketch` has its dimension and blocks as numbers."""
-    return use_sketch(*_of_pooled(expert, passes, outputs), sketch, "/".join(("params", *expert.last_conv.path)))
+    return sketch_of_op(*_of_pooled(expert, passes, outputs), sketch, "/".join(("params", *expert.last_conv.path)))
 
 
 def _of_pooled(expert: Expert, passes: ProbePass, outputs) -> tuple[Conv, np.ndarray, np.ndarray]:
-    """The last convolution as a use, what entered it, and one cotangent for all outputs together."""
+    """The last convolution, what entered it, and one cotangent for all outputs together."""
     scale = _channel_scale(expert, passes, outputs)
     spec = expert.last_conv
     weight = leaf_at(expert.params, spec.path, "last_conv")
-    use = conv_use(passes.conv_inputs.shape[1:], weight.shape, strides=spec.strides, padding=spec.padding)
-    return use, passes.conv_inputs, passes.conv_cotangents * scale[..., None, None, :].astype(passes.conv_cotangents.dtype)
+    op = conv_op(passes.conv_inputs.shape[1:], weight.shape, strides=spec.strides, padding=spec.padding)
+    return op, passes.conv_inputs, passes.conv_cotangents * scale[..., None, None, :].astype(passes.conv_cotangents.dtype)
 
 
 def _channel_scale(expert: Expert, passes: ProbePass, outputs) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ntk_select.engine.inputs import check_count
+from ntk_select.engine.arguments import check_count
 from ntk_select.errors import ConfigError, ModelError, did_you_mean
 from ntk_select.expert import Expert
 

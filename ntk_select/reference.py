@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_select.engine.inputs import check_count
+from ntk_select.engine.arguments import check_count
 from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.expert import Expert
 from ntk_select.plugins import builtin

@@ -27,7 +27,7 @@ lr = 0.1 * L.max_stable_lr(kernel.kernel, loss="mean")
 print(f"kernel {kernel.kernel.shape}; learning rate {lr:.4f}")
 
 # %% The formula, the linearised network trained, and the network itself trained.
-found = L.beside(
+found = L.compare_training(
     expert, x[training], targets[training], lr=lr, steps=30, loss="mean", x_test=x[~training], test_targets=targets[~training], kernel=kernel
 )
 print(found)

@@ -23,13 +23,13 @@ from rich.table import Table
 
 import ntk_select as ns
 from ntk_select.cli.console import progress_bar, split
+from ntk_select.cli.sketch_comparison import compare
+from ntk_select.cli.sketch_comparison_plot import comparison_figure
+from ntk_select.cli.sketch_comparison_record import Comparison, merged
 from ntk_select.errors import ConfigError, DataError, MissingDependencyError, did_you_mean
 from ntk_select.files import write_atomically
-from ntk_select.sketches.bits import SCHEME
-from ntk_select.sketches.compare import compare
-from ntk_select.sketches.compare_plot import comparison_figure
-from ntk_select.sketches.comparison import Comparison, merged
-from ntk_select.sketches.spec import ALL_KINDS
+from ntk_select.sketches.hashing import SCHEME
+from ntk_select.sketches.projection import ALL_KINDS
 
 CONSOLE = Console(width=190, highlight=False)
 

@@ -23,7 +23,7 @@ def neural_tangents():
         import neural_tangents
 
         return neural_tangents
-    from ntk_select.engine.neural_tangents import import_neural_tangents
+    from ntk_select.neural_tangents_bridge import import_neural_tangents
 
     return import_neural_tangents()
 

@@ -34,7 +34,7 @@ from ntk_select.cli.console import progress_bar, split
 from ntk_select.errors import ConfigError, MissingDependencyError, did_you_mean
 from ntk_select.figure import file_content, new_figure
 from ntk_select.files import write_atomically
-from ntk_select.linearized.beside import answers
+from ntk_select.linearized.compare import answers
 
 CONSOLE = Console(width=150, highlight=False)
 LINEAR = ns.linearized
@@ -88,7 +88,7 @@ def measure(name: str, uri: str, protocol: Protocol, progress=None) -> dict[str,
     common = {"loss": "mean", "x_test": x_test, "test_targets": y_test, "kernel": kernel, "linear": False, "progress": progress}
     runs = {}
     for share in protocol.shares:
-        found = LINEAR.beside(expert, x, y, lr=share * stable, times=protocol.steps, **common)
+        found = LINEAR.compare_training(expert, x, y, lr=share * stable, times=protocol.steps, **common)
         apart = found.discrepancy()
         runs[str(share)] = {
             "times": found.real.times.tolist(),
@@ -99,7 +99,7 @@ def measure(name: str, uri: str, protocol: Protocol, progress=None) -> dict[str,
             "agreement": plain(apart.agreement),
             "distance_ratio": plain(apart.distance),
         }
-    together = LINEAR.beside(expert, x, y, lr=protocol.common_lr, times=protocol.steps, **common)
+    together = LINEAR.compare_training(expert, x, y, lr=protocol.common_lr, times=protocol.steps, **common)
     residual = y - together.formula.train_outputs[0]
     size = residual.size
     score = LINEAR.generalization_score(kernel.kernel, y)

@@ -51,6 +51,13 @@ def test_parts_are_there_without_a_further_import_and_shadow_no_function():
     assert done.stdout.split() == ["ntk_select.task", "ntk_select.kernels", "ntk_select.engine", "ntk_select.ranking", "True"], done.stderr
 
 
+@pytest.mark.parametrize("how", ["import ntk_select.selfcheck", "from ntk_select.selfcheck import Check, SelfCheck"])
+def test_the_module_of_the_selfcheck_does_not_shadow_its_function(how):
+    says = f"{how}; import ntk_select as ns; print(ns.selfcheck.__name__, ns.selfcheck.__module__, callable(ns.selfcheck))"
+    done = subprocess.run([sys.executable, "-c", says], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["selfcheck", "ntk_select.selfcheck", "True"], done.stderr
+
+
 def test_a_score_of_a_package_is_found_by_the_lines_that_the_example_shows(monkeypatch):
     """The lines of pyproject.toml in the docstring of scripts/04, read as TOML, name a score for `rank`."""
     text = (ROOT / "scripts/04_your_own_score.py").read_text()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ntk_select.engine.inputs import check_count
+from ntk_select.engine.arguments import check_count
 from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.finetuning.finetune import CHOICES
 from ntk_select.finetuning.recipe import LEARNING_RATES, Recipe, checked_rates

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 
-from ntk_select.engine.inputs import check_count
+from ntk_select.engine.arguments import check_count
 from ntk_select.errors import ConfigError
 from ntk_select.files import file_name, write_atomically
 from ntk_select.toml_records import parse, read_text

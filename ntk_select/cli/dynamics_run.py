@@ -21,14 +21,13 @@ from ntk_select.cli.expert import load_expert
 from ntk_select.errors import ConfigError, MissingDependencyError, did_you_mean
 from ntk_select.expert import Expert
 from ntk_select.files import write_atomically
-from ntk_select.linearized.beside import Beside, beside, rows_shown
-from ntk_select.linearized.curve import max_stable_lr
+from ntk_select.linearized.compare import Comparison, compare_training, plot_curves, table_rows
 from ntk_select.linearized.layers import layer_factors
+from ntk_select.linearized.loss_curve import max_stable_lr
 from ntk_select.linearized.losses import CROSS_ENTROPY, check_loss, loss_gradient
-from ntk_select.linearized.network import METHODS, NetworkKernel, network_kernel
-from ntk_select.linearized.plot import curves
+from ntk_select.linearized.network import KERNEL_METHODS, NetworkKernel, network_kernel
+from ntk_select.linearized.optimizers import OPTIMIZERS, Optimizer
 from ntk_select.linearized.predict import targets
-from ntk_select.linearized.rules import OPTIMIZERS, Rule
 from ntk_select.linearized.theory import generalization_score, initial_speed, label_spectrum, speed_bound
 from ntk_select.linearized.train import draw_batches
 from ntk_select.new_head import with_new_head
@@ -49,7 +48,7 @@ def run(command: Dynamics) -> int:
     """Predicts, trains, prints and saves."""
     began = time.perf_counter()
     _check_options(command)
-    rule = _rule(command)
+    optimizer = _optimizer(command)
     task, source = builtin("load_task")(command.task), load_expert(builtin("open_zoo"), command.zoo, command.expert)
     sample = probe_sample(task, per_class=command.per_class, seed=command.seed)
     y = _targets(command, sample.labels, len(sample.class_names))
@@ -77,14 +76,14 @@ def run(command: Dynamics) -> int:
             raise ConfigError("The kernel is zero: these parameters have no gradient at the start. Type: --head random, or other --layers")
         lr = SAFE_SHARE * stable if command.lr is None else command.lr
         times = np.unique(np.rint(np.concatenate([[0, command.steps], np.geomspace(1, max(command.steps, 1), RECORDS)]))) if command.steps else [0]
-        found = beside(
+        found = compare_training(
             expert,
             x,
             y,
             lr=lr,
             times=times,
-            optimizer=rule.optimizer,
-            momentum=rule.momentum,
+            optimizer=optimizer.optimizer,
+            momentum=optimizer.momentum,
             weight_decay=command.weight_decay,
             loss=command.loss,
             layers=command.layers,
@@ -124,8 +123,8 @@ def _check_options(command: Dynamics) -> None:
         raise ConfigError(f"--test {command.test} must be a whole number from 0.")
     if command.lr is not None and not 0 < command.lr < math.inf:
         raise ConfigError(f"--lr {command.lr} must be a positive number.")
-    if command.method not in METHODS:
-        raise ConfigError(f"--method {command.method} is unknown. Allowed: {', '.join(METHODS)}.")
+    if command.method not in KERNEL_METHODS:
+        raise ConfigError(f"--method {command.method} is unknown. Allowed: {', '.join(KERNEL_METHODS)}.")
     if command.optimizer == "flow":
         raise ConfigError("--optimizer flow cannot be trained with. Type: --optimizer gd, with a small --lr")
     if command.optimizer not in STEPPING:
@@ -136,16 +135,16 @@ def _check_options(command: Dynamics) -> None:
         raise ConfigError(f"--loss {command.loss} needs an output a class. Type: --encoding onehot")
 
 
-def _rule(command: Dynamics) -> Rule:
+def _optimizer(command: Dynamics) -> Optimizer:
     """The optimiser; its learning rate, where none was given, is not known yet."""
     usual = 0.9 if command.optimizer in ("momentum", "nesterov") else 0.0
-    return Rule(command.optimizer, command.lr or 1.0, usual if command.momentum is None else command.momentum, command.weight_decay)
+    return Optimizer(command.optimizer, command.lr or 1.0, usual if command.momentum is None else command.momentum, command.weight_decay)
 
 
 def _largest_lr(command: Dynamics, kernel: NetworkKernel, shape: tuple[int, int]) -> float | None:
     if command.loss in CROSS_ENTROPY or (kernel.method != "dense" and command.lr is not None):
         return None
-    options = {"optimizer": command.optimizer, "momentum": _rule(command).momentum, "weight_decay": command.weight_decay, "loss": command.loss}
+    options = {"optimizer": command.optimizer, "momentum": _optimizer(command).momentum, "weight_decay": command.weight_decay, "loss": command.loss}
     return max_stable_lr(kernel.kernel, shape=shape, **options)
 
 
@@ -164,7 +163,7 @@ def _targets(command: Dynamics, labels: np.ndarray, classes: int) -> np.ndarray:
     return targets(labels, classes, encoding=command.encoding).reshape(len(labels), -1)
 
 
-def _record(command: Dynamics, found: Beside, task: Task, lr: float, stable: float | None, n: int, n_test: int) -> dict[str, Any]:
+def _record(command: Dynamics, found: Comparison, task: Task, lr: float, stable: float | None, n: int, n_test: int) -> dict[str, Any]:
     """Everything that was found, as plain values."""
     real, formula, device = found.real, found.formula, jax.devices()[0]
     apart = found.discrepancy()
@@ -184,7 +183,7 @@ def _record(command: Dynamics, found: Beside, task: Task, lr: float, stable: flo
         "settings": {
             **{name: value for name, value in dataclasses.asdict(command).items() if name not in NOT_SETTINGS},
             "lr": lr,
-            "momentum": _rule(command).momentum,
+            "momentum": _optimizer(command).momentum,
             "largest_stable_lr": stable,
         },
         "kernel": {"method": found.kernel.method, "why": found.kernel.why, "products": formula.products},
@@ -196,7 +195,7 @@ def _record(command: Dynamics, found: Beside, task: Task, lr: float, stable: flo
     }
 
 
-def _theory(command: Dynamics, found: Beside, lr: float) -> dict[str, Any]:
+def _theory(command: Dynamics, found: Comparison, lr: float) -> dict[str, Any]:
     """Equations 3 to 5 on this very training."""
     residual = found.targets - found.formula.train_outputs[0]
     gradient = loss_gradient(command.loss, found.formula.train_outputs[0], found.targets)
@@ -204,8 +203,8 @@ def _theory(command: Dynamics, found: Beside, lr: float) -> dict[str, Any]:
     said = {"speed": initial_speed(theta, gradient)}
     if 1 in found.real.times and command.batch is None:
         first = int(np.flatnonzero(found.real.times == 1)[0])
-        rule = _rule(command)
-        step = lr * (1 + rule.momentum if rule.optimizer == "nesterov" else 1)  # Nesterov's first step is longer
+        optimizer = _optimizer(command)
+        step = lr * (1 + optimizer.momentum if optimizer.optimizer == "nesterov" else 1)  # Nesterov's first step is longer
         said["measured_speed"] = _plain((found.real.train_losses[0] - found.real.train_losses[first]) / step)
     if not callable(theta) and theta.any():
         score, bound = generalization_score(theta, found.targets), speed_bound(theta, residual)
@@ -217,7 +216,7 @@ def _theory(command: Dynamics, found: Beside, lr: float) -> dict[str, Any]:
     return said
 
 
-def _save(command: Dynamics, found: Beside, record: dict[str, Any]) -> list[Path]:
+def _save(command: Dynamics, found: Comparison, record: dict[str, Any]) -> list[Path]:
     folder = command.out.expanduser()
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
@@ -232,7 +231,7 @@ def _save(command: Dynamics, found: Beside, record: dict[str, Any]) -> list[Path
         title = (
             f"{command.expert} on {record['task']['name']}: {settings['optimizer']}, lr {settings['lr']:.3g}, {command.layers} layers, {command.loss}"
         )
-        files["dynamics.png"] = curves(found, title=title, loss=command.loss)
+        files["dynamics.png"] = plot_curves(found, title=title, loss=command.loss)
     except MissingDependencyError as error:
         remark(f"No figure was written. {error}")
     for name, content in files.items():
@@ -259,7 +258,7 @@ def _print(command: Dynamics, record: dict[str, Any], seconds: float, *, kept: b
         "accuracy_real": "real ",
     }
     names = {key: name for key, name in names.items() if key in curves}
-    places = rows_shown(len(curves["step"]))
+    places = table_rows(len(curves["step"]))
     rows = [[_shown(key, curves[key][place]) for key in names] for place in places]
     print_table(
         "Predicted and real",

@@ -10,13 +10,13 @@ import numpy as np
 
 from ntk_select.cli.console import print_json, print_line, print_table, progress_bar, remark
 from ntk_select.cli.kernel_sketch import dims_of, kinds_of
+from ntk_select.cli.sketch_comparison import compare
+from ntk_select.cli.sketch_comparison_plot import comparison_figure
+from ntk_select.cli.sketch_comparison_record import Comparison
 from ntk_select.errors import ConfigError, MissingDependencyError
 from ntk_select.expert import Expert
 from ntk_select.files import write_atomically
-from ntk_select.sketches.bits import SCHEME
-from ntk_select.sketches.compare import compare
-from ntk_select.sketches.compare_plot import comparison_figure
-from ntk_select.sketches.comparison import Comparison
+from ntk_select.sketches.hashing import SCHEME
 
 if TYPE_CHECKING:
     from ntk_select.cli.kernel import Kernel

@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ntk_select.cli.console import progress_bar, split
+from ntk_select.cli.sketch_comparison import DIMS
 from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.expert import Expert
 from ntk_select.gradients import gradient_sketch
 from ntk_select.sketches import Sketch, SketchedKernel, sketch
-from ntk_select.sketches.bits import SCHEME
-from ntk_select.sketches.compare import DIMS
-from ntk_select.sketches.kinds import FORWARD
-from ntk_select.sketches.sketch import decided
-from ntk_select.sketches.spec import ALL_KINDS
+from ntk_select.sketches.hashing import SCHEME
+from ntk_select.sketches.projection import ALL_KINDS, FORWARD, decided
 
 if TYPE_CHECKING:
     from ntk_select.cli.kernel import Kernel

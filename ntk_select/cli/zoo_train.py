@@ -102,7 +102,7 @@ def _mesh(devices: int, wanted, config):
     import numpy as np
     from jax.sharding import Mesh
 
-    from ntk_select.engine.inputs import check_count
+    from ntk_select.engine.arguments import check_count
     from ntk_select.zoo_training import MultiMember
 
     check_count("--devices", devices, 1)

@@ -1,4 +1,4 @@
-"""Is a computed kernel what every exact kernel is: symmetric and positive semi-definite?"""
+"""Eigenvalues of a kernel: whether it is symmetric and positive semi-definite up to rounding."""
 
 from dataclasses import dataclass
 
@@ -64,7 +64,7 @@ def certify(kernel: Float[np.ndarray, "n n ..."]) -> Certificate:
     """
     kernel = np.asarray(kernel)
     if np.iscomplexobj(kernel):
-        raise ConfigError("A complex kernel is no kernel of real gradients.")
+        raise ConfigError(f"Expected a real kernel, got {kernel.dtype}.")
     if kernel.ndim not in (2, 4) or kernel.shape[0] != kernel.shape[1] or kernel.shape[2:3] != kernel.shape[3:4] or kernel.size == 0:
         raise ConfigError(f"A kernel of shape {kernel.shape} has no eigenvalues here; give (n, n), or (n, n, c, c).")
     epsilon = np.finfo(kernel.dtype).eps if np.issubdtype(kernel.dtype, np.floating) else np.finfo(np.float64).eps

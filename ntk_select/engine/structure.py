@@ -1,31 +1,34 @@
-"""Where does a function use each of its parameters?
+"""Where a function uses each of its parameters.
 
 The function is traced at a single example. A leaf of the parameters may reach the examples
-  * as the weight of products and convolutions, as it is or only reshaped: its gradient is X' G, use by use, and its
-    kernel can be had without the gradient;
+  * as the weight of products, convolutions and embeddings, as it is or only reshaped: its gradient is X' G, operation by
+    operation, and its kernel can be had without the gradient;
   * as such a weight after a computation of its own (weight standardisation, low-rank adapters): X' G is pulled back;
-  * in any other way (scale and shift, gather, scan): ordinary reverse mode, for that leaf alone.
+  * in any other way (scale and shift, loops without a fixed length): ordinary reverse mode, for that leaf alone.
 """
 
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ntk_select.engine.program import Program, trace
-from ntk_select.engine.selection import leaf_names
-from ntk_select.engine.uses import Conv, Use, read_use
-from ntk_select.errors import ConfigError, first_line
+from ntk_select.engine.arguments import count_examples, leaf_names, select, some_examples
+from ntk_select.engine.layer_ops import Conv, LayerOp, read_layer_op
+from ntk_select.engine.program import PROGRAMS, Compiled, Program, trace
+from ntk_select.errors import ConfigError, ModelError, first_line
 
 _PACKAGE = str(Path(__file__).parent.parent)
 _ISOMETRIES = ("reshape", "transpose", "squeeze", "rev", "copy", "copy_p", "convert_element_type", "broadcast_in_dim")
 _ELEMENTWISE = ("add", "sub", "mul", "div", "max", "min", "add_any", "pow", "select_n")
+ROUNDING, ROUNDING_OF_HALF = 1e-3, 2e-2
+"""How far, relative to its length, an output may differ in another batch. The latter where half precision is at work."""
 
 
 class GeneralRouteWarning(UserWarning):
@@ -38,7 +41,7 @@ class Tap(NamedTuple):
     step: int
     weight: int
     side: int
-    use: Use
+    op: LayerOp
     leaves: frozenset[int]
     plain: tuple | None
 
@@ -51,7 +54,7 @@ class LeafUse:
       index: among the leaves of the parameters.
       name: "/"-joined path.
       taps: numbers of the taps that it feeds.
-      kind: "dense" or "conv" (X' G, use by use, from the leaf itself), "derived" (a weight computed from it),
+      kind: "dense", "conv" or "embedding" (X' G from the leaf itself), "derived" (a weight computed from it),
         "elementwise" (scale, shift), "general" (anything else), "unused".
       reason: for the last kinds, which operations use it.
       depth: number of the first step that brings it together with the example.
@@ -67,53 +70,104 @@ class LeafUse:
 
     @property
     def structured(self) -> bool:
-        """Whether inputs and cotangents of its uses are all that its kernel needs."""
-        return self.kind in ("dense", "conv")
+        """Whether inputs and cotangents of its operations are all that its kernel needs."""
+        return self.kind in ("dense", "conv", "embedding")
 
 
-@dataclass(frozen=True, eq=False)
-class Structure:
-    """The program of a function at one example, and how it uses the leaves that were chosen.
+class Structure(Compiled):
+    """The program of a function at one example, and how it uses the leaves that were chosen. It holds no arrays.
 
     Attributes:
       program: of fn(leaves, x) with x a single example with a leading axis of length one.
-      count: number of leaves, chosen or not; the example is the program's last input.
-      leaves: one `LeafUse` a chosen leaf.
+      count: number of leaves, chosen or not; the arrays of the example are the program's other inputs.
+      leaves: one `LeafUse` per chosen leaf.
       taps: all steps with weights.
       before: the steps that do not depend on the example.
       outputs: c.
       dtype: in which products are summed: that of the outputs, float32 at least.
     """
 
-    program: Program
-    count: int
-    leaves: tuple[LeafUse, ...]
-    taps: tuple[Tap, ...]
-    before: frozenset[int]
-    outputs: int
-    dtype: Any = field(default=jnp.float32)
+    def __init__(self, program: Program, count: int, leaves: tuple[LeafUse, ...], taps: tuple[Tap, ...], before: frozenset[int]):
+        super().__init__()
+        self.independent = set()  # code of functions that passed `check_independent`
+        self.program, self.count, self.leaves, self.taps, self.before = program, count, leaves, taps, before
+        output = program.shapes[program.outputs[0]]
+        self.outputs = output.shape[1] if len(output.shape) == 2 else 1
+        self.dtype = jnp.promote_types(output.dtype, jnp.float32)
+
+    def ops(self, leaf: LeafUse) -> tuple[LayerOp, ...]:
+        """The operations that a leaf is the weight of."""
+        return tuple(self.taps[number].op for number in leaf.taps)
 
 
-def read_structure(fn: Callable, params: Any, x, chosen: tuple[int, ...]) -> Structure:
-    """The structure of fn(params, x) -> (n, c) in the leaves `chosen`. Kept for the next call with the same function and shapes.
+class Analysed(NamedTuple):
+    """A structure, and the arrays to run it with.
 
-    A function that captures another array since is read anew; as with `jax.jit`, what is changed inside of an object that it
-    captures is not seen.
+    Attributes:
+      structure: the same object for functions with the same operations.
+      values: arrays that the function closes over, for the program's constants.
+      leaves: of the parameters.
+    """
+
+    structure: Structure
+    values: tuple
+    leaves: list
+
+
+def analyse(fn: Callable, params: Any, x: Any, layers: Any = None, *, chosen: tuple[int, ...] | None = None) -> Analysed:
+    """The structure of fn(params, x) -> (n, c) or (n,) in the leaves that `layers` names.
+
+    The function is traced at every call, so that nothing that it captures or reads can be out of date.
+
+    Args:
+      fn, params, layers: as for `ntk`.
+      x: pytree of arrays or shapes with a leading axis of examples.
+      chosen: indices of the leaves, instead of `layers`.
 
     Raises:
-      ConfigError: fn cannot be traced at one example, or does not return (n, c) floating-point outputs.
+      ConfigError: fn cannot be traced at one example, or does not return floating-point outputs (n, c) or (n,).
+
+    Warns:
+      GeneralRouteWarning: leaves without structure.
     """
+    chosen = select(params, layers) if chosen is None else chosen
     leaves, treedef = jax.tree.flatten(params)
-    shapes = tuple(jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf), weak_type=type(leaf) is float) for leaf in leaves)
-    # Whole numbers of Python may be sizes: they stay what they are.
-    fixed = tuple((index, leaf) for index, leaf in enumerate(leaves) if type(leaf) in (bool, int))
-    example = jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype)
+    shapes = [jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf), weak_type=type(leaf) is float) for leaf in leaves]
+    example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), x)
+
+    def of_leaves(given, example):
+        # Whole numbers of Python may be sizes: they stay what they are.
+        given = [leaf if type(leaf) in (bool, int) else value for leaf, value in zip(leaves, given, strict=True)]
+        return fn(jax.tree.unflatten(treedef, given), example)
+
     try:
-        hash(fn)
-    except TypeError:
-        return _read.__wrapped__(fn, treedef, shapes, example, chosen, fixed, tuple(leaf_names(params)), None, None)
-    precision = (jax.config.jax_default_matmul_precision, jax.config.jax_enable_x64)
-    return _read(fn, treedef, shapes, example, chosen, fixed, tuple(leaf_names(params)), precision, _captured(fn))
+        program, values = trace(of_leaves, shapes, example)
+    except Exception as error:
+        said = f"{type(error).__name__}: {first_line(error)}"
+        given = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(example))
+        raise ConfigError(
+            f"fn(params, x) failed for a single example of shape {given}: {said}. It is called with a leading axis of length one."
+        ) from error
+    _check_outputs(program)
+    structure = _structure(program, len(leaves), chosen, tuple(leaf_names(params)))
+    general = [leaf for leaf in structure.leaves if leaf.kind == "general"]
+    if general:
+        listed = "; ".join(f"{leaf.name} ({leaf.reason})" for leaf in general[:5]) + ("; ..." if len(general) > 5 else "")
+        warnings.warn(
+            f"{len(general)} of {len(structure.leaves)} leaves take the general route, exact but slow: {listed}.",
+            GeneralRouteWarning,
+            stacklevel=_levels_to_the_caller(),
+        )
+    return Analysed(structure, values, leaves)
+
+
+def _check_outputs(program: Program) -> None:
+    outputs = [program.shapes[slot] for slot in program.outputs]
+    if len(outputs) == 1 and outputs[0].shape[:1] == (1,) and len(outputs[0].shape) <= 2 and 0 not in outputs[0].shape:
+        if jnp.issubdtype(outputs[0].dtype, jnp.floating):
+            return
+    given = ", ".join(f"{output.dtype}{list(output.shape)}" for output in outputs)
+    raise ConfigError(f"fn(params, x) returns {given} for one example; it must return one array (n, c) of floating-point outputs, c at least 1.")
 
 
 def _levels_to_the_caller() -> int:
@@ -124,91 +178,60 @@ def _levels_to_the_caller() -> int:
     return level
 
 
-class _Held:
-    """Objects that are the same only if each is the very same object. They are kept, so that no other takes their place."""
+def check_independent(fn: Callable, params: Any, x: Any, structure: Structure) -> None:
+    """Compares the outputs of two examples together with those of each alone, once per structure and code of fn.
 
-    def __init__(self, *objects):
-        self.objects = objects
+    Raises:
+      ModelError: an example influences another one. Such a function has no kernel.
 
-    def __hash__(self):
-        return hash(tuple(map(id, self.objects)))
-
-    def __eq__(self, other):
-        return len(self.objects) == len(other.objects) and all(a is b for a, b in zip(self.objects, other.objects, strict=True))
-
-
-def _contents(cell):
-    """What a variable of an enclosing function holds; None while it holds nothing yet."""
-    try:
-        return cell.cell_contents
-    except ValueError:
-        return None
-
-
-def _captured(fn) -> _Held:
-    """What a function reads beside its arguments: cells, globals that it names, attributes of the object whose method it is.
-
-    An object that says itself what it equals (a frozen dataclass, a Flax module) is taken at its word.
+    Cost: two passes of two examples through the network, compiled once.
     """
-    owner, fn = getattr(fn, "__self__", fn), getattr(fn, "__func__", fn)
-    if type(owner).__eq__ is not object.__eq__:
-        return _Held()
-    held = list(vars(owner).values()) if hasattr(owner, "__dict__") else []
-    code = getattr(fn, "__code__", None)
-    if code is not None:
-        held += [fn.__globals__[name] for name in code.co_names if name in fn.__globals__]
-        cells = [_contents(cell) for cell in fn.__closure__ or ()]
-        held += [content for content in cells if content is not fn]
-    return _Held(*held)
+    fn_code = getattr(getattr(fn, "__func__", fn), "__code__", type(fn))
+    if fn_code in structure.independent:
+        return
+    n = count_examples(x)
+    pair = some_examples(x, np.array([min(1, n - 1), 0]))
+    # The first one is changed, so that equal examples cannot hide that they influence each other.
+    pair = jax.tree.map(lambda leaf: jnp.asarray(leaf).at[0].multiply(0.5) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, pair)
 
+    def both(leaves, pair):
+        given = jax.tree.unflatten(treedef, [known if value is None else value for value, known in zip(leaves, known_leaves, strict=True)])
+        alone = jax.tree.map(lambda leaf: leaf[:, None], pair)
+        return fn(given, pair), jax.vmap(lambda example: fn(given, example)[0])(alone)
 
-@lru_cache(maxsize=16)
-def _read(fn, treedef, shapes, example, chosen, fixed, names, precision, captured) -> Structure:
-    del precision, captured  # parts of the key: they are written into the program
-
-    def of_leaves(leaves, x):
-        for index, value in fixed:
-            leaves[index] = value
-        return fn(jax.tree.unflatten(treedef, leaves), x)
-
+    known_leaves, treedef = jax.tree.flatten(params)
+    arrays = [leaf if hasattr(leaf, "dtype") else None for leaf in known_leaves]
     try:
-        program = trace(of_leaves, list(shapes), example)
+        together, alone = jax.jit(both)(arrays, pair)
     except Exception as error:
         raise ConfigError(
-            f"fn(params, x) failed for a single example of shape {example.shape}: {type(error).__name__}: {first_line(error)}. "
-            "It is called with a leading axis of length one."
+            f"fn(params, x) failed for two examples together: {type(error).__name__}: {first_line(error)}. It must take any number of examples."
         ) from error
-    outputs = [program.shapes[slot] for slot in program.outputs]
-    if (
-        len(outputs) != 1
-        or len(outputs[0].shape) != 2
-        or outputs[0].shape[0] != 1
-        or outputs[0].shape[1] == 0
-        or not jnp.issubdtype(outputs[0].dtype, jnp.floating)
-    ):
-        given = ", ".join(f"{output.dtype}{list(output.shape)}" for output in outputs)
-        raise ConfigError(f"fn(params, x) returns {given} for one example; it must return one array (n, c) of floating-point outputs, c at least 1.")
-    structure = _analyse(program, len(shapes), chosen, names)
-    general = [leaf for leaf in structure.leaves if leaf.kind == "general"]
-    if general:
-        listed = "; ".join(f"{leaf.name} ({leaf.reason})" for leaf in general[:5]) + ("; ..." if len(general) > 5 else "")
-        warnings.warn(
-            f"{len(general)} of {len(structure.leaves)} leaves take the general route, exact but slow: {listed}.",
-            GeneralRouteWarning,
-            stacklevel=_levels_to_the_caller(),
+    if together.shape != alone.shape:
+        raise ConfigError(f"fn(params, x) returns {together.dtype}{list(together.shape)} for two examples; it must return one row for each.")
+    half = any(jnp.issubdtype(jnp.result_type(leaf), jnp.floating) and jnp.finfo(jnp.result_type(leaf)).bits < 32 for leaf in known_leaves)
+    together, alone = (np.asarray(side, np.float64).reshape(2, -1) for side in (together, alone))
+    allowed = ROUNDING_OF_HALF if half or jnp.finfo(structure.program.shapes[structure.program.outputs[0]].dtype).bits < 32 else ROUNDING
+    with np.errstate(invalid="ignore"):
+        apart = np.linalg.norm(together - alone, axis=1) > allowed * np.linalg.norm(alone, axis=1)
+    if apart.any():
+        raise ModelError(
+            "fn's outputs for an example depend on the other examples of the batch: batch norm (or dropout) is in training mode, or another mean "
+            "over the batch. Such a function has no kernel. Type: use_running_average=True (linen), model.eval() (nnx)"
         )
-    return structure
+    structure.independent.add(fn_code)
 
 
-def _analyse(program: Program, count: int, chosen: tuple[int, ...], names: tuple[str, ...]) -> Structure:
-    of_x = {program.inputs[count]}
+@lru_cache(maxsize=2 * PROGRAMS)
+def _structure(program: Program, count: int, chosen: tuple[int, ...], names: tuple[str, ...]) -> Structure:
+    of_x = set(program.inputs[count:])
     feeds = {program.inputs[index]: frozenset([index]) for index in chosen}
     plain = {program.inputs[index]: (index,) for index in chosen}
     taps, other, before, depth = [], {index: set() for index in chosen}, set(), {}
-    for index, step in enumerate(program.steps):
+    for number, step in enumerate(program.steps):
         weights = [slot for slot in step.inputs if feeds.get(slot)]
         if not of_x.intersection(step.inputs):
-            before.add(index)
+            before.add(number)
             fed = frozenset().union(*(feeds[slot] for slot in weights))
             feeds |= dict.fromkeys(step.outputs, fed)
             if len(weights) == 1 and weights[0] in plain and _moves_only(step, program):
@@ -218,11 +241,11 @@ def _analyse(program: Program, count: int, chosen: tuple[int, ...], names: tuple
         if not weights:
             continue
         for leaf in frozenset().union(*(feeds[slot] for slot in weights)):
-            depth.setdefault(leaf, index)
+            depth.setdefault(leaf, number)
         side = 0 if step.inputs[0] in of_x else 1
-        use = read_use(step, side, program.shapes) if len(weights) == 1 and weights[0] not in (step.inputs[side],) else None
-        if use is not None:
-            taps.append(Tap(index, weights[0], side, use, feeds[weights[0]], plain.get(weights[0])))
+        op = read_layer_op(step, side, program.shapes) if len(weights) == 1 and weights[0] not in (step.inputs[side],) else None
+        if op is not None:
+            taps.append(Tap(number, weights[0], side, op, feeds[weights[0]], plain.get(weights[0])))
             continue
         for slot in weights:
             for leaf in feeds[slot]:
@@ -234,14 +257,12 @@ def _analyse(program: Program, count: int, chosen: tuple[int, ...], names: tuple
     leaves = tuple(_leaf(index, names[index], program.shapes[program.inputs[index]].shape, taps, other[index]) for index in chosen)
     leaves = tuple(replace(leaf, depth=depth.get(leaf.index, 0)) for leaf in leaves)
     comparable = {number for leaf in leaves for number in leaf.taps if not leaf.structured or len(leaf.taps) > 1}
-    taps = [tap._replace(use=_with_every_tap(tap.use)) if number in comparable else tap for number, tap in enumerate(taps)]
-    output = program.shapes[program.outputs[0]]
-    dtype = jnp.promote_types(output.dtype, jnp.float32)
-    return Structure(program, count, leaves, tuple(taps), frozenset(before), output.shape[1], dtype)
+    taps = [tap._replace(op=_with_every_tap(tap.op)) if number in comparable else tap for number, tap in enumerate(taps)]
+    return Structure(program, count, leaves, tuple(taps), frozenset(before))
 
 
-def _with_every_tap(use: Use) -> Use:
-    return replace(use, every=True) if isinstance(use, Conv) else use
+def _with_every_tap(op: LayerOp) -> LayerOp:
+    return replace(op, every=True) if isinstance(op, Conv) else op
 
 
 def _moves_only(step, program: Program) -> bool:
@@ -257,7 +278,7 @@ def _leaf(index: int, name: str, shape, taps: list[Tap], other: set[str]) -> Lea
         return LeafUse(index, name, shape, mine, kind, "used by " + ", ".join(sorted(other)))
     if not mine:
         return LeafUse(index, name, shape, (), "unused")
-    views = {(taps[number].plain, taps[number].use.layout) for number in mine}
+    views = {(taps[number].plain, taps[number].op.layout) for number in mine}
     if len(views) == 1 and taps[mine[0]].plain is not None:
-        return LeafUse(index, name, shape, mine, taps[mine[0]].use.layout[0])
+        return LeafUse(index, name, shape, mine, taps[mine[0]].op.layout[0])
     return LeafUse(index, name, shape, mine, "derived", "computed with before use" if len(views) == 1 else "used in several layouts")

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from ntk_select.engine.inputs import check_count
+from ntk_select.engine.arguments import check_count
 from ntk_select.errors import ConfigError, ModelError, did_you_mean
 from ntk_select.expert import Expert
 from ntk_select.flops import TRAINING, forward_flops

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ntk_select.augment import check_augmentation
-from ntk_select.engine.inputs import check_count, is_number
+from ntk_select.engine.arguments import check_count, is_number
 from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.new_head import HEADS
 from ntk_select.training import PRECISIONS

@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Int
 
-from ntk_select.engine.inputs import check_count
+from ntk_select.engine.arguments import check_count
 from ntk_select.errors import ConfigError
 from ntk_select.task import Task, probe_sample
 

@@ -1,8 +1,8 @@
 """The linearised theory of fine-tuning as tools: predicted curves, the network that they are exact for, and real training."""
 
-from ntk_select.linearized.beside import Beside, beside
-from ntk_select.linearized.curve import loss_curve, max_stable_lr, time_to_loss
+from ntk_select.linearized.compare import Beside, Comparison, beside, compare_training
 from ntk_select.linearized.layers import LayerFactors, layer_factors
+from ntk_select.linearized.loss_curve import loss_curve, max_stable_lr, time_to_loss
 from ntk_select.linearized.network import Linearized, NetworkKernel, linearize, network_kernel
 from ntk_select.linearized.predict import Prediction, predict, targets
 from ntk_select.linearized.ridge import kernel_ridge
@@ -11,12 +11,14 @@ from ntk_select.linearized.train import Trajectory, draw_batches, train
 
 __all__ = [
     "Beside",
+    "Comparison",
     "LayerFactors",
     "Linearized",
     "NetworkKernel",
     "Prediction",
     "Trajectory",
     "beside",
+    "compare_training",
     "draw_batches",
     "generalization_score",
     "initial_speed",

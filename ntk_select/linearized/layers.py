@@ -1,4 +1,4 @@
-"""How much of the kernel does the feature kernel stand for, layer by layer? The approximation of the paper's appendix A.
+"""The share of the kernel that the feature kernel explains, layer by layer: the approximation of the paper's appendix A.
 
 The gradient of a layer is a sum over positions of products: what entered, times the cotangent of what left. If both factors
 varied independently over positions and pairs of examples, the layer's kernel would be the product of two kernels: of inputs
@@ -6,23 +6,22 @@ and of cotangents, each summed over positions. The paper goes on to put the feat
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Float, Real
 
+from ntk_select.engine.arguments import check_batch_size, count_examples, read_examples
 from ntk_select.engine.factors import Stored, factors
-from ntk_select.engine.inputs import check_batch_size, checked_examples
-from ntk_select.engine.kernel import ntk
-from ntk_select.engine.selection import select
-from ntk_select.engine.structure import read_structure
+from ntk_select.engine.ntk import ntk
+from ntk_select.engine.structure import Structure, analyse
 from ntk_select.errors import ConfigError
 from ntk_select.expert import Expert
 from ntk_select.kernels import CONSTANT, feature_kernel
 from ntk_select.linearized.network import as_network
+from ntk_select.linearized.problem import AnyArray, Examples, host_only
 from ntk_select.probe import forward, in_batches
 
 
@@ -54,13 +53,14 @@ class LayerFactors(NamedTuple):
         return f"LayerFactors({self.name!r}: {', '.join(f'{name} {value:.3f}' for name, value in known.items())})"
 
 
+@host_only
 def layer_factors(
     expert_or_fn: Expert | Callable[[Any, Any], Any],
-    x: Shaped[Array, "n ..."],
+    x: Examples,
     *,
     params: Any = None,
     layers: Any = None,
-    features: Float[Array, "n d"] | None = None,
+    features: Real[AnyArray, "m d"] | None = None,
     batch_size: int = 8,
     memory_gb: float | None = None,
 ) -> list[LayerFactors]:
@@ -80,18 +80,18 @@ def layer_factors(
     (E10 in linearized/README.md).  Cost: `ntk(..., by_layer=True)` and one more backward pass an output.
     """
     network = as_network(expert_or_fn, params, layers)
-    x = checked_examples(x, "x")
+    x = read_examples(x, "x")
     check_batch_size(batch_size)
     batch_size = batch_size or 8
-    if len(x) < 2:
+    if count_examples(x) < 2:
         raise ConfigError("x holds one example; a kernel's variance over pairs needs two.")
     if features is None and isinstance(expert_or_fn, Expert) and expert_or_fn.features_fn is not None:
         features = forward(expert_or_fn, x, batch_size=batch_size).features
     kernels = ntk(network.fn, network.params, x, layers=network.layers, by_layer=True, memory_gb=memory_gb, accumulate="float64")
     total = sum(kernels.values())
     base = None if features is None else feature_kernel(features)
-    if base is not None and len(base) != len(x):
-        raise ConfigError(f"features has {len(base)} rows for {len(x)} examples.")
+    if base is not None and len(base) != count_examples(x):
+        raise ConfigError(f"features has {len(base)} rows for {count_examples(x)} examples.")
     trace = float(np.trace(total))
     found = [LayerFactors("all", 1.0, None if base is None else explained(total, base), None, None, None)]
     simpler = _factor_kernels(network, x, batch_size)
@@ -105,7 +105,7 @@ def layer_factors(
     return found
 
 
-def explained(kernel: Float[np.ndarray, "n n"], by: Float[np.ndarray, "n n"]) -> float:
+def explained(kernel: Float[AnyArray, "n n"], by: Float[AnyArray, "n n"]) -> float:
     """Squared Pearson correlation of the entries; zero where one of the two is constant up to rounding."""
     a, b = np.asarray(kernel, np.float64).ravel(), np.asarray(by, np.float64).ravel()
     centred_a, centred_b = a - a.mean(), b - b.mean()
@@ -116,24 +116,23 @@ def explained(kernel: Float[np.ndarray, "n n"], by: Float[np.ndarray, "n n"]) ->
 
 def _factor_kernels(network, x, batch_size: int) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """For each weight used once: kernels of inputs and cotangents summed over positions, and the sum over groups of their products."""
-    structure = read_structure(network.fn, network.params, x, select(network.params, network.layers))
-    places = [place for place, leaf in enumerate(structure.leaves) if leaf.structured and len(leaf.taps) == 1]
-    if not places:
+    structure, values, leaves = analyse(network.fn, network.params, x, network.layers)
+    used_once = [position for position, leaf in enumerate(structure.leaves) if leaf.structured and len(leaf.taps) == 1]
+    if not used_once:
         return {}
-    stored = tuple(Stored(place, "patches") for place in places)
-    values, leaves = structure.program.values, [jnp.asarray(leaf) for leaf in jax.tree.leaves(network.params)]
-    cotangents = np.eye(structure.outputs, dtype=structure.dtype)[None]
-
-    @jax.jit
-    def pooled(values, leaves, batch):
-        return [(entered.sum(axis=2), left.sum(axis=2)) for ((entered, left),) in factors(structure, stored, values, leaves, batch, cotangents)]
-
-    factors_of = in_batches(partial(pooled, values, leaves), batch_size, x)
+    pooled = structure.jit(_pooled, tuple(Stored(position, "patches") for position in used_once))
+    flat, treedef = jax.tree.flatten(x)
     found = {}
-    for index, place in enumerate(places):
-        entered, left = (np.asarray(side, np.float64) for side in factors_of[index])
+    sums = in_batches(lambda *batch: pooled(values, leaves, jax.tree.unflatten(treedef, batch)), batch_size, *flat)
+    for position, sides in zip(used_once, sums, strict=True):
+        entered, left = (np.asarray(side, np.float64) for side in sides)
         n, groups = entered.shape[:2]
         each = [(feature_kernel(entered[:, g]), feature_kernel(left[:, g].reshape(n, -1))) for g in range(groups)]
         inputs, outputs = (sum(pair[side] for pair in each) for side in (0, 1))
-        found[structure.leaves[place].name] = (inputs, outputs, sum(a * b for a, b in each))
+        found[structure.leaves[position].name] = (inputs, outputs, sum(a * b for a, b in each))
     return found
+
+
+def _pooled(structure: Structure, stored, values, leaves, x):
+    cotangents = jnp.eye(structure.outputs, dtype=structure.dtype)[None]
+    return [(entered.sum(axis=2), left.sum(axis=2)) for ((entered, left),) in factors(structure, stored, values, leaves, x, cotangents)]

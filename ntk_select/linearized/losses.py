@@ -1,4 +1,4 @@
-"""Which losses are there, and what is the derivative of each? The convention is always named.
+"""Losses and their derivatives in the outputs.
 
 The paper writes the loss as sum (y - f)^2 and solves the flow of half of it (E1 and E2 in README.md): here both have a name.
 """
@@ -13,17 +13,16 @@ from scipy.special import log_softmax, softmax
 
 from ntk_select.errors import ConfigError, did_you_mean
 
+SQUARED = ("half_sum", "sum", "mean")
+CROSS_ENTROPY = ("cross_entropy", "cross_entropy_sum")
+LOSSES = SQUARED + CROSS_ENTROPY
+
 
 class SquaredLoss(NamedTuple):
     """`value` times the sum of the squared residuals; its derivative in the outputs is `slope` times (f - y)."""
 
     value: float
     slope: float
-
-
-SQUARED = ("half_sum", "sum", "mean")
-CROSS_ENTROPY = ("cross_entropy", "cross_entropy_sum")
-LOSSES = SQUARED + CROSS_ENTROPY
 
 
 def squared_loss(name: str, size: int) -> SquaredLoss:
@@ -49,32 +48,32 @@ def check_loss(name: str) -> None:
         raise ConfigError(f"loss={name!r} is unknown.{did_you_mean(str(name), LOSSES)}")
 
 
-def loss_value(name: str, outputs: Float[np.ndarray, "n c"], targets: Float[np.ndarray, "n c"]) -> float:
-    """The loss on the host, in float64; infinity where an output overflowed."""
-    if not np.isfinite(outputs).all():
-        return np.inf
-    if name in CROSS_ENTROPY:
-        total = -(targets * log_softmax(outputs, axis=-1)).sum()
-        return float(total / len(outputs) if name == "cross_entropy" else total)
-    with np.errstate(over="ignore"):  # a curve may diverge
-        return float(squared_loss(name, outputs.size).value * np.square(outputs - targets).sum())
-
-
-def loss_gradient(name: str, outputs: Float[np.ndarray, "n c"], targets: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
-    """Derivative of `loss_value` in the outputs."""
-    if name in CROSS_ENTROPY:
-        gradient = softmax(outputs, axis=-1) * targets.sum(axis=-1, keepdims=True) - targets
-        return gradient / len(outputs) if name == "cross_entropy" else gradient
-    return squared_loss(name, outputs.size).slope * (outputs - targets)
-
-
 def is_mean(name: str) -> bool:
     """Whether the loss of a batch is the mean over its examples, rather than the sum."""
     return name in ("mean", "cross_entropy")
 
 
-def example_losses(name: str, outputs: Float[Array, "n c"], targets: Float[Array, "n c"]) -> Float[Array, " n"]:
-    """What each example adds to the sum, or to the mean; in JAX, to train with. Outputs may be (n,)."""
+def loss_value(name: str, outputs: Float[np.ndarray, "n ..."], targets: Float[np.ndarray, "n ..."]) -> float:
+    """The loss on the host, in float64; infinity where an output overflowed."""
+    if not np.isfinite(outputs).all():
+        return np.inf
+    if name in CROSS_ENTROPY:
+        total = -(targets * log_softmax(outputs, axis=-1)).sum()
+        return float(total / len(outputs) if is_mean(name) else total)
+    with np.errstate(over="ignore"):  # a curve may diverge
+        return float(squared_loss(name, outputs.size).value * np.square(outputs - targets).sum())
+
+
+def loss_gradient(name: str, outputs: Float[np.ndarray, "n ..."], targets: Float[np.ndarray, "n ..."]) -> Float[np.ndarray, "n ..."]:
+    """Derivative of `loss_value` in the outputs."""
+    if name in CROSS_ENTROPY:
+        gradient = softmax(outputs, axis=-1) * targets.sum(axis=-1, keepdims=True) - targets
+        return gradient / len(outputs) if is_mean(name) else gradient
+    return squared_loss(name, outputs.size).slope * (outputs - targets)
+
+
+def example_losses(name: str, outputs: Float[Array | np.ndarray, "n ..."], targets: Float[Array | np.ndarray, "n ..."]) -> Float[Array, " n"]:
+    """The contribution of each example to the sum, or to the mean; in JAX, to train with."""
     if name in CROSS_ENTROPY:
         return -(targets * jax.nn.log_softmax(outputs)).sum(axis=-1)
     squares = jnp.square(outputs - targets).reshape(len(outputs), -1)

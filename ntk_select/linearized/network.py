@@ -1,5 +1,6 @@
 """The linearised network as a function, and the kernel of a network as an array or as products, whichever costs less."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -8,25 +9,24 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float
 
-from ntk_select.engine.budget import available_memory
-from ntk_select.engine.cost import BALANCE, DISPATCH, passes_of
-from ntk_select.engine.inputs import check_batch_size, check_precision, checked_pair
-from ntk_select.engine.kernel import ntk, ntk_plan
-from ntk_select.engine.routes import BatchedProduct, hold
-from ntk_select.engine.selection import select
-from ntk_select.engine.structure import read_structure
+from ntk_select.engine.arguments import available_memory, check_batch_size, check_precision, count_examples, read_two_sides, select, some_examples
+from ntk_select.engine.ntk import ntk, ntk_plan
+from ntk_select.engine.plan import BALANCE, DISPATCH, passes_of
+from ntk_select.engine.structure import GeneralRouteWarning, Structure, analyse, check_independent
+from ntk_select.engine.vector_product import BatchedProduct, hold
 from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.expert import Expert
 from ntk_select.gradients import expert_question, of_params
+from ntk_select.linearized.problem import Examples, TestExamples, host_only
 
-METHODS = ("auto", "dense", "matrix-free")
+KERNEL_METHODS = ("auto", "dense", "matrix-free")
 EXPECTED_PRODUCTS = 30
-"""Products with the kernel that a curve is expected to need, for the choice between the two ways."""
+"""Products with the kernel that a curve is expected to need, for the choice between the two methods."""
 EIGEN_FLOPS = 12
 """Operations of a symmetric eigendecomposition with vectors, in units of the third power of its size."""
-BATCH = 64
+DEFAULT_BATCH = 64
 
 
 class Network(NamedTuple):
@@ -35,6 +35,11 @@ class Network(NamedTuple):
     fn: Callable[[Any, Any], Any]
     params: Any
     layers: Any
+
+    @property
+    def chosen(self) -> tuple[int, ...]:
+        """Indices of the trained leaves."""
+        return select(self.params, self.layers)
 
 
 def as_network(expert_or_fn: Expert | Callable, params: Any = None, layers: Any = None) -> Network:
@@ -47,19 +52,19 @@ def as_network(expert_or_fn: Expert | Callable, params: Any = None, layers: Any 
     if isinstance(expert_or_fn, Expert):
         if params is not None:
             raise ConfigError("An expert brings its own parameters: leave params out, or give its apply_fn instead of the expert.")
-        if not callable(layers):
+        if callable(layers):
+            network = Network(expert_or_fn.apply_fn, expert_or_fn.variables, of_params(layers, None))
+        else:
             fn, variables, _, chosen = expert_question(expert_or_fn, "all" if layers is None else layers, "trace")
             return Network(fn, variables, chosen)
-        chosen = of_params(layers, None)
-        select(expert_or_fn.variables, chosen)
-        return Network(expert_or_fn.apply_fn, expert_or_fn.variables, chosen)
-    if not callable(expert_or_fn):
+    elif not callable(expert_or_fn):
         raise ConfigError(f"Give an Expert or a function fn(params, x); given: {type(expert_or_fn).__name__}.")
-    if params is None:
+    elif params is None:
         raise ConfigError("A function needs its parameters. Type: params=")
-    layers = None if isinstance(layers, str) and layers == "all" else layers
-    select(params, layers)
-    return Network(expert_or_fn, params, layers)
+    else:
+        network = Network(expert_or_fn, params, None if isinstance(layers, str) and layers == "all" else layers)
+    select(network.params, network.layers)
+    return network
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,13 +80,13 @@ class Linearized:
         linear, every = sum(int(np.size(leaves[index])) for index in self.chosen), sum(map(int, map(np.size, leaves)))
         return f"Linearized({getattr(self.fn, '__name__', type(self.fn).__name__)}, linear in {linear:,} of {every:,} numbers)"
 
-    def __call__(self, params: Any, x: Shaped[Array, "n ..."]) -> Float[Array, "n c"]:
+    def __call__(self, params: Any, x: Examples) -> Float[Array, "n c"]:
         """The outputs. Leaves that are not chosen are held at the start."""
         call, picked, held = hold(self.fn, self.start, self.chosen)
         leaves, treedef = jax.tree.flatten(params)
         if treedef != jax.tree.structure(self.start):
             raise ConfigError("These parameters have another structure than those of the expansion. Type: linearized.start, and change its leaves")
-        moved = [jnp.asarray(leaves[index]) - leaf for index, leaf in zip(self.chosen, picked, strict=True)]
+        moved = [jnp.asarray(leaves[index], leaf.dtype) - leaf for index, leaf in zip(self.chosen, picked, strict=True)]
         with jax.default_matmul_precision("highest"):
             outputs, change = jax.jvp(lambda leaves: call(leaves, held, x), (picked,), (moved,))
         return outputs + change
@@ -106,45 +111,49 @@ def linearize(expert_or_fn: Expert | Callable[[Any, Any], Any], params: Any = No
     Reference: `neural_tangents.linearize`; `jax.linearize` for a fixed x.  Cost: twice to three times a forward pass.
     """
     network = as_network(expert_or_fn, params, layers)
-    return Linearized(network.fn, network.params, select(network.params, network.layers))
+    return Linearized(network.fn, network.params, network.chosen)
 
 
 class NetworkProduct:
-    """v -> Theta v of a network, batch by batch: what the matrix-free way needs. Compiled once.
-
-    Args:
-      network: fn, params and the leaves that are trained; no example may influence another.
-      x, x_test: training and test examples.
-      batch_size: examples in one pass.
-      precision: of products.
+    """v -> Theta v of a network, batch by batch: what Lanczos and conjugate gradients need. No example may influence another.
 
     Cost of a product: a backward pass of x and a forward-mode pass of x, or of x_test for `cross`.
     """
 
-    def __init__(self, network: Network, x, x_test=None, *, batch_size: int = BATCH, precision: str = "highest"):
-        call, picked, held = hold(network.fn, network.params, select(network.params, network.layers))
+    def __init__(self, network: Network, x, x_test=None, *, batch_size: int = DEFAULT_BATCH, precision: str = "highest"):
+        call, picked, held = hold(network.fn, network.params, network.chosen)
         self._product, self._precision = BatchedProduct(call, picked, held, batch_size), precision
         self.x, self.x_test, self.count = x, x_test, 0
-        self._dtype = jax.eval_shape(partial(call, picked, held), x[:1]).dtype
+        output = jax.eval_shape(partial(call, picked, held), some_examples(x, slice(1)))
+        self._shape, self._dtype = (count_examples(x), *output.shape[1:]), output.dtype
 
-    def __call__(self, v: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c"]:
+    def __call__(self, v: Float[np.ndarray, "n ..."]) -> Float[np.ndarray, "n ..."]:
         """Theta v."""
         return self.push(self.pull(v), self.x)
 
-    def cross(self, v: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n2 c"]:
+    def cross(self, v: Float[np.ndarray, "n ..."]) -> Float[np.ndarray, "n2 ..."]:
         """Theta(test, training) v."""
         return self.push(self.pull(v), self.x_test)
 
-    def pull(self, v: Float[np.ndarray, "n c"]) -> list[Float[Array, "..."]]:
+    def pull(self, v: Float[np.ndarray, "n ..."]) -> list[Float[Array, "..."]]:
         """J' v, one array for each trained leaf."""
         self.count += 1
         with jax.default_matmul_precision(self._precision):
-            return self._product.pull(self.x, np.asarray(v, self._dtype).reshape(len(self.x), -1))
+            return self._product.pull(self.x, np.asarray(v, self._dtype).reshape(self._shape))
 
-    def push(self, direction: list[Float[Array, "..."]], x) -> Float[np.ndarray, "n c"]:
+    def push(self, direction: list[Float[Array, "..."]], x) -> Float[np.ndarray, "n ..."]:
         """J(x) times a direction in the trained leaves."""
         with jax.default_matmul_precision(self._precision):
             return np.asarray(self._product.push(x, direction))
+
+
+def check_network(fn: Callable, params: Any, chosen: tuple[int, ...], x: Examples) -> Structure:
+    """The structure of a network. Raises ModelError where its outputs for an example depend on the other examples."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", GeneralRouteWarning)  # no kernel is computed here
+        structure = analyse(fn, params, x, chosen=chosen).structure
+    check_independent(fn, params, x, structure)
+    return structure
 
 
 class NetworkKernel(NamedTuple):
@@ -168,10 +177,11 @@ class NetworkKernel(NamedTuple):
         return f"NetworkKernel({self.method}: {', '.join(said)})"
 
 
+@host_only
 def network_kernel(
     expert_or_fn: Expert | Callable[[Any, Any], Any],
-    x: Shaped[Array, "n ..."],
-    x_test: Shaped[Array, "n2 ..."] | None = None,
+    x: Examples,
+    x_test: TestExamples | None = None,
     *,
     params: Any = None,
     layers: Any = None,
@@ -197,11 +207,12 @@ def network_kernel(
 
     Raises:
       ConfigError: an option that is not allowed, "trace" with "matrix-free", or shapes that do not fit.
+      ModelError: examples influence each other.
 
     Cost: see `ntk` and `NetworkProduct`.
     """
-    if method not in METHODS:
-        raise ConfigError(f"method={method!r} is unknown.{did_you_mean(str(method), METHODS)}")
+    if method not in KERNEL_METHODS:
+        raise ConfigError(f"method={method!r} is unknown.{did_you_mean(str(method), KERNEL_METHODS)}")
     if outputs not in ("full", "trace"):
         raise ConfigError(f"outputs={outputs!r} is unknown.{did_you_mean(str(outputs), ('full', 'trace'))}")
     if outputs == "trace" and method == "matrix-free":
@@ -209,12 +220,12 @@ def network_kernel(
     check_precision(precision)
     check_batch_size(batch_size)
     network = as_network(expert_or_fn, params, layers)
-    x, x_test = checked_pair(x, x_test)
-    memory = available_memory(memory_gb)
-    dense, products, why = _costs(network, x, x_test, outputs, memory, memory_gb)
+    x, x_test = read_two_sides(x, x_test)
+    structure = check_network(network.fn, network.params, network.chosen, x)
+    dense, products, why = _costs(network, structure, x, x_test, outputs, memory_gb)
     chosen = method if method != "auto" else "dense" if outputs == "trace" or dense <= products else "matrix-free"
     if chosen == "matrix-free":
-        product = NetworkProduct(network, x, x_test, batch_size=batch_size or BATCH, precision=precision)
+        product = NetworkProduct(network, x, x_test, batch_size=batch_size or DEFAULT_BATCH, precision=precision)
         return NetworkKernel(product, None if x_test is None else product.cross, chosen, why)
     options = {"outputs": outputs, "layers": network.layers, "memory_gb": memory_gb, "batch_size": batch_size, "precision": precision}
     options["progress"] = progress
@@ -223,14 +234,14 @@ def network_kernel(
     return NetworkKernel(kernel, cross, chosen, why)
 
 
-def _costs(network: Network, x, x_test, outputs: str, memory: int, memory_gb) -> tuple[float, float, str]:
+def _costs(network: Network, structure: Structure, x, x_test, outputs: str, memory_gb) -> tuple[float, float, str]:
     """Operations of either way, infinite where the dense one does not fit; and both in words."""
-    structure = read_structure(network.fn, network.params, x, select(network.params, network.layers))
-    n, n2, c = len(x), 0 if x_test is None else len(x_test), structure.outputs
+    memory = available_memory(memory_gb)
+    n, n2, c = count_examples(x), 0 if x_test is None else count_examples(x_test), structure.outputs
     size = n * c if outputs == "full" else n
     passes = passes_of(structure)
     product = (2 * passes.forward + passes.backward) * n + 2 * passes.forward * (n + n2)
-    products = EXPECTED_PRODUCTS * (product + DISPATCH * -(-(2 * n + n2) // BATCH))
+    products = EXPECTED_PRODUCTS * (product + DISPATCH * -(-(2 * n + n2) // DEFAULT_BATCH))
     need = 3 * 8 * size**2 + 8 * (size // n) ** 2 * n * n2
     question = {"outputs": outputs, "layers": network.layers, "memory_gb": memory_gb}
     try:

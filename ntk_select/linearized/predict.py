@@ -1,19 +1,38 @@
-"""What will the linearised network put out, on training and test examples, while and after it is trained?"""
+"""Outputs of the linearised network on training and test examples while it is trained, from the kernel alone.
+
+Every gradient lies in the span of the examples' gradients: the weights are w_0 + J' a, and an optimiser does to the n c coefficients
+a exactly what it does to the weights. Squared losses of full batches have a closed form; else a is followed step by step.
+"""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int, Integer
+from scipy.integrate import solve_ivp
+from scipy.optimize import NoConvergence, newton_krylov
 
 from ntk_select.errors import ConfigError
-from ntk_select.linearized.curve import Kernel, checked_limits
-from ntk_select.linearized.losses import CROSS_ENTROPY, check_loss, loss_value, squared_loss
-from ntk_select.linearized.modes import MOST_PRODUCTS, TOLERANCE, find_modes, weighted_squares
-from ntk_select.linearized.problem import Problem, check_test_outputs, checked_outputs, read_cross, read_problem
-from ntk_select.linearized.rules import Rule, read_times
-from ntk_select.linearized.stepped import checked_batches, flowed, limit, stepped
+from ntk_select.linearized.losses import CROSS_ENTROPY, check_loss, loss_gradient, loss_value, squared_loss
+from ntk_select.linearized.optimizers import Optimizer, read_times
+from ntk_select.linearized.problem import (
+    AnyArray,
+    Batches,
+    CrossKernel,
+    Kernel,
+    Problem,
+    TestValues,
+    Times,
+    Values,
+    checked_outputs,
+    host_only,
+    read_cross,
+    read_problem,
+)
+from ntk_select.linearized.spectrum import MOST_PRODUCTS, TOLERANCE, find_modes, weighted_squares
 from ntk_select.whole import is_whole
+
+ODE_TOLERANCE = 1e-10
 
 
 class Prediction(NamedTuple):
@@ -39,33 +58,34 @@ class Prediction(NamedTuple):
     products: int
 
     def __repr__(self):
-        return in_one_line(self)
+        return one_line_summary(self)
 
 
-def in_one_line(curve: NamedTuple) -> str:
-    """Times and training losses of a curve, from where to where."""
+def one_line_summary(curve: Any) -> str:
+    """Times and training losses of a curve, first and last."""
     name, times, losses = type(curve).__name__, curve.times, curve.train_losses
     if len(times) == 0:
         return f"{name}(no times)"
     return f"{name}({len(times)} times from {times[0]:g} to {times[-1]:g}; training loss {losses[0]:.4g} to {losses[-1]:.4g})"
 
 
+@host_only
 def predict(
     kernel: Kernel,
-    outputs: Float[Array, " n"] | Float[Array, "n c"],
-    targets: Float[Array, " n"] | Float[Array, "n c"],
+    outputs: Values,
+    targets: Values,
     *,
     lr: float,
-    times: Float[Array, " t"] | None = None,
+    times: Times | None = None,
     steps: int | None = None,
     optimizer: str = "flow",
     momentum: float = 0.0,
     weight_decay: float = 0.0,
     loss: str = "half_sum",
-    cross_kernel: Float[Array, "n2 n"] | Float[Array, "n2 n c c"] | Callable | None = None,
-    test_outputs: Float[Array, " n2"] | Float[Array, "n2 c"] | None = None,
-    test_targets: Float[Array, " n2"] | Float[Array, "n2 c"] | None = None,
-    batches: Sequence[Int[Array, " b"]] | None = None,
+    cross_kernel: CrossKernel | None = None,
+    test_outputs: TestValues | None = None,
+    test_targets: TestValues | None = None,
+    batches: Batches | None = None,
     tolerance: float = TOLERANCE,
     most_products: int = MOST_PRODUCTS,
 ) -> Prediction:
@@ -85,7 +105,7 @@ def predict(
       cross_kernel: Theta of test with training examples, (n2, n) or (n2, n, c, c), or a function from arrays like `outputs` to
         arrays like `test_outputs`.
       test_outputs, test_targets: f_0 on the test examples, needed with `cross_kernel`; their targets, for `test_losses`.
-      batches: for each step the places of its training examples, to follow mini-batch training; losses are then still those
+      batches: for each step the indices of its training examples, to follow mini-batch training; losses are then still those
         of all training examples.
       tolerance, most_products: as for `loss_curve`, where the kernel is a function and there is a closed form. The tolerance
         is that of losses and distances; outputs are good to about its root.
@@ -100,44 +120,142 @@ def predict(
     product with the cross kernel a time; else one product with the kernel a step, for flow about one for each unit of
     lr times slope times largest eigenvalue times time.
     """
-    rule = Rule(optimizer, lr, momentum, weight_decay)
+    method = Optimizer(optimizer, lr, momentum, weight_decay)
     check_loss(loss)
-    when = read_times(rule, times, steps, limit=True)
-    outputs, targets = checked_pair(outputs, targets, loss, "outputs", "targets")
+    when = read_times(method, times, steps, limit=True)
+    outputs, targets = read_outputs_and_targets(outputs, targets, loss, "outputs", "targets")
     problem = read_problem(kernel, outputs)
     test = _read_test(problem, cross_kernel, test_outputs, test_targets, loss)
-    limits = checked_limits(tolerance, most_products)
+    limits = {"tolerance": tolerance, "most_products": most_products}
     if batches is not None:
-        if not rule.discrete:
+        if not method.discrete:
             raise ConfigError("batches= belong to optimisers that take steps. Type: optimizer='gd'")
-        batches = checked_batches(batches, len(outputs), when)
-    if loss in CROSS_ENTROPY or batches is not None:
-        found = _followed(problem, outputs, targets, rule, loss, when, batches)
-    else:
-        found = _closed(problem, outputs, targets, rule, loss, when, test, limits)
-    coefficients, train, losses, distances, test_found, products = found
-    if test is not None and test_found is None:
-        with np.errstate(over="ignore", invalid="ignore"):
-            test_found = np.stack([test.outputs + _like(test.cross(a), test.outputs) for a in coefficients])
-    return Prediction(
-        when,
-        train,
-        losses,
-        distances,
-        np.stack([problem.like(a) for a in coefficients]),
-        test_found,
-        None if test is None or test.targets is None else np.array([loss_value(loss, f, test.targets) for f in test_found]),
-        products,
-    )
+        batches = read_batches(batches, len(outputs), when)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if loss in CROSS_ENTROPY or batches is not None:
+            found = _step_by_step(problem, outputs, targets, method, loss, when, batches, test)
+        else:
+            found = _closed_form(problem, outputs, targets, method, loss, when, limits, test)
+        train, losses, distances, coefficients, effects = found
+        test_found = None if test is None else test.outputs + np.stack(effects)
+    test_losses = None if test is None or test.targets is None else np.array([loss_value(loss, f, test.targets) for f in test_found])
+    coefficients = np.stack([problem.like(a) for a in coefficients])
+    return Prediction(when, train, losses, distances, coefficients, test_found, test_losses, problem.products)
 
 
-class _Test(NamedTuple):
-    cross: Callable
-    outputs: np.ndarray
-    targets: np.ndarray | None
+def _closed_form(problem: Problem, outputs, targets, method: Optimizer, loss: str, when, limits, test):
+    value, slope = squared_loss(loss, outputs.size)
+    finite = when[np.isfinite(when)]
+    if problem.matrix is None and len(finite) < len(when):
+        raise ConfigError("The limit of training needs all eigenvalues: give the kernel as an array, or use kernel_ridge.")
+
+    def quantity(modes):
+        return np.concatenate([modes.squares(method, slope, finite), modes.distances(method, slope, finite)])
+
+    modes = find_modes(problem, targets - outputs, quantity, **limits)
+    remaining, gained = method.factors(modes.values, slope, when)
+    losses = value * weighted_squares(remaining, modes.energy)
+    distances = np.sqrt(weighted_squares(gained, modes.values * modes.energy))
+    train = np.stack([targets - modes.apply(factors).reshape(targets.shape) for factors in remaining])
+    coefficients, effects = np.stack([modes.apply(factors) for factors in gained]), None
+    if test is not None:
+        # A direction that no weight moves has no effect on other examples; what rounding leaves of one would grow with time.
+        effective = np.where(modes.values > 0, gained, 0.0)
+        if problem.matrix is None and len(when) > len(modes.values):  # fewer products: the effect of each vector, then combinations of them
+            of_vectors = np.stack([test.cross(vector) for vector in modes.vectors.T])
+            effects = [np.tensordot(factors * modes.coordinates[:, 0], of_vectors, 1) for factors in effective]
+        else:
+            effects = [test.cross(modes.apply(factors)) for factors in effective]
+    return train, losses, distances, coefficients, effects
 
 
-def checked_pair(outputs, targets, loss: str, name: str, targets_name: str) -> tuple[np.ndarray, np.ndarray]:
+def _step_by_step(problem: Problem, outputs, targets, method: Optimizer, loss: str, when, batches, test):
+    finite = np.isfinite(when)
+    coefficients = np.zeros((len(when), outputs.size))
+    if finite.any():
+        follow = (lambda *given: descend(*given, batches=batches)) if method.discrete else integrate_flow
+        coefficients[finite] = follow(problem, outputs, targets, method, loss, when[finite])
+    if not finite.all():
+        if batches is not None or not method.weight_decay:
+            raise ConfigError(f"loss={loss!r} has no limit without weight decay, nor with batches. Type: weight_decay=1e-4")
+        if method.lr * method.weight_decay >= method.largest_rate:
+            raise ConfigError(f"lr={method.lr:g} times weight_decay={method.weight_decay:g} is too large: training diverges. Type: a smaller lr")
+        coefficients[~finite] = minimum(problem, outputs, targets, method, loss)
+    moved = np.stack([problem.product(a) for a in coefficients])
+    squares = (coefficients * moved).sum(axis=1)
+    distances = np.sqrt(np.where(np.isfinite(squares), np.maximum(squares, 0.0), np.inf))
+    train = outputs + moved.reshape(-1, *outputs.shape)
+    losses = np.array([loss_value(loss, f, targets) for f in train])
+    return train, losses, distances, coefficients, None if test is None else [test.cross(a) for a in coefficients]
+
+
+def descend(problem: Problem, outputs, targets, method: Optimizer, loss: str, times, *, batches=None) -> Float[np.ndarray, "t size"]:
+    """Coefficients after each number of steps in `times`. Cost: one product with the kernel a step."""
+    a = np.zeros(outputs.size)
+    velocity, recorded, found = np.zeros_like(a), set(times.astype(int)), {0: a}
+    with np.errstate(over="ignore", invalid="ignore"):
+        for step in range(int(times.max())):
+            f = outputs + problem.product(a).reshape(outputs.shape)
+            rows = slice(None) if batches is None else batches[step]
+            gradient = np.zeros_like(f)
+            gradient[rows] = loss_gradient(loss, f[rows], targets[rows])
+            gradient = gradient.reshape(-1) + method.weight_decay * a
+            velocity = method.momentum * velocity + gradient
+            a = a - method.lr * (gradient + method.momentum * velocity if method.optimizer == "nesterov" else velocity)
+            if step + 1 in recorded:
+                found[step + 1] = a
+    return np.stack([found[int(time)] for time in times])
+
+
+def integrate_flow(problem: Problem, outputs, targets, method: Optimizer, loss: str, times) -> Float[np.ndarray, "t size"]:
+    """Coefficients at `times` under gradient flow, by an explicit method of order 8. Raises ConfigError if the solver gives up."""
+
+    def velocity(_, a):
+        f = outputs + problem.product(a).reshape(outputs.shape)
+        return -method.lr * (loss_gradient(loss, f, targets).reshape(-1) + method.weight_decay * a)
+
+    order, back = np.unique(times, return_inverse=True)
+    if order[-1] == 0:
+        return np.zeros((len(times), outputs.size))
+    # Coefficients are as large as lr times gradient times time: what is below that by the tolerance does not count.
+    scale = method.lr * np.abs(loss_gradient(loss, outputs, targets)).max() * order[-1]
+    absolute = ODE_TOLERANCE * max(scale, 1e-300)
+    found = solve_ivp(velocity, (0.0, order[-1]), np.zeros(outputs.size), "DOP853", order, rtol=ODE_TOLERANCE, atol=absolute)
+    if not found.success:
+        raise ConfigError(f"The flow could not be followed to time {order[-1]:g}: {found.message} Type: a smaller lr or shorter times")
+    return found.y.T[back]
+
+
+def minimum(problem: Problem, outputs, targets, method: Optimizer, loss: str) -> Float[np.ndarray, " size"]:
+    """Coefficients where loss + weight_decay/2 |w - w_0|^2 is least: gradient + weight_decay a = 0. Raises ConfigError if none are found."""
+
+    def excess(scaled):
+        f = outputs + problem.product(scaled / method.weight_decay).reshape(outputs.shape)
+        return loss_gradient(loss, f, targets).reshape(-1) + scaled
+
+    start = -loss_gradient(loss, outputs, targets).reshape(-1)
+    try:
+        scaled = newton_krylov(excess, np.zeros_like(start), f_tol=1e-11 * np.abs(start).max(), method="lgmres", maxiter=200)
+    except NoConvergence as error:
+        raise ConfigError(f"The limit of training with weight_decay={method.weight_decay:g} was not found. Type: a larger weight_decay") from error
+    return scaled / method.weight_decay
+
+
+def read_batches(batches, n: int, times: Float[np.ndarray, " t"]) -> list[Int[np.ndarray, " b"]]:
+    """One array of indices a step. Raises ConfigError for examples that do not exist, or too few batches."""
+    rows = [np.asarray(batch) for batch in batches]
+    last = times[np.isfinite(times)].max(initial=0)
+    if len(rows) < last:
+        raise ConfigError(f"There are {len(rows)} batches for {int(last)} steps; give one a step.")
+    for batch in rows:
+        if batch.ndim != 1 or not batch.size or batch.dtype.kind not in "iu" or batch.min() < 0 or batch.max() >= n:
+            raise ConfigError(f"Each batch must be a row of places among the {n} training examples, 0 to {n - 1}; given: {batch!r}.")
+        if len(np.unique(batch)) < len(batch):
+            raise ConfigError("A batch names an example twice.")
+    return rows
+
+
+def read_outputs_and_targets(outputs, targets, loss: str, name: str, targets_name: str) -> tuple[np.ndarray, np.ndarray]:
     """Outputs and targets of one shape. Raises ConfigError otherwise, or for targets that cross-entropy does not take."""
     outputs, targets = checked_outputs(outputs, name), checked_outputs(targets, targets_name)
     if outputs.shape != targets.shape:
@@ -153,6 +271,12 @@ def checked_pair(outputs, targets, loss: str, name: str, targets_name: str) -> t
     return outputs, targets
 
 
+class _Test(NamedTuple):
+    cross: Callable
+    outputs: np.ndarray
+    targets: np.ndarray | None
+
+
 def _read_test(problem: Problem, cross_kernel, test_outputs, test_targets, loss: str) -> _Test | None:
     if cross_kernel is None and test_outputs is None:
         if test_targets is not None:
@@ -161,82 +285,15 @@ def _read_test(problem: Problem, cross_kernel, test_outputs, test_targets, loss:
     if cross_kernel is None or test_outputs is None:
         raise ConfigError("cross_kernel= and test_outputs= belong together: the effect of training on the test examples, and where they start.")
     test_outputs = checked_outputs(test_outputs, "test_outputs")
-    check_test_outputs(problem, test_outputs)
     if test_targets is not None:
-        test_outputs, test_targets = checked_pair(test_outputs, test_targets, loss, "test_outputs", "test_targets")
-    return _Test(read_cross(cross_kernel, problem, len(test_outputs)), test_outputs, test_targets)
+        test_outputs, test_targets = read_outputs_and_targets(test_outputs, test_targets, loss, "test_outputs", "test_targets")
+    return _Test(read_cross(cross_kernel, problem, test_outputs), test_outputs, test_targets)
 
 
-def _like(values: np.ndarray, outputs: np.ndarray) -> np.ndarray:
-    return values.reshape(outputs.shape)
-
-
-def _closed(problem: Problem, outputs, targets, rule: Rule, loss: str, when, test: _Test | None, limits):
-    value, slope = squared_loss(loss, outputs.size)
-    residual = targets - outputs
-
-    def quantity(modes):
-        finite = when[np.isfinite(when)]
-        return np.concatenate([modes.squares(rule, slope, finite), modes.distances(rule, slope, finite)])
-
-    if problem.matrix is None and not np.isfinite(when).all():
-        raise ConfigError("The limit of training needs all eigenvalues: give the kernel as an array, or use kernel_ridge.")
-    modes = find_modes(problem, residual, quantity, **limits)
-    remaining, gained = rule.factors(modes.values, slope, when)
-    losses = value * weighted_squares(remaining, modes.energy)
-    distances = np.sqrt(weighted_squares(gained, modes.values * modes.energy))
-    # A direction that no weight moves has no effect on other examples; what rounding leaves of one would grow with time.
-    felt = np.where(modes.values > 0, gained, 0.0)
-    with np.errstate(over="ignore", invalid="ignore"):
-        train = np.stack([targets - _like(modes.apply(factors), targets) for factors in remaining])
-        coefficients = np.stack([modes.apply(factors) for factors in gained])
-        test_found = None
-        if test is not None and problem.matrix is not None:
-            test_found = np.stack([test.outputs + _like(test.cross(modes.apply(factors)), test.outputs) for factors in felt])
-        elif test is not None and len(when) > len(modes.values):
-            # Fewer products: the effect of each vector, then combinations of them.
-            effects = np.stack([test.cross(vector) for vector in modes.vectors.T])
-            test_found = np.stack(
-                [test.outputs + _like(np.tensordot(factors * modes.coordinates[:, 0], effects, 1), test.outputs) for factors in felt]
-            )
-    return coefficients, train, losses, distances, test_found, modes.products
-
-
-def _followed(problem: Problem, outputs, targets, rule: Rule, loss: str, when, batches):
-    finite = when[np.isfinite(when)]
-    coefficients = np.zeros((len(when), outputs.size))
-    follow = stepped if rule.discrete else flowed
-    counted = Problem(problem.matrix, problem.n, problem.c, problem.row, _Counted(problem.function) if problem.function else None)
-    if len(finite):
-        options = {"batches": batches} if rule.discrete else {}
-        coefficients[np.isfinite(when)] = follow(counted, outputs, targets, rule, loss, finite, **options)
-    if len(finite) < len(when):
-        if batches is not None or not rule.weight_decay:
-            raise ConfigError(f"loss={loss!r} has no limit without weight decay, nor with batches. Type: weight_decay=1e-4")
-        if rule.lr * rule.weight_decay >= rule.largest_rate:
-            raise ConfigError(f"lr={rule.lr:g} times weight_decay={rule.weight_decay:g} is too large: training diverges. Type: a smaller lr")
-        coefficients[~np.isfinite(when)] = limit(counted, outputs, targets, rule, loss)
-    with np.errstate(over="ignore", invalid="ignore"):
-        moved = np.stack([problem.product(a) for a in coefficients])
-        squares = (coefficients * moved).sum(axis=1)
-        distances = np.sqrt(np.where(np.isfinite(squares), np.maximum(squares, 0.0), np.inf))
-        train = np.stack([outputs + _like(change, outputs) for change in moved])
-    losses = np.array([loss_value(loss, f, targets) for f in train])
-    return coefficients, train, losses, distances, None, 0 if counted.function is None else counted.function.count + len(when)
-
-
-class _Counted:
-    """A function, and how often it was called."""
-
-    def __init__(self, function):
-        self.function, self.count = function, 0
-
-    def __call__(self, v):
-        self.count += 1
-        return self.function(v)
-
-
-def targets(labels: Int[Array, " n"], num_classes: int | None = None, *, encoding: str = "onehot") -> Float[np.ndarray, "n ..."]:
+@host_only
+def targets(
+    labels: Integer[AnyArray, " n"] | Sequence[int], num_classes: int | None = None, *, encoding: str = "onehot"
+) -> Float[np.ndarray, "n ..."]:
     """Class ids as numbers to regress on.
 
     Args:

@@ -1,33 +1,58 @@
-"""Do a kernel and the outputs that it moves fit together, and how are they laid out?
+"""A kernel and the outputs that it moves: shapes are checked, and both are laid out as matrices.
 
 A kernel comes as (n, n), one for all outputs (the class-trace approximation, or a single output); as (n, n, c, c); or as a
 function v -> Theta v on arrays like the outputs, (n,) or (n, c).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int, PyTree, Real, Shaped
 
+from ntk_select.engine.arguments import refuse_tracers
 from ntk_select.errors import ConfigError, not_finite
 
 DOUBLE = 2.0**-52
-OVERFLOWS = 1e18  # coefficients beyond it are those of a training that diverged
+OVERFLOWS = 1e18
+"""Coefficients beyond it are those of a training that diverged."""
+TRACEABLE = "ns.ntk_fn, ns.ntk_vector_product, or the function that ns.linearized.linearize gives"
 KERNEL_HINT = "Type: kernel=ntk_select.ntk(fn, params, x, outputs='full') for (n, n, c, c), or 'trace' for (n, n)"
 
+AnyArray = Array | np.ndarray
+Kernel = Real[AnyArray, "n n"] | Real[AnyArray, "n n c c"] | Callable
+CrossKernel = Real[AnyArray, "n2 n"] | Real[AnyArray, "n2 n c c"] | Callable
+Values = Real[AnyArray, " n"] | Real[AnyArray, "n c"] | Sequence[Any]
+TestValues = Real[AnyArray, " n2"] | Real[AnyArray, "n2 c"] | Sequence[Any]
+Examples = PyTree[Shaped[AnyArray, "n ..."]]
+TestExamples = PyTree[Shaped[AnyArray, "n2 ..."]]
+Times = Real[AnyArray, "..."] | Sequence[float] | float
+Batches = Sequence[Int[AnyArray, "..."] | Sequence[int]]
 
-@dataclass(frozen=True, eq=False)
+
+def host_only(function: Callable) -> Callable:
+    """Decorator of functions that work on the host: tracers of JAX among their arguments are refused with a ConfigError."""
+
+    @wraps(function)
+    def checked(*arguments, **options):
+        refuse_tracers(f"ns.linearized.{function.__name__}", TRACEABLE, arguments, options)
+        return function(*arguments, **options)
+
+    return checked
+
+
+@dataclass(eq=False)
 class Problem:
     """A kernel and the shape (n, c) of the outputs that it moves; outputs (n,) count as (n, 1).
 
     Attributes:
-      matrix: (n, n), or (n c, n c); None for a function.
-      n, c: examples and outputs.
+      matrix: (n, n), or (n c, n c); None where `function` gives products.
       row: whether outputs came as (n,).
-      function: as it was given, else None.
       epsilon: rounding of the type in which the kernel came.
+      products: calls of `function` so far.
     """
 
     matrix: np.ndarray | None
@@ -36,6 +61,7 @@ class Problem:
     row: bool
     function: Callable[[Any], Any] | None = None
     epsilon: float = DOUBLE
+    products: int = 0
 
     @property
     def shared(self) -> bool:
@@ -52,40 +78,39 @@ class Problem:
         return v.reshape(self.n) if self.row else v.reshape(self.n, self.c)
 
     def product(self, v: np.ndarray) -> np.ndarray:
-        """Theta v for v of n c numbers, in float64, of the shape of v."""
+        """Theta v for v of n c numbers, in float64, of the shape of v; NaN where v overflowed.
+
+        Raises:
+          ConfigError: the kernel is a function whose result has another size or is not finite.
+        """
         if self.matrix is not None:
             return (self.matrix @ self.flat(v)).reshape(v.shape)
-        if not np.isfinite(v).all():  # a training that diverged: what the kernel does to it says nothing
-            return np.full_like(v, np.nan)
+        diverged = np.full_like(v, np.nan)
+        if not np.isfinite(v).all():
+            return diverged
+        self.products += 1
         result = np.asarray(self.function(self.like(v)), np.float64)
         if result.size != v.size:
             raise ConfigError(f"The kernel function gave {result.shape} for outputs {self.like(v).shape}; it must keep the shape.")
-        if not np.isfinite(result).all():
-            if np.abs(v).max() > OVERFLOWS:
-                return np.full_like(v, np.nan)
-            raise ConfigError(not_finite("The kernel function's product holds"))
-        return result.reshape(v.shape)
+        if np.isfinite(result).all():
+            return result.reshape(v.shape)
+        if np.abs(v).max() > OVERFLOWS:
+            return diverged
+        raise ConfigError(not_finite("The kernel function's product holds"))
 
 
-def checked_outputs(array, name: str) -> np.ndarray:
-    """A float64 array (n,) or (n, c), finite. Raises ConfigError otherwise."""
+def checked_outputs(array, name: str) -> Float[np.ndarray, "n ..."]:
+    """A finite float64 array (n,) or (n, c). Raises ConfigError otherwise."""
     try:
         array = np.asarray(array)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{name} is a {type(array).__name__}; give an array (n,) or (n, c).") from error
     if array.ndim not in (1, 2) or not array.size or not _is_real(array.dtype):
         raise ConfigError(f"{name} has type {array.dtype} and shape {array.shape}; give real numbers (n,) or (n, c), one row an example.")
-    array = array.astype(np.float64)
-    if not np.isfinite(array).all():
-        raise ConfigError(not_finite(f"{name} holds"))
-    return array
+    return _finite(array, f"{name} holds")
 
 
-def _is_real(dtype) -> bool:
-    return dtype.kind in "fiub" or jnp.issubdtype(dtype, jnp.floating)
-
-
-def read_problem(kernel, outputs: np.ndarray) -> Problem:
+def read_problem(kernel: Kernel, outputs: Float[np.ndarray, "n ..."]) -> Problem:
     """The problem of a kernel and checked outputs (n,) or (n, c).
 
     Raises:
@@ -95,38 +120,37 @@ def read_problem(kernel, outputs: np.ndarray) -> Problem:
     if callable(kernel):
         return Problem(None, n, c, outputs.ndim == 1, kernel)
     matrix = _matrix(kernel, (n, n), c, "kernel")
-    scale = np.abs(matrix).max()
-    if np.abs(matrix - matrix.T).max() > 1e-4 * scale:
+    if np.abs(matrix - matrix.T).max() > 1e-4 * np.abs(matrix).max():
         raise ConfigError("kernel is not symmetric. Give the kernel of the training examples with themselves; others go into cross_kernel=.")
-    kind = getattr(kernel, "dtype", np.dtype(np.float64))
-    epsilon = float(jnp.finfo(kind).eps) if jnp.issubdtype(kind, jnp.floating) else DOUBLE
+    dtype = getattr(kernel, "dtype", np.dtype(np.float64))
+    epsilon = float(jnp.finfo(dtype).eps) if jnp.issubdtype(dtype, jnp.floating) else DOUBLE
     return Problem((matrix + matrix.T) / 2, n, c, outputs.ndim == 1, epsilon=epsilon)
 
 
-def read_cross(cross_kernel, problem: Problem, n_test: int) -> Callable[[np.ndarray], np.ndarray]:
-    """Coefficients of the training outputs (n c numbers) to their effect on the test outputs (n_test, c)."""
-    if callable(cross_kernel):
-        nothing = np.full((n_test, problem.c), np.nan)
-        return lambda v: _checked_effect(cross_kernel(problem.like(v)), n_test, problem.c) if np.isfinite(v).all() else nothing
-    matrix = _matrix(cross_kernel, (n_test, problem.n), problem.c, "cross_kernel")
-    if matrix.shape == (n_test, problem.n):
-        return lambda v: matrix @ v.reshape(problem.n, problem.c)
-    return lambda v: (matrix @ v.reshape(-1)).reshape(n_test, problem.c)
+def read_cross(cross_kernel, problem: Problem, test_outputs: Float[np.ndarray, "n2 ..."]) -> Callable[[np.ndarray], np.ndarray]:
+    """A function of the coefficients of the training outputs (n c numbers): their effect on the test outputs.
 
+    Raises ConfigError, as the function does, for shapes that do not fit and for numbers that are not finite.
+    """
+    shape = test_outputs.shape
+    if (len(shape) == 1) != problem.row or (not problem.row and shape[1] != problem.c):
+        raise ConfigError(f"test_outputs has shape {shape}; it must have as many columns as outputs, {problem.c}.")
+    if not callable(cross_kernel):
+        matrix = _matrix(cross_kernel, (shape[0], problem.n), problem.c, "cross_kernel")
+        columns = (problem.n, problem.c) if matrix.shape == (shape[0], problem.n) else (-1, 1)
+        return lambda v: (matrix @ v.reshape(columns)).reshape(shape)
 
-def check_test_outputs(problem: Problem, test_outputs: np.ndarray) -> None:
-    """Raises ConfigError unless test outputs have the columns of the training outputs."""
-    if (test_outputs.ndim == 1) != problem.row or (not problem.row and test_outputs.shape[1] != problem.c):
-        raise ConfigError(f"test_outputs has shape {test_outputs.shape}; it must have as many columns as outputs, {problem.c}.")
+    def effect(v):
+        if not np.isfinite(v).all():
+            return np.full(shape, np.nan)
+        found = np.asarray(cross_kernel(problem.like(v)), np.float64)
+        if found.size != test_outputs.size:
+            raise ConfigError(
+                f"The function cross_kernel gave {found.shape} for {shape[0]} test examples and {problem.c} outputs; it must give {shape}."
+            )
+        return _finite(found, "What the function cross_kernel gave holds").reshape(shape)
 
-
-def _checked_effect(effect, n_test: int, c: int) -> np.ndarray:
-    effect = np.asarray(effect, np.float64)
-    if effect.size != n_test * c:
-        raise ConfigError(f"The function cross_kernel gave {effect.shape} for {n_test} test examples and {c} outputs; it must give ({n_test}, {c}).")
-    if not np.isfinite(effect).all():
-        raise ConfigError(not_finite("What the function cross_kernel gave holds"))
-    return effect.reshape(n_test, c)
+    return effect
 
 
 def _matrix(kernel, shape: tuple[int, int], c: int, name: str) -> np.ndarray:
@@ -140,7 +164,16 @@ def _matrix(kernel, shape: tuple[int, int], c: int, name: str) -> np.ndarray:
         )
     if not _is_real(given.dtype):
         raise ConfigError(f"{name} is {given.dtype}; it must hold real numbers.")
-    given = given.astype(np.float64)
-    if not np.isfinite(given).all():
-        raise ConfigError(not_finite(f"{name} holds"))
+    given = _finite(given, f"{name} holds")
     return given if given.ndim == 2 else given.transpose(0, 2, 1, 3).reshape(shape[0] * c, shape[1] * c)
+
+
+def _is_real(dtype) -> bool:
+    return dtype.kind in "fiub" or jnp.issubdtype(dtype, jnp.floating)
+
+
+def _finite(array: np.ndarray, words: str) -> np.ndarray:
+    array = array.astype(np.float64)
+    if not np.isfinite(array).all():
+        raise ConfigError(not_finite(words))
+    return array

@@ -1,19 +1,18 @@
-"""Where does training with weight decay towards the start end? Kernel ridge regression on the residual."""
+"""Kernel ridge regression on the residual: where training with weight decay towards the start ends."""
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.sparse.linalg import LinearOperator, cg
 
-from ntk_select.engine.inputs import is_number
+from ntk_select.engine.arguments import is_number
 from ntk_select.errors import ConfigError
-from ntk_select.linearized.curve import Kernel, check_tolerance
-from ntk_select.linearized.predict import checked_pair
-from ntk_select.linearized.problem import check_test_outputs, checked_outputs, read_cross, read_problem
+from ntk_select.linearized.predict import read_outputs_and_targets
+from ntk_select.linearized.problem import CrossKernel, Kernel, TestValues, Values, checked_outputs, host_only, read_cross, read_problem
+from ntk_select.linearized.spectrum import check_tolerance
 
 
 class Ridge(NamedTuple):
@@ -24,14 +23,15 @@ class Ridge(NamedTuple):
     test_outputs: Float[np.ndarray, "n2 ..."] | None
 
 
+@host_only
 def kernel_ridge(
     kernel: Kernel,
-    targets: Float[Array, " n"] | Float[Array, "n c"],
+    targets: Values,
     *,
     ridge: float,
-    outputs: Float[Array, " n"] | Float[Array, "n c"] | None = None,
-    cross_kernel: Float[Array, "n2 n"] | Float[Array, "n2 n c c"] | Callable | None = None,
-    test_outputs: Float[Array, " n2"] | Float[Array, "n2 c"] | None = None,
+    outputs: Values | None = None,
+    cross_kernel: CrossKernel | None = None,
+    test_outputs: TestValues | None = None,
     tolerance: float = 1e-10,
 ) -> Ridge:
     """Kernel ridge regression around the outputs before training.
@@ -51,7 +51,7 @@ def kernel_ridge(
     O(m^3) for a matrix (m, m); for a function, conjugate gradients.
     """
     targets = checked_outputs(targets, "targets")
-    outputs, targets = checked_pair(np.zeros_like(targets) if outputs is None else outputs, targets, "half_sum", "outputs", "targets")
+    outputs, targets = read_outputs_and_targets(np.zeros_like(targets) if outputs is None else outputs, targets, "half_sum", "outputs", "targets")
     if not is_number(ridge) or not 0 < ridge < math.inf:
         raise ConfigError(f"ridge={ridge!r} must be a positive number.")
     check_tolerance(tolerance)
@@ -77,8 +77,7 @@ def kernel_ridge(
                 "A function as cross_kernel= does not say how many test examples there are. Type: test_outputs= their outputs, or zeros"
             )
         start = np.zeros((len(cross_kernel), *outputs.shape[1:])) if test_outputs is None else checked_outputs(test_outputs, "test_outputs")
-        check_test_outputs(problem, start)
-        test = start + read_cross(cross_kernel, problem, len(start))(a).reshape(start.shape)
+        test = start + read_cross(cross_kernel, problem, start)(a)
     elif test_outputs is not None:
         raise ConfigError("test_outputs= need cross_kernel= beside them.")
     return Ridge(problem.like(a), outputs + problem.product(a).reshape(outputs.shape), test)

@@ -1,23 +1,24 @@
-"""What do the paper's equations 3, 4 and 5 say about a kernel and its task? Each in its corrected form."""
+"""Equations 3, 4 and 5 of the paper, each in its corrected form, and the spectrum of the labels."""
 
 import math
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from ntk_select.engine.inputs import is_number
+from ntk_select.engine.arguments import is_number
 from ntk_select.errors import ConfigError
-from ntk_select.linearized.curve import Kernel, checked_limits
 from ntk_select.linearized.losses import squared_loss
-from ntk_select.linearized.modes import MOST_PRODUCTS, TOLERANCE, all_modes, find_modes
-from ntk_select.linearized.problem import checked_outputs, read_problem
+from ntk_select.linearized.optimizers import Optimizer
+from ntk_select.linearized.problem import Kernel, Values, checked_outputs, host_only, read_problem
+from ntk_select.linearized.spectrum import TOLERANCE, all_modes, check_tolerance, find_modes
 
 RELATIVE_RIDGE = 1e-4
 """Ridge of the generalisation score where none is given, in units of the mean eigenvalue."""
 
 
-def initial_speed(kernel: Kernel, residual: Float[Array, " n"] | Float[Array, "n c"], *, lr: float = 1.0, loss: str = "half_sum") -> float:
+@host_only
+def initial_speed(kernel: Kernel, residual: Values, *, lr: float = 1.0, loss: str = "half_sum") -> float:
     """How fast the loss begins to fall: -dL/dt at time 0 under gradient flow.
 
     Args:
@@ -34,11 +35,9 @@ def initial_speed(kernel: Kernel, residual: Float[Array, " n"] | Float[Array, "n
     Cost: one product with the kernel, O(n^2 c^2) at most.
     """
     residual = checked_outputs(residual, "residual")
-    constants = squared_loss(loss, residual.size)
-    if not is_number(lr) or not 0 < lr < math.inf:
-        raise ConfigError(f"lr={lr!r} must be a positive number.")
+    value, slope = squared_loss(loss, residual.size)
     flat = residual.reshape(-1)
-    return float(2 * constants.value * constants.slope * lr * (flat @ read_problem(kernel, residual).product(flat)))
+    return float(2 * value * slope * Optimizer(lr=lr).lr * (flat @ read_problem(kernel, residual).product(flat)))
 
 
 class Generalization(NamedTuple):
@@ -49,9 +48,8 @@ class Generalization(NamedTuple):
     ridge: float
 
 
-def generalization_score(
-    kernel: Kernel, targets: Float[Array, " n"] | Float[Array, "n c"], *, ridge: float | None = None, tolerance: float = TOLERANCE
-) -> Generalization:
+@host_only
+def generalization_score(kernel: Kernel, targets: Values, *, ridge: float | None = None, tolerance: float = TOLERANCE) -> Generalization:
     """How well the linearised network should generalise: Y' (Theta + ridge)^-1 Y; lower is better.
 
     Along unit eigenvectors v_k with eigenvalues s_k it is the sum of (v_k' Y)^2 / (s_k + ridge): small where the labels lie along
@@ -80,7 +78,7 @@ def generalization_score(
     if not is_number(ridge) or not 0 <= ridge < math.inf:
         raise ConfigError(f"ridge={ridge!r} must be a number from 0, or None.")
 
-    limits = checked_limits(tolerance, MOST_PRODUCTS)
+    check_tolerance(tolerance)
     if problem.matrix is None and not targets.any():
         return Generalization(0.0, 0.0, float(ridge))
 
@@ -88,7 +86,7 @@ def generalization_score(
         with np.errstate(divide="ignore", invalid="ignore"):
             return (modes.energy / (modes.values + ridge)).sum()
 
-    modes = find_modes(problem, targets, inverse, **limits)
+    modes = find_modes(problem, targets, inverse, tolerance=tolerance)
     smallest, largest = modes.values.min(), modes.values.max()
     if smallest + ridge <= 1e-13 * largest or largest == 0:
         raise ConfigError(
@@ -105,7 +103,8 @@ class SpeedBound(NamedTuple):
     bound: float
 
 
-def speed_bound(kernel: Kernel, residual: Float[Array, " n"] | Float[Array, "n c"], *, ridge: float | None = None) -> SpeedBound:
+@host_only
+def speed_bound(kernel: Kernel, residual: Values, *, ridge: float | None = None) -> SpeedBound:
     """Eq. 5: dY' Theta dY >= |dY|^4 / (dY' (Theta + ridge)^-1 dY) - ridge |dY|^2.
 
     A residual that generalises well starts fast; the converse does not follow (E6). Equal where the residual lies in one
@@ -142,8 +141,9 @@ class LabelSpectrum(NamedTuple):
         )
 
 
-def label_spectrum(kernel: Kernel, targets: Float[Array, " n"] | Float[Array, "n c"]) -> LabelSpectrum:
-    """Where do the labels lie along the kernel's eigenvectors? Early in the order: learnt fast, and from few examples.
+@host_only
+def label_spectrum(kernel: Kernel, targets: Values) -> LabelSpectrum:
+    """Shares of the labels along the kernel's eigenvectors. Early in the order: learnt fast, and from few examples.
 
     Args:
       kernel: as an array, (n, n) or (n, n, c, c).

@@ -1,24 +1,23 @@
-"""Training a network, or its linearisation, with any Optax optimiser, and looking at it on the way."""
+"""Training a network, or its linearisation, with any Optax optimiser, and recording its outputs."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Float, Int
 
-from ntk_select.engine.inputs import check_batch_size, check_count, checked_examples, is_number
-from ntk_select.engine.routes import hold, padded_batches
-from ntk_select.engine.selection import select
+from ntk_select.engine.arguments import check_batch_size, check_count, count_examples, read_examples, some_examples
+from ntk_select.engine.program import Program, outputs_of, trace
+from ntk_select.engine.vector_product import BatchedProduct, hold, padded_batches
 from ntk_select.errors import ConfigError
 from ntk_select.expert import Expert
 from ntk_select.linearized.losses import example_losses, is_mean, loss_value
-from ntk_select.linearized.network import BATCH, Linearized, as_network
-from ntk_select.linearized.predict import checked_pair, in_one_line
-from ntk_select.linearized.rules import Rule, read_times
-from ntk_select.linearized.stepped import checked_batches
+from ntk_select.linearized.network import DEFAULT_BATCH, Linearized, as_network, check_network
+from ntk_select.linearized.optimizers import Optimizer, read_times
+from ntk_select.linearized.predict import one_line_summary, read_batches, read_outputs_and_targets
+from ntk_select.linearized.problem import Batches, Examples, TestExamples, TestValues, Times, Values, host_only
 from ntk_select.probe import InBatches
 from ntk_select.whole import is_whole
 
@@ -43,29 +42,25 @@ class Trajectory(NamedTuple):
     params: Any
 
     def __repr__(self):
-        return in_one_line(self)
+        return one_line_summary(self)
 
 
-def optimizer_of(rule: Rule) -> optax.GradientTransformation:
-    """The Optax optimiser of a rule that takes steps; its weight decay is the business of `train`."""
-    return optax.sgd(rule.lr, momentum=rule.momentum or None, nesterov=rule.optimizer == "nesterov" and rule.momentum > 0)
-
-
+@host_only
 def train(
     expert_or_fn: Expert | Callable[[Any, Any], Any],
-    x: Shaped[Array, "n ..."],
-    targets: Float[Array, " n"] | Float[Array, "n c"],
+    x: Examples,
+    targets: Values,
     optimizer: optax.GradientTransformation,
     *,
     steps: int | None = None,
-    times: Sequence[int] | None = None,
+    times: Times | None = None,
     params: Any = None,
     layers: Any = None,
     loss: str = "half_sum",
     weight_decay: float = 0.0,
-    batches: Sequence[Int[np.ndarray, " b"]] | None = None,
-    x_test: Shaped[Array, "n2 ..."] | None = None,
-    test_targets: Float[Array, "n2 ..."] | None = None,
+    batches: Batches | None = None,
+    x_test: TestExamples | None = None,
+    test_targets: TestValues | None = None,
     batch_size: int | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Trajectory:
@@ -79,8 +74,8 @@ def train(
       steps, times: record after 0, 1, ..., steps steps, or after those in `times`.
       loss: as for `predict`.
       weight_decay: towards the start.
-      batches: for each step the places of its examples; None takes all of them at every step.
-      x_test, test_targets: looked at whenever something is recorded.
+      batches: for each step the indices of its examples; None takes all of them at every step.
+      x_test, test_targets: evaluated whenever something is recorded.
       batch_size: examples in one pass through the network; a step is cut into such passes. None takes 64.
       progress: called with (done, all, "steps").
 
@@ -89,6 +84,7 @@ def train(
 
     Raises:
       ConfigError: shapes that do not fit, or an option that is not allowed.
+      ModelError: examples influence each other.
 
     Cost: a forward and a backward pass of the batch a step, a forward pass of everything a record.
     """
@@ -98,100 +94,108 @@ def train(
         fn, start, chosen = expert_or_fn, expert_or_fn.start, expert_or_fn.chosen
     else:
         network = as_network(expert_or_fn, params, layers)
-        fn, start, chosen = network.fn, network.params, select(network.params, network.layers)
+        fn, start, chosen = network.fn, network.params, network.chosen
     check_batch_size(batch_size)
     if not callable(getattr(optimizer, "init", None)) or not callable(getattr(optimizer, "update", None)):
         raise ConfigError(f"optimizer={optimizer!r} is no Optax optimiser. Type: optimizer=optax.sgd(0.01)")
-    if not is_number(weight_decay) or weight_decay < 0:
-        raise ConfigError(f"weight_decay={weight_decay!r} must be a number from 0.")
-    when = read_times(Rule("gd", 1.0), times, steps)
-    x = checked_examples(x, "x")
-    run = _Run(fn, start, chosen, loss, batch_size or BATCH)
-    start, start_test = run.outputs(run.first, x), None
-    targets = checked_pair(start, targets, loss, "the network's outputs", "targets")[1]
-    rows = None if batches is None else checked_batches(batches, len(x), when)
+    when = read_times(Optimizer("gd", weight_decay=weight_decay), times, steps)
+    x = read_examples(x, "x")
+    check_network(fn, start, chosen, x)
+    run = _Run(fn, start, chosen, loss, batch_size or DEFAULT_BATCH)
+    first = run.picked
+    outputs = run.outputs(first, x)
+    targets = read_outputs_and_targets(outputs, targets, loss, "the network's outputs", "targets")[1]
+    rows = None if batches is None else read_batches(batches, count_examples(x), when)
+    test_outputs = test_losses = None
     if x_test is not None:
-        x_test = checked_examples(x_test, "x_test")
+        x_test = read_examples(x_test, "x_test")
+        test_outputs = run.outputs(first, x_test)
         if test_targets is not None:
-            start_test = run.outputs(run.first, x_test)
-            _, test_targets = checked_pair(start_test, test_targets, loss, "the network's test outputs", "test_targets")
+            test_targets = read_outputs_and_targets(test_outputs, test_targets, loss, "the network's test outputs", "test_targets")[1]
     elif test_targets is not None:
         raise ConfigError("test_targets= need x_test= beside them.")
-    leaves, state, seen = run.first, optimizer.init(run.first), {}
-    update = jax.jit(partial(_update, optimizer, float(weight_decay)))
-    last, wanted = int(when.max()), {int(time) for time in when}
-    everything = np.arange(len(x))
+    leaves, state, update = first, optimizer.init(first), _compiled_update(optimizer, float(weight_decay), first)
+    records, recorded, last, everything = {}, set(when.astype(int)), int(when.max()), np.arange(count_examples(x))
     for step in range(last + 1):
-        if step in wanted:
-            distance = np.sqrt(sum(float(np.square(np.asarray(a, np.float64) - np.asarray(b)).sum()) for a, b in zip(leaves, run.first, strict=True)))
-            outputs = run.outputs(leaves, x) if step else start
-            test = start_test if not step and start_test is not None else None if x_test is None else run.outputs(leaves, x_test)
-            seen[step] = (outputs, distance, test)
+        if step in recorded:
+            if step:
+                outputs, test_outputs = run.outputs(leaves, x), None if x_test is None else run.outputs(leaves, x_test)
+            records[step] = (outputs, _distance(leaves, first), test_outputs)
         if step == last:
             break
-        batch = everything if rows is None else rows[step]
-        leaves, state = update(leaves, state, run.gradient(leaves, x, targets, batch), run.first)
+        gradient = run.gradient(leaves, x, targets, everything if rows is None else rows[step])
+        leaves, state = update(leaves, state, gradient, first)
         if progress is not None:
             progress(step + 1, last, "steps")
-    records = [seen[int(time)] for time in when]
-    train_outputs = np.stack([record[0] for record in records])
-    test_outputs = None if x_test is None else np.stack([record[2] for record in records])
-    test_losses = None if test_targets is None else np.array([loss_value(loss, f.astype(np.float64), test_targets) for f in test_outputs])
-    return Trajectory(
-        when,
-        train_outputs,
-        np.array([loss_value(loss, f.astype(np.float64), targets) for f in train_outputs]),
-        np.array([record[1] for record in records]),
-        test_outputs,
-        test_losses,
-        run.whole(leaves),
-    )
+    train_outputs, distances, test_outputs = zip(*(records[int(time)] for time in when), strict=True)
+    losses = np.array([loss_value(loss, f.astype(np.float64), targets) for f in train_outputs])
+    if test_targets is not None:
+        test_losses = np.array([loss_value(loss, f.astype(np.float64), test_targets) for f in test_outputs])
+    test = None if x_test is None else np.stack(test_outputs)
+    flat, treedef = jax.tree.flatten(start)
+    for index, leaf in zip(chosen, leaves, strict=True):
+        flat[index] = leaf
+    return Trajectory(when, np.stack(train_outputs), losses, np.array(distances), test, test_losses, jax.tree.unflatten(treedef, flat))
 
 
-class _Run:
+class _Run(BatchedProduct):
     """Outputs and gradients of a network in its trained leaves, batch by batch."""
 
     def __init__(self, fn, start, chosen, loss: str, size: int):
-        self._start, self._chosen, self._loss = start, chosen, loss
-        self._in_batches = InBatches(size)
-        call, self.first, self._held = hold(fn, start, chosen)
-        self._outputs = jax.jit(call)
-
-        def total(leaves, held, x, targets, weights):
-            return (weights * example_losses(loss, call(leaves, held, x), targets)).sum()
-
-        self._gradient = jax.jit(jax.grad(total))
+        super().__init__(*hold(fn, start, chosen), size)
+        self._loss, self._in_batches = loss, InBatches(size)
 
     def outputs(self, leaves, x) -> np.ndarray:
-        return np.asarray(self._in_batches(partial(self._outputs, leaves, self._held), x))
+        flat, treedef = jax.tree.flatten(x)
+        return np.asarray(self._in_batches(lambda *batch: self._run(_outputs, (), leaves, jax.tree.unflatten(treedef, batch)), *flat))
 
-    def gradient(self, leaves, x, targets, batch):
-        share = 1 / len(batch) if is_mean(self._loss) else 1.0
-        whole = None
+    def gradient(self, leaves, x, targets, batch) -> list[jax.Array]:
+        share, total = 1 / len(batch) if is_mean(self._loss) else 1.0, None
         with jax.default_matmul_precision("highest"):
             for rows, real in padded_batches(len(batch), self._in_batches.size):
                 places = batch[rows]
-                part = self._gradient(leaves, self._held, x[places], targets[places], share * real)
-                whole = part if whole is None else [a + b for a, b in zip(whole, part, strict=True)]
-        return whole
+                part = self._run(_gradient, (self._loss,), leaves, some_examples(x, places), targets[places], share * real)
+                total = part if total is None else [a + b for a, b in zip(total, part, strict=True)]
+        return total
 
-    def whole(self, leaves):
-        """All parameters, the trained leaves among them."""
-        flat, treedef = jax.tree.flatten(self._start)
-        for index, leaf in zip(self._chosen, leaves, strict=True):
-            flat[index] = leaf
-        return jax.tree.unflatten(treedef, flat)
+    def _run(self, function, static, leaves, x, *arguments):
+        program, values = self._program(x)
+        return program.jit(function, *static)(values, leaves, self._held, x, *arguments)
 
 
-def _update(optimizer, weight_decay, leaves, state, gradient, first):
-    if weight_decay:
-        gradient = [g + weight_decay * (leaf - start) for g, leaf, start in zip(gradient, leaves, first, strict=True)]
-    change, state = optimizer.update(gradient, state, leaves)
-    return optax.apply_updates(leaves, change), state
+def _outputs(program: Program, values, leaves, held, x):
+    return outputs_of(program, values, jax.tree.leaves((leaves, held, x)))[0]
+
+
+def _gradient(program: Program, loss: str, values, leaves, held, x, targets, weights):
+    def total(leaves):
+        return (weights * example_losses(loss, _outputs(program, values, leaves, held, x).astype(targets.dtype), targets)).sum()
+
+    return jax.grad(total)(leaves)
+
+
+def _compiled_update(optimizer: optax.GradientTransformation, weight_decay: float, first: list) -> Callable:
+    """update(leaves, state, gradient, first) -> leaves and state. Optimisers with the same operations share what is compiled."""
+
+    def update(leaves, state, gradient, first):
+        if weight_decay:
+            gradient = [g + weight_decay * (leaf - start) for g, leaf, start in zip(gradient, leaves, first, strict=True)]
+        change, state = optimizer.update(gradient, state, leaves)
+        return optax.apply_updates(leaves, change), state
+
+    arguments = (first, optimizer.init(first), first, first)
+    treedef = jax.tree.structure(jax.eval_shape(update, *arguments))
+    program, values = trace(update, *arguments)
+    run = program.jit(outputs_of)
+    return lambda *arguments: jax.tree.unflatten(treedef, run(values, jax.tree.leaves(arguments)))
+
+
+def _distance(leaves: list, first: list) -> float:
+    return np.sqrt(sum(float(np.square(np.asarray(a, np.float64) - np.asarray(b)).sum()) for a, b in zip(leaves, first, strict=True)))
 
 
 def draw_batches(n: int, size: int, steps: int, seed: int = 0) -> list[Int[np.ndarray, " b"]]:
-    """Places of `steps` mini-batches: epoch after epoch in a new order, what is left over of an epoch is dropped.
+    """Indices of `steps` mini-batches: epoch after epoch in a new order, what is left over of an epoch is dropped.
 
     Raises:
       ConfigError: `size` is not between 1 and n, or `steps` is no whole number from 0.
@@ -199,9 +203,8 @@ def draw_batches(n: int, size: int, steps: int, seed: int = 0) -> list[Int[np.nd
     check_count("steps", steps, 0)
     if not is_whole(size) or not 1 <= size <= n:
         raise ConfigError(f"size={size!r} must be a whole number from 1 to the {n} training examples.")
-    epochs, found = 0, []
-    while len(found) < steps:
-        order = np.random.default_rng([seed, epochs]).permutation(n)
+    found = []
+    for epoch in range(-(-steps // (n // size))):
+        order = np.random.default_rng([seed, epoch]).permutation(n)
         found += [order[first : first + size] for first in range(0, n - size + 1, size)]
-        epochs += 1
     return found[:steps]

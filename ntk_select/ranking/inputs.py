@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ntk_select.cache import Cache
-from ntk_select.engine.kernel import ntk_plan
+from ntk_select.engine.ntk import ntk_plan
 from ntk_select.errors import DataError, ModelError, NtkSelectError, explained
 from ntk_select.expert import Expert
 from ntk_select.gradients import expert_question, gradient_kernel

@@ -11,8 +11,8 @@ from ntk_select.expert import Expert
 from ntk_select.gradients import asked, averaged_outputs, gradient_kernel, sketch_of
 from ntk_select.kernels import checked_labels, kernel_label_correlation
 from ntk_select.sketches import Sketch, SketchedScore
-from ntk_select.sketches.dimension import with_error
-from ntk_select.sketches.spec import as_sketch
+from ntk_select.sketches.projection import as_sketch
+from ntk_select.sketches.score import with_error
 
 
 def lgc(

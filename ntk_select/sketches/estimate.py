@@ -1,4 +1,4 @@
-"""What does a sketch say of the kernel, and how sure is it?"""
+"""The kernel that a sketch estimates, and its error."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ntk_select.errors import ConfigError, did_you_mean
-from ntk_select.sketches.kinds import FORWARD, KINDS
-from ntk_select.sketches.spec import ALL_KINDS
+from ntk_select.sketches.projection import ALL_KINDS, FORWARD, KINDS
+from ntk_select.whole import is_whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class SketchedKernel:
             raise ConfigError(f"A sketch is a floating-point array (n, dim) or (n, c, dim); given: {z.dtype} {z.shape}.")
         if self.kind not in ALL_KINDS:
             raise ConfigError(f"kind={self.kind!r}: there is no such sketch.{did_you_mean(str(self.kind), ALL_KINDS)}")
-        if isinstance(self.blocks, bool) or not isinstance(self.blocks, int | np.integer) or self.blocks < 1 or z.shape[-1] % self.blocks:
+        if not is_whole(self.blocks) or self.blocks < 1 or z.shape[-1] % self.blocks:
             raise ConfigError(f"blocks={self.blocks!r} must be a whole number that divides the {z.shape[-1]} columns of the sketch.")
         object.__setattr__(self, "sketch", z.reshape(-1, z.shape[-1]))
 

@@ -7,22 +7,21 @@ CountSketch of the same width serves them.
 The price: a layer whose gradient has low rank (one position: dense layers, 1 x 1 maps) is seen through A and B with
 relative variance 2 / k_a + 2 / k_g instead of 2 / (k_a k_g). Many small blocks are better than one large one.
 
-Cost: s (k k_a + o k_g + k_a k_g) products for each use and block, in the letters of `engine.uses`, and no memory that grows with
-the leaf. Forming the gradient takes s k o: fewer, unless k and o are well above sqrt(dim blocks).
+Cost: s (k k_a + o k_g + k_a k_g) products for each operation and block, in the letters of `engine.layer_ops`, and no memory that
+grows with the leaf. Forming the gradient takes s k o: fewer, unless k and o are well above sqrt(dim blocks).
 """
 
 import jax
 import jax.numpy as jnp
 
-from ntk_select.engine.uses import Conv, Use
+from ntk_select.engine.layer_ops import Embedding, LayerOp
 from ntk_select.sketches import countsketch
-from ntk_select.sketches.bits import normals, word_table
-from ntk_select.sketches.leaf_gradients import every_tap, of_live_taps
+from ntk_select.sketches.hashing import normals, word_table
 
 
-def empty(rows: int, width: int, blocks: int, dtype):
-    """The sketch before anything is added: (rows, blocks, k_a, k_g) for weights, and a CountSketch for the other leaves."""
-    return jnp.zeros((rows, blocks, *split(width)), dtype), countsketch.empty(rows, width, blocks, dtype)
+def init(rows: int, width: int, blocks: int, dtype):
+    """State: (rows, blocks, k_a, k_g) for weights, and that of a CountSketch for the other leaves."""
+    return jnp.zeros((rows, blocks, *split(width)), dtype), countsketch.init(rows, width, blocks, dtype)
 
 
 def split(width: int) -> tuple[int, int]:
@@ -31,37 +30,34 @@ def split(width: int) -> tuple[int, int]:
     return smaller, width // smaller
 
 
-def add(total, gradients, keys):
-    """`total` with the gradients (e, t, p) of a leaf that is no weight added; keys (1 + t, blocks, 4)."""
-    return total[0], countsketch.add(total[1], gradients, keys[1:])
+def update(state, gradients, keys):
+    """`state` with the gradients (e, t, p) of a leaf that is no weight added; keys (t, blocks, 4)."""
+    return state[0], countsketch.update(state[1], gradients, keys)
 
 
-def add_factors(uses: tuple[Use, ...], apart: bool, total, factors, keys):
-    """`total` with the weight of some uses added, from what entered and the cotangents of what left (see `Stored`).
+def update_factors(state, ops: tuple[LayerOp, ...], apart: bool, factors, input_key, keys):
+    """`state` with the weight of some operations added, from what entered and the cotangents of what left (see `Stored`).
 
     Args:
-      uses: of the weight.
+      state: from `init`.
+      ops: of the weight, all taps of windows included.
       apart: each cotangent has a row of its own.
-      total: from `empty`.
-      factors: for each use inputs (n, ...) and cotangents (n, g, s, m, o).
-      keys: (1 + t, blocks, 4): of A, then of B for each cotangent.
+      factors: for each operation inputs (n, ...) and cotangents (n, g, s, m, o).
+      input_key: (blocks, 4), of A.
+      keys: (t, blocks, 4), of B for each cotangent.
     """
-    products, others = total
+    products, others = state
     ka, kg = products.shape[2:]
-    use, dtype = uses[0], products.dtype
-    entering = use.width_in // use.taps * (len(every_tap(use)) if isinstance(use, Conv) else use.taps)
+    op, dtype = ops[0], products.dtype
 
-    def of_inputs(key):  # (g, k, k_a)
-        table = normals(word_table(key[:2], _numbers(use.groups * entering), _numbers(ka)))
-        return of_live_taps(use, table.reshape(use.groups, entering, ka)).astype(dtype)
+    def matrix(key, groups: int, height: int, width: int):  # (g, height, width)
+        table = normals(word_table(key, jnp.arange(groups * height, dtype=jnp.uint32), jnp.arange(width, dtype=jnp.uint32)))
+        return table.reshape(groups, height, width).astype(dtype)
 
-    def of_cotangents(key):  # (g, o, k_g)
-        table = normals(word_table(key[2:], _numbers(use.groups * use.width_out), _numbers(kg)))
-        return table.reshape(use.groups, use.width_out, kg).astype(dtype)
-
-    a, b = jax.vmap(of_inputs)(keys[0]), jax.vmap(jax.vmap(of_cotangents))(keys[1:])
-    for one, (x, cotangents) in zip(uses, factors, strict=True):
-        left = jnp.einsum("ngsk,bgka->nbgsa", jax.vmap(one.patches)(x).astype(dtype), a)
+    a = jax.vmap(lambda key: matrix(key[:2], op.groups, op.width_in, ka))(input_key)
+    b = jax.vmap(jax.vmap(lambda key: matrix(key[2:], op.groups, op.width_out, kg)))(keys)
+    for one, (x, cotangents) in zip(ops, factors, strict=True):
+        left = _projected_inputs(one, x, a)
         if apart:
             right = jnp.einsum("ngsmo,bgoc->nmbgsc", cotangents.astype(dtype), b[0])
             part = jnp.einsum("nbgsa,nmbgsc->nmbac", left, right).reshape(products.shape)
@@ -71,11 +67,15 @@ def add_factors(uses: tuple[Use, ...], apart: bool, total, factors, keys):
     return products, others
 
 
-def finished(total):
+def _projected_inputs(op: LayerOp, x, a):
+    """X A (n, b, g, s, k_a)."""
+    if isinstance(op, Embedding):
+        picked = a.at[:, :, jax.vmap(op.rows)(x)].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+        return picked.transpose(2, 0, 1, 3, 4)
+    return jnp.einsum("ngsk,bgka->nbgsa", jax.vmap(op.patches)(x).astype(a.dtype), a)
+
+
+def finalize(state):
     """(e, blocks width), with E[Z Z'] the kernel."""
-    products, others = total
-    return products.reshape(len(products), -1) * products[0].size ** -0.5 + countsketch.finished(others)
-
-
-def _numbers(count: int):
-    return jnp.arange(count, dtype=jnp.uint32)
+    products, others = state
+    return products.reshape(len(products), -1) * products[0].size ** -0.5 + countsketch.finalize(others)

@@ -1,6 +1,8 @@
-"""How well does a sketched kernel agree with the labels, and between which bounds does the exact score lie?"""
+"""How well a sketched kernel agrees with the labels: the score, its interval, and as many columns as a wanted error needs."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Int
@@ -9,8 +11,14 @@ from ntk_select.errors import TaskError, UndefinedScoreError
 from ntk_select.kernels import CONSTANT, checked_labels
 from ntk_select.resampling import Z95
 from ntk_select.sketches.estimate import SketchedKernel, between_blocks
+from ntk_select.sketches.projection import FORWARD, KINDS, Sketch, rounded_up
 
 ENOUGH_BLOCKS = 4  # to call their disagreement a standard error
+SCORE_ERROR = 0.005
+PILOT_DIM = 2048
+PILOT_BLOCKS = 16  # where only blocks that disagree tell the error
+MOST_DIM = 2**16
+MARGIN = 1.1  # columns beyond what the pilot calls for, since it is only an estimate
 
 
 @dataclass(frozen=True)
@@ -176,3 +184,48 @@ class _Parts:
             return None
         values = (self.covariances.sum() - self.covariances) / (b - 1) / np.sqrt(variances)
         return float(np.sqrt((b - 1) / b * ((values - values.mean()) ** 2).sum()))
+
+
+def with_error(
+    draw: Callable[[Sketch], SketchedKernel], labels: Int[np.ndarray, " n"], sketch: Sketch, *, together: int = 1, **variant
+) -> SketchedScore:
+    """The score from a sketch, of as many columns as its error asks for.
+
+    With dim="auto" a pilot of about 2,000 columns tells the error of the score, whose square falls with the columns; unless
+    the pilot is good enough, a second sketch has the columns that are missing, at most 65,536. The interval then says what
+    was reached.
+
+    Args:
+      draw: draw(sketch) -> the sketched kernel, for a sketch whose dimension and blocks are numbers.
+      labels: class ids.
+      sketch: with dim="auto" or a number.
+      together: columns that a direction of "jvp" fills; a block of the pilot has room for one at least.
+      variant: of `sketched_correlation`.
+    """
+    if sketch.dim != "auto":
+        return sketched_correlation(draw(sketch.with_blocks(2)), labels, **variant)
+    wanted = SCORE_ERROR if sketch.error is None else sketch.error
+    pilot = _pilot(sketch, together if sketch.kind == FORWARD else 1)
+    kernel = draw(pilot)
+    score = sketched_correlation(kernel, labels, **variant)
+    error = score.standard_error if score.standard_error is not None else score.measured_error
+    if error is None or error <= wanted:
+        return score
+    needed = MARGIN * pilot.dim * (error / wanted) ** 2
+    if kernel.has_law:
+        final = replace(pilot, dim=min(rounded_up(needed, pilot.blocks), MOST_DIM // pilot.blocks * pilot.blocks))
+    else:  # blocks keep their width: more of them shrink the error as the pilot's number of them says
+        blocks = min(math.ceil(needed / pilot.width), max(MOST_DIM, pilot.dim) // pilot.width)
+        final = replace(pilot, dim=blocks * pilot.width, blocks=blocks)
+    if final.dim <= pilot.dim:
+        return score
+    return sketched_correlation(draw(final), labels, **variant)
+
+
+def _pilot(sketch: Sketch, together: int) -> Sketch:
+    has_law = sketch.kind != FORWARD and KINDS[sketch.kind].law
+    blocks = sketch.blocks or (2 if has_law else PILOT_BLOCKS)
+    dim = rounded_up(PILOT_DIM, blocks)
+    if together > 1:
+        dim = blocks * together * math.ceil(dim / blocks / together)
+    return replace(sketch, dim=dim, blocks=blocks, error=None)

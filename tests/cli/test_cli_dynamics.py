@@ -153,7 +153,7 @@ def test_without_a_figure_the_numbers_are_saved_all_the_same(ran, tmp_path, monk
     def failing(*_, **__):
         raise MissingDependencyError("Type: pip install matplotlib")
 
-    monkeypatch.setattr("ntk_select.cli.dynamics_run.curves", failing)
+    monkeypatch.setattr("ntk_select.cli.dynamics_run.plot_curves", failing)
     status, _, err = ran("--out", str(tmp_path / "here"))
     assert status == 0
     assert "No figure was written. Type: pip install matplotlib" in err

@@ -20,10 +20,10 @@ from ntk_select import (
 )
 from ntk_select.cli import main
 from ntk_select.cli.kernel_sketch import sketch_lines
+from ntk_select.cli.sketch_comparison_record import Comparison
 from ntk_select.errors import MissingDependencyError
 from ntk_select.kernel_file import load_kernel
-from ntk_select.sketches.bits import SCHEME
-from ntk_select.sketches.comparison import Comparison
+from ntk_select.sketches.hashing import SCHEME
 
 PER_CLASS = 3
 

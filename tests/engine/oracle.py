@@ -18,7 +18,7 @@ def draw(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def jacobians(fn, params, x) -> dict[str, np.ndarray]:
-    """The Jacobian (n, c, p) of each floating-point leaf, by its "/"-joined path."""
+    """The Jacobian (n, c, p) of each floating-point leaf, by its "/"-joined path. x may be a pytree, outputs (n, c) or (n,)."""
     pairs, treedef = jax.tree_util.tree_flatten_with_path(params)
     leaves = [leaf for _, leaf in pairs]
     chosen = [index for index, leaf in enumerate(leaves) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
@@ -27,12 +27,13 @@ def jacobians(fn, params, x) -> dict[str, np.ndarray]:
         merged = list(leaves)
         for index, leaf in zip(chosen, picked, strict=True):
             merged[index] = leaf
-        return fn(jax.tree.unflatten(treedef, merged), example[None])[0, a]
+        return fn(jax.tree.unflatten(treedef, merged), jax.tree.map(lambda leaf: leaf[None], example)).reshape(-1)[a]
 
     gradient = jax.jit(jax.grad(output), compiler_options=QUICKLY)
-    outputs = jax.eval_shape(lambda x: fn(params, x), x[:1]).shape[1]
-    picked = [leaves[index] for index in chosen]
-    rows = [[[np.asarray(g, np.float64).ravel() for g in gradient(picked, example, a)] for a in range(outputs)] for example in np.asarray(x)]
+    outputs = jax.eval_shape(lambda x: fn(params, x), jax.tree.map(lambda leaf: leaf[:1], x)).size
+    picked, n = [leaves[index] for index in chosen], len(jax.tree.leaves(x)[0])
+    examples = [jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], x) for i in range(n)]
+    rows = [[[np.asarray(g, np.float64).ravel() for g in gradient(picked, example, a)] for a in range(outputs)] for example in examples]
     names = [jax.tree_util.keystr(pairs[index][0], simple=True, separator="/") for index in chosen]
     return {name: np.array([[gradients[place] for gradients in row] for row in rows]) for place, name in enumerate(names)}
 
@@ -59,7 +60,8 @@ def whole(jacobian: dict[str, np.ndarray]) -> np.ndarray:
 
 def close(given, expected, tolerance: float = 1e-12) -> None:
     """Equal up to `tolerance` times the largest entry."""
-    assert isinstance(given, np.ndarray)
+    assert isinstance(given, np.ndarray | jax.Array)
+    given = np.asarray(given)
     assert given.shape == expected.shape
     largest = np.abs(expected).max(initial=0)
     assert np.abs(given - expected).max(initial=0) <= tolerance * largest

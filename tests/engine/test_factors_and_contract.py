@@ -1,4 +1,4 @@
-"""Do the factors of a backward pass hold the gradients, and do both contractions of them give the kernel?"""
+"""The factors of a backward pass hold the gradients, and both contractions of them give the kernel."""
 
 import functools
 from functools import partial
@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from jax import lax
 
-from ntk_select.engine.contract import add_gradient_tile, add_pair_tile, form_gradients, gradient_tile, host_tile, pair_tile, uses_of
-from ntk_select.engine.factors import Stored, factors, fill
-from ntk_select.engine.selection import select
-from ntk_select.engine.structure import read_structure
-from ntk_select.engine.use_kernel import use_kernel
-from ntk_select.engine.uses import conv_use
+from ntk_select.engine import contract as contract_module
+from ntk_select.engine.contract import Contraction, contract, finish, gradient_block, mirrored, pair_block, swapped, zero_totals
+from ntk_select.engine.execute import kernel_of_op
+from ntk_select.engine.factors import Stored, factors, fill, outer
+from ntk_select.engine.layer_ops import conv_op
+from ntk_select.engine.structure import analyse
 
 pytestmark = pytest.mark.usefixtures("quickly")
 
@@ -38,17 +38,17 @@ STRUCTURED = ("shared", "grouped", "heads", "head")
 
 @pytest.fixture(scope="module")
 def case(oracle, quickly):
-    """Structure, leaves, examples of both sides, their Jacobians and cotangents of their own."""
+    """What was analysed, examples of both sides, their Jacobians, and the places of the leaves."""
     params = {name: oracle.draw(*shape, seed=seed) for seed, (name, shape) in enumerate(SHAPES.items())}
     x1, x2 = oracle.draw(N, 5, 4, 2, seed=8), oracle.draw(N, 5, 4, 2, seed=9)
-    structure = read_structure(network, params, x1, select(params, None))
-    positions = {leaf.name: position for position, leaf in enumerate(structure.leaves)}
-    return structure, jax.tree.leaves(params), (x1, x2), [oracle.jacobians(network, params, x) for x in (x1, x2)], positions
+    analysed = analyse(network, params, x1)
+    positions = {leaf.name: position for position, leaf in enumerate(analysed.structure.leaves)}
+    return analysed, (x1, x2), [oracle.jacobians(network, params, x) for x in (x1, x2)], positions
 
 
 @pytest.fixture(scope="module")
 def held(case):
-    """held(what, side): what is kept of each leaf for the outputs themselves, by name."""
+    """held(what, side): what is stored of each leaf for the outputs themselves, by name."""
 
     @functools.cache
     def compute(what, side):
@@ -58,14 +58,16 @@ def held(case):
 
 
 def of_side(case, side, what, names, cotangents):
-    structure, leaves, x, _, positions = case
+    analysed, x, _, positions = case
     stored = tuple(Stored(positions[name], what) for name in names)
-    return dict(zip(names, factors(structure, stored, structure.program.values, leaves, x[side], cotangents), strict=True))
+    run = analysed.structure.jit(factors, stored)
+    return dict(zip(names, run(analysed.values, analysed.leaves, x[side], cotangents), strict=True))
 
 
-def uses(case, name):
-    structure, *_, positions = case
-    return uses_of(structure.taps, structure.leaves[positions[name]].taps)
+def ops(case, name):
+    analysed, *_, positions = case
+    leaf = analysed.structure.leaves[positions[name]]
+    return analysed.structure.ops(leaf) if leaf.structured else ()
 
 
 def leaf_like(case, name, rows):
@@ -74,58 +76,73 @@ def leaf_like(case, name, rows):
     by_cotangent = np.moveaxis(np.asarray(rows), 2, 1)
     if name not in STRUCTURED:
         return by_cotangent.reshape(n, m, -1)
-    (use, *_) = uses(case, name)
-    groups = use.groups
-    return np.array([[np.asarray(use.weight(one.reshape(groups, -1, o))).ravel() for one in example] for example in by_cotangent])
+    (op, *_) = ops(case, name)
+    return np.array([[np.asarray(op.weight(one.reshape(op.groups, -1, o))).ravel() for one in example] for example in by_cotangent])
+
+
+def contracted(how, pairing, part1, part2=None, *, m=C, dtype=np.float64, shape=None, total=None):
+    """The sums of one leaf alone."""
+    symmetric = part2 is None
+    n1, n2 = (len(jax.tree.leaves(part)[0]) for part in (part1, part1 if symmetric else part2))
+    tail = {"trace": (), "diagonal": (m,), "full": (m, m)}[pairing]
+    totals = zero_totals((how,), (n1, n2, *tail), dtype) if total is None else {how.name: jnp.asarray(total)}
+    run = jax.jit(contract, static_argnums=(0, 1, 2, 3))
+    found = run((how,), pairing, symmetric, False, totals, [part1], [part1 if symmetric else part2])[how.name]
+    return np.asarray(finish(pairing, symmetric, (n1, n2), 1, found))
 
 
 def test_gradients_are_the_jacobian_leaf_by_leaf(oracle, case, held):
     for name, gradients in held("gradients", 0).items():
-        oracle.close(leaf_like(case, name, gradients), case[3][0][name])
+        oracle.close(leaf_like(case, name, gradients), case[2][0][name])
 
 
 def test_each_example_may_have_cotangents_of_its_own(oracle, case):
     own = oracle.draw(N, 2, C, seed=5)
     rows = of_side(case, 0, "gradients", tuple(SHAPES), own)
     for name, gradients in rows.items():
-        oracle.close(leaf_like(case, name, gradients), np.einsum("nmc,ncp->nmp", own, case[3][0][name]))
+        oracle.close(leaf_like(case, name, gradients), np.einsum("nmc,ncp->nmp", own, case[2][0][name]))
 
 
-@pytest.mark.parametrize("kept", ["patches", "inputs"])
-def test_gradients_formed_later_are_the_same(oracle, case, held, kept):
-    for name, parts in held(kept, 0).items():
-        gradients, mine = np.asarray(held("gradients", 0)[name]), uses(case, name)
-        taps, width = mine[0].taps, mine[0].width_in
-        oracle.close(np.asarray(form_gradients(mine, kept, (0, taps), width, parts, 0)), gradients)
+@pytest.mark.parametrize("stored", ["patches", "inputs"])
+def test_products_of_the_factors_are_the_gradients(oracle, case, held, stored):
+    for name, parts in held(stored, 0).items():
+        total = 0
+        for op, (x, left) in zip(ops(case, name), parts, strict=True):
+            total += jax.vmap(outer)(x if stored == "patches" else jax.vmap(op.patches)(x), left)
+        oracle.close(np.asarray(total).reshape(held("gradients", 0)[name].shape), np.asarray(held("gradients", 0)[name]))
 
 
-@pytest.mark.parametrize("kept", ["patches", "inputs"])
-def test_gradients_formed_in_pieces_are_the_same(oracle, case, held, kept):
-    """Groups come first in a gradient, then its rows: taps of the window, and channels."""
-    for name in ("shared", "grouped"):
-        gradients, (use, *_) = np.asarray(held("gradients", 0)[name]), uses(case, name)
-        taps = [(0, 1), (1, use.taps)] if kept == "inputs" else [(0, use.taps)]
-        rows = []
-        for first, last in taps:
-            end = (last - first) * use.width_in // use.taps
-            cuts = [(0, end - 1), (end - 1, end)] if end > 1 else [(0, 1)]
-            rows += [np.asarray(form_gradients(uses(case, name), kept, (first, last), b - a, held(kept, 0)[name], a)) for a, b in cuts]
-        by_group = [piece.reshape(N, use.groups, -1, *piece.shape[2:]) for piece in rows]
-        oracle.close(np.concatenate(by_group, axis=2).reshape(gradients.shape), gradients)
+@pytest.mark.parametrize("entries", [1, 5, 11, 10**6])
+@pytest.mark.parametrize("stored", ["gradients", "patches", "inputs"])
+def test_gradients_in_pieces_of_any_size_give_the_kernel_of_each_leaf(oracle, case, held, stored, entries):
+    """Pieces are columns of a gradient, channels of the patches, or taps of the window and channels."""
+    for name in SHAPES if stored == "gradients" else STRUCTURED:
+        how = Contraction("", ops(case, name), "parameter", stored, 100, entries)
+        expected = oracle.paired(case[2][0][name], case[2][1][name], "trace") * C
+        oracle.close(contracted(how, "trace", held(stored, 0)[name], held(stored, 1)[name]), expected)
 
 
 @pytest.mark.parametrize("pairing", ["trace", "diagonal", "full"])
-def test_both_contractions_give_the_kernel_of_each_leaf(oracle, case, held, pairing):
-    """Without the division by c: tiles of "trace" are sums."""
-    for name in SHAPES:
-        expected = oracle.paired(case[3][0][name], case[3][1][name][:3], pairing) * (C if pairing == "trace" else 1)
-        left, right = held("gradients", 0)[name], held("gradients", 1)[name][:3]
-        oracle.close(np.asarray(gradient_tile(pairing, left, right)), expected)
-        oracle.close(host_tile(pairing, left, right), expected)
-        if name in STRUCTURED:
-            # Several uses stand side by side as positions.
-            left, right = ([jnp.concatenate(parts, axis=2) for parts in zip(*held("patches", side)[name], strict=True)] for side in (0, 1))
-            oracle.close(np.asarray(jax.jit(pair_tile, static_argnums=0)(pairing, *left, *(part[:3] for part in right))), expected)
+@pytest.mark.parametrize(("space", "stored"), [("parameter", "gradients"), ("sample", "patches"), ("sample", "inputs")])
+def test_both_contractions_give_the_kernel_of_each_leaf(oracle, case, held, pairing, space, stored):
+    """In blocks of the examples and at once, of both sides and of one. Without the division by c: sums of "trace" are not means."""
+    scale = C if pairing == "trace" else 1
+    for name in SHAPES if stored == "gradients" else STRUCTURED:
+        left, right = held(stored, 0)[name], held(stored, 1)[name]
+        for block in (1, 2, N):
+            how = Contraction("", ops(case, name), space, stored, block, 10**6)
+            oracle.close(contracted(how, pairing, left, right), oracle.paired(case[2][0][name], case[2][1][name], pairing) * scale)
+            oracle.close(contracted(how, pairing, left), oracle.paired(case[2][0][name], None, pairing) * scale)
+
+
+@pytest.mark.parametrize("pairing", ["trace", "diagonal", "full"])
+def test_sides_of_two_lengths_are_contracted(oracle, case, held, pairing):
+    few = jax.tree.map(lambda leaf: leaf[:3], (held("gradients", 1)["shared"], held("inputs", 1)["shared"]))
+    expected = oracle.paired(case[2][0]["shared"], case[2][1]["shared"][:3], pairing) * (C if pairing == "trace" else 1)
+    for (space, stored), part in zip((("parameter", "gradients"), ("sample", "inputs")), few, strict=True):
+        for block in (1, 2, 4):
+            how = Contraction("", ops(case, "shared"), space, stored, block, 10)
+            oracle.close(contracted(how, pairing, held(stored, 0)["shared"], part), expected)
 
 
 @pytest.mark.parametrize("pairing", ["trace", "diagonal", "full"])
@@ -133,9 +150,9 @@ def test_sums_are_wider_than_half_precision(oracle, pairing):
     """The factors have sixteen bits or are whole numbers; their products and sums are in float32."""
     rows = [oracle.draw(3, 5, 2, 40, seed=seed).astype(jnp.bfloat16) for seed in (0, 1)]
     exact = [row.astype(np.float64).transpose(0, 2, 1, 3).reshape(3, 2, -1) for row in rows]
-    for tile in (gradient_tile(pairing, *rows), host_tile(pairing, *rows)):
-        assert tile.dtype == np.float32
-        oracle.close(np.asarray(tile), oracle.paired(*exact, pairing) * (2 if pairing == "trace" else 1), 1e-5)
+    block = gradient_block(pairing, *rows)
+    assert block.dtype == np.float32
+    oracle.close(np.asarray(block), oracle.paired(*exact, pairing) * (2 if pairing == "trace" else 1), 1e-5)
     cotangents = [oracle.draw(3, 1, 30, 2, 4, seed=seed).astype(jnp.bfloat16) for seed in (2, 3)]
     for patches in (
         [oracle.draw(3, 1, 30, 20, seed=seed).astype(jnp.bfloat16) for seed in (4, 5)],
@@ -143,44 +160,69 @@ def test_sums_are_wider_than_half_precision(oracle, pairing):
     ):
         exact = [np.einsum("agsk,agsmo->amgko", *(part.astype(np.float64) for part in pair)) for pair in zip(patches, cotangents, strict=True)]
         expected = oracle.paired(*(part.reshape(3, 2, -1) for part in exact), pairing) * (2 if pairing == "trace" else 1)
-        tile = jax.jit(pair_tile, static_argnums=0)(pairing, patches[0], cotangents[0], patches[1], cotangents[1])
-        assert tile.dtype == np.float32
-        oracle.close(np.asarray(tile), expected, 1e-5)
+        products = jnp.einsum("agsk,bgtk->gasbt", *(jnp.asarray(part, jnp.float32) for part in patches))
+        block = jax.jit(pair_block, static_argnums=0)(pairing, products, *cotangents)
+        assert block.dtype == np.float32
+        oracle.close(np.asarray(block), expected, 1e-5)
+        how = Contraction("", ops_of_identity(20, 4), "sample", "patches", 3, 100)
+        parts = [[(jnp.asarray(part), jnp.asarray(left))] for part, left in zip(patches, cotangents, strict=True)]
+        oracle.close(contracted(how, pairing, *parts, m=2, dtype=np.float32), expected, 1e-5)
 
 
-@pytest.mark.parametrize("pairing", ["trace", "diagonal", "full"])
-def test_the_host_multiplies_rows_with_themselves_as_with_others(oracle, held, pairing):
-    rows = held("gradients", 0)["grouped"]
-    oracle.close(host_tile(pairing, rows, rows), host_tile(pairing, rows, np.array(rows)))
+def ops_of_identity(width_in, width_out):
+    """A convolution with a window of one."""
+    return (conv_op((30, 1, width_in), (1, 1, width_in, width_out), strides=(1, 1), padding=((0, 0), (0, 0))),)
 
 
-def test_tiles_are_added_in_their_place(oracle, case, held):
-    before = oracle.draw(8, 6, seed=3)
-    rows = [held("gradients", side)["shared"] for side in (0, 1)]
-    factors = [held("inputs", side)["shared"] for side in (0, 1)]
-    expected = before.copy()
-    expected[2:4, 1:3] += C * oracle.paired(case[3][0]["shared"], case[3][1]["shared"], "trace")[2:4, 1:3]
-    oracle.close(np.asarray(add_gradient_tile("trace", 2, 2, jnp.array(before), *rows, 2, 1)), expected)
-    oracle.close(np.asarray(add_pair_tile("trace", 2, 2, uses(case, "shared"), "inputs", jnp.array(before), *factors, 2, 1)), expected)
+def test_what_is_added_comes_on_top_of_what_is_there(oracle, case, held):
+    before = oracle.draw(N, N, seed=3)
+    expected = before + C * oracle.paired(case[2][0]["shared"], case[2][1]["shared"], "trace")
+    for space, stored in (("parameter", "gradients"), ("parameter", "inputs"), ("sample", "inputs")):
+        how = Contraction("", ops(case, "shared"), space, stored, 2, 10)
+        oracle.close(contracted(how, "trace", held(stored, 0)["shared"], held(stored, 1)["shared"], total=before), expected)
+
+
+def test_sums_in_float64_of_factors_in_float32_are_closer(oracle, monkeypatch):
+    """Pieces are summed in the type of the factors, their sums in float64."""
+    monkeypatch.setattr(contract_module, "FLOAT64_ENTRIES", 64)
+    rows = (1 + oracle.draw(3, 40_000, 1, 1) / 10).astype(np.float32)
+    exact = rows[:, :, 0, 0].astype(np.float64) @ rows[:, :, 0, 0].astype(np.float64).T
+    how = Contraction("", (), "parameter", "gradients", 3, 10**6)
+    oracle.close(contracted(how, "trace", rows, m=1), exact, 3e-8)
+
+
+@pytest.mark.parametrize(("n", "size"), [(5, 512), (64, 32), (96, 32), (70, 32)])
+@pytest.mark.parametrize("tail", [(), (2,), (2, 2)])
+def test_the_lower_part_is_mirrored_in_blocks(monkeypatch, oracle, n, size, tail):
+    monkeypatch.setattr(contract_module, "MIRRORED", size)
+    kernel = oracle.draw(n, n, *tail)
+    found, turned = np.asarray(mirrored(jnp.asarray(kernel))), swapped(kernel)
+    rows, columns = np.indices((n, n))
+    lower, diagonal = rows > columns, rows == columns
+    np.testing.assert_array_equal(found[lower], kernel[lower])
+    np.testing.assert_array_equal(found[lower.T], turned[lower.T])
+    np.testing.assert_array_equal(found[diagonal], (kernel[diagonal] + turned[diagonal]) / 2)
+    np.testing.assert_array_equal(found, swapped(found))
 
 
 def test_batches_are_written_one_after_the_other(oracle, case):
-    structure, leaves, x, _, positions = case
+    analysed, x, _, positions = case
     stored = (Stored(positions["shared"], "inputs"), Stored(positions["scale"], "gradients"))
-    whole = factors(structure, stored, structure.program.values, leaves, x[0], np.eye(C)[None])
-    buffers = jax.tree.map(lambda part: jnp.full((6, *part.shape[1:]), 7.0), whole)
+    given = analysed.values, analysed.leaves
+    together = factors(analysed.structure, stored, *given, x[0], np.eye(C)[None])
+    buffers = jax.tree.map(lambda part: jnp.full((6, *part.shape[1:]), 7.0), together)
     for start in (0, 2):
-        buffers = fill(structure, stored, buffers, start, structure.program.values, leaves, x[0][start : start + 2], np.eye(C)[None])
-    for buffer, part in zip(jax.tree.leaves(buffers), jax.tree.leaves(whole), strict=True):
+        buffers = fill(analysed.structure, stored, buffers, start, *given, x[0][start : start + 2], np.eye(C)[None])
+    for buffer, part in zip(jax.tree.leaves(buffers), jax.tree.leaves(together), strict=True):
         oracle.close(np.asarray(buffer[:N]), np.asarray(part))
         assert (np.asarray(buffer[N:]) == 7).all()
 
 
 def test_one_example_does_not_change_the_factors_of_another(case, held):
-    structure, leaves, x, _, positions = case
+    analysed, x, _, positions = case
     stored = tuple(Stored(positions[name], "gradients") for name in SHAPES)
     other = np.concatenate([x[0][:1], np.full_like(x[0][1:], np.nan)])
-    spoilt = factors(structure, stored, structure.program.values, leaves, other, np.eye(C)[None])
+    spoilt = analysed.structure.jit(factors, stored)(analysed.values, analysed.leaves, other, np.eye(C)[None])
     for name, part in zip(SHAPES, spoilt, strict=True):
         np.testing.assert_array_equal(part[0], held("gradients", 0)[name][0])
         assert np.isnan(part[1:]).all()
@@ -200,6 +242,6 @@ def test_a_weight_alone_has_the_kernel_of_its_gradients(oracle, n, space):
         return jax.vmap(lambda ct: pull(ct[None])[0].ravel())(cts)
 
     rows = np.array([gradients(*pair) for pair in zip(x, ct, strict=True)])
-    kernel = use_kernel(conv_use(x.shape[1:], w.shape, **options), x, ct, space=space)
+    kernel = kernel_of_op(conv_op(x.shape[1:], w.shape, **options), x, ct, space=space)
     oracle.close(kernel, np.einsum("imp,jmp->ij", rows, rows))
     np.testing.assert_array_equal(kernel, kernel.T)

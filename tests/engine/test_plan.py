@@ -10,17 +10,11 @@ import numpy as np
 import pytest
 
 import ntk_select as ns
-from ntk_select.engine import planning
-from ntk_select.engine.budget import available_memory
-from ntk_select.engine.choice import padded, parameter_tile
-from ntk_select.engine.cost import DISPATCH
+from ntk_select.engine import plan as plan_module
+from ntk_select.engine.arguments import available_memory, read_outputs
 from ntk_select.engine.factors import factors
-from ntk_select.engine.kept import Cache
-from ntk_select.engine.outputs import read_outputs
-from ntk_select.engine.plan import side_keys, stored_of
-from ntk_select.engine.planning import COMPILER_BYTES, make_plan
-from ntk_select.engine.selection import select
-from ntk_select.engine.structure import GeneralRouteWarning, read_structure
+from ntk_select.engine.plan import ACCELERATOR, COMPILER_BYTES, CPU, DISPATCH, ByteCache, make_plan, padded, parameter_block, side_keys, stored_of, tuning
+from ntk_select.engine.structure import GeneralRouteWarning, analyse
 from ntk_select.errors import ConfigError
 
 
@@ -99,7 +93,7 @@ def test_contractions_of_a_convolution_are_counted_as_by_hand():
         for space in ("parameter", "sample")
     }
     rows, pairs = (ways(plan)["w"] for plan in plans.values())
-    block = pairs.sizes.pair_tile(16)
+    block = pairs.sizes.pair_block(16)
     least = 1 if jax.devices()[0].platform == "cpu" else 16
     assert rows.flops == 16 * (16 + least) / 2 * 2 * 72 + 16 * 2 * 36 * 72
     assert pairs.flops == 16 * (16 + block) / 2 * 2 * 36**2 * (18 + 4 + 1)
@@ -144,8 +138,9 @@ def left_to_the_compiler(plan):
 
 
 def read(fn, params, x, outputs, n):
-    structure = read_structure(fn, params, x, select(params, None))
-    return structure, read_outputs(outputs, n, None, structure.outputs, structure.dtype)
+    analysed = analyse(fn, params, x)
+    structure = analysed.structure
+    return analysed, read_outputs(outputs, n, None, structure.outputs, structure.dtype)
 
 
 @pytest.mark.parametrize("outputs", ["sum", "trace"])
@@ -159,10 +154,10 @@ def test_the_predicted_peak_is_near_what_xla_needs_for_a_pass(fn, params, x, out
 
     What is left to the compiler is not counted.
     """
-    structure, wanted = read(fn, params, x, outputs, 8)
+    (structure, values, leaves), wanted = read(fn, params, x, outputs, 8)
     plan = make_plan(structure, wanted, 8, None, memory=10**10)
     assert plan.batch == 8
-    compiled = factors.lower(structure, stored_of(plan, 0), structure.program.values, jax.tree.leaves(params), x, wanted.left).compile()
+    compiled = structure.jit(factors, stored_of(plan, 0)).lower(values, leaves, x, wanted.left).compile()
     found = compiled.memory_analysis()
     assert found.output_size_in_bytes == pytest.approx(plan.stored_bytes, abs=200)  # and a few pointers
     assert 0.25 <= (found.temp_size_in_bytes + found.output_size_in_bytes) / (plan.peak_bytes - left_to_the_compiler(plan)) <= 1.25
@@ -209,7 +204,7 @@ def test_without_a_budget_a_part_of_the_free_memory_is_taken():
 
 
 def test_more_devices_have_room_for_more():
-    structure, wanted = read(deep, DEEP, SHAPE((64, 3, 24), np.float64), "trace", 64)
+    (structure, *_), wanted = read(deep, DEEP, SHAPE((64, 3, 24), np.float64), "trace", 64)
     one, four = (make_plan(structure, wanted, 64, None, memory=700_000, devices=devices, batch_size=1) for devices in (1, 4))
     assert len(four.groups) < len(one.groups)
     assert four.work < one.work
@@ -217,7 +212,7 @@ def test_more_devices_have_room_for_more():
 
 
 def test_values_asked_for_least_recently_are_forgotten_first():
-    cache = Cache(room=10)
+    cache = ByteCache(room=10)
     cache.put("a", 1, 4)
     cache.put("b", 2, 4)
     assert cache.get("a") == 1
@@ -256,17 +251,17 @@ def test_only_the_sides_of_a_symmetric_tile_on_the_diagonal_are_the_same():
 def test_lengths_of_buffers_and_blocks_fit_together():
     for n in range(1, 3000):
         assert n <= padded(n) <= n + 31
-        assert padded(n) % parameter_tile(n) == 0
+        assert padded(n) % parameter_block(n) == 0
 
 
 def test_planning_does_not_go_through_millions_of_tiles(monkeypatch):
-    calls, sides = itertools.count(), planning.side_keys
+    calls, sides = itertools.count(), plan_module.side_keys
 
     def counted(*arguments):
         assert next(calls) < 200_000
         return sides(*arguments)
 
-    monkeypatch.setattr(planning, "side_keys", counted)
+    monkeypatch.setattr(plan_module, "side_keys", counted)
     params = {f"{k:02}": SHAPE((256, 256), np.float32) for k in range(20)}
     fn = lambda p, x: sum(jnp.tanh(x @ p[name]) for name in p)  # noqa: E731
     ns.ntk_plan(fn, params, SHAPE((4000, 256), np.float32), outputs="sum", memory_gb=0.05)

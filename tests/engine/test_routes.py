@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from ntk_select.engine.outputs import read_outputs
-from ntk_select.engine.routes import jacobian_kernel, ntk_vector_product, vector_product_kernel
-from ntk_select.engine.selection import select
+from ntk_select.engine.arguments import read_outputs, select
+from ntk_select.engine.jacobian import jacobian_kernel, vector_product_kernel
+from ntk_select.engine.structure import analyse
+from ntk_select.engine.vector_product import ntk_vector_product
 from ntk_select.errors import ConfigError
 
 C = 3
@@ -81,7 +82,7 @@ def draw(*shape):
 @pytest.mark.parametrize("route", ROUTES)
 def test_each_word_of_outputs_equals_a_loop_of_grad(route, word):
     outputs, chosen = read_outputs(word, 5, None, C, np.float64), select(PARAMS, None)
-    kernel = route(network, PARAMS, X1, None, outputs, chosen)
+    kernel = route(analyse(network, PARAMS, X1, chosen=chosen), X1, None, outputs)
     assert isinstance(kernel, np.ndarray)
     assert kernel.dtype == np.float64
     assert kernel.shape == outputs.kernel_shape(5, 5)
@@ -92,40 +93,40 @@ def test_each_word_of_outputs_equals_a_loop_of_grad(route, word):
 @pytest.mark.parametrize("route", ROUTES)
 def test_other_examples_on_the_right_give_a_rectangle(route, word):
     outputs, chosen = read_outputs(word, 5, 3, C, np.float64), select(PARAMS, None)
-    close(route(network, PARAMS, X1, X2, outputs, chosen), by_grad(X2, outputs, chosen))
+    close(route(analyse(network, PARAMS, X1, chosen=chosen), X1, X2, outputs), by_grad(X2, outputs, chosen))
 
 
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("shape", [(C,), (5, C)])
 def test_cotangents_equal_a_loop_of_grad(route, shape):
     outputs, chosen = read_outputs(draw(*shape), 5, None, C, np.float64), select(PARAMS, None)
-    close(route(network, PARAMS, X1, None, outputs, chosen), by_grad(None, outputs, chosen))
+    close(route(analyse(network, PARAMS, X1, chosen=chosen), X1, None, outputs), by_grad(None, outputs, chosen))
 
 
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("shapes", [((5, C), (3, C)), ((C,), (3, C))])
 def test_pairs_of_cotangents_equal_a_loop_of_grad(route, shapes):
     outputs, chosen = read_outputs(tuple(draw(*shape) for shape in shapes), 5, 3, C, np.float64), select(PARAMS, None)
-    close(route(network, PARAMS, X1, X2, outputs, chosen), by_grad(X2, outputs, chosen))
+    close(route(analyse(network, PARAMS, X1, chosen=chosen), X1, X2, outputs), by_grad(X2, outputs, chosen))
 
 
 @pytest.mark.parametrize("route", ROUTES)
 @pytest.mark.parametrize("layers", ["out|in/b", "scale"])
 def test_only_the_chosen_leaves_are_differentiated(route, layers):
     outputs, chosen = read_outputs("full", 5, None, C, np.float64), select(PARAMS, layers)
-    close(route(network, PARAMS, X1, None, outputs, chosen), by_grad(None, outputs, chosen))
+    close(route(analyse(network, PARAMS, X1, chosen=chosen), X1, None, outputs), by_grad(None, outputs, chosen))
 
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_batches_give_the_same_kernel(route):
     outputs, chosen = read_outputs((draw(5, C), draw(3, C)), 5, 3, C, np.float64), select(PARAMS, None)
-    close(route(network, PARAMS, X1, X2, outputs, chosen, batch_size=2), by_grad(X2, outputs, chosen))
+    close(route(analyse(network, PARAMS, X1, chosen=chosen), X1, X2, outputs, batch_size=2), by_grad(X2, outputs, chosen))
 
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_single_precision_stays_single_and_near_double(route):
     outputs, chosen = read_outputs("trace", 5, None, C, np.float32), select(PARAMS, None)
-    kernel = route(network, SINGLE, X1.astype(np.float32), None, outputs, chosen)
+    kernel = route(analyse(network, SINGLE, X1.astype(np.float32), chosen=chosen), X1.astype(np.float32), None, outputs)
     assert kernel.dtype == np.float32
     close(kernel, by_grad(None, outputs, chosen), 1e-5)
 
@@ -135,7 +136,7 @@ def test_params_may_be_a_list_with_a_size_and_indices_in_it(route):
     params = [draw(4, 6), 2, np.arange(4)[::-1].copy()]
     fn = lambda p, x: ((x[:, p[2]] @ p[0]) ** 3).reshape(len(x), p[1], -1).sum(1)  # noqa: E731
     outputs, rows = read_outputs("full", 5, None, C, np.float64), jacobian(fn, params, X1)
-    close(route(fn, params, X1, None, outputs, (0,)), paired(rows, rows, outputs, (0,)))
+    close(route(analyse(fn, params, X1, chosen=(0,)), X1, None, outputs), paired(rows, rows, outputs, (0,)))
 
 
 def product_by_grad(v, x2=None, layers=None):

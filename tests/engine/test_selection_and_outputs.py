@@ -9,8 +9,7 @@ import pytest
 from flax import nnx
 
 import ntk_select as ns
-from ntk_select.engine.outputs import read_outputs
-from ntk_select.engine.selection import leaf_names, select
+from ntk_select.engine.arguments import leaf_names, read_outputs, select
 from ntk_select.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("quickly")

@@ -2,8 +2,10 @@
 
 import errno
 import functools
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +18,7 @@ import pytest
 import ntk_select as ns
 from ntk_select.engine import store
 from ntk_select.engine.digest import digest_of_function, digest_of_params
-from ntk_select.engine.selection import select
-from ntk_select.engine.structure import read_structure
+from ntk_select.engine.structure import analyse
 from ntk_select.errors import ConfigError, DataError
 
 C = 2
@@ -45,14 +46,13 @@ def folder(tmp_path):
 @pytest.fixture
 def written(monkeypatch):
     """The tiles that were written, in examples: (first row, last + 1, first column, last + 1)."""
-    tiles, write = [], store.TileStore.write
+    tiles, write = [], store.BlockStore.write
 
-    def watch(self, i, j, values):
-        write(self, i, j, values)
-        columns = self.cuts[0] if self.cuts[1] is None else self.cuts[1]
-        tiles.append((*self.cuts[0][i : i + 2], *columns[j : j + 2]))
+    def watch(self, block, rows, columns):
+        write(self, block, rows, columns)
+        tiles.append((rows.start, rows.stop, columns.start, columns.stop))
 
-    monkeypatch.setattr(store.TileStore, "write", watch)
+    monkeypatch.setattr(store.BlockStore, "write", watch)
     return tiles
 
 
@@ -103,9 +103,11 @@ def test_a_kernel_on_disk_is_the_one_in_memory(folder, written, word, x2, tiles)
     kernel = on_disk(folder, 4, x2, outputs=word)
     right(kernel, 4, x2, outputs=word)
     assert len(written) == tiles
-    assert isinstance(kernel, np.memmap)
-    assert not kernel.flags.writeable
+    assert isinstance(kernel, store.StoredArray)
+    with pytest.raises(TypeError):
+        kernel[0] = 0
     if x2 is None:
+        kernel = np.asarray(kernel)
         assert (kernel == (kernel.transpose(1, 0, 3, 2) if word == "full" else kernel.swapaxes(0, 1))).all()
 
 
@@ -136,10 +138,11 @@ def test_interrupted_work_goes_on_where_it_stopped(folder, written, portions):
 
 
 def test_a_tile_that_was_written_but_not_marked_is_computed_again(folder, written, monkeypatch):
+    """The fourth mark: a block beside the diagonal has two, its own and that of its mirror image."""
     touch, count = Path.touch, iter(range(100))
 
     def fails(self, *args, **options):
-        if next(count) == 2:
+        if next(count) == 3:
             raise Cut
         touch(self, *args, **options)
 
@@ -272,31 +275,56 @@ def test_cotangents_belong_to_their_examples(folder, written):
         on_disk(folder, 8, outputs=OWN[0] + 1)
 
 
-@pytest.mark.parametrize("name", ["kernel.npy", "examples_x1.npy"])
-@pytest.mark.parametrize("damage", ["lost", "empty", "cut", "not an array", "shape", "type"])
-def test_marks_without_their_numbers_count_for_nothing(folder, written, name, damage):
-    on_disk(folder, 4)
-    file = folder / name
-    array = np.load(file)
-    if damage == "lost":
+def damage(file, how):
+    """Damages a description of Zarr, a chunk, or digests behind their checksum."""
+    content = file.read_bytes()
+    if how == "lost":
         file.unlink()
-    elif damage == "shape":
-        np.save(file, array[:3, :3])
-    elif damage == "type":
-        np.save(file, array.astype(np.float32)[..., None])
+    elif how == "fewer":
+        file.write_bytes(hashlib.sha256(content[32:-16]).digest() + content[32:-16])
+    elif how == "shape":
+        file.write_text(json.dumps(json.loads(content) | {"shape": [3, 3]}))
+    elif how == "type":
+        file.write_text(json.dumps(json.loads(content) | {"data_type": "float32"}))
     else:
-        file.write_bytes({"empty": b"", "cut": file.read_bytes()[:-1], "not an array": b"{}"}[damage])
+        flipped = content[:-10] + bytes([content[-10] ^ 1]) + content[-9:]
+        file.write_bytes({"empty": b"", "cut": content[:-1], "not an array": b"{}", "flipped": flipped}[how])
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        *(("kernel.zarr/zarr.json", how) for how in ("lost", "empty", "cut", "not an array", "shape", "type")),
+        *(("examples_x1.sha256", how) for how in ("lost", "empty", "cut", "not an array", "flipped", "fewer")),
+        *(("kernel.zarr/c/*/*", how) for how in ("lost", "empty", "cut", "not an array", "flipped")),
+    ],
+)
+def test_marks_without_their_numbers_count_for_nothing(folder, written, name, how):
+    on_disk(folder, 4)
+    for file in list(folder.glob(name)):
+        damage(file, how)
     written.clear()
-    with pytest.warns(UserWarning, match=r"are lost or damaged: all tiles are computed again"):
+    with pytest.warns(UserWarning, match=r"are lost or damaged: all blocks are computed again"):
         kernel = on_disk(folder, 4)
     right(kernel, 4)
     assert len(written) == 3
 
 
+def test_one_damaged_chunk_costs_the_blocks_that_meet_it(folder, written):
+    kernel = on_disk(folder, tile=4)
+    damage(folder / "kernel.zarr" / "c" / "1" / "1", "flipped")
+    with pytest.raises(DataError, match="cannot hold the kernel: DATA_LOSS"):
+        np.asarray(kernel)
+    written.clear()
+    with pytest.warns(UserWarning, match=r"are lost or damaged: 1 blocks are computed again"):
+        right(on_disk(folder, tile=4))
+    assert written == [(4, 8, 4, 8)]
+
+
 def test_marks_of_a_lost_kernel_are_gone_for_good(folder):
     on_disk(folder, 4)
-    (folder / "kernel.npy").unlink()
-    with pytest.warns(UserWarning, match="all tiles are computed again"):
+    shutil.rmtree(folder / "kernel.zarr")
+    with pytest.warns(UserWarning, match="all blocks are computed again"):
         begun(folder, 1, 4)
     right(on_disk(folder, 4), 4)
 
@@ -305,28 +333,29 @@ def test_stray_files_are_no_tiles(folder):
     on_disk(folder, 4)
     for name in ("0-1", ".nfs0001", "0-4_0-4.bak"):
         (folder / "done" / name).touch()
-    (folder / "kernel.part.npy").write_bytes(b"half")
-    right(on_disk(folder))
-    assert not (folder / "kernel.part.npy").exists()
+    part = folder / "kernel.zarr" / "c" / "1" / "1.__lock"
+    part.write_bytes(b"half")
+    (folder / "kernel.zarr" / "c" / "1" / "1").unlink()
+    with pytest.warns(UserWarning, match="computed again"):
+        right(on_disk(folder))
+    assert not part.exists()
 
 
-@pytest.mark.parametrize("fails", ["kernel.npy", "examples_x1.npy"])
+@pytest.mark.parametrize("fails", ["digests", "larger"])
 def test_a_cut_while_room_is_made_loses_nothing(folder, written, monkeypatch, fails):
-    """Either the larger kernel is not there yet, or it is there with the digests of the fewer examples."""
+    """Before the digests of more examples are there, or when the larger array is."""
     first = np.array(on_disk(folder, 4))
-    replace = os.replace
 
-    def cut(source, target):
-        if Path(target).name == fails:
-            raise Cut
-        replace(source, target)
+    def cut(*_):
+        raise Cut
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", cut)
+        patch.setattr(*((os, "replace") if fails == "digests" else (store, "_coverage")), cut)
         with pytest.raises(Cut):
             on_disk(folder, 8)
-    assert np.load(folder / "kernel.npy", mmap_mode="r").shape == ((4, 4) if fails == "kernel.npy" else (8, 8))
-    assert np.load(folder / "examples_x1.npy").shape == (4, 16)
+    n = 4 if fails == "digests" else 8
+    assert json.loads((folder / "kernel.zarr" / "zarr.json").read_text())["shape"] == [n, n]
+    assert (folder / "examples_x1.sha256").stat().st_size == 32 + 16 * n
     kernel = on_disk(folder, 8)
     right(kernel)
     assert (kernel[:4, :4] == first).all()
@@ -334,11 +363,11 @@ def test_a_cut_while_room_is_made_loses_nothing(folder, written, monkeypatch, fa
 
 
 def test_a_cut_before_the_first_kernel_is_there_leaves_a_folder_that_can_begin(folder, monkeypatch):
-    def cut(*_):
+    def cut(*_, **__):
         raise Cut
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "enlarge", cut)
+        patch.setattr(store, "_zarr", cut)
         with pytest.raises(Cut):
             on_disk(folder)
     assert (folder / "kernel.json").exists()
@@ -357,7 +386,7 @@ def test_a_description_of_an_older_layout_is_refused(folder):
     on_disk(folder, 4)
     card = folder / "kernel.json"
     card.write_text(json.dumps(json.loads(card.read_text()) | {"layout": 1}))
-    with pytest.raises(ConfigError, match=r"different: layout \(1 there, 2 now\)"):
+    with pytest.raises(ConfigError, match=r"different: layout \(1 there, 3 now\)"):
         on_disk(folder, 4)
 
 
@@ -381,36 +410,48 @@ def test_a_folder_that_may_not_be_written_is_named(folder, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr(np.lib.format, "open_memmap", refuse)
+        patch.setattr(store, "_zarr", refuse)
         with pytest.raises(DataError, match="cannot hold the kernel: .*Permission denied"):
             on_disk(folder, 4)
     right(on_disk(folder, 4), 4)
     monkeypatch.setattr(store, "write_atomically", refuse)
-    monkeypatch.setattr(store, "put_tile", refuse)
+    monkeypatch.setattr(store.BlockStore, "write", refuse)
     right(on_disk(folder, 3), 3)
 
 
 def test_a_kernel_that_vanishes_under_the_work_is_named(folder):
-    with pytest.raises(DataError, match="cannot hold the kernel: .*No such file"):
-        on_disk(folder, progress=lambda *_: (folder / "kernel.npy").unlink(missing_ok=True))
+    with pytest.raises(DataError, match="cannot hold the kernel: .*zarr.json.* does not exist"):
+        on_disk(folder, progress=lambda *_: shutil.rmtree(folder / "kernel.zarr", ignore_errors=True))
 
 
-@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system cannot reserve room")
-def test_a_full_disk_is_said_at_once(folder, monkeypatch):
-    def full(code):
-        def reserve(*_):
-            raise OSError(code, os.strerror(code))
-
-        return reserve
-
-    first = np.array(on_disk(folder, 4))
-    monkeypatch.setattr(os, "posix_fallocate", full(errno.ENOSPC))
-    with pytest.raises(DataError, match="cannot hold the kernel: .*No space left"):
-        on_disk(folder, 8)
-    assert not (folder / "kernel.part.npy").exists()
-    assert (on_disk(folder, 4) == first).all()
-    monkeypatch.setattr(os, "posix_fallocate", full(errno.EOPNOTSUPP))
+def test_a_full_disk_is_said_at_once(folder, written, monkeypatch):
+    first, usage = np.array(on_disk(folder, 4)), shutil.disk_usage(folder)
+    written.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=48 * 8 - 1))
+        with pytest.raises(DataError, match="cannot hold the kernel: .*No space left"):
+            on_disk(folder, 8)
+        assert (on_disk(folder, 4) == first).all()
+    assert written == []
     right(on_disk(folder, 8))
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_disk_that_fills_up_keeps_the_tiles(folder, written, monkeypatch, code):
+    touch, count = Path.touch, iter(range(100))
+
+    def full(self, *args, **options):
+        if next(count) >= 3:
+            raise OSError(code, os.strerror(code))
+        touch(self, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "touch", full)
+        with pytest.raises(DataError, match=f"cannot hold the kernel: .*{os.strerror(code)}"):
+            on_disk(folder)
+    assert len(written) == 2
+    right(on_disk(folder))
+    assert len(set(written)) == len(written) == 10
 
 
 @pytest.mark.parametrize("tile", [0, -1, 2.0, "4", True])
@@ -456,7 +497,7 @@ def model(constant=3.0, slope=2.0, table=TABLE, exponent=2):
 
 def digest_of(fn, layers="w"):
     with jax.default_matmul_precision("highest"):
-        return digest_of_function(read_structure(fn, VARIED, np.zeros((1, 3)), select(VARIED, layers)))
+        return digest_of_function(analyse(fn, VARIED, np.zeros((1, 3)), layers))
 
 
 @pytest.fixture(scope="module")

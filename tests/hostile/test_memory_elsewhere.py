@@ -146,5 +146,5 @@ def test_training_remembers_what_was_too_much():
         found = ns.linearized.train(narrow, X, targets, optax.sgd(0.01), steps=4, params={"w": W})
     whole = ns.linearized.train(fn, X, targets, optax.sgd(0.01), steps=4, params={"w": W})
     np.testing.assert_allclose(found.train_losses, whole.train_losses, rtol=1e-12)
-    assert only_shrinks(asked)
+    assert only_shrinks(asked[3:])  # the first three: whether examples influence each other
     assert len(seen) == 2

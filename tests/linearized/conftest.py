@@ -1,4 +1,4 @@
-"""What do the tests of the linearised theory share? Linearised training by definition."""
+"""Shared by the tests of the linearised theory: small networks with explicit Jacobians."""
 
 from types import ModuleType
 

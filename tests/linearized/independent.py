@@ -1,4 +1,4 @@
-"""What is training a linearised network by definition? Jacobians by reverse mode, and a loop with Optax over all weights.
+"""Training a linearised network by definition: Jacobians by reverse mode, and a loop with Optax over all weights.
 
 Nothing of ntk_select is used here.
 """

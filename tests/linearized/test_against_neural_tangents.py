@@ -1,4 +1,4 @@
-"""Do the predictions of neural-tangents, of another hand, agree?
+"""Predictions agree with those of neural-tangents.
 
 Its squared loss is half the mean over examples and outputs, so that "mean" at half its learning rate is the same training.
 """
@@ -9,9 +9,9 @@ import optax
 import pytest
 import scipy.linalg
 
-from ntk_select.engine.neural_tangents import import_neural_tangents
 from ntk_select.errors import MissingDependencyError
 from ntk_select.linearized import max_stable_lr, predict
+from ntk_select.neural_tangents_bridge import import_neural_tangents
 
 LR, TIMES = 0.5, np.array([0.0, 1.0, 30.0, 700.0])
 

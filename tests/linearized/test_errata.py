@@ -1,4 +1,4 @@
-"""Which equations of Deshpande et al. 2021 do not hold as printed? Each is stated as printed, simulated, and missed by it.
+"""Equations of Deshpande et al. 2021 that do not hold as printed: each is stated as printed, simulated, and missed by it.
 
 E1, E2, E3 and E7 here; dW/dt = -lr grad L is solved from the definitions, by SciPy over all weights of the linear model.
 """

@@ -1,4 +1,4 @@
-"""Is it the share that the simpler kernels explain, by definition? Explicit Jacobians, and sums over positions written out."""
+"""Shares and explained shares are those of explicit Jacobians, with sums over positions written out."""
 
 import jax
 import jax.numpy as jnp

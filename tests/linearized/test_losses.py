@@ -1,4 +1,4 @@
-"""Are the losses and their derivatives those of their names?"""
+"""Losses and their derivatives are those of their names."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Are outputs, losses and distances those of the linearised network when it is really trained, step by step and in the limit?"""
+"""Outputs, losses and distances are those of the linearised network when it is really trained, step by step and in the limit."""
 
 import numpy as np
 import pytest

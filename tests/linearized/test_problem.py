@@ -1,4 +1,4 @@
-"""Is it said what does not fit together, and is what fits laid out rightly?"""
+"""Shapes that do not fit are refused; what fits is laid out as matrices."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -44,11 +44,11 @@ def test_the_cross_kernel_in_all_its_forms(independent, several):
     problem = read_problem(several.kernel, several.outputs)
     expected = np.einsum("ijab,jb->ia", several.cross, a)
     for cross in (several.cross, lambda v: np.einsum("ijab,jb->ia", several.cross, v)):
-        np.testing.assert_allclose(read_cross(cross, problem, 5)(a.reshape(-1)), expected, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(read_cross(cross, problem, np.zeros((5, 3)))(a.reshape(-1)), expected, rtol=0, atol=1e-12)
     shared = several.cross[:, :, 0, 0]
-    np.testing.assert_allclose(read_cross(shared, problem, 5)(a.reshape(-1)), shared @ a, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(read_cross(shared, problem, np.zeros((5, 3)))(a.reshape(-1)), shared @ a, rtol=0, atol=1e-13)
     row = read_problem(np.eye(12), np.ones(12))
-    np.testing.assert_allclose(read_cross(shared, row, 5)(a[:, 0]).reshape(-1), shared @ a[:, 0], rtol=0, atol=1e-13)
+    np.testing.assert_allclose(read_cross(shared, row, np.zeros(5))(a[:, 0]).reshape(-1), shared @ a[:, 0], rtol=0, atol=1e-13)
 
 
 def test_what_rounding_made_of_symmetry_is_mended():
@@ -121,9 +121,9 @@ def test_functions_keep_the_shape_and_are_finite(function, sentence):
 )
 def test_cross_kernels_fit_or_are_refused(cross, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        read_cross(cross, read_problem(np.eye(3), np.ones((3, 2))), 4)
+        read_cross(cross, read_problem(np.eye(3), np.ones((3, 2))), np.zeros((4, 2)))
 
 
 def test_a_cross_function_that_gives_another_size_is_refused():
     with pytest.raises(ConfigError, match="cross"):
-        read_cross(lambda v: v[:1], read_problem(np.eye(3), np.ones((3, 2))), 4)(np.ones(6))
+        read_cross(lambda v: v[:1], read_problem(np.eye(3), np.ones((3, 2))), np.zeros((4, 2)))(np.ones(6))

@@ -1,4 +1,4 @@
-"""Is kernel ridge regression that of others, and where training with weight decay ends?"""
+"""Kernel ridge regression is that of others, and where training with weight decay ends."""
 
 import numpy as np
 import pytest

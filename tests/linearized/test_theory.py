@@ -1,4 +1,4 @@
-"""Do the numbers of equations 3, 4 and 5 keep what they promise?"""
+"""The numbers of equations 3, 4 and 5 are those of their definitions."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Is training the plain loop that it stands for?"""
+"""Training is the plain loop that it stands for."""
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +8,7 @@ import pytest
 
 from ntk_select.errors import ConfigError
 from ntk_select.linearized import draw_batches, linearize, train
-from ntk_select.linearized.rules import Rule
-from ntk_select.linearized.train import optimizer_of
+from ntk_select.linearized.optimizers import Optimizer
 
 LOSSES = ["mean", "cross_entropy_sum", *(pytest.param(name, marks=pytest.mark.slow) for name in ("half_sum", "sum", "cross_entropy"))]
 STEPS = 12
@@ -93,7 +92,7 @@ def test_only_the_chosen_layers_are_trained(independent, several):
 def test_a_linearised_network_is_trained_as_its_formula_says(independent, several, optimizer, momentum):
     options = {"lr": 0.02, "momentum": momentum}
     path = independent.train(several, "sum", steps=STEPS, nesterov=optimizer == "nesterov", weight_decay=0.2, **options)
-    tx = optimizer_of(Rule(optimizer, **options))
+    tx = Optimizer(optimizer, **options).to_optax()
     found = train(linearize(several.fn, several.params), several.x, several.targets, tx, steps=STEPS, loss="sum", weight_decay=0.2)
     np.testing.assert_allclose(found.train_losses, path.losses, rtol=1e-9)
     np.testing.assert_allclose(found.distances, path.distances, rtol=1e-9)

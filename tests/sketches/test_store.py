@@ -2,8 +2,10 @@
 
 import errno
 import functools
+import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import jax
@@ -11,8 +13,9 @@ import numpy as np
 import pytest
 
 import ntk_select as ns
+from ntk_select.engine import store
 from ntk_select.errors import ConfigError, DataError, ModelError
-from ntk_select.sketches import driver, forward, store
+from ntk_select.sketches import driver, forward
 from ntk_select.sketches.bits import SCHEME
 from ntk_select.sketches.spec import ALL_KINDS
 
@@ -76,6 +79,11 @@ def right(rows, n=8, outputs="trace"):
     np.testing.assert_allclose(rows, expected, rtol=1e-12, atol=1e-13)
 
 
+def array_of(folder):
+    """The array in the folder, by the library alone."""
+    return store._zarr(folder / "sketch.zarr", np.dtype(np.float64)).result()
+
+
 class Cut(BaseException):
     """The power fails."""
 
@@ -103,8 +111,9 @@ def test_a_sketch_on_disk_is_the_one_in_memory(folder, kind, outputs):
     assert rows.shape == expected.shape == ((8, C, DIM) if outputs == "full" else (8, DIM))
     np.testing.assert_allclose(rows, expected, rtol=1e-12, atol=1e-13)
     assert rows.dtype == np.float64
-    assert isinstance(rows, np.memmap)
-    assert not rows.flags.writeable
+    assert isinstance(rows, store.StoredArray)
+    with pytest.raises(TypeError):
+        rows[0] = 0
 
 
 def test_single_precision_keeps_its_type(folder):
@@ -149,7 +158,7 @@ def test_interrupted_work_goes_on_where_it_stopped(folder, computed, batches, ki
     begun(folder, batches, kind=kind, outputs=outputs)
     there = computed.copy()
     assert there == [[0, 1], [2, 3], [4, 5]][:batches]
-    written = np.load(folder / "sketch.npy")[: 2 * batches]
+    written = array_of(folder)[: 2 * batches].read().result()
     rows = on_disk(folder, kind=kind, outputs=outputs)
     assert computed == [[0, 1], [2, 3], [4, 5], [6, 7]]
     assert (rows[: 2 * batches] == written).all()
@@ -162,9 +171,8 @@ def test_gaps_are_filled_each_on_its_own(folder, computed):
     computed.clear()
     for name in ("2-4", "6-8"):
         (folder / "done" / name).unlink()
-    array = np.load(folder / "sketch.npy", mmap_mode="r+")
-    array[2:4] = array[6:8] = np.nan
-    array.flush()
+    for part in (slice(2, 4), slice(6, 8)):
+        array_of(folder)[part].write(np.nan).result()
     rows = on_disk(folder, batch_size=5)
     assert computed == [[2, 3], [6, 7]]
     np.testing.assert_allclose(rows, first, rtol=1e-12, atol=1e-13)
@@ -207,7 +215,7 @@ def test_fewer_examples_are_the_first_rows(folder, computed):
         assert rows.shape == (n, DIM)
         assert (rows == whole[:n]).all()
     assert computed == []
-    assert np.load(folder / "sketch.npy", mmap_mode="r").shape == (8, DIM)
+    assert array_of(folder).shape == (8, DIM)
 
 
 def test_fewer_examples_of_unfinished_work_are_computed_and_then_kept(folder, computed):
@@ -275,31 +283,43 @@ def test_a_folder_without_rows_may_become_another_sketch(folder, monkeypatch):
         raise Cut
 
     with monkeypatch.context() as patch:
-        patch.setattr(store.RowStore, "write", cut)
+        patch.setattr(store.BlockStore, "write", cut)
         with pytest.raises(Cut):
             on_disk(folder)
     rows = on_disk(folder, 4, fn=twice, outputs="full")
     np.testing.assert_allclose(rows, 2 * everything("full")[:4], rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("name", ["sketch.npy", "examples_x.npy"])
-@pytest.mark.parametrize("damage", ["lost", "empty", "cut", "not an array", "rows", "shape", "type"])
-def test_marks_without_their_numbers_count_for_nothing(folder, computed, name, damage):
-    on_disk(folder, 4)
-    file = folder / name
-    array = np.load(file)
-    if damage == "lost":
+def damage(file, how):
+    """Damages a description of Zarr, a chunk, or digests behind their checksum."""
+    content = file.read_bytes()
+    if how == "lost":
         file.unlink()
-    elif damage == "rows":
-        np.save(file, array[:3])
-    elif damage == "shape":
-        np.save(file, array[:, :3])
-    elif damage == "type":
-        np.save(file, array.astype(np.float32)[..., None])
+    elif how == "fewer":
+        file.write_bytes(hashlib.sha256(content[32:-16]).digest() + content[32:-16])
+    elif how in ("rows", "shape"):
+        file.write_text(json.dumps(json.loads(content) | {"shape": [3, DIM] if how == "rows" else [4, 3]}))
+    elif how == "type":
+        file.write_text(json.dumps(json.loads(content) | {"data_type": "float32"}))
     else:
-        file.write_bytes({"empty": b"", "cut": file.read_bytes()[:-1], "not an array": b"{}"}[damage])
+        flipped = content[:-10] + bytes([content[-10] ^ 1]) + content[-9:]
+        file.write_bytes({"empty": b"", "cut": content[:-1], "not an array": b"{}", "flipped": flipped}[how])
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [
+        *(("sketch.zarr/zarr.json", how) for how in ("lost", "empty", "cut", "not an array", "rows", "shape", "type")),
+        *(("examples_x.sha256", how) for how in ("lost", "empty", "cut", "not an array", "flipped", "fewer")),
+        *(("sketch.zarr/c/*/*", how) for how in ("lost", "empty", "cut", "not an array", "flipped")),
+    ],
+)
+def test_marks_without_their_numbers_count_for_nothing(folder, computed, name, how):
+    on_disk(folder, 4)
+    for file in list(folder.glob(name)):
+        damage(file, how)
     computed.clear()
-    with pytest.warns(UserWarning, match=r"sketch.npy or the digests of the examples in .* are lost or damaged: all rows are computed again"):
+    with pytest.warns(UserWarning, match=r"The sketch or its digests in .* are lost or damaged: all blocks are computed again"):
         rows = on_disk(folder, 4)
     right(rows, 4)
     assert computed == [[0, 1], [2, 3]]
@@ -307,16 +327,17 @@ def test_marks_without_their_numbers_count_for_nothing(folder, computed, name, d
 
 def test_rows_of_another_type_count_for_nothing(folder):
     on_disk(folder, 4)
-    np.save(folder / "sketch.npy", np.load(folder / "sketch.npy").astype(np.float32))
-    with pytest.warns(UserWarning, match="all rows are computed again"):
+    options = {"create": True, "delete_existing": True, "shape": (4, DIM)}
+    store._zarr(folder / "sketch.zarr", np.dtype(np.float32), (2, DIM), **options).result()[:].write(1).result()
+    with pytest.warns(UserWarning, match="all blocks are computed again"):
         right(on_disk(folder, 4), 4)
 
 
 def test_marks_of_a_lost_sketch_are_gone_for_good(folder, computed):
     on_disk(folder, 4)
-    (folder / "sketch.npy").unlink()
+    shutil.rmtree(folder / "sketch.zarr")
     computed.clear()
-    with pytest.warns(UserWarning, match="all rows are computed again"):
+    with pytest.warns(UserWarning, match="all blocks are computed again"):
         begun(folder, 1, 4)
     right(on_disk(folder, 4), 4)
     assert computed == [[0, 1], [2, 3]]
@@ -326,28 +347,30 @@ def test_stray_files_are_no_rows(folder):
     on_disk(folder, 4)
     for name in ("0-8_0-8", ".nfs0001", "4-8.bak", "8"):
         (folder / "done" / name).touch()
-    (folder / "sketch.part.npy").write_bytes(b"half")
-    right(on_disk(folder))
-    assert not (folder / "sketch.part.npy").exists()
+    chunk = next((folder / "sketch.zarr").glob("c/*/*"))
+    part = chunk.with_name(f"{chunk.name}.__lock")
+    part.write_bytes(b"half")
+    chunk.unlink()
+    with pytest.warns(UserWarning, match="computed again"):
+        right(on_disk(folder))
+    assert not part.exists()
 
 
-@pytest.mark.parametrize("fails", ["sketch.npy", "examples_x.npy"])
+@pytest.mark.parametrize("fails", ["digests", "larger"])
 def test_a_cut_while_room_is_made_loses_nothing(folder, computed, monkeypatch, fails):
-    """Either the larger sketch is not there yet, or it is there with the digests of the fewer examples."""
+    """Before the digests of more examples are there, or when the larger array is."""
     first = np.array(on_disk(folder, 4))
-    replace = os.replace
 
-    def cut(source, target):
-        if Path(target).name == fails:
-            raise Cut
-        replace(source, target)
+    def cut(*_):
+        raise Cut
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", cut)
+        patch.setattr(*((os, "replace") if fails == "digests" else (store, "_coverage")), cut)
         with pytest.raises(Cut):
             on_disk(folder)
-    assert np.load(folder / "sketch.npy", mmap_mode="r").shape == (4 if fails == "sketch.npy" else 8, DIM)
-    assert np.load(folder / "examples_x.npy").shape == (4, 16)
+    n = 4 if fails == "digests" else 8
+    assert array_of(folder).shape == (n, DIM)
+    assert (folder / "examples_x.sha256").stat().st_size == 32 + 16 * n
     rows = on_disk(folder)
     right(rows)
     assert (rows[:4] == first).all()
@@ -355,11 +378,11 @@ def test_a_cut_while_room_is_made_loses_nothing(folder, computed, monkeypatch, f
 
 
 def test_a_cut_before_the_first_sketch_is_there_leaves_a_folder_that_can_begin(folder, monkeypatch):
-    def cut(*_):
+    def cut(*_, **__):
         raise Cut
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, "enlarge", cut)
+        patch.setattr(store, "_zarr", cut)
         with pytest.raises(Cut):
             on_disk(folder)
     assert (folder / "sketch.json").exists()
@@ -432,41 +455,50 @@ def test_a_folder_that_may_not_be_written_is_named(folder, monkeypatch):
         raise PermissionError(errno.EACCES, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr(np.lib.format, "open_memmap", refuse)
+        patch.setattr(store, "_zarr", refuse)
         with pytest.raises(DataError, match="cannot hold the sketch: .*Permission denied"):
             on_disk(folder, 4)
     right(on_disk(folder, 4), 4)
     monkeypatch.setattr(store, "write_atomically", refuse)
-    monkeypatch.setattr(store.RowStore, "write", refuse)
+    monkeypatch.setattr(store.BlockStore, "write", refuse)
     right(on_disk(folder, 3), 3)
 
 
 @pytest.mark.parametrize("batch_size", [2, 8])
 def test_a_sketch_that_vanishes_under_the_work_is_named(folder, batch_size):
     """Before the next rows are written, or after the last ones."""
-    with pytest.raises(DataError, match="cannot hold the sketch: .*No such file"):
-        on_disk(folder, progress=lambda *_: (folder / "sketch.npy").unlink(missing_ok=True), batch_size=batch_size)
+    with pytest.raises(DataError, match="cannot hold the sketch: .*zarr.json.* does not exist"):
+        on_disk(folder, progress=lambda *_: shutil.rmtree(folder / "sketch.zarr", ignore_errors=True), batch_size=batch_size)
 
 
-@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system cannot reserve room")
 def test_a_full_disk_is_said_at_once(folder, computed, monkeypatch):
-    def full(code):
-        def reserve(*_):
-            raise OSError(code, os.strerror(code))
-
-        return reserve
-
-    first = np.array(on_disk(folder, 4))
+    first, usage = np.array(on_disk(folder, 4)), shutil.disk_usage(folder)
     computed.clear()
-    for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        monkeypatch.setattr(os, "posix_fallocate", full(code))
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=4 * DIM * 8 - 1))
+        with pytest.raises(DataError, match="cannot hold the sketch: .*No space left"):
+            on_disk(folder)
+        assert (on_disk(folder, 4) == first).all()
+    assert computed == []
+    right(on_disk(folder))
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_disk_that_fills_up_keeps_the_rows(folder, computed, monkeypatch, code):
+    touch, count = Path.touch, iter(range(100))
+
+    def full(self, *args, **options):
+        if next(count) >= 2:
+            raise OSError(code, os.strerror(code))
+        touch(self, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "touch", full)
         with pytest.raises(DataError, match=f"cannot hold the sketch: .*{os.strerror(code)}"):
             on_disk(folder)
-    assert computed == []
-    assert not (folder / "sketch.part.npy").exists()
-    assert (on_disk(folder, 4) == first).all()
-    monkeypatch.setattr(os, "posix_fallocate", full(errno.EOPNOTSUPP))
+    computed.clear()
     right(on_disk(folder))
+    assert computed == [[4, 5], [6, 7]]
 
 
 @pytest.mark.parametrize("kind", ["countsketch", "jvp"])
