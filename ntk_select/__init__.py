@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ntk_select import errors, evaluate, linearized, scores
     from ntk_select.card import Card
-    from ntk_select.engine import certify, ntk, ntk_plan, ntk_vector_product
+    from ntk_select.engine import certify, ntk, ntk_fn, ntk_plan, ntk_vector_product
     from ntk_select.expert import Expert, LastConv, SourceStatistics, Taps
     from ntk_select.finetuning import FinetuneResult, Recipe, finetune
     from ntk_select.gradients import gradient_kernel, gradient_sketch
@@ -64,6 +64,7 @@ __all__ = [
     "load_task",
     "nnx_expert",
     "ntk",
+    "ntk_fn",
     "ntk_plan",
     "ntk_vector_product",
     "open_zoo",
@@ -81,7 +82,7 @@ __all__ = [
 # What is imported when it is asked for: `ntk-select --help` needs neither JAX nor SciPy.
 _HOMES = {
     "ntk_select.card": ("Card",),
-    "ntk_select.engine": ("certify", "ntk", "ntk_plan", "ntk_vector_product"),
+    "ntk_select.engine": ("certify", "ntk", "ntk_fn", "ntk_plan", "ntk_vector_product"),
     "ntk_select.expert": ("Expert", "LastConv", "SourceStatistics", "Taps"),
     "ntk_select.gradients": ("gradient_kernel", "gradient_sketch"),
     "ntk_select.kernels": ("feature_kernel", "kernel_label_correlation", "label_kernel"),

@@ -9,10 +9,36 @@ from types import ModuleType
 
 import hypothesis
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 
 jax.config.update("jax_enable_x64", True)
+
+# Annotations of these rooms are checked at every call of a test, but for calls that must fail: those are refused by the functions themselves.
+TYPED_ROOMS = ["ntk_select.engine", "ntk_select.linearized", "ntk_select.selfcheck", "ntk_select.sketches"]
+if os.environ.get("NTK_TYPES"):
+    jaxtyping.install_import_hook(TYPED_ROOMS, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+
+class _Untyped:
+    """A context of `pytest.raises` in which annotations are not checked."""
+
+    def __init__(self, context):
+        self.context = context
+
+    def __enter__(self):
+        jaxtyping.config.update("jaxtyping_disable", True)
+        return self.context.__enter__()
+
+    def __exit__(self, *error):
+        jaxtyping.config.update("jaxtyping_disable", False)
+        return self.context.__exit__(*error)
+
+
+_raises = pytest.raises
+pytest.raises = lambda *args, **kwargs: _Untyped(_raises(*args, **kwargs))
+
 
 # Several processes at a time are told how wide the terminal is; what commands print is tested as if it went into a file.
 os.environ.pop("COLUMNS", None)

@@ -1,5 +1,6 @@
 """Does every route of the gradient kernel equal explicit Jacobians, in float64, on every kind of network ending?"""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -8,10 +9,10 @@ import numpy as np
 import pytest
 from ntk_select.models.architectures import build, initialise, make_expert
 
-from ntk_select.engine import add_leaf
-from ntk_select.engine.kernel import ntk
-from ntk_select.engine.use_kernel import use_kernel
-from ntk_select.engine.uses import conv_use
+from ntk_select.engine import plan
+from ntk_select.engine.execute import kernel_of_op
+from ntk_select.engine.layer_ops import conv_op
+from ntk_select.engine.ntk import ntk
 from ntk_select.errors import ConfigError, ModelError
 from ntk_select.expert import Expert
 from ntk_select.gradients import gradient_kernel
@@ -209,9 +210,9 @@ def test_one_reverse_pass_gives_the_quadratic_form(ending, rng):
     ("size", "window", "stride", "padding", "m"), [(6, 3, 1, 1, 1), (6, 3, 2, 1, 2), (5, 1, 1, 0, 3), (1, 3, 1, 1, 1), (7, 2, 3, 0, 1)]
 )
 @pytest.mark.parametrize("space", ["parameter", "sample", "parameter, in blocks"])
-def test_use_kernel_equals_vjp_of_the_convolution(rng, monkeypatch, size, window, stride, padding, m, space):
+def test_the_kernel_of_a_convolution_equals_its_vjp(rng, monkeypatch, size, window, stride, padding, m, space):
     if "blocks" in space:
-        monkeypatch.setattr(add_leaf, "formed_bytes", lambda: 600)
+        monkeypatch.setattr(plan, "CPU", replace(plan.CPU, positions=4, formed=600, multiplied=600))
     x, kernel = rng.normal(size=(5, size, size, 4)), rng.normal(size=(window, window, 4, 3))
     convolve = partial(
         jax.lax.conv_general_dilated, window_strides=(stride, stride), padding=((padding, padding),) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
@@ -222,8 +223,8 @@ def test_use_kernel_equals_vjp_of_the_convolution(rng, monkeypatch, size, window
     gradients = np.array([[pull(x[i], cotangents[i, j]) for j in range(m)] for i in range(5)])
     flat = gradients.reshape(5, m, -1)
     expected = np.einsum("imp,jmp->ij", flat, flat)
-    use = conv_use(x.shape[1:], kernel.shape, strides=(stride, stride), padding=((padding, padding),) * 2)
-    got = use_kernel(use, jnp.asarray(x), jnp.asarray(cotangents), space=space.partition(",")[0])
+    op = conv_op(x.shape[1:], kernel.shape, strides=(stride, stride), padding=((padding, padding),) * 2)
+    got = kernel_of_op(op, jnp.asarray(x), jnp.asarray(cotangents), space=space.partition(",")[0])
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-11 * np.abs(expected).max())
 
 

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Num
 from ntk_select.engine.factors import outer
 from ntk_select.engine.layer_ops import Embedding, LayerOp
 
-FLOAT64_ENTRIES = 2**16  # of a gradient that are summed in the type of the computation before float64 takes over
+FLOAT64_TERMS = 2**10  # of a sum that are added in the type of the computation before float64 takes over
 MIRRORED = 512  # rows of a block that is mirrored at once: a transposition of a large matrix is slow to compile and to run
 
 
@@ -76,7 +76,9 @@ def _in_sample_space(how: Contraction, pairing: str, symmetric: bool, spread: bo
 
 
 def _in_parameter_space(how: Contraction, pairing: str, symmetric: bool, spread: bool, total, part1, part2):
-    limit = min(how.entries, FLOAT64_ENTRIES) if total.dtype == jnp.float64 and jax.tree.leaves(part1)[0].dtype != jnp.float64 else how.entries
+    limit, last = how.entries, jax.tree.leaves(part1)[-1]
+    if total.dtype == jnp.float64 and last.dtype != jnp.float64:
+        limit = min(limit, max(16, FLOAT64_TERMS // last.shape[-2]))
     for count, piece in _pieces(how, part1, limit):
 
         def add(total, index, piece=piece):

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from functools import partial
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from ntk_select.errors import ConfigError, ModelError
 from ntk_select.out_of_memory import MemoryShrunkWarning, in_words, is_out_of_memory
 
 
+@runtime_checkable
 class Sink(Protocol):
     """Where tiles go."""
 
@@ -38,7 +39,7 @@ class Sink(Protocol):
     def write(self, i: int, j: int, tiles: dict[str, Any]) -> None:
         """Takes tile (i, j): {"": kernel}, or one kernel per leaf."""
 
-    def recut(self, plan: Plan) -> Self:
+    def recut(self, plan: Plan) -> "Sink":
         """The same sink for a plan whose cuts are those of before and more; what is done stays done."""
 
     def result(self, by_layer: bool) -> Any:

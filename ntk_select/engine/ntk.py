@@ -77,8 +77,7 @@ def ntk(
       memory_gb: budget of the engine on each device; by default half of the host's free memory, or most of the device's.
       precision: of products, "highest" (true float32 also where the hardware would round to TF32 or bfloat16),
         "high" (three products of rounded numbers) or "default" (what the hardware likes).
-      accumulate: "float64" sums the kernel in float64: layer by layer, in parameter space over pieces of at most 2^16
-        parameters.
+      accumulate: "float64" sums the kernel in float64: layer by layer, in parameter space over about a thousand products.
       by_layer: return {path of the leaf: its kernel} instead of their sum.
       batch_size: examples in one pass through the network; chosen if None.
       out: folder that receives the kernel tile by tile. Interrupted work resumes there, and more examples after the

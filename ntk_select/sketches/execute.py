@@ -137,11 +137,18 @@ def rows(
 
     def update(states, cotangents, keys):
         found = factors(structure, _stored(structure), values, leaves, x, cotangents)
-        for (position, leaf), part, input_key, key in zip(_used(structure), found, input_keys, keys, strict=True):
-            name = leaf.name if layout.by_layer else ""
+        parts = list(zip(found, input_keys, keys, strict=True))
+        for alike in _alike(structure, layout):
+            position, leaf = _used(structure)[alike[0]]
             back = _moved_back(structure, position, values, leaves) if _is_moved(structure, leaf) else None
             ops = structure.ops(leaf) if leaf.structured else ()
-            states[name] = _with_leaf(layout, math.prod(leaf.shape) * chunk, ops, back, states[name], part, input_key, key)
+            add = partial(_with_leaf, layout, math.prod(leaf.shape) * chunk, ops, back)
+            name = leaf.name if layout.by_layer else ""
+            if len(alike) == 1:
+                states[name] = add(states[name], parts[alike[0]])
+            else:
+                stacked = jax.tree.map(lambda *arrays: jnp.stack(arrays), *(parts[number] for number in alike))
+                states[name], _ = lax.scan(lambda state, part, add=add: (add(state, part), None), states[name], stacked)
         return states
 
     def finalize(states):
@@ -176,6 +183,16 @@ def _stored(structure: Structure) -> tuple[Stored, ...]:
     return tuple(Stored(position, "inputs" if leaf.structured else "gradients") for position, leaf in _used(structure))
 
 
+def _alike(structure: Structure, layout: Layout) -> list[list[int]]:
+    """Numbers of the used leaves, those together that one piece of code can serve."""
+    groups = {}
+    for number, (_, leaf) in enumerate(_used(structure)):
+        ops = structure.ops(leaf) if leaf.structured else math.prod(leaf.shape)
+        alone = layout.by_layer or _is_moved(structure, leaf)
+        groups.setdefault(number if alone else (ops,), []).append(number)
+    return list(groups.values())
+
+
 def _is_moved(structure: Structure, leaf: LeafUse) -> bool:
     """Whether a weight is reshaped or transposed before its use."""
     return leaf.structured and len(structure.taps[leaf.taps[0]].plain) > 1
@@ -195,7 +212,7 @@ def _moved_back(structure: Structure, position: int, values, leaves) -> Callable
     return lambda gradient: pull(gradient.reshape(out.shape).astype(out.dtype))[0]
 
 
-def _with_leaf(layout: Layout, entries: int, ops: tuple[LayerOp, ...], back: Callable | None, state, found, input_key, keys):
+def _with_leaf(layout: Layout, entries: int, ops: tuple[LayerOp, ...], back: Callable | None, state, part):
     """`state` with one leaf added; of a wide one a few examples at a time.
 
     Args:
@@ -204,9 +221,9 @@ def _with_leaf(layout: Layout, entries: int, ops: tuple[LayerOp, ...], back: Cal
       ops: of a weight; none for gradients that are there.
       back: from `_moved_back`, or None.
       state: of the kind.
-      found: what `factors` found.
-      input_key, keys: of the leaf, see `kronecker`.
+      part: what `factors` found, and the keys of the leaf, see `kronecker`.
     """
+    found, input_key, keys = part
     kind, n = KINDS[layout.kind], len(jax.tree.leaves(found)[0])
     ops = tuple(replace(op, every=True) if isinstance(op, Conv) else op for op in ops)
     item = jax.tree.leaves(state)[0].dtype.itemsize
@@ -376,4 +393,4 @@ def _op_rows(layout: Layout, op: LayerOp, inputs, cotangents, keys):
     kind, dtype = KINDS[layout.kind], jnp.promote_types(cotangents.dtype, jnp.float32)
     left = jax.vmap(lambda cotangent: op.outputs(cotangent[None]))(cotangents)[:, :, :, None]
     state, entries = kind.init(len(inputs), layout.width, layout.blocks, dtype), op.groups * op.width_in * op.width_out
-    return kind.finalize(_with_leaf(layout, entries, (op,), None, state, [(inputs[:, None], left)], keys[0], keys))
+    return kind.finalize(_with_leaf(layout, entries, (op,), None, state, ([(inputs[:, None], left)], keys[0], keys)))

@@ -1,6 +1,6 @@
-"""Is `ntk` the kernel by definition, whatever is asked for and in whatever portions it is computed?"""
+"""`ntk` is the kernel by definition, whatever is asked for and in whatever portions it is computed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 import ntk_select as ns
-from ntk_select.engine import add_leaf, placement
+from ntk_select.engine import contract, plan
 from ntk_select.errors import ConfigError, ModelError
 
 pytestmark = pytest.mark.usefixtures("quickly")
@@ -139,23 +139,25 @@ def test_small_budgets_cut_the_work_and_not_the_numbers(oracle, rows_of_gradient
 # Ways that depend on the machine and on sizes.
 
 
-@pytest.fixture
-def away_from_the_host(monkeypatch):
-    """Rows of gradients are multiplied where they were computed, as on GPUs and TPUs."""
-    monkeypatch.setattr(placement.Placement, "on_host", lambda *_: False)
+@pytest.fixture(params=["of the host", "of an accelerator"])
+def sizes_of_blocks(request, monkeypatch):
+    monkeypatch.setattr(plan, "tuning", lambda: plan.CPU if request.param == "of the host" else plan.ACCELERATOR)
 
 
-@pytest.mark.parametrize(("outputs", "x2"), [("trace", X2), ("full", None), ("diagonal", X2)], ids=["trace", "full", "diagonal"])
-def test_products_on_the_device_equal_explicit_gradients(oracle, jacobian, away_from_the_host, outputs, x2):
-    kernel = ns.ntk(network, PARAMS, X1, x2, outputs=outputs, space="parameter")
-    oracle.close(kernel, oracle.paired(jacobian[0], None if x2 is None else jacobian[1], outputs))
-
-
+@pytest.mark.usefixtures("sizes_of_blocks")
 @pytest.mark.parametrize(("n1", "n2"), [(300, None), (300, 290), (300, 7), (520, None)])
-def test_many_examples_are_multiplied_in_blocks_on_the_device(oracle, away_from_the_host, n1, n2):
+def test_many_examples_are_multiplied_in_blocks(oracle, n1, n2):
     x1, x2 = oracle.draw(n1, 4), None if n2 is None else oracle.draw(n2, 4, seed=1)
     kernel = ns.ntk(linear, LINEAR, x1, x2, space="parameter")
     oracle.close(kernel, x1 @ (x1 if x2 is None else x2).T)
+
+
+@pytest.mark.usefixtures("sizes_of_blocks")
+@pytest.mark.parametrize("outputs", ["trace", "full", "diagonal"])
+def test_the_sizes_of_blocks_change_nothing(oracle, jacobian, outputs):
+    for space in SPACES:
+        oracle.close(ns.ntk(network, PARAMS, X1, X2, outputs=outputs, space=space), oracle.paired(*jacobian, outputs))
+        oracle.close(ns.ntk(network, PARAMS, X1, outputs=outputs, space=space, memory_gb=1e-4), oracle.paired(jacobian[0], None, outputs))
 
 
 @pytest.mark.parametrize(("n1", "n2"), [(24, None), (24, 16), (16, 21)])
@@ -163,7 +165,7 @@ def test_many_positions_are_paired_in_blocks(oracle, n1, n2):
     x1, x2 = oracle.draw(n1, 36, 2), None if n2 is None else oracle.draw(n2, 36, 2, seed=1)
     params = {"w": oracle.draw(2, 3), "v": oracle.draw(3, 2)}
     plan = ns.ntk_plan(positions, params, x1, x2, space="sample", layers="w")
-    assert plan.leaves[0].choice.sizes.pair_tile(24) < 24
+    assert plan.leaves[0].choice.sizes.pair_block(24) < 24
     by_pairs, by_rows = (ns.ntk(positions, params, x1, x2, space=space, layers="w") for space in ("sample", "parameter"))
     oracle.close(by_pairs, by_rows)
 
@@ -175,20 +177,21 @@ def positions(p, x):
 def test_a_leaf_in_pieces_gives_the_same_kernel(oracle, monkeypatch, full):
     """Gradients that would take too much room are formed window tap by window tap, and channel by channel."""
     expected = ns.ntk(network, PARAMS, X1, outputs="full", space="parameter")
+    cpu = plan.CPU
     for room in (2**9, 2**11, 2**13):
-        monkeypatch.setattr(add_leaf, "formed_bytes", lambda room=room: room)
+        monkeypatch.setattr(plan, "CPU", replace(cpu, formed=room, multiplied=room))
         oracle.close(ns.ntk(network, PARAMS, X1, outputs="full", space="parameter"), expected)
         oracle.close(expected, full)
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_sums_on_the_host_in_float64_are_the_same(oracle, monkeypatch, full, space):
-    monkeypatch.setattr(add_leaf, "PIECE", 8)
+def test_sums_in_float64_are_the_same(oracle, monkeypatch, full, space):
+    monkeypatch.setattr(contract, "FLOAT64_ENTRIES", 8)
     oracle.close(ns.ntk(network, PARAMS, X1, outputs="full", accumulate="float64", space=space), full)
     oracle.close(ns.ntk(deep, DEEP, LEFT, RIGHT, accumulate="float64", space=space), ns.ntk(deep, DEEP, LEFT, RIGHT, method="jacobian"))
 
 
-def test_sums_on_the_host_are_float64_and_closer(oracle):
+def test_sums_in_float64_are_float64_and_closer(oracle):
     """Nearly equal gradients, whose inner products over many entries lose digits in float32."""
     params, x = {"w": np.zeros((300, 300), np.float32)}, (1 + _draw(size=(3, 300)) / 10).astype(np.float32)
     fn = lambda p, x: x @ p["w"]  # noqa: E731
@@ -197,6 +200,19 @@ def test_sums_on_the_host_are_float64_and_closer(oracle):
     assert kernel.dtype == np.float64
     oracle.close(kernel, expected, 1e-6)
     assert ns.ntk(fn, params, x, outputs="sum").dtype == np.float32
+
+
+@pytest.mark.parametrize("by_layer", [False, True])
+def test_sums_are_float64_where_jax_has_float32_alone(oracle, by_layer):
+    """400,000 entries, each of one bit, whose sum has more digits than float32."""
+    base = (1 + oracle.draw(400_000) / 10).astype(np.float32)
+    fn = lambda p, x: ((p["s"] * base) * x[:, :1]).sum(1, keepdims=True)  # noqa: E731
+    with jax.enable_x64(False):
+        kernel = ns.ntk(fn, {"s": np.ones(400_000, np.float32)}, np.ones((2, 1), np.float32), accumulate="float64", by_layer=by_layer)
+    kernel = kernel["s"] if by_layer else kernel
+    assert isinstance(kernel, np.ndarray)
+    assert kernel.dtype == np.float64
+    np.testing.assert_allclose(kernel, (base.astype(np.float64) ** 2).sum(), rtol=2e-7)
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 100])
@@ -301,33 +317,7 @@ def test_without_float64_arrays_of_numpy_are_taken_as_jax_takes_them(oracle):
     oracle.close(kernel, x @ x.T, 1e-6)
 
 
-# What is kept for the next call.
-
-
-def test_a_second_call_neither_traces_nor_compiles():
-    traced, compiled = [], []
-
-    def fn(p, x):
-        traced.append(x.shape)
-        return jnp.tanh(x @ p["w"])
-
-    params, x = {"w": _draw(size=(4, 3))}, _draw(size=(5, 4))
-    first = ns.ntk(fn, params, x)
-    assert traced == [(1, 4)]
-
-    def listen(event, *_, **__):
-        compiled.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        other = ns.ntk(fn, {"w": 2 * params["w"]}, x + 1)
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
-    assert traced == [(1, 4)]
-    assert not [event for event in compiled if "backend_compile" in event]
-    assert np.abs(other - first).max() > 0.1
-    ns.ntk(fn, params, _draw(size=(5, 4)), layers="w")
-    assert traced == [(1, 4)]
+# Nothing of a call is taken for the next one. What is compiled is counted in test_on_device.py.
 
 
 def test_parameters_and_examples_are_not_kept_from_call_to_call(oracle):
@@ -380,7 +370,12 @@ LINEAR, EXAMPLES = {"w": np.ones((4, 2))}, np.ones((3, 4))
         ({"mesh": "devices"}, r"mesh= takes a jax.sharding.Mesh; given: str. Type: mesh=jax.sharding.Mesh\(jax.devices\(\), \('examples',\)\)"),
         ({"progress": "bar"}, r"progress= takes a function of \(done, all, what\); given: str"),
         ({"out": 3}, "out= takes the path of a folder; given: int"),
-        ({"x1": {"a": EXAMPLES}}, "x1 must be one array of numbers .* given: dict of type object"),
+        ({"x1": {"a": "text"}}, "x1 must be one array of numbers .* given: dict of type object"),
+        ({"x1": {"a": EXAMPLES, "b": EXAMPLES[:2]}}, r"The arrays of x1 have leading axes of \[2, 3\] examples; they must be equally many"),
+        ({"x1": {"a": EXAMPLES}, "x2": {"b": EXAMPLES}}, "x1 and x2 hold different arrays"),
+        ({"mesh": 8}, "mesh= takes a jax.sharding.Mesh; given: int"),
+        ({"out": ""}, "out= takes the path of a folder; given: an empty text"),
+        ({"out": "folder", "tile": 0}, "tile=0 must be a positive number of examples"),
         ({"x1": [[1.0], [1.0, 2.0]]}, r"x1 must be one array of examples \(n, ...\); given: list"),
         ({"x1": EXAMPLES * 1j}, "x1 must be one array of numbers .* type complex128"),
         ({"x1": np.array(["a"])}, "x1 must be one array of numbers"),

@@ -1,4 +1,4 @@
-"""Is each use of each parameter found, whatever the function looks like, and is the kernel right for it?"""
+"""Every use of each parameter is found, whatever the function looks like, and the kernel is right for it."""
 
 from functools import partial
 
@@ -159,6 +159,24 @@ def key_and_cast(p, x):
     return jnp.tanh((x * noise) @ p["w"]) @ p["v"]
 
 
+def embedding(p, x):
+    return jnp.tanh(jnp.asarray(p["table"])[x].mean(1)) @ p["v"]
+
+
+def tied_embedding(p, x):
+    h = jnp.tanh(jnp.asarray(p["table"])[x].mean(1) @ p["w"])
+    return h @ p["table"].T
+
+
+def scanned(p, x):
+    h, _ = lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, p["stack"])
+    return h @ p["v"]
+
+
+def looped(p, x):
+    return lax.map(lambda example: jnp.tanh(example @ p["w"]) @ p["v"], x)
+
+
 CASES = {
     dense_twice: ({"w": SQUARE, "v": HEAD}, X, "dense dense"),
     recurrent: ({"w": SQUARE, "v": HEAD}, X, "dense dense"),
@@ -191,11 +209,15 @@ CASES = {
         X,
         "dense dense elementwise",
     ),
+    embedding: ({"table": HEAD, "v": _numbers(size=(2, 2))}, TOKENS, "embedding dense"),
+    tied_embedding: ({"table": HEAD, "w": _numbers(size=(2, 2))}, TOKENS, "derived dense"),
+    scanned: ({"stack": _numbers(size=(3, 4, 4)), "v": HEAD}, X, "derived dense"),
+    looped: ({"w": W, "v": V}, X, "dense dense"),
     key_and_cast: ({"w": W, "v": V, "key": np.array([1, 2], np.uint32)}, X, "dense dense"),
 }  # fmt: skip
 
 
-BOTH = (dense_twice, two_resolutions, moved, broadcast_over_one_example, folded, elementwise)
+BOTH = (dense_twice, embedding, scanned, two_resolutions, moved, broadcast_over_one_example, folded, elementwise)
 """In sample space a kernel of gradients is needed only for what has no structure; these are contracted in both."""
 
 
@@ -210,33 +232,20 @@ def test_kernel_of_each_leaf_equals_explicit_gradients(oracle, fn):
 # Functions whose structure is not known: exact all the same, and said.
 
 
-def embedding(p, x):
-    return jnp.tanh(jnp.asarray(p["table"])[x].mean(1)) @ p["v"]
-
-
-def tied_embedding(p, x):
-    h = jnp.tanh(jnp.asarray(p["table"])[x].mean(1) @ p["w"])
-    return h @ p["table"].T
-
-
-def scanned(p, x):
-    h, _ = lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, p["stack"])
-    return h @ p["v"]
-
-
-def looped(p, x):
-    return lax.map(lambda example: jnp.tanh(example @ p["w"]) @ p["v"], x)
+def scanned_long(p, x):
+    """More layers than are unrolled."""
+    return lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, p["stack"])[0] @ p["v"]
 
 
 def branched(p, x):
-    h = lax.cond(x[0, 0] > 0, lambda a: jnp.tanh(a @ p["w"]), lambda a: jnp.sin(a @ p["w"]) * 2, x)
+    h = lax.map(lambda e: lax.cond(e[0] > 0, lambda a: jnp.tanh(a @ p["w"]), lambda a: jnp.sin(a @ p["w"]) * 2, e), x)
     return lax.cond(p["v"].sum() > 0, lambda a: a @ p["v"], lambda a: a @ p["v"] * 3, h)
 
 
 def looking_first(p, x):
     """A loop that no gradient goes through, whose bound the example sets."""
-    steps = lax.while_loop(lambda i: (i < 5) & (x[0, 0] > i / 10), lambda i: i + 1, 0)
-    return jnp.tanh(x @ p["w"] * steps) @ p["v"] + lax.fori_loop(0, 2, lambda _, h: jnp.sin(h * p["s"]), x[:, :2])
+    steps = lax.map(lambda e: lax.while_loop(lambda i: (i < 5) & (e[0] > i / 10), lambda i: i + 1, 0), x)
+    return jnp.tanh(x @ p["w"] * steps[:, None]) @ p["v"] + lax.fori_loop(0, 70, lambda _, h: jnp.sin(h * p["s"]), x[:, :2])
 
 
 @jax.custom_vjp
@@ -269,10 +278,7 @@ def without_examples(p, x):
 
 
 GENERAL = {
-    embedding: ({"table": HEAD, "v": _numbers(size=(2, 2))}, TOKENS, ["table"]),
-    tied_embedding: ({"table": HEAD, "w": _numbers(size=(2, 2))}, TOKENS, ["table"]),
-    scanned: ({"stack": _numbers(size=(3, 4, 4)), "v": HEAD}, X, ["stack"]),
-    looped: ({"w": W, "v": V}, X, ["w", "v"]),
+    scanned_long: ({"stack": _numbers(size=(65, 4, 4)) / 2, "v": HEAD}, X, ["stack"]),
     branched: ({"w": W, "v": V}, X, ["w", "v"]),
     looking_first: ({"w": W, "v": V, "s": np.float64(0.7)}, X, ["s"]),
     own_rule: ({"u": SQUARE, "w": W, "v": V}, X, ["w"]),
@@ -287,27 +293,49 @@ def test_what_has_no_known_structure_is_exact_and_warned_of(oracle, fn):
     params, x, general = GENERAL[fn]
     with pytest.warns(GeneralRouteWarning) as caught:
         oracle.agrees(fn, params, x, spaces=(None,))
+        kinds = oracle.kinds(fn, params, x)
     (said,) = {str(warning.message) for warning in caught}
     assert said.startswith(f"{len(general)} of {len(params)} leaves")
     assert all(f"{name} (used by " in said for name in general)
-    with jax.default_matmul_precision("highest"):  # as in the call before, so that nothing is read and said again
-        kinds = oracle.kinds(fn, params, x)
     assert [name for name in params if kinds[name] == "general"] == general
 
 
 def test_a_long_list_of_leaves_without_structure_is_cut(oracle):
     params = {f"t{k}": oracle.draw(3, 2, seed=k) for k in range(7)}
     with pytest.warns(GeneralRouteWarning, match=r"^7 of 7 leaves .*; \.\.\.\.$"):
-        ns.ntk(lambda p, x: sum(jnp.asarray(p[name])[x[:, 0]] for name in p), params, TOKENS[:, :1] % 3)
+        ns.ntk(lambda p, x: sum(jnp.asarray(p[name])[:, x[:, 0]].T for name in p), params, TOKENS[:, :1] % 2)
 
 
 def test_the_warning_points_to_the_line_that_called(oracle):
     def call():
-        return ns.ntk(lambda p, x: jnp.asarray(p["t"])[x[:, 0]], {"t": HEAD}, TOKENS)  # here
+        return ns.ntk(columns_of_a_table, {"t": HEAD}, TOKENS)  # here
 
     with pytest.warns(GeneralRouteWarning) as caught:
         call()
+    assert caught[0].filename == __file__
     assert caught[0].lineno == call.__code__.co_firstlineno + 1
+
+
+@pytest.mark.parametrize("through", ["ntk_plan", "ntk_fn", "by another function"])
+def test_the_warning_points_there_from_every_function(through):
+    calls = {
+        "ntk_plan": lambda: ns.ntk_plan(columns_of_a_table, {"t": HEAD}, TOKENS),
+        "ntk_fn": lambda: ns.ntk_fn(columns_of_a_table, {"t": HEAD}, TOKENS),
+        "by another function": lambda: ns.ntk(columns_of_a_table, {"t": HEAD}, TOKENS, method="jacobian"),
+    }
+    with pytest.warns(GeneralRouteWarning) as caught:
+        calls[through]()
+    assert caught[0].filename == __file__
+
+
+def test_every_call_warns():
+    for _ in range(2):
+        with pytest.warns(GeneralRouteWarning, match=r"1 of 1 leaves .* t \(used by gather\)"):
+            ns.ntk(columns_of_a_table, {"t": HEAD}, TOKENS)
+
+
+def columns_of_a_table(p, x):
+    return jnp.asarray(p["t"])[:, x[:, 0] % 2].T
 
 
 def test_sharing_a_weight_adds_the_cross_term(oracle):

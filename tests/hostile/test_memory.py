@@ -1,4 +1,4 @@
-"""What happens when memory runs out half way? The work goes on in smaller portions, and says so."""
+"""When memory runs out half way, the work goes on in smaller portions, and says so."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ import pytest
 
 import ntk_select as ns
 from ntk_select import probe
-from ntk_select.engine import driver
+from ntk_select.engine import execute
 from ntk_select.errors import ConfigError
 from ntk_select.host_memory import free_memory
 from ntk_select.out_of_memory import MemoryShrunkWarning, is_out_of_memory
@@ -38,20 +38,35 @@ def exhausted(*_, **__):
     raise jax.errors.JaxRuntimeError(OUT_OF_MEMORY)
 
 
+def watch_tiles(monkeypatch, check):
+    """Calls check(shape) whenever a tile is begun."""
+    at_once, tile = execute._one_program, execute._tile
+
+    def one_program(sides, *rest):
+        check(sides.shape(0, 0))
+        return at_once(sides, *rest)
+
+    def one_tile(sides, contractions, i, j, *rest):
+        check(sides.shape(i, j))
+        return tile(sides, contractions, i, j, *rest)
+
+    monkeypatch.setattr(execute, "_one_program", one_program)
+    monkeypatch.setattr(execute, "_tile", one_tile)
+
+
 @pytest.fixture
 def small_tiles(monkeypatch):
     """small_tiles(4): memory runs out with tiles of more than 4 rows; gives the list of the tiles that were begun."""
 
     def limit(most: int, *, error=lambda: jax.errors.JaxRuntimeError(OUT_OF_MEMORY)):
-        begun, tile = [], driver.Tile
+        begun = []
 
-        def begin(pairing, chunks, whole, *rest):
-            begun.append(whole)
-            if max(whole) > most:
+        def check(shape):
+            begun.append(shape)
+            if max(shape) > most:
                 raise error()
-            return tile(pairing, chunks, whole, *rest)
 
-        monkeypatch.setattr(driver, "Tile", begin)
+        watch_tiles(monkeypatch, check)
         return begun
 
     return limit
@@ -63,7 +78,7 @@ def test_the_kernel_is_the_same_when_memory_runs_out_with_larger_tiles(small_til
     with pytest.warns(MemoryShrunkWarning) as seen:
         kernel = ns.ntk(fn, {"w": W}, X)
     np.testing.assert_allclose(kernel, kernel_by_hand(), rtol=1e-12)
-    assert [whole[0] for whole in begun[:3]] == [12, 6, 3]
+    assert [shape[0] for shape in begun[:3]] == [12, 6, 3]
     first, second = (str(each.message) for each in seen)
     assert first.startswith("Memory ran out with tiles of 12 examples (")
     assert first.endswith("). The work goes on with tiles of 6.")
@@ -98,15 +113,14 @@ def test_kernels_of_layers_shrink_together(small_tiles):
 
 def test_tiles_that_are_done_are_not_computed_again(monkeypatch, tmp_path):
     """On disk, with tiles of four: memory runs out once, at the fourth tile."""
-    begun, tile = [], driver.Tile
+    begun = []
 
-    def begin(pairing, chunks, whole, *rest):
-        begun.append(whole)
+    def check(shape):
+        begun.append(shape)
         if len(begun) == 4:
             raise MemoryError
-        return tile(pairing, chunks, whole, *rest)
 
-    monkeypatch.setattr(driver, "Tile", begin)
+    watch_tiles(monkeypatch, check)
     with pytest.warns(MemoryShrunkWarning, match="tiles of 4 .* tiles of 2"):
         kernel = ns.ntk(fn, {"w": W}, X, out=tmp_path / "kernel", tile=4)
     np.testing.assert_allclose(kernel, kernel_by_hand(), rtol=1e-12)
@@ -117,11 +131,11 @@ def test_tiles_that_are_done_are_not_computed_again(monkeypatch, tmp_path):
         warnings.simplefilter("error")
         again = ns.ntk(fn, {"w": W}, X, out=tmp_path / "kernel")
     assert len(begun) == 15
-    assert (again == kernel).all()
+    assert (np.asarray(again) == np.asarray(kernel)).all()
 
 
 def test_where_single_examples_do_not_fit_a_sentence_says_what_to_do(monkeypatch):
-    monkeypatch.setattr(driver, "Tile", exhausted)
+    watch_tiles(monkeypatch, exhausted)
     with pytest.warns(MemoryShrunkWarning), pytest.raises(ConfigError, match=r"even with tiles of 1 example \(RESOURCE.*type: layers="):
         ns.ntk(fn, {"w": W}, X)
 
@@ -221,7 +235,7 @@ LIMITED = """
     import resource, warnings
     import jax, jax.numpy as jnp, numpy as np
     import ntk_select as ns
-    from ntk_select.engine.budget import available_memory
+    from ntk_select.engine.arguments import available_memory
     from ntk_select.out_of_memory import MemoryShrunkWarning
 
     def entering(x, xp):

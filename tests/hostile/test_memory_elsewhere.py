@@ -1,5 +1,6 @@
-"""What happens when memory runs out outside the engine's tiles: in forward mode, in products with vectors, in training?"""
+"""When memory runs out outside the engine's tiles - in forward mode, in products with vectors, in training - the work goes on as well."""
 
+import importlib
 from types import SimpleNamespace
 
 import jax
@@ -9,7 +10,7 @@ import optax
 import pytest
 
 import ntk_select as ns
-from ntk_select.engine import driver, kernel, memory, routes
+from ntk_select.engine import execute, jacobian
 from ntk_select.errors import ConfigError
 from ntk_select.expert import Expert, LastConv, Taps
 from ntk_select.out_of_memory import MemoryShrunkWarning
@@ -17,6 +18,7 @@ from ntk_select.probe import forward as forward_pass
 from ntk_select.sketches import forward
 
 N = 12
+ntk_module = importlib.import_module("ntk_select.engine.ntk")  # the package gives the function under this name
 W = np.random.default_rng(0).normal(size=(5, 3))
 X = np.random.default_rng(1).normal(size=(N, 5))
 pytestmark = pytest.mark.usefixtures("quickly")
@@ -56,21 +58,21 @@ def test_a_sketch_in_forward_mode_goes_on_with_smaller_batches_and_only_with_sma
 
 
 def test_where_one_example_has_no_room_for_all_directions_the_vector_products_take_fewer(monkeypatch):
-    asked, push = [], routes._push_each
+    asked, push = [], jacobian._push_each
 
-    def limited(call, pairing, picked, held, directions, like, x, left):
+    def limited(structure, pairing, values, leaves, directions, like, x, left):
         asked.append((len(like), len(x)))
         if len(like) > 2 or len(x) > 4:
             raise MemoryError
-        return push(call, pairing, picked, held, directions, like, x, left)
+        return push(structure, pairing, values, leaves, directions, like, x, left)
 
-    monkeypatch.setattr(routes, "_push_each", limited)
+    monkeypatch.setattr(jacobian, "_push_each", limited)
     with pytest.warns(MemoryShrunkWarning):
         found = ns.ntk(fn, {"w": W}, X, method="vector-product")
     np.testing.assert_allclose(found, kernel_by_hand(), rtol=1e-12)
     assert only_shrinks(like for like, _ in asked)
     assert [size for like, size in asked if like == 2] == [8, 4]  # and 8 is not tried again
-    monkeypatch.setattr(routes, "_push_each", lambda *_: limited(*_[:5], range(3), *_[6:]))
+    monkeypatch.setattr(jacobian, "_push_each", lambda *_: limited(*_[:5], range(3), *_[6:]))
     with pytest.warns(MemoryShrunkWarning), pytest.raises(ConfigError, match="ran out with a single example"):
         ns.ntk(fn, {"w": W}, X, method="vector-product")
 
@@ -80,12 +82,12 @@ def no_room_for_kernels(monkeypatch):
     def refuse(*_):
         raise MemoryError
 
-    monkeypatch.setattr(memory, "np", SimpleNamespace(zeros=refuse, dtype=np.dtype))
+    monkeypatch.setattr(execute, "np", SimpleNamespace(**vars(np) | {"zeros": refuse}))
 
 
 @pytest.mark.usefixtures("no_room_for_kernels")
 def test_a_kernel_that_has_no_room_itself_is_refused_before_anything_is_computed(monkeypatch):
-    monkeypatch.setattr(kernel, "compute", lambda *_, **__: pytest.fail("the work began"))
+    monkeypatch.setattr(ntk_module, "compute", lambda *_, **__: pytest.fail("the work began"))
     x = np.random.default_rng(2).normal(size=(40, 5))
     with pytest.raises(ConfigError, match=r"The kernel itself, 1.3e-05 GB, does not fit into memory. Type: out= a folder"):
         ns.ntk(fn, {"w": W}, x, memory_gb=3e-5)
@@ -101,7 +103,8 @@ def test_a_tile_that_is_all_of_a_kernel_without_room_is_not_cut_down_to_single_e
         begun.append(1)
         raise MemoryError
 
-    monkeypatch.setattr(driver, "Tile", begin)
+    monkeypatch.setattr(execute, "_one_program", begin)
+    monkeypatch.setattr(execute, "_tile", begin)
     with pytest.warns(MemoryShrunkWarning), pytest.raises(ConfigError, match="The kernel itself"):
         ns.ntk(fn, {"w": W}, X)
     assert len(begun) == 1

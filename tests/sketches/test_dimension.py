@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 import ntk_select as ns
-from ntk_select.sketches.dimension import MARGIN, MOST_DIM, PILOT_DIM, SCORE_ERROR, with_error
-from ntk_select.sketches.spec import ALL_KINDS
+from ntk_select.sketches.projection import ALL_KINDS
+from ntk_select.sketches.score import MARGIN, MOST_DIM, PILOT_DIM, SCORE_ERROR, with_error
 
 N, P = 40, 50
 LABELS = np.arange(N) % 4

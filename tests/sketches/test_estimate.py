@@ -5,7 +5,7 @@ import pytest
 
 import ntk_select as ns
 from ntk_select.errors import ConfigError
-from ntk_select.sketches.spec import ALL_KINDS
+from ntk_select.sketches.projection import ALL_KINDS
 
 N, P, DIM, SEEDS = 9, 40, 64, 1500
 WITH_LAW = ("countsketch", "rademacher", "gaussian", "srht")

@@ -9,9 +9,9 @@ import pytest
 import scipy.linalg
 
 import ntk_select as ns
-from ntk_select.sketches import countsketch, dense, hadamard
-from ntk_select.sketches.bits import leaf_keys
-from ntk_select.sketches.kinds import KINDS
+from ntk_select.sketches import countsketch, dense, srht
+from ntk_select.sketches.hashing import leaf_keys
+from ntk_select.sketches.projection import KINDS
 
 pytestmark = pytest.mark.usefixtures("quickly")
 
@@ -220,39 +220,39 @@ def test_over_seeds_forward_mode_has_the_exact_kernel_as_mean(oracle, forwards):
     [(2, 1, 5, 8, 1), (1, 1, 8, 8, 2), (3, 2, 16, 8, 2), (2, 3, 21, 8, 3), (2, 1, 9, 1, 2), (2, 2, 20, 7, 1)],
     ids=["shorter than the sketch", "one row", "two rows", "rows and a rest", "a single column", "a width that is no power of two"],
 )
-def test_rows_turned_at_once_are_rows_turned_one_after_the_other(oracle, explicit, e, t, p, width, blocks):
+def test_rows_rotated_at_once_are_rows_rotated_one_after_the_other(oracle, explicit, e, t, p, width, blocks):
     gradients, keys = oracle.draw(e, t, p), jnp.asarray(leaf_keys(0, "w", blocks, np.arange(t)))
     before = jnp.asarray(oracle.draw(e, blocks, 2 * width))
-    both = [countsketch.add(before, jnp.asarray(gradients), keys, at_once=at_once) for at_once in (True, False)]
-    at_once, one_by_one = (np.asarray(countsketch.finished(total)) for total in both)
+    both = [countsketch.update(before, jnp.asarray(gradients), keys, at_once=at_once) for at_once in (True, False)]
+    at_once, one_by_one = (np.asarray(countsketch.finalize(total)) for total in both)
     oracle.close(at_once, one_by_one)
     expected = sum(gradients[:, c] @ explicit.projection("countsketch", "w", p, width * blocks, blocks=blocks, cotangent=c) for c in range(t))
-    oracle.close(one_by_one, expected + np.asarray(countsketch.finished(before)))
+    oracle.close(one_by_one, expected + np.asarray(countsketch.finalize(before)))
 
 
 @pytest.mark.parametrize("bits", [0, 1, 2, 4, 5, 6, 10, 11])
 def test_fast_transforms_are_products_with_hadamard_matrices(oracle, bits):
     x = oracle.draw(2, 2**bits)
-    oracle.close(np.asarray(hadamard.hadamard(jnp.asarray(x))), x @ scipy.linalg.hadamard(2**bits))
+    oracle.close(np.asarray(srht.hadamard(jnp.asarray(x))), x @ scipy.linalg.hadamard(2**bits))
 
 
 @pytest.mark.parametrize(("p", "width"), [(40, 8), (33, 4), (48, 16), (20, 32)])
 def test_long_leaves_are_transformed_piece_by_piece(oracle, explicit, monkeypatch, p, width):
-    monkeypatch.setattr(hadamard, "LONGEST", 4)
+    monkeypatch.setattr(srht, "LONGEST", 4)
     gradients, keys = oracle.draw(2, 1, p), jnp.asarray(leaf_keys(0, "w", 2, np.array([0])))
-    total = hadamard.add(hadamard.empty(2, width, 2, jnp.float64), jnp.asarray(gradients), keys)
+    total = srht.update(srht.init(2, width, 2, jnp.float64), jnp.asarray(gradients), keys)
     expected = gradients[:, 0] @ explicit.projection("srht", "w", p, 2 * width, blocks=2, longest=4)
-    oracle.close(np.asarray(hadamard.finished(total)), expected)
+    oracle.close(np.asarray(srht.finalize(total)), expected)
 
 
 @pytest.mark.parametrize("kind", ["rademacher", "gaussian"])
 @pytest.mark.parametrize("p", [63, 64, 150])
-def test_dense_matrices_are_made_tile_by_tile(oracle, explicit, monkeypatch, kind, p):
-    monkeypatch.setattr(dense, "TILE", 1)  # the least height, 64 entries
+def test_dense_matrices_are_made_piece_by_piece(oracle, explicit, monkeypatch, kind, p):
+    monkeypatch.setattr(dense, "ENTRIES", 1)  # the least height, 64 entries
     gradients, keys = oracle.draw(2, 2, p), jnp.asarray(leaf_keys(0, "w", 1, np.arange(2)))
-    total = dense.add(kind, dense.empty(2, 36, 1, jnp.float64), jnp.asarray(gradients), keys)
+    total = dense.update(kind, dense.init(2, 36, 1, jnp.float64), jnp.asarray(gradients), keys)
     expected = sum(gradients[:, c] @ explicit.projection(kind, "w", p, 36, cotangent=c) for c in range(2))
-    oracle.close(np.asarray(dense.finished(total)), expected, 1e-5 if kind == "gaussian" else 1e-12)
+    oracle.close(np.asarray(dense.finalize(total)), expected, 1e-5 if kind == "gaussian" else 1e-12)
 
 
 # Laws: each takes the gradients of two examples, cotangent by cotangent (t, p), and gives the variance of <Z_x, Z_y>.
@@ -346,7 +346,7 @@ def drawn(kind: str, gradients: np.ndarray, dim: int, blocks: int, seeds: int = 
     @jax.jit
     def kernels(keys, gradients):
         def kernel(keys):
-            z = chosen.finished(chosen.add(chosen.empty(n, dim // blocks, blocks, gradients.dtype), gradients, keys))
+            z = chosen.finalize(chosen.update(chosen.init(n, dim // blocks, blocks, gradients.dtype), gradients, keys))
             return z @ z.T
 
         return jax.lax.map(kernel, keys)
@@ -371,7 +371,7 @@ def test_thousands_of_seeds_follow_the_law_of_their_kind(uneven, kind, dim, bloc
 
 
 def test_thousands_of_seeds_follow_the_law_of_a_transform_in_pieces(uneven, monkeypatch):
-    monkeypatch.setattr(hadamard, "LONGEST", 4)
+    monkeypatch.setattr(srht, "LONGEST", 4)
     gradients = uneven[:, :1]
     found = drawn("srht", gradients, 8, 1)
     unbiased(found, np.einsum("itp,jtp->ij", gradients, gradients))

@@ -12,7 +12,7 @@ from ntk_select.models.architectures import build, initialise, make_expert
 import ntk_select as ns
 from ntk_select.errors import ConfigError, ModelError, TaskError, UndefinedScoreError
 from ntk_select.expert import Expert
-from ntk_select.sketches.spec import ALL_KINDS
+from ntk_select.sketches.projection import ALL_KINDS
 
 pytestmark = pytest.mark.usefixtures("quickly")
 

@@ -10,8 +10,8 @@ from ntk_select.models.architectures import build, initialise, make_expert
 
 import ntk_select as ns
 from ntk_select.errors import ConfigError, ModelError
-from ntk_select.sketches import driver, forward
-from ntk_select.sketches.kinds import KINDS
+from ntk_select.sketches import execute, forward
+from ntk_select.sketches.projection import KINDS
 
 pytestmark = pytest.mark.usefixtures("quickly")
 
@@ -290,14 +290,14 @@ def test_cotangents_of_single_examples_stay_with_their_examples(oracle, params, 
 @pytest.fixture
 def recorded(monkeypatch):
     """The portions of the last call."""
-    kept, portions = [], driver.portions
+    found, portions = [], execute.portions
 
     def record(*given, **options):
-        kept.append(portions(*given, **options))
-        return kept[-1]
+        found.append(portions(*given, **options))
+        return found[-1]
 
-    monkeypatch.setattr(driver, "portions", record)
-    return kept
+    monkeypatch.setattr(execute, "portions", record)
+    return found
 
 
 @pytest.mark.parametrize(("kind", "outputs"), EVERY_PAIR)
@@ -330,7 +330,7 @@ def recorded_sizes(sketched, recorded, memory: float) -> tuple[int, int]:
         def stop(*given, **options):
             raise Enough
 
-        patch.setattr(driver, "batches", stop)
+        patch.setattr(execute.Batches, "rows", stop)
         with pytest.raises(Enough):
             sketched(memory_gb=memory / 1e9)
     assert recorded[-1].bytes <= memory
@@ -342,8 +342,8 @@ def test_wide_leaves_a_few_examples_at_a_time_give_the_same(oracle, monkeypatch,
     whole = ns.sketch(small, params, x, dim=16, kind=kind, outputs=outputs)
     for rows in (1, 2):  # examples of the widest leaf; the last piece is shorter
         room = rows * params["conv"].size * 8 * C
-        monkeypatch.setattr(driver, "LEAF_BYTES", {})
-        monkeypatch.setattr(driver, "LEAF_BYTES_ELSEWHERE", room)
+        monkeypatch.setattr(execute, "LEAF_BYTES", {})
+        monkeypatch.setattr(execute, "LEAF_BYTES_ELSEWHERE", room)
         oracle.close(ns.sketch(small, params, x, dim=16, kind=kind, outputs=outputs), whole)
 
 

@@ -9,8 +9,7 @@ import pytest
 
 import ntk_select as ns
 from ntk_select.errors import ConfigError
-from ntk_select.sketches.sketch import decided
-from ntk_select.sketches.spec import ALL_KINDS, MOST_DIM, as_sketch
+from ntk_select.sketches.projection import ALL_KINDS, MOST_DIM, as_sketch, decided
 
 WITH_LAW = ("countsketch", "rademacher", "gaussian", "srht")
 

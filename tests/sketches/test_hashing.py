@@ -9,8 +9,7 @@ import pytest
 from scipy import stats
 from scipy.special import ndtri
 
-from ntk_select.sketches import bits
-from ntk_select.sketches.bits import flipped, leaf_keys, mix, normals, permuted, signs, word_table, words
+from ntk_select.sketches.hashing import SCHEME, flipped, leaf_keys, mix, normals, permuted, word_table, words
 
 EDGES = [0, 1, 2, 2**16 - 1, 2**16, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1]
 SAMPLE = np.concatenate([np.array(EDGES), np.random.default_rng(0).integers(0, 2**32, 200)]).astype(np.uint32)
@@ -20,6 +19,11 @@ KEY = np.array([0x01234567, 0x89ABCDEF, 0xDEADBEEF, 0x0BADF00D], np.uint32)
 def keys_of(seeds, name="w", blocks=1, cotangents=(0,)):
     """Keys (seeds, t, blocks, 4)."""
     return np.stack([leaf_keys(seed, name, blocks, np.array(cotangents)) for seed in seeds])
+
+
+def signs(found) -> np.ndarray:
+    """+1 or -1 for each word."""
+    return np.asarray(flipped(found, np.ones(found.shape, np.float32)))
 
 
 def unmixed(word: int) -> int:
@@ -40,7 +44,7 @@ def unmixed(word: int) -> int:
 
 
 def test_the_scheme_that_these_numbers_belong_to_is_the_first():
-    assert bits.SCHEME == 1
+    assert SCHEME == 1
 
 
 def test_mixing_is_undone_by_its_inverse():
@@ -90,8 +94,6 @@ def test_a_permutation_is_that_of_the_explicit_arithmetic(explicit):
 
 def test_a_sign_is_the_first_bit_of_its_word():
     expected = np.where(SAMPLE < 2**31, 1, -1)
-    assert signs(SAMPLE, np.float32).dtype == np.float32
-    np.testing.assert_array_equal(signs(SAMPLE, np.float64), expected)
     values = np.random.default_rng(1).normal(size=(3, len(SAMPLE)))
     np.testing.assert_array_equal(flipped(jnp.asarray(SAMPLE), jnp.asarray(values)), values * expected)
 
@@ -145,11 +147,11 @@ def test_every_bit_of_the_input_changes_every_bit_of_the_output_half_of_the_time
 def series() -> dict[str, np.ndarray]:
     """Sequences of signs (many, 2^14) that must not know of each other."""
     index, columns = np.arange(2**14, dtype=np.uint32), np.arange(4, dtype=np.uint32)
-    by_block = [signs(words(key[:2], index), np.float32) for key in leaf_keys(0, "w", 40, np.array([0]))[0]]
-    by_cotangent = [signs(words(key[:2], index), np.float32) for key in leaf_keys(0, "w", 1, np.arange(1, 40))[:, 0]]
-    by_seed = [signs(words(key[:2], index), np.float32) for key in keys_of(range(1, 40))[:, 0, 0]]
-    by_name = [signs(words(leaf_keys(0, name, 1, np.array([0]))[0, 0, :2], index), np.float32) for name in map(str, range(40))]
-    beside = [signs(words(key[2:], index), np.float32) for key in leaf_keys(0, "w", 20, np.array([0]))[0]]
+    by_block = [signs(words(key[:2], index)) for key in leaf_keys(0, "w", 40, np.array([0]))[0]]
+    by_cotangent = [signs(words(key[:2], index)) for key in leaf_keys(0, "w", 1, np.arange(1, 40))[:, 0]]
+    by_seed = [signs(words(key[:2], index)) for key in keys_of(range(1, 40))[:, 0, 0]]
+    by_name = [signs(words(leaf_keys(0, name, 1, np.array([0]))[0, 0, :2], index)) for name in map(str, range(40))]
+    beside = [signs(words(key[2:], index)) for key in leaf_keys(0, "w", 20, np.array([0]))[0]]
     table = word_table(leaf_keys(0, "w", 1, np.array([0]))[0, 0, :2], index, columns)
     return {
         "words": np.stack(by_block + by_cotangent + by_seed + by_name + beside),
