@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Shaped
 
 from ntk_select.errors import ConfigError
 
@@ -47,7 +47,7 @@ class Certificate:
         )
 
 
-def certify(kernel: Float[np.ndarray, "n n ..."]) -> Certificate:
+def certify(kernel: Shaped[np.ndarray | Array, "n n ..."]) -> Certificate:
     """Eigenvalues of a symmetric kernel (n, n) or a full one (n, n, c, c), in float64.
 
     Args:

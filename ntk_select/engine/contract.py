@@ -7,7 +7,7 @@ differentiable; loops run on the device.
 Letters: a, b examples of the two sides; m outputs; g groups; s, t positions; k, o width in and out.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Num
+from jaxtyping import Array, Float, Shaped
 
 from ntk_select.engine.factors import outer
 from ntk_select.engine.layer_ops import Embedding, LayerOp
@@ -63,9 +63,9 @@ def contract(contractions: tuple[Contraction, ...], pairing: str, symmetric: boo
     return totals
 
 
-def zero_totals(contractions: tuple[Contraction, ...], shape: tuple[int, ...], dtype) -> dict[str, Float[Array, "a b ..."]]:
+def zero_totals(names: Iterable[str], shape: tuple[int, ...], dtype) -> dict[str, Float[Array, "a b ..."]]:
     """Kernels before anything is added."""
-    return {name: jnp.zeros(shape, dtype) for name in dict.fromkeys(how.name for how in contractions)}
+    return {name: jnp.zeros(shape, dtype) for name in names}
 
 
 def _in_sample_space(how: Contraction, pairing: str, symmetric: bool, spread: bool, total, part1, part2):
@@ -151,10 +151,8 @@ def _formed(how: Contraction, tap, part, start, size: int) -> Float[Array, "n r 
     """Gradients from stored factors: `size` columns of the patches, of all taps or of one."""
     total = 0
     for op, (x, cotangents) in zip(how.ops, part, strict=True):
-        if how.stored == "patches":
-            patches = x
-        else:
-            patches = jax.vmap(op.patches if tap is None else lambda one, op=op: op.patches_of_tap(one, tap))(x)
+        see = op.patches if tap is None else partial(op.patches_of_tap, number=tap)
+        patches = x if how.stored == "patches" else jax.vmap(see)(x)
         if size < patches.shape[-1]:
             patches = lax.dynamic_slice_in_dim(patches, start, size, axis=3)
         total = total + jax.vmap(outer)(patches, cotangents)
@@ -198,7 +196,7 @@ def gradient_block(pairing: str, rows1: Float[Array, "a r m o"], rows2: Float[Ar
 
 
 def pair_block(
-    pairing: str, inputs: Num[Array, "g a s b t"], left: Float[Array, "a g s m o"], right: Float[Array, "b g t n o"]
+    pairing: str, inputs: Shaped[Array, "g a s b t"], left: Float[Array, "a g s m o"], right: Float[Array, "b g t n o"]
 ) -> Float[Array, "a b ..."]:
     """Block of the kernel from products of inputs, and cotangents."""
     wide = _wide(left, right, inputs)
@@ -265,9 +263,9 @@ def swapped(kernel: Any) -> Any:
     return kernel.transpose(1, 0, *range(kernel.ndim - 1, 1, -1))
 
 
-def layer_kernel(contraction: Contraction, part: list, m: int, n: int) -> Float[Array, "n n"]:
-    """Inner products of the gradients of one leaf, summed over its m cotangents, from what is stored of the padded examples."""
+def layer_kernel(contraction: Contraction, part: list, n: int) -> Float[Array, "n n"]:
+    """Inner products of the gradients of one leaf, summed over its cotangents, from what is stored of the padded examples."""
     length = len(jax.tree.leaves(part)[0])
     dtype = jnp.float64 if jax.config.jax_enable_x64 else _wide(*jax.tree.leaves(part))
-    totals = contract((contraction,), "trace", True, False, zero_totals((contraction,), (length, length), dtype), [part], [part])
+    totals = contract((contraction,), "trace", True, False, zero_totals([contraction.name], (length, length), dtype), [part], [part])
     return finish("trace", True, (n, n), 1, totals[contraction.name])

@@ -56,8 +56,8 @@ def kernels(
     leaves: list,
     x1: Any,
     x2: Any,
-    left: Float[Array, "n_or_1 m c"],
-    right: Float[Array, "n_or_1 m c"] | None,
+    left: Float[Array, "_ m c"],
+    right: Float[Array, "_ m c"] | None,
 ) -> dict[str, Float[Array, "n1 n2 ..."]]:
     """The kernel of examples that are in memory together: a pure function, traceable and differentiable.
 
@@ -87,7 +87,9 @@ def _kernels(structure: Structure, stored, contractions, pairing: str, symmetric
         n2 = count_examples(x2)
         parts2 = _padded_to(padded(n2), factors(structure, stored, values, leaves, x2, right))
     shape = (padded(n1), padded(n2), *tail(pairing, m, m))
-    totals = contract(contractions, pairing, symmetric, False, zero_totals(contractions, shape, structure.dtype), parts1, parts2)
+    totals = contract(
+        contractions, pairing, symmetric, False, zero_totals([how.name for how in contractions], shape, structure.dtype), parts1, parts2
+    )
     return {name: finish(pairing, symmetric, (n1, n2), m, total) for name, total in totals.items()}
 
 
@@ -142,7 +144,11 @@ def compute(
     contractions = [contractions_of(plan, analysed.structure, group, split=split) for group in range(len(plan.groups))]
     tiles = [tile for tile in plan.tiles() if not sink.done(*tile)]
     steps, count = itertools.count(1), len(tiles) * sum(1 for _ in plan.rounds())
-    say = (lambda i, j: None) if progress is None else lambda i, j: progress(next(steps), count, f"tile {i}, {j}")
+
+    def say(i: int, j: int) -> None:
+        if progress is not None:
+            progress(next(steps), count, f"tile {i}, {j}")
+
     sides = _Sides(analysed, plan, x1, x2, outputs, place)
     at_once = _in_one_program(plan) and not float64 and mesh is None
     for i, j in tiles:
@@ -176,45 +182,38 @@ def _tile(sides: "_Sides", contractions: list, i: int, j: int, float64: bool, sa
     plan, structure, place = sides.plan, sides.structure, sides.place
     whole, chunks = sides.shape(i, j), plan.chunks
     dtype = jnp.dtype("float64") if float64 else structure.dtype
+    names = tuple(dict.fromkeys(how.name for group in contractions for how in group))
     totals = {}
     for group, left, right in plan.rounds():
         first, second = side_keys(plan, i, j, group, left, right)
         symmetric = first == second
         parts1 = sides.get(first)
         parts2 = [] if symmetric else sides.get(second, keep=first)
-        how = contractions[group]
         # Cotangents that are averaged add up; others stand side by side.
         address = {"trace": (0, 0), "diagonal": (left, 0), "full": (left, right)}[plan.pairing]
         m1, m2 = (chunks[part + 1] - chunks[part] for part in (left, right))
         with _double(float64):
-            before = totals.get(address, {})
-            shape = (*map(place.padded, whole), *tail(plan.pairing, m1, m2))
-            new = tuple(one for one in how if one.name not in before)
-            if new:
-                before |= place.spread(structure.jit(_zeros, new, shape, dtype)())
-            if place.mesh is not None and not symmetric:
-                parts2 = place.everywhere(parts2)
-            elif place.mesh is not None:
-                parts2 = place.everywhere(parts1)
-            lower = symmetric and place.mesh is None
-            names = {one.name for one in how}
-            run = structure.jit(_contract, how, plan.pairing, lower, place.mesh is not None, donate_argnums=0)
-            totals[address] = before | run({name: before[name] for name in names}, parts1, [] if lower else parts2)
+            if address not in totals:
+                shape = (*map(place.padded, whole), *tail(plan.pairing, m1, m2))
+                totals[address] = place.spread(structure.jit(_zeros, names, shape, dtype)())
+            if place.mesh is not None:
+                parts2, symmetric = place.everywhere(parts1 if symmetric else parts2), False
+            run = structure.jit(_contract, contractions[group], plan.pairing, symmetric, place.mesh is not None, donate_argnums=0)
+            totals[address] = run(totals[address], parts1, parts2)
         del parts1, parts2  # so that the cache alone decides what stays
         say(i, j)
     with _double(float64):
-        grid = _as_grid(plan, totals)
         symmetric = plan.columns is None and i == j
-        return structure.jit(_joined, plan.pairing, symmetric, whole, chunks[-1])(grid)
+        return structure.jit(_joined, plan.pairing, symmetric, whole, chunks[-1])(totals)
 
 
 def _double(float64: bool):
     return jax.enable_x64(True) if float64 else nullcontext()
 
 
-def _zeros(structure: Structure, contractions, shape, dtype):
+def _zeros(structure: Structure, names: tuple[str, ...], shape, dtype):
     del structure
-    return zero_totals(contractions, shape, dtype)
+    return zero_totals(names, shape, dtype)
 
 
 def _contract(structure: Structure, contractions, pairing: str, symmetric: bool, spread: bool, totals, parts1, parts2):
@@ -222,21 +221,19 @@ def _contract(structure: Structure, contractions, pairing: str, symmetric: bool,
     return contract(contractions, pairing, symmetric, spread, totals, parts1, parts1 if symmetric else parts2)
 
 
-def _as_grid(plan: Plan, totals: dict) -> dict[str, list[list[Any]]]:
-    """For each kernel its parts, by chunk of the left and of the right cotangents."""
-    rows = range(len(plan.chunks) - 1) if plan.pairing != "trace" else (0,)
-    columns = rows if plan.pairing == "full" else (0,)
-    names = dict.fromkeys(name for found in totals.values() for name in found)
-    return {name: [[totals[left, right][name] for right in columns] for left in rows] for name in names}
-
-
-def _joined(structure: Structure, pairing: str, symmetric: bool, shape, m: int, grid: dict) -> dict[str, Any]:
+def _joined(structure: Structure, pairing: str, symmetric: bool, shape, m: int, totals: dict) -> dict[str, Any]:
+    """Kernels from their sums by chunks of the left and of the right cotangents."""
     del structure
+    lefts, rights = (sorted({address[side] for address in totals}) for side in (0, 1))
     found = {}
-    for name, rows in grid.items():
-        total = jnp.concatenate([jnp.concatenate(row, axis=-1) if pairing == "full" else row[0] for row in rows], axis=2) if rows[0][0].ndim > 2 else rows[0][0]
-        found[name] = finish(pairing, symmetric, shape, m, total)
+    for name in totals[0, 0]:
+        rows = [_side_by_side([totals[left, right][name] for right in rights], 3) for left in lefts]
+        found[name] = finish(pairing, symmetric, shape, m, _side_by_side(rows, 2))
     return found
+
+
+def _side_by_side(parts: list, axis: int):
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis)
 
 
 @jax.jit
@@ -306,7 +303,7 @@ class _Sides:
             x, chosen, n, first, batch = self._for_mesh(x, chosen, first, last, batch)
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), (x, chosen))
         buffers = place.spread(self.structure.jit(_empty, stored, place.padded(last - cuts[number]), *_hashable(shapes))(self.values, self.leaves))
-        run = self.structure.jit(_fill_from, stored, batch, shared, donate_argnums=0)
+        run = self.structure.jit(_fill_from, stored, batch, donate_argnums=0)
         shared_cotangents = place.everywhere(chosen) if shared else None
         for start in range(0, n, batch):
             start = min(start, n - batch)  # the last batch begins earlier instead of being short
@@ -345,9 +342,8 @@ def _empty(structure: Structure, stored, n: int, leaves_of_shapes, treedef, valu
     return jax.tree.map(lambda leaf: jnp.zeros((n, *leaf.shape[1:]), leaf.dtype), shapes)
 
 
-def _fill_from(structure: Structure, stored, batch: int, shared: bool, buffers, start, offset, values, leaves, x, cotangents):
+def _fill_from(structure: Structure, stored, batch: int, buffers, start, offset, values, leaves, x, cotangents):
     x = jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, offset, batch, 0), x)
-    del shared
     return fill(structure, stored, buffers, start, values, leaves, x, cotangents)
 
 
@@ -521,7 +517,7 @@ def kernel_of_op(
 
 @partial(jax.jit, static_argnums=0)
 def _kernel_of_op(how: Contraction, inputs, cotangents):
-    (op,), (n, m) = how.ops, cotangents.shape[:2]
+    (op,), n = how.ops, len(cotangents)
     left = jax.vmap(jax.vmap(lambda ct: op.outputs(ct[None])))(cotangents).transpose(0, 2, 3, 1, 4)
     entered = inputs[:, None] if how.stored == "inputs" else jax.vmap(lambda x: op.patches(x[None]))(inputs)
-    return layer_kernel(how, _padded_to(padded(n), [(entered, left)]), m, n)
+    return layer_kernel(how, _padded_to(padded(n), [(entered, left)]), n)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from ntk_select.engine.program import evaluate
 from ntk_select.engine.structure import LeafUse, Structure
@@ -28,9 +28,7 @@ class Stored(NamedTuple):
     what: str
 
 
-def factors(
-    structure: Structure, stored: tuple[Stored, ...], values: tuple, leaves: list, x: Any, cotangents: Float[Array, "n_or_1 m c"]
-) -> list[Any]:
+def factors(structure: Structure, stored: tuple[Stored, ...], values: tuple, leaves: list, x: Any, cotangents: Float[Array, "_ m c"]) -> list[Any]:
     """What `stored` asks for, of every example of x (n, ...), for its cotangents (n or 1, m, c).
 
     Cost: one forward pass and m backward passes per example.
@@ -92,7 +90,7 @@ def _of_example(structure: Structure, stored, values, leaves, weights, x, cotang
     return results
 
 
-def outer(patches: Float[Array, "g s k"], cotangents: Float[Array, "g s m o"]) -> Float[Array, "g k m o"]:
+def outer(patches: Shaped[Array, "g s k"], cotangents: Float[Array, "g s m o"]) -> Float[Array, "g k m o"]:
     """X' G, the gradients."""
     g, s, m, o = cotangents.shape
     product = jnp.matmul(patches.swapaxes(1, 2), cotangents.reshape(g, s, m * o))

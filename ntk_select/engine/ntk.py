@@ -239,9 +239,8 @@ def ntk_fn(
     with jax.default_matmul_precision(precision):
         analysed = analyse(fn, params, x, layers)
         read_outputs(outputs, count_examples(x), None, analysed.structure.outputs, analysed.structure.dtype)
-        if all(isinstance(leaf, np.ndarray | jax.Array | float | int) for leaf in jax.tree.leaves((params, x))):
-            if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((params, x))):
-                check_independent(fn, params, x, analysed.structure)
+        if not any(isinstance(leaf, jax.ShapeDtypeStruct | jax.core.Tracer) for leaf in jax.tree.leaves((params, x))):
+            check_independent(fn, params, x, analysed.structure)
 
     def kernel(params: Any, x1: Any, x2: Any = None) -> Float[Array, "n1 n2 ..."]:
         x1, x2 = read_two_sides(x1, x2)

@@ -373,7 +373,9 @@ def _library_code(value) -> frozenset | None:
             todo += one.items()
         elif isinstance(one, str | int | float | None) or type(one) is object:
             code.append(one if isinstance(one, str) else repr(one) if type(one) is not object else "")
-        elif isinstance(one, jax.Array | jax.core.Tracer) or not str(getattr(one, "__module__", type(one).__module__)).startswith(("jax.", "jaxlib.")):
+        elif isinstance(one, jax.Array | jax.core.Tracer) or not str(getattr(one, "__module__", type(one).__module__)).startswith(
+            ("jax.", "jaxlib.")
+        ):
             return None
         elif hasattr(one, "call_wrapped"):
             todo += [one.f, one.transforms, one.params]

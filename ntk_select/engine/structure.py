@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 
 from ntk_select.engine.arguments import count_examples, leaf_names, select, some_examples
@@ -24,7 +25,7 @@ from ntk_select.engine.layer_ops import Conv, LayerOp, read_layer_op
 from ntk_select.engine.program import PROGRAMS, Compiled, Program, trace
 from ntk_select.errors import ConfigError, ModelError, first_line
 
-_PACKAGE = str(Path(__file__).parent.parent)
+_OWN_FRAMES = (str(Path(__file__).parent.parent), str(Path(jaxtyping.__file__).parent), "<@beartype")
 _ISOMETRIES = ("reshape", "transpose", "squeeze", "rev", "copy", "copy_p", "convert_element_type", "broadcast_in_dim")
 _ELEMENTWISE = ("add", "sub", "mul", "div", "max", "min", "add_any", "pow", "select_n")
 ROUNDING, ROUNDING_OF_HALF = 1e-3, 2e-2
@@ -156,24 +157,23 @@ def analyse(fn: Callable, params: Any, x: Any, layers: Any = None, *, chosen: tu
         warnings.warn(
             f"{len(general)} of {len(structure.leaves)} leaves take the general route, exact but slow: {listed}.",
             GeneralRouteWarning,
-            stacklevel=_levels_to_the_caller(),
+            stacklevel=_levels_to_the_caller(sys._getframe()),
         )
     return Analysed(structure, values, leaves)
 
 
 def _check_outputs(program: Program) -> None:
     outputs = [program.shapes[slot] for slot in program.outputs]
-    if len(outputs) == 1 and outputs[0].shape[:1] == (1,) and len(outputs[0].shape) <= 2 and 0 not in outputs[0].shape:
-        if jnp.issubdtype(outputs[0].dtype, jnp.floating):
-            return
-    given = ", ".join(f"{output.dtype}{list(output.shape)}" for output in outputs)
-    raise ConfigError(f"fn(params, x) returns {given} for one example; it must return one array (n, c) of floating-point outputs, c at least 1.")
+    is_row = len(outputs) == 1 and outputs[0].shape[:1] == (1,) and len(outputs[0].shape) <= 2 and 0 not in outputs[0].shape
+    if not is_row or not jnp.issubdtype(outputs[0].dtype, jnp.floating):
+        given = ", ".join(f"{output.dtype}{list(output.shape)}" for output in outputs)
+        raise ConfigError(f"fn(params, x) returns {given} for one example; it must return one array (n, c) of floating-point outputs, c at least 1.")
 
 
-def _levels_to_the_caller() -> int:
-    """How many calls up the code lies that is not this package's."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+def _levels_to_the_caller(frame) -> int:
+    """How many calls up the code lies that is neither this package's nor that of a check of its types."""
+    level = 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN_FRAMES):
         level, frame = level + 1, frame.f_back
     return level
 

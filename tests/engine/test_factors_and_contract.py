@@ -184,7 +184,7 @@ def test_what_is_added_comes_on_top_of_what_is_there(oracle, case, held):
 
 def test_sums_in_float64_of_factors_in_float32_are_closer(oracle, monkeypatch):
     """Pieces are summed in the type of the factors, their sums in float64."""
-    monkeypatch.setattr(contract_module, "FLOAT64_ENTRIES", 64)
+    monkeypatch.setattr(contract_module, "FLOAT64_TERMS", 64)
     rows = (1 + oracle.draw(3, 40_000, 1, 1) / 10).astype(np.float32)
     exact = rows[:, :, 0, 0].astype(np.float64) @ rows[:, :, 0, 0].astype(np.float64).T
     how = Contraction("", (), "parameter", "gradients", 3, 10**6)

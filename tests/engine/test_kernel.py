@@ -186,7 +186,7 @@ def test_a_leaf_in_pieces_gives_the_same_kernel(oracle, monkeypatch, full):
 
 @pytest.mark.parametrize("space", SPACES)
 def test_sums_in_float64_are_the_same(oracle, monkeypatch, full, space):
-    monkeypatch.setattr(contract, "FLOAT64_ENTRIES", 8)
+    monkeypatch.setattr(contract, "FLOAT64_TERMS", 8)
     oracle.close(ns.ntk(network, PARAMS, X1, outputs="full", accumulate="float64", space=space), full)
     oracle.close(ns.ntk(deep, DEEP, LEFT, RIGHT, accumulate="float64", space=space), ns.ntk(deep, DEEP, LEFT, RIGHT, method="jacobian"))
 
