@@ -254,8 +254,8 @@ def ntk_fn(
             if not plan.leaves:
                 return jnp.zeros(wanted.kernel_shape(n1, n1 if n2 is None else n2), structure.dtype)
             run = structure.jit(kernels, stored_of(plan, 0), contractions_of(plan, structure, 0, split=False), plan.pairing, x2 is None)
-            right = None if x2 is None else wanted.right
-            return run(analysed.values, analysed.leaves, x1, x2, wanted.left, right)[""]
+            left, right = jax.device_put((wanted.left, None if x2 is None else wanted.right))
+            return run(analysed.values, analysed.leaves, x1, x2, left, right)[""]
 
     return kernel
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import jaxtyping
 import numpy as np
 
-from ntk_select.engine.arguments import count_examples, leaf_names, select, some_examples
+from ntk_select.engine.arguments import leaf_names, select
 from ntk_select.engine.layer_ops import Conv, LayerOp, read_layer_op
 from ntk_select.engine.program import PROGRAMS, Compiled, Program, trace
 from ntk_select.errors import ConfigError, ModelError, first_line
@@ -189,27 +189,24 @@ def check_independent(fn: Callable, params: Any, x: Any, structure: Structure) -
     fn_code = getattr(getattr(fn, "__func__", fn), "__code__", type(fn))
     if fn_code in structure.independent:
         return
-    n = count_examples(x)
-    pair = some_examples(x, np.array([min(1, n - 1), 0]))
-    # The first one is changed, so that equal examples cannot hide that they influence each other.
-    pair = jax.tree.map(lambda leaf: jnp.asarray(leaf).at[0].multiply(0.5) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, pair)
+    first = jax.tree.map(lambda leaf: leaf if isinstance(leaf, jax.Array) else jax.device_put(leaf[:2]), x)
+    known, treedef = jax.tree.flatten(params)
 
-    def both(leaves, pair):
-        given = jax.tree.unflatten(treedef, [known if value is None else value for value, known in zip(leaves, known_leaves, strict=True)])
-        alone = jax.tree.map(lambda leaf: leaf[:, None], pair)
-        return fn(given, pair), jax.vmap(lambda example: fn(given, example)[0])(alone)
+    def both(leaves, x):
+        given = jax.tree.unflatten(treedef, [leaf if value is None else value for value, leaf in zip(leaves, known, strict=True)])
+        pair = jax.tree.map(lambda leaf: jnp.stack([_changed(leaf[min(1, len(leaf) - 1)]), leaf[0]]), x)
+        return fn(given, pair), jax.vmap(lambda example: fn(given, jax.tree.map(lambda leaf: leaf[None], example))[0])(pair)
 
-    known_leaves, treedef = jax.tree.flatten(params)
-    arrays = [leaf if hasattr(leaf, "dtype") else None for leaf in known_leaves]
+    arrays = [jax.device_put(leaf) if hasattr(leaf, "dtype") else None for leaf in known]
     try:
-        together, alone = jax.jit(both)(arrays, pair)
+        together, alone = jax.device_get(jax.jit(both)(arrays, first))
     except Exception as error:
         raise ConfigError(
             f"fn(params, x) failed for two examples together: {type(error).__name__}: {first_line(error)}. It must take any number of examples."
         ) from error
     if together.shape != alone.shape:
         raise ConfigError(f"fn(params, x) returns {together.dtype}{list(together.shape)} for two examples; it must return one row for each.")
-    half = any(jnp.issubdtype(jnp.result_type(leaf), jnp.floating) and jnp.finfo(jnp.result_type(leaf)).bits < 32 for leaf in known_leaves)
+    half = any(jnp.issubdtype(jnp.result_type(leaf), jnp.floating) and jnp.finfo(jnp.result_type(leaf)).bits < 32 for leaf in known)
     together, alone = (np.asarray(side, np.float64).reshape(2, -1) for side in (together, alone))
     allowed = ROUNDING_OF_HALF if half or jnp.finfo(structure.program.shapes[structure.program.outputs[0]].dtype).bits < 32 else ROUNDING
     with np.errstate(invalid="ignore"):
@@ -220,6 +217,11 @@ def check_independent(fn: Callable, params: Any, x: Any, structure: Structure) -
             "over the batch. Such a function has no kernel. Type: use_running_average=True (linen), model.eval() (nnx)"
         )
     structure.independent.add(fn_code)
+
+
+def _changed(example):
+    """Another example, so that equal ones cannot hide that they influence each other."""
+    return example * jnp.asarray(0.5, example.dtype) if jnp.issubdtype(example.dtype, jnp.floating) else example
 
 
 @lru_cache(maxsize=2 * PROGRAMS)

@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
 
 from ntk_select.engine.arguments import check_batch_size, check_precision, count_examples, select, some_examples
 from ntk_select.engine.program import Program, outputs_of, trace
@@ -35,7 +36,7 @@ def ntk_vector_product(
     fn: Callable[[Any, Any], Any],
     params: Any,
     x: Any,
-    v: Float[Array, "n2 ..."],
+    v: Real[ArrayLike, "n2 ..."],
     *,
     layers: str | Callable[[str], bool] | None = None,
     x2: Any = None,
@@ -103,40 +104,50 @@ class BatchedProduct:
             self._programs[shapes] = trace(self._call, self.picked, self._held, x)
         return self._programs[shapes]
 
-    def pull(self, x: Any, v: Float[Array, "n ..."]) -> list[Float[Array, "..."]]:
+    def _batches(self, x):
+        """For each batch: program, its arrays, examples, places of the batch among them, places of the batch in x, those that are no filling."""
+        n = count_examples(x)
+        on_device = all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(x))
+        for rows, real in padded_batches(n, self._size or n):
+            # What is on the device is cut there; from the host only the batch comes.
+            some, places = (x, rows) if on_device else (some_examples(x, rows), np.arange(len(rows)))
+            shapes = jax.eval_shape(partial(some_examples, part=np.arange(len(rows))), x)
+            yield *self._program(shapes), *jax.device_put((some, places, rows, real))
+
+    def pull(self, x: Any, v: Real[ArrayLike, "n ..."]) -> list[Float[Array, "..."]]:
         """J(x)' v, one array for each picked leaf."""
-        if self._size is None:
-            program, values = self._program(x)
-            return program.jit(_pull)(values, self.picked, self._held, x, v)
-        total = None
-        for rows, real in padded_batches(count_examples(x), self._size):
-            part = some_examples(x, rows)
-            program, values = self._program(part)
-            weights = jnp.where(real.reshape(-1, *(1,) * (v.ndim - 1)), v[rows], 0)
-            found = program.jit(_pull)(values, self.picked, self._held, part, weights)
+        total, v = None, jax.device_put(v)
+        for program, values, some, places, rows, real in self._batches(x):
+            found = program.jit(_pull)(values, self.picked, self._held, some, places, v, rows, real)
             total = found if total is None else _added(total, found)
         return total
 
     def push(self, x: Any, direction: list[Float[Array, "..."]]) -> Float[Array, "n ..."]:
         """J(x) times a direction in the picked leaves."""
-        parts = []
-        for rows, real in padded_batches(count_examples(x), self._size or count_examples(x)):
-            part = x if self._size is None else some_examples(x, rows)
-            program, values = self._program(part)
-            found = program.jit(_push)(values, self.picked, self._held, direction, part)
-            parts.append(found if real.all() else found[: real.sum()])
-        return parts[0] if len(parts) == 1 else jnp.concatenate(parts)
+        parts = [program.jit(_push)(values, self.picked, self._held, direction, *some[:2]) for program, values, *some in self._batches(x)]
+        return parts[0] if len(parts) == 1 else _joined(count_examples(x), parts)
 
 
-def _pull(program: Program, values, picked, held, x, v):
-    """J' v, in the shapes of the chosen leaves."""
-    out, pull = jax.vjp(lambda picked: outputs_of(program, values, jax.tree.leaves((picked, held, x)))[0], picked)
-    return pull(v.astype(out.dtype))[0]
+def _outputs(program: Program, values, picked, held, x, places):
+    (outputs,) = outputs_of(program, values, jax.tree.leaves((picked, held, some_examples(x, places))))
+    return outputs
 
 
-def _push(program: Program, values, picked, held, direction, x):
-    """J times a direction in the parameters, (n, c)."""
-    return jax.jvp(lambda picked: outputs_of(program, values, jax.tree.leaves((picked, held, x)))[0], (picked,), (direction,))[1]
+def _pull(program: Program, values, picked, held, x, places, v, rows, real):
+    """J' v of a batch, in the shapes of the chosen leaves."""
+    out, pull = jax.vjp(lambda picked: _outputs(program, values, picked, held, x, places), picked)
+    v = v[rows].astype(out.dtype)
+    return pull(v * real.reshape(-1, *(1,) * (v.ndim - 1)).astype(v.dtype))[0]
+
+
+def _push(program: Program, values, picked, held, direction, x, places):
+    """J of a batch times a direction in the parameters, (b, c)."""
+    return jax.jvp(lambda picked: _outputs(program, values, picked, held, x, places), (picked,), (direction,))[1]
+
+
+@partial(jax.jit, static_argnums=0)
+def _joined(n: int, parts: list) -> Array:
+    return jnp.concatenate(parts)[:n]
 
 
 @jax.jit

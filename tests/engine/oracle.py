@@ -30,7 +30,8 @@ def jacobians(fn, params, x) -> dict[str, np.ndarray]:
         return fn(jax.tree.unflatten(treedef, merged), jax.tree.map(lambda leaf: leaf[None], example)).reshape(-1)[a]
 
     gradient = jax.jit(jax.grad(output), compiler_options=QUICKLY)
-    outputs = jax.eval_shape(lambda x: fn(params, x), jax.tree.map(lambda leaf: leaf[:1], x)).size
+    traced = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, params)
+    outputs = jax.eval_shape(lambda x: fn(traced, x), jax.tree.map(lambda leaf: leaf[:1], x)).size
     picked, n = [leaves[index] for index in chosen], len(jax.tree.leaves(x)[0])
     examples = [jax.tree.map(lambda leaf, i=i: np.asarray(leaf)[i], x) for i in range(n)]
     rows = [[[np.asarray(g, np.float64).ravel() for g in gradient(picked, example, a)] for a in range(outputs)] for example in examples]

@@ -23,7 +23,12 @@ def all_routes(fn, params=PARAMS, x=X):
     """The kernel as every function gives it."""
     vector = np.random.default_rng(2).normal(size=fn(params, x).shape)
     product = ns.ntk_vector_product(fn, params, x, vector)
-    kernels = [ns.ntk(fn, params, x), ns.ntk_fn(fn, params, x)(params, x), ns.ntk(fn, params, x, method="jacobian"), ns.ntk(fn, params, x, memory_gb=2e-5)]
+    kernels = [
+        ns.ntk(fn, params, x),
+        ns.ntk_fn(fn, params, x)(params, x),
+        ns.ntk(fn, params, x, method="jacobian"),
+        ns.ntk(fn, params, x, memory_gb=2e-5),
+    ]
     return [np.asarray(kernel) for kernel in (*kernels, product)]
 
 
@@ -121,7 +126,11 @@ def test_equal_linen_modules_share_what_was_compiled_and_others_do_not():
         def __call__(self, x):
             return nn.Dense(3, param_dtype=np.float64)(x) * self.gain
 
-    one, equal, other = (ns.ntk(lambda p, x, m=Model(gain): m.apply({"params": p}, x), params, x) for gain in (1.0, 1.0, 2.0))
+    def kernel(gain):
+        model = Model(gain)
+        return ns.ntk(lambda p, x: model.apply({"params": p}, x), params, x)
+
+    one, equal, other = map(kernel, (1.0, 1.0, 2.0))
     np.testing.assert_array_equal(one, equal)
     np.testing.assert_allclose(other, 4 * one, rtol=1e-12)
 

@@ -281,7 +281,11 @@ SHARDED_CASES += [f"explicit, columns {where}{how}" for where in ("everywhere", 
 
 @pytest.fixture(scope="module")
 def sharded():
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
     done = subprocess.run([sys.executable, "-c", SHARDED], capture_output=True, text=True, timeout=500, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     return {name: (off, devices) for name, off, devices in map(json.loads, done.stdout.splitlines())}

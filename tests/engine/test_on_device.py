@@ -140,8 +140,13 @@ SWITCHES = {
 IN_SINGLE = jax.tree.map(lambda leaf: leaf.astype(np.float32), (PARAMS, X1, X2, V))
 
 
-@pytest.mark.parametrize("name", CALLS)
-@pytest.mark.parametrize("switch", SWITCHES)
+SLOWLY = [(switch, name) for switch in SWITCHES for name in CALLS if switch == "disable_jit" and name not in ("trace", "several tiles", "jacobian")]
+
+
+@pytest.mark.parametrize(
+    ("switch", "name"),
+    [pytest.param(switch, name, marks=pytest.mark.slow if (switch, name) in SLOWLY else ()) for switch in SWITCHES for name in CALLS],
+)
 def test_the_switches_of_jax_change_no_number(switch, name):
     expected = [np.asarray(leaf) for leaf in jax.tree.leaves(CALLS[name](network, *IN_SINGLE))]
     with SWITCHES[switch]():
@@ -187,7 +192,11 @@ for name, call in made["CALLS"].items():
 
 @pytest.fixture(scope="module")
 def on_the_second_device():
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=3", "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=3",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
     done = subprocess.run([sys.executable, "-c", ELSEWHERE, __file__], capture_output=True, text=True, timeout=500, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     return {name: rest for name, *rest in map(json.loads, done.stdout.splitlines())}

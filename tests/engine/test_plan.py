@@ -13,7 +13,19 @@ import ntk_select as ns
 from ntk_select.engine import plan as plan_module
 from ntk_select.engine.arguments import available_memory, read_outputs
 from ntk_select.engine.factors import factors
-from ntk_select.engine.plan import ACCELERATOR, COMPILER_BYTES, CPU, DISPATCH, ByteCache, make_plan, padded, parameter_block, side_keys, stored_of, tuning
+from ntk_select.engine.plan import (
+    ACCELERATOR,
+    COMPILER_BYTES,
+    CPU,
+    DISPATCH,
+    ByteCache,
+    make_plan,
+    padded,
+    parameter_block,
+    side_keys,
+    stored_of,
+    tuning,
+)
 from ntk_select.engine.structure import GeneralRouteWarning, analyse
 from ntk_select.errors import ConfigError
 
@@ -335,7 +347,9 @@ def test_the_table_names_each_layer_its_way_and_the_totals():
 def test_the_table_says_why_a_leaf_takes_the_general_route():
     with pytest.warns(GeneralRouteWarning):
         plan = ns.ntk_plan(
-            lambda p, x: p["t"][x[:, 0], x[:, 1]][:, None] @ p["w"], {"t": SHAPE((4, 3), np.float32), "w": SHAPE((1, 2), np.float32)}, SHAPE((5, 2), np.int32)
+            lambda p, x: p["t"][x[:, 0], x[:, 1]][:, None] @ p["w"],
+            {"t": SHAPE((4, 3), np.float32), "w": SHAPE((1, 2), np.float32)},
+            SHAPE((5, 2), np.int32),
         )
     assert "t: general route, used by gather" in str(plan)
 

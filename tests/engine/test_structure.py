@@ -293,6 +293,7 @@ def test_what_has_no_known_structure_is_exact_and_warned_of(oracle, fn):
     params, x, general = GENERAL[fn]
     with pytest.warns(GeneralRouteWarning) as caught:
         oracle.agrees(fn, params, x, spaces=(None,))
+    with pytest.warns(GeneralRouteWarning):
         kinds = oracle.kinds(fn, params, x)
     (said,) = {str(warning.message) for warning in caught}
     assert said.startswith(f"{len(general)} of {len(params)} leaves")
