@@ -1,6 +1,7 @@
 """What does one forward pass over the probe sample give to all scores?"""
 
 import warnings
+from contextlib import nullcontext
 from functools import partial
 from typing import NamedTuple
 
@@ -159,19 +160,20 @@ class InBatches:
     Args:
       size: of the batches.
       inner: where a single example is too much, the lack of memory itself is raised: what is around may take less.
+      precision: of products; None leaves it as it is.
     """
 
-    def __init__(self, size: int, *, inner: bool = False):
-        self.size, self._inner = size, inner
+    def __init__(self, size: int, *, inner: bool = False, precision: str | None = "highest"):
+        self.size, self._inner, self._precision = size, inner, precision
 
     def __call__(self, fn, *arrays):
         """As `in_batches`, in batches of `size`."""
-        found, _, least = _batched(fn, self.size, arrays, inner=self._inner)
+        found, _, least = _batched(fn, self.size, arrays, inner=self._inner, precision=self._precision)
         self.size = self.size if least == len(arrays[0]) else least
         return found
 
 
-def _batched(fn, batch_size: int, arrays, *, again=None, inner: bool = False):
+def _batched(fn, batch_size: int, arrays, *, again=None, inner: bool = False, precision: str | None = "highest"):
     """The results; with `again` the first two of them once more for the first examples, in another batch than their own, None at size 1;
     and the size of the batches at last.
 
@@ -190,7 +192,7 @@ def _batched(fn, batch_size: int, arrays, *, again=None, inner: bool = False):
                 for part, array in zip(batch, arrays, strict=True)
             ]
         try:
-            with jax.default_matmul_precision("highest"):
+            with nullcontext() if precision is None else jax.default_matmul_precision(precision):
                 result = jax.block_until_ready((fn if first < n else again)(*batch))
         except Exception as error:
             if not is_out_of_memory(error) or (inner and size == 1):

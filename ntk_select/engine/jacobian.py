@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from ntk_select.engine.arguments import Outputs, count_examples
 from ntk_select.engine.program import outputs_of
 from ntk_select.engine.structure import Analysed, Structure
-from ntk_select.probe import InBatches, in_batches
+from ntk_select.probe import InBatches
 
 _CONTRACTIONS = {"trace": "imp,jmp->ij", "diagonal": "imp,jmp->ijm", "full": "iap,jbp->ijab"}
 
@@ -33,10 +33,12 @@ def jacobian_kernel(analysed: Analysed, x1: Any, x2: Any, outputs: Outputs, *, b
     """
     rows_of = partial(analysed.structure.jit(_rows), analysed.values, analysed.leaves)
 
+    in_batches = InBatches(batch_size, precision=None)
+
     def rows(x, cotangents):
         leaves, treedef = jax.tree.flatten(x)
         run = lambda cotangents, *leaves: rows_of(jax.tree.unflatten(treedef, leaves), cotangents)  # noqa: E731
-        return in_batches(run, batch_size, _for_each(cotangents, count_examples(x)), *leaves)
+        return in_batches(run, _for_each(cotangents, count_examples(x)), *leaves)
 
     left = rows(x1, outputs.left)
     right = left if x2 is None and outputs.right is outputs.left else rows(x1 if x2 is None else x2, outputs.right)
@@ -56,7 +58,7 @@ def vector_product_kernel(analysed: Analysed, x1: Any, x2: Any, outputs: Outputs
     n1, n2, m = count_examples(x1), count_examples(x2), outputs.count
     left, right = _for_each(outputs.left, n1), _for_each(outputs.right, n2)
     pull, push = structure.jit(_pull_each), structure.jit(_push_each, outputs.pairing)
-    inner = InBatches(batch_size, inner=True)
+    inner, outer = InBatches(batch_size, inner=True, precision=None), InBatches(batch_size, precision=None)
     leaves, treedef = jax.tree.flatten(x1)
 
     def columns(pairs):
@@ -64,7 +66,7 @@ def vector_product_kernel(analysed: Analysed, x1: Any, x2: Any, outputs: Outputs
         run = lambda left, *leaves: push(*given, directions, pairs % m, jax.tree.unflatten(treedef, leaves), left)  # noqa: E731
         return jnp.moveaxis(inner(run, left, *leaves), 0, 1)
 
-    found = np.asarray(in_batches(columns, batch_size, np.arange(n2 * m)))
+    found = np.asarray(outer(columns, np.arange(n2 * m)))
     if outputs.pairing == "full":
         return found.reshape(n2, m, n1, m).transpose(2, 0, 3, 1)
     kernel = found.reshape(n2, m, n1).transpose(2, 0, 1)

@@ -221,7 +221,9 @@ def check_independent(fn: Callable, params: Any, x: Any, structure: Structure) -
 
 def _changed(example):
     """Another example, so that equal ones cannot hide that they influence each other."""
-    return example * jnp.asarray(0.5, example.dtype) if jnp.issubdtype(example.dtype, jnp.floating) else example
+    if not jnp.issubdtype(example.dtype, jnp.floating):
+        return jnp.zeros_like(example)
+    return example * jnp.asarray(0.5, example.dtype) + jnp.asarray(1, example.dtype)
 
 
 @lru_cache(maxsize=2 * PROGRAMS)

@@ -4,9 +4,11 @@ import functools
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import ntk_select as ns
 from ntk_select.engine.arguments import read_outputs, select
 from ntk_select.engine.jacobian import jacobian_kernel, vector_product_kernel
 from ntk_select.engine.structure import analyse
@@ -242,3 +244,18 @@ def test_bad_input_is_named_in_a_sentence(change, sentence):
     given = {"fn": network, "params": PARAMS, "x": X1, "v": np.ones((5, C))} | change
     with pytest.raises(ConfigError, match=sentence):
         ntk_vector_product(**given)
+
+
+@pytest.mark.parametrize("method", ["structured", "jacobian", "vector-product", "neural-tangents"])
+def test_every_method_traces_the_function_in_the_precision_that_was_asked_for(method):
+    seen = set()
+
+    def watched(params, x):
+        seen.add(jax.config.jax_default_matmul_precision)
+        return jnp.tanh(x @ params["w"])
+
+    params, x = {"w": np.linspace(-1, 1, 6).reshape(3, 2)}, np.linspace(-1, 1, 12).reshape(4, 3)
+    for precision in ("high", "highest", "default"):
+        seen.clear()
+        ns.ntk(watched, params, x, method=method, precision=precision)
+        assert seen == {precision}
