@@ -179,12 +179,12 @@ def _levels_to_the_caller(frame) -> int:
 
 
 def check_independent(fn: Callable, params: Any, x: Any, structure: Structure) -> None:
-    """Compares the outputs of two examples together with those of each alone, once per structure and code of fn.
+    """Compares the outputs of a few examples together with those of each alone, once per structure and code of fn.
 
     Raises:
       ModelError: an example influences another one. Such a function has no kernel.
 
-    Cost: two passes of two examples through the network, compiled once.
+    Cost: two passes of four examples through the network, compiled once.
     """
     fn_code = getattr(getattr(fn, "__func__", fn), "__code__", type(fn))
     if fn_code in structure.independent:
@@ -194,20 +194,20 @@ def check_independent(fn: Callable, params: Any, x: Any, structure: Structure) -
 
     def both(leaves, x):
         given = jax.tree.unflatten(treedef, [leaf if value is None else value for value, leaf in zip(leaves, known, strict=True)])
-        pair = jax.tree.map(lambda leaf: jnp.stack([_changed(leaf[min(1, len(leaf) - 1)]), leaf[0]]), x)
-        return fn(given, pair), jax.vmap(lambda example: fn(given, jax.tree.map(lambda leaf: leaf[None], example))[0])(pair)
+        few = jax.tree.map(lambda leaf: jnp.stack([_changed(leaf[min(1, len(leaf) - 1)]), leaf[0]] * 2), x)
+        return fn(given, few), jax.vmap(lambda example: fn(given, jax.tree.map(lambda leaf: leaf[None], example))[0])(few)
 
     arrays = [jax.device_put(leaf) if hasattr(leaf, "dtype") else None for leaf in known]
     try:
         together, alone = jax.device_get(jax.jit(both)(arrays, first))
     except Exception as error:
         raise ConfigError(
-            f"fn(params, x) failed for two examples together: {type(error).__name__}: {first_line(error)}. It must take any number of examples."
+            f"fn(params, x) failed for several examples together: {type(error).__name__}: {first_line(error)}. It must take any number of examples."
         ) from error
     if together.shape != alone.shape:
-        raise ConfigError(f"fn(params, x) returns {together.dtype}{list(together.shape)} for two examples; it must return one row for each.")
+        raise ConfigError(f"fn(params, x) returns {together.dtype}{list(together.shape)} for four examples; it must return one row for each.")
     half = any(jnp.issubdtype(jnp.result_type(leaf), jnp.floating) and jnp.finfo(jnp.result_type(leaf)).bits < 32 for leaf in known)
-    together, alone = (np.asarray(side, np.float64).reshape(2, -1) for side in (together, alone))
+    together, alone = (np.asarray(side, np.float64).reshape(4, -1) for side in (together, alone))
     allowed = ROUNDING_OF_HALF if half or jnp.finfo(structure.program.shapes[structure.program.outputs[0]].dtype).bits < 32 else ROUNDING
     with np.errstate(invalid="ignore"):
         apart = np.linalg.norm(together - alone, axis=1) > allowed * np.linalg.norm(alone, axis=1)

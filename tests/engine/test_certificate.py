@@ -97,3 +97,8 @@ def test_whole_numbers_and_arrays_of_jax_do():
 def test_what_is_no_kernel_is_refused(kernel, message):
     with pytest.raises(ConfigError, match=message):
         ns.certify(kernel)
+
+
+def test_a_complex_kernel_has_no_certificate():
+    with pytest.raises(ConfigError, match="Expected a real kernel, got complex128"):
+        ns.certify(np.eye(2) * 1j)

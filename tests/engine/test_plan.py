@@ -236,10 +236,10 @@ def test_without_a_budget_a_part_of_the_free_memory_is_taken():
 
 def test_more_devices_have_room_for_more():
     (structure, *_), wanted = read(deep, DEEP, SHAPE((64, 3, 24), np.float64), "trace", 64)
-    one, four = (make_plan(structure, wanted, 64, None, memory=700_000, devices=devices, batch_size=1) for devices in (1, 4))
+    one, four = (make_plan(structure, wanted, 64, None, memory=800_000, devices=devices, batch_size=1) for devices in (1, 4))
     assert len(four.groups) < len(one.groups)
     assert four.work < one.work
-    assert four.peak_bytes <= 700_000
+    assert four.peak_bytes <= 800_000
 
 
 def test_values_asked_for_least_recently_are_forgotten_first():
