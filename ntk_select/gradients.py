@@ -13,8 +13,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from ntk_select.engine.arguments import leaf_names, refuse_tracers
 from ntk_select.engine.ntk import ntk
-from ntk_select.engine.arguments import leaf_names
 from ntk_select.errors import ConfigError, ModelError, did_you_mean
 from ntk_select.expert import Expert
 from ntk_select.last_conv import pooled_kernel, pooled_sketch
@@ -52,12 +52,13 @@ def gradient_kernel(
       Symmetric and positive semi-definite, float64 (summed in float64 over blocks computed in the type of x).
 
     Raises:
-      ConfigError: `layers` matches nothing or `outputs` is unknown or has the wrong shape.
+      ConfigError: `layers` matches nothing, `outputs` is unknown or has the wrong shape, or tracers (see `ntk_fn`).
       ModelError: the expert lacks what is asked for.
 
     Reference: Deshpande et al. 2021, section 3.2.  Cost: for a pooled last convolution the forward passes plus
     O(n^2 p) with p its number of weights; otherwise c times as much; for other layers see `ntk`.
     """
+    refuse_traced("ns.gradient_kernel", "ns.ntk_fn(fn, params, x)(params, x)", expert_or_fn, x, params, outputs)
     question = asked(expert_or_fn, x, params=params, layers=layers, outputs=outputs, batch_size=batch_size)
     if isinstance(question, PooledQuestion):
         return pooled_kernel(question.expert, question.passes, question.outputs)
@@ -91,8 +92,15 @@ def gradient_sketch(
     Cost: for a pooled last convolution the forward passes and one read of n gradients for each block (countsketch); otherwise
     see `ntk_select.sketch`.
     """
+    refuse_traced("ns.gradient_sketch", "ns.sketch_fn(fn, params, x)(params, x)", expert_or_fn, x, params, outputs)
     sketch = decided(as_sketch(sketch), 2)
     return sketch_of(asked(expert_or_fn, x, params=params, layers=layers, outputs=outputs, batch_size=batch_size or 32), x, sketch, batch_size)
+
+
+def refuse_traced(name: str, instead: str, expert_or_fn, *trees) -> None:
+    """Raises ConfigError for abstract values of JAX, those in an expert included."""
+    held = expert_or_fn.variables if isinstance(expert_or_fn, Expert) else None
+    refuse_tracers(name, f"{instead}, which can", held, *trees)
 
 
 class Question(NamedTuple):

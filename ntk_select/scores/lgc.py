@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ntk_select.expert import Expert
-from ntk_select.gradients import asked, averaged_outputs, gradient_kernel, sketch_of
+from ntk_select.gradients import asked, averaged_outputs, gradient_kernel, refuse_traced, sketch_of
 from ntk_select.kernels import checked_labels, kernel_label_correlation
 from ntk_select.sketches import Sketch, SketchedScore
 from ntk_select.sketches.projection import as_sketch
@@ -54,6 +54,8 @@ def lgc(
 
     Reference: Deshpande et al. 2021, eq. 8 and section 3.2.  Cost: that of `gradient_kernel`.
     """
+    instead = "ns.ntk_fn(fn, params, x)(params, x) or ns.sketch_fn(fn, params, x)(params, x)"
+    refuse_traced("ns.lgc", instead, expert_or_fn, x, params, outputs, labels)
     if sketch is not None:
         sketch, labels = as_sketch(sketch), checked_labels(labels)
         question = asked(expert_or_fn, x, params=params, layers=layers, outputs=outputs, batch_size=batch_size)

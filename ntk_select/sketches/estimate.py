@@ -6,6 +6,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float
 
+from ntk_select.engine.store import StoredArray
 from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.sketches.projection import ALL_KINDS, FORWARD, KINDS
 from ntk_select.whole import is_whole
@@ -33,9 +34,9 @@ class SketchedKernel:
       ConfigError: shapes that do not fit, or an unknown kind.
     """
 
-    sketch: Float[np.ndarray, "n k"]
+    sketch: Float[np.ndarray, "*rows k"] | StoredArray
     kind: str = "countsketch"
-    blocks: int = 1
+    blocks: int | np.integer = 1
     directions: bool = False
 
     def __post_init__(self):

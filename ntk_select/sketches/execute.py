@@ -235,8 +235,7 @@ def _with_leaf(layout: Layout, entries: int, ops: tuple[LayerOp, ...], back: Cal
         if ops and kind.update_factors is not None:
             return kind.update_factors(state, ops, layout.apart, found, input_key, keys)
         gradients = _leaf_gradients(ops, back, found) if ops else found[:, 0]
-        _, m, p = gradients.shape
-        return kind.update(state, gradients.reshape(-1, 1, p) if layout.apart else gradients, keys)
+        return kind.update(state, gradients.reshape(-1, 1, gradients.shape[2]) if layout.apart else gradients, keys)
 
     if pieces == 1:
         return update(state, found)
@@ -374,18 +373,12 @@ def sketch_of_op(
       name: path of the weight.
       precision: of the products.
     """
-    n = len(inputs)
     keys = jax.device_put(leaf_keys(sketch.seed, name, 1 if KINDS[sketch.kind].independent_columns else sketch.blocks, np.array([0])))
     layout = Layout(sketch.kind, int(sketch.width), int(sketch.blocks), False, 1, formed_bytes())
-    size, parts = min(n, MOST_EXAMPLES), {}
+    parts = [slice(start, start + MOST_EXAMPLES) for start in range(0, len(inputs), MOST_EXAMPLES)]
     with jax.default_matmul_precision(precision):
-        for start in range(0, n, size):
-            start = min(start, n - size)
-            parts[start] = jax.device_get(_op_rows(layout, op, *jax.device_put((inputs[start : start + size], cotangents[start : start + size])), keys))
-    rows = np.empty((n, sketch.dim), parts[0].dtype)
-    for start, part in parts.items():
-        rows[start : start + size] = part
-    return rows
+        rows = [jax.device_get(_op_rows(layout, op, *jax.device_put((inputs[part], cotangents[part])), keys)) for part in parts]
+    return np.concatenate(rows)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -97,8 +97,9 @@ def rows(
     def push(column):
         return jax.jvp(outputs, (picked,), ([_direction(leaf, key, column) for leaf, key in zip(picked, keys, strict=True)],))[1]
 
-    moved = lax.map(jax.vmap(push), jnp.asarray(columns)).astype(structure.dtype)  # (.., together, n, c)
-    moved = moved.reshape(-1, *moved.shape[2:])[:count]
+    push = jax.vmap(push)
+    moved = push(columns[0])[None] if len(columns) == 1 else lax.map(push, jnp.asarray(columns))  # (.., together, n, c)
+    moved = moved.reshape(-1, *moved.shape[2:])[:count].astype(structure.dtype)
     pairs = "dnc,mc->ndm" if len(cotangents) == 1 else "dnc,nmc->ndm"
     moved = jnp.einsum(pairs, moved, (cotangents[0] if len(cotangents) == 1 else cotangents).astype(moved.dtype))
     if layout.apart:

@@ -34,7 +34,7 @@ def mix(words):
     return words ^ (words >> 16)
 
 
-def leaf_keys(seed: int, name: str, blocks: int, cotangents: np.ndarray) -> np.ndarray:
+def leaf_keys(seed: int | np.integer, name: str, blocks: int | np.integer, cotangents: np.ndarray) -> np.ndarray:
     """Keys (cotangents, blocks, WORDS) of one leaf.
 
     Args:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
+import numpy as np
+
 from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.sketches import countsketch, dense, kronecker, srht
 from ntk_select.whole import is_whole
@@ -77,11 +79,11 @@ class Sketch:
       ConfigError: a value that is not allowed.
     """
 
-    dim: int | str = "auto"
+    dim: int | np.integer | str = "auto"
     kind: str = "countsketch"
-    seed: int = 0
-    blocks: int | None = None
-    error: float | None = None
+    seed: int | np.integer = 0
+    blocks: int | np.integer | None = None
+    error: float | np.floating | None = None
 
     def __post_init__(self):
         if self.kind not in ALL_KINDS:

@@ -1,6 +1,7 @@
 """The projected gradients of any function: the driver, and the traceable function."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,13 @@ def sketch(
     params: Any,
     x: Any,
     *,
-    dim: int | str = "auto",
+    dim: int | np.integer | str = "auto",
     kind: str = "countsketch",
-    seed: int = 0,
+    seed: int | np.integer = 0,
     outputs: Any = "trace",
     layers: str | Callable[[str], bool] | None = None,
-    blocks: int | None = None,
-    error: float | None = None,
+    blocks: int | np.integer | None = None,
+    error: float | np.floating | None = None,
     by_layer: bool = False,
     memory_gb: float | None = None,
     precision: str = "highest",
@@ -97,11 +98,13 @@ def sketch(
     check_folder(out)
     if by_layer and (kind == FORWARD or out is not None):
         raise ConfigError("by_layer=True takes reverse mode and memory. Type: another kind than 'jvp', and no out=; or layers= one layer at a time")
-    refuse_tracers("ns.sketch", "ns.sketch_fn(fn, params, x)(params, x), which can", params, x, outputs)
+    refuse = partial(refuse_tracers, "ns.sketch", "ns.sketch_fn(fn, params, x)(params, x), which can")
+    refuse(params, x, outputs)
     x = read_examples(x, "x")
     n = count_examples(x)
     with jax.default_matmul_precision(precision):
         analysed = analyse(fn, params, x, layers)
+        refuse(analysed.values)
         structure = analysed.structure
         wanted = read_outputs(outputs, n, None, structure.outputs, structure.dtype)
         check_independent(fn, params, x, structure)
@@ -110,9 +113,7 @@ def sketch(
             return _in_memory(batches, n, batch_size, progress)
         described, tail = _described(analysed, params, x, wanted, projection, precision), (wanted.count,) if wanted.pairing != "trace" else ()
         sides = {"x": digests_of_examples(x, wanted.left)}
-        store = open_store(
-            out, described, sides, what="sketch", symmetric=False, tail=(*tail, int(projection.dim)), dtype=np.dtype(structure.dtype)
-        )
+        store = open_store(out, described, sides, what="sketch", symmetric=False, tail=(*tail, int(projection.dim)), dtype=np.dtype(structure.dtype))
         return _on_disk(store, batches, batch_size, progress)
 
 
@@ -121,12 +122,12 @@ def sketch_fn(
     params: Any,
     x: Any,
     *,
-    dim: int | str = "auto",
+    dim: int | np.integer | str = "auto",
     kind: str = "countsketch",
-    seed: int = 0,
+    seed: int | np.integer = 0,
     outputs: Any = "trace",
     layers: str | Callable[[str], bool] | None = None,
-    blocks: int | None = None,
+    blocks: int | np.integer | None = None,
     precision: str = "highest",
 ) -> Callable[[Any, Any], Float[Array, "n ... k"]]:
     """The sketch as a function of parameters and examples that JAX can trace: for what fits on the device at once.

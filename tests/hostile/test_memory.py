@@ -16,7 +16,7 @@ from ntk_select.engine import execute
 from ntk_select.errors import ConfigError
 from ntk_select.host_memory import free_memory
 from ntk_select.out_of_memory import MemoryShrunkWarning, is_out_of_memory
-from ntk_select.sketches import driver as sketch_driver
+from ntk_select.sketches import execute as sketching
 
 N = 12
 W = np.random.default_rng(0).normal(size=(5, 3))
@@ -150,20 +150,20 @@ def test_other_errors_of_the_engine_are_not_taken_for_want_of_memory(small_tiles
 
 def test_a_sketch_goes_on_with_fewer_examples_and_keeps_its_rows(monkeypatch, tmp_path):
     whole = ns.sketch(fn, {"w": W}, X, dim=64, batch_size=6)
-    asked, rows = [], sketch_driver._Work.rows
+    asked, rows = [], sketching.Batches.rows
 
-    def limited(self, x, part, chunk):
-        asked.append(len(x))
-        if len(asked) > 1 and len(x) > 3:
+    def limited(self, start, stop, together):
+        asked.append(stop - start)
+        if len(asked) > 1 and stop - start > 3:
             raise MemoryError
-        return rows(self, x, part, chunk)
+        return rows(self, start, stop, together)
 
-    monkeypatch.setattr(sketch_driver._Work, "rows", limited)
+    monkeypatch.setattr(sketching.Batches, "rows", limited)
     with pytest.warns(MemoryShrunkWarning, match="with 6 examples at a time .* goes on with 3"):
         found = ns.sketch(fn, {"w": W}, X, dim=64, batch_size=6, out=tmp_path / "z")
     np.testing.assert_allclose(found, whole, rtol=1e-12)
     assert asked == [6, 6, 3, 3]
-    monkeypatch.setattr(sketch_driver._Work, "rows", exhausted)
+    monkeypatch.setattr(sketching.Batches, "rows", exhausted)
     with pytest.warns(MemoryShrunkWarning), pytest.raises(ConfigError, match="even with one example at a time .*a smaller dim="):
         ns.sketch(fn, {"w": W}, X, dim=64)
 

@@ -15,6 +15,7 @@ from ntk_select.errors import ConfigError
 from ntk_select.expert import Expert, LastConv, Taps
 from ntk_select.out_of_memory import MemoryShrunkWarning
 from ntk_select.probe import forward as forward_pass
+from ntk_select.sketches import execute as sketching
 from ntk_select.sketches import forward
 
 N = 12
@@ -41,15 +42,15 @@ def only_shrinks(sizes):
 def test_a_sketch_in_forward_mode_goes_on_with_smaller_batches_and_only_with_smaller_ones(monkeypatch):
     monkeypatch.setattr(forward, "IN_FLIGHT", {"cpu": 21 * 6})  # 21 directions fill 64 columns: six examples
     whole = ns.sketch(fn, {"w": W}, X, dim=64, kind="jvp")
-    asked, pushed = [], forward._pushed
+    asked, rows = [], sketching.Batches.rows
 
-    def limited(structure, values, leaves, keys, columns, part, cotangents):
-        asked.append(len(part))
-        if len(asked) > 1 and len(part) > 2:
+    def limited(self, start, stop, together):
+        asked.append(stop - start)
+        if len(asked) > 1 and stop - start > 2:
             raise MemoryError
-        return pushed(structure, values, leaves, keys, columns, part, cotangents)
+        return rows(self, start, stop, together)
 
-    monkeypatch.setattr(forward, "_pushed", limited)
+    monkeypatch.setattr(sketching.Batches, "rows", limited)
     with pytest.warns(MemoryShrunkWarning) as seen:
         found = ns.sketch(fn, {"w": W}, X, dim=64, kind="jvp")
     np.testing.assert_allclose(found, whole, rtol=1e-12)

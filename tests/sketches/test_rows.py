@@ -242,9 +242,10 @@ def test_a_kronecker_sketch_sees_the_operand_of_a_use(oracle, explicit, used):
 
 def test_a_leaf_on_the_general_route_is_sketched_in_its_own_order(oracle, explicit):
     def fn(p, x):
-        return jnp.tanh(jnp.asarray(p["table"])[jnp.clip(x.astype(int), 0, 5)].sum(1)) @ p["head"]
+        columns = jnp.asarray(p["table"])[:, jnp.clip(x.astype(int), 0, 5)]
+        return jnp.tanh(columns.sum(2).T) @ p["head"]
 
-    params, x = {"table": oracle.draw(6, 3), "head": oracle.draw(3, 2)}, np.arange(8.0).reshape(4, 2)
+    params, x = {"table": oracle.draw(3, 6), "head": oracle.draw(3, 2)}, np.arange(8.0).reshape(4, 2)
     with pytest.warns(ns.engine.GeneralRouteWarning, match="table"):
         found = ns.sketch(fn, params, x, dim=8, outputs="sum", by_layer=True)
     for name, rows in oracle.jacobians(fn, params, x).items():
