@@ -33,10 +33,9 @@ from rich.console import Console
 from rich.table import Table
 
 import ntk_select as ns
+from ntk_select.engine.arguments import read_outputs
 from ntk_select.engine.factors import Stored, factors
-from ntk_select.engine.outputs import read_outputs
-from ntk_select.engine.selection import select
-from ntk_select.engine.structure import read_structure
+from ntk_select.engine.structure import analyse
 
 HERE = Path(__file__).parent
 KINDS = ("countsketch", "srht", "rademacher", "gaussian", "kronecker")
@@ -46,9 +45,9 @@ class Gradients:
     """Per-example gradients of the sum of the outputs and nothing else: the yardstick."""
 
     def __init__(self, fn, params, x, *, layers=None, outputs="sum", batches=(4, 8, 16, 32)):
-        self.structure = read_structure(fn, params, x, select(params, layers))
+        self.structure, values, leaves = analyse(fn, params, x, layers)
         self.cotangents = jnp.asarray(read_outputs(outputs, len(x), None, self.structure.outputs, self.structure.dtype).left)
-        self.leaves, self.values = jax.device_put(jax.tree.leaves(params)), jax.device_put(self.structure.program.values)
+        self.leaves, self.values = jax.device_put((leaves, values))
         self.stored = tuple(Stored(position, "gradients") for position in range(len(self.structure.leaves)))
         self.x, self.parameters = x, sum(np.prod(leaf.shape) for leaf in self.structure.leaves)
         self.batch, self.consumed_batch = (min(batches, key=partial(self._try, run)) for run in (self.run, self.consumed))
@@ -58,9 +57,9 @@ class Gradients:
         return min(seconds_of(partial(run, batch)) for _ in range(2))
 
     def of(self, x):
-        """Gradients of a batch, one array a leaf."""
+        """Gradients of a batch, one array per leaf."""
         with jax.default_matmul_precision("highest"):
-            return factors(self.structure, self.stored, self.values, self.leaves, jnp.asarray(x), self.cotangents)
+            return self.structure.jit(factors, self.stored)(self.values, self.leaves, jnp.asarray(x), self.cotangents)
 
     def run(self, batch: int | None = None) -> None:
         """Gradients of all examples, written to memory batch by batch."""
@@ -72,10 +71,9 @@ class Gradients:
         for first in range(0, len(self.x), batch or self.consumed_batch):
             with jax.default_matmul_precision("highest"):
                 part = jnp.asarray(self.x[first : first + (batch or self.consumed_batch)])
-                jax.block_until_ready(_norms(self.structure, self.stored, self.values, self.leaves, part, self.cotangents))
+                jax.block_until_ready(self.structure.jit(_norms, self.stored)(self.values, self.leaves, part, self.cotangents))
 
 
-@partial(jax.jit, static_argnums=(0, 1))
 def _norms(structure, stored, values, leaves, x, cotangents):
     return sum((leaf.astype(jnp.float32) ** 2).sum((1, 2, 3)) for leaf in factors(structure, stored, values, leaves, x, cotangents))
 

@@ -16,11 +16,8 @@ from ntk_select.cli.expert import load_expert
 from ntk_select.cli.kernel_compare import compare_with_exact
 from ntk_select.cli.kernel_sketch import check_sketch, only_sketch, sketch_lines, sketched
 from ntk_select.engine import ntk, ntk_plan
-from ntk_select.engine.arguments import available_memory
-from ntk_select.engine.arguments import check_precision
-from ntk_select.engine.arguments import OUTPUTS
+from ntk_select.engine.arguments import OUTPUTS, available_memory, check_precision, leaf_names
 from ntk_select.engine.plan import Plan
-from ntk_select.engine.arguments import leaf_names
 from ntk_select.errors import ConfigError, MissingDependencyError, ModelError, did_you_mean
 from ntk_select.expert import Expert
 from ntk_select.files import write_atomically

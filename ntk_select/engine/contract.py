@@ -18,7 +18,7 @@ from jax import lax
 from jaxtyping import Array, Float, Shaped
 
 from ntk_select.engine.factors import outer
-from ntk_select.engine.layer_ops import Embedding, LayerOp
+from ntk_select.engine.layer_ops import Embedding, LayerOp, summing_type
 
 FLOAT64_TERMS = 2**10  # of a sum that are added in the type of the computation before float64 takes over
 MIRRORED = 512  # rows of a block that is mirrored at once: a transposition of a large matrix is slow to compile and to run
@@ -177,8 +177,8 @@ def _operands(how: Contraction, one, other):
 
 
 def _wide(*arrays):
-    """In which type to sum products of these: float32 at least."""
-    return jnp.result_type(jnp.float32, *(array.dtype for array in arrays if jnp.issubdtype(array.dtype, jnp.floating)))
+    """In which type to sum products of these."""
+    return summing_type(*(array.dtype for array in arrays))
 
 
 def gradient_block(pairing: str, rows1: Float[Array, "a r m o"], rows2: Float[Array, "b r m o"]) -> Float[Array, "a b ..."]:

@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Num
 from ntk_select.engine.arguments import Outputs, count_examples, some_examples
 from ntk_select.engine.contract import Contraction, contract, finish, layer_kernel, swapped, zero_totals
 from ntk_select.engine.factors import Stored, factors, fill
-from ntk_select.engine.layer_ops import LayerOp
+from ntk_select.engine.layer_ops import LayerOp, summing_type
 from ntk_select.engine.plan import ByteCache, Plan, Sizes, choose, contractions_of, padded, parameter_block, side_keys, stored_of, tuning
 from ntk_select.engine.structure import Analysed, Structure
 from ntk_select.errors import ConfigError, ModelError
@@ -504,7 +504,7 @@ def kernel_of_op(
     Cost: n^2 times the smaller of m k o and s^2 (k + m o); see `ntk_select.engine.contract`.
     """
     n, m = cotangents.shape[:2]
-    item = jnp.dtype(jnp.promote_types(cotangents.dtype, jnp.float32)).itemsize
+    item = summing_type(cotangents.dtype).itemsize
     entries = op.groups * op.width_in * op.width_out
     sizes = Sizes(op.groups, op.positions, op.width_in, op.width_out, entries, int(np.prod(inputs.shape[1:])), op.taps, item)
     choice = choose(sizes, True, m, "trace", n, None, longest=n, space=space)

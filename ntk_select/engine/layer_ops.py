@@ -252,6 +252,11 @@ class Embedding:
 LayerOp = Dense | Conv | Embedding
 
 
+def summing_type(*dtypes) -> jnp.dtype:
+    """In which type to sum products of these: float64 if one is, otherwise float32. Strict promotion allows it too."""
+    return jnp.dtype("float64" if any(jnp.dtype(dtype) == jnp.float64 for dtype in dtypes) else "float32")
+
+
 def read_layer_op(step: Step, side: int, shapes: dict[int, jax.ShapeDtypeStruct]) -> LayerOp | None:
     """The operation of a step whose operand number 1 - side is the weight; None when it is none of the three kinds."""
     if len(step.inputs) != 2 or any(shapes[slot].size == 0 for slot in (*step.inputs, *step.outputs)):

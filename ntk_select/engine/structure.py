@@ -21,9 +21,10 @@ import jaxtyping
 import numpy as np
 
 from ntk_select.engine.arguments import leaf_names, select
-from ntk_select.engine.layer_ops import Conv, LayerOp, read_layer_op
+from ntk_select.engine.layer_ops import Conv, LayerOp, read_layer_op, summing_type
 from ntk_select.engine.program import PROGRAMS, Compiled, Program, trace
 from ntk_select.errors import ConfigError, ModelError, first_line
+from ntk_select.out_of_memory import is_out_of_memory
 
 _OWN_FRAMES = (str(Path(__file__).parent.parent), str(Path(jaxtyping.__file__).parent), "<@beartype")
 _ISOMETRIES = ("reshape", "transpose", "squeeze", "rev", "copy", "copy_p", "convert_element_type", "broadcast_in_dim")
@@ -94,7 +95,7 @@ class Structure(Compiled):
         self.program, self.count, self.leaves, self.taps, self.before = program, count, leaves, taps, before
         output = program.shapes[program.outputs[0]]
         self.outputs = output.shape[1] if len(output.shape) == 2 else 1
-        self.dtype = jnp.promote_types(output.dtype, jnp.float32)
+        self.dtype = summing_type(output.dtype)
 
     def ops(self, leaf: LeafUse) -> tuple[LayerOp, ...]:
         """The operations that a leaf is the weight of."""
@@ -201,6 +202,8 @@ def check_independent(fn: Callable, params: Any, x: Any, structure: Structure) -
     try:
         together, alone = jax.device_get(jax.jit(both)(arrays, first))
     except Exception as error:
+        if is_out_of_memory(error):
+            return  # the work itself goes on in smaller portions, or says what is lacking
         raise ConfigError(
             f"fn(params, x) failed for several examples together: {type(error).__name__}: {first_line(error)}. It must take any number of examples."
         ) from error

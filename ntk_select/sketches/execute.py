@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Num
 
 from ntk_select.engine.arguments import Outputs, count_examples, default_device, some_examples
 from ntk_select.engine.factors import Stored, factors
-from ntk_select.engine.layer_ops import Conv, Embedding, LayerOp
+from ntk_select.engine.layer_ops import Conv, Embedding, LayerOp, summing_type
 from ntk_select.engine.plan import passes_of, sizes_of
 from ntk_select.engine.program import evaluate
 from ntk_select.engine.structure import Analysed, LeafUse, Structure
@@ -383,7 +383,7 @@ def sketch_of_op(
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _op_rows(layout: Layout, op: LayerOp, inputs, cotangents, keys):
-    kind, dtype = KINDS[layout.kind], jnp.promote_types(cotangents.dtype, jnp.float32)
+    kind, dtype = KINDS[layout.kind], summing_type(cotangents.dtype)
     left = jax.vmap(lambda cotangent: op.outputs(cotangent[None]))(cotangents)[:, :, :, None]
     state, entries = kind.init(len(inputs), layout.width, layout.blocks, dtype), op.groups * op.width_in * op.width_out
     return kind.finalize(_with_leaf(layout, entries, (op,), None, state, ([(inputs[:, None], left)], keys[0], keys)))
