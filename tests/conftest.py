@@ -1,4 +1,4 @@
-"""What do all tests share? Float64 for exact comparisons, no deadlines, and oracles, loaded by path because tests/ is no package."""
+"""Shared by all tests: float64, checked annotations, no deadlines, and oracles, loaded by path because tests/ is no package."""
 
 import importlib.util
 import os
@@ -17,8 +17,7 @@ jax.config.update("jax_enable_x64", True)
 
 # Annotations of these rooms are checked at every call of a test, but for calls that must fail: those are refused by the functions themselves.
 TYPED_ROOMS = ["ntk_select.engine", "ntk_select.linearized", "ntk_select.selfcheck", "ntk_select.sketches"]
-if os.environ.get("NTK_TYPES"):
-    jaxtyping.install_import_hook(TYPED_ROOMS, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+jaxtyping.install_import_hook(TYPED_ROOMS, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 
 class _Untyped:

@@ -17,7 +17,7 @@ ENOUGH_BLOCKS = 4  # to call their disagreement a standard error
 SCORE_ERROR = 0.005
 PILOT_DIM = 2048
 PILOT_BLOCKS = 16  # where only blocks that disagree tell the error
-MOST_DIM = 2**16
+MOST_COLUMNS = 2**16
 MARGIN = 1.1  # columns beyond what the pilot calls for, since it is only an estimate
 
 
@@ -213,9 +213,9 @@ def with_error(
         return score
     needed = MARGIN * pilot.dim * (error / wanted) ** 2
     if kernel.has_law:
-        final = replace(pilot, dim=min(rounded_up(needed, pilot.blocks), MOST_DIM // pilot.blocks * pilot.blocks))
+        final = replace(pilot, dim=min(rounded_up(needed, pilot.blocks), MOST_COLUMNS // pilot.blocks * pilot.blocks))
     else:  # blocks keep their width: more of them shrink the error as the pilot's number of them says
-        blocks = min(math.ceil(needed / pilot.width), max(MOST_DIM, pilot.dim) // pilot.width)
+        blocks = min(math.ceil(needed / pilot.width), max(MOST_COLUMNS, pilot.dim) // pilot.width)
         final = replace(pilot, dim=blocks * pilot.width, blocks=blocks)
     if final.dim <= pilot.dim:
         return score
