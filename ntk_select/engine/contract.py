@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
 from ntk_select.engine.factors import outer
@@ -181,7 +182,7 @@ def _wide(*arrays):
     return summing_type(*(array.dtype for array in arrays))
 
 
-def gradient_block(pairing: str, rows1: Float[Array, "a r m o"], rows2: Float[Array, "b r m o"]) -> Float[Array, "a b ..."]:
+def gradient_block(pairing: str, rows1: Float[ArrayLike, "a r m o"], rows2: Float[ArrayLike, "b r m o"]) -> Float[Array, "a b ..."]:
     """Block of the kernel from gradients."""
     wide = _wide(rows1, rows2)
     if pairing == "trace":
@@ -196,7 +197,7 @@ def gradient_block(pairing: str, rows1: Float[Array, "a r m o"], rows2: Float[Ar
 
 
 def pair_block(
-    pairing: str, inputs: Shaped[Array, "g a s b t"], left: Float[Array, "a g s m o"], right: Float[Array, "b g t n o"]
+    pairing: str, inputs: Shaped[ArrayLike, "g a s b t"], left: Float[ArrayLike, "a g s m o"], right: Float[ArrayLike, "b g t n o"]
 ) -> Float[Array, "a b ..."]:
     """Block of the kernel from products of inputs, and cotangents."""
     wide = _wide(left, right, inputs)
@@ -223,7 +224,7 @@ def finish(pairing: str, symmetric: bool, shape: tuple[int, int], m: int, total:
     return kernel / m if pairing == "trace" else kernel
 
 
-def mirrored(kernel: Float[Array, "n n ..."]) -> Float[Array, "n n ..."]:
+def mirrored(kernel: Float[ArrayLike, "n n ..."]) -> Float[Array, "n n ..."]:
     """The lower part is kept, the upper one is its transpose; on the diagonal the mean of both."""
     n = len(kernel)
     size = max(size for size in range(1, min(n, MIRRORED) + 1) if n % size == 0)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
 from ntk_select.engine.arguments import Outputs, count_examples, some_examples
@@ -56,8 +57,8 @@ def kernels(
     leaves: list,
     x1: Any,
     x2: Any,
-    left: Float[Array, "_ m c"],
-    right: Float[Array, "_ m c"] | None,
+    left: Float[ArrayLike, "_ m c"],
+    right: Float[ArrayLike, "_ m c"] | None,
 ) -> dict[str, Float[Array, "n1 n2 ..."]]:
     """The kernel of examples that are in memory together: a pure function, traceable and differentiable.
 
@@ -487,7 +488,7 @@ def _longest(plan: Plan) -> int:
 
 
 def kernel_of_op(
-    op: LayerOp, inputs: Num[Array, "n ..."], cotangents: Num[Array, "n m ..."], *, space: str | None = None, precision: str = "highest"
+    op: LayerOp, inputs: Num[ArrayLike, "n ..."], cotangents: Num[ArrayLike, "n m ..."], *, space: str | None = None, precision: str = "highest"
 ) -> Float[np.ndarray, "n n"]:
     """Inner products of the examples' gradients with respect to the weight of one operation, summed over m cotangents.
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Shaped
 
 from ntk_select.engine.program import evaluate
@@ -28,7 +29,9 @@ class Stored(NamedTuple):
     what: str
 
 
-def factors(structure: Structure, stored: tuple[Stored, ...], values: tuple, leaves: list, x: Any, cotangents: Float[Array, "_ m c"]) -> list[Any]:
+def factors(
+    structure: Structure, stored: tuple[Stored, ...], values: tuple, leaves: list, x: Any, cotangents: Float[ArrayLike, "_ m c"]
+) -> list[Any]:
     """What `stored` asks for, of every example of x (n, ...), for its cotangents (n or 1, m, c).
 
     Cost: one forward pass and m backward passes per example.
@@ -90,7 +93,7 @@ def _of_example(structure: Structure, stored, values, leaves, weights, x, cotang
     return results
 
 
-def outer(patches: Shaped[Array, "g s k"], cotangents: Float[Array, "g s m o"]) -> Float[Array, "g k m o"]:
+def outer(patches: Shaped[ArrayLike, "g s k"], cotangents: Float[ArrayLike, "g s m o"]) -> Float[Array, "g k m o"]:
     """X' G, the gradients."""
     g, s, m, o = cotangents.shape
     product = jnp.matmul(patches.swapaxes(1, 2), cotangents.reshape(g, s, m * o))

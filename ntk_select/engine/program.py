@@ -382,7 +382,14 @@ def _library_code(value) -> frozenset | None:
         elif hasattr(one, "__code__"):
             code.append(one.__code__)
             todo += [cell.cell_contents for cell in one.__closure__ or () if cell != _EMPTY_CELL] + list(one.__defaults__ or ())
-    return frozenset(code)
+    return _LibraryCode(code)
+
+
+class _LibraryCode(frozenset):
+    """Code objects and words; the text of them is the same in every process."""
+
+    def __repr__(self):
+        return str(sorted(one if isinstance(one, str) else f"{one.co_qualname}:{one.co_firstlineno}" for one in self))
 
 
 def _row(index: int, stacked) -> list:

@@ -46,7 +46,7 @@ class StoredArray:
             raise ValueError("An array on disk cannot become a NumPy array without a copy.")
         return np.asarray(self[...], dtype)
 
-    def __getitem__(self, key) -> np.ndarray:
+    def __getitem__(self, key) -> np.ndarray | np.generic:
         np.broadcast_to(False, self.shape)[key]  # raises what NumPy raises
         key = key if isinstance(key, tuple) else (key,)
         if not all(type(part) in (int, slice, type(None), type(...)) or isinstance(part, np.integer) for part in key):
@@ -210,7 +210,7 @@ def _digests(folder: Path, name: str) -> np.ndarray:
     return np.frombuffer(content[32:] if intact else b"", np.uint8).reshape(-1, 16)
 
 
-def _check_examples(folder: Path, what: str, name: str, side: np.ndarray, end: int) -> bool:
+def _check_examples(folder: Path, what: str, name: str, side: np.ndarray, end: int | np.integer) -> bool:
     """Whether there are digests of the first `end` examples. Raises ConfigError if they are of others."""
     known = _digests(folder, name)[:end]
     differing = np.flatnonzero((known[: len(side)] != side[: len(known)]).any(axis=1))
@@ -219,7 +219,7 @@ def _check_examples(folder: Path, what: str, name: str, side: np.ndarray, end: i
             f"Example {differing[0]} of {name}, or its cotangents, is not the one whose {what} is in {str(folder)!r}; "
             "more examples may only follow the same ones. Type: out= another folder."
         )
-    return len(known) == end
+    return bool(len(known) == end)
 
 
 def _lost(path: Path, array, shape: tuple[int, ...], marks: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from ntk_select.errors import ConfigError
 from ntk_select.expert import Expert
 from ntk_select.figure import file_content, format_of, literal, logarithmic, new_figure, whole_steps
 from ntk_select.linearized.network import NetworkKernel, linearize, network_kernel
-from ntk_select.linearized.optimizers import Optimizer, read_times
+from ntk_select.linearized.optimizers import Optimizer, Scalar, read_times
 from ntk_select.linearized.predict import Prediction, predict
 from ntk_select.linearized.problem import Batches, Examples, TestExamples, TestValues, Times, Values, host_only
 from ntk_select.linearized.train import Trajectory, train
@@ -120,12 +120,12 @@ def compare_training(
     x: Examples,
     targets: Values,
     *,
-    lr: float,
+    lr: Scalar,
     steps: int | None = None,
     times: Times | None = None,
     optimizer: str = "gd",
-    momentum: float = 0.0,
-    weight_decay: float = 0.0,
+    momentum: Scalar = 0.0,
+    weight_decay: Scalar = 0.0,
     loss: str = "half_sum",
     params: Any = None,
     layers: Any = None,

@@ -4,15 +4,15 @@ import math
 from bisect import bisect_left
 
 import numpy as np
-from jaxtyping import Float, Real
+from jaxtyping import Float
 from scipy.optimize import brentq
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
 from ntk_select.engine.arguments import check_count, is_number
 from ntk_select.errors import ConfigError
 from ntk_select.linearized.losses import squared_loss
-from ntk_select.linearized.optimizers import Optimizer, read_times
-from ntk_select.linearized.problem import AnyArray, Kernel, Problem, Times, Values, checked_outputs, host_only, read_problem
+from ntk_select.linearized.optimizers import Optimizer, Scalar, read_times
+from ntk_select.linearized.problem import Kernel, Problem, Times, Values, checked_outputs, host_only, read_problem
 from ntk_select.linearized.spectrum import MOST_PRODUCTS, TOLERANCE, all_modes, eigenvalues_of_kernel, find_modes
 
 
@@ -21,12 +21,12 @@ def loss_curve(
     kernel: Kernel,
     residual: Values,
     *,
-    lr: float,
+    lr: Scalar,
     times: Times | None = None,
     steps: int | None = None,
     optimizer: str = "flow",
-    momentum: float = 0.0,
-    weight_decay: float = 0.0,
+    momentum: Scalar = 0.0,
+    weight_decay: Scalar = 0.0,
     loss: str = "half_sum",
     tolerance: float = TOLERANCE,
     most_products: int = MOST_PRODUCTS,
@@ -73,13 +73,13 @@ def loss_curve(
 
 @host_only
 def max_stable_lr(
-    kernel: Kernel | Real[AnyArray, ""] | float,
+    kernel: Kernel | Scalar,
     *,
     size: int | None = None,
     shape: tuple[int, ...] | None = None,
     optimizer: str = "gd",
-    momentum: float = 0.0,
-    weight_decay: float = 0.0,
+    momentum: Scalar = 0.0,
+    weight_decay: Scalar = 0.0,
     loss: str = "half_sum",
 ) -> float:
     """The learning rate below which full-batch training of the linearised network converges: 2 / (slope lambda + weight_decay).
@@ -145,12 +145,12 @@ def _largest_of_function(problem: Problem) -> float:
 def time_to_loss(
     kernel: Kernel,
     residual: Values,
-    target: float,
+    target: Scalar,
     *,
-    lr: float,
+    lr: Scalar,
     optimizer: str = "flow",
-    momentum: float = 0.0,
-    weight_decay: float = 0.0,
+    momentum: Scalar = 0.0,
+    weight_decay: Scalar = 0.0,
     loss: str = "half_sum",
     most_steps: int = 1_000_000,
 ) -> float:

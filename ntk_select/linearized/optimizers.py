@@ -10,18 +10,20 @@ Flow: p = exp(-z t). Gradient descent: p = (1 - z)^t. Momentum: powers of a 3 x 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import optax
-from jaxtyping import Float
+from jaxtyping import Array, Float, Real
 
 from ntk_select.engine.arguments import is_number
 from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.whole import is_whole
 
 MAX_POINTS = 10**8
+Scalar = float | np.number | Real[Array | np.ndarray, ""]
 OPTIMIZERS = ("flow", "gd", "momentum", "nesterov")
 
 
@@ -41,9 +43,9 @@ class Optimizer:
     """
 
     optimizer: str = "flow"
-    lr: float = 1.0
-    momentum: float = 0.0
-    weight_decay: float = 0.0
+    lr: Scalar = 1.0
+    momentum: Scalar = 0.0
+    weight_decay: Scalar = 0.0
 
     def __post_init__(self):
         if self.optimizer not in OPTIMIZERS:
@@ -79,7 +81,7 @@ class Optimizer:
         return self.lr * (slope * values + self.weight_decay)
 
     def factors(
-        self, values: Float[np.ndarray, " m"], slope: float, times: Float[np.ndarray, " t"]
+        self, values: Float[np.ndarray, " m"], slope: float, times: Real[np.ndarray, " t"] | Sequence[float]
     ) -> tuple[Float[np.ndarray, "t m"], Float[np.ndarray, "t m"]]:
         """r_t / r and a_t / r for each eigenvalue; infinite where training diverges."""
         driven = slope * values

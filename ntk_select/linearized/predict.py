@@ -14,7 +14,7 @@ from scipy.optimize import NoConvergence, newton_krylov
 
 from ntk_select.errors import ConfigError
 from ntk_select.linearized.losses import CROSS_ENTROPY, check_loss, loss_gradient, loss_value, squared_loss
-from ntk_select.linearized.optimizers import Optimizer, read_times
+from ntk_select.linearized.optimizers import Optimizer, Scalar, read_times
 from ntk_select.linearized.problem import (
     AnyArray,
     Batches,
@@ -75,12 +75,12 @@ def predict(
     outputs: Values,
     targets: Values,
     *,
-    lr: float,
+    lr: Scalar,
     times: Times | None = None,
     steps: int | None = None,
     optimizer: str = "flow",
-    momentum: float = 0.0,
-    weight_decay: float = 0.0,
+    momentum: Scalar = 0.0,
+    weight_decay: Scalar = 0.0,
     loss: str = "half_sum",
     cross_kernel: CrossKernel | None = None,
     test_outputs: TestValues | None = None,

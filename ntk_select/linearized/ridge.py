@@ -10,6 +10,7 @@ from scipy.sparse.linalg import LinearOperator, cg
 
 from ntk_select.engine.arguments import is_number
 from ntk_select.errors import ConfigError
+from ntk_select.linearized.optimizers import Scalar
 from ntk_select.linearized.predict import read_outputs_and_targets
 from ntk_select.linearized.problem import CrossKernel, Kernel, TestValues, Values, checked_outputs, host_only, read_cross, read_problem
 from ntk_select.linearized.spectrum import check_tolerance
@@ -28,7 +29,7 @@ def kernel_ridge(
     kernel: Kernel,
     targets: Values,
     *,
-    ridge: float,
+    ridge: Scalar,
     outputs: Values | None = None,
     cross_kernel: CrossKernel | None = None,
     test_outputs: TestValues | None = None,

@@ -80,7 +80,7 @@ def all_modes(problem: Problem, residual: np.ndarray) -> Modes:
 def find_modes(
     problem: Problem,
     residual: np.ndarray,
-    quantity: Callable[[Modes], np.ndarray],
+    quantity: Callable[[Modes], np.ndarray] | None,
     *,
     tolerance: float = TOLERANCE,
     most_products: int = MOST_PRODUCTS,

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from ntk_select.engine.arguments import is_number
 from ntk_select.errors import ConfigError
 from ntk_select.linearized.losses import squared_loss
-from ntk_select.linearized.optimizers import Optimizer
+from ntk_select.linearized.optimizers import Optimizer, Scalar
 from ntk_select.linearized.problem import Kernel, Values, checked_outputs, host_only, read_problem
 from ntk_select.linearized.spectrum import TOLERANCE, all_modes, check_tolerance, find_modes
 
@@ -18,7 +18,7 @@ RELATIVE_RIDGE = 1e-4
 
 
 @host_only
-def initial_speed(kernel: Kernel, residual: Values, *, lr: float = 1.0, loss: str = "half_sum") -> float:
+def initial_speed(kernel: Kernel, residual: Values, *, lr: Scalar = 1.0, loss: str = "half_sum") -> float:
     """How fast the loss begins to fall: -dL/dt at time 0 under gradient flow.
 
     Args:
@@ -49,7 +49,7 @@ class Generalization(NamedTuple):
 
 
 @host_only
-def generalization_score(kernel: Kernel, targets: Values, *, ridge: float | None = None, tolerance: float = TOLERANCE) -> Generalization:
+def generalization_score(kernel: Kernel, targets: Values, *, ridge: Scalar | None = None, tolerance: float = TOLERANCE) -> Generalization:
     """How well the linearised network should generalise: Y' (Theta + ridge)^-1 Y; lower is better.
 
     Along unit eigenvectors v_k with eigenvalues s_k it is the sum of (v_k' Y)^2 / (s_k + ridge): small where the labels lie along
@@ -104,7 +104,7 @@ class SpeedBound(NamedTuple):
 
 
 @host_only
-def speed_bound(kernel: Kernel, residual: Values, *, ridge: float | None = None) -> SpeedBound:
+def speed_bound(kernel: Kernel, residual: Values, *, ridge: Scalar | None = None) -> SpeedBound:
     """Eq. 5: dY' Theta dY >= |dY|^4 / (dY' (Theta + ridge)^-1 dY) - ridge |dY|^2.
 
     A residual that generalises well starts fast; the converse does not follow (E6). Equal where the residual lies in one

@@ -105,7 +105,7 @@ class Sketch:
     @property
     def width(self) -> int:
         """Columns of a block."""
-        return self.dim // self.blocks
+        return int(self.dim // self.blocks)
 
     def with_blocks(self, least: int = 1) -> "Sketch":
         """With the number of blocks as given, or as suits the kind, at least `least` where that divides `dim`."""

@@ -85,7 +85,7 @@ def contracted(how, pairing, part1, part2=None, *, m=C, dtype=np.float64, shape=
     symmetric = part2 is None
     n1, n2 = (len(jax.tree.leaves(part)[0]) for part in (part1, part1 if symmetric else part2))
     tail = {"trace": (), "diagonal": (m,), "full": (m, m)}[pairing]
-    totals = zero_totals((how,), (n1, n2, *tail), dtype) if total is None else {how.name: jnp.asarray(total)}
+    totals = zero_totals([how.name], (n1, n2, *tail), dtype) if total is None else {how.name: jnp.asarray(total)}
     run = jax.jit(contract, static_argnums=(0, 1, 2, 3))
     found = run((how,), pairing, symmetric, False, totals, [part1], [part1 if symmetric else part2])[how.name]
     return np.asarray(finish(pairing, symmetric, (n1, n2), 1, found))
