@@ -82,8 +82,9 @@ def rows(
     per_block = layout.width // each
     # A direction's number is that of the first column that it fills.
     columns = (layout.width * np.arange(layout.blocks)[:, None] + each * np.arange(per_block)).astype(np.uint32).ravel()
-    count, together = len(columns), layout.together
-    columns = np.resize(columns, (-(-count // together), together))
+    count = len(columns)
+    parts = -(-count // layout.together)
+    columns = np.resize(columns, (parts, -(-count // parts)))  # alike, so that few directions are pushed twice
 
     def outputs(picked):
         merged = list(leaves)
