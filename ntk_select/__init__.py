@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ntk_select.engine import certify, ntk, ntk_fn, ntk_plan, ntk_vector_product
     from ntk_select.expert import Expert, LastConv, SourceStatistics, Taps
     from ntk_select.finetuning import FinetuneResult, Recipe, finetune
+    from ntk_select.forecasting import Forecast, forecast
     from ntk_select.gradients import gradient_kernel, gradient_sketch
     from ntk_select.kernels import feature_kernel, kernel_label_correlation, label_kernel
     from ntk_select.new_head import with_new_head
@@ -35,6 +36,7 @@ __all__ = [
     "Card",
     "Expert",
     "FinetuneResult",
+    "Forecast",
     "LastConv",
     "Preprocess",
     "ProbeSample",
@@ -52,6 +54,7 @@ __all__ = [
     "evaluate",
     "feature_kernel",
     "finetune",
+    "forecast",
     "further_sample",
     "gradient_kernel",
     "gradient_sketch",
@@ -95,6 +98,7 @@ _HOMES = {
     "ntk_select.sketches": ("Sketch", "SketchedKernel", "SketchedScore", "sketch", "sketch_fn", "sketched_correlation"),
     "ntk_select.task": ("ProbeSample", "Task", "further_sample", "probe_sample"),
     "ntk_select.finetuning": ("FinetuneResult", "Recipe", "finetune"),
+    "ntk_select.forecasting": ("Forecast", "forecast"),
     "ntk_select.reference": ("trained_reference",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}

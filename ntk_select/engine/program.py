@@ -109,9 +109,21 @@ def trace(fn: Callable, *arguments: Any) -> tuple[Program, tuple]:
     Returns:
       The program, the same object for functions with the same operations; and `values` for its constants.
     """
-    program = Program(jax.make_jaxpr(lambda *arguments: fn(*arguments))(*arguments))
+    program = Program(_without_unused(jax.make_jaxpr(lambda *arguments: fn(*arguments))(*arguments)))
     values, program.values = program.values, ()
     return _interned(program) if program.shared else program, values
+
+
+def _without_unused(closed: ClosedJaxpr) -> ClosedJaxpr:
+    """Without operations and captured arrays that no output needs, such as the old head of a network whose pre-logits are asked for."""
+    jaxpr, kept = closed.jaxpr, []
+    needed = {atom for atom in jaxpr.outvars if not isinstance(atom, Literal)}
+    for eqn in reversed(jaxpr.eqns):
+        if eqn.effects or not needed.isdisjoint(eqn.outvars):
+            kept.append(eqn)
+            needed.update(atom for atom in eqn.invars if not isinstance(atom, Literal))
+    captured = [(var, value) for var, value in zip(jaxpr.constvars, closed.consts, strict=True) if var in needed]
+    return ClosedJaxpr(jaxpr.replace(eqns=kept[::-1], constvars=[var for var, _ in captured]), [value for _, value in captured])
 
 
 @lru_cache(maxsize=PROGRAMS)

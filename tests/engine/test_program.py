@@ -41,6 +41,7 @@ SAME = {
     "lambdas": lambda: [lambda x: jnp.tanh(x) @ x.T for _ in range(2)],
     "other names": lambda: [lambda x: jnp.tanh(x), lambda examples: jnp.tanh(examples)],
     "captured arrays": lambda: [capturing(seed=seed) for seed in range(2)],
+    "results that nobody needs": lambda: [lambda x, a=a: (jnp.tanh(x), x @ a)[0] for a in (np.ones((4, 2)), np.ones((4, 7)))],
     "jitted": lambda: [jax.jit(lambda x: jnp.sin(x) * 2) for _ in range(2)],
     "jitted and written out": lambda: [jax.jit(lambda x: jnp.sin(x)), lambda x: jnp.sin(x)],
     "loops": lambda: [lambda x: lax.fori_loop(0, 3, lambda i, h: jnp.sin(h), x) for _ in range(2)],

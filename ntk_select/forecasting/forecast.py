@@ -1,0 +1,124 @@
+"""What accuracy will an expert reach once it is fine-tuned, with which learning rate, and why?"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntk_select.engine.arguments import check_count, check_progress
+from ntk_select.errors import ConfigError, ModelError
+from ntk_select.expert import Expert
+from ntk_select.finetuning.recipe import LEARNING_RATES, Recipe, checked_rates
+from ntk_select.forecasting.cross_validation import FOLDS, REPEATS, best, cross_validate
+from ntk_select.forecasting.linearity import linearity, shares_of_layers
+from ntk_select.forecasting.result import Forecast
+from ntk_select.forecasting.training_kernel import TrainingNetwork, training_kernel
+from ntk_select.task import Task, probe_sample
+
+
+def forecast(
+    expert: Expert,
+    task: Task,
+    recipe: Recipe | None = None,
+    *,
+    shots: int | None = None,
+    learning_rates: float | Sequence[float] = LEARNING_RATES,
+    per_class: int = 25,
+    seed: int = 0,
+    folds: int = FOLDS,
+    repeats: int = REPEATS,
+    directions: int | None = None,
+    explain: bool = True,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Forecast:
+    """Forecasts a fine-tuning from the kernel: the recipe is simulated for the linearised network, with cross-validation on the probe sample.
+
+    Args:
+      expert: with `features_fn` and `preprocess`; with batch norm also `train_fn`.
+      task: only training images are used.
+      recipe: of the fine-tuning that is forecast, as for `finetune`; `Recipe()` by default. Its augmentation is not simulated.
+      shots: training images of each class that the fine-tuning will have; by default as many as are looked at. With fewer than that, the
+        simulated trainings are on random choices of so many, and all others judge.
+      learning_rates: to try.
+      per_class: images of each class that are looked at, those of `probe_sample` with the same seed.
+      seed: of the probe sample, the directions, the division into folds and the batches.
+      folds, repeats: of cross-validation; see `cross_validate`.
+      directions: behind the kernel; see `training_kernel`.
+      explain: also say which layers the kernel comes from, and how linear the network is as far as training goes.
+      progress: called with (done, all, what).
+
+    Returns:
+      A `Forecast`. Print it, or `plot()` it.
+
+    Raises:
+      ConfigError: an option is not allowed.
+      TaskError: `per_class` or `seed` out of range.
+      ModelError: the expert has no pre-logits, preprocess or training mode, its numbers are not finite, or every learning rate diverges.
+      UndefinedScoreError: no class has two images.
+
+    Cost: `directions` forward-mode passes of the probe sample, each two to three forward passes; the simulation takes `epochs` times n / batch
+    steps of n c batch products for each of folds x repeats x rates; `explain` as many passes again as there are layers.
+
+    Reference: Deshpande et al. 2021, Prop. 1; what is approximated is said in the README of this folder.
+    """
+    if not isinstance(expert, Expert):
+        raise ConfigError(f"forecast takes an Expert, not {type(expert).__name__}. Type: ntk_select.Expert(name, apply_fn, params, ...)")
+    if not isinstance(task, Task):
+        raise ConfigError(f"forecast takes a Task, not {type(task).__name__}. Type: ntk_select.load_task('digits')")
+    recipe = Recipe() if recipe is None else recipe
+    if not isinstance(recipe, Recipe):
+        raise ConfigError(f"recipe={recipe!r} must be a Recipe. Type: Recipe(epochs=30)")
+    rates = checked_rates(learning_rates)
+    check_progress(progress)
+    if shots is not None:
+        check_count("shots", shots, 1)
+    if expert.preprocess is None:
+        raise ModelError(
+            f"Expert {expert.name!r} has no preprocess, so that images cannot enter it. Type: Expert(..., preprocess=Preprocess(size=224))"
+        )
+    sample = probe_sample(task, per_class=per_class, seed=seed)
+    x = np.asarray(expert.preprocess(sample.images))
+    kernel = training_kernel(expert, x, batch_norm=recipe.batch_norm, directions=directions, seed=seed, progress=progress)
+    counts = np.bincount(task.labels, minlength=task.num_classes)
+    images = len(sample) if shots is None else int(np.minimum(counts, shots).sum())
+    fewer = shots is not None and shots < np.bincount(sample.labels).max()
+    outlooks = cross_validate(
+        kernel.with_head(recipe.head),
+        sample.labels,
+        recipe,
+        rates,
+        shots=shots if fewer else None,
+        images=images,
+        folds=folds,
+        repeats=repeats,
+        seed=seed,
+    )
+    chosen = best(outlooks)
+    if chosen is None:
+        raise ModelError(
+            f"With every learning rate ({', '.join(f'{rate:g}' for rate in rates)}) the simulated training of expert {expert.name!r} diverges, as real "
+            f"training would. Type: learning_rates={min(rates) / 10:g}"
+        )
+    shares, nonlinearity = None, None
+    if explain:
+        shares = shares_of_layers(TrainingNetwork(expert, x, recipe.batch_norm), x, kernel, recipe.head, seed=seed)
+        nonlinearity = linearity(expert, x, sample.labels, recipe, chosen.distance, seed=seed)
+    start = float(jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(expert.params))))
+    return Forecast(
+        expert=expert.name,
+        task=task.name,
+        images=len(sample),
+        classes=len(sample.class_names),
+        training_images=images,
+        recipe=recipe,
+        by_rate={outlook.learning_rate: outlook for outlook in outlooks},
+        best=chosen,
+        per_class=int(per_class),
+        shots=None if shots is None else int(shots),
+        seed=int(seed),
+        directions=kernel.directions,
+        weights=start,
+        shares=shares,
+        nonlinearity=nonlinearity,
+    )
