@@ -19,6 +19,8 @@ FORMAT = 1
 KINDS = ("score", "truth", "kernel", "synthetic")
 OF_TRAINING_IMAGES = {"reference_features", "class_counts"}
 """Inputs of scores that come from the images that are fine-tuned on, and not from the few that scores see."""
+FORECAST = "forecast"
+"""The role of the cells of such scores."""
 UNTRAINED = "untrained:"
 """Before the name of an architecture: a network with random weights."""
 
@@ -33,7 +35,8 @@ class Cell:
       expert, task: names.
       images: of each class: that scores see, or that are trained on; None for all.
       seed: of the draw of images, and of everything else that is drawn.
-      role: what a truth is for: "truth", "untrained", or "search" (the reference with `search_rates`).
+      role: what a truth is for: "truth", "untrained", or "search" (the reference with `search_rates`); "forecast" of scores that depend on
+        the recipe.
       settings: everything else: digests of expert and task, and options.
     """
 
@@ -56,7 +59,7 @@ class Cell:
         if self.kind == "synthetic":
             return ("synthetic", self.key[:2])
         if self.kind == "score":
-            return (self.kind, self.task, str(self.settings.get("shots", self.images)), self.seed)
+            return (self.kind, self.role, self.task, str(self.settings.get("shots", self.images)), self.seed)
         return (self.kind, self.task, str(self.images), self.settings["architecture"], self.seed)
 
 
@@ -161,9 +164,12 @@ def on_own_source(config: BenchConfig, task: str, expert: ExpertFacts) -> tuple[
 
 
 def _scores(config: BenchConfig, scores: Mapping[str, Score], expert: ExpertFacts, task: TaskFacts) -> list[Cell]:
-    settings = {"expert": expert.digest, "card": expert.card_digest, "task": task.train_digest, "scores": sorted(scores)}
-    needs = {name for score in scores.values() for name in score.takes}
-    found = []
+    of_passes = {name: score for name, score in scores.items() if not is_forecast(score)}
+    found = _forecasts(config, sorted(scores.keys() - of_passes.keys()), expert, task)
+    if not of_passes:
+        return found
+    settings = {"expert": expert.digest, "card": expert.card_digest, "task": task.train_digest, "scores": sorted(of_passes)}
+    needs = {name for score in of_passes.values() for name in score.takes}
     for images in config.probes:
         known = {}
         if needs & OF_TRAINING_IMAGES:
@@ -172,6 +178,23 @@ def _scores(config: BenchConfig, scores: Mapping[str, Score], expert: ExpertFact
             known["network"] = config.reference_network
         found += [Cell("score", expert.name, task.name, images, seed, settings={**settings, **known}) for seed in config.probe_seeds_of(task.name)]
     return found
+
+
+def is_forecast(score: Score) -> bool:
+    """Whether it depends on how experts are fine-tuned, so that its records are kept apart from those of the other scores."""
+    return "training_kernel" in score.needs
+
+
+def _forecasts(config: BenchConfig, names: Sequence[str], expert: ExpertFacts, task: TaskFacts) -> list[Cell]:
+    settings = {
+        "expert": expert.digest,
+        "task": task.train_digest,
+        "scores": list(names),
+        "rates": sorted(map(float, config.learning_rates), reverse=True),
+        "recipe": json.loads(json.dumps(asdict(config.recipe_of(task.name)))),
+    }
+    cells = [(images, seed) for images in config.probes for seed in config.probe_seeds_of(task.name)] if names else []
+    return [Cell("score", expert.name, task.name, images, seed, FORECAST, settings) for images, seed in cells]
 
 
 def scores_of(config: BenchConfig) -> dict[str, Score]:

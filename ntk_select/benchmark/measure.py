@@ -21,7 +21,7 @@ from ntk_select.reference import trained_reference
 from ntk_select.scores import ScoreResult
 from ntk_select.task import ChosenImages, Task, probe_sample
 
-from .cells import UNTRAINED, Cell, ExpertFacts, on_own_source, scores_of
+from .cells import FORECAST, UNTRAINED, Cell, ExpertFacts, is_forecast, on_own_source, scores_of
 from .config import BenchConfig
 from .facts import expert_facts, load
 
@@ -84,16 +84,18 @@ class Bench:
         """The network of RSA and DDS."""
         return trained_reference(self._known(task, shots, seed), self.config.reference_network, seed=seed)
 
-    def _scorer(self, task: str, images: int | None, shots: int | None, seed: int):
+    def _scorer(self, task: str, images: int | None, shots: int | None, seed: int, role: str = ""):
         from ntk_select.cache import Cache
         from ntk_select.ranking.inputs import Gatherer
         from ntk_select.ranking.scorer import Scorer
 
         found = self.task(task)
-        scores = scores_of(self.config)
+        scores = {name: score for name, score in scores_of(self.config).items() if is_forecast(score) == (role == FORECAST)}
         needs = {name for score in scores.values() for name in score.takes}
         sample = probe_sample(found, per_class=images or len(found.labels), seed=seed)
         options = {"seed": seed, "batch_size": 32, "cache": Cache(None), "reference": partial(self.reference, task, shots, seed)}
+        if role == FORECAST:
+            options |= {"recipe": self.config.recipe_of(task), "learning_rates": self.config.learning_rates}
         return Scorer(Gatherer(self._known(task, shots, seed), sample, needs, **options), scores, [])
 
 
@@ -128,7 +130,7 @@ def _versions() -> Row:
 
 
 def _score(bench: Bench, cell: Cell) -> list[Row]:
-    scorer = bench.scorer(cell.task, cell.images, cell.settings.get("shots", cell.images), cell.seed)
+    scorer = bench.scorer(cell.task, cell.images, cell.settings.get("shots", cell.images), cell.seed, cell.role)
     before = dict(scorer.gatherer.seconds)
     row = scorer.score(cell.expert, lambda: bench.expert(cell.expert))
     shared = {step: value - before.get(step, 0.0) for step, value in scorer.gatherer.seconds.items()}
@@ -140,10 +142,10 @@ def _score(bench: Bench, cell: Cell) -> list[Row]:
             {
                 "score": name,
                 "value": outcome.value if known and not relative else None,
-                "terms": json.dumps(dict(outcome.details)) if known and relative else None,
+                "terms": json.dumps(dict(outcome.details)) if known and (relative or cell.role == FORECAST) else None,
                 "unavailable": None if known else outcome.reason,
                 "higher_is_better": scorer.scores[name].higher_is_better,
-                "score_seconds": row.score_seconds[name],
+                "score_seconds": row.score_seconds[name] + row.seconds.get("forecast", 0.0),
                 "images": len(scorer.gatherer.sample),
                 **spent,
                 "shared_seconds": sum(shared.values()),

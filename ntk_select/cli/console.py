@@ -163,3 +163,16 @@ def _nearest(path: Path) -> Path:
     except FileNotFoundError:
         return path if path == path.parent else _nearest(path.parent)
     return path
+
+
+def numbers(option: str, texts: Sequence[str], kind: type) -> list:
+    """The numbers of an option, each once. Raises ConfigError for what is none, or where there is none."""
+    found = []
+    for text in split(texts):
+        try:
+            found.append(kind(text))
+        except ValueError as error:
+            raise ConfigError(f"{option} {text!r} is not a {'whole ' if kind is int else ''}number.") from error
+    if not found:
+        raise ConfigError(f"{option} needs at least one number.")
+    return list(dict.fromkeys(found))

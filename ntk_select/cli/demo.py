@@ -81,10 +81,12 @@ class Demo:
         if not results:
             return
         places, base = {row.name: row.rank for row in ranking.experts}, results[REFERENCE].accuracy
+        expected = {row.name: row.scores["forecast"].value for row in ranking.experts if hasattr(row.scores["forecast"], "value")}
         rows = [
             [
                 str(places[name]),
                 name + (" (reference)" if name == REFERENCE else ""),
+                f"{100 * expected[name]:.1f} %" if name in expected else "-",
                 f"{100 * result.accuracy:.1f} %",
                 f"{100 * (result.accuracy - base):+.1f}",
                 f"{result.learning_rate:g}",
@@ -96,7 +98,7 @@ class Demo:
         title = (
             f"Fine-tuned on {SHOTS} images of each digit, 30 epochs, best of three learning rates by validation; {len(ranking.experts)} were ranked"
         )
-        columns = ["rank", "expert", "test accuracy", "gain", "learning rate", "cost", "seconds"]
+        columns = ["rank", "expert", "forecast", "test accuracy", "gain", "learning rate", "cost", "seconds"]
         print_table(title, columns, rows, right=("rank", *columns[2:]), optional=("seconds", "learning rate", "cost"))
         first = results[min(results, key=lambda name: places[name])]
         best = max(results, key=lambda name: results[name].accuracy)

@@ -70,8 +70,8 @@ class Finetune:
         from ntk_select.finetuning import Recipe, finetune, keep, kept_name
 
         recipe = Recipe(epochs=self.epochs, batch_size=self.batch_size, augment=self.augment, batch_norm=self.batch_norm, precision=self.precision)
-        rates, seeds = _numbers("--lr", self.lr, float), _numbers("--seeds", self.seeds, int)
-        shots = ["full"] if self.shots == "full" else _numbers("--shots", [self.shots], int)
+        rates, seeds = numbers("--lr", self.lr, float), numbers("--seeds", self.seeds, int)
+        shots = ["full"] if self.shots == "full" else numbers("--shots", [self.shots], int)
         if len(shots) > 1:
             raise ConfigError(f"--shots {self.shots!r} must be one number, or full.")
         open_zoo = builtin("open_zoo")
@@ -152,18 +152,6 @@ class Finetune:
             if each.name not in ("expert", "task", "zoo", "shots", "out", "save_model", "replace", "json") and value != each.default:
                 words += ["--" + each.name.replace("_", "-"), *map(str, split(value) if isinstance(value, tuple) else [value])]
         return words
-
-
-def _numbers(option: str, texts: Sequence[str], kind: type) -> list:
-    found = []
-    for text in split(texts):
-        try:
-            found.append(kind(text))
-        except ValueError as error:
-            raise ConfigError(f"{option} {text!r} is not a {'whole ' if kind is int else ''}number.") from error
-    if not found:
-        raise ConfigError(f"{option} needs at least one number.")
-    return list(dict.fromkeys(found))
 
 
 def print_results(results: Sequence) -> None:

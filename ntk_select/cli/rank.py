@@ -11,7 +11,20 @@ from typing import Any
 from rich.text import Text
 
 from ntk_select.cache import default_folder
-from ntk_select.cli.console import Flag, check_writable, command, out, print_json, print_line, print_table, progress_bar, remark, split, zoo_option
+from ntk_select.cli.console import (
+    Flag,
+    check_writable,
+    command,
+    numbers,
+    out,
+    print_json,
+    print_line,
+    print_table,
+    progress_bar,
+    remark,
+    split,
+    zoo_option,
+)
 from ntk_select.cli.expert import no_such_expert
 from ntk_select.errors import ConfigError, first_line, how_to_install
 from ntk_select.plugins import builtin
@@ -28,7 +41,7 @@ class Rank:
     """The task: digits, fashion_mnist, folder:PATH, zip:PATH, npz:PATH, tfds:NAME, or the path of a folder or archive."""
     zoo: tuple[str, ...] = ("builtin",)
     """Where the experts are: builtin, folders of experts, or several of them."""
-    scores: tuple[str, ...] = ("lfc", "lgc")
+    scores: tuple[str, ...] = ("forecast", "lfc", "lgc")
     """Scores to compute, or all; the first decides the order. To see them type: ntk-select scores list."""
     per_class: int = 25
     """Images a class that the scores see, at most."""
@@ -42,6 +55,12 @@ class Rank:
     """Images per forward pass."""
     reference: str = "tiny"
     """Network that is trained on the task for rsa and dds: tiny, or resnet18."""
+    lr: tuple[str, ...] = ()
+    """Learning rates that fine-tuning will try, for forecast; 0.01, 0.005 and 0.001 if none is given."""
+    epochs: int = 30
+    """Epochs of the fine-tuning that forecast simulates."""
+    batch_norm: str = "train"
+    """How batch norm will be fine-tuned, for forecast: train, or frozen."""
     measured: Path | None = None
     """JSON file {expert: {task: accuracy}} of fine-tunings on other tasks, for best_elsewhere."""
     cache: Path | None = field(default_factory=default_folder)
@@ -55,7 +74,9 @@ class Rank:
 
     def run(self) -> int:
         """Ranks, prints and saves. Returns 1 if an expert failed."""
+        from ntk_select.finetuning.recipe import Recipe
         from ntk_select.ranking import rank
+        from ntk_select.ranking.estimate import expected_seconds
 
         began = time.perf_counter()
         task = builtin("load_task")(self.task)
@@ -63,17 +84,24 @@ class Rank:
         experts = _chosen(builtin("open_zoo")(split(self.zoo)), self.only, self.zoo)
         if self.out is not None:
             check_writable(self.out)
+        scores = split(self.scores)
+        if "forecast" in scores or "all" in scores:
+            seconds = expected_seconds(experts, task, per_class=self.per_class, seed=self.seed)
+            if seconds is not None:
+                remark(f"About {_duration(seconds)} for {len(experts)} experts. Only lfc and lgc, for much less: --scores lfc lgc")
         with progress_bar("ranking") as progress:
             ranking = rank(
                 experts,
                 task,
-                split(self.scores),
+                scores,
                 self.per_class,
                 self.seed,
                 draws=self.draws,
                 batch_size=self.batch_size,
                 reference=self.reference,
                 measured=measured,
+                recipe=Recipe(epochs=self.epochs, batch_norm=self.batch_norm),
+                learning_rates=numbers("--lr", self.lr, float) if self.lr else None,
                 cache=None if self.no_cache else self.cache,
                 progress=progress,
             )
@@ -100,9 +128,12 @@ class Rank:
 
     def _other_options(self) -> list[str]:
         """The options that a repetition of this ranking must name."""
-        words = [] if split(self.scores) == ["lfc", "lgc"] else ["--scores", *split(self.scores)]
+        words = [] if split(self.scores) == list(Rank.scores) else ["--scores", *split(self.scores)]
         words += ["--only", *split(self.only)] if self.only else []
         words += ["--reference", self.reference] if self.reference != "tiny" else []
+        words += ["--lr", *split(self.lr)] if self.lr else []
+        words += ["--epochs", str(self.epochs)] if self.epochs != Rank.epochs else []
+        words += ["--batch-norm", self.batch_norm] if self.batch_norm != Rank.batch_norm else []
         words += ["--measured", str(self.measured)] if self.measured else []
         words += ["--draws", str(self.draws)] if self.draws != Rank.draws else []
         words += ["--batch-size", str(self.batch_size)] if self.batch_size != Rank.batch_size else []
@@ -120,7 +151,7 @@ def print_ranking(ranking, seconds: float) -> None:
             e.name,
             e.source or "?",
             e.architecture or "?",
-            *(text(e.scores[name]) for name in shown for text in (_cell, _interval)),
+            *(text(e.scores[name], _in_percent(name)) for name in shown for text in (_cell, _interval)),
             f"{e.total_seconds:.2f}",
         ]
         for e in ranking.experts
@@ -142,12 +173,29 @@ def print_ranking(ranking, seconds: float) -> None:
     console.print(Text(f"{len(ranking.experts)} scored, {len(ranking.failures)} failed, in {seconds:.1f} s{_spent(ranking)}."))
 
 
-def _cell(outcome) -> str:
-    return f"{outcome.value:.4f}" if hasattr(outcome, "value") else "unavailable"
+def _in_percent(name: str) -> bool:
+    from ntk_select.scores import SCORES
+
+    return name in SCORES and SCORES[name].unit == "accuracy"
 
 
-def _interval(outcome) -> str:
-    return "" if getattr(outcome, "low", None) is None else f"[{outcome.low:.3f}, {outcome.high:.3f}]"
+def _cell(outcome, percent: bool) -> str:
+    if not hasattr(outcome, "value"):
+        return "unavailable"
+    return f"{100 * outcome.value:.1f} %" if percent else f"{outcome.value:.4f}"
+
+
+def _interval(outcome, percent: bool) -> str:
+    if getattr(outcome, "low", None) is None:
+        return ""
+    return f"[{100 * outcome.low:.0f}, {100 * outcome.high:.0f}]" if percent else f"[{outcome.low:.3f}, {outcome.high:.3f}]"
+
+
+def _duration(seconds: float) -> str:
+    """Seconds in words, no more exact than they are known."""
+    if seconds < 90:
+        return f"{max(round(seconds / 5) * 5, 5)} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
 def _print_scores(ranking) -> None:
@@ -163,7 +211,8 @@ def _print_scores(ranking) -> None:
         (best,) = (e.scores[name] for e in ranking.experts if e.name == first[0])
         spent = sum(e.score_seconds.get(name, 0.0) for e in ranking.experts)
         agrees = "-" if position == 0 or not math.isfinite(together[position]) else f"{together[position]:.2f}"
-        value = f"{_cell(best)} {_interval(best)}".strip()
+        percent = _in_percent(name)
+        value = f"{_cell(best, percent)} {_interval(best, percent)}".strip()
         rows.append([name, " ".join(str(numbers[expert]) for expert in first), value, agrees, f"{spent:.2f}"])
     columns = ["score", "its first three", "value of its first", f"agrees with {ranking.score_names[0]}", "seconds"]
     print_table(

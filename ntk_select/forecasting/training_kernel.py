@@ -26,9 +26,9 @@ from ntk_select.finetuning.recipe import BATCH_NORMS
 from ntk_select.new_head import with_new_head
 from ntk_select.out_of_memory import MemoryShrunkWarning, in_words, is_out_of_memory
 
-DERIVATIVES = 1152
-"""Pre-logits times directions that are wanted at least: the error of the kernel falls with the root of their number."""
-LEAST_DIRECTIONS = 2
+LEAST_DIRECTIONS, MOST_DIRECTIONS = 2, 16
+DERIVATIVES = 4096
+"""Pre-logits times directions that are enough: wide networks average over many pre-logits."""
 PIXELS = 256 * 224**2
 """Of the images that pass together; 256 of 224 pixels."""
 SMALL = 64**2
@@ -73,7 +73,7 @@ def training_kernel(
       expert: with `features_fn`; of one with batch norm also `train_fn`, unless batch_norm="frozen".
       x: n network inputs, those that are trained on and those that are held out.
       batch_norm: "train": with the statistics of the batch, which depend on the weights; "frozen": with the expert's own.
-      directions: random directions; as many as make `DERIVATIVES` derivatives of pre-logits if None.
+      directions: random directions; as `directions_for` says if None.
       seed: of the directions.
       progress: called with (directions done, all, what).
 
@@ -94,7 +94,7 @@ def training_kernel(
     x = np.asarray(x)
     network = TrainingNetwork(expert, x, batch_norm)
     portions = -(-x[..., :1].size // PIXELS)
-    wanted = directions or max(LEAST_DIRECTIONS, -(-DERIVATIVES // network.width))
+    wanted = directions or directions_for(network.width)
     while True:
         try:
             return _estimated(network, x, portions, wanted, seed, progress)
@@ -109,6 +109,11 @@ def training_kernel(
                 MemoryShrunkWarning,
                 stacklevel=2,
             )
+
+
+def directions_for(width: int) -> int:
+    """As many random directions as are taken where none are asked for, for so many pre-logits."""
+    return min(max(LEAST_DIRECTIONS, DERIVATIVES // width), MOST_DIRECTIONS)
 
 
 class TrainingNetwork:

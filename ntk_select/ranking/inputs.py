@@ -1,6 +1,7 @@
 """What does each expert give to the scores? One forward pass for all of them, and what is known from elsewhere."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -22,7 +23,7 @@ from ntk_select.timing import timed
 MAX_PRODUCTS = 5e12
 """What a ranking spends on one expert's gradient kernel where its cost grows with the number of outputs: minutes of a CPU."""
 
-PASSES = {"features", "source_probs", "gradient_kernel"}
+PASSES = {"features", "source_probs", "gradient_kernel", "training_kernel"}
 """Inputs that need the images to pass through the expert."""
 
 
@@ -38,6 +39,7 @@ class Gatherer:
       reference: of RSA and DDS: an expert trained on the task, a function that gives one, or the name of a network to train.
       measured: fine-tuned accuracies by expert and task.
       names: of all experts that are to be compared.
+      recipe, learning_rates: of the fine-tuning that is forecast; None for the paper's.
       progress: told what is being trained.
 
     Attributes:
@@ -59,11 +61,14 @@ class Gatherer:
         reference: Expert | str | Callable[[], Expert] = "tiny",
         measured: Mapping[str, Mapping[str, float]] | None = None,
         names: Iterable[str] = (),
+        recipe: Any = None,
+        learning_rates: Sequence[float] | None = None,
         progress: Callable[[int, int, str], None] | None = None,
     ):
         self.task, self.sample, self.needs = task, sample, needs
         self.seed, self.batch_size, self.cache = seed, batch_size, cache
         self.reference, self.progress = reference, progress
+        self.recipe, self.learning_rates = recipe, learning_rates
         self.elsewhere = _elsewhere({name: row for name, row in (measured or {}).items() if name in set(names)}, task.name)
         self.headless: list[str] = []
         self.extractors: dict[str, None] = {}
@@ -80,6 +85,7 @@ class Gatherer:
           NtkSelectError: the images cannot enter the expert.
         """
         inputs: dict[str, Any] = {"labels": self.sample.labels, "name": name, "seed": self.seed, "num_params": expert.num_params}
+        inputs |= {} if self.recipe is None else {"recipe": self.recipe, "learning_rates": self.learning_rates}
         reasons: dict[str, str] = {}
         if self.needs & PASSES:
             try:
@@ -93,6 +99,9 @@ class Gatherer:
                 found, more = self._passed(expert, x, "gradient_kernel" in self.needs, seconds)
                 inputs |= found
                 reasons |= more
+                if "training_kernel" in self.needs:
+                    with timed(seconds, "forecast"):
+                        self._give(inputs, reasons, "training_kernel", self._training_kernel(expert, x))
         if "reference_features" in self.needs:
             self._give(inputs, reasons, "reference_features", self._reference_features)
         self._from_card(name, expert, inputs, reasons)
@@ -162,6 +171,25 @@ class Gatherer:
         if passes is None:
             self.not_kept.append(expert.name)
         return passes, kernel
+
+    def _training_kernel(self, expert: Expert, x) -> np.ndarray | str:
+        """The kernel of the fine-tuning that is forecast, from the cache where it is known; or why there is none."""
+        from ntk_select.finetuning.recipe import Recipe  # here, for it imports Optax
+        from ntk_select.forecasting.training_kernel import training_kernel
+
+        recipe, key = self.recipe or Recipe(), None
+        with suppress(Exception):  # an expert is foreign code, and can be scored without being kept
+            key = self._keys.of_training_kernel(expert, x, recipe.batch_norm, recipe.head, self.seed) if self.cache else None
+        if (known := self.cache.get(key)) is not None:
+            return known["training_kernel"]
+        try:
+            kernel = training_kernel(expert, x, batch_norm=recipe.batch_norm, seed=self.seed).with_head(recipe.head)
+        except DataError:
+            raise
+        except Exception as error:
+            return explained(error)
+        self.cache.put(key, {"training_kernel": kernel})
+        return kernel
 
     def _gradient_kernel(self, expert: Expert, x, passes: ProbePass | None, outputs: str) -> tuple[np.ndarray | None, str]:
         """The kernel, from passes with a pooled last convolution if they are there; or None and why there is none."""

@@ -35,7 +35,22 @@ def tied_with_the_best(rows: list[ExpertScores], on_halves: dict[str, np.ndarray
 
 
 def judgement(rows: list[ExpertScores], tied: int, deciding: str, score: Score, *, images: int, draws: int) -> str:
-    """The verdict in one sentence."""
+    """The verdict in one sentence; and where the score is an accuracy, what the best is expected to reach, in another."""
+    return f"{_verdict(rows, tied, deciding, score, images, draws)}{_expected(rows, deciding)}"
+
+
+def _expected(rows: list[ExpertScores], deciding: str) -> str:
+    details = getattr(rows[0].scores[deciding], "details", {}) if rows else {}
+    if "accuracy_low" not in details:
+        return ""
+    reached, low, high = (f"{100 * details[name]:.0f} %" for name in ("accuracy", "accuracy_low", "accuracy_high"))
+    return (
+        f" {rows[0].name} is expected to answer {reached} of new images rightly after fine-tuning on these (95 %: {low} to {high}), "
+        f"with learning rate {details['learning_rate']:g}."
+    )
+
+
+def _verdict(rows: list[ExpertScores], tied: int, deciding: str, score: Score, images: int, draws: int) -> str:
     if tied == 0:
         return f"No expert could be given the score {deciding}."
     best, scored = rows[0].name, sum(isinstance(row.scores[deciding], ScoreResult) for row in rows)

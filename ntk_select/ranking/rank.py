@@ -26,6 +26,8 @@ Experts = Iterable[Expert] | Mapping[str, Callable[[], Expert]]
 Progress = Callable[[int, int, str], None]
 
 
+DEFAULT_SCORES = ("forecast", "lfc", "lgc")
+"""The expected accuracy decides the order; the paper's scores stand beside it."""
 IMBALANCE = 5
 """Ratio of the largest to the smallest class from which a ranking warns."""
 
@@ -33,7 +35,7 @@ IMBALANCE = 5
 def rank(
     experts: Experts,
     task: Task,
-    scores: Sequence[str] | Mapping[str, Score] = ("lfc", "lgc"),
+    scores: Sequence[str] | Mapping[str, Score] = DEFAULT_SCORES,
     per_class: int = 25,
     seed: int = 0,
     *,
@@ -41,6 +43,8 @@ def rank(
     batch_size: int = 32,
     reference: Expert | str = "tiny",
     measured: Mapping[str, Mapping[str, float]] | None = None,
+    recipe: Any = None,
+    learning_rates: float | Sequence[float] | None = None,
     cache: str | Path | None = None,
     progress: Progress | None = None,
 ) -> Ranking:
@@ -52,7 +56,8 @@ def rank(
     Args:
       experts: experts, or a mapping from names to functions that load one, so that only one is in memory.
       task: the target task; only training images are used.
-      scores: names in `SCORES`, or "all"; or a mapping from names to `Score`, for scores of your own. The first decides the order.
+      scores: names in `SCORES`, or "all"; or a mapping from names to `Score`, for scores of your own. The first that any expert has decides the
+        order.
       per_class: images a class that the scores see, at most.
       seed: of the probe sample, the half-samples, the reference network and the scores that draw.
       draws: half-samples behind the intervals; 0 for no intervals. Costly scores take 25 at most.
@@ -60,6 +65,8 @@ def rank(
       reference: for RSA and DDS: an expert that was trained on the task, or the network that is to be ("tiny", "resnet18"); see
         `trained_reference`.
       measured: accuracies after fine-tuning, by expert and task, for `best_elsewhere`. Those on this very task are left out.
+      recipe: a `Recipe`, how the experts will be fine-tuned, for `forecast`; that of the paper if None.
+      learning_rates: that will be tried then; those of the paper if None.
       cache: folder in which features, logits and gradient kernels are kept by content, so that the next score of the same experts
         and images costs no forward pass; None keeps nothing.
       progress: called with (experts done, experts in all, name of the next) as the work goes on; while a reference network is
@@ -87,6 +94,7 @@ def rank(
         raise ConfigError(f"cache is of type {type(cache).__name__}; it must be the path of a folder, or None.")
     if progress is not None and not callable(progress):
         raise ConfigError(f"progress is of type {type(progress).__name__}; it must be a function of (done, all, name), or None.")
+    training = _training(recipe, learning_rates)
     loaders = _loaders(experts)
     needs = {name for score in chosen.values() for name in score.takes}
     if "reference_features" in needs and not isinstance(reference, Expert):
@@ -97,7 +105,7 @@ def rank(
     halves = half_samples(sample.labels, draws=draws, seed=seed)
     kept = Cache(cache)
     options = {"reference": reference, "measured": measured, "names": loaders, "progress": progress}
-    gatherer = Gatherer(task, sample, needs, seed=seed, batch_size=batch_size, cache=kept, **options)
+    gatherer = Gatherer(task, sample, needs, seed=seed, batch_size=batch_size, cache=kept, **training, **options)
     scorer = Scorer(gatherer, chosen, halves.rows)
 
     rows, failures = [], []
@@ -114,7 +122,7 @@ def rank(
         progress(len(loaders), len(loaders), "")
     kept.prune()
 
-    deciding = next(iter(chosen))
+    deciding = next((name for name in chosen if any(isinstance(row.scores[name], ScoreResult) for row in rows)), next(iter(chosen)))
     on_halves = {name: scorer.on_halves(name, rows) for name in chosen}
     rows = [_with_intervals(row, chosen, on_halves, halves) for row in scorer.compared(rows)]
     rows = ordered(rows, deciding, chosen[deciding])
@@ -131,6 +139,17 @@ def rank(
         higher_is_better={name: score.higher_is_better for name, score in chosen.items()},
         shared_seconds=gatherer.seconds,
     )
+
+
+def _training(recipe, learning_rates) -> dict[str, Any]:
+    """The fine-tuning that is forecast. Raises ConfigError for what is none."""
+    if recipe is None and learning_rates is None:
+        return {}
+    from ntk_select.finetuning.recipe import LEARNING_RATES, Recipe, checked_rates  # here, for it imports Optax
+
+    if recipe is not None and not isinstance(recipe, Recipe):
+        raise ConfigError(f"recipe={recipe!r} must be a Recipe. Type: ntk_select.Recipe(epochs=30)")
+    return {"recipe": recipe or Recipe(), "learning_rates": checked_rates(LEARNING_RATES if learning_rates is None else learning_rates)}
 
 
 def chosen_scores(scores: Sequence[str] | Mapping[str, Score]) -> dict[str, Score]:
@@ -182,7 +201,7 @@ def _with_intervals(row: ExpertScores, scores: dict[str, Score], on_halves: dict
     outcomes = dict(row.scores)
     for name in scores:
         outcome = outcomes[name]
-        if isinstance(outcome, ScoreResult) and np.isfinite(margin := Z95 * halves.standard_error(on_halves[name][row.name])):
+        if isinstance(outcome, ScoreResult) and outcome.low is None and np.isfinite(margin := Z95 * halves.standard_error(on_halves[name][row.name])):
             outcomes[name] = replace(outcome, low=outcome.value - margin, high=outcome.value + margin)
     return replace(row, scores=outcomes)
 

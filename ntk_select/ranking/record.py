@@ -44,6 +44,10 @@ class ExpertScores:
         return sum(self.seconds.values())
 
 
+OF_ACCURACY = ("accuracy", "accuracy_low", "accuracy_high", "learning_rate")
+"""Details of a forecast that stand beside its value."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """An expert that could not be scored, and the sentence that says why."""
@@ -139,6 +143,7 @@ class Ranking:
             if isinstance(result, Unavailable):
                 return {"value": None, "low": None, "high": None, "unavailable": result.reason}
             details = {"details": dict(result.details)} if result.details else {}
+            details |= {name: result.details[name] for name in OF_ACCURACY if name in result.details}
             return {"value": result.value, "low": result.low, "high": result.high, **details}
 
         return {

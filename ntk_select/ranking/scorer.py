@@ -38,21 +38,23 @@ class Scorer:
                 outcomes[key] = _explained(score, _evaluated(score, inputs), reasons)
         seconds["scores"] = sum(score_seconds.values())
         with timed(seconds, "intervals"), _suitable_threads(inputs):
-            self._halves[name] = self._on_halves(inputs, [key for key, outcome in outcomes.items() if isinstance(outcome, ScoreResult)])
+            self._halves[name] = self._on_halves(inputs, {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, ScoreResult)})
         card = expert.card
         return ExpertScores(0, name, card and card.source, card and card.architecture, expert.num_params, outcomes, seconds, score_seconds)
 
-    def _on_halves(self, inputs: dict[str, Any], names: list[str]) -> dict[str, list[Outcome]]:
+    def _on_halves(self, inputs: dict[str, Any], outcomes: dict[str, ScoreResult]) -> dict[str, list[Outcome]]:
         """The scores on half-samples; nothing for one that ignores the images. Scores share what they ask of a half-sample."""
+        names = list(outcomes)
         found: dict[str, list[Outcome]] = {name: [] for name in names}
         for draw, rows in enumerate(self.halves):
             wanted = [name for name in names if self.scores[name].resampled and draw < (self.scores[name].most_draws or len(self.halves))]
             if not wanted:
                 break
-            used = {key for name in wanted for key in self.scores[name].takes}
+            used = {key for name in wanted if not self.scores[name].additive for key in self.scores[name].takes}
             taken = {key: _taken(key, value, rows) for key, value in inputs.items() if key in used}
             for name in wanted:
-                found[name].append(_evaluated(self.scores[name], taken))
+                whole = outcomes[name]
+                found[name].append(_mean(whole.per_image[rows]) if self.scores[name].additive else _evaluated(self.scores[name], taken))
         return found
 
     def compared(self, rows: list[ExpertScores]) -> list[ExpertScores]:
@@ -94,6 +96,12 @@ def combined(score: Score, outcomes: Sequence[Outcome]) -> list[Outcome]:
         return score.combined(outcomes)
     except Exception as error:
         return [outcome if isinstance(outcome, Unavailable) else Unavailable(explained(error)) for outcome in outcomes]
+
+
+def _mean(parts: np.ndarray) -> Outcome:
+    """An additive score of some images."""
+    known = parts[np.isfinite(parts)]
+    return ScoreResult(float(known.mean())) if len(known) else Unavailable("None of these images has a part in it.")
 
 
 def _taken(name: str, value: Any, rows: np.ndarray) -> Any:

@@ -18,12 +18,14 @@ class ScoreResult:
       value: finite.
       low, high: 95 % interval over the choice of the images.
       details: further numbers that explain the value: its parts, or what it would be by chance.
+      per_image: (n,) of which the value is the mean, where it is one; NaN for images without a part in it.
     """
 
     value: float
     low: float | None = None
     high: float | None = None
     details: Mapping[str, float] = field(default_factory=dict)
+    per_image: np.ndarray | None = field(default=None, repr=False, compare=False)
 
     def __float__(self):
         return self.value
@@ -48,6 +50,7 @@ INPUTS = {
     "labels": Input("class ids (n,)", 1),
     "source_probs": Input("softmax (n, s) of the expert's own head over its source classes", 1),
     "gradient_kernel": Input("(n, n), inner products of the gradients of the last convolution", 2),
+    "training_kernel": Input("(n, n), inner products of gradients as training with a fresh head sees them", 2),
     "reference_features": Input("pre-logits (n, d') of a small network trained on the task, same images", 1),
     "domain_features": Input("pre-logits (n, d'') of the extractor that made source_means, same images", 1),
     "source_means": Input("class means (s, d'') of the source data, by one extractor for the whole zoo"),
@@ -59,6 +62,8 @@ INPUTS = {
     "num_params": Input("number of parameters"),
     "accuracies_elsewhere": Input("fine-tuned accuracies (t,) on other tasks, the same tasks for all experts"),
     "sparsity_weight": Input("weight of the share of zeros among the feature metrics, 0 to 1"),
+    "recipe": Input("a Recipe: how the expert will be fine-tuned"),
+    "learning_rates": Input("learning rates that will be tried"),
     "name": Input("the expert's name"),
     "seed": Input("a whole number from 0"),
 }
@@ -86,6 +91,8 @@ class Score:
       resampled: whether its interval comes from resampling the probe sample.
       most_draws: half-samples that its interval takes at most, for a costly score; None for as many as are asked for.
       combine: for a zoo-relative score: from the terms of all experts to their values.
+      additive: whether the value is a mean over images, given as `per_image`: on a part of them it is the mean over that part.
+      unit: of the value: "accuracy" for shares that are shown in per cent, "" for plain numbers.
     """
 
     fn: Callable[..., Any]
@@ -98,6 +105,8 @@ class Score:
     resampled: bool = True
     most_draws: int | None = None
     combine: Callable[[Sequence[Mapping[str, float]]], np.ndarray] | None = None
+    additive: bool = False
+    unit: str = ""
 
     @property
     def takes(self) -> tuple[str, ...]:

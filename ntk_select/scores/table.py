@@ -6,6 +6,7 @@ from ntk_select.scores.cka import cka, cka_features_gradient, cka_gradient
 from ntk_select.scores.domain_similarity import domain_similarity, domain_similarity_own
 from ntk_select.scores.etran import etran, etran_terms
 from ntk_select.scores.feature_metrics import feature_metrics, feature_metrics_terms
+from ntk_select.scores.forecast import forecast
 from ntk_select.scores.gbc import gbc
 from ntk_select.scores.generalization import generalization, generalization_features
 from ntk_select.scores.hscore import hscore, hscore_shrinkage
@@ -66,6 +67,17 @@ def _knn5(features, labels):
 
 
 SCORES: dict[str, Score] = {
+    "forecast": Score(
+        forecast,
+        ("training_kernel", "labels"),
+        True,
+        f"{PAPER}, Prop. 1: the recipe simulated for the linearised network, with cross-validation",
+        "0 to 1, accuracy after fine-tuning",
+        "20 simulated trainings for each learning rate",
+        ("recipe", "learning_rates", "seed"),
+        additive=True,
+        unit="accuracy",
+    ),
     "lfc": Score(lfc, FEATURES, True, f"{PAPER}, eq. 8 with the feature kernel", "-1 to 1", SVD),
     "lgc": Score(_lgc, GRADIENTS, True, f"{PAPER}, eq. 8 with the gradient kernel of the last convolution", "-1 to 1", "O(n^2)"),
     "leep": Score(leep, HEAD, True, "Nguyen et al. 2020, LEEP", "0 or below", "O(n s c)"),

@@ -49,7 +49,7 @@ def score_values(rows: Iterable[Row], own_source: Callable[[str, str], bool], sc
 
 
 def _of_draw(rows: Sequence[Row], score: Score | None) -> list[float]:
-    if all(row["terms"] is None for row in rows):
+    if all(row["terms"] is None or row["value"] is not None for row in rows):
         return [np.nan if row["value"] is None else row["value"] for row in rows]
     if score is None:
         return [np.nan] * len(rows)

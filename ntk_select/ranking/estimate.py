@@ -1,0 +1,53 @@
+"""How long will a ranking take? From the operations of a few experts and the speed of this machine, before anything is compiled."""
+
+import time
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntk_select.expert import Expert
+from ntk_select.flops import forward_flops
+from ntk_select.task import Task, probe_sample
+
+LOOKED_AT = 3
+"""Experts that are loaded; the others are taken to be like these."""
+SHARE = 0.5
+"""Of the speed of a large matrix product, what networks reach (measured on two cores: 0.4 to 0.8)."""
+COMPILING, OVERHEAD = 8.0, 0.6
+"""Seconds to compile what one architecture needs; seconds for the scores and simulations of an expert (measured on two cores)."""
+
+
+def expected_seconds(experts: Mapping[str, Callable[[], Expert]], task: Task, *, per_class: int = 25, seed: int = 0) -> float | None:
+    """Seconds until the forecasts of all experts are there, give or take a factor of two; None where that cannot be told.
+
+    Cost: loads and traces `LOOKED_AT` experts, and multiplies two matrices.
+    """
+    from ntk_select.forecasting.training_kernel import directions_for  # here, for it imports Optax
+
+    names, sample, operations, architectures = list(experts), probe_sample(task, per_class=per_class, seed=seed), [], set()
+    for place in np.unique(np.linspace(0, len(names) - 1, LOOKED_AT).round().astype(int)):
+        try:
+            expert = experts[names[place]]()
+            x = np.asarray(expert.preprocess(sample.images[:1]))
+            width = jax.eval_shape(expert.features_fn, expert.variables, x).shape[1]
+            passes = 1 + 2 * directions_for(width)
+            operations.append(forward_flops(expert.features_fn, expert.variables, x) * len(sample) * passes)
+        except Exception:  # an expert is foreign code; the ranking itself will say what is the matter
+            continue
+        architectures.add(expert.card.architecture if expert.card else expert.name)
+    if not operations:
+        return None
+    return len(names) * (np.mean(operations) / (SHARE * _speed()) + OVERHEAD) + COMPILING * len(architectures)
+
+
+def _speed() -> float:
+    """Operations per second of a matrix product in float32."""
+    size = 1024 if jax.default_backend() == "cpu" else 8192
+    a = jnp.ones((size, size), jnp.float32)
+    product = jax.jit(jnp.dot)
+    jax.block_until_ready(product(a, a))
+    began = time.perf_counter()
+    jax.block_until_ready(product(a, a))
+    return 2 * size**3 / (time.perf_counter() - began)

@@ -1,0 +1,52 @@
+"""The forecast as a score: the accuracy that fine-tuning is expected to reach."""
+
+from typing import Any
+
+from jaxtyping import Float, Int, Num
+
+import numpy as np
+
+from ntk_select.errors import UndefinedScoreError
+from ntk_select.scores.record import ScoreResult
+
+
+def forecast(
+    training_kernel: Num[np.ndarray, "n n"],
+    labels: Int[np.ndarray, " n"],
+    *,
+    recipe: Any = None,
+    learning_rates: tuple[float, ...] | None = None,
+    seed: int = 0,
+) -> ScoreResult:
+    """Accuracy after fine-tuning on the probe sample, from the kernel of its training.
+
+    Args:
+      training_kernel: of the linearised network with a fresh head, one for all outputs (`TrainingKernel.with_head`).
+      labels: class ids, any integers.
+      recipe: a `Recipe`; that of the paper if None.
+      learning_rates: to choose from; those of the paper if None.
+      seed: of the division into folds and of the batches.
+
+    Returns:
+      The share of held-out images that are answered rightly at the best rate, 0 to 1, higher is better. Details: `accuracy`, `accuracy_low`,
+      `accuracy_high`, `balanced_accuracy`, `loss` (nats), `learning_rate`, `distance` (of the weights).
+
+    Raises:
+      UndefinedScoreError: one class, no class with two images, a kernel that is not finite, or every rate diverges.
+
+    Reference: Deshpande et al. 2021, Prop. 1, for the recipe of section 4.2.  Cost: see `ntk_select.forecasting.cross_validate`.
+    """
+    # Here, for they bring Optax and more, which no other score needs.
+    from ntk_select.finetuning.recipe import LEARNING_RATES, Recipe
+    from ntk_select.forecasting.cross_validation import best, cross_validate
+
+    rates = LEARNING_RATES if learning_rates is None else learning_rates
+    found = best(cross_validate(training_kernel, labels, recipe or Recipe(), rates, seed=seed))
+    if found is None:
+        raise UndefinedScoreError(
+            f"With every learning rate ({', '.join(f'{rate:g}' for rate in rates)}) the simulated training diverges, as real training would. "
+            f"Type: --lr {min(rates) / 10:g}"
+        )
+    interval = {"accuracy": found.accuracy, "accuracy_low": found.low, "accuracy_high": found.high}
+    details = {"balanced_accuracy": found.balanced_accuracy, "loss": found.loss, "learning_rate": found.learning_rate, "distance": found.distance}
+    return ScoreResult(found.accuracy, found.low, found.high, {**interval, **details}, found.right)
