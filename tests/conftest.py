@@ -16,7 +16,7 @@ import pytest
 jax.config.update("jax_enable_x64", True)
 
 # Annotations of these rooms are checked at every call of a test, but for calls that must fail: those are refused by the functions themselves.
-TYPED_ROOMS = ["ntk_select.engine", "ntk_select.linearized", "ntk_select.selfcheck", "ntk_select.sketches"]
+TYPED_ROOMS = ["ntk_select.engine", "ntk_select.forecasting", "ntk_select.linearized", "ntk_select.selfcheck", "ntk_select.sketches"]
 jaxtyping.install_import_hook(TYPED_ROOMS, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 

@@ -81,7 +81,8 @@ class Demo:
         if not results:
             return
         places, base = {row.name: row.rank for row in ranking.experts}, results[REFERENCE].accuracy
-        expected = {row.name: row.scores["forecast"].value for row in ranking.experts if hasattr(row.scores["forecast"], "value")}
+        found = {row.name: row.scores.get("forecast") for row in ranking.experts}
+        expected = {name: outcome.value for name, outcome in found.items() if hasattr(outcome, "value")}
         rows = [
             [
                 str(places[name]),

@@ -7,7 +7,20 @@ from pathlib import Path
 
 from rich.text import Text
 
-from ntk_select.cli.console import Flag, check_writable, command, out, print_json, print_line, print_table, progress_bar, remark, split, zoo_option
+from ntk_select.cli.console import (
+    Flag,
+    check_writable,
+    command,
+    numbers,
+    out,
+    print_json,
+    print_line,
+    print_table,
+    progress_bar,
+    remark,
+    split,
+    zoo_option,
+)
 from ntk_select.cli.expert import load_expert
 from ntk_select.errors import ConfigError, ModelError, NtkSelectError, explained
 from ntk_select.files import file_name

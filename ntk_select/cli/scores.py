@@ -9,6 +9,7 @@ from ntk_select.cli.console import Flag, command, print_json, print_line, print_
 from ntk_select.errors import ConfigError, did_you_mean
 
 QUESTIONS = {
+    "What accuracy will fine-tuning reach (the recipe, simulated from the kernel)?": ("forecast",),
     "Does a kernel correlate with the labels?": (
         *("lfc", "lfc_off_diagonal", "lfc_centered", "lfc_cosine", "cka"),
         *("lgc", "lgc_off_diagonal", "lgc_centered", "lgc_cosine", "cka_gradient"),

@@ -4,6 +4,6 @@ from ntk_select.forecasting.cross_validation import Curve, Outlook, cross_valida
 from ntk_select.forecasting.forecast import forecast
 from ntk_select.forecasting.result import Forecast
 from ntk_select.forecasting.simulate import simulate
-from ntk_select.forecasting.training_kernel import TrainingKernel, training_kernel
+from ntk_select.forecasting.kernel import TrainingKernel, training_kernel
 
 __all__ = ["Curve", "Forecast", "Outlook", "TrainingKernel", "cross_validate", "forecast", "simulate", "training_kernel"]

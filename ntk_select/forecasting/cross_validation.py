@@ -11,6 +11,7 @@ from ntk_select.engine.arguments import check_count
 from ntk_select.errors import ConfigError, TaskError, UndefinedScoreError, not_finite
 from ntk_select.finetuning.recipe import Recipe
 from ntk_select.forecasting.simulate import Course, draw_batches, simulate
+from ntk_select.linearized.problem import AnyArray
 from ntk_select.resampling import Z95
 
 FOLDS, REPEATS = 10, 2
@@ -23,7 +24,7 @@ MOST_NUMBERS = 2**28
 class Split(NamedTuple):
     """One simulated training: places that are trained on, and whether each image is held out."""
 
-    trained: Int[np.ndarray, " t"]
+    trained: Int[np.ndarray, "..."]
     held: Bool[np.ndarray, " n"]
 
 
@@ -68,7 +69,7 @@ class Outlook:
 
 
 def cross_validate(
-    kernel: Num[np.ndarray, "n n"] | Num[np.ndarray, "n n c c"],
+    kernel: Num[AnyArray, "n n"] | Num[AnyArray, "n n c c"],
     labels: Int[np.ndarray, " n"],
     recipe: Recipe,
     learning_rates: tuple[float, ...],
@@ -78,7 +79,7 @@ def cross_validate(
     folds: int = FOLDS,
     repeats: int = REPEATS,
     seed: int = 0,
-    start: Float[np.ndarray, "n c"] | None = None,
+    start: Float[AnyArray, "n c"] | None = None,
 ) -> list[Outlook]:
     """Simulates the recipe on parts of the images and asks for the others, once for each learning rate.
 

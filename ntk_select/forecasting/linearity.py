@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from ntk_select.expert import Expert
 from ntk_select.finetuning.recipe import Recipe
 from ntk_select.finetuning.run import train_fn_of
-from ntk_select.forecasting.training_kernel import TrainingKernel, TrainingNetwork
+from ntk_select.forecasting.kernel import TrainingKernel, TrainingNetwork
 from ntk_select.new_head import with_new_head
 
 MOST_LAYERS = 12

@@ -130,17 +130,25 @@ class Forecast:
     def _rates(self) -> list[tuple[str, str, str, str, str]]:
         rows = [("learning rate", "accuracy", "95 %", "loss", "training loss")]
         for rate, one in self.by_rate.items():
-            told = ("diverges", "", "", "") if one.diverged else (
-                percent(one.accuracy),
-                f"{percent(one.low)} to {percent(one.high)}",
-                f"{one.loss:.3f}",
-                f"{one.curve.training_losses[-1]:.3f}",
+            told = (
+                ("diverges", "", "", "")
+                if one.diverged
+                else (
+                    percent(one.accuracy),
+                    f"{percent(one.low)} to {percent(one.high)}",
+                    f"{one.loss:.3f}",
+                    f"{one.curve.training_losses[-1]:.3f}",
+                )
             )
             rows.append((f"{rate:g}", *told))
         return rows
 
     def _reasons(self) -> list[str]:
-        found = [f"The weights are expected to move by {self.distance:.3g}, {percent(self.distance / self.weights)} of their norm."] if self.weights else []
+        found = (
+            [f"The weights are expected to move by {self.distance:.3g}, {percent(self.distance / self.weights)} of their norm."]
+            if self.weights
+            else []
+        )
         if self.shares is not None:
             largest = sorted(self.shares.items(), key=lambda item: -item[1])[:4]
             found.append(f"The kernel comes from {', '.join(f'{name} ({percent(share)})' for name, share in largest)}.")

@@ -4,15 +4,17 @@ A linearised network's weights are w_0 + J' a, and SGD with momentum and weight 
 (Proposition 1 for the recipe that is used in practice). Only the rows of the kernel that belong to the batch are needed in a step.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from ntk_select.finetuning.recipe import Recipe
+from ntk_select.linearized.problem import AnyArray
 from ntk_select.training import epoch_of, stepwise
 
 
@@ -46,7 +48,7 @@ class Course(NamedTuple):
     outputs: Float[np.ndarray, "r q n c"]
 
 
-def draw_batches(chosen: list[Int[np.ndarray, " t"]], recipe: Recipe, images: int, seed: int) -> Batches:
+def draw_batches(chosen: Sequence[Int[np.ndarray, "..."]], recipe: Recipe, images: int, seed: int) -> Batches:
     """Random batches of a recipe, as a fine-tuning on `images` images takes them.
 
     Args:
@@ -69,13 +71,13 @@ def draw_batches(chosen: list[Int[np.ndarray, " t"]], recipe: Recipe, images: in
 
 
 def simulate(
-    kernel: Float[Array, "n n"] | Float[Array, "n n c c"],
+    kernel: Float[AnyArray, "n n"] | Float[AnyArray, "n n c c"],
     labels: Int[np.ndarray, " n"],
     batches: Batches,
     learning_rates: tuple[float, ...],
     recipe: Recipe,
     *,
-    start: Float[np.ndarray, "n c"] | None = None,
+    start: Float[AnyArray, "n c"] | None = None,
     classes: int | None = None,
 ) -> Course:
     """Trains the linearised network by a recipe, once for each learning rate and set of batches.

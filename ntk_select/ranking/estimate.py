@@ -24,13 +24,13 @@ def expected_seconds(experts: Mapping[str, Callable[[], Expert]], task: Task, *,
 
     Cost: loads and traces `LOOKED_AT` experts, and multiplies two matrices.
     """
-    from ntk_select.forecasting.training_kernel import directions_for  # here, for it imports Optax
+    from ntk_select.forecasting.kernel import directions_for  # here, for it imports Optax
 
     names, sample, operations, architectures = list(experts), probe_sample(task, per_class=per_class, seed=seed), [], set()
     for place in np.unique(np.linspace(0, len(names) - 1, LOOKED_AT).round().astype(int)):
         try:
             expert = experts[names[place]]()
-            x = np.asarray(expert.preprocess(sample.images[:1]))
+            x = np.asarray(expert.preprocess([sample.images[0]]))
             width = jax.eval_shape(expert.features_fn, expert.variables, x).shape[1]
             passes = 1 + 2 * directions_for(width)
             operations.append(forward_flops(expert.features_fn, expert.variables, x) * len(sample) * passes)

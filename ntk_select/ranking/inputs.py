@@ -175,7 +175,7 @@ class Gatherer:
     def _training_kernel(self, expert: Expert, x) -> np.ndarray | str:
         """The kernel of the fine-tuning that is forecast, from the cache where it is known; or why there is none."""
         from ntk_select.finetuning.recipe import Recipe  # here, for it imports Optax
-        from ntk_select.forecasting.training_kernel import training_kernel
+        from ntk_select.forecasting.kernel import training_kernel
 
         recipe, key = self.recipe or Recipe(), None
         with suppress(Exception):  # an expert is foreign code, and can be scored without being kept

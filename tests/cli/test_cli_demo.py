@@ -94,7 +94,7 @@ def test_the_table_lies_the_truth_beside_the_ranking_in_its_order(demo):
     for line, place in zip(lines, places, strict=True):
         name, accuracy = found.order[place], 0.9 - 0.1 * place
         marked = name + (" (reference)" if name == REFERENCE else "")
-        assert line[:4] == [str(place + 1), marked, f"{100 * accuracy:.1f} %", f"{100 * (accuracy - base):+.1f}"]
+        assert line[:5] == [str(place + 1), marked, "-", f"{100 * accuracy:.1f} %", f"{100 * (accuracy - base):+.1f}"]
     assert (
         f"The first of the ranking reaches 90.0 %, the reference {100 * base:.1f} %; the best of these {len(lines)} is {found.order[0]}." in found.out
     )

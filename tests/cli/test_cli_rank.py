@@ -50,9 +50,13 @@ def test_json_has_the_promised_shape_and_the_values_of_the_python_face(ran, zoo,
         (row.name, position) for position, row in enumerate(expected.experts, 1)
     ]
     for expert, row in zip(record["experts"], expected.experts, strict=True):
-        assert expert["scores"] == {name: {"value": r.value, "low": r.low, "high": r.high} for name, r in row.scores.items()}
-    lfc = [expert["scores"]["lfc"]["value"] for expert in record["experts"]]
-    assert lfc == sorted(lfc, reverse=True)
+        assert expert["scores"]["lfc"] == {"value": row.scores["lfc"].value, "low": row.scores["lfc"].low, "high": row.scores["lfc"].high}
+        found, details = expert["scores"]["forecast"], row.scores["forecast"].details
+        assert found["details"] == pytest.approx(details)
+        assert {name: found[name] for name in ("accuracy", "accuracy_low", "accuracy_high", "learning_rate")}.items() <= found["details"].items()
+        assert (found["value"], found["low"], found["high"]) == (found["accuracy"], found["accuracy_low"], found["accuracy_high"])
+    expected = [expert["scores"]["forecast"]["value"] for expert in record["experts"]]
+    assert expected == sorted(expected, reverse=True)
     assert record["task"] | {"name": "bright things", "uri": npz, "classes": 2, "images": 12, "per_class": 6, "seed": 0} == record["task"]
 
 

@@ -71,7 +71,7 @@ def test_list_has_a_line_for_each_and_says_what_to_type_next(typed):
     named = {line.split("│")[1].strip() for line in out.splitlines() if line.startswith("│")} - {""}
     assert status == 0
     assert named == set(SCORES)
-    assert out.splitlines()[-1] == "Next: ntk-select scores show lfc"
+    assert out.splitlines()[-1] == "Next: ntk-select scores show forecast"
 
 
 def test_show_explains_the_inputs_and_the_direction(typed):

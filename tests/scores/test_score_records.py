@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+import ntk_select as ns
 from ntk_select.errors import ConfigError, TaskError, UndefinedScoreError, missing
 from ntk_select.kernels import kernel_label_correlation
 from ntk_select.scores import INPUTS, SCORES, Features, Score, ScoreResult, Unavailable
@@ -12,6 +13,7 @@ from ntk_select.scores.lfc import lfc
 
 LABELS = np.repeat([0, 1, 2], [20, 20, 25])
 CONTRACT = [
+    "forecast",
     "lfc",
     "lgc",
     "leep",
@@ -49,6 +51,9 @@ def inputs(rng):
     return {
         "features": features,
         "labels": LABELS,
+        "training_kernel": features @ features.T + 1,
+        "recipe": ns.Recipe(epochs=4),
+        "learning_rates": (0.01, 0.001),
         "gradient_kernel": features @ np.diag(np.arange(1, 9)) @ features.T,
         "source_probs": rng.dirichlet(np.ones(5), size=n),
         "reference_features": features[:, :4] + rng.normal(size=(n, 4)),

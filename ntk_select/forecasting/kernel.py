@@ -94,7 +94,7 @@ def training_kernel(
     x = np.asarray(x)
     network = TrainingNetwork(expert, x, batch_norm)
     portions = -(-x[..., :1].size // PIXELS)
-    wanted = directions or directions_for(network.width)
+    wanted = (directions or directions_for(network.width)) if network.chosen else 1
     while True:
         try:
             return _estimated(network, x, portions, wanted, seed, progress)
@@ -145,7 +145,8 @@ class TrainingNetwork:
             return network.features_fn(variables, images) if frozen else train_fn(variables, images)[0].features
 
         self.name, self._features, self._backbone = expert.name, features, network.params["backbone"]
-        self.leaves, self.names, self.chosen = jax.tree.leaves(self._backbone), leaf_names(self._backbone), select(self._backbone, None)
+        self.leaves, self.names = jax.tree.leaves(self._backbone), leaf_names(self._backbone)
+        self.chosen = select(self._backbone, None) if self.leaves else ()
         self.width = jax.eval_shape(features, self._backbone, x).shape[1]
         self._programs: dict[tuple, tuple[Program, tuple]] = {}
 

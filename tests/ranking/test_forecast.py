@@ -1,0 +1,130 @@
+"""The forecast in a ranking: it decides the order, speaks in accuracies, and does without where an expert has none."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import ntk_select as ns
+from ntk_select.errors import ConfigError
+from ntk_select.ranking import estimate
+from ntk_select.ranking.estimate import expected_seconds
+from ntk_select.scores import ScoreResult, Unavailable
+
+
+@pytest.fixture(scope="module")
+def networks(loaded):
+    """Makers of experts and tasks, of the tests of fine-tuning."""
+    return loaded("finetuning/conftest.py")
+
+
+@pytest.fixture(scope="module")
+def task(networks):
+    return networks.spots(noise=200)
+
+
+def experts(networks):
+    """One that sees the column, one that sees noise alone."""
+    good = networks.linear_expert("good")
+    blind = replace(good, name="blind", features_fn=lambda v, x: x.reshape(len(x), -1)[:, 12:] % 0.004, head=None)
+    return [blind, good]
+
+
+@pytest.fixture(scope="module")
+def ranking(networks, task):
+    return ns.rank(experts(networks), task, per_class=10, learning_rates=(0.1, 0.01))
+
+
+def test_by_default_it_comes_first_and_decides(ranking):
+    assert ranking.score_names == ("forecast", "lfc", "lgc")
+    assert [row.name for row in ranking.experts] == ["good", "blind"]
+    values = [row.scores["forecast"].value for row in ranking.experts]
+    assert values == sorted(values, reverse=True)
+    assert ranking.higher_is_better["forecast"]
+
+
+def test_the_verdict_says_what_to_expect_with_which_learning_rate(ranking):
+    found = ranking.experts[0].scores["forecast"].details
+    reached, low, high = (f"{100 * found[name]:.0f} %" for name in ("accuracy", "accuracy_low", "accuracy_high"))
+    assert ranking.judgement.startswith("good is ahead of all others by forecast on these 30 images (95 %).")
+    assert ranking.judgement.endswith(
+        f"good is expected to answer {reached} of new images rightly after fine-tuning on these (95 %: {low} to {high}), "
+        f"with learning rate {found['learning_rate']:g}."
+    )
+
+
+def test_two_experts_are_told_apart_by_the_images_that_they_answer(networks, task):
+    """The same answers: nothing tells them apart, and nothing is resampled but the answers."""
+    one = networks.normed_expert("one")
+    found = ns.rank([one, replace(one, name="two")], task, ("forecast",), per_class=10)
+    assert found.tied == 2
+    assert [row.scores["forecast"].value for row in found.experts] == [found.experts[0].scores["forecast"].value] * 2
+
+
+def test_an_expert_without_it_comes_last_and_the_others_scores_go_on(networks, task):
+    lame = replace(networks.normed_expert("lame"), train_fn=None)
+    found = ns.rank([lame, *experts(networks)], task, per_class=10)
+    assert [row.name for row in found.experts][-1] == "lame"
+    outcome = found.experts[-1].scores
+    assert isinstance(outcome["forecast"], Unavailable)
+    assert "no train_fn" in outcome["forecast"].reason
+    assert isinstance(outcome["lfc"], ScoreResult)
+    frozen = ns.rank([lame], task, ("forecast",), per_class=10, recipe=ns.Recipe(batch_norm="frozen"))
+    assert isinstance(frozen.experts[0].scores["forecast"], ScoreResult)
+
+
+def test_where_no_expert_has_it_the_next_score_decides(networks, task):
+    lame = [replace(networks.normed_expert(name), train_fn=None) for name in ("one", "two")]
+    found = ns.rank(lame, task, per_class=10)
+    assert "by lfc" in found.judgement
+    assert found.best is not None
+
+
+def test_one_image_of_each_class_has_no_forecast_but_a_reason(networks, task):
+    found = ns.rank(experts(networks), task, ("forecast", "lfc"), per_class=1)
+    for row in found.experts:
+        assert "one image only" in row.scores["forecast"].reason
+
+
+def test_rates_that_all_diverge_are_a_reason(networks, task):
+    found = ns.rank([networks.linear_expert()], task, ("forecast",), per_class=10, learning_rates=1e9, recipe=ns.Recipe(weight_decay=0.1))
+    assert "--lr 1e+08" in found.experts[0].scores["forecast"].reason
+
+
+def test_the_kernel_is_kept_and_another_recipe_uses_it_again(networks, task, tmp_path, monkeypatch):
+    options = {"scores": ("forecast",), "per_class": 6, "cache": tmp_path}
+    first = ns.rank([networks.normed_expert()], task, **options)
+
+    def refuse(*_, **__):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr("ntk_select.forecasting.kernel.TrainingNetwork", refuse)
+    again = ns.rank([networks.normed_expert()], task, **options)
+    assert again.experts[0].scores == first.experts[0].scores
+    longer = ns.rank([networks.normed_expert()], task, recipe=ns.Recipe(epochs=60), **options)
+    assert longer.experts[0].scores["forecast"].details["loss"] != first.experts[0].scores["forecast"].details["loss"]
+    frozen = ns.rank([networks.normed_expert()], task, recipe=ns.Recipe(batch_norm="frozen"), **options)
+    assert "computed again" in frozen.experts[0].scores["forecast"].reason
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [({"recipe": {"epochs": 3}}, "must be a Recipe"), ({"learning_rates": ()}, "must be numbers above 0")]
+)
+def test_a_fine_tuning_that_is_none_is_refused(networks, task, options, message):
+    with pytest.raises(ConfigError, match=message):
+        ns.rank(experts(networks), task, **options)
+
+
+def test_how_long_it_will_take_is_told_before(networks, task, monkeypatch):
+    """In proportion to images, directions and experts; nothing where no expert can be looked at."""
+    monkeypatch.setattr(estimate, "_speed", lambda: 1e3)
+    one = {"a": networks.normed_expert}
+    few, more = (expected_seconds(one, task, per_class=count) for count in (3, 6))
+    fixed = estimate.OVERHEAD + estimate.COMPILING
+    assert (more - fixed) / (few - fixed) == pytest.approx(2)
+    many = expected_seconds({name: networks.normed_expert for name in "abcd"}, task, per_class=3)
+    assert many - estimate.COMPILING == pytest.approx(4 * (few - estimate.COMPILING))
+    assert expected_seconds({"broken": lambda: None}, task) is None
+    monkeypatch.undo()
+    assert 1e8 < estimate._speed() < 1e15
+    assert np.isfinite(expected_seconds(one, task))
