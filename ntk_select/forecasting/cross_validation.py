@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
 from ntk_select.engine.arguments import check_count
-from ntk_select.errors import ConfigError, TaskError, UndefinedScoreError, not_finite
+from ntk_select.errors import TaskError, UndefinedScoreError, not_finite
 from ntk_select.finetuning.recipe import Recipe
 from ntk_select.forecasting.simulate import Course, draw_batches, simulate
 from ntk_select.linearized.problem import AnyArray

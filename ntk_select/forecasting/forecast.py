@@ -11,9 +11,9 @@ from ntk_select.errors import ConfigError, ModelError
 from ntk_select.expert import Expert
 from ntk_select.finetuning.recipe import LEARNING_RATES, Recipe, checked_rates
 from ntk_select.forecasting.cross_validation import FOLDS, REPEATS, best, cross_validate
+from ntk_select.forecasting.kernel import TrainingNetwork, training_kernel
 from ntk_select.forecasting.linearity import linearity, shares_of_layers
 from ntk_select.forecasting.result import Forecast
-from ntk_select.forecasting.kernel import TrainingNetwork, training_kernel
 from ntk_select.task import Task, probe_sample
 
 

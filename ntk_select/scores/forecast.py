@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from jaxtyping import Float, Int, Num
-
 import numpy as np
+from jaxtyping import Int, Num
 
 from ntk_select.errors import UndefinedScoreError
 from ntk_select.scores.record import ScoreResult

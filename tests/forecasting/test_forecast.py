@@ -95,7 +95,7 @@ def test_as_json_everything_is_there(found):
 
 def test_the_figure_has_a_curve_for_each_rate(found, tmp_path):
     pytest.importorskip("matplotlib")
-    left, right = found.plot().axes
+    left, _ = found.plot().axes
     assert len(left.get_legend().get_texts()) == 2
     path = found.report(tmp_path / "forecast.png")
     assert path.read_bytes().startswith(b"\x89PNG")
