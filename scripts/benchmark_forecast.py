@@ -10,6 +10,7 @@ and simulates them; it goes on where it was cut. `cost` times one forecast besid
 
 import json
 import time
+import tomllib
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import partial
@@ -46,7 +47,7 @@ def rows_of(folder: Path, kind: str) -> list[dict]:
 
 def measured(folder: Path) -> dict[tuple, float]:
     """Fine-tuned accuracy by task, images per class, seed and expert; balanced where the benchmark says so."""
-    config = json.loads((folder / "bench.json").read_text())["config"]
+    config = tomllib.loads(json.loads((folder / "bench.json").read_text())["config"])
     balanced = {name for name, task in config["tasks"].items() if task.get("judged_by") == "balanced_accuracy"}
     name = {True: "balanced_accuracy", False: "accuracy"}
     truth = [row for row in rows_of(folder, "truth") if row["role"] == "truth"]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ntk_select.benchmark.config import Images
 
-FIRST = ("lfc", "lgc", "leep", "rsa", "domain_similarity", "feature_metrics")
+FIRST = ("forecast", "lfc", "lgc", "leep", "rsa", "domain_similarity", "feature_metrics")
 """Scores of the paper, which stand first."""
 DOMAIN = "@"
 """Before the domain in the name of an expert that was trained on several."""

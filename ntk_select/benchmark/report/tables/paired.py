@@ -1,4 +1,4 @@
-"""Are LFC and LGC better than the other scores on the same targets?"""
+"""Are the forecast, LFC and LGC better than the other scores on the same targets?"""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from ntk_select.evaluate import Paired, Target, holm, paired
 
 from .record import Column, Content, Table, in_points, of_targets, shots_shown
 
-OURS = ("lfc", "lgc")
+OURS = ("forecast", "lfc", "lgc")
 MEASURES = (("Spearman", "spearman", {}), ("gain of the best of 3 (points)", "top_k_gain", {"k": 3}))
 COLUMNS = (
     Column("score", "score"),
