@@ -84,7 +84,8 @@ class Rank:
         experts = _chosen(builtin("open_zoo")(split(self.zoo)), self.only, self.zoo)
         if self.out is not None:
             check_writable(self.out)
-        scores = split(self.scores)
+        scores, recipe = split(self.scores), Recipe(epochs=self.epochs, batch_norm=self.batch_norm)
+        rates = numbers("--lr", self.lr, float) if self.lr else None
         if "forecast" in scores or "all" in scores:
             seconds = expected_seconds(experts, task, per_class=self.per_class, seed=self.seed)
             if seconds is not None:
@@ -100,8 +101,8 @@ class Rank:
                 batch_size=self.batch_size,
                 reference=self.reference,
                 measured=measured,
-                recipe=Recipe(epochs=self.epochs, batch_norm=self.batch_norm),
-                learning_rates=numbers("--lr", self.lr, float) if self.lr else None,
+                recipe=recipe,
+                learning_rates=rates,
                 cache=None if self.no_cache else self.cache,
                 progress=progress,
             )
@@ -115,7 +116,17 @@ class Rank:
             print_json(ranking.to_dict())
         else:
             print_ranking(ranking, time.perf_counter() - began)
-            print_line(next_command(ranking, self.task, len(task.labels), self.zoo, self._other_options(), tested=task.test_images is not None))
+            print_line(
+                next_command(
+                    ranking,
+                    self.task,
+                    len(task.labels),
+                    self.zoo,
+                    self._other_options(),
+                    tested=task.test_images is not None,
+                    tuning=self._fine_tuning(),
+                )
+            )
         for path in saved:
             remark(f"wrote {path}")
         if saved and not any(path.suffix == ".png" for path in saved):
@@ -126,14 +137,18 @@ class Rank:
             remark(f"The ranking could not be saved: {trouble}", "red")
         return 1 if ranking.failures or trouble else 0
 
+    def _fine_tuning(self) -> list[str]:
+        """The options of the fine-tuning that is forecast."""
+        words = ["--lr", *split(self.lr)] if self.lr else []
+        words += ["--epochs", str(self.epochs)] if self.epochs != Rank.epochs else []
+        return words + (["--batch-norm", self.batch_norm] if self.batch_norm != Rank.batch_norm else [])
+
     def _other_options(self) -> list[str]:
         """The options that a repetition of this ranking must name."""
         words = [] if split(self.scores) == list(Rank.scores) else ["--scores", *split(self.scores)]
         words += ["--only", *split(self.only)] if self.only else []
         words += ["--reference", self.reference] if self.reference != "tiny" else []
-        words += ["--lr", *split(self.lr)] if self.lr else []
-        words += ["--epochs", str(self.epochs)] if self.epochs != Rank.epochs else []
-        words += ["--batch-norm", self.batch_norm] if self.batch_norm != Rank.batch_norm else []
+        words += self._fine_tuning()
         words += ["--measured", str(self.measured)] if self.measured else []
         words += ["--draws", str(self.draws)] if self.draws != Rank.draws else []
         words += ["--batch-size", str(self.batch_size)] if self.batch_size != Rank.batch_size else []
@@ -144,7 +159,7 @@ class Rank:
 def print_ranking(ranking, seconds: float) -> None:
     """The table, the failures, the warnings and the judgement; of many scores the first, and a second table of what each says."""
     console, record = out(), ranking.task
-    shown = ranking.score_names if len(ranking.score_names) <= MOST_COLUMNS else ranking.score_names[:1]
+    shown = ranking.score_names if len(ranking.score_names) <= MOST_COLUMNS else (ranking.deciding or ranking.score_names[0],)
     rows = [
         [
             str(e.rank),
@@ -202,7 +217,8 @@ def _print_scores(ranking) -> None:
     from ntk_select.ranking import agreement
 
     numbers, rows = {e.name: e.rank for e in ranking.experts}, []
-    together = agreement(ranking).matrix[0]
+    deciding = ranking.deciding or ranking.score_names[0]
+    together = agreement(ranking).matrix[ranking.score_names.index(deciding)]
     for position, name in enumerate(ranking.score_names):
         places = ranking.places(name)
         if not places:
@@ -210,11 +226,11 @@ def _print_scores(ranking) -> None:
         first = sorted(places, key=lambda expert: (places[expert], numbers[expert]))[:3]
         (best,) = (e.scores[name] for e in ranking.experts if e.name == first[0])
         spent = sum(e.score_seconds.get(name, 0.0) for e in ranking.experts)
-        agrees = "-" if position == 0 or not math.isfinite(together[position]) else f"{together[position]:.2f}"
+        agrees = "-" if name == deciding or not math.isfinite(together[position]) else f"{together[position]:.2f}"
         percent = _in_percent(name)
         value = f"{_cell(best, percent)} {_interval(best, percent)}".strip()
         rows.append([name, " ".join(str(numbers[expert]) for expert in first), value, agrees, f"{spent:.2f}"])
-    columns = ["score", "its first three", "value of its first", f"agrees with {ranking.score_names[0]}", "seconds"]
+    columns = ["score", "its first three", "value of its first", f"agrees with {deciding}", "seconds"]
     print_table(
         "What each score says: experts by their numbers above; Spearman over experts",
         columns,
@@ -234,11 +250,21 @@ def _spent(ranking) -> str:
     return f" ({told})" if told else ""
 
 
-def next_command(ranking, uri: str, available: int, zoo: Sequence[str] = ("builtin",), options: Sequence[str] = (), *, tested: bool = True) -> str:
+def next_command(
+    ranking,
+    uri: str,
+    available: int,
+    zoo: Sequence[str] = ("builtin",),
+    options: Sequence[str] = (),
+    *,
+    tested: bool = True,
+    tuning: Sequence[str] = (),
+) -> str:
     """What to type next: more images when the first ones are tied and there are more, otherwise the fine-tuning of the best.
 
     Args:
       tested: whether the task has test images, without which there is only a look at the best.
+      tuning: options of the fine-tuning that was forecast.
     """
     record = ranking.task
     if ranking.best is None:
@@ -247,7 +273,7 @@ def next_command(ranking, uri: str, available: int, zoo: Sequence[str] = ("built
         more = command("rank", "--task", uri, "--per-class", str(4 * record["per_class"]), *options, *zoo_option(zoo))
         return f"Next, to tell them apart with more images: {more}"
     if tested:
-        return "Next, to fine-tune the first: " + command("finetune", "--expert", ranking.best, "--task", uri, *zoo_option(zoo))
+        return "Next, to fine-tune the first: " + command("finetune", "--expert", ranking.best, "--task", uri, *tuning, *zoo_option(zoo))
     return "Next, to see what it is: " + command("zoo", "show", ranking.best, *zoo_option(zoo))
 
 

@@ -9,13 +9,14 @@ from jaxtyping import Bool, Float, Int, Num
 from ntk_select.engine.arguments import check_count
 from ntk_select.errors import TaskError, UndefinedScoreError, not_finite
 from ntk_select.finetuning.recipe import Recipe
-from ntk_select.forecasting.simulate import Course, draw_batches, simulate
+from ntk_select.forecasting.simulate import Batches, Course, draw_batches, simulate
 from ntk_select.linearized.problem import AnyArray
 from ntk_select.resampling import Z95
 
 FOLDS, REPEATS = 10, 2
 HOPELESS = 1000
 """Times the loss of guessing: a training whose loss is above has diverged, though its numbers may be finite."""
+ONE_EACH = "Every class has one image only, so that none can be held out. Give at least two of a class, or look at more: --per-class 5 (per_class=5)"
 MOST_NUMBERS = 2**28
 """Of all simulated trainings together; beyond it they follow one after the other."""
 
@@ -84,7 +85,8 @@ def cross_validate(
 
     Args:
       kernel: of all images, as for `simulate`.
-      labels: class ids, any integers. Neither their names nor the order of the images plays a part.
+      labels: class ids, any integers. Their names play no part, and the order of the images does so only where the kernel does not tell
+        them apart: folds go by the order of its diagonal.
       recipe, learning_rates, start: as for `simulate`.
       shots: images of each class that a training has. None for all, of which each is held out once in each of `repeats` divisions into
         `folds` parts; else `folds` x `repeats` random choices.
@@ -114,9 +116,12 @@ def cross_validate(
     splits = _choices(ids, shots, folds * repeats, seed) if shots is not None else _divisions(ids, folds, repeats, seed)
     trained = len(ids) if shots is None else int(np.minimum(np.bincount(ids), shots).sum())
     batches = draw_batches([split.trained for split in splits], recipe, images or trained, seed)
-    together = len(ids) * classes * len(splits) * len(learning_rates) * 6 <= MOST_NUMBERS
+    each = 6 * len(ids) * classes + batches.rows.shape[3] * kernel[0].size
+    together = each * len(splits) * len(learning_rates) <= MOST_NUMBERS
     groups = [(learning_rates, slice(None))] if together else [((rate,), slice(q, q + 1)) for rate in learning_rates for q in range(len(splits))]
-    courses = [simulate(kernel, ids, type(batches)(*(part[chosen] for part in batches)), rates, recipe, start=start) for rates, chosen in groups]
+    courses = [
+        simulate(kernel, ids, Batches(*(part[chosen] for part in batches)), rates, recipe, start=start, outputs=False) for rates, chosen in groups
+    ]
     course = courses[0] if together else _joined(courses, len(learning_rates))
     return [_outlook(rate, _of_rate(course, place), splits, ids, np.argsort(order)) for place, rate in enumerate(learning_rates)]
 
@@ -139,12 +144,12 @@ def _read(kernel, labels) -> tuple[np.ndarray, np.ndarray]:
     if len(ids) == 0 or ids.max() == 0:
         raise UndefinedScoreError("There are images of one class only, so that there is nothing to forecast.")
     if np.bincount(ids).max() < 2:
-        raise UndefinedScoreError("Every class has one image only, so that none can be held out. Type: --per-class 5, or more")
+        raise UndefinedScoreError(ONE_EACH)
     return kernel if kernel.dtype.kind == "f" else kernel.astype(np.float64), ids
 
 
 def _canonical(kernel, ids) -> Int[np.ndarray, " n"]:
-    """Places of the images, class after class, in an order that the kernel alone decides."""
+    """Places of the images in an order that the kernel alone decides, as far as its diagonal tells images apart."""
     diagonal = np.einsum("ii...->i...", kernel).reshape(len(ids), -1).sum(axis=1)
     least = np.full(ids.max() + 1, np.inf)
     np.minimum.at(least, ids, diagonal)
@@ -181,12 +186,12 @@ def _choices(ids, shots: int, count: int, seed: int) -> list[Split]:
 
 def _joined(courses: list[Course], rates: int) -> Course:
     count = len(courses) // rates
-    stacked = [np.concatenate([getattr(course, name) for course in courses], axis=1) for name in Course._fields]
-    return Course(*(part.reshape(rates, count, *part.shape[2:]) for part in stacked))
+    stacked = (np.concatenate(parts, axis=1) for parts in list(zip(*courses, strict=True))[:-1])
+    return Course(*(part.reshape(rates, count, *part.shape[2:]) for part in stacked), None)
 
 
 def _of_rate(course: Course, place: int) -> Course:
-    return Course(*(part[place] for part in course))
+    return Course(*(part if part is None else part[place] for part in course))
 
 
 def _outlook(rate: float, course: Course, splits: list[Split], ids, back) -> Outlook:
@@ -235,4 +240,5 @@ def _wilson(share: float, n: float) -> tuple[float, float]:
     """The 95 % interval of Wilson 1927 for a share of n images; it stays within 0 .. 1 and has a width at both ends."""
     z = Z95**2
     middle, margin = (share + z / (2 * n)) / (1 + z / n), Z95 / (1 + z / n) * np.sqrt(share * (1 - share) / n + z / (4 * n**2))
-    return max(float(middle - margin), 0.0), min(float(middle + margin), 1.0)
+    # The share itself is inside, which at 0 and 1 rounding would deny.
+    return max(min(float(middle - margin), share), 0.0), min(max(float(middle + margin), share), 1.0)

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_select.engine.arguments import check_count, check_progress
-from ntk_select.errors import ConfigError, ModelError
+from ntk_select.errors import ConfigError, ModelError, UndefinedScoreError
 from ntk_select.expert import Expert
 from ntk_select.finetuning.recipe import LEARNING_RATES, Recipe, checked_rates
-from ntk_select.forecasting.cross_validation import FOLDS, REPEATS, best, cross_validate
+from ntk_select.forecasting.cross_validation import FOLDS, ONE_EACH, REPEATS, best, cross_validate
 from ntk_select.forecasting.kernel import TrainingNetwork, training_kernel
 from ntk_select.forecasting.linearity import linearity, shares_of_layers
 from ntk_select.forecasting.result import Forecast
@@ -54,11 +54,11 @@ def forecast(
     Raises:
       ConfigError: an option is not allowed.
       TaskError: `per_class` or `seed` out of range.
-      ModelError: the expert has no pre-logits, preprocess or training mode, its numbers are not finite, or every learning rate diverges.
       UndefinedScoreError: no class has two images.
+      ModelError: the expert has no pre-logits, preprocess or training mode, its numbers are not finite, or every learning rate diverges.
 
     Cost: `directions` forward-mode passes of the probe sample, each two to three forward passes; the simulation takes `epochs` times n / batch
-    steps of n c batch products for each of folds x repeats x rates; `explain` as many passes again as there are layers.
+    steps of n c batch products for each of folds x repeats x rates; `explain` as many passes of some images as there are layers, and a gradient.
 
     Reference: Deshpande et al. 2021, Prop. 1; what is approximated is said in the README of this folder.
     """
@@ -77,7 +77,11 @@ def forecast(
         raise ModelError(
             f"Expert {expert.name!r} has no preprocess, so that images cannot enter it. Type: Expert(..., preprocess=Preprocess(size=224))"
         )
+    check_count("folds", folds, 2)
+    check_count("repeats", repeats, 1)
     sample = probe_sample(task, per_class=per_class, seed=seed)
+    if np.bincount(sample.labels).max() < 2:
+        raise UndefinedScoreError(ONE_EACH)
     x = np.asarray(expert.preprocess(sample.images))
     kernel = training_kernel(expert, x, batch_norm=recipe.batch_norm, directions=directions, seed=seed, progress=progress)
     counts = np.bincount(task.labels, minlength=task.num_classes)

@@ -22,6 +22,7 @@ from ntk_select.engine.program import Program, outputs_of, trace
 from ntk_select.errors import ConfigError, ModelError, not_finite
 from ntk_select.expert import Expert
 from ntk_select.finetuning.recipe import BATCH_NORMS
+from ntk_select.finetuning.run import train_fn_of
 from ntk_select.new_head import with_new_head
 from ntk_select.out_of_memory import MemoryShrunkWarning, in_words, is_out_of_memory
 
@@ -92,7 +93,7 @@ def training_kernel(
     check_count("seed", seed, 0)
     x = np.asarray(x)
     network = TrainingNetwork(expert, x, batch_norm)
-    portions = -(-x[..., :1].size // PIXELS)
+    portions = min(-(-x[..., :1].size // PIXELS), len(x))
     wanted = (directions or directions_for(network.width)) if network.chosen else 1
     while True:
         try:
@@ -131,13 +132,8 @@ class TrainingNetwork:
 
     def __init__(self, expert: Expert, x, batch_norm: str):
         network = with_new_head(expert, 1, head="zero", x=x[:1])
-        train_fn, head, state = network.train_fn, network.params["head"], network.state
-        if batch_norm == "train" and train_fn is None and any(jax.tree.leaves(part) for part in expert.state.values()):
-            raise ModelError(
-                f"Expert {expert.name!r} has state and no train_fn that says how training changes it, so that batch norm in training mode is not "
-                "known. Type: Expert(..., train_fn=...), or Recipe(batch_norm='frozen')"
-            )
-        frozen = batch_norm == "frozen" or train_fn is None
+        train_fn, head, state = train_fn_of(network, batch_norm), network.params["head"], network.state
+        frozen = train_fn is not network.train_fn
 
         def features(backbone, images):
             variables = {"params": {"backbone": backbone, "head": head}, **state}
@@ -200,7 +196,7 @@ def _estimated(network: TrainingNetwork, x, portions: int, directions: int, seed
     features, total = None, None
     for direction, found in enumerate(_in_threads(network, [x[part] for part in parts], directions, seed)):
         if progress is not None:
-            progress(direction, directions, f"kernel of {network.name}")
+            progress(direction + 1, directions, f"kernel of {network.name}")
         change = jnp.concatenate([change for _, change in found])[back]
         if features is None:
             features = np.asarray(jnp.concatenate([own for own, _ in found])[back])
@@ -215,11 +211,16 @@ def _estimated(network: TrainingNetwork, x, portions: int, directions: int, seed
 def _in_threads(network: TrainingNetwork, parts: list, directions: int, seed: int) -> Iterator[list]:
     """What `along` gives for each direction, in their order."""
 
+    device = jax.config.jax_default_device  # of this thread; others do not know it
+
     def one(direction: int) -> list:
-        key = jax.random.fold_in(jax.random.key(seed), direction)
-        return jax.block_until_ready([network.along(part, key) for part in parts])
+        with jax.default_device(device):
+            key = jax.random.fold_in(jax.random.key(seed), direction)
+            return jax.block_until_ready([network.along(part, key) for part in parts])
 
     yield one(0)  # compiles
-    idle = jax.default_backend() == "cpu" and parts[0][0, ..., 0].size <= SMALL
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 4) if idle else 1) as pool:
+    if getattr(device, "platform", jax.default_backend()) != "cpu" or parts[0][0, ..., :1].size > SMALL:
+        yield from map(one, range(1, directions))
+        return
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as pool:
         yield from pool.map(one, range(1, directions))

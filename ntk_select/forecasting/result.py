@@ -94,8 +94,10 @@ class Forecast:
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON can hold it."""
         names = ("expert", "task", "images", "classes", "training_images", "per_class", "shots", "seed", "directions", "weights", "nonlinearity")
-        record: dict[str, Any] = {name: getattr(self, name) for name in names}
-        record |= {name: getattr(self, name) for name in ("learning_rate", "accuracy", "low", "high", "balanced_accuracy", "loss", "distance")}
+        record: dict[str, Any] = {name: _known(getattr(self, name)) for name in names}
+        record |= {
+            name: _known(getattr(self, name)) for name in ("learning_rate", "accuracy", "low", "high", "balanced_accuracy", "loss", "distance")
+        }
         kept = [name for name in Outlook.__dataclass_fields__ if name not in ("curve", "log_likelihoods", "right")]
         record["by_rate"] = [
             {name: _known(getattr(one, name)) for name in kept}

@@ -38,14 +38,14 @@ class Course(NamedTuple):
       right: whether the largest output is that of the true class.
       losses: mean training loss of each epoch, as training sees it.
       distances: |w - w_0| after the last epoch.
-      outputs: after the last epoch.
+      outputs: after the last epoch; None where they were not asked for.
     """
 
     log_likelihoods: Float[np.ndarray, "r q e n"]
     right: Bool[np.ndarray, "r q e n"]
     losses: Float[np.ndarray, "r q e"]
     distances: Float[np.ndarray, "r q"]
-    outputs: Float[np.ndarray, "r q n c"]
+    outputs: Float[np.ndarray, "r q n c"] | None
 
 
 def draw_batches(chosen: Sequence[Int[np.ndarray, "..."]], recipe: Recipe, images: int, seed: int) -> Batches:
@@ -79,6 +79,7 @@ def simulate(
     *,
     start: Float[AnyArray, "n c"] | None = None,
     classes: int | None = None,
+    outputs: bool = True,
 ) -> Course:
     """Trains the linearised network by a recipe, once for each learning rate and set of batches.
 
@@ -89,6 +90,7 @@ def simulate(
       learning_rates: of the first epochs.
       recipe: epochs, milestones, momentum and weight decay (towards the start).
       start: outputs of the network before training; zero if None.
+      outputs: keep the outputs themselves.
       classes: c; by default as many as `labels` name.
 
     Returns:
@@ -103,12 +105,12 @@ def simulate(
     epochs, steps = batches.rows.shape[1:3]
     rates = np.stack([stepwise(rate, epochs, steps, recipe.decays) for rate in learning_rates]).astype(kernel.dtype)
     settings = np.array([recipe.momentum, recipe.weight_decay], kernel.dtype)
-    found = _courses(kernel, targets, start, batches.rows, batches.weights.astype(kernel.dtype), rates, settings, recipe.nesterov)
-    return Course(*map(np.asarray, found))
+    found = _courses(kernel, targets, start, batches.rows, batches.weights.astype(kernel.dtype), rates, settings, recipe.nesterov, outputs)
+    return Course(*(None if part is None else np.asarray(part) for part in found))
 
 
-@partial(jax.jit, static_argnums=7)
-def _courses(kernel, targets, start, rows, weights, rates, settings, nesterov: bool):
+@partial(jax.jit, static_argnums=(7, 8))
+def _courses(kernel, targets, start, rows, weights, rates, settings, nesterov: bool, keep: bool):
     momentum, weight_decay = settings
     with jax.default_matmul_precision("highest"):
 
@@ -134,7 +136,7 @@ def _courses(kernel, targets, start, rows, weights, rates, settings, nesterov: b
         def one(rate, rows, weights):
             (a, _), (likelihoods, right, losses) = jax.lax.scan(epoch, (jnp.zeros_like(targets), jnp.zeros_like(targets)), (rows, weights, rate))
             moved = _product(kernel, a)
-            return likelihoods, right, losses, jnp.sqrt(jnp.maximum((a * moved).sum(), 0)), start + moved
+            return likelihoods, right, losses, jnp.sqrt(jnp.maximum((a * moved).sum(), 0)), start + moved if keep else None
 
         return jax.vmap(lambda rate: jax.vmap(partial(one, rate))(rows, weights))(rates)
 

@@ -29,19 +29,19 @@ def tied_with_the_best(rows: list[ExpertScores], on_halves: dict[str, np.ndarray
     for position, row in enumerate(scored[1:], start=2):
         difference = row.scores[deciding].value - best.scores[deciding].value
         pair = on_halves[best.name], on_halves[row.name]
-        if difference == 0 or (best.scores[deciding].low is not None and not halves.told_apart(*pair, difference)):
+        if difference == 0 or (np.isfinite(halves.standard_error(pair[0] - pair[1])) and not halves.told_apart(*pair, difference)):
             tied = position
     return tied
 
 
-def judgement(rows: list[ExpertScores], tied: int, deciding: str, score: Score, *, images: int, draws: int) -> str:
+def judgement(rows: list[ExpertScores], tied: int, deciding: str, score: Score, *, images: int, draws: int, halved: bool) -> str:
     """The verdict in one sentence; and where the score is an accuracy, what the best is expected to reach, in another."""
-    return f"{_verdict(rows, tied, deciding, score, images, draws)}{_expected(rows, deciding)}"
+    return f"{_verdict(rows, tied, deciding, score, images, draws, halved)}{_expected(rows, deciding)}"
 
 
 def _expected(rows: list[ExpertScores], deciding: str) -> str:
     details = getattr(rows[0].scores[deciding], "details", {}) if rows else {}
-    if "accuracy_low" not in details:
+    if not {"accuracy", "accuracy_low", "accuracy_high", "learning_rate"} <= details.keys():
         return ""
     reached, low, high = (f"{100 * details[name]:.0f} %" for name in ("accuracy", "accuracy_low", "accuracy_high"))
     return (
@@ -50,7 +50,7 @@ def _expected(rows: list[ExpertScores], deciding: str) -> str:
     )
 
 
-def _verdict(rows: list[ExpertScores], tied: int, deciding: str, score: Score, images: int, draws: int) -> str:
+def _verdict(rows: list[ExpertScores], tied: int, deciding: str, score: Score, images: int, draws: int, halved: bool) -> str:
     if tied == 0:
         return f"No expert could be given the score {deciding}."
     best, scored = rows[0].name, sum(isinstance(row.scores[deciding], ScoreResult) for row in rows)
@@ -60,7 +60,7 @@ def _verdict(rows: list[ExpertScores], tied: int, deciding: str, score: Score, i
         return f"{best} comes first by {deciding}, which has no intervals: it costs too much to be taken again and again."
     if draws == 0:
         return f"{best} comes first by {deciding}; without draws nothing can be said of how surely."
-    if rows[0].scores[deciding].low is None:
+    if rows[0].scores[deciding].low is None or not halved:
         return f"{best} comes first by {deciding}; so few images a class are too few to say how surely."
     if scored == 1:
         return f"{best} is the only expert{'' if len(rows) == 1 else f' with the score {deciding}'}; there is nothing to compare."

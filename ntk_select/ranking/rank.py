@@ -1,7 +1,7 @@
 """Which experts are worth fine-tuning on a task, judged without fine-tuning any?"""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -56,11 +56,11 @@ def rank(
     Args:
       experts: experts, or a mapping from names to functions that load one, so that only one is in memory.
       task: the target task; only training images are used.
-      scores: names in `SCORES`, or "all"; or a mapping from names to `Score`, for scores of your own. The first that any expert has decides the
-        order.
+      scores: names in `SCORES`, or "all"; or a mapping from names to `Score`, for scores of your own. The first that at least half of the
+        experts have decides the order.
       per_class: images a class that the scores see, at most.
       seed: of the probe sample, the half-samples, the reference network and the scores that draw.
-      draws: half-samples behind the intervals; 0 for no intervals. Costly scores take 25 at most.
+      draws: half-samples behind the intervals and the verdict; 0 for none (a forecast has an interval of its own). Costly scores take 25 at most.
       batch_size: images per forward pass.
       reference: for RSA and DDS: an expert that was trained on the task, or the network that is to be ("tiny", "resnet18"); see
         `trained_reference`.
@@ -122,15 +122,17 @@ def rank(
         progress(len(loaders), len(loaders), "")
     kept.prune()
 
-    deciding = next((name for name in chosen if any(isinstance(row.scores[name], ScoreResult) for row in rows)), next(iter(chosen)))
+    deciding = _deciding(list(chosen), rows)
     on_halves = {name: scorer.on_halves(name, rows) for name in chosen}
     rows = [_with_intervals(row, chosen, on_halves, halves) for row in scorer.compared(rows)]
     rows = ordered(rows, deciding, chosen[deciding])
     tied = tied_with_the_best(rows, on_halves[deciding], deciding, halves)
-    verdict = judgement(rows, tied, deciding, chosen[deciding], images=len(sample), draws=draws)
+    verdict = judgement(rows, tied, deciding, chosen[deciding], images=len(sample), draws=draws, halved=len(halves.rows) > 0)
     return Ranking(
         task=_task_record(task, sample, per_class, seed, gatherer, needs),
         score_names=tuple(chosen),
+        deciding=deciding,
+        fine_tuning=None if "training_kernel" not in needs else _fine_tuning(gatherer),
         experts=tuple(rows),
         failures=tuple(failures),
         tied=tied,
@@ -139,6 +141,12 @@ def rank(
         higher_is_better={name: score.higher_is_better for name, score in chosen.items()},
         shared_seconds=gatherer.seconds,
     )
+
+
+def _deciding(names: Sequence[str], rows: Sequence[ExpertScores]) -> str:
+    """The first score that at least half of the experts have; else the first that any has; else the first."""
+    known = {name: sum(isinstance(row.scores[name], ScoreResult) for row in rows) for name in names}
+    return next((name for least in (max(len(rows) / 2, 1), 1) for name in names if known[name] >= least), names[0])
 
 
 def _training(recipe, learning_rates) -> dict[str, Any]:
@@ -195,6 +203,13 @@ def _loaders(experts: Experts) -> dict[str, Callable[[], Expert]]:
     if not loaders:
         raise ConfigError("There is no expert to rank. Give at least one; to see what is there type: ntk-select zoo list")
     return loaders
+
+
+def _fine_tuning(gatherer: Gatherer) -> dict[str, Any]:
+    """The recipe and the learning rates of the forecast, JSON-ready."""
+    from ntk_select.finetuning.recipe import LEARNING_RATES, Recipe  # here, for it imports Optax
+
+    return {"recipe": asdict(gatherer.recipe or Recipe()), "learning_rates": list(gatherer.learning_rates or LEARNING_RATES)}
 
 
 def _with_intervals(row: ExpertScores, scores: dict[str, Score], on_halves: dict[str, dict[str, np.ndarray]], halves) -> ExpertScores:

@@ -62,7 +62,9 @@ class Ranking:
 
     Attributes:
       task: name, uri, classes, images seen, images a class, seed, warnings.
-      score_names: the scores; the first one decides the order.
+      score_names: the scores.
+      deciding: the score that decides the order: the first that at least half of the experts have.
+      fine_tuning: recipe and learning rates of the forecast; None where there is none.
       experts: best first.
       failures: experts that could not be scored.
       tied: how many of the first experts cannot be told from the best one (1 if it stands alone, 0 if no expert has
@@ -81,6 +83,8 @@ class Ranking:
     versions: dict[str, str] = field(default_factory=dict)
     higher_is_better: dict[str, bool] = field(default_factory=dict)
     shared_seconds: dict[str, float] = field(default_factory=dict)
+    deciding: str = ""
+    fine_tuning: dict[str, Any] | None = None
 
     @property
     def best(self) -> str | None:
@@ -149,6 +153,8 @@ class Ranking:
         return {
             "task": self.task,
             "scores": list(self.score_names),
+            "deciding": self.deciding,
+            "fine_tuning": self.fine_tuning,
             "experts": [
                 {
                     "name": e.name,

@@ -54,7 +54,8 @@ class Scorer:
             taken = {key: _taken(key, value, rows) for key, value in inputs.items() if key in used}
             for name in wanted:
                 whole = outcomes[name]
-                found[name].append(_mean(whole.per_image[rows]) if self.scores[name].additive else _evaluated(self.scores[name], taken))
+                additive = self.scores[name].additive and whole.per_image is not None
+                found[name].append(_mean(whole.per_image[rows]) if additive else _evaluated(self.scores[name], taken))
         return found
 
     def compared(self, rows: list[ExpertScores]) -> list[ExpertScores]:

@@ -61,7 +61,7 @@ def test_it_is_the_score_of_the_same_name(found, networks, task):
 
 def test_why_is_said_in_shares_that_add_up_and_a_distance_from_linearity(found):
     assert sum(found.shares.values()) == pytest.approx(1)
-    assert set(found.shares) == {"body", "head"}
+    assert set(found.shares) == {"body", "fresh head"}
     assert min(found.shares.values()) > 0
     assert 0 < found.nonlinearity < 1
     assert found.linear is (found.nonlinearity <= 0.5)
@@ -196,6 +196,8 @@ BAD = {
     "shots": (lambda e, t: ((e, t), {"shots": 0}), ConfigError, "shots=0 must be a whole number from 1"),
     "per class": (lambda e, t: ((e, t), {"per_class": 0}), TaskError, "per_class is 0"),
     "one image per class": (lambda e, t: ((e, t), {"per_class": 1}), UndefinedScoreError, "one image only"),
+    "folds": (lambda e, t: ((e, t), {"folds": 1}), ConfigError, "folds=1 must be a whole number from 2"),
+    "repeats": (lambda e, t: ((e, t), {"repeats": 0}), ConfigError, "repeats=0"),
     "progress": (lambda e, t: ((e, t), {"progress": 3}), ConfigError, "progress="),
 }
 
@@ -211,3 +213,47 @@ def test_what_makes_no_sense_is_refused(name, networks, task):
 def test_an_expert_without_preprocessing_is_refused(networks, task):
     with pytest.raises(ModelError, match="'normed' has no preprocess"):
         ns.forecast(networks.normed_expert(preprocess=None), task)
+
+
+def test_refusals_come_before_any_pass(networks, task):
+    def fails(*_):
+        raise AssertionError("the network was asked")
+
+    expert = networks.normed_expert(features_fn=fails, train_fn=fails)
+    for options in ({"folds": 1}, {"repeats": 0}, {"per_class": 1}, {"learning_rates": -1}):
+        with pytest.raises((ConfigError, UndefinedScoreError)):
+            ns.forecast(expert, task, **options)
+
+
+def test_a_linear_head_alone_explains_itself(networks):
+    """No backbone: the kernel is the head's, and the network is linear."""
+    found = ns.forecast(networks.linear_expert(), scenes(noise=5.0), RECIPE, learning_rates=0.1, per_class=6)
+    assert found.shares == {"fresh head": 1.0}
+    assert found.nonlinearity == pytest.approx(0, abs=1e-9)
+    assert found.accuracy == 1.0
+    assert found.high == 1.0
+    pytest.importorskip("matplotlib")
+    assert found.plot().axes  # an interval that ends where the point is
+
+
+def test_whole_numbers_and_halves_among_the_parameters_are_explained_too(networks, task):
+    rng = np.random.default_rng(0)
+    params = {"size": np.array(3), "a": jnp.asarray(rng.normal(size=(16, 8)), jnp.bfloat16), "b": rng.normal(size=(8, 5))}
+
+    def features_fn(variables, x):
+        p = variables["params"]
+        return jnp.tanh((x.reshape(len(x), -1) @ p["a"].astype(x.dtype)) @ p["b"]) * p["size"]
+
+    expert = ns.Expert("mixed", lambda v, x: x, params, features_fn=features_fn, preprocess=networks.pixels)
+    found = ns.forecast(expert, task, RECIPE, learning_rates=0.01, per_class=5)
+    assert set(found.shares) == {"a", "b", "fresh head"}
+    assert np.isfinite(found.nonlinearity)
+
+
+def test_an_expert_that_has_been_given_a_head_before_is_forecast_too(networks, task):
+    plain = ns.Expert(
+        "plain", lambda v, x: x, {"head": {"kernel": np.zeros((16, 3))}}, features_fn=networks.flat, head="head", preprocess=networks.pixels
+    )
+    again = ns.with_new_head(plain, 3)
+    options = {"learning_rates": 0.1, "per_class": 5, "explain": False}
+    assert ns.forecast(again, task, RECIPE, **options).accuracy == ns.forecast(plain, task, RECIPE, **options).accuracy

@@ -128,3 +128,31 @@ def test_how_long_it_will_take_is_told_before(networks, task, monkeypatch):
     monkeypatch.undo()
     assert 1e8 < estimate._speed() < 1e15
     assert np.isfinite(expected_seconds(one, task))
+
+
+def test_without_half_samples_nobody_is_called_tied(networks, task):
+    """With draws=0, or two images of each class, nothing can be said; the accuracy is told all the same."""
+    for options, sentence in (({"draws": 0}, "without draws nothing can be said"), ({"per_class": 2}, "so few images a class")):
+        found = ns.rank(experts(networks), task, ("forecast",), **({"per_class": 10} | options))
+        values = [row.scores["forecast"].value for row in found.experts]
+        assert found.tied == values.count(values[0])
+        assert sentence in found.judgement
+        assert "is expected to answer" in found.judgement
+
+
+def test_a_ranking_says_which_score_decided_and_which_fine_tuning_is_forecast(networks, task):
+    lame = [replace(networks.normed_expert(name), train_fn=None) for name in ("one", "two")]
+    found = ns.rank([*lame, networks.linear_expert()], task, per_class=6, learning_rates=0.1)
+    assert (found.deciding, found.to_dict()["deciding"]) == ("lfc", "lfc")  # one of three has a forecast
+    assert found.fine_tuning["learning_rates"] == [0.1]
+    assert found.fine_tuning["recipe"]["epochs"] == 30
+    assert ns.rank(lame, task, ("lfc",), per_class=6).fine_tuning is None
+
+
+def test_devices_and_threads_play_no_part(networks, task, monkeypatch):
+    from ntk_select.forecasting import kernel as room
+
+    one = ns.rank([networks.normed_expert()], task, ("forecast",), per_class=6)
+    monkeypatch.setattr(room, "SMALL", 0)  # no threads
+    two = ns.rank([networks.normed_expert()], task, ("forecast",), per_class=6)
+    assert one.experts[0].scores == two.experts[0].scores
