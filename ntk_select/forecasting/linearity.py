@@ -16,8 +16,6 @@ from ntk_select.new_head import with_new_head
 MOST_LAYERS = 12
 LOOKED_AT = 64
 """Images on which a network is explained."""
-TRUSTED = 0.5
-"""Nonlinearity up to which a network is called nearly linear."""
 FRESH_HEAD = "fresh head"
 
 

@@ -9,7 +9,6 @@ from typing import Any
 from ntk_select.figure import format_of
 from ntk_select.finetuning.recipe import Recipe
 from ntk_select.forecasting.cross_validation import Curve, Outlook
-from ntk_select.forecasting.linearity import TRUSTED
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,11 +85,6 @@ class Forecast:
         """How far the weights are expected to move, |w - w_0|."""
         return self.best.distance
 
-    @property
-    def linear(self) -> bool | None:
-        """Whether the network is nearly linear as far as it is expected to move; None where that was not looked at."""
-        return None if self.nonlinearity is None else self.nonlinearity <= TRUSTED
-
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON can hold it."""
         names = ("expert", "task", "images", "classes", "training_images", "per_class", "shots", "seed", "directions", "weights", "nonlinearity")
@@ -155,8 +149,7 @@ class Forecast:
             largest = sorted(self.shares.items(), key=lambda item: -item[1])[:4]
             found.append(f"The kernel comes from {', '.join(f'{name} ({percent(share)})' for name, share in largest)}.")
         if self.nonlinearity is not None:
-            verdict = "nearly linear as far as that" if self.linear else "far from linear there: take the accuracy with care"
-            found.append(f"The network is {verdict} (off by {percent(self.nonlinearity)} of how far its outputs move).")
+            found.append(f"There the network is off its linearisation by {percent(self.nonlinearity)} of how far its outputs have moved.")
         return found
 
     def __repr__(self):
