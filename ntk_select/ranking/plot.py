@@ -1,10 +1,14 @@
 """A ranking as a figure: every expert's scores with their intervals, or its place by every score where there are many."""
 
+import textwrap
+
 import numpy as np
 
 from ntk_select.figure import colours, file_content, literal, new_figure
 from ntk_select.scores import ScoreResult
 
+LETTERS = 12
+"""Of a title, along an inch."""
 MOST_PANELS = 6
 """Scores that get a panel each; more are shown by the places that they give."""
 
@@ -23,7 +27,8 @@ def figure_bytes(ranking, file_format: str) -> bytes:
         _values(figure, axes, ranking)
     axes[0].set_yticks(range(len(experts)), [f"{literal(expert.name)}  {expert.rank}" for expert in experts])
     axes[0].set_ylim(max(len(experts), 1) - 0.5, -0.5)
-    figure.suptitle(literal(f"{ranking.task['name']}: {ranking.judgement}"), fontsize=10)
+    title = textwrap.fill(f"{ranking.task['name']}: {ranking.judgement}", int(LETTERS * figure.get_figwidth()))
+    figure.suptitle(literal(title), fontsize=10)
     return file_content(figure, file_format)
 
 
