@@ -89,7 +89,9 @@ class Rank:
         if "forecast" in scores or "all" in scores:
             seconds = expected_seconds(experts, task, per_class=self.per_class, seed=self.seed)
             if seconds is not None:
-                remark(f"About {_duration(seconds)} for {len(experts)} expert{'s' if len(experts) > 1 else ''}. Only lfc and lgc, for much less: --scores lfc lgc")
+                remark(
+                    f"About {_duration(seconds)} for {len(experts)} expert{'s' if len(experts) > 1 else ''}. Only lfc and lgc, for much less: --scores lfc lgc"
+                )
         with progress_bar("ranking") as progress:
             ranking = rank(
                 experts,
