@@ -1,4 +1,4 @@
-"""Does the forecast hold? Predicted beside measured accuracy on a benchmark whose records are there; and what each of its choices is worth.
+"""Validation of the forecast: predicted against measured accuracy on the records of a benchmark, an ablation of its choices, and its cost.
 
     python scripts/benchmark_forecast.py fidelity --records scripts/results/embedded --figure scripts/figures/forecast.png
     python scripts/benchmark_forecast.py choices --records scripts/results/embedded --data FOLDER --out runs/forecast --tasks digits neu_steel

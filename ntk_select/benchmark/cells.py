@@ -190,8 +190,7 @@ def _forecasts(config: BenchConfig, names: Sequence[str], expert: ExpertFacts, t
         "expert": expert.digest,
         "task": task.train_digest,
         "scores": list(names),
-        "rates": sorted(map(float, config.learning_rates), reverse=True),
-        "recipe": json.loads(json.dumps(asdict(config.recipe_of(task.name)))),
+        **_training_settings(config, task, config.learning_rates),
     }
     cells = [(images, seed) for images in config.probes for seed in config.probe_seeds_of(task.name)] if names else []
     return [Cell("score", expert.name, task.name, images, seed, FORECAST, settings) for images, seed in cells]
@@ -218,8 +217,14 @@ def _truth_settings(config: BenchConfig, expert: ExpertFacts, task: TaskFacts, r
         "expert": expert.digest,
         "architecture": expert.architecture,
         "task": task.digest,
-        "rates": sorted(map(float, rates), reverse=True),
         "choose": choose,
+        **_training_settings(config, task, rates),
+    }
+
+
+def _training_settings(config: BenchConfig, task: TaskFacts, rates: Sequence[float]) -> dict[str, Any]:
+    return {
+        "rates": sorted(map(float, rates), reverse=True),
         "recipe": json.loads(json.dumps(asdict(config.recipe_of(task.name)))),
     }
 

@@ -1,4 +1,4 @@
-"""How well does the linearised network answer on images that its simulated training has not seen?"""
+"""Cross-validation of the simulated training: accuracy and loss of the linearised network on images that were held out."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,13 +9,12 @@ from jaxtyping import Bool, Float, Int, Num
 from ntk_select.engine.arguments import check_count
 from ntk_select.errors import TaskError, UndefinedScoreError, not_finite
 from ntk_select.finetuning.recipe import Recipe
+from ntk_select.finetuning.run import HOPELESS
 from ntk_select.forecasting.simulate import Batches, Course, draw_batches, simulate
 from ntk_select.linearized.problem import AnyArray
 from ntk_select.resampling import Z95
 
 FOLDS, REPEATS = 10, 2
-HOPELESS = 1000
-"""Times the loss of guessing: a training whose loss is above has diverged, though its numbers may be finite."""
 ONE_EACH = "Every class has one image only, so that none can be held out. Give at least two of a class, or look at more: --per-class 5 (per_class=5)"
 MOST_NUMBERS = 2**28
 """Of all simulated trainings together; beyond it they follow one after the other."""

@@ -1,4 +1,4 @@
-"""What accuracy will an expert reach once it is fine-tuned, with which learning rate, and why?"""
+"""The forecast of one expert on one task: expected accuracy, learning rate and explanation."""
 
 from collections.abc import Callable, Sequence
 

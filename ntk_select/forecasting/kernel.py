@@ -6,7 +6,6 @@ kernel's trace over the d pre-logits is the mean, over random signs w, of J(x) w
 few are enough.
 """
 
-import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from ntk_select.engine.arguments import check_count, leaf_names, select
 from ntk_select.engine.program import Program, outputs_of, trace
 from ntk_select.errors import ConfigError, ModelError, not_finite
 from ntk_select.expert import Expert
+from ntk_select.finetuning.finetune import cores
 from ntk_select.finetuning.recipe import BATCH_NORMS
 from ntk_select.finetuning.run import train_fn_of
 from ntk_select.new_head import with_new_head
@@ -168,14 +168,20 @@ class TrainingNetwork:
             ) from error
 
 
-def _derivative(program: Program, chosen: tuple[int, ...], values, leaves, images, key, moved):
-    def features(moved):
+def of_chosen(program: Program, chosen: tuple[int, ...], values, leaves, images) -> tuple[Callable[[list], Array], list[Array]]:
+    """The program's output as a function of the chosen leaves alone, and where these are now."""
+
+    def output(moved):
         given = list(leaves)
         for index, leaf in zip(chosen, moved, strict=True):
             given[index] = leaf
         return outputs_of(program, values, [*given, images])[0]
 
-    picked = [jnp.asarray(leaves[index]) for index in chosen]
+    return output, [jnp.asarray(leaves[index]) for index in chosen]
+
+
+def _derivative(program: Program, chosen: tuple[int, ...], values, leaves, images, key, moved):
+    features, picked = of_chosen(program, chosen, values, leaves, images)
     signs = [
         jax.random.rademacher(jax.random.fold_in(key, index), leaf.shape, leaf.dtype) * moved[place].astype(leaf.dtype)
         for place, (index, leaf) in enumerate(zip(chosen, picked, strict=True))
@@ -222,5 +228,5 @@ def _in_threads(network: TrainingNetwork, parts: list, directions: int, seed: in
     if getattr(device, "platform", jax.default_backend()) != "cpu" or parts[0][0, ..., :1].size > SMALL:
         yield from map(one, range(1, directions))
         return
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 4)) as pool:
+    with ThreadPoolExecutor(min(cores(), 4)) as pool:
         yield from pool.map(one, range(1, directions))

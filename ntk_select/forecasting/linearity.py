@@ -1,4 +1,4 @@
-"""Where does the kernel come from, and is the network linear as far as the training is expected to move it?"""
+"""Explanation of a forecast: the kernel's shares by layer, and the network's distance from its linearisation after training."""
 
 import jax
 import jax.numpy as jnp
@@ -6,11 +6,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ntk_select.engine.arguments import select
-from ntk_select.engine.program import Program, outputs_of, trace
+from ntk_select.engine.program import Program, trace
 from ntk_select.expert import Expert
 from ntk_select.finetuning.recipe import Recipe
 from ntk_select.finetuning.run import train_fn_of
-from ntk_select.forecasting.kernel import TrainingKernel, TrainingNetwork
+from ntk_select.forecasting.kernel import TrainingKernel, TrainingNetwork, of_chosen
 from ntk_select.new_head import with_new_head
 
 MOST_LAYERS = 12
@@ -77,16 +77,11 @@ def linearity(
 
 
 def _apart(program: Program, chosen: tuple[int, ...], values, leaves, images, targets, distance):
-    def outputs(moved):
-        given = list(leaves)
-        for index, leaf in zip(chosen, moved, strict=True):
-            given[index] = leaf
-        return outputs_of(program, values, [*given, images])[0]
+    outputs, picked = of_chosen(program, chosen, values, leaves, images)
 
     def norm(parts):
         return jnp.sqrt(sum(jnp.square(part.astype(jnp.promote_types(part.dtype, jnp.float32))).sum() for part in parts))
 
-    picked = [jnp.asarray(leaves[index]) for index in chosen]
     with jax.default_matmul_precision("highest"):
         gradient = jax.grad(lambda moved: -(jax.nn.log_softmax(outputs(moved)) * targets).sum() / len(targets))(picked)
         scale = -distance / jnp.maximum(norm(gradient), 1e-30)

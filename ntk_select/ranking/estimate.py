@@ -1,4 +1,4 @@
-"""How long will a ranking take? From the operations of a few experts and the speed of this machine, before anything is compiled."""
+"""Estimate of the time that a ranking takes, from the operations of a few experts and the speed of this machine, before anything is compiled."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -34,7 +34,7 @@ def expected_seconds(experts: Mapping[str, Callable[[], Expert]], task: Task, *,
             width = jax.eval_shape(expert.features_fn, expert.variables, x).shape[1]
             passes = 1 + 2 * directions_for(width)
             operations.append(forward_flops(expert.features_fn, expert.variables, x) * len(sample) * passes)
-        except Exception:  # an expert is foreign code; the ranking itself will say what is the matter
+        except Exception:  # an expert is foreign code; the ranking reports its failure
             continue
         architectures.add(expert.card.architecture if expert.card else expert.name)
     if not operations:

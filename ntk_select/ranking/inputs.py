@@ -96,12 +96,9 @@ class Gatherer:
                     raise  # nothing is left of this expert
                 reasons |= dict.fromkeys(PASSES, str(error))
             else:
-                found, more = self._passed(expert, x, "gradient_kernel" in self.needs, seconds)
+                found, more = self._passed(expert, x, self.needs, seconds)
                 inputs |= found
                 reasons |= more
-                if "training_kernel" in self.needs:
-                    with timed(seconds, "forecast"):
-                        self._give(inputs, reasons, "training_kernel", self._training_kernel(expert, x))
         if "reference_features" in self.needs:
             self._give(inputs, reasons, "reference_features", self._reference_features)
         self._from_card(name, expert, inputs, reasons)
@@ -128,8 +125,9 @@ class Gatherer:
             self._resized[preprocess.geometry] = preprocess.resized(self.sample.images)
         return preprocess.normalised(self._resized[preprocess.geometry])
 
-    def _passed(self, expert: Expert, x, with_kernel: bool, seconds: dict[str, float]) -> tuple[dict[str, Any], dict[str, str]]:
-        """Features, softmax and gradient kernel of one expert, from the cache where they are known."""
+    def _passed(self, expert: Expert, x, needs: set[str], seconds: dict[str, float]) -> tuple[dict[str, Any], dict[str, str]]:
+        """Features, softmax and kernels of one expert, from the cache where they are known; `needs` are the inputs that are wanted."""
+        with_kernel = "gradient_kernel" in needs
         with timed(seconds, "cache"):
             of_passes, of_kernel = self._keys_of(expert, x, with_kernel)
             arrays, kernel = self.cache.get(of_passes), self.cache.get(of_kernel)
@@ -155,8 +153,11 @@ class Gatherer:
         known = arrays.get("features")
         sentence = f"Expert {expert.name!r} has no features_fn, and so no features. Type: Expert(..., features_fn=...)"
         self._give(inputs, reasons, "features", sentence if known is None else Features(known))
-        if "source_probs" in self.needs:
+        if "source_probs" in needs:
             self._give(inputs, reasons, "source_probs", _source_probs(expert, arrays["logits"]))
+        if "training_kernel" in needs:
+            with timed(seconds, "forecast"):
+                self._give(inputs, reasons, "training_kernel", self._training_kernel(expert, x, of_passes))
         return inputs, reasons
 
     def _keys_of(self, expert: Expert, x, with_kernel: bool) -> tuple[str | None, str | None]:
@@ -172,14 +173,14 @@ class Gatherer:
             self.not_kept.append(expert.name)
         return passes, kernel
 
-    def _training_kernel(self, expert: Expert, x) -> np.ndarray | str:
+    def _training_kernel(self, expert: Expert, x, of_passes: str | None) -> np.ndarray | str:
         """The kernel of the fine-tuning that is forecast, from the cache where it is known; or why there is none."""
         from ntk_select.finetuning.recipe import Recipe  # here, for it imports Optax
         from ntk_select.forecasting.kernel import training_kernel
 
         recipe, key = self.recipe or Recipe(), None
         with suppress(Exception):  # an expert is foreign code, and can be scored without being kept
-            key = self._keys.of_training_kernel(expert, x, recipe.batch_norm, recipe.head, self.seed) if self.cache else None
+            key = of_passes and self._keys.of_training_kernel(expert, x, of_passes, recipe.batch_norm, recipe.head, self.seed)
         if (known := self.cache.get(key)) is not None:
             return known["training_kernel"]
         try:
@@ -247,7 +248,7 @@ class Gatherer:
 
     def _features_through(self, expert: Expert) -> np.ndarray | str:
         """Pre-logits of the images by another network than the one that is scored."""
-        found, reasons = self._passed(expert, self._network_inputs(expert), False, {})
+        found, reasons = self._passed(expert, self._network_inputs(expert), set(), {})
         return found["features"].array if "features" in found else reasons["features"]
 
     def _from_card(self, name: str, expert: Expert, inputs: dict[str, Any], reasons: dict[str, str]) -> None:

@@ -30,11 +30,8 @@ class Keys:
         fn = expert.features_fn if expert.head is None and expert.features_fn is not None else expert.apply_fn
         return key_of("gradient kernel", passes, repr(expert.last_conv), repr(expert.head), str(self._program(fn, expert, x, gradient=True)))
 
-    def of_training_kernel(self, expert: Expert, x, batch_norm: str, head: str, seed: int) -> str | None:
+    def of_training_kernel(self, expert: Expert, x, passes: str, batch_norm: str, head: str, seed: int) -> str | None:
         """What the passes are, the program of training, how batch norm is trained, the head, and the random directions."""
-        passes = self.of_passes(expert, x)
-        if passes is None:
-            return None
         train_fn = expert.train_fn
         program = "" if train_fn is None else digest_of_program(lambda variables, x: train_fn(variables, x)[0].features, expert.variables, x[:1])
         return program if program is None else key_of("training kernel", passes, program, batch_norm, head, repr(expert.head), str(seed))

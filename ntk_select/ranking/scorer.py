@@ -50,12 +50,11 @@ class Scorer:
             wanted = [name for name in names if self.scores[name].resampled and draw < (self.scores[name].most_draws or len(self.halves))]
             if not wanted:
                 break
-            used = {key for name in wanted if not self.scores[name].additive for key in self.scores[name].takes}
+            used = {key for name in wanted if outcomes[name].per_image is None for key in self.scores[name].takes}
             taken = {key: _taken(key, value, rows) for key, value in inputs.items() if key in used}
             for name in wanted:
-                whole = outcomes[name]
-                additive = self.scores[name].additive and whole.per_image is not None
-                found[name].append(_mean(whole.per_image[rows]) if additive else _evaluated(self.scores[name], taken))
+                parts = outcomes[name].per_image
+                found[name].append(_evaluated(self.scores[name], taken) if parts is None else _mean(parts[rows]))
         return found
 
     def compared(self, rows: list[ExpertScores]) -> list[ExpertScores]:
@@ -100,7 +99,7 @@ def combined(score: Score, outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 
 def _mean(parts: np.ndarray) -> Outcome:
-    """An additive score of some images."""
+    """A score that is a mean over images, on some of them."""
     known = parts[np.isfinite(parts)]
     return ScoreResult(float(known.mean())) if len(known) else Unavailable("None of these images has a part in it.")
 

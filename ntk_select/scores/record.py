@@ -18,7 +18,8 @@ class ScoreResult:
       value: finite.
       low, high: 95 % interval over the choice of the images.
       details: further numbers that explain the value: its parts, or what it would be by chance.
-      per_image: (n,) of which the value is the mean, where it is one; NaN for images without a part in it.
+      per_image: (n,) of which the value is the mean, where it is one: on a part of the images the score is then the mean over that part.
+        NaN for images without a part in it.
     """
 
     value: float
@@ -91,7 +92,6 @@ class Score:
       resampled: whether its interval comes from resampling the probe sample.
       most_draws: half-samples that its interval takes at most, for a costly score; None for as many as are asked for.
       combine: for a zoo-relative score: from the terms of all experts to their values.
-      additive: whether the value is a mean over images, given as `per_image`: on a part of them it is the mean over that part.
       unit: of the value: "accuracy" for shares that are shown in per cent, "" for plain numbers.
     """
 
@@ -105,7 +105,6 @@ class Score:
     resampled: bool = True
     most_draws: int | None = None
     combine: Callable[[Sequence[Mapping[str, float]]], np.ndarray] | None = None
-    additive: bool = False
     unit: str = ""
 
     @property

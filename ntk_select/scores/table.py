@@ -75,7 +75,6 @@ SCORES: dict[str, Score] = {
         "0 to 1, accuracy after fine-tuning",
         "20 simulated trainings for each learning rate",
         ("recipe", "learning_rates", "seed"),
-        additive=True,
         unit="accuracy",
     ),
     "lfc": Score(lfc, FEATURES, True, f"{PAPER}, eq. 8 with the feature kernel", "-1 to 1", SVD),

@@ -1,4 +1,4 @@
-"""What do the tests of forecasts share? The networks that NumPy can follow, of the tests of fine-tuning, and kernels with a signal."""
+"""Fixtures of the forecasting tests: small networks from the fine-tuning tests, and kernels of classes with a signal."""
 
 import numpy as np
 import pytest

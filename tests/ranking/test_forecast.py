@@ -132,7 +132,7 @@ def test_how_long_it_will_take_is_told_before(networks, task, monkeypatch):
 
 def test_without_half_samples_nobody_is_called_tied(networks, task):
     """With draws=0, or two images of each class, nothing can be said; the accuracy is told all the same."""
-    for options, sentence in (({"draws": 0}, "without draws nothing can be said"), ({"per_class": 2}, "so few images a class")):
+    for options, sentence in (({"draws": 0}, "without draws nothing can be said"), ({"per_class": 2}, "so few images a class are too few")):
         found = ns.rank(experts(networks), task, ("forecast",), **({"per_class": 10} | options))
         values = [row.scores["forecast"].value for row in found.experts]
         assert found.tied == values.count(values[0])

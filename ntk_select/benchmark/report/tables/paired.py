@@ -1,4 +1,4 @@
-"""Are the forecast, LFC and LGC better than the other scores on the same targets?"""
+"""Paired comparisons of the forecast, LFC and LGC with the other scores on the same targets."""
 
 import numpy as np
 
