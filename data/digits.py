@@ -3,9 +3,7 @@
 import numpy as np
 
 from ntk_select.errors import TaskError, missing
-from ntk_select.task import Task
-
-from .stratified import stratified_train
+from ntk_select.task import Task, stratified_train
 
 TRAIN_SIZE = 1000
 
@@ -39,4 +37,5 @@ def load_digits(argument: str = "") -> Task:
         labels[~train],
         licence="CC BY 4.0 (UCI, Optical Recognition of Handwritten Digits)",
         details={"warnings": []},
+        flips_keep_class=False,
     )

@@ -3,13 +3,11 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from typing import BinaryIO
 
 from ntk_select.errors import DataError
 from ntk_select.task import Task
 
-from .decode import decode_image
 from .layout import is_junk, read_layout
 
 MAX_DEPTH = 8  # a link back to a folder above would otherwise never end
@@ -19,7 +17,7 @@ def load_folder(path: str | Path) -> Task:
     """The task in a folder: train/CLASS/IMAGE with or without test/CLASS/IMAGE, or CLASS/IMAGE.
 
     `val`, `valid` or `validation` serves as the test set if there is no `test`. Images are decoded when asked for.
-    Links to images and folders are followed. Hidden files and systems' leftovers are not read.
+    Links to images and folders are followed. Hidden files, systems' leftovers and files that are no images are not read.
 
     Raises:
       DataError: no such folder, it cannot be read, or it is not laid out so.
@@ -30,23 +28,37 @@ def load_folder(path: str | Path) -> Task:
         raise DataError(f"There is no folder {str(path)!r}. Type folder:PATH, for example folder:photos, with photos/train/CLASS/IMAGE inside.")
     files, folders = walk(root)
     layout = read_layout(root, files, folders)
-    return layout.task(os.path.basename(os.path.abspath(root)) or "root", FileReader(root))
+    return layout.task(os.path.basename(os.path.abspath(root)) or "root", FileSource(root))
 
 
 @dataclass(frozen=True)
-class FileReader:
-    """Decodes an image from its path below `root`."""
+class FileSource:
+    """Encoded images by their paths below `root`."""
 
     root: str
 
-    def __call__(self, path: str) -> np.ndarray:
-        """The pixels of the image at `path`."""
-        path = os.path.join(self.root, path)
+    def open(self, path: str) -> BinaryIO:
+        """The file, open."""
         try:
-            with open(path, "rb") as file:
-                return decode_image(file, path)
+            return open(self.name(path), "rb")
         except OSError as error:
-            raise DataError(f"{path}: cannot be opened ({error.strerror}).") from error
+            raise DataError(f"{self.name(path)}: cannot be opened ({error.strerror}).") from error
+
+    def content(self, path: str) -> bytes:
+        """The bytes of the file."""
+        with self.open(path) as file:
+            try:
+                return file.read()
+            except OSError as error:
+                raise DataError(f"{self.name(path)}: cannot be read ({error.strerror}).") from error
+
+    def name(self, path: str) -> str:
+        """The path with the root."""
+        return os.path.join(self.root, path)
+
+    def origin(self, path: str) -> tuple[tuple[str, ...], str]:
+        """The file alone."""
+        return (os.path.abspath(self.name(path)),), ""
 
 
 def walk(root: str) -> tuple[list[str], list[str]]:

@@ -1,4 +1,4 @@
-"""Which files of a folder or archive are training and test images, and of which class?
+"""Training and test images of a folder or archive, and their classes, from the paths of its files.
 
 Allowed are train/CLASS/IMAGE with or without test/CLASS/IMAGE, and CLASS/IMAGE alone, which is all training.
 Folders with no other folder beside them may wrap this.
@@ -8,7 +8,7 @@ import posixpath
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,18 +17,29 @@ import numpy as np
 from ntk_select.errors import DataError
 from ntk_select.task import Task
 
-from .decode import SUFFIXES
+from .decode import SUFFIXES, ImageReader, look
+from .depth import Depth, Source
 from .lazy import LazyImages
+from .recognise import by_suffix, counted, is_foreign_picture
 
 TRAIN = ("train", "training")
 TEST = ("test", "testing", "val", "valid", "validation")  # the first that is there
-JUNK = ("thumbs.db", "desktop.ini", "__macosx")
+JUNK = frozenset(
+    [
+        *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "picasa.ini", "zbthumbnail.info", "icon\r", "desktop db", "desktop df"),
+        *("__macosx", "__pycache__", "lost+found", "$recycle.bin", "system volume information", "found.000"),
+        *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "@snapshot", "@__thumb", "#recycle", "#snapshot", "network trash folder"),
+        *("temporary items", "indexervolumeguid", "wpsettings.dat", "aquota.user", "aquota.group", "paxheader", "paxheaders"),
+    ]
+)
+"""Names that Windows, macOS, Linux, network storage (Synology, QNAP) and programs for photographs leave behind; all that begin with a dot too."""
+JUNK_ENDINGS = ("@synoeastream", "@synoresource")
 ALLOWED = "Allowed: train/CLASS/IMAGE and test/CLASS/IMAGE, or CLASS/IMAGE."
 
 
 def is_junk(path: str) -> bool:
-    """Whether a path is, or is in, something that systems leave behind: hidden files, thumbnails, __MACOSX."""
-    return any(part.startswith(".") or part.lower() in JUNK for part in path.split("/"))
+    """Whether a path is, or is in, something that systems leave behind: hidden files, thumbnails, bins, __MACOSX."""
+    return any(part.startswith((".", "~$")) or part.lower() in JUNK or part.lower().endswith(JUNK_ENDINGS) for part in path.split("/"))
 
 
 def is_image(path: str) -> bool:
@@ -57,11 +68,20 @@ class Layout:
     test: list[tuple[str, int]] | None
     warnings: list[str]
 
-    def task(self, name: str, read: Callable[[str], np.ndarray]) -> Task:
-        """The task whose images `read` decodes from their paths."""
+    def task(self, name: str, source: Source) -> Task:
+        """The task whose encoded images `source` gives by their paths. Images of more than 8 bits are looked for.
+
+        Raises:
+          DataError: the depth of such images cannot be known.
+        """
+        warnings = list(self.warnings)
+        depth = Depth(*((source, [path for path, _ in rows]) for rows in (self.train, self.test or ())), warnings, look)
+        read = ImageReader(source, depth)
         images, labels = _columns(self.train, read)
         test_images, test_labels = (None, None) if self.test is None else _columns(self.test, read)
-        return Task(name, images, labels, self.class_names, test_images, test_labels, details={"warnings": self.warnings})
+        task = Task(name, images, labels, self.class_names, test_images, test_labels, details={"warnings": warnings})
+        depth.probe()
+        return task
 
 
 def read_layout(where: str, files: Iterable[str], folders: Iterable[str]) -> Layout:
@@ -76,8 +96,8 @@ def read_layout(where: str, files: Iterable[str], folders: Iterable[str]) -> Lay
       folders: all folders; needed to see the empty ones. Parents of files may be left out.
 
     Raises:
-      DataError: no class folders, an empty class folder, folders inside class folders, images outside class
-        folders, or files that are not images inside them.
+      DataError: no class folders, a class folder without an image, folders inside class folders, images outside class
+        folders, or images of a format that is not read. Other files in class folders are left out, with a warning.
     """
     tree = _Tree(where, files, folders)
     root = tree.root()
@@ -91,6 +111,7 @@ def read_layout(where: str, files: Iterable[str], folders: Iterable[str]) -> Lay
         _listing("Not read, because they are beside the training folder", sorted(set(tree.below[root]) - {train_root, test_root}, key=natural))
         if train_root != root
         else None,
+        _left_out(tree.skipped),
         _listing("Classes with test images alone, which scores never see", names[len(train) :]),
         _listing("Classes without test images", [name for name in train if name not in test] if test is not None else []),
         _listing("Classes with one training image", [name for name, paths in train.items() if len(paths) == 1]),
@@ -103,7 +124,7 @@ class _Tree:
 
     def __init__(self, where: str, files: Iterable[str], folders: Iterable[str]):
         self.where = where
-        self.files, self.below = defaultdict(list), defaultdict(list)
+        self.files, self.below, self.skipped = defaultdict(list), defaultdict(list), []
         folders = set(folders)
         for path in files:
             folder = posixpath.dirname(path)
@@ -122,7 +143,7 @@ class _Tree:
         root = ""
         while len(self.below[root]) == 1:
             inner = self.below[root][0]
-            if self._named(root, TRAIN) or not self.below[inner] or any(map(is_image, self.files[inner])):
+            if self._named(root, TRAIN) or not self.below[inner] or any(map(_is_picture, self.files[inner])):
                 break
             root = inner
         return root
@@ -151,25 +172,45 @@ class _Tree:
                 raise DataError(f"{shown} has folders inside ({few(self.below[folder])}), so its classes are not clear. {ALLOWED}")
             if not self.files[folder]:
                 raise DataError(f"{shown} is empty. Put images into it or delete it.")
-            classes[name] += sorted(self.files[folder], key=natural)
+            images, others = self._sorted_out(folder)
+            if not images:
+                raise DataError(f"{shown} holds no image, but {counted(others)}: {few(others)}. {_fix(others)}")
+            self.skipped += others
+            classes[name] += images
         if not classes:
             raise DataError(f"{self.where}: there are no class folders{f' in {split!r}' if split else ''}. {ALLOWED}")
         return classes
 
+    def _sorted_out(self, folder: str) -> tuple[list[str], list[str]]:
+        """Images of a class folder, and other files, both in natural order. DataError where pictures are of a format that is not read."""
+        files = sorted(self.files[folder], key=natural)
+        foreign = [path for path in files if is_foreign_picture(path)]
+        if foreign:
+            raise DataError(f"{self.where}: {counted(foreign)} in class folder {folder!r} cannot be read: {few(foreign)}. {_fix(foreign)}")
+        return [path for path in files if is_image(path)], [path for path in files if not is_image(path)]
+
     def refuse_strangers(self, root: str, train: str, test: str | None) -> None:
-        """Images have to be inside class folders; other files must not be, but may lie outside."""
-        splits = [train] if test is None else [train, test]
-        outside = {*splits, root, ""}
+        """Images have to be inside class folders; other files may lie outside."""
+        outside = {train, test or train, root, ""}
         while root := posixpath.dirname(root):
             outside.add(root)
-        loose = sorted(path for folder in outside for path in self.files[folder] if is_image(path))
+        loose = sorted(path for folder in outside for path in self.files[folder] if _is_picture(path))
         if loose:
             raise DataError(f"{self.where}: images outside any class folder: {few(loose)}. Move or delete them. {ALLOWED}")
-        others = [path for split in splits for folder in self.below[split] for path in self.files[folder] if not is_image(path)]
-        if others:
-            raise DataError(
-                f"{self.where}: files in class folders that are not images: {few(others)}. Delete them. Images end in {' '.join(sorted(SUFFIXES))}."
-            )
+
+
+def _is_picture(path: str) -> bool:
+    return is_image(path) or is_foreign_picture(path)
+
+
+def _fix(paths: list[str]) -> str:
+    """What to do with files of which none is an image that is read."""
+    fixes = dict.fromkeys(form.fix for path in paths if (form := by_suffix(path)))
+    return f"{'. '.join(fixes)}." if fixes else f"Images end in {' '.join(sorted(SUFFIXES))}."
+
+
+def _left_out(paths: list[str]) -> str | None:
+    return f"Left out of class folders, because they are no images: {counted(paths)} ({few(paths)})." if paths else None
 
 
 def _columns(rows: list[tuple[str, int]], read) -> tuple[LazyImages, np.ndarray]:

@@ -13,7 +13,8 @@ class LazyImages(Sequence):
 
     Args:
       keys: what `read` wants for each image: a path, the name of an entry, a number.
-      read: key -> uint8 array (h, w) or (h, w, 3). Must be safe to call from threads, and picklable.
+      read: key -> uint8 array (h, w) or (h, w, 3). Must be safe to call from threads, and picklable. It may have methods content(key), the
+        encoded bytes, and origin(key), the files that hold them and the name in these.
     """
 
     def __init__(self, keys: Sequence[Hashable], read: Callable[[Any], np.ndarray]):
@@ -28,6 +29,16 @@ class LazyImages(Sequence):
         if isinstance(index, slice):
             return LazyImages(self._keys[index], self._read)
         return self._read(self._keys[operator.index(index)])
+
+    def content(self, index: int) -> bytes | None:
+        """The encoded bytes of an image, where `read` gives them by a method of this name; else None."""
+        content = getattr(self._read, "content", None)
+        return None if content is None else content(self._keys[index])
+
+    def origin(self, index: int) -> tuple[tuple[str, ...], str] | None:
+        """The files that hold an image and its name in them, where `read` tells them; else None."""
+        origin = getattr(self._read, "origin", None)
+        return None if origin is None else origin(self._keys[index])
 
     def __repr__(self):
         return f"LazyImages({len(self)})"

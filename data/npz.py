@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from ntk_select.errors import DataError, first_line
-from ntk_select.task import Task
+from ntk_select.preprocess import how_to_uint8
+from ntk_select.task import Task, how_to_label
 
 TRAIN_KEYS = (("images", "labels"), ("x_train", "y_train"), ("train_images", "train_labels"))
 TEST_KEYS = (("test_images", "test_labels"), ("x_test", "y_test"), ("val_images", "val_labels"), ("x_val", "y_val"))
@@ -81,10 +82,7 @@ def _split(where: str, archive, images_key: str, labels_key: str) -> tuple[np.nd
     labels, images = _read(where, archive, labels_key), _read(where, archive, images_key)
     shown = f"{where}: array {images_key!r} is {images.dtype} {images.shape}"
     if images.dtype != np.uint8:
-        raise DataError(
-            f"{shown}; images are uint8, 0 to 255. For floats in 0..1 type: (images * 255).round().astype('uint8'); "
-            "for whole numbers 0..255: images.astype('uint8')"
-        )
+        raise DataError(f"{shown}; images are uint8, 0 to 255. {how_to_uint8(images)}")
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)) or 0 in images.shape:
         hint = ""
         if images.ndim == 4 and images.shape[1] in (1, 3):
@@ -94,9 +92,9 @@ def _split(where: str, archive, images_key: str, labels_key: str) -> tuple[np.nd
         raise DataError(f"{shown}; allowed are (n, h, w), (n, h, w, 1) and (n, h, w, 3), not empty.{hint}")
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+        hint = f" {how_to_label(labels)}" if labels.ndim > 1 or labels.dtype.kind not in "iu" else ""
         raise DataError(
-            f"{where}: array {labels_key!r} is {labels.dtype} {labels.shape}; needed are integers ({len(images)},), one class an image. "
-            "For one-hot labels type: labels.argmax(1); for names or floats: np.unique(labels, return_inverse=True)[1]"
+            f"{where}: array {labels_key!r} is {labels.dtype} {labels.shape}; needed are integers ({len(images)},), one class an image.{hint}"
         )
     return images, labels.astype(np.int64)
 

@@ -1,19 +1,20 @@
-"""What is in a TensorFlow Dataset that lies prepared on disk? It is read without TensorFlow."""
+"""Reading of TensorFlow Datasets that lie prepared on disk, without TensorFlow."""
 
+import os
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from ntk_select.errors import DataError
-from ntk_select.task import Task
+from ntk_select.task import Task, stratified_train
 
-from .decode import decode_image
+from .decode import ImageReader, look
+from .depth import Depth
 from .lazy import LazyImages, PerProcess
-from .stratified import stratified_train
 
 TEST = ("test", "validation", "valid", "val")  # the first that is there with labels
 
@@ -43,28 +44,33 @@ def read_prepared(folder: Path, name: str, *, train: str = "train", test: str | 
                 raise DataError(f"{folder}: there is no split {part!r}, or it is empty. Splits: {', '.join(sorted(info.splits)) or '(none)'}.")
 
     warnings, labels = [], _labels(folder, train, label_key)
-    chosen, test_images, test_labels = range(len(labels)), None, None
+    chosen, test_split, test_chosen, test_labels = np.arange(len(labels)), None, None, None
     if share is not None:
         mask = stratified_train(labels, round(len(labels) * share))
-        chosen, others = np.flatnonzero(mask), np.flatnonzero(~mask)
-        test_images, test_labels = _images(folder, train, image_key, others), labels[others]
+        chosen, test_split, test_chosen, test_labels = np.flatnonzero(mask), train, np.flatnonzero(~mask), labels[~mask]
     else:
         for split in [test] if test else [split for split in TEST if split in info.splits and info.splits[split].num_examples]:
             there = _labels(folder, split, label_key)
             if there.min() >= 0:
-                test_images, test_labels = _images(folder, split, image_key, range(len(there))), there
+                test_split, test_chosen, test_labels = split, np.arange(len(there)), there
                 break
             warnings.append(f"Not read, because it has images without a label: the split {split!r}.")
-    return Task(
+    train_images = _source(folder, train, image_key), chosen
+    test_images = None if test_split is None else (_source(folder, test_split, image_key), test_chosen)
+    depth = Depth(train_images, test_images or (train_images[0], ()), warnings, look)
+    task = Task(
         "-".join(filter(None, (name, info.config_name))),
-        _images(folder, train, image_key, chosen),
+        _images(*train_images, depth),
         labels[chosen],
         tuple(info.features[label_key].names),
-        test_images,
+        None if test_images is None else _images(*test_images, depth),
         test_labels,
         licence=info.redistribution_info.license or None,
         details={"warnings": warnings},
     )
+    if info.features[image_key].np_dtype == np.uint16:
+        depth.probe()
+    return task
 
 
 def _open(folder: Path):
@@ -95,14 +101,20 @@ def _keys(folder: Path, features, supervised) -> tuple[str, str]:
             if readable and isinstance(label, tfds.features.ClassLabel):
                 return keys
     shown = ", ".join(f"{key}: {type(feature).__name__}" for key, feature in sorted(features.items()))
+    several = any(isinstance(getattr(feature, "feature", None), tfds.features.ClassLabel) for feature in features.values())
+    hint = " Labels of several classes per image (multi-label) are no task: prepare a set with one class for each." if several else ""
     raise DataError(
         f"{folder}: needed are a feature 'image' that is an Image of 8 or 16 bits and a feature 'label' that is a ClassLabel. "
-        f"It has {shown or '(none)'}."
+        f"It has {shown or '(none)'}.{hint}"
     )
 
 
-def _images(folder: Path, split: str, key: str, chosen) -> LazyImages:
-    return LazyImages(chosen, RecordReader(folder, split, PerProcess(partial(_fields, folder, split, key))))
+def _source(folder: Path, split: str, key: str) -> "RecordSource":
+    return RecordSource(folder, split, PerProcess(partial(_fields, folder, split, key)))
+
+
+def _images(source: "RecordSource", chosen: np.ndarray, depth: Depth) -> LazyImages:
+    return LazyImages(chosen, ImageReader(source, depth))
 
 
 def _labels(folder: Path, split: str, key: str) -> np.ndarray:
@@ -111,16 +123,33 @@ def _labels(folder: Path, split: str, key: str) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class RecordReader:
-    """Decodes the image of a record from the record's number."""
+class RecordSource:
+    """Encoded images by the numbers of their records."""
 
     folder: Path
     split: str
     fields: PerProcess
 
-    def __call__(self, index: int) -> np.ndarray:
-        """The pixels of record `index`."""
-        return decode_image(BytesIO(self.fields()(index)), f"{self.folder}, split {self.split}, record {index}")
+    def open(self, index: int) -> BinaryIO:
+        """The encoded image of record `index`, open."""
+        return BytesIO(self.content(index))
+
+    def content(self, index: int) -> bytes:
+        """The encoded image of record `index`."""
+        return self.fields()(index)
+
+    def name(self, index: int) -> str:
+        """Folder, split and number."""
+        return f"{self.folder}, split {self.split}, record {index}"
+
+    def origin(self, index: int) -> tuple[tuple[str, ...], str]:
+        """All files of the prepared set, and split and number."""
+        return _files(self.folder), f"{self.split} {index}"
+
+
+@cache
+def _files(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(os.path.abspath(path) for path in folder.iterdir()))
 
 
 @dataclass(frozen=True)

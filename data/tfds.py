@@ -1,6 +1,7 @@
 """Which prepared TensorFlow Dataset does a `tfds:` URI mean?"""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from ntk_select.errors import TaskError
@@ -9,6 +10,18 @@ from ntk_select.task import Task
 from .prepared import find_prepared, places
 from .records import read_prepared
 
+OF_CHARACTERS = {
+    "binary_alpha_digits",
+    "cmaterdb",
+    "emnist",
+    "kmnist",
+    "mnist",
+    "mnist_corrupted",
+    "omniglot",
+    "svhn_cropped",
+    "visual_domain_decathlon",
+}
+"""Sets in which a mirror image may be of another class, or of none: letters, digits and, in one configuration of the last, traffic signs."""
 URI = re.compile(r"(?P<name>[a-zA-Z]\w*)(/(?P<config>[^/:@]+))?(:(?P<version>\d+\.\d+\.\d+))?(@(?P<folder>.+))?")
 
 
@@ -30,4 +43,5 @@ def load_tfds(argument: str, *, data_dir: str | Path | None = None) -> Task:
     if not parts:
         raise TaskError(f"Task 'tfds:{argument}': allowed is tfds:NAME[/CONFIG][:VERSION][@DATA_DIR]. Example: tfds:cifar10@~/tensorflow_datasets")
     folder = find_prepared(parts["name"], parts["config"], parts["version"], places(parts["folder"], data_dir))
-    return read_prepared(folder, parts["name"])
+    task = read_prepared(folder, parts["name"])
+    return replace(task, flips_keep_class=False) if parts["name"] in OF_CHARACTERS else task

@@ -6,15 +6,12 @@ import stat
 import zipfile
 from dataclasses import dataclass
 from functools import partial
-from io import BytesIO
 from pathlib import Path
-
-import numpy as np
+from typing import BinaryIO
 
 from ntk_select.errors import DataError
 from ntk_select.task import Task
 
-from .decode import decode_image
 from .layout import is_image, read_layout
 from .lazy import PerProcess
 
@@ -45,24 +42,40 @@ def load_zip(path: str | Path) -> Task:
     files = [entry.filename for entry in entries if not entry.is_dir()]
     folders = [entry.filename.rstrip("/") for entry in entries if entry.is_dir()]
     layout = read_layout(where, files, folders)
-    return layout.task(Path(where).stem, EntryReader(where, PerProcess(partial(zipfile.ZipFile, where))))
+    return layout.task(Path(where).stem, EntrySource(where, PerProcess(partial(zipfile.ZipFile, where))))
 
 
 @dataclass(frozen=True)
-class EntryReader:
-    """Decodes an image from the name of its entry."""
+class EntrySource:
+    """Encoded images by the names of their entries."""
 
     where: str
     archive: PerProcess
 
-    def __call__(self, entry: str) -> np.ndarray:
-        """The pixels of the image in `entry`."""
-        name = f"{self.where}, entry {entry}"
+    def open(self, entry: str) -> BinaryIO:
+        """The entry, open: no more is unpacked than is read."""
         try:
-            encoded = read_entry(self.archive(), self.archive().getinfo(entry))
+            return self.archive().open(entry)
+        except Exception as error:  # damaged headers: each raises its own
+            raise self._unreadable(entry, error) from error
+
+    def content(self, entry: str) -> bytes:
+        """The bytes of the entry."""
+        try:
+            return read_entry(self.archive(), self.archive().getinfo(entry))
         except Exception as error:  # damaged deflate, lzma, bz2 or headers: each raises its own
-            raise DataError(f"{name}: cannot be read from the archive ({error}). Pack the archive again.") from error
-        return decode_image(BytesIO(encoded), name)
+            raise self._unreadable(entry, error) from error
+
+    def _unreadable(self, entry: str, error: Exception) -> DataError:
+        return DataError(f"{self.name(entry)}: cannot be read from the archive ({error}). Pack the archive again.")
+
+    def name(self, entry: str) -> str:
+        """The archive and the entry."""
+        return f"{self.where}, entry {entry}"
+
+    def origin(self, entry: str) -> tuple[tuple[str, ...], str]:
+        """The archive, and the entry in it."""
+        return (os.path.abspath(self.where),), entry
 
 
 def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:

@@ -1,5 +1,6 @@
-"""Which architectures are there, by name, and how does a Flax module become an expert?"""
+"""The architectures by name, and how a Flax module becomes an expert."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -71,7 +72,7 @@ def build(architecture: str, *, num_classes: int, **config) -> nn.Module:
       ModelError: the name is unknown, or the architecture has no such setting.
     """
     if architecture not in ARCHITECTURES:
-        raise ModelError(f"Architecture {architecture!r} is unknown.{did_you_mean(architecture, ARCHITECTURES)}")
+        raise ModelError(f"Architecture {architecture!r} is unknown.{_known_instead(architecture)}")
     config = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
     for key, value in config.items():
         if key not in SETTINGS:
@@ -85,6 +86,32 @@ def build(architecture: str, *, num_classes: int, **config) -> nn.Module:
     if getattr(module, "widths", None) and len(module.widths) != len(module.stage_sizes):
         raise ModelError(f"Architecture {architecture!r}: widths={module.widths} must name one width for each of stage_sizes={module.stage_sizes}.")
     return module
+
+
+FAMILIES = r"alexnet|densenet|res(?:net|nest|next|2net|2next)"
+VARIANT = re.compile(rf"(?P<before>\w*?)(?P<family>{FAMILIES})(?:(?<=alexnet)|(?P<between>\w*?)\d{{2,3}})(?P<after>\w*)")
+"""A name that is made like those of the architectures: resnet50, seresnet50, resnetblur50, resnet50d, caffe_resnet50."""
+
+SAME = ("", "wide", "tv", "ssl", "swsl")
+"""What names put before an architecture that is the same: those of timm's older releases. Wide ones have near names here."""
+
+
+def is_variant(name: str) -> bool:
+    """Whether a name is made of a known one by adding letters, as resnetblur50, seresnet50 and resnet50d are: that of another network."""
+    found = VARIANT.fullmatch(name.lower().replace("-", "_"))
+    if not found or found["family"] not in ("alexnet", "densenet", "resnet"):
+        return bool(found)
+    return found["before"].strip("_") not in SAME or bool(re.search("[a-z]", (found["between"] or "") + found["after"]))
+
+
+def _known_instead(architecture: str) -> str:
+    """The end of the sentence on an unknown architecture: near names, but none for a variant."""
+    if is_variant(architecture):
+        return (
+            " It is not among the architectures here, and no other can stand in for it: networks of similar names may have tensors of the same names and "
+            f"shapes, and compute something else with them. Allowed: {', '.join(sorted(ARCHITECTURES))}."
+        )
+    return did_you_mean(architecture, ARCHITECTURES)
 
 
 def initialise(module: nn.Module, key: jax.Array, size: int) -> dict[str, Any]:

@@ -1,48 +1,35 @@
-"""How does a PyTorch checkpoint become an expert?
+"""PyTorch checkpoints as experts.
 
 Checkpoints are those of torchvision and timm, as a file or as `hf-hub:org/name`. Weights become float32:
-float16 and bfloat16 exactly, float64 rounded. Nothing in a checkpoint is ever run: `.safetensors` cannot hold code,
-and of a `.pth`, which can, only tensors in plain containers are accepted.
+float16 and bfloat16 exactly, float64 rounded. Nothing in a checkpoint is ever run.
+
+A file holds tensors by name, not what is computed with them. Networks of the same names and shapes that compute something else, such as
+resnetblur50 (blurred before it strides), a ResNet of Caffe (strides in the 1x1 convolutions) or one of output stride 8 (dilated), convert
+without an error and give other outputs. A few outputs of the original, as `check_logits`, find that out.
 """
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, deserialize
 
 from ntk_select.card import Card
-from ntk_select.errors import ModelError, missing
+from ntk_select.errors import ModelError
 from ntk_select.preprocess import Preprocess
 
-from .architectures import ARCHITECTURES, build
+from .architectures import ARCHITECTURES, build, is_variant, make_expert
+from .check_logits import as_outputs, check_logits_of
+from .checkpoint_file import opened_checkpoint
 from .guess import fitting, num_classes
-from .hub import PREFIX, find_model
+from .hub import PREFIX, HubModel, find_model
 from .mapping import convert_state_dict, to_state_dict
-from .weights import flatten, read_whole, write_expert
+from .state_dict import network_state, plain_state
+from .torch_file import as_mapping
+from .weights import flatten, write_expert
 
 __all__ = ["convert_checkpoint", "convert_state_dict", "read_checkpoint", "to_state_dict"]
-
-TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
-WRAPPERS = ("state_dict", "model", "model_state_dict")
-"""Entries under which training programs put the state dict."""
-
-SAFETENSORS_DTYPES = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
-    "I64": np.int64,
-    "I32": np.int32,
-    "I16": np.int16,
-    "I8": np.int8,
-    "U8": np.uint8,
-    "BOOL": np.bool_,
-}
 
 IMAGENET = Preprocess(size=224, resize=256)
 
@@ -56,64 +43,95 @@ def convert_checkpoint(
     source: str = "unknown",
     preprocess: Preprocess | None = None,
     licence: str | None = None,
+    weights: str | None = None,
+    drop_head: bool = False,
+    check_logits: str | Path | Mapping[str, Any] | None = None,
     replace_existing: bool = False,
 ) -> Card:
     """Writes a checkpoint as an expert, `model.safetensors` and `card.json`, into the folder `out`; returns its card.
 
-    A checkpoint without a head, as self-supervised training leaves it, becomes an expert without one, of 0 classes.
+    A checkpoint without a head, as self-supervised training leaves it, becomes an expert without one, of 0 classes. A prefix before the
+    names of all layers is dropped. A single linear layer under the head's name, or called like a head, becomes the head. What was decided
+    is said in the card, as `training["converted_from"]["notes"]`.
 
     Args:
-      checkpoint: a `.safetensors`, `.pth`, `.pt`, `.bin` or `.tar` file, or `hf-hub:org/name[@revision]`.
-      architecture: name in `ARCHITECTURES`; timm's tag after the dot is dropped. A model of the hub says its own.
+      checkpoint: a safetensors file, a file that `torch.save` has written, whatever its suffix, or `hf-hub:org/name[@revision]`.
+      architecture: name in `ARCHITECTURES`; timm's tag after the dot is dropped. A model of the hub mostly says its own, and so do training files
+        with an entry "arch".
       name: of the expert; that of the file or of the hub's model when None.
       out: the expert's own folder.
       source: data set that the network was trained on.
       preprocess: how the input is made. None: as the hub's configuration says, or ImageNet's usual 224 pixels from 256.
       licence: terms of the weights. None: as the hub's configuration says.
+      weights: which weights to take where the file holds several sets, by key or prefix: "state_dict", "ema". None: as timm chooses,
+        averages over training before the weights of the last step.
+      drop_head: take the network without its head, as is needed where the head is more than one linear layer.
+      check_logits: outputs of the original network, which the expert must give as well: a .npz file or a mapping with `logits` (n, classes) and
+        either `images` (uint8, n x height x width x 3, preprocessed here) or `inputs` (float32, n x height x width x 3 or n x 3 x height x width, as
+        the network takes them). Allowed is a difference of 0.1 % of the largest logit with `inputs`, of 2 % with `images`, which libraries
+        resize a little differently.
       replace_existing: write over what is at `out`.
 
     Raises:
-      ModelError: the checkpoint cannot be read, does not fit the architecture, or the folder cannot be written or is there already.
-      MissingDependencyError: torch (for a `.pth`) or huggingface_hub (for `hf-hub:`) is not installed.
+      ModelError: the checkpoint cannot be read, does not fit the architecture, says that it is of another, holds several sets of weights that differ, gives other outputs than
+        `check_logits`, or the folder cannot be written or is there already.
+      MissingDependencyError: huggingface_hub (for `hf-hub:`) is not installed.
     """
     checkpoint = str(checkpoint)
     architecture = architecture.split(".")[0] if architecture else None
     model = find_model(checkpoint) if checkpoint.startswith(PREFIX) else None
     if model:
-        if architecture not in (None, model.architecture):
-            raise ModelError(
-                f"{checkpoint} says that it is a {model.architecture!r}, not a {architecture!r}. Leave the architecture out, or convert the downloaded file."
-            )
-        architecture = model.architecture
+        architecture = _of_hub(model, architecture)
         licence = licence or model.licence
         preprocess = preprocess or (model.preprocess() if model.config else None)
         name = name or model.repo.rpartition("/")[2]
-    if architecture is None:
-        raise ModelError(f"Checkpoint {checkpoint} does not say its architecture. Give one of {', '.join(ARCHITECTURES)}.")
-    build(architecture, num_classes=1)  # refuses a name that is unknown before anything is read
+    if architecture is not None:
+        build(architecture, num_classes=1)  # refuses a name that is unknown before anything is fetched
     path = model.weights() if model else Path(checkpoint)
     name = name or path.stem
     if _as_utf8(name) != name:
         raise ModelError(f"The name {name!r} is not UTF-8, and no expert can have it. Give another: --name NAME")
-    state = read_checkpoint(path)
-    network = build(architecture, num_classes=num_classes(state, architecture))
+    where = f"Checkpoint {checkpoint}"
+    outputs = None if check_logits is None else as_outputs(check_logits)
+    with opened_checkpoint(path) as content:
+        said = _said_architecture(content)
+        if said != architecture and is_variant(said) and outputs is None:
+            other = f"another network than {architecture!r}" if architecture else "none of the architectures here"
+            raise ModelError(
+                f"{where} says that it is a {said!r}, which is {other}, even where the tensors have the same names and shapes. "
+                "To convert it, give --arch NAME and show that they compute the same: --check-logits FILE, from Python check_logits="
+            )
+        if architecture is None and said in ARCHITECTURES:
+            architecture = said
+        if architecture is None:
+            raise ModelError(f"{where} does not say its architecture. {_guess(plain_state(content, where))}Give one of {', '.join(ARCHITECTURES)}.")
+        state = network_state(content, architecture, where, weights=weights, drop_head=drop_head)
+    network = build(architecture, num_classes=num_classes(state.tensors, architecture))
     try:
-        variables = convert_state_dict(state, network)
+        variables = convert_state_dict(state.tensors, network)
     except ModelError as error:
-        others = [other for other in fitting(state) if other != architecture]
-        hint = f"It looks like a {' or '.join(others)}. Type: --arch {others[0]}. " if others else ""
-        raise ModelError(f"{checkpoint} as {architecture}: {hint}{error}") from error
+        raise ModelError(f"{checkpoint} as {architecture}: {_guess(state.tensors, architecture)}{error}{state.hint}") from error
+    preprocess, notes = preprocess or IMAGENET, list(state.notes)
+    if outputs is not None:
+        notes.append(check_logits_of(make_expert(name, network, variables, preprocess=preprocess), outputs))
     card = Card(
         name=name,
         architecture=architecture,
         source=source,
-        preprocess=preprocess or IMAGENET,
+        preprocess=preprocess,
         sha256="",
         num_classes=network.num_classes,
         licence=licence,
         num_parameters=sum(leaf.size for leaf in flatten(variables["params"]).values()),
         origin=_as_utf8(checkpoint),
-        training={"converted_from": {"file": _as_utf8(path.name), "sha256": _sha256(path)}},
+        training={
+            "converted_from": {
+                "file": _as_utf8(path.name),
+                "sha256": _sha256(path),
+                "weights": _as_utf8(state.weights),
+                "notes": [_as_utf8(note) for note in notes],
+            }
+        },
     )
     try:
         return write_expert(Path(out), variables, card, replace_existing=replace_existing)
@@ -121,84 +139,40 @@ def convert_checkpoint(
         raise ModelError(f"The expert cannot be written to {out}: {error.strerror}.") from error
 
 
+def _said_architecture(content: Any) -> str:
+    """The architecture that a training program wrote beside the weights, as timm and PyTorch's examples do; empty without."""
+    content = as_mapping(content) or {}
+    arguments = as_mapping(content.get("args")) or {}
+    said = next((text for text in (content.get("arch"), arguments.get("arch"), arguments.get("model")) if isinstance(text, str)), "")
+    return said.split(".")[0].lower()
+
+
+def _of_hub(model: HubModel, said: str | None) -> str:
+    """The architecture of a model of the hub: what its configuration says, or what the caller `said`, or its own name."""
+    named = model.architecture  # refuses settings that change it, whatever the caller said
+    if model.says_architecture and said not in (None, named):
+        raise ModelError(
+            f"{PREFIX}{model.repo} says that it is a {named!r}, not a {said!r}. Leave the architecture out, or convert the downloaded file."
+        )
+    if not model.says_architecture and said is None and named not in ARCHITECTURES:
+        raise ModelError(f"{PREFIX}{model.repo} does not say its architecture. Give one: --arch NAME, one of {', '.join(ARCHITECTURES)}.")
+    return named if model.says_architecture or said is None else said
+
+
 def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
-    """The state dict in a file, without the wrappers of training programs and without the "module." of DataParallel.
+    """The largest state dict in a file, of whatever network, without a prefix before the name of its first layer.
 
     Raises:
-      ModelError: the file is missing, has another suffix, is damaged, or holds anything but tensors.
-      MissingDependencyError: the file is a `.pth` and torch is not installed.
+      ModelError: there is no such file, it is of another format or damaged, or holds no tensors.
     """
-    if path.suffix not in (".safetensors", *TORCH_SUFFIXES):
-        raise ModelError(
-            f"Checkpoint {path} has the suffix {path.suffix!r}; allowed: .safetensors, {', '.join(TORCH_SUFFIXES)}, or a name {PREFIX}ORG/NAME."
-        )
-    if not os.path.isfile(path):
-        raise ModelError(f"Checkpoint {path} is not a file.")
-    state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    if not state:
-        raise ModelError(f"Checkpoint {path} holds no tensors.")
-    if all(key.startswith("module.") for key in state):
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-    return state
+    with opened_checkpoint(path) as content:
+        return plain_state(content, f"Checkpoint {path}")
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    try:
-        tensors = deserialize(read_whole(path, f"Checkpoint {path}"))
-    except SafetensorError as error:
-        raise ModelError(f"Checkpoint {path} is not a sound safetensors file ({error}). Fetch it again.") from error
-    strange = [f"{name} ({tensor['dtype']})" for name, tensor in tensors if tensor["dtype"] not in SAFETENSORS_DTYPES]
-    if strange:
-        raise ModelError(f"Checkpoint {path} holds types that cannot be converted: {', '.join(strange)}. Allowed: {', '.join(SAFETENSORS_DTYPES)}.")
-    try:
-        return {name: np.frombuffer(tensor["data"], SAFETENSORS_DTYPES[tensor["dtype"]]).reshape(tensor["shape"]) for name, tensor in tensors}
-    except ValueError as error:  # a shape that NumPy does not have
-        raise ModelError(f"Checkpoint {path} is not a sound safetensors file ({error}). Fetch it again.") from error
-
-
-def _read_torch(path: Path) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError as error:
-        raise missing("torch", f"Reading {path.name}") from error
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # A damaged or hostile file makes torch.load raise nearly anything.
-        raise ModelError(
-            f"Checkpoint {path} is damaged or holds more than tensors in plain containers, and nothing in it was run ({type(error).__name__}). "
-            "If you trust it, load it in PyTorch and save the tensors alone: safetensors.torch.save_file(model.state_dict(), 'model.safetensors')"
-        ) from error
-    return {str(key): _as_array(value, f"{key} of checkpoint {path}") for key, value in _unwrapped(content, path, torch.Tensor).items()}
-
-
-def _unwrapped(content: Any, path: Path, tensor: type) -> Mapping[str, Any]:
-    """The mapping that holds the tensors: `content`, or what lies under one of the `WRAPPERS`."""
-    for _ in WRAPPERS:  # Bounded, because a hostile file may hold itself.
-        if isinstance(content, Mapping):
-            content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
-    if not isinstance(content, Mapping):
-        raise ModelError(
-            f"Checkpoint {path} holds a {type(content).__name__}, not a state dict. Save it with: torch.save(model.state_dict(), 'model.pth')"
-        )
-    others = [f"{key} ({type(value).__name__})" for key, value in content.items() if not isinstance(value, tensor)]
-    if others:
-        raise ModelError(
-            f"Checkpoint {path} is no state dict: {', '.join(others[:5])} are no tensors. Allowed is a state dict, alone or under {', '.join(WRAPPERS)}."
-        )
-    return content
-
-
-def _as_array(tensor, where: str) -> np.ndarray:
-    import torch
-
-    if tensor.layout == torch.strided and tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise ModelError(
-            f"{where} cannot be converted: its shape {tuple(tensor.shape)} has more values than the file holds. Save it anew: tensor.clone()"
-        )
-    try:
-        return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
-    except (RuntimeError, TypeError) as error:
-        raise ModelError(f"{where} cannot be converted: it is {tensor.layout}, {tensor.dtype}.") from error
+def _guess(state: Mapping[str, np.ndarray], *said: str) -> str:
+    """A sentence that names other architectures that have these tensors; empty without any."""
+    others = [other for other in fitting(state) if other not in said]
+    return f"It looks like a {' or '.join(others)}. Try: --arch {others[0]}. " if others else ""
 
 
 def _as_utf8(text: str) -> str:

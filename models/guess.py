@@ -1,7 +1,8 @@
-"""Which architecture is a PyTorch state dict of, and how many classes does it tell apart?"""
+"""The architecture of a PyTorch state dict, by its names and shapes, and its number of classes."""
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -20,6 +21,34 @@ def num_classes(state: Mapping[str, np.ndarray], architecture: str) -> int:
         return 0 if state.keys() & _table(architecture).keys() else 1
     head = state.get(weight)
     return len(head) if head is not None and head.ndim == 2 and len(head) else 1
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The tensors of an architecture's state dict.
+
+    Args:
+      network: name of its class of networks.
+      body: shapes by name, without the head.
+      head: shapes of the head's weight and bias, with one class.
+    """
+
+    network: str
+    body: Mapping[str, tuple[int, ...]]
+    head: Mapping[str, tuple[int, ...]]
+
+    @property
+    def head_layer(self) -> str:
+        """The head's name, as "fc"."""
+        return next(iter(self.head)).rpartition(".")[0]
+
+
+@lru_cache(maxsize=32)
+def layout(architecture: str) -> Layout:
+    """The tensors of an architecture."""
+    table, head = _table(architecture), _head(architecture)
+    body = {key: row.shape for key, row in table.items() if key not in head}
+    return Layout(type(build(architecture, num_classes=1)).__name__, body, {key: table[key].shape for key in head})
 
 
 def fitting(state: Mapping[str, np.ndarray]) -> list[str]:

@@ -1,10 +1,11 @@
-"""What does the Hugging Face Hub say about a model, and where do its files lie once downloaded?
+"""Models of the Hugging Face Hub: what their configuration says, and where their files lie once downloaded.
 
 A name is `hf-hub:org/name` or `hf-hub:org/name@revision`. Its `config.json` is read as timm writes it.
 """
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +18,27 @@ PREFIX = "hf-hub:"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """What the weights may be called, the preferred name first."""
 
-UNCHANGED = {"global_pool": "avg", "in_chans": 3}
-"""Settings of timm that leave an architecture as it was published. Any other may change it while the weights' names stay."""
+UNCHANGED = {
+    "global_pool": ("avg",),
+    "in_chans": (3,),
+    "output_stride": (32,),
+    "stem_type": ("",),
+    "stem_width": (64,),
+    "act_layer": ("relu",),
+    "norm_layer": ("batchnorm", "batchnorm2d"),
+    "aa_layer": ("",),
+    "avg_down": (False,),
+    "block_reduce_first": (1,),
+    "cardinality": (1,),
+    "down_kernel_size": (1,),
+    "replace_stem_pool": (False,),
+}
+"""Settings of timm, and the values that leave an architecture as it was published. Others may change it while the weights' names stay."""
+
+NOT_OF_EVALUATION = re.compile(
+    r"num_classes|\w*drop\w*(rate|path|prob)\w*|zero_init\w*|pretrained\w*|checkpoint_path|\w*checkpointing|memory_efficient|scriptable"
+)
+"""Settings, with any value, that do not change what the network computes in evaluation: dropout, initial values, ways to compute the same."""
 
 
 @dataclass(frozen=True)
@@ -43,20 +63,30 @@ class HubModel:
     @property
     def pretrained(self) -> Mapping[str, Any]:
         """What is said of the weights; older files say it beside the architecture."""
-        return self.config.get("pretrained_cfg", self.config)
+        return self.config.get("pretrained_cfg") or self.config
+
+    @property
+    def says_architecture(self) -> bool:
+        """Whether the configuration names the architecture, as timm's do."""
+        return bool(self.config.get("architecture"))
 
     @property
     def architecture(self) -> str:
-        """timm's architecture without the tag of the weights: "resnet50" for "resnet50.a1_in1k".
+        """timm's architecture without the tag of the weights: "resnet50" for "resnet50.a1_in1k"; the model's own name where the configuration has none.
 
         Raises:
           ModelError: the configuration changes the architecture in a way that the weights' names do not show.
         """
-        settings = {"global_pool": self.config.get("global_pool", "avg"), **(self.config.get("model_args") or {})}
-        changes = {key: value for key, value in settings.items() if key != "num_classes" and value != UNCHANGED.get(key)}
+        settings = {"global_pool": self.config.get("global_pool"), **(self.config.get("model_args") or {})}
+        changes = {key: value for key, value in settings.items() if not self._leaves_unchanged(key, value)}
         if changes:
             raise ModelError(f"{self.where}: the architecture is changed by {changes}; only architectures as they were published can be converted.")
-        return str(self.config.get("architecture", self.repo.rpartition("/")[2])).split(".")[0]
+        return str(self.config.get("architecture") or self.repo.rpartition("/")[2]).split(".")[0]
+
+    @staticmethod
+    def _leaves_unchanged(setting: str, value: Any) -> bool:
+        value = value.lower() if isinstance(value, str) else value
+        return value is None or bool(NOT_OF_EVALUATION.fullmatch(setting)) or value in UNCHANGED.get(setting, ())
 
     @property
     def licence(self) -> str | None:
@@ -118,7 +148,11 @@ def find_model(name: str) -> HubModel:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ModelError(f"config.json of {name} is not valid JSON ({error}).") from error
-    if not isinstance(config, dict) or not isinstance(config.get("pretrained_cfg", {}), dict) or not isinstance(config.get("model_args") or {}, dict):
+    if (
+        not isinstance(config, dict)
+        or not isinstance(config.get("pretrained_cfg") or {}, dict)
+        or not isinstance(config.get("model_args") or {}, dict)
+    ):
         raise ModelError(f"config.json of {name} is not laid out as timm writes it: an object with the objects pretrained_cfg and model_args.")
     return HubModel(repo, revision or None, config)
 

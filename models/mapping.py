@@ -1,4 +1,4 @@
-"""Which PyTorch tensor is which Flax variable?
+"""PyTorch's tensors and Flax's variables, one to one.
 
 The names are those of torchvision, which timm shares for the networks of this folder. The mapping is one to one:
 every tensor of a state dict is used or matches `IGNORED`, and every Flax variable is filled.
@@ -19,8 +19,8 @@ from ntk_select.errors import ModelError
 
 from .weights import flatten, unflatten
 
-IGNORED = ("*.num_batches_tracked",)
-"""Tensors that inference does not need: batch norm's counter of training steps."""
+IGNORED = ("*.num_batches_tracked", "*total_ops", "*total_params")
+"""Tensors that inference does not need: batch norm's counter of training steps, what a profiler has counted."""
 
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 """Flax's word for an array of a layer, and PyTorch's."""
@@ -163,13 +163,18 @@ def _layer_name(network: str, layer: str) -> str:
     return layer
 
 
+def current_name(key: str, network: str) -> str:
+    """Today's name of a tensor that an older release may have written; what stands before it is kept. `network`: the name of the module's class."""
+    pattern, replacement = OLD_NAMES.get(network, ("(?!)", ""))
+    match = re.fullmatch(pattern, key)
+    return match.expand(replacement) if match else key
+
+
 def _current_names(state: Mapping[str, np.ndarray], network: str) -> tuple[dict[str, np.ndarray], list[str]]:
     """The state dict under today's names, and the names that came twice."""
     renamed, twice = {}, []
-    pattern, replacement = OLD_NAMES.get(network, ("(?!)", ""))
     for key, value in state.items():
-        match = re.fullmatch(pattern, key)
-        new = match.expand(replacement) if match else key
+        new = current_name(key, network)
         if new in renamed:
             twice.append(new)
         renamed[new] = value

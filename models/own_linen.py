@@ -1,4 +1,4 @@
-"""How does a linen module of one's own become an expert?"""
+"""A linen module of one's own as an expert."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,8 @@ from ntk_select.errors import ModelError
 from ntk_select.expert import Expert, as_path
 
 from .layers import key_of_batch
-from .own_module import Path, Watch, as_expert, as_taps
+from .own_errors import check_linen
+from .own_module import Path, Watch, as_expert, as_taps, try_training
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class _OfModule:
     head: Path
     conv: Path | None
     arguments: tuple[tuple[str, Any], ...]
+    called_with = "evaluate"
 
     def __call__(self, variables, x):
         return self.module.apply(variables, x, **dict(self.arguments))
@@ -39,9 +41,12 @@ class _OfModule:
 
 
 class _Train(_OfModule):
+    called_with = "train"
+
     def __call__(self, variables, x):
         collections = [key for key in variables if key != "params"]
-        seen, (_, changed), _ = self.watch(variables, x, mutable=collections, rngs={"dropout": key_of_batch(x)})
+        key = key_of_batch(x)  # Flax takes that of "params" for whatever else draws, as stochastic depth
+        seen, (_, changed), _ = self.watch(variables, x, mutable=collections, rngs={"dropout": key, "params": key})
         return as_taps(seen), dict(changed)
 
 
@@ -84,19 +89,27 @@ def linen_expert(
       An `Expert` with these variables as they are.
 
     Raises:
-      ModelError: a layer is not called once in a forward pass or cannot be watched (below `nn.remat`), the head is not the linear layer
-        that comes last, channels are not only pooled, or an argument has no hash.
+      ModelError: the module cannot be called with these variables and arguments, as in training mode; a layer is not called once in a forward
+        pass or cannot be watched (below `nn.remat`); the head is not the linear layer that comes last; channels are not only pooled; or an
+        argument has no hash.
 
     Cost: the forward pass is compiled once, with `pooled` twice, and once backwards.
     """
+    check_linen(name, module, variables)
+    variables = nn.meta.unbox(variables)
     head, conv = as_path(head), None if last_conv is None else as_path(last_conv)
     training = None if train is None else _Train(module, head, conv, _arguments("train", train))
     network = _OfModule(module, head, conv, _arguments("evaluate", evaluate))
-    return as_expert(name, network, variables, x, pooled=pooled, preprocess=preprocess, card=card, train_fn=training)
+    expert = as_expert(name, network, variables, x, pooled=pooled, preprocess=preprocess, card=card, train_fn=training)
+    if training is not None:
+        try_training(name, training, variables, x)
+    return expert
 
 
 def _arguments(name: str, given: Mapping[str, Any] | None) -> tuple[tuple[str, Any], ...]:
-    pairs = tuple(dict(given or {}).items())
+    if not isinstance(given, Mapping | None) or not all(isinstance(key, str) for key in given or {}):
+        raise ModelError(f"{name}={given!r} is no dictionary of arguments by name, as in {{'train': False}}.")
+    pairs = tuple((given or {}).items())
     try:
         hash(pairs)
     except TypeError as error:

@@ -1,4 +1,4 @@
-"""How does a network that somebody else wrote become an expert? It is watched while one input passes through it."""
+"""A network that somebody else wrote as an expert: it is watched while one input passes through it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,6 +10,8 @@ import numpy as np
 
 from ntk_select.errors import ModelError, did_you_mean
 from ntk_select.expert import Expert, LastConv, Taps
+
+from .own_errors import OF_MODULES, check_arrays, refused
 
 Path = tuple[str, ...]
 
@@ -74,11 +76,13 @@ def as_expert(name: str, network, variables: Mapping[str, Any], x, *, pooled: bo
 
     Args:
       network: hashable; network(variables, x) -> logits, and network.watch(variables, x, perturbation=None) -> what was seen,
-        anything, and the last convolution's layer; `head` and `conv` are the paths of its layers.
+        anything, and the last convolution's layer; `head` and `conv` are the paths of its layers; `module` is called with `arguments`, which
+        the caller gave as `called_with`; all three are for messages.
       variables, x, pooled: as for `checked`.
       known: what else an `Expert` takes.
     """
-    found = checked(name, lambda *given: network.watch(*given)[::2], variables, x, network.head, network.conv, pooled)
+    check_arrays(name, variables, x)
+    found = checked(name, _watching(name, network, lambda *given: network.watch(*given)[::2]), variables, x, network.head, network.conv, pooled)
     return Expert(
         name,
         network,
@@ -90,6 +94,25 @@ def as_expert(name: str, network, variables: Mapping[str, Any], x, *, pooled: bo
         last_conv=found,
         **known,
     )
+
+
+def try_training(name: str, network, variables: Mapping[str, Any], x) -> None:
+    """Traces one forward pass in training mode. Raises ModelError when the network cannot be called so."""
+    jax.eval_shape(_watching(name, network, network), variables, x)
+
+
+def _watching(name: str, network, call: Callable) -> Callable:
+    """`call`, which calls the network's module, with the module's errors as ModelError."""
+
+    def watch(variables, x, *perturbation):
+        try:
+            return call(variables, x, *perturbation)
+        except (ModelError, jax.errors.UnexpectedTracerError):
+            raise
+        except OF_MODULES as error:
+            raise refused(name, network.module, x, error, dict(network.arguments), network.called_with) from error
+
+    return watch
 
 
 def checked(
@@ -123,6 +146,10 @@ def _checked(name: str, watch, variables, x, head: Path, conv: Path | None, pool
 
     def shapes(variables, x):
         seen, layer = watch(variables, x)
+        if not hasattr(seen.logits, "shape"):
+            raise ModelError(
+                f"The network of expert {name!r} returns a {type(seen.logits).__name__}, not an array of logits (n, c). Wrap it in a module that does."
+            )
         layers.append(layer)
         return seen
 
@@ -134,10 +161,6 @@ def _checked(name: str, watch, variables, x, head: Path, conv: Path | None, pool
                 f"{what}={'/'.join(path)!r} of expert {name!r} is called {len(inputs)} times in a forward pass; it must be a layer that is called "
                 f"once.{hint}"
             )
-    if not hasattr(seen.logits, "shape"):
-        raise ModelError(
-            f"The network of expert {name!r} returns a {type(seen.logits).__name__}, not an array of logits (n, c). Wrap it in a module that does."
-        )
     _check_head(name, watch, variables, x, head, seen)
     if conv is None:
         return None
@@ -209,23 +232,40 @@ def _pooled(name: str, watch, variables, x, head: Path, conv: LastConv, dtype) -
     """The slice of the pre-logits that the channels become.
 
     For some inputs the gradient of the logits with respect to the convolution's weights is laid beside what LGC makes of the
-    pre-logits alone. They are equal where channel o reaches pre-logit start + o, and no other.
+    pre-logits alone. They are equal where channel o reaches pre-logit start + o, and no other. Parameters that are all zero, as the
+    scale of a batch norm that begins so, would hide the way of the channels; here they are random.
     """
-    weights, channels = _at(variables["params"], head)["kernel"], np.shape(_at(variables["params"], conv.path))[-1]
     rng = np.random.default_rng(0)
+    variables = {**variables, "params": jax.tree.map(lambda leaf: _opened(leaf, rng), variables["params"])}
+    weights, channels = _at(variables["params"], head)["kernel"], np.shape(_at(variables["params"], conv.path))[-1]
     points = [
         jnp.asarray(draw, jnp.asarray(x).dtype) for draw in (x, rng.uniform(size=x.shape), rng.normal(size=x.shape), 5 * rng.normal(size=x.shape))
     ]
     cotangent = jnp.asarray(rng.normal(size=weights.shape[1]), jnp.float32)
     gradients = jax.jit(lambda x, start: _both_gradients(watch, variables, x, cotangent, weights, conv, start, channels), static_argnums=1)
+    seen = False
     for start in dict.fromkeys((0, weights.shape[0] - channels)):
         pairs = [gradients(point, start) for point in points] if start >= 0 else []
-        if pairs and all(_close(*pair, dtype) for pair in pairs) and any(np.abs(np.asarray(true)).max() > 0 for _, true in pairs):
+        moved = any(np.abs(np.asarray(true)).max() > 0 for _, true in pairs)
+        if moved and all(_close(*pair, dtype) for pair in pairs):
             return start, start + channels
+        seen |= moved or not pairs
+    where = f"last_conv={'/'.join(conv.path[:-1])!r} of expert {name!r}"
+    if not seen:
+        raise ModelError(
+            f"The logits do not change with the weights of {where}, at x nor at three random inputs, so that pooled=True cannot be checked: "
+            "what comes after it is shut (ReLUs that are never active, a gradient that is stopped). Leave out: pooled=True"
+        )
     raise ModelError(
-        f"The channels of last_conv={'/'.join(conv.path[:-1])!r} of expert {name!r} are not only pooled on their way to the head: a pre-logit sees "
+        f"The channels of {where} are not only pooled on their way to the head: a pre-logit sees "
         "several of them, or the weights are changed before they are used. Leave out: pooled=True"
     )
+
+
+def _opened(leaf, rng: np.random.Generator):
+    """The parameters, or random ones where all are zero."""
+    floating = jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+    return jnp.asarray(rng.uniform(0.5, 1.5, np.shape(leaf)), jnp.result_type(leaf)) if floating and not np.any(np.asarray(leaf)) else leaf
 
 
 def _both_gradients(watch, variables, x, cotangent, weights, conv: LastConv, start: int, channels: int):

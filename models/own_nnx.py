@@ -1,4 +1,4 @@
-"""How does an nnx module of one's own become an expert?"""
+"""An nnx module of one's own as an expert."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from flax import nnx
 from ntk_select.card import Card
 from ntk_select.expert import Expert, as_path
 
+from .own_errors import check_nnx
 from .own_module import Path, Watch, as_expert, as_taps
 
 _PARTS = (nnx.Param, nnx.RngKey, ...)
@@ -22,6 +23,7 @@ class _OfModule:
     graph: Any
     head: Path
     conv: Path | None
+    module, arguments, called_with = None, (), ""
 
     def __call__(self, variables, x):
         return _module(self.graph, variables)(x)
@@ -87,11 +89,12 @@ def nnx_expert(
       An `Expert` whose params are nested dictionaries with the attributes' names as keys.
 
     Raises:
-      ModelError: a layer is not called once in a forward pass or cannot be watched (below `nnx.remat`), the head is not the linear
-        layer that comes last, or channels are not only pooled.
+      ModelError: the module cannot be called with x; a layer is not called once in a forward pass or cannot be watched (below
+        `nnx.remat`); the head is not the linear layer that comes last; or channels are not only pooled.
 
     Cost: the forward pass is compiled once, with `pooled` twice, and once backwards.
     """
+    check_nnx(name, module)
     head, conv, module = as_path(head), None if last_conv is None else as_path(last_conv), nnx.clone(module)
     module.train()
     training = nnx.graphdef(module)

@@ -1,4 +1,4 @@
-"""How do weights lie on disk?
+"""Weights on disk.
 
 An expert is a folder with `model.safetensors` and `card.json`. Tensor names are the paths of the Flax variables
 joined by "/": "params/layer1_0/conv1/kernel", "batch_stats/bn1/mean". What is known of the source data lies
@@ -76,6 +76,8 @@ def read_weights(path: Path, *, sha256: str | None = None) -> dict[str, Any]:
         values that are not finite, not floating point, or negative variances.
     """
     content = read_whole(path, f"Weights {path}")
+    if problem := is_no_file_of_weights(content[:1024]):
+        raise ModelError(f"Weights {path}: the file {problem}.")
     if sha256 is not None and (found := sha256_of(content)) != sha256:
         raise ModelError(f"Weights {path} have sha256 {found[:12]}..., the card says {sha256[:12]}...; one of the two was changed or cut.")
     try:
@@ -99,6 +101,18 @@ def read_weights(path: Path, *, sha256: str | None = None) -> dict[str, Any]:
         return unflatten(flat)
     except ModelError as error:
         raise ModelError(f"Weights {path}: {error}") from error
+
+
+def is_no_file_of_weights(start: bytes) -> str | None:
+    """The end of an error sentence where a file by its beginning is what stands in for another: a pointer of Git LFS, a web page, nothing."""
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith(b"version https://git-lfs.github.com/spec/"):
+        return "is a Git LFS pointer, not the file that it stands for. Type, in its repository: git lfs pull"
+    if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
+        return "is a web page, as a server sends in place of a file that is not there or needs a login. Fetch the file itself"
+    if text.startswith((b"{", b"[")) and b"\0" not in start[:8]:  # safetensors begin with a number of eight bytes
+        return "is JSON text, not weights. Give the file of the weights"
+    return "is empty: it has no bytes. Fetch it again" if not start else None
 
 
 def read_whole(path: Path, what: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Which experts lie in a folder, and are they whole?"""
+"""Zoos: the experts that lie in a folder."""
 
 import functools
 import os
@@ -17,7 +17,7 @@ from ntk_select.expert import Expert, SourceStatistics
 from ntk_select.multi_domain import compose
 
 from .architectures import build, initialise, make_expert
-from .weights import CARD_FILE, WEIGHTS_FILE, domain_card_file, flatten, read_weights
+from .weights import CARD_FILE, WEIGHTS_FILE, domain_card_file, flatten, is_no_file_of_weights, read_weights
 
 HOW_TO_MAKE_ONE = "To make one type: ntk-select zoo convert CHECKPOINT --arch NAME --out FOLDER"
 
@@ -42,6 +42,8 @@ class StoredExpert:
             text = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ModelError(f"The card {file} cannot be read: {error}.") from error
+        if text.startswith("version https://git-lfs"):
+            raise ModelError(f"The card {file} {is_no_file_of_weights(text.encode())}.")
         return Card.from_json(text, str(file))
 
     def __call__(self) -> Expert:

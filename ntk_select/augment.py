@@ -1,5 +1,6 @@
 """How are training images varied, without changing what is on them?"""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -121,6 +122,14 @@ class RandomResizedCrop:
             (width, round(width / least)) if width / height < least else (round(height * most), height) if width / height > most else (width, height)
         )
         return (height - h) // 2, (width - w) // 2, h, w
+
+
+def automatic(preprocess: Callable | None, flips_keep_class: bool | None) -> str:
+    """The augmentation that "auto" stands for: crops and flips, without flips where these change the class. Inputs that another preprocessing
+    than a `Preprocess` makes are left as they are."""
+    if not isinstance(preprocess, Preprocess):
+        return "none"
+    return "crop" if flips_keep_class is False else "crop_flip"
 
 
 def check_augmentation(name: str) -> None:

@@ -158,7 +158,11 @@ class Expert:
 
 
 def as_path(keys: str | tuple[str, ...]) -> tuple[str, ...]:
-    """Keys: "stage/head" is ("stage", "head")."""
+    """Keys: "stage/head" is ("stage", "head"). Raises ModelError for anything but a text, tuple or list."""
+    if not isinstance(keys, str | tuple | list):
+        raise ModelError(
+            f"{keys!r} is no path of a layer. Allowed are keys from the root of params, as one text or a tuple: 'stage/head', ('stage', 'head')."
+        )
     return tuple(keys.split("/")) if isinstance(keys, str) else tuple(keys)
 
 

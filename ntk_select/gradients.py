@@ -176,7 +176,9 @@ def expert_question(expert: Expert, layers: str, outputs) -> tuple[Callable, Any
       ModelError: outputs="features" for an expert without `features_fn`, or "last_conv" for one that does not know its own.
     """
     if layers == "last_conv" and expert.last_conv is None:
-        raise ModelError(f"Expert {expert.name!r} does not say which its last convolution is. Type: layers='all', or a regular expression.")
+        raise ModelError(
+            f"Expert {expert.name!r} does not say which its last convolution is. Try: layers='all' (--layers all), or a regular expression."
+        )
     fn = expert.apply_fn
     if isinstance(outputs, str) and outputs == "features":
         if expert.features_fn is None:

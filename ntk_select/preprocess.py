@@ -1,4 +1,4 @@
-"""How does an image become the input of an expert?"""
+"""Resizing, cropping and normalising an image, as the input of an expert."""
 
 import math
 from collections.abc import Iterable
@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ntk_select.errors import ConfigError, DataError, did_you_mean, missing
+from ntk_select.errors import ConfigError, DataError, did_you_mean
+from ntk_select.resize import resized_crop
 
 MOST_PIXELS = 16_384
+DEPTHS = (8, 10, 12, 14, 16)
+"""Bits of the grey values that cameras and scanners give."""
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "box")
 
 
@@ -20,9 +23,13 @@ class Preprocess:
     antialiased filters, as torchvision and timm do, and the middle `size` x `size` pixels are kept; with
     `resize=None` the whole image is squeezed to `size` x `size`. Values go to (x / 255 - mean) / std.
 
+    Memory: beside the image itself, resizing takes at most 4 bytes for each of its pixels and 256 MiB, whatever its shape is: of an
+    image that would become very long, only what the crop keeps is resized (`resized_crop`).
+
     Args:
       size: side of the square input, in pixels.
-      mean, std: of the three channels, for values in 0 .. 1.
+      mean, std: of the three channels, for values in 0 .. 1. Above 1 they are refused, as values on the scale 0 .. 255. A standard
+        deviation of 1 / 255 undoes the division by 255.
       resize: length of the shorter side before the crop, or None.
       interpolation: one of `INTERPOLATIONS`.
     """
@@ -49,6 +56,8 @@ class Preprocess:
         finite = all(map(math.isfinite, (*self.mean, *self.std)))
         if len(self.mean) != 3 or len(self.std) != 3 or not finite or min(self.std) <= 0:
             raise ConfigError(f"Preprocess: mean={self.mean}, std={self.std}; both need three numbers, std above 0.")
+        if max(map(abs, self.mean)) > 1 or max(self.std) > 1:
+            raise ConfigError(_on_the_scale_to_255(self.mean, self.std))
         if self.interpolation not in INTERPOLATIONS:
             raise ConfigError(f"Preprocess: interpolation {self.interpolation!r} is unknown.{did_you_mean(self.interpolation, INTERPOLATIONS)}")
 
@@ -73,16 +82,21 @@ class Preprocess:
     def _resize_one(self, image: np.ndarray) -> np.ndarray:
         image = checked_image(image)
         height, width = image.shape[:2]
-        if self.resize is None:
-            new_width = new_height = self.size
-        else:
-            short = min(height, width)
-            new_height, new_width = (int(self.resize * side / short) for side in (height, width))
-        if (new_height, new_width) != (height, width):
-            image = _pillow_resize(image, new_width, new_height, self.interpolation)
-        top, left = round((new_height - self.size) / 2), round((new_width - self.size) / 2)
-        image = image[top : top + self.size, left : left + self.size]
+        short = min(height, width)
+        whole = (self.size, self.size) if self.resize is None else (int(self.resize * height / short), int(self.resize * width / short))
+        corner = (round((whole[0] - self.size) / 2), round((whole[1] - self.size) / 2))
+        image = resized_crop(image, whole, corner, self.size, self.interpolation)
         return np.repeat(image[..., None], 3, axis=-1) if image.ndim == 2 else image
+
+
+def _on_the_scale_to_255(mean: tuple[float, ...], std: tuple[float, ...]) -> str:
+    """The error for a mean or standard deviation of pixels in 0 .. 255, with the values that were meant."""
+    wide = (max(map(abs, mean)) > 1, max(std) > 1 or std == (1.0, 1.0, 1.0))
+    meant = [" ".join(f"{value / 255 if is_wide else value:.4g}" for value in values) for values, is_wide in zip((mean, std), wide, strict=True)]
+    return (
+        f"Preprocess: mean={mean}, std={std}; these are for pixels in 0 .. 255, allowed are those for pixels in 0 .. 1, none above 1. "
+        f"Divide by 255: --mean {meant[0]} --std {meant[1]}"
+    )
 
 
 def checked_image(image) -> np.ndarray:
@@ -91,13 +105,32 @@ def checked_image(image) -> np.ndarray:
     if image.ndim == 3 and image.shape[-1] == 1:
         image = image[..., 0]
     if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[-1] != 3) or image.size == 0:
-        raise DataError(f"An image has type {image.dtype} and shape {image.shape}; allowed is uint8 with (h, w), (h, w, 1) or (h, w, 3).")
+        hint = "" if image.dtype == np.uint8 else f" {how_to_uint8(image)}"
+        raise DataError(f"An image has type {image.dtype} and shape {image.shape}; allowed is uint8 with (h, w), (h, w, 1) or (h, w, 3).{hint}")
     return image
 
 
-def _pillow_resize(image: np.ndarray, width: int, height: int, interpolation: str) -> np.ndarray:
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise missing("Pillow", "Resizing images") from error
-    return np.asarray(Image.fromarray(image).resize((width, height), getattr(Image.Resampling, interpolation.upper())))
+def depth_for(largest: int) -> int:
+    """The smallest of `DEPTHS` whose values reach `largest`, which is at most 65,535."""
+    return next(bits for bits in DEPTHS if largest < 1 << bits)
+
+
+def how_to_uint8(images: np.ndarray, name: str = "images") -> str:
+    """What to type so that an array that is not uint8 becomes uint8, judged by its type and range: the end of an error sentence."""
+    if images.dtype.kind not in "biuf" or not images.size or not np.isfinite(low := images.min()) or not np.isfinite(high := images.max()):
+        return "Give whole numbers from 0 to 255."
+    if images.dtype.kind == "b":
+        return f"For black and white type: {name}.astype('uint8') * 255"
+    if low < 0:
+        return f"Its values run from {low:.6g} to {high:.6g}: undo the normalisation, to 0 to 255."
+    if images.dtype.kind == "f" and high <= 1:
+        return f"For floats in 0..1 type: ({name} * 255).round().astype('uint8')"
+    if high <= 255:
+        return f"Its values run up to {high:.6g}; if 255 is white type: {name}.round().astype('uint8')"
+    if high > 65535:
+        return f"Its values run up to {high:.6g}; divide by the value that is white, then type: ({name} * 255).round().astype('uint8')"
+    bits = depth_for(int(high))
+    white = (1 << bits) - 1
+    return (
+        f"Its values run up to {high:.6g}; if they have {bits} bits, so that {white} is white, type: ({name} / {white} * 255).round().astype('uint8')"
+    )

@@ -1,4 +1,4 @@
-"""What does one forward pass over the probe sample give to all scores?"""
+"""One forward pass over the probe sample, whose results serve all scores."""
 
 import warnings
 from contextlib import nullcontext
@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from ntk_select.errors import ConfigError, ModelError
 from ntk_select.expert import Expert, leaf_at
+from ntk_select.network_inputs import NetworkInputs
 from ntk_select.out_of_memory import MemoryShrunkWarning, in_words, is_out_of_memory
 from ntk_select.timing import timed
 
@@ -39,13 +40,18 @@ def has_pooled_last_conv(expert: Expert) -> bool:
 
 
 def forward(
-    expert: Expert, x: Float[np.ndarray, "n ..."], *, last_conv: bool = False, batch_size: int = 32, seconds: dict[str, float] | None = None
+    expert: Expert,
+    x: Float[np.ndarray, "n ..."] | NetworkInputs,
+    *,
+    last_conv: bool = False,
+    batch_size: int = 32,
+    seconds: dict[str, float] | None = None,
 ) -> ProbePass:
     """Passes `x`, already preprocessed, through the expert once, with full-precision products on every device.
 
     Args:
       expert: in evaluation mode.
-      x: n network inputs.
+      x: n network inputs; `NetworkInputs` are normalised batch by batch.
       last_conv: also return what LGC needs of the last convolution. Only for experts with `has_pooled_last_conv`.
       batch_size: examples per pass; the last batch is padded, so that there is one compilation.
       seconds: gains the time spent "forward", and "backward" on the cotangents of the last convolution.
@@ -98,7 +104,7 @@ ALONE, ALONE_IN_HALF = 1e-3, 2e-2
 
 
 def check_alone(expert: Expert, x, first, again) -> None:
-    """Whether the first images were answered alike among others.
+    """Checks that answers do not depend on the other images of the batch.
 
     Args:
       x: network inputs.
@@ -107,7 +113,7 @@ def check_alone(expert: Expert, x, first, again) -> None:
     Raises:
       ModelError: they were not.
     """
-    allowed = ALONE_IN_HALF if any(_in_half(leaf) for leaf in jax.tree.leaves((expert.variables, x))) else ALONE
+    allowed = ALONE_IN_HALF if any(_in_half(leaf) for leaf in jax.tree.leaves((expert.variables, x[:1]))) else ALONE
     for before, after in zip(first, again, strict=True):
         if after is None:
             continue

@@ -1,12 +1,13 @@
 """What is a target task, and which of its images do the scores see?"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from ntk_select.errors import TaskError
+from ntk_select.preprocess import how_to_uint8
 from ntk_select.whole import is_whole
 
 Images = np.ndarray | Sequence[np.ndarray]
@@ -25,6 +26,9 @@ class Task:
       test_images, test_labels: the test set, in the same form; None when there is none.
       uri: where it came from, as typed on the command line.
       licence: terms of the images, if known.
+      details: what else is known of it; "warnings" lists what is odd but usable.
+      flips_keep_class: whether the mirror image of an image is one of its class; False for characters and digits, None if not known.
+        Where it is False, training with the augmentation "auto" does not flip.
 
     Raises:
       TaskError: no images, fewer than two classes with images, lengths that differ, labels that are not
@@ -40,10 +44,13 @@ class Task:
     uri: str | None = None
     licence: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
+    flips_keep_class: bool | None = None
 
     def __post_init__(self):
         if isinstance(self.class_names, str):
             raise TaskError(f"Task {self.name!r}: class_names is the text {self.class_names!r}; give one name a class, as in ('cat', 'dog').")
+        if not isinstance(self.flips_keep_class, bool | None):
+            raise TaskError(f"Task {self.name!r}: flips_keep_class is {self.flips_keep_class!r}; it must be True, False, or None if it is not known.")
         object.__setattr__(self, "class_names", tuple(str(name) for name in self.class_names))
         object.__setattr__(self, "labels", _checked_labels(self, "labels", self.labels, self.images))
         if (self.test_images is None) != (self.test_labels is None):
@@ -64,18 +71,121 @@ class Task:
         """Number of class names, with or without training images."""
         return len(self.class_names)
 
+    def with_test_split(self, share: float = 0.2, seed: int = 0) -> "Task":
+        """The task with part of its training images as its test set, for one that has none.
+
+        Within each class images are permuted with the seed, and the last round(share * n) of its n images are for testing: at least
+        one, and at most n - 1; none of a class with one image. Both splits keep the order of the images. The same labels in
+        the same order always give the same split.
+
+        Args:
+          share: of the images of each class that are for testing, above 0 and below 1.
+          seed: of the permutation.
+
+        Returns:
+          A task of the same name whose `details["warnings"]` say how it was split.
+
+        Raises:
+          TaskError: the task has a test set, no class has two images, or `share` or `seed` is out of range.
+        """
+        if self.test_images is not None and len(self.test_images):
+            raise TaskError(
+                f"Task {self.name!r} has a test set of {len(self.test_images):,} images. Leave out with_test_split, or give test_images=None."
+            )
+        if isinstance(share, bool) or not isinstance(share, int | float | np.number) or not 0 < share < 1:
+            raise TaskError(f"with_test_split: share is {share!r}; it must be above 0 and below 1, as in 0.2.")
+        if not is_whole(seed) or not 0 <= seed < 2**32:
+            raise TaskError(f"with_test_split: seed is {seed!r}; it must be a whole number, 0 or above.")
+        tested = np.zeros(len(self.labels), bool)
+        for members in permuted_by_class(self.labels, seed):
+            most = len(members) - 1
+            tested[members[len(members) - min(max(round(share * len(members)), 1), most) :]] = most > 0
+        if not tested.any():
+            raise TaskError(f"Task {self.name!r}: no class has two images, so that none can be kept for testing. Add images.")
+        alone = int((np.bincount(self.labels) == 1).sum())
+        said = (
+            f"There was no test set: {tested.sum():,} of {len(tested):,} images, {100 * share:.6g} % of each class (seed {seed}), are kept for testing."
+            + (f" None of {alone:,} with one image." if alone else "")
+        )
+        train, test = np.flatnonzero(~tested), np.flatnonzero(tested)
+        return replace(
+            self,
+            images=_chosen(self.images, train),
+            labels=self.labels[train],
+            test_images=_chosen(self.images, test),
+            test_labels=self.labels[test],
+            details={**self.details, "warnings": [*self.details.get("warnings", ()), said]},
+        )
+
     def __repr__(self):
         test = 0 if self.test_images is None else len(self.test_images)
         return f"Task({self.name!r}, train={len(self.images)}, test={test}, classes={self.num_classes})"
 
 
+def permuted_by_class(labels: np.ndarray, seed: int = 0) -> list[np.ndarray]:
+    """Positions of the images of each class that occurs, in the order of the ids, permuted within the class."""
+    rng = np.random.RandomState(seed)  # NumPy keeps the stream of this old generator fixed for ever.
+    return [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+
+
+def stratified_train(labels: np.ndarray, size: int) -> np.ndarray:
+    """Boolean mask of `size` training images, the same share of every class to within one image.
+
+    Within each class images are permuted with seed 0, and training takes the first part of every class, cut so that
+    the size is exact. The same labels in the same order always give the same mask.
+    """
+    place = np.empty(len(labels))
+    for members in permuted_by_class(labels):
+        place[members] = (np.arange(len(members)) + 0.5) / len(members)
+    mask = np.zeros(len(labels), bool)
+    mask[np.argsort(place, kind="stable")[:size]] = True
+    return mask
+
+
+def how_to_label(labels: Any, name: str = "labels") -> str:
+    """What to type so that labels become one integer per image, judged by their shape and values: the end of an error sentence."""
+    one_each = "A task has one class per image"
+    several = "labels of several classes per image (multi-label)"
+    try:
+        labels = np.asarray(labels)
+    except ValueError:
+        labels = np.empty((0,), object)
+    nested = any(isinstance(each, list | tuple | set | np.ndarray) for each in labels.tolist()) if labels.ndim == 1 else False
+    if labels.ndim == 1 and labels.dtype.kind in "USO" and len(labels) and not nested:
+        return f"For names type: np.unique({name}, return_inverse=True)[1]"
+    if labels.dtype.kind == "O":
+        return f"Lists of different lengths are {several}. {one_each}: keep the images that have one, or make a task of each class."
+    if labels.ndim == 1:
+        return f"For whole numbers type: {name}.astype(int); for other values: np.unique({name}, return_inverse=True)[1]"
+    if labels.ndim != 2 or labels.dtype.kind not in "biuf" or not labels.size:
+        return f"{one_each}."
+    if labels.shape[1] == 1:
+        return f"Type: {name}[:, 0]"
+    values, ones = labels.astype(float), (labels == 1).sum(axis=1)
+    if np.isin(values, (0, 1)).all() or np.isin(values, (-1, 1)).all():
+        if (ones == 1).all():
+            return f"For one-hot labels type: {name}.argmax(1)"
+        return (
+            f"These are {several}: {(ones > 1).sum():,} of {len(labels):,} images have several of the {labels.shape[1]} classes, {(ones == 0).sum():,} "
+            f"have none. {one_each}: keep the images with ({name} == 1).sum(1) == 1, or make a task of each class, as in ({name}[:, 0] == 1).astype(int)"
+        )
+    if np.isin(values[~np.isnan(values)], (-1, 0, 1)).all():
+        return f"These are {several} with unknown ones (-1 or NaN). {one_each}: make a task of each class, of the images where it is known."
+    if values.min() >= 0 and np.allclose(values.sum(axis=1), 1, atol=1e-3):
+        return f"These are shares of each class (soft labels). {one_each}; to keep the largest, which loses the others, type: {name}.argmax(1)"
+    if labels.dtype.kind in "iu":
+        return f"These are {labels.shape[1]} numbers per image. {one_each}; choose a column, as in {name}[:, 0]"
+    return f"{one_each}; these are {labels.shape[1]} scores per image, of which {name}.argmax(1) is the place of the largest."
+
+
+def _chosen(images: Images, places: np.ndarray) -> Images:
+    return images[places] if isinstance(images, np.ndarray) else ChosenImages(images, places)
+
+
 def _checked_labels(task: Task, field_name: str, labels, images) -> np.ndarray:
     if isinstance(images, np.ndarray):
         if images.dtype != np.uint8:
-            raise TaskError(
-                f"Task {task.name!r}: images are {images.dtype}; they must be uint8 (0 to 255). "
-                "For floats in 0..1 type: (images * 255).round().astype('uint8')"
-            )
+            raise TaskError(f"Task {task.name!r}: images are {images.dtype}; they must be uint8 (0 to 255). {how_to_uint8(images)}")
         if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] not in (1, 3)):
             raise TaskError(f"Task {task.name!r}: images have shape {images.shape}; allowed are (n, h, w), (n, h, w, 1) and (n, h, w, 3).")
         if 0 in images.shape[1:]:
@@ -85,11 +195,16 @@ def _checked_labels(task: Task, field_name: str, labels, images) -> np.ndarray:
     try:
         labels = np.asarray(labels)
     except ValueError as error:
-        raise TaskError(f"Task {task.name!r}: {field_name} are not one number an image; it must be ({len(images)},).") from error
+        raise TaskError(
+            f"Task {task.name!r}: {field_name} are not one number an image; it must be ({len(images)},). {how_to_label(labels)}"
+        ) from error
     if labels.ndim != 1 or len(labels) != len(images):
-        raise TaskError(f"Task {task.name!r}: {field_name} has shape {labels.shape} for {len(images)} images; it must be ({len(images)},).")
+        hint = f" {how_to_label(labels)}" if labels.ndim > 1 else ""
+        raise TaskError(f"Task {task.name!r}: {field_name} has shape {labels.shape} for {len(images)} images; it must be ({len(images)},).{hint}")
     if len(labels) and not np.issubdtype(labels.dtype, np.integer):
-        raise TaskError(f"Task {task.name!r}: {field_name} is {labels.dtype}; class ids must be integers 0 .. {len(task.class_names) - 1}.")
+        raise TaskError(
+            f"Task {task.name!r}: {field_name} is {labels.dtype}; class ids must be integers 0 .. {len(task.class_names) - 1}. {how_to_label(labels)}"
+        )
     if len(labels) and (labels.min() < 0 or labels.max() >= len(task.class_names)):
         bad = labels[(labels < 0) | (labels >= len(task.class_names))][0]
         raise TaskError(
@@ -130,7 +245,7 @@ def probe_sample(task: Task, *, per_class: int = 25, seed: int = 0) -> ProbeSamp
     Raises:
       TaskError: `per_class` is below 1, or `seed` below 0.
 
-    Reference: Deshpande et al. 2021, section 5 (25 images per class).
+    Reference: Deshpande et al. 2021, section 3.3 (25 images per class).
     """
     if not is_whole(per_class) or per_class < 1:
         raise TaskError(f"per_class is {per_class!r}; it must be at least 1 (the paper uses 25), a whole number.")
@@ -176,3 +291,18 @@ class ChosenImages(Sequence):
 
     def __getitem__(self, position: int) -> np.ndarray:
         return np.asarray(self._images[int(self._indices[position])])
+
+    def content(self, position: int) -> bytes | None:
+        """The encoded bytes of an image, or None where only its pixels are known."""
+        return encoded_bytes(self._images, int(self._indices[position]))
+
+    def origin(self, position: int) -> tuple[tuple[str, ...], str] | None:
+        """The files that hold an image and its name in them, or None where it lies in no file."""
+        origin = getattr(self._images, "origin", None)
+        return None if origin is None else origin(int(self._indices[position]))
+
+
+def encoded_bytes(images: Images, position: int) -> bytes | None:
+    """The encoded bytes of an image, where its sequence gives them by a method `content`; else None."""
+    content = getattr(images, "content", None)
+    return None if content is None else content(position)

@@ -13,28 +13,31 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from ntk_select import evaluate
 from ntk_select.benchmark.report.results import read_results
+from ntk_select.benchmark.report.summary import BEST, RANDOM, baselines, measured, usable_targets
 from ntk_select.benchmark.report.write import report
 from ntk_select.cli.console import progress_bar, split
 
 CONSOLE = Console(width=140)
 RECORDS = Path(__file__).parent / "results" / "embedded"
+SCORES = ("forecast", "lfc", "lgc", "leep", "static_leaderboard", "num_params")
 
 
 def findings(records: Path) -> Table:
-    """Of LFC, LGC and the baselines: gain of the first three, trials to the best expert, Spearman's correlation, with 95 % intervals over targets."""
+    """Of some scores, a random order (exactly) and a perfect score: gain of the first three, trials to the best expert, Spearman's correlation, with 95 % intervals over targets."""
     results = read_results(records)
     table = Table(title=f"{results.name}: {len(results.task_names)} targets")
     for column in ("shots", "score", "targets", "gain of the first 3, points", "trials to the best", "Spearman"):
         table.add_column(column)
     for shots in results.shots:
-        for score in ("lfc", "lgc", "leep", "static_leaderboard", "num_params", "random"):
-            if targets := results.targets(score, shots):
-                gain = evaluate.interval("top_k_gain", [target for target in targets if target.reference is not None], k=3)
-                trials, spearman = evaluate.interval("trials_to_best", targets), evaluate.interval("spearman", targets)
-                points = f"{100 * gain.value:.1f} [{100 * gain.low:.1f}, {100 * gain.high:.1f}]"
-                table.add_row("all" if shots is None else str(shots), score, str(len(targets)), points, str(trials), str(spearman))
+        gain, trials, spearman = (
+            measured(results, measure, shots, scores=SCORES, **options) | baselines(results, measure, shots, **options)
+            for measure, options in (("top_k_gain", {"k": 3}), ("trials_to_best", {}), ("spearman", {}))
+        )
+        for score in trials:
+            targets = len(usable_targets(results, None if score in (RANDOM, BEST) else score, "trials_to_best", shots))
+            points = f"{100 * gain[score].value:.1f} [{100 * gain[score].low:.1f}, {100 * gain[score].high:.1f}]" if score in gain else "-"
+            table.add_row("all" if shots is None else str(shots), score, str(targets), points, str(trials[score]), str(spearman[score]))
     return table
 
 

@@ -1,6 +1,8 @@
-"""Does preprocessing equal Pillow's resize, torchvision's crop and the textbook's normalisation?"""
+"""Preprocessing equals Pillow's resize, torchvision's crop and the textbook's normalisation, in bounded memory."""
 
 import importlib.util
+import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ntk_select import Preprocess
-from ntk_select.errors import ConfigError, DataError, MissingDependencyError
+from ntk_select import Card, Preprocess
+from ntk_select import resize as resize_module
+from ntk_select.errors import ConfigError, DataError, MissingDependencyError, ModelError
 from ntk_select.preprocess import INTERPOLATIONS
 
 SHAPES = [(9, 9), (9, 14), (14, 9), (40, 13), (13, 41), (8, 8), (100, 70)]
@@ -148,3 +151,117 @@ def test_without_pillow_the_sentence_says_what_to_install(monkeypatch, noise):
     with pytest.raises(MissingDependencyError, match="Resizing images needs the package Pillow.*pip install"):
         Preprocess(size=4)([noise((8, 8, 3))])
     assert Preprocess(size=8)([noise((8, 8, 3))]).shape == (1, 8, 8, 3)
+
+
+WIDE = [(9, 300), (1, 2000), (57, 57), (64, 200), (70, 100)]
+TALL = [(300, 9), (2000, 1), (3000, 41), (100, 70)]
+
+
+def crop_by_pillow(image, resize, size, interpolation):
+    height, width = image.shape[:2]
+    short = min(height, width)
+    new_height, new_width = (int(resize * side / short) for side in (height, width)) if resize else (size, size)
+    top, left = round((new_height - size) / 2), round((new_width - size) / 2)
+    return resized_by_pillow(image, new_width, new_height, interpolation)[top : top + size, left : left + size]
+
+
+@pytest.mark.parametrize("shape", WIDE + TALL)
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos", "box"])
+@pytest.mark.parametrize("block", [2**22, 500])
+def test_resizing_only_what_the_crop_keeps_gives_pillows_values(noise, monkeypatch, shape, interpolation, block):
+    """Pillow may resize the columns of tall images first; the values between the two steps are then rounded and clipped elsewhere."""
+    monkeypatch.setattr(resize_module, "WHOLE", 0)
+    monkeypatch.setattr(resize_module, "BLOCK", block)
+    for image in (noise((*shape, 3)), noise(shape)):
+        for resize, size in [(10, 8), (64, 57), (33, 32), (None, 40)]:
+            ours = Preprocess(size=size, resize=resize, interpolation=interpolation).resized([image])[0]
+            theirs = crop_by_pillow(image, resize, size, interpolation)
+            theirs = np.stack([theirs] * 3, axis=-1) if image.ndim == 2 else theirs
+            if shape in WIDE:
+                np.testing.assert_array_equal(ours, theirs)
+            elif interpolation in ("bilinear", "box"):
+                assert np.abs(ours.astype(int) - theirs).max() <= 1
+            else:
+                assert np.abs(ours.astype(int) - theirs).mean() < 2
+
+
+def test_the_nearest_pixel_is_kept_where_only_the_crop_is_resized(monkeypatch):
+    monkeypatch.setattr(resize_module, "WHOLE", 0)
+    ramp = np.repeat(np.arange(240, dtype=np.uint8)[None], 3, axis=0)
+    ours = Preprocess(size=4, resize=4, interpolation="nearest").resized([ramp])[0, 0, :, 0]
+    middle = (np.arange(4) + (320 - 4) // 2 + 0.5) * 240 / 320
+    assert ours.tolist() == middle.astype(int).tolist()
+
+
+def peak_of(code):
+    """MiB of resident memory that a script reached, less what it had after its imports."""
+    begin = "import resource, numpy as np; from PIL import Image; from ntk_select.preprocess import Preprocess\n"
+    peak = "resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{begin}before = {peak}\n{code}\nprint({peak} - before)"], capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux")
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((20_000, 1), {"size": 224, "resize": 256}),
+        ((1, 20_000, 3), {"size": 224, "resize": 256, "interpolation": "lanczos"}),
+        ((2_000_000, 2), {"size": 224}),
+        ((2, 2_000_000, 3), {"size": 224, "interpolation": "bicubic"}),
+        ((3, 40_000, 3), {"size": 32, "resize": 1024, "interpolation": "nearest"}),
+    ],
+)
+def test_the_memory_for_an_image_of_any_shape_is_bounded(shape, options):
+    height, width = shape[:2]
+    peak = peak_of(f"image = np.full({shape}, 7, np.uint8)\npixels = Preprocess(**{options}).resized([image])\nassert (pixels == 7).all()")
+    assert peak <= 256 + (4 + 3) * height * width / 2**20
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "fix"),
+    [
+        ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), r"--mean 0.485 0.456 0.406 --std 0.229 0.224 0.225$"),
+        ((127.5,) * 3, (127.5,) * 3, r"--mean 0.5 0.5 0.5 --std 0.5 0.5 0.5$"),
+        ((103.939, 116.779, 123.68), (1, 1, 1), r"--mean 0.4076 0.458 0.485 --std 0.003922 0.003922 0.003922$"),
+        ((0.485, 0.456, 0.406), (58.395, 57.12, 57.375), r"--mean 0.485 0.456 0.406 --std 0.229 0.224 0.225$"),
+        ((0, 0, 0), (255, 255, 255), r"--mean 0 0 0 --std 1 1 1$"),
+        ((-123.675, -116.28, -103.53), (0.229, 0.224, 0.225), r"--mean -0.485 -0.456 -0.406 --std 0.229 0.224 0.225$"),
+    ],
+)
+def test_a_mean_or_deviation_on_the_scale_to_255_is_refused_with_the_values_meant(mean, std, fix):
+    with pytest.raises(ConfigError, match=r"pixels in 0 \.\. 255, .*Divide by 255: " + fix):
+        Preprocess(size=4, mean=mean, std=std)
+
+
+def test_a_card_with_values_on_the_scale_to_255_is_refused_with_the_values_meant():
+    card = json.loads(Card("a", "resnet18", "trees", Preprocess(8), "", 2).to_json())
+    card["preprocess"] |= {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
+    with pytest.raises(ModelError, match=r"Divide by 255: --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225"):
+        Card.from_json(json.dumps(card), "card.json")
+
+
+@pytest.mark.parametrize(("mean", "std"), [((0.5,) * 3, (1,) * 3), ((0,) * 3, (1,) * 3), ((0,) * 3, (1 / 255,) * 3), ((1,) * 3, (1,) * 3)])
+def test_usual_normalisations_are_allowed(mean, std):
+    assert Preprocess(size=4, mean=mean, std=std).std == std
+    np.testing.assert_allclose(Preprocess(size=1, std=(1 / 255,) * 3, mean=(0,) * 3)([np.full((1, 1), 200, np.uint8)]), 200, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "fix"),
+    [
+        (np.array([[0, 4095]], np.uint16), r"12 bits, so that 4095 is white, type: \(images / 4095 \* 255\)"),
+        (np.array([[0, 255]], np.int64), r"images.round\(\).astype\('uint8'\)"),
+        (np.array([[0, 1.0]]), r"floats in 0..1 type: \(images \* 255\)"),
+        (np.array([[True, False]]), r"images.astype\('uint8'\) \* 255"),
+        (np.array([[-2.0, 2.0]]), "from -2 to 2: undo the normalisation"),
+        (np.array([[0, 2**20]]), "run up to 1.04858e\\+06; divide by the value that is white"),
+        (np.array([[0, np.nan]]), "Give whole numbers from 0 to 255"),
+    ],
+)
+def test_an_image_of_another_type_is_refused_with_its_conversion(values, fix):
+    with pytest.raises(DataError, match=r"allowed is uint8 with .* or \(h, w, 3\)\. .*" + fix):
+        Preprocess(size=1)([values])

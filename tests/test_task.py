@@ -189,3 +189,105 @@ def test_a_further_sample_is_of_other_images_and_keeps_the_numbering_of_the_clas
     assert few[0] == few[1] != few[2]
     assert len(few[0]) == 4
     assert len(further_sample(task, probe_sample(task, per_class=8), most=9, seed=[0])) == 0
+
+
+def test_whether_flips_keep_the_class_is_yes_no_or_not_known():
+    images, labels = np.zeros((2, 4, 4), np.uint8), np.array([0, 1])
+    for known in (True, False, None):
+        assert Task("t", images, labels, ("a", "b"), flips_keep_class=known).flips_keep_class is known
+    for wrong in ("no", 0, np.array([True])):
+        with pytest.raises(TaskError, match="flips_keep_class is .*; it must be True, False, or None if it is not known"):
+            Task("t", images, labels, ("a", "b"), flips_keep_class=wrong)
+
+
+@pytest.mark.parametrize(
+    ("labels", "hint"),
+    [
+        (np.eye(3, dtype=int)[[0, 1, 2, 0]], r"For one-hot labels type: labels.argmax\(1\)$"),
+        (
+            np.array([[1, 1, 0], [0, 0, 0], [0, 1, 0], [1, 0, 1]]),
+            r"multi-label\): 2 of 4 images have several of the 3 classes, 1 have none\..*labels == 1\).sum\(1\) == 1",
+        ),
+        (
+            np.array([[True, True], [False, True], [True, False], [True, False]]),
+            "multi-label.*1 of 4 images have several of the 2 classes, 0 have none",
+        ),
+        (np.array([[1.0, 0, -1], [0, 0, 1], [1, 1, 1], [0, np.nan, 0]]), "multi-label.* with unknown ones"),
+        (np.array([[0.7, 0.3], [0.1, 0.9], [0.5, 0.5], [1, 0]]), "soft labels.*keep the largest, which loses the others"),
+        (np.array([[3, 17], [4, 18], [3, 19], [4, 18]]), r"2 numbers per image.*choose a column, as in labels\[:, 0\]"),
+        (np.array([[0.2, 3.0], [1, 2], [3, 4], [2, 2]]), "2 scores per image"),
+        (np.array([[0], [1], [0], [1]]), r"Type: labels\[:, 0\]"),
+        (np.zeros((4, 2, 2), int), "A task has one class per image"),
+        ([[0, 1], [2], [0], [1]], "several classes per image .multi-label."),
+        (np.array([[0, 1], [2], [0], [1]], object), "several classes per image .multi-label."),
+        (["cat", "dog", "cat", "dog"], r"For names type: np.unique\(labels, return_inverse=True\)"),
+        ([0.0, 1.0, 0.0, 1.0], r"labels.astype\(int\)"),
+    ],
+)
+def test_labels_of_other_kinds_are_called_what_they_are(labels, hint):
+    with pytest.raises(TaskError, match=hint) as caught:
+        Task("t", pictures(4), labels, NAMES)
+    assert ("argmax" in str(caught.value)) == any(word in hint for word in ("one-hot", "soft", "scores"))
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+def test_images_of_more_bits_are_refused_with_their_conversion(dtype):
+    images = (pictures(3, (2, 2)).astype(dtype) * 2000).astype(dtype)
+    with pytest.raises(TaskError, match=r"must be uint8 \(0 to 255\). Its values run up to 4000; if they have 12 bits.*images / 4095 \* 255"):
+        Task("t", images, [0, 1, 2], NAMES)
+
+
+SIZES = [30, 4, 9, 2, 1]
+MANY = np.random.default_rng(3).permutation(np.repeat(np.arange(5), SIZES))
+
+
+@pytest.mark.parametrize(("share", "tested"), [(0.2, [6, 1, 2, 1, 0]), (0.5, [15, 2, 4, 1, 0]), (0.99, [29, 3, 8, 1, 0]), (0.01, [1, 1, 1, 1, 0])])
+def test_a_test_split_takes_a_share_of_each_class_and_leaves_one(share, tested):
+    task = task_with(MANY, names=tuple("abcde"), licence="free", details={"warnings": ["odd"], "more": 1}).with_test_split(share)
+    assert np.bincount(task.test_labels, minlength=5).tolist() == tested
+    assert np.bincount(task.labels).tolist() == [size - n for size, n in zip(SIZES, tested, strict=True)]
+    train, test = ([int(image[0, 0, 0]) for image in images] for images in (task.images, task.test_images))
+    assert sorted(train + test) == list(range(46))
+    assert (train, test) == (sorted(train), sorted(test))
+    np.testing.assert_array_equal(MANY[train], task.labels)
+    np.testing.assert_array_equal(MANY[test], task.test_labels)
+    assert (task.licence, task.details["more"], task.details["warnings"][0]) == ("free", 1, "odd")
+    assert (
+        f"{sum(tested)} of 46 images, {100 * share:g} % of each class (seed 0), are kept for testing. None of 1 with" in task.details["warnings"][1]
+    )
+
+
+def test_a_test_split_depends_on_the_seed_and_decodes_nothing():
+    images = Counting(pictures(len(MANY)))
+    task = Task("t", images, MANY, tuple("abcde"))
+    splits = [[int(image[0, 0, 0]) for image in task.with_test_split(0.3, seed).test_images] for seed in (0, 0, 1)]
+    assert splits[0] == splits[1] != splits[2]
+    images.asked.clear()
+    split = task.with_test_split()
+    assert images.asked == []
+    assert task.test_images is None
+    assert len(split.test_images) == 10
+
+
+@pytest.mark.parametrize(
+    ("labels", "arguments", "message"),
+    [
+        (MANY, {"share": 0.0}, r"share is 0.0; it must be above 0 and below 1"),
+        (MANY, {"share": 1}, "share is 1;"),
+        (MANY, {"share": True}, "share is True;"),
+        (MANY, {"share": float("nan")}, "share is nan;"),
+        (MANY, {"seed": -1}, "seed is -1; it must be a whole number"),
+        (MANY, {"seed": 2**32}, "seed is 4294967296"),
+        (MANY, {"seed": 0.5}, "seed is 0.5"),
+        ([0, 1, 2], {}, "no class has two images, so that none can be kept for testing"),
+    ],
+)
+def test_a_test_split_that_cannot_be_is_refused(labels, arguments, message):
+    with pytest.raises(TaskError, match=message):
+        task_with(labels, names=tuple("abcde")).with_test_split(**arguments)
+
+
+def test_a_task_with_a_test_set_is_not_split_again():
+    with pytest.raises(TaskError, match="has a test set of 2 images. Leave out with_test_split"):
+        task_with([0, 0, 1], test_images=pictures(2), test_labels=[0, 1]).with_test_split()
+    assert len(task_with([0, 0, 1], test_images=pictures(0), test_labels=[]).with_test_split().test_images) == 1

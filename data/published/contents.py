@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ntk_select.errors import DataError
+from ntk_select.task import stratified_train
 
 from ..layout import few, natural
-from ..stratified import stratified_train
 from .archive import Archive
 
 Row = tuple[str, int]  # what `read` wants for the image; its class

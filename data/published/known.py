@@ -10,9 +10,8 @@ class KnownSet:
     Attributes:
       title: the set's own name.
       role: "source" (experts are trained on it) or "target" (experts are fine-tuned on it).
-      train, test, classes: the table's figures; None where they are not known.
-      unconfirmed: which of these three no source but memory gives: the table itself could not be read again.
-      evidence: what speaks for the figures.
+      train, test, classes: the table's figures.
+      evidence: what the authors and others say of the figures.
       split: the rule of the split, in words.
       licence: terms of the images.
       home: the page of the authors.
@@ -25,15 +24,15 @@ class KnownSet:
         split, the same share of every class, as `stratified_train` says.
       fixed: whether an archive that is complete has exactly the table's images and classes. Not so for sets of which
         only the addresses are published, and where the table leaves the choice of images open.
-      note: where the archive and the table differ.
+      flips_keep_class: as of a `Task`: False where a mirror image is not of the class, as of lettering.
+      note: where the published images and the table differ, with the figures of both.
     """
 
     title: str
     role: str
-    train: int | None = None
-    test: int | None = None
-    classes: int | None = None
-    unconfirmed: tuple[str, ...] = ()
+    train: int
+    test: int
+    classes: int
     evidence: str
     split: str
     licence: str
@@ -46,9 +45,10 @@ class KnownSet:
     train_split: str = "train"
     test_split: str | None = "test"
     fixed: bool = True
+    flips_keep_class: bool | None = None
     note: str = ""
 
     @property
-    def share(self) -> float | None:
-        """The table's share of training images; None where it is not known."""
-        return None if self.train is None or self.test is None else self.train / (self.train + self.test)
+    def share(self) -> float:
+        """The table's share of training images."""
+        return self.train / (self.train + self.test)

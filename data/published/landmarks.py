@@ -5,21 +5,21 @@ from collections import Counter
 import numpy as np
 
 from ntk_select.errors import DataError
+from ntk_select.task import stratified_train
 
 from ..layout import natural
-from ..stratified import stratified_train
 from .archive import Archive, stem
 from .contents import Contents, cut, numbered, wrong
 from .sources import SOURCES
 
-LANDMARKS, IMAGES = 256, 200_000
+LANDMARKS, IMAGES = 256, 215_601
 
 
 def google_landmarks(archive: Archive) -> Contents:
-    """The 256 landmarks with most images in the list, and at most 200,000 of their images that are there.
+    """The 256 landmarks with most images in the list, and at most 215,601 of their images that are there.
 
     The list is train_clean.csv (landmark_id,images) or else train.csv (id,url,landmark_id). Of equally many images the
-    lower id comes first. Of more than 200,000 images the same share of every landmark is taken, with seed 0. The paper
+    lower id comes first. Of more than 215,601 images the same share of every landmark is taken, with seed 0. The paper
     gives no rule, so this one is ours.
     """
     listed = _listed(archive)

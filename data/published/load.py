@@ -41,10 +41,9 @@ def load_known(name: str, argument: str = "", *, data_dir: str | Path | None = N
     task = read_prepared(folder, name, train=known.train_split, test=known.test_split, share=share)
     here = {"training images": len(task.labels), "test images": len(task.test_labels), "classes": task.num_classes}
     table = dict(zip(here, (known.train, known.test, known.classes), strict=True))
-    warnings = [
-        f"The table has {table[what]:,} {what}; here are {here[what]:,}." for what in here if table[what] is not None and table[what] != here[what]
-    ]
-    return replace(task, licence=task.licence or known.licence, details={"warnings": [*task.details["warnings"], *warnings]})
+    warnings = [f"The table has {table[what]:,} {what}; here are {here[what]:,}." for what in here if table[what] != here[what]]
+    details = {"warnings": [*task.details["warnings"], *warnings]}
+    return replace(task, licence=task.licence or known.licence, details=details, flips_keep_class=known.flips_keep_class)
 
 
 def next_command(name: str, data_dir: str | Path | None = None) -> str:

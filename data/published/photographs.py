@@ -7,7 +7,7 @@ from .contents import Contents, cut, numbered, present
 from .targets import TARGETS
 
 TILE = re.compile(r"(?:.*/)?MT_(\w+)/Imgs/[^/]+\.jpg", re.IGNORECASE)
-FLOOD = ("irrelevant", "flooding", "pollution")
+FLOOD = ("other", "depth")
 
 
 def magnetic_tile(archive: Archive) -> Contents:
@@ -23,13 +23,12 @@ def magnetic_tile(archive: Archive) -> Contents:
 def eu_flood(archive: Archive) -> Contents:
     """European Flood 2013: lists of ids in relevance/, and images ID.jpg.
 
-    An image may be relevant for several tasks; its class is pollution if it is in that list, else flooding if it is in
-    the lists for flooding or depth, else irrelevant. So every listed image counts once, as in the table. 85 % of every
-    class is for training, seed 0: 3,153 of 3,710 images.
+    Two classes, as in the table: images that are listed as relevant for the depth of the water, and all others, whichever
+    lists they are in. So every listed image counts once. 85 % of every class is for training, seed 0: 3,153 of 3,710.
     """
     of = {}
-    for task, label in (("irrelevant", 0), ("depth", 1), ("flooding", 1), ("pollution", 2)):
-        of |= dict.fromkeys(archive.lines(f"relevance/{task}.txt"), label)
+    for task in ("irrelevant", "flooding", "pollution", "depth"):
+        of |= dict.fromkeys(archive.lines(f"relevance/{task}.txt"), int(task == "depth"))
     paths = archive.by(lambda path: stem(path) if path.lower().endswith(".jpg") and stem(path) in of else None)
     rows = present(archive, list(of.items()), paths, all_of_them=True)
     return Contents(FLOOD, *cut(rows, TARGETS["eu_flood"].share), archive.read)

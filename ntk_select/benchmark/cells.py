@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
@@ -51,7 +51,8 @@ class Cell:
     @cached_property
     def key(self) -> str:
         """Hexadecimal digest by which its record is found."""
-        return hashlib.sha256(json.dumps([FORMAT, asdict(self)], sort_keys=True).encode()).hexdigest()[:32]
+        known = {each.name: getattr(self, each.name) for each in fields(self)}
+        return hashlib.sha256(json.dumps([FORMAT, known], sort_keys=True).encode()).hexdigest()[:32]
 
     @property
     def group(self) -> tuple:
@@ -88,7 +89,7 @@ class ExpertFacts:
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """What a benchmark needs to know of a task: digests of training images and of the whole, and sizes."""
+    """What a benchmark needs to know of a task: digests of training images and of the whole, sizes, and what else decides a fine-tuning."""
 
     name: str
     digest: str
@@ -97,6 +98,7 @@ class TaskFacts:
     test: int
     num_classes: int
     licence: str | None = None
+    flips_keep_class: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -223,9 +225,12 @@ def _truth_settings(config: BenchConfig, expert: ExpertFacts, task: TaskFacts, r
 
 
 def _training_settings(config: BenchConfig, task: TaskFacts, rates: Sequence[float]) -> dict[str, Any]:
+    recipe = config.recipe_of(task.name)
+    unflipped = {"flips_keep_class": False} if recipe.augment == "auto" and task.flips_keep_class is False else {}
     return {
         "rates": sorted(map(float, rates), reverse=True),
-        "recipe": json.loads(json.dumps(asdict(config.recipe_of(task.name)))),
+        "recipe": json.loads(json.dumps(asdict(recipe))),
+        **unflipped,
     }
 
 

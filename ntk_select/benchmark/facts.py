@@ -16,6 +16,7 @@ from ntk_select.task import ChosenImages, Task
 
 from .cells import ExpertFacts, TaskFacts, scores_of
 from .config import BenchConfig, TaskConfig
+from .content import digest_of_images
 
 
 def load(name: str, config: TaskConfig, data: str | Path | None) -> Task:
@@ -88,20 +89,25 @@ def unknown_sources(config: BenchConfig, experts: Mapping[str, ExpertFacts]) -> 
 
 
 def task_facts(task: Task) -> TaskFacts:
-    """Sizes and digests. Labels count whole, images by the first, the middle and the last of each half: a data set whose labels are
-    the same is the same, wherever it lies."""
+    """Sizes and digests. A digest covers the class names, all labels, and the content of every image: its encoded bytes where the task has
+    them, else its pixels. So it is the same wherever the same files lie. See `digest_of_images` for what is remembered."""
     train = _digest(task.class_names, task.labels, task.images)
     whole = train + _digest((), task.test_labels, task.test_images)
     return TaskFacts(
-        task.name, hashlib.sha256(whole.encode()).hexdigest(), train, len(task.labels), len(task.test_labels), task.num_classes, task.licence
+        task.name,
+        hashlib.sha256(whole.encode()).hexdigest(),
+        train,
+        len(task.labels),
+        len(task.test_labels),
+        task.num_classes,
+        task.licence,
+        task.flips_keep_class,
     )
 
 
 def _digest(names, labels, images) -> str:
     digest = hashlib.sha256(repr(tuple(names)).encode() + np.asarray(labels, np.int32).tobytes())
-    for place in sorted({0, len(images) // 2, len(images) - 1}) if len(images) else ():
-        image = np.asarray(images[place])
-        digest.update(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes())
+    digest.update(digest_of_images(images).encode())
     return digest.hexdigest()
 
 

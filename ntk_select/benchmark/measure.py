@@ -163,9 +163,11 @@ def _truth(bench: Bench, cell: Cell) -> list[Row]:
         bench.task(cell.task),
         shots=cell.images,
         learning_rates=rates,
+        extend=False,
         choose=cell.settings["choose"],
         recipe=bench.config.recipe_of(cell.task),
         seed=cell.seed,
+        progress=False,
         checkpoints=bench.work / "checkpoints" if bench.config.checkpoints and bench.work is not None else None,
     )
     result.forget()
@@ -207,7 +209,7 @@ def _kernel(bench: Bench, cell: Cell) -> list[Row]:
     recipe, accuracy = bench.config.recipe_of(cell.task), None
     if epochs:
         begun = replace(recipe, epochs=epochs, milestones=recipe.decays)
-        result = finetune(expert, task, shots=cell.images, learning_rates=cell.settings["rates"], recipe=begun, seed=cell.seed)
+        result = finetune(expert, task, shots=cell.images, learning_rates=cell.settings["rates"], recipe=begun, seed=cell.seed, progress=False)
         judged = bench.config.tasks[cell.task].judged_by
         expert, accuracy = result.tuned, result.balanced_accuracy if judged == "balanced_accuracy" else result.accuracy
     x = expert.preprocess(sample.images)

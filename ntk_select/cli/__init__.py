@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 from typing import Annotated, Union
 
+from ntk_select import __version__
 from ntk_select.errors import ConfigError, NtkSelectError, did_you_mean, escaped
 
 SURROUNDINGS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE)
@@ -75,12 +76,12 @@ COMMANDS = {
     "demo": ("Demo", "Rank the embedded experts for handwritten digits and fine-tune some of them, offline."),
     "rank": ("Rank", "Rank the experts of a zoo for a task, best first, without fine-tuning any."),
     "kernel": ("Kernel", "Compute the kernel of one expert on a task, exact or sketched, say what it says, and save it with its provenance."),
-    "dynamics": ("Dynamics", "Predict the fine-tuning of one expert from its kernel, fine-tune it, and lay the curves beside each other."),
+    "dynamics": ("Dynamics", "Predict the fine-tuning of one expert from its kernel, fine-tune it, and compare the curves."),
     "finetune": ("Finetune", "Fine-tune experts on a task, by the paper's recipe, and test them."),
     "bench": ("Bench", "Every expert on every task, scored and fine-tuned: run, plan, status, report, pack."),
     "tasks": ("Tasks", "Which tasks can be named, what is in one, and how is one prepared?"),
     "scores": ("Scores", "Which scores are there, what does each ask, and what does it need?"),
-    "zoo": ("Zoo", "Which experts are there, are they whole, and how does a checkpoint or a config become one?"),
+    "zoo": ("Zoo", "List, show and verify experts; convert checkpoints; train a zoo from a config."),
 }
 """The class of each command, in the file of the command's name, and what `ntk-select --help` says of it."""
 
@@ -93,6 +94,9 @@ def _run(arguments: list[str] | None) -> int:
 
     words = sys.argv[1:] if arguments is None else arguments
     first = words[0] if words else ""
+    if first == "--version":
+        print(f"ntk-select {__version__}")
+        return 0
     if first and first not in COMMANDS and not first.startswith("-"):
         raise ConfigError(f"There is no command {first!r}.{did_you_mean(first, COMMANDS)} Type: ntk-select --help")
     complete = first.startswith("--tyro-")  # completion for a shell
@@ -101,7 +105,7 @@ def _run(arguments: list[str] | None) -> int:
         command = tyro.cli(
             Union[tuple(Annotated[classes[name], tyro.conf.subcommand(name, prefix_name=False)] for name in COMMANDS)],  # noqa: UP007
             prog="ntk-select",
-            description="Which pre-trained image models are worth fine-tuning on your task?",
+            description="Which pre-trained image models are worth fine-tuning on your task? (The version: ntk-select --version)",
             args=words,
             config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
         )

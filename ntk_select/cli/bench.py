@@ -1,6 +1,7 @@
 """`ntk-select bench`: every expert on every task, scored and fine-tuned, on one machine or many."""
 
 import math
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -85,15 +86,22 @@ class BenchPlan:
     """A TOML file."""
     data: Path | None = None
     """Folder that stands for {data} in the config."""
+    measure: Flag = field(default=False)
+    """Time a few training steps of each architecture, which takes minutes for large networks, instead of one convolution."""
     json: Flag = field(default=False)
     """Print JSON instead of a table."""
 
     def run(self) -> int:
-        """Measures a few training steps of each architecture, and counts."""
+        """Counts the operations of each architecture, and times this machine."""
         from ntk_select.benchmark.plan import plan, total
 
-        with progress_bar("measuring") as progress:
-            found = plan(self.config, data=self.data, progress=progress)
+        what = "measuring" if self.measure else "counting"
+
+        def line(done: int, total: int, name: str) -> None:
+            remark(f"{what} {name} ({done + 1} of {total})")
+
+        with progress_bar(what) as bar:
+            found = plan(self.config, data=self.data, measure=self.measure, progress=bar if sys.stderr.isatty() else line)
         if self.json:
             print_json({**asdict(found), "total": asdict(total(found))})
             return 0
@@ -109,7 +117,7 @@ class BenchPlan:
             ]
             for part in (*found.parts, total(found))
         ]
-        columns = ["cells", "images a class", "number", "images trained on", "passed forward", "FLOPs", "device-hours here"]
+        columns = ["cells", "images a class", "number", "images trained on", "passed forward", "FLOPs", "device-hours here, roughly"]
         speeds = ", ".join(f"{name} {speed.images_per_second:,.1f} images/s" for name, speed in found.speeds.items())
         skipped = f"; {found.skipped} pairs left out (own source)" if found.skipped else ""
         print_table(
@@ -119,7 +127,8 @@ class BenchPlan:
             right=columns[1:],
             optional=("images a class", "passed forward", "images trained on"),
         )
-        print_line("Reading images, compilation, and the small networks that RSA and DDS train are not in it.")
+        for sentence in found.rough:
+            print_line(sentence)
         return 0
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import secrets
 import shlex
 import sys
@@ -23,8 +24,8 @@ from ntk_select.errors import ConfigError, escaped, first_line
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 """An option without a value and without a --no- twin."""
-SENTENCE = 20
-"""Letters that a column of sentences keeps at least."""
+SENTENCE, NAME = 20, 24
+"""Letters that a column of sentences, and one of names, keeps at least."""
 
 
 PIPED = 180
@@ -69,6 +70,7 @@ def print_table(
     right: Sequence[str] = (),
     optional: Sequence[str] = (),
     sentences: Sequence[str] = (),
+    names: Sequence[str] = (),
 ) -> None:
     """A table for people, with what there is room for.
 
@@ -76,6 +78,7 @@ def print_table(
       right: columns of numbers, which are never broken.
       optional: columns that a narrow terminal lacks, the first to go first; a line below the table names them.
       sentences: columns that go over several lines before any other is left out.
+      names: columns of names, which a narrow terminal shows without the start that all have in common, and shortened in the middle.
     """
     print_line(title, style="bold")
     console = out()
@@ -86,13 +89,23 @@ def print_table(
     def needed(foldable: Sequence[str]) -> int:
         """Width of the table when these columns may go over several lines."""
         widest = {column: max(cell_len(line) for text in (*cells[column], heads[column]) for line in text.splitlines() or [""]) for column in shown}
-        return sum(3 + (min(width, SENTENCE) if column in foldable else width) for column, width in widest.items()) + 1
+        least = {**dict.fromkeys(foldable, SENTENCE), **dict.fromkeys(names, NAME)}
+        return sum(3 + min(width, least.get(column, width)) for column, width in widest.items()) + 1
 
     if needed(sentences) > room:  # the headings of numbers go over several lines before anything is left out
         heads |= {column: _folded(column, max(map(cell_len, cells[column]), default=0)) for column in right}
     for column in (column for column in optional if column in shown):
         if needed(sentences) > room:
             shown.remove(column)
+    left = room - needed(sentences)
+    for column in (column for column in names if column in shown):
+        longest = max(map(cell_len, cells[column]), default=0)
+        if longest - NAME > left:
+            start = _common_start(cells[column])
+            if start:
+                print_line(f"Every {column} begins with {start}")
+            cells[column] = _shortened([text.removeprefix(start) for text in cells[column]], int(NAME + left))
+            left -= max(max(map(cell_len, cells[column])) - NAME, 0)
     table = Table()
     for column in shown:
         table.add_column(heads[column], justify="right" if column in right else "left", overflow="fold", no_wrap=column in right)
@@ -104,6 +117,25 @@ def print_table(
     if len(shown) < len(columns):
         left_out = [column for column in columns if column not in shown]
         print_line(f"No room for: {', '.join(left_out)}. A wider terminal shows more, --json everything.")
+
+
+def _common_start(texts: Sequence[str]) -> str:
+    """What all texts begin with, up to a separator; "" where that saves little."""
+    same = [len(set(letters)) == 1 for letters in zip(*texts, strict=False)]
+    common = texts[0][: [*same, False].index(False)] if len(texts) > 1 else ""
+    start = re.match(r".*[-_./:@ ]|", common)[0]
+    return start if len(start) >= 4 else ""
+
+
+def _shortened(texts: Sequence[str], width: int) -> list[str]:
+    """The texts, of those that are wider their two ends, so that different ones stay different: in this width if it can be done, else in more."""
+    longest = max(map(len, texts))
+    for room in range(width, longest):
+        for tail in sorted(range(1, room - 1), key=lambda tail: abs(2 * tail - room)):
+            found = [text if len(text) <= room else f"{text[: room - 1 - tail]}…{text[len(text) - tail :]}" for text in texts]
+            if len(set(found)) == len(set(texts)):
+                return found
+    return list(texts)
 
 
 def _folded(heading: str, width: int) -> str:

@@ -74,7 +74,8 @@ class Demo:
         chosen = list(dict.fromkeys([*order[:TOP], REFERENCE, order[-1]]))
         for number, name in enumerate(chosen, start=1):
             with progress_bar(f"fine-tuning {number} of {len(chosen)}") as progress:
-                result = finetune(experts[name](), task, shots=SHOTS, recipe=Recipe(augment="crop"), reference=reference, progress=progress)
+                options = {"shots": SHOTS, "recipe": Recipe(augment="crop"), "extend": False, "reference": reference}
+                result = finetune(experts[name](), task, progress=progress, **options)
             yield name, result
 
     def _print(self, ranking, results) -> None:
@@ -101,6 +102,9 @@ class Demo:
         )
         columns = ["rank", "expert", "forecast", "test accuracy", "gain", "learning rate", "cost", "seconds"]
         print_table(title, columns, rows, right=("rank", *columns[2:]), optional=("seconds", "learning rate", "cost"))
+        ends = sum(result.edge is not None for result in results.values())
+        if ends:
+            print_line(f"Of {ends} of these {len(results)} the best rate is an end of the three: ntk-select finetune goes on past it.")
         first = results[min(results, key=lambda name: places[name])]
         best = max(results, key=lambda name: results[name].accuracy)
         out().print(

@@ -1,4 +1,4 @@
-"""`ntk-select dynamics`: what the kernel predicts of a fine-tuning, beside the fine-tuning itself."""
+"""`ntk-select dynamics`: a fine-tuning as the kernel predicts it, and the fine-tuning itself."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from ntk_select.cli.console import Flag, command, zoo_option
 
 @dataclass(frozen=True)
 class Dynamics:
-    """Predict the fine-tuning of one expert from its kernel, fine-tune it, and lay the curves beside each other."""
+    """Predict the fine-tuning of one expert from its kernel, fine-tune it, and compare the curves."""
 
     expert: str
     """The expert."""
@@ -18,7 +18,7 @@ class Dynamics:
     zoo: tuple[str, ...] = ("builtin",)
     """Where the expert is: builtin, folders of experts, or several of them."""
     lr: float | None = None
-    """Learning rate; a tenth of the largest that the linearised network bears, if not given."""
+    """Learning rate. Default: 0.1 x the largest stable learning rate of the linearised network."""
     steps: int = 50
     """Steps of training."""
     optimizer: str = "gd"
@@ -32,15 +32,15 @@ class Dynamics:
     layers: str = "all"
     """Parameters that are fine-tuned: all, last_conv, ^head/, or another regular expression over their paths."""
     head: str = "random"
-    """The new head begins random, or zero."""
+    """The new head starts random, or zero."""
     encoding: str = "onehot"
-    """onehot: one output a class; pm1: for two classes, one output of -1 and +1, as in the paper's binary case."""
+    """onehot: one output per class; pm1: for two classes, one output of -1 and +1, as in the paper's binary case."""
     outputs: str = "full"
-    """full: the exact kernel; trace: its mean over the outputs, which stands for all of them."""
+    """full: the exact kernel; trace: its mean over the outputs, used for each of them."""
     method: str = "auto"
     """auto: dense or matrix-free, whichever costs less."""
     per_class: int = 10
-    """Training images a class, at most."""
+    """Training images per class, at most."""
     test: int = 100
     """Test images, at most."""
     batch: int | None = None

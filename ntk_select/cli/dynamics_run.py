@@ -1,4 +1,4 @@
-"""`ntk-select dynamics`: what is done: kernel, prediction, training, and all of it beside each other."""
+"""`ntk-select dynamics`: kernel, prediction, training, and the comparison of their curves."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from ntk_select.linearized.losses import CROSS_ENTROPY, check_loss, loss_gradien
 from ntk_select.linearized.network import KERNEL_METHODS, NetworkKernel, network_kernel
 from ntk_select.linearized.optimizers import OPTIMIZERS, Optimizer
 from ntk_select.linearized.predict import targets
+from ntk_select.linearized.regime import ANSWERS_CLOSE, LOSS_CLOSE, OUTPUTS_CLOSE
 from ntk_select.linearized.theory import generalization_score, initial_speed, label_spectrum, speed_bound
 from ntk_select.linearized.train import draw_batches
 from ntk_select.new_head import with_new_head
@@ -188,11 +189,20 @@ def _record(command: Dynamics, found: Comparison, task: Task, lr: float, stable:
         },
         "kernel": {"method": found.kernel.method, "why": found.kernel.why, "products": formula.products},
         "theory": _theory(command, found, lr),
+        "regime": _regime(found),
         "curves": {name: [_plain(value) for value in values] for name, values in curves.items()},
         "device": device.platform,
         "versions": {name: version(name) for name in ("ntk-select", "jax", "numpy")},
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def _regime(found: Comparison) -> dict[str, Any]:
+    """Up to which step the prediction can be trusted, as plain values and in words."""
+    regime = found.regime()
+    values = {name: None if value is None else _plain(value) for name, value in regime._asdict().items()}
+    close = {"loss_close": LOSS_CLOSE, "outputs_close": OUTPUTS_CLOSE, "answers_close": ANSWERS_CLOSE}
+    return values | close | {"throughout": regime.throughout, "sentences": regime.sentences()}
 
 
 def _theory(command: Dynamics, found: Comparison, lr: float) -> dict[str, Any]:
@@ -203,9 +213,7 @@ def _theory(command: Dynamics, found: Comparison, lr: float) -> dict[str, Any]:
     said = {"speed": initial_speed(theta, gradient)}
     if 1 in found.real.times and command.batch is None:
         first = int(np.flatnonzero(found.real.times == 1)[0])
-        optimizer = _optimizer(command)
-        step = lr * (1 + optimizer.momentum if optimizer.optimizer == "nesterov" else 1)  # Nesterov's first step is longer
-        said["measured_speed"] = _plain((found.real.train_losses[0] - found.real.train_losses[first]) / step)
+        said["measured_speed"] = _plain((found.real.train_losses[0] - found.real.train_losses[first]) / _first_step(command, lr))
     if not callable(theta) and theta.any():
         score, bound = generalization_score(theta, found.targets), speed_bound(theta, residual)
         said |= {"generalization": score.value, "generalization_bound": score.bound, "ridge": score.ridge}
@@ -214,6 +222,12 @@ def _theory(command: Dynamics, found: Comparison, lr: float) -> dict[str, Any]:
             spectrum = label_spectrum(theta, residual)
             said["residual_in_first_10"] = float(spectrum.cumulative[min(9, len(spectrum.values) - 1)])
     return said
+
+
+def _first_step(command: Dynamics, lr: float) -> float:
+    """Length of the first step in units of the gradient; that of Nesterov's method is longer."""
+    optimizer = _optimizer(command)
+    return lr * (1 + optimizer.momentum if optimizer.optimizer == "nesterov" else 1)
 
 
 def _save(command: Dynamics, found: Comparison, record: dict[str, Any]) -> list[Path]:
@@ -246,7 +260,7 @@ def _print(command: Dynamics, record: dict[str, Any], seconds: float, *, kept: b
     stable = settings["largest_stable_lr"]
     print_line(
         f"{settings['optimizer']}, lr {settings['lr']:.4g}"
-        + (f" ({settings['lr'] / stable:.2g} of the largest that the linearised network bears)" if stable else "")
+        + (f" ({settings['lr'] / stable:.2g} x the largest stable learning rate of the linearised network)" if stable else "")
         + f", layers {command.layers}, loss {command.loss}; {record['kernel']['method']} kernel"
         + (f", {record['kernel']['products']} products." if record["kernel"]["products"] else ".")
     )
@@ -267,11 +281,25 @@ def _print(command: Dynamics, record: dict[str, Any], seconds: float, *, kept: b
         right=tuple(names.values()),
         optional=("linearised", "same answers", "test outputs: error", "real ", "accuracy: formula"),
     )
+    for sentence in record["regime"]["sentences"]:
+        print_line(sentence)
+    if not record["regime"]["throughout"]:
+        print_line("To stay closer: a smaller --lr, fewer --steps, or fewer trained parameters, as in --layers ^head/")
     if theory.get("measured_speed") is not None:
-        print_line(f"The loss begins to fall by {theory['speed']:.4g} lr a step (eq. 3); the first step: {theory['measured_speed']:.4g} lr.")
+        step = _first_step(command, settings["lr"])
+        print_line(
+            f"First step: to first order in the learning rate the kernel predicts that the loss falls by {step * theory['speed']:.4g} (equation 3 of the "
+            f"paper); it changed by {-step * theory['measured_speed']:+.4g}."
+        )
     if "generalization" in theory:
-        print_line(f"Y'(Theta + r)^-1 Y = {theory['generalization']:.4g} at r = {theory['ridge']:.3g} (eq. 4, lower is better).")
-        print_line(f"dY' Theta dY = {theory['quadratic_form']:.4g}, never below {max(theory['quadratic_form_bound'], 0):.4g} (eq. 5).")
+        print_line(
+            f"How hard the labels are to fit with this kernel: {theory['generalization']:.4g} (equation 4, Y'(kernel + r)^-1 Y with r = "
+            f"{theory['ridge']:.3g}). Of experts on the same images, a lower value promises better generalisation."
+        )
+        print_line(
+            f"How fast the error begins to fall: {theory['quadratic_form']:.4g} (equation 5, dY' kernel dY, with dY the error at the start); never below "
+            f"{max(theory['quadratic_form_bound'], 0):.4g}, which is larger the easier that error is to fit."
+        )
     if command.explain:
         head = ["parameter", "share", "by features", "by inputs", "by cotangents", "by inputs x cotangents"]
         rows = [[str(layer["name"]).removeprefix("params/"), *map(_percent, list(layer.values())[1:])] for layer in record["layers"]]

@@ -1,8 +1,10 @@
-"""`ntk-select finetune`: how well do experts do on a task once they are fine-tuned?"""
+"""`ntk-select finetune`: the accuracy of experts after fine-tuning on a task."""
 
 import statistics
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 
 from rich.text import Text
@@ -26,8 +28,8 @@ from ntk_select.errors import ConfigError, ModelError, NtkSelectError, explained
 from ntk_select.files import file_name
 from ntk_select.plugins import builtin
 
-CHOSEN = {"validation": ("by validation", "validation %"), "paper": ("by test, as in the paper", "by rate, test %"), "given": ("given", "by rate")}
-"""Where the learning rate comes from, and where those of the table were judged."""
+CHOSEN = {"validation": ("by validation", "validation %"), "paper": ("by test, as in the paper", "by rate, test %"), "given": ("given", "")}
+"""Where the learning rate comes from, and the column of what each was judged by."""
 
 REFERENCE = "cifar10-resnet_small"
 """Of the built-in zoo: one fine-tuning of it is the unit of cost."""
@@ -40,15 +42,18 @@ class Finetune:
     expert: tuple[str, ...]
     """The experts, as the zoo names them."""
     task: str
-    """The task, with a test set: digits, folder:PATH, zip:PATH, npz:PATH, tfds:NAME, or the path of a folder or archive."""
+    """The task: digits, folder:PATH, zip:PATH, npz:PATH, tfds:NAME, or the path of a folder or archive. Without a test set a fifth of
+    the images of each class is kept for testing."""
     zoo: tuple[str, ...] = ("builtin",)
     """Where the experts are: builtin, folders of experts, or several of them."""
     shots: str = "full"
     """Training images of each class, or full."""
     lr: tuple[str, ...] = ("0.01", "0.005", "0.001")
-    """Learning rates to try."""
+    """Learning rates to try. Where the best is the largest or the smallest, up to four further ones are tried past it."""
+    no_extend: Flag = field(default=False)
+    """Try only the learning rates that are named."""
     choose: str = "validation"
-    """What chooses the learning rate: validation (a fifth of the training images), or paper: the test set, as the paper did."""
+    """What chooses the learning rate: validation (a fifth of the training images), or paper: the test set, as the paper did, without further rates."""
     search: str = "grid"
     """grid tries the learning rates that are named; optuna also others around them."""
     trials: int = 10
@@ -58,7 +63,7 @@ class Finetune:
     batch_size: int = 32
     """Images in a step."""
     augment: str = "auto"
-    """crop_flip (auto), crop, flip or none. Say crop where mirror images are other things, such as digits."""
+    """crop_flip, crop, flip or none; auto is crop_flip, or crop for digits and other tasks that say that flips change the class."""
     batch_norm: str = "train"
     """train, or frozen."""
     precision: str = "float32"
@@ -68,7 +73,7 @@ class Finetune:
     reference: str | None = None
     """Expert whose fine-tuning with one learning rate is the unit of cost; of the built-in zoo cifar10-resnet_small."""
     checkpoints: Path | None = Path("runs/checkpoints")
-    """Folder by which training that was cut goes on, or is found finished by the next command; None keeps nothing."""
+    """Folder from which interrupted training resumes, and in which the next command finds finished training; None keeps nothing."""
     out: Path | None = None
     """Folder for result.json and curves.png of each fine-tuning."""
     save_model: Path | None = None
@@ -104,12 +109,14 @@ class Finetune:
         for expert in experts:
             for seed in seeds:
                 try:
-                    with progress_bar(f"fine-tuning {expert.name}") as progress:
+                    with progress_bar(f"fine-tuning {expert.name}") as progress, warnings.catch_warnings():
+                        warnings.filterwarnings("ignore", ".*There was no test set")  # the notes of the results say it
                         result = finetune(
                             expert,
                             task,
                             shots=shots[0],
                             learning_rates=rates,
+                            extend=not self.no_extend,
                             choose=self.choose,
                             recipe=recipe,
                             search=self.search,
@@ -117,7 +124,7 @@ class Finetune:
                             seed=seed,
                             reference=reference,
                             checkpoints=self.checkpoints,
-                            progress=lambda done, total, _: progress(done, total, "epochs"),
+                            progress=partial(_report, progress, expert.name),
                         )
                 except Exception as error:  # an expert is foreign code: whatever it raises must not cost the others
                     if isinstance(error, NtkSelectError) and not isinstance(error, ModelError) and not results:
@@ -163,7 +170,8 @@ class Finetune:
         for each in fields(self):
             value = getattr(self, each.name)
             if each.name not in ("expert", "task", "zoo", "shots", "out", "save_model", "replace", "json") and value != each.default:
-                words += ["--" + each.name.replace("_", "-"), *map(str, split(value) if isinstance(value, tuple) else [value])]
+                values = [] if value is True else split(value) if isinstance(value, tuple) else [value]
+                words += ["--" + each.name.replace("_", "-"), *map(str, values)]
         return words
 
 
@@ -171,15 +179,16 @@ def print_results(results: Sequence) -> None:
     """A table of fine-tunings, and of several seeds their means."""
     if not results:
         return
-    first = results[0]
+    first, several = results[0], any(len(result.trials) > 1 for result in results)
     rows = [
         [
             result.expert,
             str(result.seed),
             f"{100 * result.accuracy:.2f} %",
+            "{:.1f} to {:.1f}".format(*(100 * end for end in result.accuracy_interval)),
             f"{100 * result.balanced_accuracy:.2f} %",
             f"{result.learning_rate:g}",
-            " ".join(f"{trial.learning_rate:g}:{_trial(trial)}" for trial in result.trials),
+            *([" ".join(f"{trial.learning_rate:g}:{_trial(trial)}" for trial in result.trials)] if several else []),
             "-" if result.images_per_second is None else f"{result.images_per_second:,.0f}",
             "-" if result.cost is None else f"{result.cost:.2f}",
             f"{sum(result.seconds.values()):.1f}",
@@ -189,16 +198,19 @@ def print_results(results: Sequence) -> None:
     shots = "all training images" if first.shots is None else f"{first.shots} images a class"
     title = f"{first.task}: {shots} ({first.train_images:,}), tested on {first.test_images:,}; learning rate {CHOSEN[first.choose][0]}"
     trials = CHOSEN[first.choose][1]
-    columns = ["expert", "seed", "accuracy", "balanced", "rate", trials, "images/s", "cost", "seconds"]
+    columns = ["expert", "seed", "accuracy", "95 %", "balanced", "rate", *([trials] if several else []), "images/s", "cost", "seconds"]
     print_table(
         title,
         columns,
         rows,
-        right=("seed", "accuracy", "balanced", "rate", "images/s", "cost", "seconds"),
+        right=("seed", "accuracy", "95 %", "balanced", "rate", "images/s", "cost", "seconds"),
         optional=("images/s", "seconds", trials, "balanced", "cost"),
         sentences=(trials,),
     )
     _explain(results)
+    for result in results:
+        for note in result.notes:
+            print_line(f"{result.expert}, seed {result.seed}: {note}" if len(results) > 1 else note)
     for name in dict.fromkeys(result.expert for result in results):
         values = [100 * result.accuracy for result in results if result.expert == name]
         if len(values) > 1:
@@ -208,7 +220,8 @@ def print_results(results: Sequence) -> None:
 
 def _explain(results: Sequence) -> None:
     """What the columns of the table mean whose headings are too short to say it."""
-    first, said = results[0], []
+    first = results[0]
+    said = [f"95 %: interval of the accuracy over the choice of the {first.test_images:,} test images, not of training images and seeds"]
     if first.choose == "validation":
         said.append(
             f"validation %: accuracy by learning rate, on the fifth of the {first.train_images:,} images that was held out (one a class at least)"
@@ -219,6 +232,11 @@ def _explain(results: Sequence) -> None:
         said.append("cost: work, in units of one fine-tuning of the reference expert on the same images with one learning rate")
     for line in said:
         print_line(f"{line[0].upper()}{line[1:]}.")
+
+
+def _report(progress, expert: str, done: int, total: int, name: str) -> None:
+    """Says of the bar that it counts epochs; `finetune` adds to the name of the expert the rate that is beyond the grid."""
+    progress(done, total, f"epochs{name.removeprefix(expert)}")
 
 
 def _trial(trial) -> str:

@@ -24,11 +24,11 @@ class Kernel:
     outputs: str = "trace"
     """trace: mean of the kernels of the outputs; sum: of the sum of the outputs; diagonal: output by output; full: all pairs of outputs."""
     per_class: int = 25
-    """Images a class, at most."""
+    """Images per class, at most."""
     seed: int = 0
     """Seed of the probe sample."""
     precision: str = "highest"
-    """Of products: highest, high or default; the last two round float32 where the device likes to."""
+    """Of products: highest, high or default; the last two allow the device to round float32."""
     memory_gb: float | None = None
     """Memory that the computation may take; by default half of what is free, or most of a GPU's."""
     float64: Flag = field(default=False)
@@ -44,13 +44,14 @@ class Kernel:
     sketch_seed: int = 0
     """Seed of the projection."""
     compare: str | None = None
-    """exact: lay sketches beside the exact kernel instead; errors, time and memory for each kind and dimension."""
+    """exact: compare sketches with the exact kernel instead; errors, time and memory for each kind and dimension."""
     repeats: int = 5
     """With --compare: seeds for each kind and dimension, from --sketch-seed on."""
     plan: Flag = field(default=False)
     """Print what would be done and what it should cost, and stop."""
     out: Path | None = None
-    """File for the kernel, ending in .npz, or with --compare for the numbers, ending in .json; a figure ending in .png goes beside it."""
+    """File for the kernel, ending in .npz, or with --compare for the numbers, ending in .json, and with the same name a figure, ending in .png; or a
+    folder for kernel.npz (comparison.json) and the figure."""
     json: Flag = field(default=False)
     """Print JSON instead of text."""
 

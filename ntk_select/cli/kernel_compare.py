@@ -1,4 +1,4 @@
-"""`ntk-select kernel --kind sketch --compare exact`: what dimension buys, for each kind, beside the exact kernel of one expert."""
+"""`ntk-select kernel --kind sketch --compare exact`: errors, time and memory of sketches of one expert's kernel by kind and dimension."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ntk_select.cli.console import print_json, print_line, print_table, progress
 from ntk_select.cli.kernel_sketch import dims_of, kinds_of
 from ntk_select.cli.sketch_comparison import compare
 from ntk_select.cli.sketch_comparison_plot import comparison_figure
-from ntk_select.cli.sketch_comparison_record import Comparison
+from ntk_select.cli.sketch_comparison_record import MEANINGS, Comparison
 from ntk_select.errors import ConfigError, MissingDependencyError
 from ntk_select.expert import Expert
 from ntk_select.files import write_atomically
@@ -47,7 +47,7 @@ def _saved(command: Kernel, found: Comparison, record: dict[str, Any], made: dic
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}. Give another place.") from error
     figure = path.with_suffix(".png")
-    title = f"{command.expert} on {made['task']['name']}: sketches beside the exact kernel, layers {command.layers}"
+    title = f"{command.expert} on {made['task']['name']}: sketched and exact kernel, layers {command.layers}"
     try:
         write_atomically(figure, comparison_figure(found, title=title))
     except (MissingDependencyError, ConfigError, OSError) as error:
@@ -61,10 +61,10 @@ def _print(command: Kernel, found: Comparison, made: dict[str, Any]) -> None:
     columns, rows = found.table()
     seeds = f"{command.repeats} seed{'s' if command.repeats > 1 else ''}"
     if rows:
-        title = (
-            f"{exact.expert} on {made['task']['name']}: sketches of {exact.images} images beside the exact kernel, layers {command.layers}, {seeds}"
-        )
+        title = f"{exact.expert} on {made['task']['name']}: sketched and exact kernel of {exact.images} images, layers {command.layers}, {seeds}"
         print_table(title, columns, rows, right=columns[1:])
+        known = [f"{column}: {MEANINGS[column]}" for column in columns if column in MEANINGS]
+        print_line(f"Columns, errors as root mean squares over seeds. {'; '.join(known)}.")
     peak = "" if exact.peak_bytes is None else f", {exact.peak_bytes / 1e6:.3g} MB at most"
     score = "has no value" if exact.correlation is None else f"{exact.correlation:.4f}"
     print_line(f"Exact: LGC {score}, in {exact.seconds:.3f} s{peak}; the kernel takes {exact.bytes / 1e6:.3g} MB.")

@@ -1,7 +1,8 @@
-"""`ntk-select kernel`: what is done: a kernel is computed, told, drawn and saved with where it comes from."""
+"""`ntk-select kernel`: a kernel is computed, described, drawn and saved with its provenance."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -48,6 +49,7 @@ class Made(NamedTuple):
 def run(command: Kernel) -> int:
     """Computes, prints and saves."""
     began = time.perf_counter()
+    command = _with_file(command)
     _check_options(command)
     task, expert = builtin("load_task")(command.task), load_expert(builtin("open_zoo"), command.zoo, command.expert)
     sample = probe_sample(task, per_class=command.per_class, seed=command.seed)
@@ -81,6 +83,19 @@ def run(command: Kernel) -> int:
     return 0 if trouble is None else 1
 
 
+def _file_name(command: Kernel) -> str:
+    """Name of the file where a folder is given."""
+    return "kernel.npz" if command.compare is None else "comparison.json"
+
+
+def _with_file(command: Kernel) -> Kernel:
+    """The command with a file as --out where it names a folder: one that exists, or a name without an ending."""
+    out, name = command.out, _file_name(command)
+    if out is None or out.suffix == Path(name).suffix or (out.suffix and not out.expanduser().is_dir()):
+        return command
+    return dataclasses.replace(command, out=out / name)
+
+
 def _check_options(command: Kernel) -> None:
     """Refuses before any work what cannot be done."""
     if command.kind not in KINDS:
@@ -99,7 +114,7 @@ def _check_options(command: Kernel) -> None:
         raise ConfigError(f"--kind feature differentiates nothing; {', '.join(foreign)} belong to --kind ntk.")
     if command.out is None:
         return
-    name = "kernel.npz" if command.compare is None else "comparison.json"
+    name = _file_name(command)
     if command.out.suffix != Path(name).suffix:
         raise ConfigError(f"--out {str(command.out)!r} does not end in {Path(name).suffix}. Give a name such as {name}.")
     for path in (command.out, command.out.with_suffix(".png")):

@@ -1,10 +1,12 @@
-"""`ntk-select rank`: which experts of a zoo are worth fine-tuning on a task?"""
+"""`ntk-select rank`: orders the experts of a zoo for a task."""
 
+import fnmatch
 import json as json_module
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from ntk_select.errors import ConfigError, first_line, how_to_install
 from ntk_select.plugins import builtin
 
 MOST_COLUMNS = 4
-"""Scores that fit beside each other in a terminal."""
+"""Scores that fit side by side in a terminal."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,11 @@ class Rank:
     scores: tuple[str, ...] = ("forecast", "lfc", "lgc")
     """Scores to compute, or all; the first decides the order. To see them type: ntk-select scores list."""
     per_class: int = 25
-    """Images a class that the scores see, at most."""
+    """Images of each class that the scores see, at most."""
     seed: int = 0
     """Seed of the probe sample."""
     only: tuple[str, ...] = ()
-    """Rank only these experts."""
+    """Rank only these experts; a pattern such as 'multi*' stands for all that match."""
     draws: int = 100
     """Half-samples behind the intervals; 0 for none."""
     batch_size: int = 32
@@ -61,6 +63,8 @@ class Rank:
     """Epochs of the fine-tuning that forecast simulates."""
     batch_norm: str = "train"
     """How batch norm will be fine-tuned, for forecast: train, or frozen."""
+    layers: str = "last_conv"
+    """Layers whose gradients lgc takes: last_conv, all, or a regular expression for paths of parameters."""
     measured: Path | None = None
     """JSON file {expert: {task: accuracy}} of fine-tunings on other tasks, for best_elsewhere."""
     cache: Path | None = field(default_factory=default_folder)
@@ -105,6 +109,7 @@ class Rank:
                 measured=measured,
                 recipe=recipe,
                 learning_rates=rates,
+                layers=self.layers,
                 cache=None if self.no_cache else self.cache,
                 progress=progress,
             )
@@ -151,6 +156,7 @@ class Rank:
         words += ["--only", *split(self.only)] if self.only else []
         words += ["--reference", self.reference] if self.reference != "tiny" else []
         words += self._fine_tuning()
+        words += ["--layers", self.layers] if self.layers != Rank.layers else []
         words += ["--measured", str(self.measured)] if self.measured else []
         words += ["--draws", str(self.draws)] if self.draws != Rank.draws else []
         words += ["--batch-size", str(self.batch_size)] if self.batch_size != Rank.batch_size else []
@@ -160,52 +166,41 @@ class Rank:
 
 def print_ranking(ranking, seconds: float) -> None:
     """The table, the failures, the warnings and the judgement; of many scores the first, and a second table of what each says."""
+    from ntk_select.ranking.record import CONTENDER, cell
+
     console, record = out(), ranking.task
     shown = ranking.score_names if len(ranking.score_names) <= MOST_COLUMNS else (ranking.deciding or ranking.score_names[0],)
     rows = [
         [
-            str(e.rank),
+            ranking.shown_rank(e),
             e.name,
             e.source or "?",
             e.architecture or "?",
-            *(text(e.scores[name], _in_percent(name)) for name in shown for text in (_cell, _interval)),
+            *(cell(e.scores[name], name) for name in shown),
             f"{e.total_seconds:.2f}",
         ]
-        for e in ranking.experts
+        for e in ranking
     ]
     title = f"{record['name']}: {record['images']} images of {record['classes']} classes, seed {record['seed']}"
-    numbers = [column for name in shown for column in (name, f"{name} 95 %")]
-    narrow = ("source", "architecture", "seconds", *(f"{name} 95 %" for name in reversed(shown)), *reversed(shown[1:]))
-    columns = ["rank", "expert", "source", "architecture", *numbers, "seconds"]
-    print_table(title, columns, rows, right=("rank", *numbers, "seconds"), optional=narrow)
+    columns = ["rank", "expert", "source", "architecture", *shown, "seconds"]
+    narrow = ("seconds", "architecture", "source", *reversed(shown[1:]))
+    print_table(title, columns, rows, right=("rank", *shown, "seconds"), optional=narrow, names=("expert",))
+    if any(getattr(e.scores[name], "low", None) is not None for e in ranking for name in shown):
+        console.print(Text("± 95 %, over the choice of images." + (f" {CONTENDER} cannot be told from the first." if ranking.tied > 1 else "")))
     if shown != ranking.score_names and ranking.experts:
         _print_scores(ranking)
     for (extent, reason), names in ranking.reasons().items():
         console.print(Text(f"{', '.join(names)} unavailable{extent}: {reason}"))
+    for reason, names in ranking.remarks().items():
+        console.print(Text(f"{', '.join(names)}: {reason}"))
     for failure in ranking.failures:
         console.print(Text(f"{failure.name} failed: {failure.error}", style="red"))
     for warning in record["warnings"]:
         console.print(Text(f"Note: {warning}"))
     console.print(Text(ranking.judgement, style="bold"))
-    console.print(Text(f"{len(ranking.experts)} scored, {len(ranking.failures)} failed, in {seconds:.1f} s{_spent(ranking)}."))
-
-
-def _in_percent(name: str) -> bool:
-    from ntk_select.scores import SCORES
-
-    return name in SCORES and SCORES[name].unit == "accuracy"
-
-
-def _cell(outcome, percent: bool) -> str:
-    if not hasattr(outcome, "value"):
-        return "unavailable"
-    return f"{100 * outcome.value:.1f} %" if percent else f"{outcome.value:.4f}"
-
-
-def _interval(outcome, percent: bool) -> str:
-    if getattr(outcome, "low", None) is None:
-        return ""
-    return f"[{100 * outcome.low:.0f}, {100 * outcome.high:.0f}]" if percent else f"[{outcome.low:.3f}, {outcome.high:.3f}]"
+    if ranking.evidence:
+        console.print(Text(ranking.evidence))
+    console.print(Text(f"{len(ranking)} scored, {len(ranking.failures)} failed, in {seconds:.1f} s{_spent(ranking)}."))
 
 
 def _duration(seconds: float) -> str:
@@ -216,30 +211,51 @@ def _duration(seconds: float) -> str:
 
 
 def _print_scores(ranking) -> None:
-    from ntk_select.ranking import agreement
+    """What each of many scores says, and how far they agree."""
+    import numpy as np
 
-    numbers, rows = {e.name: e.rank for e in ranking.experts}, []
+    from ntk_select.ranking import agreement
+    from ntk_select.ranking.evidence import PER_CLASS, SPEARMAN
+    from ntk_select.ranking.record import cell
+
+    numbers, rows, firsts = {e.name: e.rank for e in ranking}, [], set()
     deciding = ranking.deciding or ranking.score_names[0]
-    together = agreement(ranking).matrix[ranking.score_names.index(deciding)]
+    matrix = agreement(ranking).matrix
+    together = matrix[ranking.score_names.index(deciding)]
     for position, name in enumerate(ranking.score_names):
         places = ranking.places(name)
         if not places:
             continue
-        first = sorted(places, key=lambda expert: (places[expert], numbers[expert]))[:3]
-        (best,) = (e.scores[name] for e in ranking.experts if e.name == first[0])
-        spent = sum(e.score_seconds.get(name, 0.0) for e in ranking.experts)
+        first = sorted(places, key=lambda expert: (places[expert], numbers[expert]))
+        firsts.add(first[0])
         agrees = "-" if name == deciding or not math.isfinite(together[position]) else f"{together[position]:.2f}"
-        percent = _in_percent(name)
-        value = f"{_cell(best, percent)} {_interval(best, percent)}".strip()
-        rows.append([name, " ".join(str(numbers[expert]) for expert in first), value, agrees, f"{spent:.2f}"])
-    columns = ["score", "its first three", "value of its first", f"agrees with {deciding}", "seconds"]
+        measured = SPEARMAN.get(name, (None,))[-1]
+        spent = sum(e.score_seconds.get(name, 0.0) for e in ranking)
+        value = cell(ranking[first[0]].scores[name], name)
+        rows.append([name, _first_three(first, places, numbers), value, agrees, "-" if measured is None else f"{measured:.2f}", f"{spent:.2f}"])
+    columns = ["score", "its first three", "value of its first", f"agrees with {deciding}", "predicted accuracy", "seconds"]
     print_table(
-        "What each score says: experts by their numbers above; Spearman over experts",
+        "What each score says: experts by their numbers above, = between those that tie",
         columns,
         rows,
         right=columns[2:],
         optional=("seconds", columns[3]),
     )
+    pairs = matrix[np.triu_indices(len(matrix), 1)]
+    agreeing = f", the rank correlation of two scores is {np.nanmedian(pairs):.2f} in the median" if np.isfinite(pairs).any() else ""
+    print_line(
+        f"These {len(rows)} scores put {len(firsts)} different experts first{agreeing}: they measure different things, and do not vote. "
+        f"Trust those that predicted accuracy before (rank correlation at {PER_CLASS[-1]} images per class, 1 is perfect)."
+    )
+
+
+def _first_three(order: Sequence[str], places: dict[str, float], numbers: dict[str, int]) -> str:
+    """Numbers of the first three experts, "=" between those that tie, and how many more tie with the third."""
+    text = str(numbers[order[0]])
+    for before, expert in pairwise(order[:3]):
+        text += f"{'=' if places[before] == places[expert] else ' '}{numbers[expert]}"
+    more = sum(places[expert] == places[order[2]] for expert in order[3:]) if len(order) > 3 else 0
+    return text + (f" (= {more} more)" if more else "")
 
 
 def _spent(ranking) -> str:
@@ -294,7 +310,10 @@ def _chosen(experts: dict[str, Any], words: Sequence[str], zoo: Sequence[str]) -
     only = split(words)
     if words and not only:
         raise ConfigError(f"--only names no expert. To see what there is type: {command('zoo', 'list', *zoo_option(zoo))}")
-    for name in only:
-        if name not in experts:
-            raise no_such_expert(name, experts, zoo, "--only")
-    return {name: experts[name] for name in only} if only else experts
+    found = {}
+    for word in only:
+        matching = [word] if word in experts else fnmatch.filter(experts, word)
+        if not matching:
+            raise no_such_expert(word, experts, zoo, "--only")
+        found |= {name: experts[name] for name in matching}
+    return found if only else experts

@@ -250,6 +250,22 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "peak MB": ("peak_bytes", _MEGABYTES),
 }
 """Columns of the table, in order: name -> (field of a summary, how it is printed)."""
+MEANINGS = {
+    "error": "|sketched - exact kernel| / |exact kernel|, Frobenius norm",
+    "law": "that error by theory, from the exact kernel",
+    "predicted": "that error by the formula, from the sketch alone",
+    "measured": "that error by the disagreement of the blocks of the sketch",
+    "LGC error": "of the kernel's correlation with the labels",
+    "LGC predicted": "its standard error, from the sketch alone",
+    "held": "share of the 95 % intervals that contain the exact LGC",
+    "Spearman": "rank correlation of the experts' order with that by the exact kernels",
+    "Kendall": "the same by Kendall",
+    "same first": "share of seeds with the same first expert",
+    "seconds": "median time of a kernel",
+    "sketch MB": "size of the sketch",
+    "peak MB": "memory added at most",
+}
+"""What the columns hold, for those who read the table. Errors are root mean squares over the seeds."""
 
 
 def _summary(kind: str, dim: int, rows: list[SketchCell], changes: list[RankingChange]) -> Summary:

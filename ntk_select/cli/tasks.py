@@ -51,8 +51,8 @@ class TasksList:
                 name,
                 row["title"],
                 row["role"],
-                _number(row["images"], {"train", "test"} & {*row["unconfirmed"]}),
-                _number(row["classes"], "classes" in row["unconfirmed"]),
+                f"{row['images']:,}",
+                f"{row['classes']:,}",
                 "yes" if row["prepared"] else "",
             ]
             for name, row in ((name, _row(kind)) for name, kind in sets.items())
@@ -61,7 +61,6 @@ class TasksList:
             columns = ["kind", "set", "role", "images", "classes", "prepared"]
             title = "Data sets of the benchmark, each a kind of its own; their authors publish them, tasks show NAME says where"
             print_table(title, columns, rows, right=("images", "classes"), optional=("role",), sentences=("set",))
-            print_line("In brackets: not confirmed; tasks show NAME says why.")
             print_line("Next: " + command("tasks", "show", rows[0][0]))
         return 0
 
@@ -146,9 +145,8 @@ def _row(kind: Any) -> dict[str, Any]:
     if kind.known is None:
         return {}
     known = kind.known
-    images = None if known.train is None or known.test is None else known.train + known.test
-    facts = {"title": known.title, "role": known.role, "images": images, "classes": known.classes}
-    return facts | {"unconfirmed": list(known.unconfirmed), "prepared": kind.find("") is not None}
+    facts = {"title": known.title, "role": known.role, "images": known.train + known.test, "classes": known.classes}
+    return facts | {"prepared": kind.find("") is not None}
 
 
 def _facts(kind: Any, argument: str) -> dict[str, Any]:
@@ -159,16 +157,9 @@ def _facts(kind: Any, argument: str) -> dict[str, Any]:
 
 def _print_facts(facts: dict[str, Any]) -> None:
     known = facts["known"]
-    sizes = ", ".join(
-        f"{_number(known[what])} {unit}" for what, unit in (("train", "training images"), ("test", "test images"), ("classes", "classes"))
-    )
-    doubt = f" (not confirmed: {', '.join(known['unconfirmed'])})" if known["unconfirmed"] else ""
-    rows = [["in table 4", sizes + doubt], *([name, known[name]] for name in FACTS if known[name]), ["prepared", facts["prepared"] or "no"]]
+    sizes = f"{known['train']:,} training images, {known['test']:,} test images, {known['classes']:,} classes"
+    rows = [["in table 4", sizes], *([name, known[name]] for name in FACTS if known[name]), ["prepared", facts["prepared"] or "no"]]
     print_table(f"{known['title']}, a {known['role']} of the benchmark", ["field", "value"], rows, sentences=("value",))
-
-
-def _number(value: int | None, doubtful: Any = False) -> str:
-    return "not known" if value is None else f"({value:,})" if doubtful else f"{value:,}"
 
 
 @dataclass(frozen=True)

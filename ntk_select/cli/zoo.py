@@ -1,4 +1,4 @@
-"""`ntk-select zoo`: which experts are there, are they whole, and how does a checkpoint or a config become one?"""
+"""`ntk-select zoo`: lists, shows and verifies experts, and makes them from checkpoints and configs."""
 
 import dataclasses
 import json as jsonlib
@@ -133,10 +133,14 @@ class ZooVerify:
 
 @dataclass(frozen=True)
 class ZooConvert:
-    """Turn a torchvision or timm checkpoint into an expert."""
+    """Turn a torchvision or timm checkpoint into an expert.
+
+    A file holds tensors, not what is computed with them: a variant of the same names and shapes (blurred, dilated, with the strides of Caffe)
+    converts as well, to another network. --check-logits finds that out.
+    """
 
     checkpoint: tyro.conf.Positional[str]
-    """A .safetensors or .pth file, or hf-hub:ORGANISATION/NAME."""
+    """A safetensors file, a file of torch.save (.pth, .pt, .ckpt ...), or hf-hub:ORGANISATION/NAME."""
     arch: str | None = None
     """Architecture, such as resnet50; a checkpoint from the hub names its own."""
     out: Path = Path("zoo")
@@ -157,6 +161,13 @@ class ZooConvert:
     """Standard deviation of the channels (default: ImageNet's)."""
     interpolation: str | None = None
     """bilinear (default), bicubic, nearest, lanczos or box."""
+    weights: str | None = None
+    """Which weights to take where the file holds several sets, by key or prefix, such as state_dict_ema."""
+    drop_head: Flag = field(default=False)
+    """Take the network without its head, as where the head is more than one linear layer."""
+    check_logits: str | None = None
+    """A .npz file with outputs of the original: logits (n, classes), and images (uint8, n x height x width x 3) or inputs (float32, as the network
+    takes them). Nothing is written unless the expert gives the same up to 2 % (images) or 0.1 % (inputs) of the largest logit."""
     replace: Flag = field(default=False)
     """Write over an expert of this name."""
     json: Flag = field(default=False)
@@ -176,12 +187,17 @@ class ZooConvert:
             source=self.source,
             preprocess=self._preprocess(),
             licence=self.licence,
+            weights=self.weights,
+            drop_head=self.drop_head,
+            check_logits=self.check_logits,
             replace_existing=self.replace,
         )
         if self.json:
             print_json(_plain(card))
         else:
             how = card.preprocess
+            for note in card.training["converted_from"]["notes"]:
+                print_line(note)
             print_line(f"{card.name}: {card.architecture}, {card.num_parameters:,} parameters, {card.num_classes} classes, in {folder}")
             print_line(
                 f"Its input is made by {how.interpolation} resizing to {how.resize} and cropping to {how.size} pixels, mean {how.mean}, std {how.std}. "
@@ -207,7 +223,7 @@ class ZooConvert:
 
 @dataclass(frozen=True)
 class Zoo:
-    """Which experts are there, are they whole, and how does a checkpoint or a config become one?"""
+    """List, show and verify experts; convert checkpoints; train a zoo from a config."""
 
     command: (
         Annotated[ZooList, tyro.conf.subcommand("list", prefix_name=False)]

@@ -26,7 +26,9 @@ class ZooTrain:
     devices: int = 1
     """Devices that share each batch."""
     plan: Flag = field(default=False)
-    """Only say how much work it is, by a few steps measured on this machine."""
+    """Only say how much work it is, roughly: operations of each architecture at the speed of one convolution on this machine."""
+    measure: Flag = field(default=False)
+    """With --plan: time a few training steps of each architecture instead, which takes minutes for large networks."""
     json: Flag = field(default=False)
     """Print JSON instead of a table."""
 
@@ -37,8 +39,8 @@ class ZooTrain:
 
         config = read_config(self.config)
         if self.plan:
-            with progress_bar("measuring") as progress:
-                self._print_plan(plan(config, data=self.data, only=self.only, progress=progress))
+            with progress_bar("measuring" if self.measure else "counting") as progress:
+                self._print_plan(plan(config, data=self.data, only=self.only, measure=self.measure, progress=progress))
             return 0
         mesh = _mesh(self.devices, chosen(config, self.only), config)
         for folder, option in ((self.out, "--out"), (self.work, "--work")):
@@ -84,10 +86,10 @@ class ZooTrain:
         ]
         total = [f"{sum(row.images for row in work):,}", "", f"{sum(row.steps for row in work):,}", f"{sum(row.flops for row in work):.2e}"]
         rows.append(["all", *total, "", f"{sum(row.hours for row in work):,.2f}"])
-        columns = ["expert", "images seen", "epochs", "steps", "FLOPs", "images/s here", "device-hours"]
+        columns = ["expert", "images seen", "epochs", "steps", "FLOPs", "images/s here", "device-hours, roughly"]
         batches = ", ".join(dict.fromkeys(f"{row.architecture} in batches of {row.measured_batch}" for row in work))
         print_table(
-            f"{len(work)} experts; training steps measured on one device of this machine, {batches}",
+            f"{len(work)} experts; training on one device of this machine, {'measured' if work[0].measured else 'roughly'}, {batches}",
             columns,
             rows,
             right=columns[1:],

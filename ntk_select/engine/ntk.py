@@ -97,7 +97,7 @@ def ntk(
       ModelError: an example influences another one; NaN or infinity, where the message names the leaf and the example.
 
     Warns:
-      GeneralRouteWarning: a leaf is used in a way that the engine does not know; it is exact, but slow.
+      GeneralRouteWarning: a leaf is used in a way that the engine does not know, which is exact but slow, and is a noticeable part of the cost.
       MemoryShrunkWarning: memory ran out, and the work went on in smaller tiles.
 
     Reference: Jacot et al. 2018; structured contraction as in Novak et al. 2022, computed here from inputs and

@@ -7,8 +7,6 @@ The function is traced at a single example. A leaf of the parameters may reach t
   * in any other way (scale and shift, loops without a fixed length): ordinary reverse mode, for that leaf alone.
 """
 
-import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -130,7 +128,7 @@ def analyse(fn: Callable, params: Any, x: Any, layers: Any = None, *, chosen: tu
       ConfigError: fn cannot be traced at one example, or does not return floating-point outputs (n, c) or (n,).
 
     Warns:
-      GeneralRouteWarning: leaves without structure.
+      GeneralRouteWarning: leaves without structure, unless they are below `QUIET_SHARE` of the predicted cost.
     """
     chosen = select(params, layers) if chosen is None else chosen
     leaves, treedef = jax.tree.flatten(params)
@@ -152,14 +150,9 @@ def analyse(fn: Callable, params: Any, x: Any, layers: Any = None, *, chosen: tu
         ) from error
     _check_outputs(program)
     structure = _structure(program, len(leaves), chosen, tuple(leaf_names(params)))
-    general = [leaf for leaf in structure.leaves if leaf.kind == "general"]
-    if general:
-        listed = "; ".join(f"{leaf.name} ({leaf.reason})" for leaf in general[:5]) + ("; ..." if len(general) > 5 else "")
-        warnings.warn(
-            f"{len(general)} of {len(structure.leaves)} leaves take the general route, exact but slow: {listed}.",
-            GeneralRouteWarning,
-            stacklevel=_levels_to_the_caller(sys._getframe()),
-        )
+    from ntk_select.engine.general_route import warn_of_general_leaves  # here, for it needs the costs of plans, which are made of structures
+
+    warn_of_general_leaves(structure, jax.tree.leaves(x)[0].shape[0])
     return Analysed(structure, values, leaves)
 
 
@@ -171,7 +164,7 @@ def _check_outputs(program: Program) -> None:
         raise ConfigError(f"fn(params, x) returns {given} for one example; it must return one array (n, c) of floating-point outputs, c at least 1.")
 
 
-def _levels_to_the_caller(frame) -> int:
+def levels_to_the_caller(frame) -> int:
     """How many calls up the code lies that is neither this package's nor that of a check of its types."""
     level = 1
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN_FRAMES):

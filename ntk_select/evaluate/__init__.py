@@ -1,15 +1,16 @@
-"""How well does a score pick experts? Measures on one target, the worth of a random order, and intervals over targets.
+"""How well a score picks experts: measures on one target, the exact expectation of a random order, and intervals over targets.
 
     lfc = [Target("birds", scores, accuracies, reference=0), ...]
-    print(interval("spearman", lfc), interval("top_k_gain", lfc, k=3), paired("spearman", lfc, lgc))
+    print(interval("spearman", lfc), interval("top_k_gain", lfc, k=3), paired("spearman", lfc, lgc), against_random("top_k_gain", lfc, k=3))
 
 Scores (e,) are higher for better experts and NaN where an expert has none; accuracies (e,) are 0 to 1. Selections count ties and experts
-without a score by the exact mean over random orders; correlations leave experts without a score out.
+without a score by the exact mean over random orders; correlations leave experts without a score out. The baseline of every measure is the
+exact expectation over all orders of the experts (`random_expectation`, `against_random`), never one order that was drawn.
 """
 
 from ntk_select.evaluate.budget import gain_against_cost
 from ntk_select.evaluate.chance import random_expectation
-from ntk_select.evaluate.comparison import Paired, paired
+from ntk_select.evaluate.comparison import Paired, against_random, paired
 from ntk_select.evaluate.correlations import kendall, pearson, spearman, weighted_tau
 from ntk_select.evaluate.groups import across_groups, within_groups
 from ntk_select.evaluate.leaderboard import leave_one_out
@@ -25,6 +26,7 @@ __all__ = [
     "Paired",
     "Target",
     "across_groups",
+    "against_random",
     "gain_against_cost",
     "hit_rate",
     "holm",

@@ -1,4 +1,4 @@
-"""What is a measure worth for a random order of the experts? Exactly, not by simulation, with one exception."""
+"""Exact expectation of each measure over all orders of the experts, without simulation but for one exception."""
 
 from itertools import permutations
 
@@ -9,7 +9,8 @@ from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.evaluate.checked import fractions, one_an_expert
 from ntk_select.evaluate.correlations import LEAST_EXPERTS
 from ntk_select.evaluate.groups import CORRELATIONS
-from ntk_select.evaluate.measures import SELECTIONS, refuse_other_options
+from ntk_select.evaluate.measures import SELECTIONS, Measure, refuse_other_options
+from ntk_select.evaluate.target import Target
 
 MOST_ENUMERATED = 6
 RANDOM_ORDERS = 2000
@@ -37,9 +38,7 @@ def random_expectation(measure: str, accuracies: Float[np.ndarray, " e"], /, **o
     Cost: O(e log e); O(e^2) a seeded order.
     """
     accuracies = fractions(one_an_expert(accuracies, "accuracies"))
-    if measure not in SELECTIONS and measure not in CORRELATIONS:
-        raise ConfigError(f"{measure!r} has no expectation here.{did_you_mean(str(measure), [*SELECTIONS, *CORRELATIONS])}")
-    refuse_other_options(measure, options)
+    refuse_unexpected(measure, options)
     if measure in SELECTIONS:
         if measure == "top_k_gain" and "reference" not in options:
             raise ConfigError("top_k_gain is over the accuracy of a reference expert. Type: reference=0.7, or what it is.")
@@ -47,6 +46,31 @@ def random_expectation(measure: str, accuracies: Float[np.ndarray, " e"], /, **o
     if len(accuracies) < LEAST_EXPERTS or accuracies.max() == accuracies.min():
         return float("nan")
     return _weighted_tau(accuracies) if measure == "weighted_tau" else 0.0
+
+
+def expectation_of(measure: str, options: dict) -> Measure:
+    """`random_expectation` as a measure of a target: over the experts that the measure itself looks at, with the target's own reference.
+
+    Raises:
+      ConfigError: an unknown measure or option. The function that is returned raises it for a target without the reference that it needs.
+    """
+    refuse_unexpected(measure, options)
+
+    def expected(scores: np.ndarray, accuracies: np.ndarray, target: Target) -> float:
+        if measure in CORRELATIONS:
+            known = accuracies[~np.isnan(scores)]
+            return random_expectation(measure, known, **options) if len(known) else float("nan")
+        given = {} if target.reference is None else {"reference": float(accuracies[target.reference])}
+        return random_expectation(measure, accuracies, **options, **(given if measure == "top_k_gain" else {}))
+
+    return expected
+
+
+def refuse_unexpected(measure: str, options: dict) -> None:
+    """Raises ConfigError for a measure whose expectation over random orders is not known here, and for an option that it does not have."""
+    if measure not in SELECTIONS and measure not in CORRELATIONS:
+        raise ConfigError(f"{measure!r} has no expectation here.{did_you_mean(str(measure), [*SELECTIONS, *CORRELATIONS])}")
+    refuse_other_options(measure, options)
 
 
 def _weighted_tau(accuracies: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Is one score better than another on the same targets?"""
+"""Paired comparison of two scores on the same targets, and of a score with a random order."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ntk_select.errors import ConfigError
-from ntk_select.evaluate.bootstrap import AXES, Settings, observed, tables
+from ntk_select.evaluate.bootstrap import AXES, Settings, Table, observed, tables
+from ntk_select.evaluate.chance import expectation_of
 from ntk_select.evaluate.checked import ROUNDING
 from ntk_select.evaluate.measures import Measure, named_measure
 from ntk_select.evaluate.target import Target
@@ -19,7 +20,7 @@ RANDOM_SIGNS = 10_000
 
 @dataclass(frozen=True)
 class Paired:
-    """Score a minus score b.
+    """Score a minus score b, or minus the exact expectation of a random order.
 
     Attributes:
       difference: the mean over targets with its interval.
@@ -68,11 +69,50 @@ def paired(
     settings, measure = Settings(resamples, level, seed, over), named_measure(measure, options)
     tables_a, tables_b = (tables(measure, targets, settings) for targets in (targets_a, targets_b))
     _refuse_unpaired(targets_a, targets_b)
+    return _compared(tables_a, tables_b, settings)
+
+
+def against_random(
+    measure: str,
+    targets: Sequence[Target],
+    /,
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    over: Sequence[str] = AXES,
+    **options,
+) -> Paired:
+    """Compares a score with a random order of the same experts: with its exact expectation on every target, not with one order that was drawn.
+
+    One drawn order, such as that of the score `random`, differs from the expectation by as much as scores differ from each other.
+
+    Args:
+      measure: a name that `random_expectation` takes.
+      targets: at least one.
+      resamples: as `interval`.
+      level: as `interval`.
+      seed: as `interval`.
+      over: as `interval`; the p-value does not depend on it.
+      **options: as `interval`.
+
+    Returns:
+      The difference, positive where the score has the larger value. A correlation's expectation is 0 (but that of `weighted_tau` with ties).
+
+    Raises:
+      ConfigError: as `interval`, and a measure without a known expectation.
+    """
+    settings, expected = Settings(resamples, level, seed, over), expectation_of(measure, options)
+    own, chance = (tables(each, targets, settings) for each in (named_measure(measure, options), expected))
+    return _compared(own, chance, settings)
+
+
+def _compared(tables_a: Sequence[Table], tables_b: Sequence[Table], settings: Settings) -> Paired:
     differences = [a - b for a, b in zip(tables_a, tables_b, strict=True)]
     difference, drawn = interval_of(differences, settings)
     larger, equal = drawn > ROUNDING, np.abs(drawn) <= ROUNDING
     share = float(np.mean(larger + equal / 2)) if len(drawn) else float("nan")
-    return Paired(difference, share, sign_flip(observed(differences), seed=seed))
+    return Paired(difference, share, sign_flip(observed(differences), seed=settings.seed))
 
 
 def sign_flip(differences: Float[np.ndarray, " t"], *, seed: int = 0) -> float:

@@ -49,7 +49,7 @@ def top_k_gain(scores: Float[np.ndarray, " e"], accuracies: Float[np.ndarray, " 
     Raises:
       ConfigError: as `top_k_accuracy`, and a reference outside 0 to 1.
 
-    Used by: the paper, section 5 (k = 3, over an ImageNet expert).
+    Used by: the paper, section 4.3 (k = 3, over an ImageNet expert).
     """
     return top_k_accuracy(scores, accuracies, k) - fraction(reference, "reference")
 
@@ -85,7 +85,7 @@ def trials_to_best(scores: Float[np.ndarray, " e"], accuracies: Float[np.ndarray
     Raises:
       ConfigError: as `top_k_accuracy`, and a negative tolerance.
 
-    Used by: the paper, section 5 (fewer than 7 of 30).
+    Used by: the paper, section 4.3 (fewer than 7 of 30).
     """
     scores, accuracies = pair(scores, accuracies)
     good, before = _good(accuracies, tolerance), 0

@@ -1,8 +1,10 @@
-"""How well does an expert do on a task once it is fine-tuned?"""
+"""The accuracy of an expert after fine-tuning on a task."""
 
 import os
 import threading
+import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -14,6 +16,8 @@ from ntk_select.errors import ConfigError, ModelError, did_you_mean
 from ntk_select.expert import Expert
 from ntk_select.flops import TRAINING, forward_flops
 from ntk_select.new_head import with_new_head
+from ntk_select.plugins import as_expert, as_task
+from ntk_select.progress import Progress, reporting
 from ntk_select.task import Task
 from ntk_select.timing import timed
 
@@ -21,73 +25,84 @@ from .accuracy import Accuracy
 from .recipe import LEARNING_RATES, Recipe, checked_rates
 from .result import FinetuneResult, Trial
 from .run import OutputsError, Run, Trainer
-from .search import SEARCHES, best_first, grid, optuna_search
+from .search import SEARCHES, best_first, beyond, edge_of, grid, optuna_search
 from .shots import chosen_images, hold_out
 
 CHOICES = ("validation", "paper")
 
 
 def finetune(
-    expert: Expert,
-    task: Task,
+    expert: Expert | str | Path,
+    task: Task | str | Path,
     *,
     shots: int | str | None = None,
     learning_rates: float | Sequence[float] = LEARNING_RATES,
+    extend: bool = True,
     choose: str = "validation",
     recipe: Recipe | None = None,
     search: str = "grid",
     trials: int = 10,
     seed: int = 0,
     sample_seed: int | None = None,
-    reference: Expert | None = None,
+    reference: Expert | str | Path | None = None,
     workers: int | None = None,
     mesh: Mesh | None = None,
     checkpoints: str | Path | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | bool | None = None,
 ) -> FinetuneResult:
     """Fine-tunes an expert with a fresh head on a task, by the recipe of the paper, and tests it on the whole test set.
 
     With several learning rates, a fifth of the training images chooses among them; then the network is trained once more, on all of them, with the
-    best, and tested: the test set is looked at once. `choose="paper"` is what the paper did, every rate trained on all images and the best test
-    accuracy reported, which is optimistic: the largest of several noisy numbers.
+    best, and tested: the test set is looked at once. Where the best is the largest or the smallest of them, further rates are tried past it.
+    `choose="paper"` is what the paper did, every given rate trained on all images and the best test accuracy reported, which is optimistic: the
+    largest of several noisy numbers.
 
     Args:
-      expert: with `features_fn` and `preprocess`.
-      task: with a test set.
+      expert: with `features_fn` and `preprocess`; or the name of an embedded expert, or the folder of one.
+      task: or its URI, as for `load_task`. Of one without a test set a fifth of the images of each class is kept for testing, always the same
+        (`Task.with_test_split`); a warning and the result say so.
       shots: training images of each class, at most; None or "full" for all.
       learning_rates: to try; one is taken as it is.
+      extend: try further rates, each about three times the one before (0.01, 0.03, 0.1; or a third: 0.001, 0.0003), while the best of a grid of
+        several is at its end and accuracy on validation, or at equal accuracy the loss, still improves: `STEPS_BEYOND` at most, and none past a
+        rate that diverged. Not with `choose="paper"` or Optuna, which searches beyond the given rates by itself.
       choose: "validation" or "paper".
       recipe: everything else; `Recipe()` by default.
       search: "grid" tries `learning_rates`; "optuna" those first and then others around them, `trials` in all (needs the package optuna).
       trials: of Optuna.
       seed: of head, order, augmentation and validation images.
       sample_seed: of the choice of `shots` images; `seed` by default. They are the images of `probe_sample` with that seed.
-      reference: the expert whose fine-tuning on the same images is the unit of `cost`.
+      reference: the expert, or its name, whose fine-tuning on the same images is the unit of `cost`.
       workers: learning rates that are tried at the same time; by default one for each core where a CPU trains a small network (a step of it leaves cores idle), else one.
       mesh: devices that share each batch; batch norm sees the whole batch.
-      checkpoints: folder of what goes on after a cut, bit for bit on a CPU; None keeps nothing. What is finished is
+      checkpoints: folder by which interrupted training resumes, bit for bit on a CPU; None keeps nothing. What is finished is
         kept as well, until `FinetuneResult.forget`; a network that calls back to Python is not kept, for it cannot be told from others.
-      progress: called with (epochs done, epochs in all, name).
+      progress: called with (epochs done, epochs in all, name). None shows a bar on a terminal or in a notebook, False nothing.
 
     Returns:
       A `FinetuneResult`.
 
     Raises:
-      ConfigError: an option is not allowed, the task has no test set, or too few images.
+      ConfigError: an option is not allowed, or too few images.
       ModelError: the expert cannot be given a head, has no preprocess, or weights that are not finite; or every learning rate diverged.
+      TaskError: there is no test set, and no class has two images.
+      TaskError, DataError: a task that was named cannot be loaded.
+
+    Warns:
+      UserWarning: the task has no test set.
 
     Cost: `recipe.epochs` passes, forward and backward, over the training images for each rate, and one more after a validation.
 
     Reference: Deshpande et al. 2021, section 4.2.
     """
-    if not isinstance(expert, Expert):
-        raise ConfigError(f"finetune takes an Expert, not {type(expert).__name__}. Type: ntk_select.Expert(name, apply_fn, params, ...)")
-    if not isinstance(task, Task):
-        raise ConfigError(f"finetune takes a Task, not {type(task).__name__}. Type: ntk_select.load_task('digits')")
+    expert, task = as_expert(expert), as_task(task)
+    reference = None if reference is None else as_expert(reference)
     recipe = Recipe() if recipe is None else recipe
     rates = checked_rates(learning_rates)
     sample_seed = seed if sample_seed is None else sample_seed
-    _check(expert, reference, task, choose, recipe, search, trials, seed, sample_seed, workers)
+    task, test_split = _tested(task)
+    _check(expert, reference, extend, choose, recipe, search, trials, seed, sample_seed, workers)
+    recipe = replace(recipe, augment=recipe.augmentation(expert.preprocess, task.flips_keep_class))
     places = chosen_images(task, shots, sample_seed)
     network, one_input, passes = _fresh(expert, task, places, recipe, seed)
     their_passes = None if reference is None else _fresh(reference, task, places, recipe, seed)[2]
@@ -98,13 +113,9 @@ def finetune(
     if workers is None:
         workers = cores() if mesh is None and trainer.small and jax.default_backend() == "cpu" else 1
     count = trials if search == "optuna" else len(rates)
-    report = _Counter(progress, (count + (held is not None)) * recipe.epochs, expert.name)
     done: list[Run] = []
     runs: dict[float, Run] = {}
     tested: dict[float, Accuracy] = {}
-
-    def train(rate: float, place: int) -> Run:
-        return trainer.run(fitted, rate, report.of(place))
 
     def judge(rate: float, run: Run) -> Trial:
         done.append(run)
@@ -121,19 +132,31 @@ def finetune(
             tested[rate] = judged
         return Trial(rate, judged.top1, judged.loss, run.losses)
 
-    def again(rate: float) -> Run:
-        done.append(trainer.run(places, rate, report.of(count)))
-        return done[-1]
+    with reporting(progress, f"fine-tuning {expert.name}") as shown:
+        report = _Counter(shown, (count + (held is not None)) * recipe.epochs, expert.name)
 
-    trainer.prepare(fitted)
-    if held is not None:
-        trainer.prepare(places)
-    with timed(trainer.seconds, "train"):
-        ways = train, judge, rates
-        tried = optuna_search(*ways, trials, seed) if search == "optuna" else grid(*ways, min(workers, count), report.stop)
-        rate, final = _final(tried, runs, chooses, None if held is None else again)
-    trainer.seconds["train"] -= trainer.seconds.get("evaluate", 0.0)
-    outcome = tested.get(rate) or trainer.tested(final.expert)
+        def train(rate: float, place: int) -> Run:
+            return trainer.run(fitted, rate, report.of(place))
+
+        def further(rate: float, place: int) -> Run:
+            report.add(recipe.epochs, f"{expert.name}, also learning rate {rate:g}")
+            return train(rate, place)
+
+        def again(rate: float) -> Run:
+            done.append(trainer.run(places, rate, report.of("all images")))
+            return done[-1]
+
+        trainer.prepare(fitted)
+        if held is not None:
+            trainer.prepare(places)
+        with timed(trainer.seconds, "train"):
+            ways = train, judge, rates
+            tried = optuna_search(*ways, trials, seed) if search == "optuna" else grid(*ways, min(workers, count), report.stop)
+            added = beyond(further, judge, tried) if extend and search == "grid" and held is not None else []
+            tried = sorted([*tried, *added], key=lambda trial: -trial.learning_rate) if search == "grid" else tried
+            rate, final = _final(tried, runs, chooses, None if held is None else again)
+        trainer.seconds["train"] -= trainer.seconds.get("evaluate", 0.0)
+        outcome = tested.get(rate) or trainer.tested(final.expert)
     images, seen_now = sum(run.images for run in done), sum(run.seen_now for run in done)
     return FinetuneResult(
         expert.name,
@@ -159,6 +182,9 @@ def finetune(
         recipe,
         final.expert,
         trainer.kept,
+        tuple(trial.learning_rate for trial in added),
+        edge_of(rate, [trial.learning_rate for trial in tried]) if search == "grid" else None,
+        test_split,
     )
 
 
@@ -197,7 +223,7 @@ class _Counter:
 
     def __init__(self, progress, total: int, name: str):
         self._progress, self._total, self._name = progress, total, name
-        self._done: dict[int, int] = {}
+        self._done: dict[int | str, int] = {}
         self._lock = threading.Lock()
         self._stopped = False
 
@@ -205,7 +231,11 @@ class _Counter:
         """Ends each run when it next reports."""
         self._stopped = True
 
-    def of(self, place: int) -> Callable[[int], None]:
+    def add(self, epochs: int, name: str) -> None:
+        """Further epochs, of what is called `name` from now on."""
+        self._total, self._name = self._total + epochs, name
+
+    def of(self, place: int | str) -> Callable[[int], None]:
         def report(epochs: int) -> None:
             with self._lock:
                 if self._stopped:
@@ -217,9 +247,21 @@ class _Counter:
         return report
 
 
-def _check(expert: Expert, reference: Expert | None, task: Task, choose, recipe, search, trials, seed, sample_seed, workers) -> None:
+def _tested(task: Task) -> tuple[Task, str | None]:
+    """The task with a test set, and the sentence that says how it was split where it had none."""
+    if task.test_images is not None and len(task.test_images):
+        return task, None
+    split, known = task.with_test_split(), task.details.get("warnings", ())
+    said = " ".join(warning for warning in split.details["warnings"] if warning not in known)
+    warnings.warn(f"Task {task.name!r}. {said}", UserWarning, stacklevel=3)
+    return split, said
+
+
+def _check(expert: Expert, reference: Expert | None, extend, choose, recipe, search, trials, seed, sample_seed, workers) -> None:
     if not isinstance(recipe, Recipe):
         raise ConfigError(f"recipe={recipe!r} must be a Recipe. Type: Recipe(epochs=30)")
+    if not isinstance(extend, bool):
+        raise ConfigError(f"extend={extend!r} must be True or False.")
     if choose not in CHOICES:
         raise ConfigError(f"choose={choose!r} is unknown.{did_you_mean(str(choose), CHOICES)}")
     if search not in SEARCHES:
@@ -229,8 +271,6 @@ def _check(expert: Expert, reference: Expert | None, task: Task, choose, recipe,
     check_count("sample_seed", sample_seed, 0)
     if workers is not None:
         check_count("workers", workers, 1)
-    if task.test_images is None or len(task.test_labels) == 0:
-        raise ConfigError(f"The task {task.name!r} has no test set, on which a fine-tuned expert is judged. Put images into test/CLASS/.")
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(expert.variables)):
         raise ModelError(f"Weights of expert {expert.name!r} hold NaN or infinity. Fetch or convert it again.")
     for one in (expert, reference):

@@ -43,6 +43,7 @@ def keep(result: FinetuneResult, original: Expert, task: Task, folder: str | Pat
             f"Expert {original.name!r} was given a new head before, so that its card no longer describes it. "
             "Keep the first fine-tuning, and fine-tune what open_zoo makes of it."
         )
+    task = task if result.test_split is None else task.with_test_split()
     places = chosen_images(task, result.shots, result.sample_seed)
     name = kept_name(original.name, task.name)
     card = replace(

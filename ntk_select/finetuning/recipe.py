@@ -1,9 +1,9 @@
 """How is an expert fine-tuned?"""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from ntk_select.augment import check_augmentation
+from ntk_select.augment import automatic, check_augmentation
 from ntk_select.engine.arguments import check_count, is_number
 from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.new_head import HEADS
@@ -25,8 +25,8 @@ class Recipe:
       batch_size: images in a step, or all if there are fewer. What is left over of an epoch is a smaller batch, as usual in PyTorch; a single image,
         of which batch norm has nothing to say, or what devices cannot share evenly, is left out.
       momentum, nesterov, weight_decay: of SGD, with PyTorch's meaning; weight decay is on all parameters.
-      augment: "crop_flip", "crop", "flip" or "none"; "auto" is "crop_flip". Up to 64 pixels a crop is one of the image with four black pixels
-        around it, above a random resized crop. Where mirror images are other things (digits, letters), say "crop".
+      augment: "crop_flip", "crop", "flip" or "none"; "auto" is "crop_flip", or "crop" for a task whose `flips_keep_class` is False, as of
+        digits and letters. Up to 64 pixels a crop is one of the image with four black pixels around it, above a random resized crop.
       batch_norm: "train": statistics of the batch, as usual in PyTorch; "frozen": those of the expert, which stay, and no dropout.
       head: of `with_new_head`.
       precision: "float32" (on accelerators what JAX makes of it: TF32 on NVIDIA's, unless `jax_default_matmul_precision` says otherwise), or
@@ -73,6 +73,10 @@ class Recipe:
             object.__setattr__(self, name, kind(getattr(self, name)))
         if self.milestones is not None:
             object.__setattr__(self, "milestones", tuple(map(int, self.milestones)))
+
+    def augmentation(self, preprocess: Callable | None, flips_keep_class: bool | None) -> str:
+        """What `augment` stands for, one of `AUGMENTATIONS`, for an expert with this `preprocess` and a task with this `flips_keep_class`."""
+        return automatic(preprocess, flips_keep_class) if self.augment == "auto" else self.augment
 
     @property
     def decays(self) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""What is known after a fine-tuning?"""
+"""The result of a fine-tuning."""
 
 import contextlib
 import json
@@ -10,6 +10,7 @@ from typing import Any
 
 from ntk_select.expert import Expert
 from ntk_select.figure import format_of
+from ntk_select.intervals import wilson
 
 from .recipe import Recipe
 
@@ -55,7 +56,10 @@ class FinetuneResult:
       cost: `flops` in units of one training of the reference expert on the same images with one learning rate; None without a reference.
       recipe: of the training.
       tuned: the fine-tuned expert, ready to be used.
-      checkpoints: folders by which the same call would go on, or be done at once.
+      checkpoints: folders by which the same call would resume, or be done at once.
+      extended: learning rates that were tried besides the given ones, whose best was the largest or the smallest.
+      edge: "largest" or "smallest" if the best of the rates that were tried is still that one; None if it is between others.
+      test_split: how the test images were chosen of a task that had no test set; else None.
     """
 
     expert: str
@@ -81,12 +85,36 @@ class FinetuneResult:
     recipe: Recipe
     tuned: Expert = field(repr=False)
     checkpoints: tuple[Path, ...] = ()
+    extended: tuple[float, ...] = ()
+    edge: str | None = None
+    test_split: str | None = None
+
+    @property
+    def accuracy_interval(self) -> tuple[float, float]:
+        """The 95 % interval of `accuracy` over the choice of the test images (Wilson). It covers neither the training images nor the seed."""
+        return wilson(self.accuracy, self.test_images)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is to be known of the test images and of the choice of the learning rate, in sentences."""
+        said = [] if self.test_split is None else [self.test_split]
+        if self.extended:
+            given = [trial.learning_rate for trial in self.trials if trial.learning_rate not in self.extended]
+            end = f"largest, {max(given):g}" if self.extended[0] > max(given) else f"smallest, {min(given):g}"
+            said.append(f"The best of the given learning rates was the {end}; also tried: {', '.join(f'{rate:g}' for rate in self.extended)}.")
+        if self.edge is not None:
+            rates = [trial.learning_rate for trial in self.trials]
+            end, other = (max(rates), "larger") if self.edge == "largest" else (min(rates), "smaller")
+            said.append(f"The best learning rate, {end:g}, is the {self.edge} that was tried; a {other} one may be better.")
+        return tuple(said)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the expert itself, as JSON can hold it."""
         record = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("tuned", "recipe", "trials", "checkpoints")}
+        record |= dict(zip(("accuracy_low", "accuracy_high"), self.accuracy_interval, strict=True))
         record["seconds"] = {step: round(value, 3) for step, value in self.seconds.items()}
-        return {**record, "losses": list(self.losses), "trials": [asdict(trial) for trial in self.trials], "recipe": asdict(self.recipe)}
+        lists = {"losses": list(self.losses), "extended": list(self.extended), "notes": list(self.notes)}
+        return {**record, **lists, "trials": [asdict(trial) for trial in self.trials], "recipe": asdict(self.recipe)}
 
     def save(self, folder: str | Path) -> list[Path]:
         """Writes result.json, and curves.png if matplotlib is installed; returns their paths.
@@ -118,15 +146,16 @@ class FinetuneResult:
 
     def __repr__(self):
         how = {"validation": "chosen on validation", "paper": "chosen on test, as in the paper", "given": "given"}[self.choose]
+        low, high = self.accuracy_interval
         lines = [
-            f"{self.expert} on {self.task}: {100 * self.accuracy:.1f} % of {self.test_images:,} test images "
-            f"({100 * self.balanced_accuracy:.1f} % balanced), from {self.train_images:,} training images",
+            f"{self.expert} on {self.task}: {100 * self.accuracy:.1f} % of {self.test_images:,} test images (95 %: {100 * low:.1f} to "
+            f"{100 * high:.1f}; balanced {100 * self.balanced_accuracy:.1f} %), from {self.train_images:,} training images",
             f"learning rate {self.learning_rate:g} ({how}); {self.recipe.epochs} epochs, seed {self.seed}; {_told(self)}",
         ]
         for trial in self.trials:
             outcome = trial.diverged or ("" if trial.accuracy is None else f"{100 * trial.accuracy:.1f} %, loss {trial.loss:.3f}")
             lines.append(f"  {trial.learning_rate:<8g} {outcome or f'training loss {trial.losses[-1]:.3f}'}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.notes])
 
 
 def _told(result: FinetuneResult) -> str:

@@ -115,10 +115,8 @@ class Trainer:
 
     @property
     def augment(self) -> str:
-        """What the recipe's augmentation stands for. Inputs of a preprocessing that is not this package's are left as they are."""
-        if self.recipe.augment != "auto":
-            return self.recipe.augment
-        return "crop_flip" if isinstance(self.network.preprocess, Preprocess) else "none"
+        """What the recipe's augmentation stands for."""
+        return self.recipe.augmentation(self.network.preprocess, self.task.flips_keep_class)
 
     def prepare(self, places: np.ndarray) -> None:
         """Reads the images and compiles the step for their batches, so that runs in threads need not each do so.

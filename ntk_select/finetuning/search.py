@@ -9,6 +9,8 @@ from .result import Trial
 from .run import Run
 
 SEARCHES = ("grid", "optuna")
+STEPS_BEYOND = 4
+"""Learning rates, at most, that are tried past the end of a grid whose best is at that end: a factor of 100."""
 WIDER = 10
 """Optuna looks from a tenth of the least learning rate that was named to ten times the largest."""
 
@@ -35,6 +37,32 @@ def grid(train: Train, judge: Judge, learning_rates: Sequence[float], workers: i
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
     return [judge(rate, run) for rate, run in zip(learning_rates, runs, strict=True)]
+
+
+def edge_of(rate: float, rates: Sequence[float]) -> str | None:
+    """ "largest" or "smallest" where a rate is at an end of several; else None."""
+    return {max(rates): "largest", min(rates): "smallest"}.get(rate) if len(rates) > 1 else None
+
+
+def beyond(train: Train, judge: Judge, tried: Sequence[Trial]) -> list[Trial]:
+    """Trials of further learning rates past the end of a grid, where the best rate is at that end.
+
+    Each is about three times the one before (as 0.01, 0.03, 0.1), or a third of it. They end with the first that diverges or is not the
+    new best, after `STEPS_BEYOND`, or when all validation images are answered correctly. There are none past a rate that diverged.
+    """
+    rates, added = [trial.learning_rate for trial in tried], []
+    edge = _unsettled(tried)
+    while edge is not None and edge == _unsettled([*tried, *added]) and len(added) < STEPS_BEYOND:
+        step = (len(added) + 1) / 2
+        rate = float(f"{max(rates) * 10**step if edge == 'largest' else min(rates) / 10**step:.0e}")
+        added.append(judge(rate, train(rate, len(tried) + len(added))))
+    return added
+
+
+def _unsettled(trials: Sequence[Trial]) -> str | None:
+    """The end at which the best rate is, if any, unless it leaves nothing to improve."""
+    best = best_first(trials)
+    return edge_of(best[0].learning_rate, [trial.learning_rate for trial in trials]) if best and best[0].accuracy < 1 else None
 
 
 def optuna_search(train: Train, judge: Judge, learning_rates: Sequence[float], trials: int, seed: int) -> list[Trial]:

@@ -11,6 +11,7 @@ from ntk_select.errors import TaskError, UndefinedScoreError, not_finite
 from ntk_select.finetuning.recipe import Recipe
 from ntk_select.finetuning.run import HOPELESS
 from ntk_select.forecasting.simulate import Batches, Course, draw_batches, simulate
+from ntk_select.intervals import wilson
 from ntk_select.linearized.problem import AnyArray
 from ntk_select.resampling import Z95
 
@@ -225,19 +226,11 @@ def _mean(values) -> tuple[float, float, float]:
 
 def _share(values) -> tuple[float, float, float]:
     mean = float(values.mean())
-    return mean, *_wilson(mean, len(values))
+    return mean, *wilson(mean, len(values))
 
 
 def _balanced(values, ids) -> tuple[float, float, float]:
     present = np.unique(ids)
     mean = float(np.mean([values[ids == label].mean() for label in present]))
     # As many images as would give the same variance, were they evenly spread.
-    return mean, *_wilson(mean, len(present) ** 2 / float((1 / np.bincount(ids)[present]).sum()))
-
-
-def _wilson(share: float, n: float) -> tuple[float, float]:
-    """The 95 % interval of Wilson 1927 for a share of n images; it stays within 0 .. 1 and has a width at both ends."""
-    z = Z95**2
-    middle, margin = (share + z / (2 * n)) / (1 + z / n), Z95 / (1 + z / n) * np.sqrt(share * (1 - share) / n + z / (4 * n**2))
-    # The share itself is inside, which at 0 and 1 rounding would deny.
-    return max(min(float(middle - margin), share), 0.0), min(max(float(middle + margin), share), 1.0)
+    return mean, *wilson(mean, len(present) ** 2 / float((1 / np.bincount(ids)[present]).sum()))

@@ -1,12 +1,14 @@
 """The forecast of one expert on one task: expected accuracy, learning rate and explanation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_select.engine.arguments import check_count, check_progress
+from ntk_select.copies import distinct
+from ntk_select.engine.arguments import check_count
 from ntk_select.errors import ConfigError, ModelError, UndefinedScoreError
 from ntk_select.expert import Expert
 from ntk_select.finetuning.recipe import LEARNING_RATES, Recipe, checked_rates
@@ -14,12 +16,15 @@ from ntk_select.forecasting.cross_validation import FOLDS, ONE_EACH, REPEATS, be
 from ntk_select.forecasting.kernel import TrainingNetwork, training_kernel
 from ntk_select.forecasting.linearity import linearity, shares_of_layers
 from ntk_select.forecasting.result import Forecast
+from ntk_select.network_inputs import network_inputs
+from ntk_select.plugins import as_expert, as_task
+from ntk_select.progress import Progress, reporting
 from ntk_select.task import Task, probe_sample
 
 
 def forecast(
-    expert: Expert,
-    task: Task,
+    expert: Expert | str | Path,
+    task: Task | str | Path,
     recipe: Recipe | None = None,
     *,
     shots: int | None = None,
@@ -30,30 +35,30 @@ def forecast(
     repeats: int = REPEATS,
     directions: int | None = None,
     explain: bool = True,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | bool | None = None,
 ) -> Forecast:
     """Forecasts a fine-tuning from the kernel: the recipe is simulated for the linearised network, with cross-validation on the probe sample.
 
     Args:
-      expert: with `features_fn` and `preprocess`; with batch norm also `train_fn`.
-      task: only training images are used.
+      expert: with `features_fn` and `preprocess`; with batch norm also `train_fn`. Or the name of an embedded expert, or the folder of one.
+      task: only training images are used. Or its URI, as for `load_task`.
       recipe: of the fine-tuning that is forecast, as for `finetune`; `Recipe()` by default. Its augmentation is not simulated.
       shots: training images of each class that the fine-tuning will have; by default as many as are looked at. With fewer than that, the
         simulated trainings are on random choices of so many, and all others judge.
       learning_rates: to try.
-      per_class: images of each class that are looked at, those of `probe_sample` with the same seed.
+      per_class: images of each class that are looked at, those of `probe_sample` with the same seed; copies of one image count once.
       seed: of the probe sample, the directions, the division into folds and the batches.
       folds, repeats: of cross-validation; see `cross_validate`.
       directions: behind the kernel; see `training_kernel`.
       explain: also say which layers the kernel comes from, and how linear the network is as far as training goes.
-      progress: called with (done, all, what).
+      progress: called with (done, all, what). None shows a bar on a terminal or in a notebook, False nothing.
 
     Returns:
       A `Forecast`. Print it, or `plot()` it.
 
     Raises:
       ConfigError: an option is not allowed.
-      TaskError: `per_class` or `seed` out of range.
+      TaskError: `per_class` or `seed` out of range, or a task that was named cannot be loaded.
       UndefinedScoreError: no class has two images.
       ModelError: the expert has no pre-logits, preprocess or training mode, its numbers are not finite, or every learning rate diverges.
 
@@ -62,15 +67,11 @@ def forecast(
 
     Reference: Deshpande et al. 2021, Prop. 1; what is approximated is said in the README of this folder.
     """
-    if not isinstance(expert, Expert):
-        raise ConfigError(f"forecast takes an Expert, not {type(expert).__name__}. Type: ntk_select.Expert(name, apply_fn, params, ...)")
-    if not isinstance(task, Task):
-        raise ConfigError(f"forecast takes a Task, not {type(task).__name__}. Type: ntk_select.load_task('digits')")
+    expert, task = as_expert(expert), as_task(task)
     recipe = Recipe() if recipe is None else recipe
     if not isinstance(recipe, Recipe):
         raise ConfigError(f"recipe={recipe!r} must be a Recipe. Type: Recipe(epochs=30)")
     rates = checked_rates(learning_rates)
-    check_progress(progress)
     if shots is not None:
         check_count("shots", shots, 1)
     if expert.preprocess is None:
@@ -79,11 +80,12 @@ def forecast(
         )
     check_count("folds", folds, 2)
     check_count("repeats", repeats, 1)
-    sample = probe_sample(task, per_class=per_class, seed=seed)
+    sample, remarks = distinct(probe_sample(task, per_class=per_class, seed=seed))
     if np.bincount(sample.labels).max() < 2:
         raise UndefinedScoreError(ONE_EACH)
-    x = np.asarray(expert.preprocess(sample.images))
-    kernel = training_kernel(expert, x, batch_norm=recipe.batch_norm, directions=directions, seed=seed, progress=progress)
+    x = network_inputs(expert.preprocess, sample.images)
+    with reporting(progress, f"forecast of {expert.name}") as shown:
+        kernel = training_kernel(expert, x, batch_norm=recipe.batch_norm, directions=directions, seed=seed, progress=shown)
     counts = np.bincount(task.labels, minlength=task.num_classes)
     images = len(sample) if shots is None else int(np.minimum(counts, shots).sum())
     fewer = shots is not None and shots < np.bincount(sample.labels).max()
@@ -125,4 +127,5 @@ def forecast(
         weights=start,
         shares=shares,
         nonlinearity=nonlinearity,
+        warnings=tuple(remarks),
     )

@@ -6,6 +6,7 @@ kernel's trace over the d pre-logits is the mean, over random signs w, of J(x) w
 few are enough.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from ntk_select.expert import Expert
 from ntk_select.finetuning.finetune import cores
 from ntk_select.finetuning.recipe import BATCH_NORMS
 from ntk_select.finetuning.run import train_fn_of
+from ntk_select.network_inputs import NetworkInputs
 from ntk_select.new_head import with_new_head
 from ntk_select.out_of_memory import MemoryShrunkWarning, in_words, is_out_of_memory
 
@@ -60,7 +62,7 @@ class TrainingKernel(NamedTuple):
 
 def training_kernel(
     expert: Expert,
-    x: Float[np.ndarray, "n ..."],
+    x: Float[np.ndarray, "n ..."] | NetworkInputs,
     *,
     batch_norm: str = "train",
     directions: int | None = None,
@@ -91,9 +93,9 @@ def training_kernel(
     if directions is not None:
         check_count("directions", directions, 1)
     check_count("seed", seed, 0)
-    x = np.asarray(x)
+    x = x if isinstance(x, NetworkInputs) else np.asarray(x)
     network = TrainingNetwork(expert, x, batch_norm)
-    portions = min(-(-x[..., :1].size // PIXELS), len(x))
+    portions = min(-(-math.prod(x.shape[:-1]) // PIXELS), len(x))
     wanted = (directions or directions_for(network.width)) if network.chosen else 1
     while True:
         try:
@@ -142,7 +144,7 @@ class TrainingNetwork:
         self.name, self._features, self._backbone = expert.name, features, network.params["backbone"]
         self.leaves, self.names = jax.tree.leaves(self._backbone), leaf_names(self._backbone)
         self.chosen = select(self._backbone, None) if self.leaves else ()
-        self.width = jax.eval_shape(features, self._backbone, x).shape[1]
+        self.width = jax.eval_shape(features, self._backbone, jax.ShapeDtypeStruct(x.shape, x.dtype)).shape[1]
         self._programs: dict[tuple, tuple[Program, tuple]] = {}
 
     def along(self, images, key: jax.Array, among: Sequence[bool] | None = None) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
@@ -200,7 +202,7 @@ def _estimated(network: TrainingNetwork, x, portions: int, directions: int, seed
     order = np.random.default_rng(seed).permutation(len(x)) if portions > 1 else np.arange(len(x))
     parts, back = np.array_split(order, portions), np.argsort(order)
     features, total = None, None
-    for direction, found in enumerate(_in_threads(network, [x[part] for part in parts], directions, seed)):
+    for direction, found in enumerate(_in_threads(network, x, parts, directions, seed)):
         if progress is not None:
             progress(direction + 1, directions, f"kernel of {network.name}")
         change = jnp.concatenate([change for _, change in found])[back]
@@ -214,7 +216,7 @@ def _estimated(network: TrainingNetwork, x, portions: int, directions: int, seed
     return TrainingKernel(features, kernel, directions)
 
 
-def _in_threads(network: TrainingNetwork, parts: list, directions: int, seed: int) -> Iterator[list]:
+def _in_threads(network: TrainingNetwork, x, parts: list, directions: int, seed: int) -> Iterator[list]:
     """What `along` gives for each direction, in their order."""
 
     device = jax.config.jax_default_device  # of this thread; others do not know it
@@ -222,10 +224,10 @@ def _in_threads(network: TrainingNetwork, parts: list, directions: int, seed: in
     def one(direction: int) -> list:
         with jax.default_device(device):
             key = jax.random.fold_in(jax.random.key(seed), direction)
-            return jax.block_until_ready([network.along(part, key) for part in parts])
+            return jax.block_until_ready([network.along(x[part], key) for part in parts])
 
     yield one(0)  # compiles
-    if getattr(device, "platform", jax.default_backend()) != "cpu" or parts[0][0, ..., :1].size > SMALL:
+    if getattr(device, "platform", jax.default_backend()) != "cpu" or math.prod(x.shape[1:-1]) > SMALL:
         yield from map(one, range(1, directions))
         return
     with ThreadPoolExecutor(min(cores(), 4)) as pool:

@@ -11,6 +11,7 @@ from ntk_select.expert import Expert
 from ntk_select.finetuning.recipe import Recipe
 from ntk_select.finetuning.run import train_fn_of
 from ntk_select.forecasting.kernel import TrainingKernel, TrainingNetwork, of_chosen
+from ntk_select.network_inputs import NetworkInputs
 from ntk_select.new_head import with_new_head
 
 MOST_LAYERS = 12
@@ -25,7 +26,7 @@ def some_images(n: int, seed: int) -> Int[np.ndarray, " few"]:
 
 
 def shares_of_layers(
-    network: TrainingNetwork, x: Float[np.ndarray, "n ..."], kernel: TrainingKernel, head: str, *, seed: int = 0
+    network: TrainingNetwork, x: Float[np.ndarray, "n ..."] | NetworkInputs, kernel: TrainingKernel, head: str, *, seed: int = 0
 ) -> dict[str, float]:
     """The share of the kernel's trace that comes from the parameters of each part of the network, the fresh head among them.
 
@@ -56,7 +57,7 @@ def shares_of_layers(
 
 
 def linearity(
-    expert: Expert, x: Float[np.ndarray, "n ..."], labels: Int[np.ndarray, " n"], recipe: Recipe, distance: float, *, seed: int = 0
+    expert: Expert, x: Float[np.ndarray, "n ..."] | NetworkInputs, labels: Int[np.ndarray, " n"], recipe: Recipe, distance: float, *, seed: int = 0
 ) -> float:
     """How far the network is from its linearisation where training is expected to end, relative to how far its outputs move.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ntk_select.figure import format_of
 from ntk_select.finetuning.recipe import Recipe
+from ntk_select.finetuning.search import edge_of
 from ntk_select.forecasting.cross_validation import Curve, Outlook
 
 
@@ -27,6 +28,7 @@ class Forecast:
       weights: |w_0|, the norm of the expert's parameters.
       shares: of the kernel, by part of the network; None without `explain`.
       nonlinearity: how far the network is from its linearisation where training is expected to end; see `linearity`. None without `explain`.
+      warnings: what was noticed about the images, such as copies.
     """
 
     expert: str
@@ -44,6 +46,7 @@ class Forecast:
     weights: float
     shares: Mapping[str, float] | None = None
     nonlinearity: float | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def learning_rate(self) -> float:
@@ -85,12 +88,18 @@ class Forecast:
         """How far the weights are expected to move, |w - w_0|."""
         return self.best.distance
 
+    @property
+    def edge(self) -> str | None:
+        """ "largest" or "smallest" if the best learning rate is that one of several; None if it is between others."""
+        return edge_of(self.best.learning_rate, list(self.by_rate))
+
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON can hold it."""
         names = ("expert", "task", "images", "classes", "training_images", "per_class", "shots", "seed", "directions", "weights", "nonlinearity")
         record: dict[str, Any] = {name: _known(getattr(self, name)) for name in names}
         record |= {
-            name: _known(getattr(self, name)) for name in ("learning_rate", "accuracy", "low", "high", "balanced_accuracy", "loss", "distance")
+            name: _known(getattr(self, name))
+            for name in ("learning_rate", "edge", "accuracy", "low", "high", "balanced_accuracy", "loss", "distance")
         }
         kept = [name for name in Outlook.__dataclass_fields__ if name not in ("curve", "log_likelihoods", "right")]
         record["by_rate"] = [
@@ -98,7 +107,12 @@ class Forecast:
             | {name: [_known(float(value)) for value in values] for name, values in one.curve._asdict().items()}
             for one in self.by_rate.values()
         ]
-        return {**record, "shares": None if self.shares is None else dict(self.shares), "recipe": asdict(self.recipe)}
+        return {
+            **record,
+            "shares": None if self.shares is None else dict(self.shares),
+            "recipe": asdict(self.recipe),
+            "warnings": list(self.warnings),
+        }
 
     def plot(self):
         """The expected curves of all learning rates as a matplotlib Figure. Raises MissingDependencyError without matplotlib."""
@@ -116,11 +130,12 @@ class Forecast:
         return written(path, file_content(self.plot(), file_format))
 
     def _lines(self) -> list[str]:
+        edge = f" (the {self.edge} of {len(self.by_rate)}: one beyond it may be better)" if self.edge else ""
         best, on = self.best, f"{self.training_images:,} training images of {self.classes} classes"
         return [
             f"{self.expert} on {self.task}: {percent(best.accuracy)} expected after fine-tuning on {on} (95 %: {percent(best.low)} to "
             f"{percent(best.high)}; balanced {percent(best.balanced_accuracy)}; loss {best.loss:.3f})",
-            f"learning rate {best.learning_rate:g}; {self.recipe.epochs} epochs; from {self.images:,} images, seed {self.seed}",
+            f"learning rate {best.learning_rate:g}{edge}; {self.recipe.epochs} epochs; from {self.images:,} images, seed {self.seed}",
         ]
 
     def _rates(self) -> list[tuple[str, str, str, str, str]]:
@@ -150,7 +165,7 @@ class Forecast:
             found.append(f"The kernel comes from {', '.join(f'{name} ({percent(share)})' for name, share in largest)}.")
         if self.nonlinearity is not None:
             found.append(f"There the network is off its linearisation by {percent(self.nonlinearity)} of how far its outputs have moved.")
-        return found
+        return [*found, *self.warnings]
 
     def __repr__(self):
         rows = self._rates()

@@ -15,6 +15,7 @@ from ntk_select.linearized.network import NetworkKernel, linearize, network_kern
 from ntk_select.linearized.optimizers import Optimizer, Scalar, read_times
 from ntk_select.linearized.predict import Prediction, predict
 from ntk_select.linearized.problem import Batches, Examples, TestExamples, TestValues, Times, Values, host_only
+from ntk_select.linearized.regime import Regime, regime
 from ntk_select.linearized.train import Trajectory, train
 
 TABLE_ROWS = 9
@@ -47,7 +48,8 @@ class Discrepancy(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """The three curves at the same numbers of steps. Printed, a table of the training losses; `report(path)` draws all of it.
+    """The three curves at the same numbers of steps. Printed, a table of the training losses and the steps up to which the formula can be
+    trusted; `report(path)` draws all of it.
 
     Attributes:
       formula: from the kernel alone.
@@ -72,7 +74,8 @@ class Comparison(NamedTuple):
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
         test = "" if self.real.test_outputs is None else f", {self.real.test_outputs.shape[1]} test examples"
-        return "\n".join([f"Training loss of {len(self.targets)} examples{test}; error: of the formula, relative to real training", *lines])
+        head = f"Training loss of {len(self.targets)} examples{test}; error: of the formula, relative to real training"
+        return "\n".join([head, *lines, *self.regime().sentences()])
 
     def report(self, path: str | Path, *, title: str = "", loss: str = "") -> Path:
         """Writes the figure of the curves: .png, .svg or .pdf.
@@ -105,6 +108,11 @@ class Comparison(NamedTuple):
             change, real_change = (part.test_outputs - part.test_outputs[0] for part in (found, real))
             outputs = _ratio(_norms(change - real_change), _norms(real_change), both_zero=0.0)
         return Discrepancy(loss, test_loss, outputs, _agreement(found.test_outputs, real.test_outputs), distance)
+
+    def regime(self) -> Regime:
+        """The steps of this training up to which the formula can be trusted, for the loss and for single answers."""
+        apart = self.discrepancy()
+        return regime(self.real.times, apart.loss, apart.test_outputs, apart.agreement)
 
     def accuracy(self, curve: str = "real") -> Float[np.ndarray, " t"] | None:
         """Share of test examples that "formula", "linear" or "real" training answers rightly; None without test targets."""
@@ -256,13 +264,13 @@ def plot_curves(found: Comparison, *, title: str = "", loss: str = "", file_form
         panel(axes[0, 1], "test loss", of_curves("test_losses"), log=True)
     apart = found.discrepancy()
     errors = {"training loss": apart.loss, "test loss": apart.test_loss, "test outputs": apart.test_outputs}
-    errors["other answers"] = None if apart.agreement is None else 1 - apart.agreement
+    errors["different answers"] = None if apart.agreement is None else 1 - apart.agreement
     percent = [None if values is None else 100 * values for values in errors.values()]
     colours = ({"color": colour} for colour in ("#D55E00", "#CC79A7", "#009E73", "0.4"))
-    panel(axes[1, 0], "formula against real training (%)", dict(zip(errors, zip(percent, colours, strict=True), strict=True)))
+    panel(axes[1, 0], "error of the formula, relative to real training (%)", dict(zip(errors, zip(percent, colours, strict=True), strict=True)))
     axes[1, 0].set_ylim(bottom=0)
     axes[1, 0].legend(frameon=False, fontsize=9)
-    panel(axes[1, 1], "how far the weights moved", of_curves("distances"))
+    panel(axes[1, 1], "distance of the weights from the start", of_curves("distances"))
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle(literal(title), fontsize=12)

@@ -1,5 +1,6 @@
-"""What does each expert give to the scores? One forward pass for all of them, and what is known from elsewhere."""
+"""Inputs of the scores from each expert: one forward pass for all of them, and what is known from elsewhere."""
 
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
@@ -13,6 +14,7 @@ from ntk_select.errors import DataError, ModelError, NtkSelectError, explained
 from ntk_select.expert import Expert
 from ntk_select.gradients import expert_question, gradient_kernel
 from ntk_select.last_conv import pooled_kernel
+from ntk_select.network_inputs import IN_MEMORY, DecodedImages, NetworkInputs, resized
 from ntk_select.preprocess import Preprocess
 from ntk_select.probe import ProbePass, forward, has_pooled_last_conv
 from ntk_select.ranking.keys import Keys
@@ -40,6 +42,7 @@ class Gatherer:
       measured: fine-tuned accuracies by expert and task.
       names: of all experts that are to be compared.
       recipe, learning_rates: of the fine-tuning that is forecast; None for the paper's.
+      layers: whose gradients LGC takes: "last_conv", "all", or a regular expression for the "/"-joined paths of parameters.
       progress: told what is being trained.
 
     Attributes:
@@ -63,17 +66,19 @@ class Gatherer:
         names: Iterable[str] = (),
         recipe: Any = None,
         learning_rates: Sequence[float] | None = None,
+        layers: str = "last_conv",
         progress: Callable[[int, int, str], None] | None = None,
     ):
         self.task, self.sample, self.needs = task, sample, needs
         self.seed, self.batch_size, self.cache = seed, batch_size, cache
         self.reference, self.progress = reference, progress
-        self.recipe, self.learning_rates = recipe, learning_rates
+        self.recipe, self.learning_rates, self.layers = recipe, learning_rates, layers
         self.elsewhere = _elsewhere({name: row for name, row in (measured or {}).items() if name in set(names)}, task.name)
         self.headless: list[str] = []
         self.extractors: dict[str, None] = {}
         self.seconds: dict[str, float] = {}
         self.not_kept: list[str] = []
+        self._images = DecodedImages(sample.images)
         self._resized: dict[tuple, np.ndarray] = {}
         self._keys = Keys()
         self._of_extractor: dict[Any, np.ndarray | str] = {}
@@ -85,6 +90,7 @@ class Gatherer:
           NtkSelectError: the images cannot enter the expert.
         """
         inputs: dict[str, Any] = {"labels": self.sample.labels, "name": name, "seed": self.seed, "num_params": expert.num_params}
+        inputs |= {"task_key": self._task_key}
         inputs |= {} if self.recipe is None else {"recipe": self.recipe, "learning_rates": self.learning_rates}
         reasons: dict[str, str] = {}
         if self.needs & PASSES:
@@ -104,6 +110,12 @@ class Gatherer:
         self._from_card(name, expert, inputs, reasons)
         return inputs, reasons
 
+    @cached_property
+    def _task_key(self) -> str:
+        """Identifies the task and the images that were drawn from it."""
+        drawn = np.stack([self.sample.indices, self.sample.labels]).astype("<i8").tobytes()
+        return f"{self.task.name}, {len(self.sample)} images, {zlib.crc32(drawn):08x}"
+
     def _give(self, inputs, reasons, name: str, found) -> None:
         """A value, or the text of the reason why there is none."""
         if isinstance(found, str):
@@ -113,17 +125,18 @@ class Gatherer:
 
     # What passes through the expert
 
-    def _network_inputs(self, expert: Expert) -> np.ndarray:
+    def _network_inputs(self, expert: Expert) -> np.ndarray | NetworkInputs:
         preprocess = expert.preprocess
         if preprocess is None:
             raise ModelError(
                 f"Expert {expert.name!r} has no preprocess, so that images cannot enter it. Type: Expert(..., preprocess=Preprocess(size=224))"
             )
         if not isinstance(preprocess, Preprocess):
-            return np.asarray(preprocess(self.sample.images))
+            return np.asarray(preprocess(self._images))
         if preprocess.geometry not in self._resized:
-            self._resized[preprocess.geometry] = preprocess.resized(self.sample.images)
-        return preprocess.normalised(self._resized[preprocess.geometry])
+            in_memory = sum(pixels.nbytes for pixels in self._resized.values() if not isinstance(pixels, np.memmap))
+            self._resized[preprocess.geometry] = resized(preprocess, self._images, IN_MEMORY - in_memory)
+        return NetworkInputs(self._resized[preprocess.geometry], preprocess)
 
     def _passed(self, expert: Expert, x, needs: set[str], seconds: dict[str, float]) -> tuple[dict[str, Any], dict[str, str]]:
         """Features, softmax and kernels of one expert, from the cache where they are known; `needs` are the inputs that are wanted."""
@@ -132,7 +145,7 @@ class Gatherer:
             of_passes, of_kernel = self._keys_of(expert, x, with_kernel)
             arrays, kernel = self.cache.get(of_passes), self.cache.get(of_kernel)
         passes, reason = None, ""
-        pooled = with_kernel and kernel is None and has_pooled_last_conv(expert)
+        pooled = with_kernel and kernel is None and self.layers == "last_conv" and has_pooled_last_conv(expert)
         if arrays is None or pooled:
             seconds.setdefault("forward", 0.0)
             passes = forward(expert, x, last_conv=pooled, batch_size=self.batch_size, seconds=seconds)
@@ -166,7 +179,7 @@ class Gatherer:
             return None, None
         try:
             passes = self._keys.of_passes(expert, x)
-            kernel = self._keys.of_kernel(expert, x, passes) if with_kernel and passes else None
+            kernel = self._keys.of_kernel(expert, x, passes, self.layers) if with_kernel and passes else None
         except Exception:  # an expert is foreign code, and can be scored without being kept
             passes = kernel = None
         if passes is None:
@@ -204,17 +217,17 @@ class Gatherer:
             if passes is not None:
                 kernel = pooled_kernel(expert, passes, outputs)
             else:
-                kernel = gradient_kernel(expert, x, outputs=outputs, batch_size=self.batch_size)
+                kernel = gradient_kernel(expert, np.asarray(x), layers=self.layers, outputs=outputs, batch_size=self.batch_size)
         except NtkSelectError as error:
             return None, str(error)
         return (kernel, "") if np.isfinite(kernel).all() else (None, "The gradients hold NaN or infinity.")
 
     def _products(self, expert: Expert, x, outputs) -> float:
-        """What the engine expects to multiply for the kernel of the last convolution, forward passes apart."""
-        if expert.last_conv is None:
+        """What the engine expects to multiply for the kernel, forward passes apart."""
+        if expert.last_conv is None and self.layers == "last_conv":
             return 0.0
-        fn, variables, outputs, layers = expert_question(expert, "last_conv", outputs)
-        plan = ntk_plan(fn, variables, x, outputs=outputs, layers=layers)
+        fn, variables, outputs, layers = expert_question(expert, self.layers, outputs)
+        plan = ntk_plan(fn, variables, np.asarray(x), outputs=outputs, layers=layers)
         return (plan.flops - plan.pass_flops) / 2
 
     # What is known from elsewhere

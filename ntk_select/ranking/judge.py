@@ -1,12 +1,16 @@
-"""In which order do the experts stand, how many of the first cannot be told apart, and how is that said?"""
+"""The order of the experts, which of them cannot be told from the best, and the verdict in words."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from ntk_select.ranking.record import ExpertScores
+from ntk_select.ranking.record import ExpertScores, firsts
 from ntk_select.resampling import HalfSamples
 from ntk_select.scores import Score, ScoreResult
+
+NAMED = 4
+"""Experts that a sentence names; of more it gives the ranks."""
 
 
 def ordered(rows: list[ExpertScores], deciding: str, score: Score) -> list[ExpertScores]:
@@ -20,23 +24,40 @@ def ordered(rows: list[ExpertScores], deciding: str, score: Score) -> list[Exper
     return [replace(row, rank=position) for position, row in enumerate(sorted(rows, key=key), start=1)]
 
 
-def tied_with_the_best(rows: list[ExpertScores], on_halves: dict[str, np.ndarray], deciding: str, halves: HalfSamples) -> int:
-    """How many of the first experts cannot be told from the best: up to the last one that cannot. 1 where the best has no interval."""
+def contenders(rows: list[ExpertScores], on_halves: dict[str, np.ndarray], deciding: str, halves: HalfSamples) -> tuple[str, ...]:
+    """Names of the experts that cannot be told from the best, itself the first, in the order of the ranking.
+
+    They need not be neighbours: one further down with few or noisy values may be among them when those between are not. Where the
+    best has no interval they are those of equal value.
+    """
     scored = [row for row in rows if isinstance(row.scores[deciding], ScoreResult)]
     if not scored:
-        return 0
-    best, tied = scored[0], 1
-    for position, row in enumerate(scored[1:], start=2):
+        return ()
+    best, found = scored[0], [scored[0].name]
+    judged = bool(halves.rows) and np.isfinite(halves.margin(on_halves[best.name]))
+    for row in scored[1:]:
         difference = row.scores[deciding].value - best.scores[deciding].value
-        pair = on_halves[best.name], on_halves[row.name]
-        if difference == 0 or (np.isfinite(halves.standard_error(pair[0] - pair[1])) and not halves.told_apart(*pair, difference)):
-            tied = position
-    return tied
+        if difference == 0 or (judged and not halves.told_apart(on_halves[best.name], on_halves[row.name], difference)):
+            found.append(row.name)
+    return tuple(found)
 
 
-def judgement(rows: list[ExpertScores], tied: int, deciding: str, score: Score, *, images: int, draws: int, halved: bool) -> str:
-    """The verdict in one sentence; and where the score is an accuracy, what the best is expected to reach, in another."""
-    return f"{_verdict(rows, tied, deciding, score, images, draws, halved)}{_expected(rows, deciding)}"
+def judgement(
+    rows: list[ExpertScores], among: Sequence[str], deciding: str, scores: Mapping[str, Score], *, images: int, draws: int, halved: bool
+) -> str:
+    """The verdict in one sentence; where the score is an accuracy, what the best is expected to reach; and whom other scores put first.
+
+    Args:
+      rows: in order.
+      among: of `contenders`.
+      deciding: the score that decides.
+      scores: all of the ranking.
+      images: of the probe sample.
+      draws: half-samples that were asked for.
+      halved: whether there were any.
+    """
+    verdict = _verdict(rows, among, deciding, scores[deciding], images, draws, halved)
+    return " ".join(filter(None, (verdict, _expected(rows, deciding), _disagreement(rows, deciding, scores))))
 
 
 def _expected(rows: list[ExpertScores], deciding: str) -> str:
@@ -45,28 +66,62 @@ def _expected(rows: list[ExpertScores], deciding: str) -> str:
         return ""
     reached, low, high = (f"{100 * details[name]:.0f} %" for name in ("accuracy", "accuracy_low", "accuracy_high"))
     return (
-        f" {rows[0].name} is expected to answer {reached} of new images rightly after fine-tuning on these (95 %: {low} to {high}), "
+        f"{rows[0].name} is expected to answer {reached} of new images correctly after fine-tuning on these (95 %: {low} to {high}), "
         f"with learning rate {details['learning_rate']:g}."
     )
 
 
-def _verdict(rows: list[ExpertScores], tied: int, deciding: str, score: Score, images: int, draws: int, halved: bool) -> str:
-    if tied == 0:
+def _disagreement(rows: list[ExpertScores], deciding: str, scores: Mapping[str, Score]) -> str:
+    """Whom the other scores that look at the images put first, where that is not the best."""
+    if not rows or not isinstance(rows[0].scores[deciding], ScoreResult):
+        return ""
+    others: dict[str, list[str]] = {}
+    for name, score in scores.items():
+        first = firsts(rows, name, score.higher_is_better)
+        if name != deciding and score.needs_images and first and rows[0].name not in first:
+            others.setdefault(first[0] if len(first) == 1 else f"{first[0]} (tied with {len(first) - 1})", []).append(name)
+    if not others:
+        return ""
+    told = sorted(others.items(), key=lambda item: -len(item[1]))
+    shown = [f"{expert} by {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}" for expert, names in told[:NAMED]]
+    return f"Other scores disagree; first is {'; '.join(shown)}{f'; and {len(told) - NAMED} others' if len(told) > NAMED else ''}."
+
+
+def _verdict(rows: list[ExpertScores], among: Sequence[str], deciding: str, score: Score, images: int, draws: int, halved: bool) -> str:
+    if not among:
         return f"No expert could be given the score {deciding}."
-    best, scored = rows[0].name, sum(isinstance(row.scores[deciding], ScoreResult) for row in rows)
+    best, scored = rows[0], sum(isinstance(row.scores[deciding], ScoreResult) for row in rows)
+    highest = f"{deciding} is {'highest' if score.higher_is_better else 'lowest'} for {best.name}"
     if not score.needs_images:
-        return f"{best} comes first by {deciding}, which says nothing about the task."
+        return f"{highest}, and says nothing about the task."
+    if best.scores[deciding].remark:
+        chance = best.scores[deciding].by_chance.get("value")
+        told = "" if chance is None else f": shuffled labels give it {chance:.4g}"
+        return f"{highest} on these {images} images, with {best.scores[deciding].value:.4g}, which says little{told}."
     if not score.resampled:
-        return f"{best} comes first by {deciding}, which has no intervals: it costs too much to be taken again and again."
+        return f"{highest} on these {images} images. It has no intervals: it costs too much to be computed again and again."
     if draws == 0:
-        return f"{best} comes first by {deciding}; without draws nothing can be said of how surely."
-    if rows[0].scores[deciding].low is None or not halved:
-        return f"{best} comes first by {deciding}; so few images a class are too few to say how surely."
+        return f"{highest} on these {images} images; without draws nothing can be said of how surely."
+    if best.scores[deciding].low is None or not halved:
+        return f"{highest} on these {images} images; some classes have too few of them to say how surely."
     if scored == 1:
-        return f"{best} is the only expert{'' if len(rows) == 1 else f' with the score {deciding}'}; there is nothing to compare."
-    if tied == 1:
-        others = "all others" if scored == len(rows) else f"the {scored - 1} others that have the score"
-        return f"{best} is ahead of {others} by {deciding} on these {images} images (95 %)."
-    if tied == scored:
-        return f"No expert can be told from the best by {deciding} on these {images} images (95 %)."
-    return f"1 to {tied} cannot be told apart by {deciding} on these {images} images (95 %)."
+        return f"{best.name} is the only expert{'' if len(rows) == 1 else f' with the score {deciding}'}; there is nothing to compare."
+    highest += f" on these {images} images"
+    if len(among) == 1:
+        others = "every other expert" if scored == len(rows) else f"the {scored - 1} others that have the score"
+        return f"{highest}, ahead of {others} by more than the choice of images explains (95 %)."
+    if len(among) == scored:
+        return f"{highest}, but no other expert can be told from it: the choice of images explains the differences (95 %)."
+    return f"{highest}; {_those(rows, among)} cannot be told from it (95 %, over the choice of images)."
+
+
+def _those(rows: list[ExpertScores], among: Sequence[str]) -> str:
+    """Names of the other contenders, or their ranks where they are many."""
+    others = among[1:]
+    if len(others) <= NAMED:
+        return " and ".join(filter(None, (", ".join(others[:-1]), others[-1])))
+    ranks = [row.rank for row in rows if row.name in others]
+    starts = [rank for rank in ranks if rank - 1 not in ranks]
+    ends = [rank for rank in ranks if rank + 1 not in ranks]
+    spans = [f"{start}" if start == end else f"{start} to {end}" for start, end in zip(starts, ends, strict=True)]
+    return f"the {len(others)} others at rank {', '.join(spans)}"

@@ -1,4 +1,4 @@
-"""What tells one computation of a ranking from another? Keys for the cache, made of everything that decides the numbers."""
+"""Keys of a ranking's computations for the cache, made of everything that decides the numbers."""
 
 import inspect
 from dataclasses import is_dataclass
@@ -11,6 +11,7 @@ import numpy as np
 from ntk_select.cache import key_of
 from ntk_select.engine.digest import digest_of_params, digest_of_program
 from ntk_select.expert import Expert
+from ntk_select.network_inputs import NetworkInputs
 from ntk_select.task import ProbeSample, Task
 
 
@@ -23,12 +24,13 @@ class Keys:
     def of_passes(self, expert: Expert, x) -> str | None:
         """Weights, images as they enter, programs, and what computes. None where a program calls back to Python."""
         programs = [self._program(fn, expert, x) for fn in (expert.apply_fn, expert.features_fn, expert.taps_fn) if fn is not None]
-        return None if None in programs else key_of("passes", _where(), digest_of_params(expert.variables), np.asarray(x), *programs)
+        images = (x.pixels, repr(x.preprocess)) if isinstance(x, NetworkInputs) else (np.asarray(x),)
+        return None if None in programs else key_of("passes", _where(), digest_of_params(expert.variables), *images, *programs)
 
-    def of_kernel(self, expert: Expert, x, passes: str) -> str:
-        """What the passes are, the layer, the head, and the program of the gradient with its derivative rules."""
+    def of_kernel(self, expert: Expert, x, passes: str, layers: str = "last_conv") -> str:
+        """What the passes are, the layers, the head, and the program of the gradient with its derivative rules."""
         fn = expert.features_fn if expert.head is None and expert.features_fn is not None else expert.apply_fn
-        return key_of("gradient kernel", passes, repr(expert.last_conv), repr(expert.head), str(self._program(fn, expert, x, gradient=True)))
+        return key_of("gradient kernel", passes, layers, repr(expert.last_conv), repr(expert.head), str(self._program(fn, expert, x, gradient=True)))
 
     def of_training_kernel(self, expert: Expert, x, passes: str, batch_norm: str, head: str, seed: int) -> str | None:
         """What the passes are, the program of training, how batch norm is trained, the head, and the random directions."""
@@ -66,7 +68,7 @@ class Keys:
             return jax.grad(total)([leaves[place] for place in real])
 
         shapes = jax.eval_shape(lambda variables: variables, expert.variables)
-        memory = (fn, gradient, fn is expert.taps_fn, np.shape(x)[1:], str(shapes)) if _holds_no_weights(fn) else None
+        memory = (fn, gradient, fn is expert.taps_fn, x.shape[1:], str(shapes)) if _holds_no_weights(fn) else None
         if memory is None or memory not in self._programs:
             found = digest_of_program(differentiated if gradient else known, expert.params, dict(expert.state), x[:1])
             if memory is None:

@@ -27,7 +27,7 @@ def figure_bytes(ranking, file_format: str) -> bytes:
         _values(figure, axes, ranking)
     axes[0].set_yticks(range(len(experts)), [f"{literal(expert.name)}  {expert.rank}" for expert in experts])
     axes[0].set_ylim(max(len(experts), 1) - 0.5, -0.5)
-    title = textwrap.fill(f"{ranking.task['name']}: {ranking.judgement}", int(LETTERS * figure.get_figwidth()))
+    title = textwrap.fill(f"{ranking.task['name']}: {ranking.judgement} {ranking.evidence}", int(LETTERS * figure.get_figwidth()))
     figure.suptitle(literal(title), fontsize=10)
     return file_content(figure, file_format)
 
@@ -45,8 +45,9 @@ def _values(figure, axes, ranking) -> None:
             if outcome.low is not None:
                 axis.plot([outcome.low, outcome.high], [position, position], color=colour, linewidth=1.5, solid_capstyle="round")
             points[literal(expert.source or "unknown")] = axis.plot(outcome.value, position, "o", color=colour, markersize=5)[0]
-        if ranking.tied > 1:
-            axis.axhspan(-0.5, ranking.tied - 0.5, color="0.93", zorder=0)
+        for position, expert in enumerate(experts if ranking.tied > 1 else ()):
+            if expert.name in ranking.contenders:
+                axis.axhspan(position - 0.5, position + 0.5, color="0.93", zorder=0)
         axis.set_xlabel(literal(name))
         axis.grid(axis="x", color="0.9")
         axis.spines[["top", "right", "left"]].set_visible(False)

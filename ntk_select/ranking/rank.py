@@ -1,4 +1,4 @@
-"""Which experts are worth fine-tuning on a task, judged without fine-tuning any?"""
+"""Ranking the experts of a zoo for a task, without fine-tuning any."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -10,21 +10,23 @@ import jax
 import numpy as np
 
 from ntk_select.cache import Cache
+from ntk_select.copies import distinct
 from ntk_select.errors import ConfigError, DataError, did_you_mean, explained
 from ntk_select.expert import Expert
+from ntk_select.gradients import of_params
+from ntk_select.plugins import as_experts, as_task
+from ntk_select.progress import Progress, reporting
 from ntk_select.ranking.inputs import Gatherer
-from ntk_select.ranking.judge import judgement, ordered, tied_with_the_best
+from ntk_select.ranking.judge import contenders, judgement, ordered
 from ntk_select.ranking.record import ExpertScores, Failure, Ranking
 from ntk_select.ranking.scorer import Scorer
-from ntk_select.resampling import MIN_DRAWS, Z95, half_samples
+from ntk_select.resampling import MIN_DRAWS, HalfSamples, half_samples
 from ntk_select.scores import SCORES, Score, ScoreResult
 from ntk_select.scores.installed import known_scores
 from ntk_select.task import ProbeSample, Task, probe_sample
 from ntk_select.whole import is_whole
 
-Experts = Iterable[Expert] | Mapping[str, Callable[[], Expert]]
-Progress = Callable[[int, int, str], None]
-
+Experts = Expert | str | Path | Iterable[Expert | str | Path] | Mapping[str, Expert | Callable[[], Expert]]
 
 DEFAULT_SCORES = ("forecast", "lfc", "lgc")
 """The expected accuracy decides the order; the paper's scores stand beside it."""
@@ -34,7 +36,7 @@ IMBALANCE = 5
 
 def rank(
     experts: Experts,
-    task: Task,
+    task: Task | str | Path,
     scores: Sequence[str] | Mapping[str, Score] = DEFAULT_SCORES,
     per_class: int = 25,
     seed: int = 0,
@@ -45,8 +47,9 @@ def rank(
     measured: Mapping[str, Mapping[str, float]] | None = None,
     recipe: Any = None,
     learning_rates: float | Sequence[float] | None = None,
+    layers: str = "last_conv",
     cache: str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
 ) -> Ranking:
     """Scores every expert on one probe sample of the task and orders them.
 
@@ -54,11 +57,12 @@ def rank(
     an expert cannot have is there with the reason.
 
     Args:
-      experts: experts, or a mapping from names to functions that load one, so that only one is in memory.
-      task: the target task; only training images are used.
+      experts: experts, names of embedded experts, zoos ("builtin", or a folder of experts), or a mapping from names to functions that
+        load one, so that only one is in memory.
+      task: the target task, or its URI as for `load_task`; only training images are used.
       scores: names in `SCORES`, or "all"; or a mapping from names to `Score`, for scores of your own. The first that at least half of the
         experts have decides the order.
-      per_class: images a class that the scores see, at most.
+      per_class: images of each class that the scores see, at most; copies of one image are left out.
       seed: of the probe sample, the half-samples, the reference network and the scores that draw.
       draws: half-samples behind the intervals and the verdict; 0 for none (a forecast has an interval of its own). Costly scores take 25 at most.
       batch_size: images per forward pass.
@@ -67,22 +71,22 @@ def rank(
       measured: accuracies after fine-tuning, by expert and task, for `best_elsewhere`. Those on this very task are left out.
       recipe: a `Recipe`, how the experts will be fine-tuned, for `forecast`; that of the paper if None.
       learning_rates: that will be tried then; those of the paper if None.
+      layers: whose gradients LGC takes: "last_conv" (as the expert names it), "all", or a regular expression that is searched in the
+        "/"-joined paths of the parameters, for networks without a last convolution.
       cache: folder in which features, logits and gradient kernels are kept by content, so that the next score of the same experts
         and images costs no forward pass; None keeps nothing.
       progress: called with (experts done, experts in all, name of the next) as the work goes on; while a reference network is
-        trained, with its epochs.
+        trained, with its epochs. None shows a bar on a terminal or in a notebook, False nothing.
 
     Raises:
       ConfigError: an unknown score, no experts, two of one name, or an option out of range.
+      ModelError: there is no expert or zoo of a name.
       TaskError: `per_class` or `seed` out of range.
       DataError: an image of the task cannot be decoded.
 
     Reference: Deshpande et al. 2021, sections 3 and 5.
     """
-    if not isinstance(task, Task):
-        raise ConfigError(
-            f"rank takes a Task, not {type(task).__name__}. Type: ntk_select.load_task('digits'), or ntk_select.Task(name, images, ...)"
-        )
+    task = as_task(task)
     chosen = chosen_scores(scores)
     if not is_whole(draws) or (draws != 0 and draws < MIN_DRAWS):
         raise ConfigError(f"draws is {draws!r}; it must be 0 (no intervals) or at least {MIN_DRAWS}, a whole number.")
@@ -92,50 +96,52 @@ def rank(
         raise ConfigError("measured must be {expert: {task: accuracy from 0 to 1}}.")
     if not isinstance(cache, str | Path | None):
         raise ConfigError(f"cache is of type {type(cache).__name__}; it must be the path of a folder, or None.")
-    if progress is not None and not callable(progress):
-        raise ConfigError(f"progress is of type {type(progress).__name__}; it must be a function of (done, all, name), or None.")
+    if layers != "last_conv":
+        of_params(layers, None)
     training = _training(recipe, learning_rates)
-    loaders = _loaders(experts)
+    loaders = as_experts(experts)
+    if not loaders:
+        raise ConfigError("There is no expert to rank. Give at least one; to see what is there type: ntk-select zoo list")
     needs = {name for score in chosen.values() for name in score.takes}
     if "reference_features" in needs and not isinstance(reference, Expert):
         from ntk_select.reference import check_reference  # here, for it imports Optax
 
         check_reference(reference)
-    sample = probe_sample(task, per_class=per_class, seed=seed)
+    sample, noticed = distinct(probe_sample(task, per_class=per_class, seed=seed))
     halves = half_samples(sample.labels, draws=draws, seed=seed)
     kept = Cache(cache)
-    options = {"reference": reference, "measured": measured, "names": loaders, "progress": progress}
-    gatherer = Gatherer(task, sample, needs, seed=seed, batch_size=batch_size, cache=kept, **training, **options)
-    scorer = Scorer(gatherer, chosen, halves.rows)
-
     rows, failures = [], []
-    for done, (name, load) in enumerate(loaders.items()):
-        if progress:
-            progress(done, len(loaders), name)
-        try:
-            rows.append(scorer.score(name, load))
-        except DataError:
-            raise  # the task's own images: no expert can do better
-        except Exception as error:  # an expert is foreign code: whatever it raises must not cost the others
-            failures.append(Failure(name, explained(error)))
-    if progress:
-        progress(len(loaders), len(loaders), "")
+    with reporting(progress, "ranking") as report:
+        options = {"reference": reference, "measured": measured, "names": loaders, "layers": layers, "progress": report}
+        gatherer = Gatherer(task, sample, needs, seed=seed, batch_size=batch_size, cache=kept, **training, **options)
+        scorer = Scorer(gatherer, chosen, halves.rows)
+        for done, (name, load) in enumerate(loaders.items()):
+            if report:
+                report(done, len(loaders), name)
+            try:
+                rows.append(scorer.score(name, load))
+            except DataError:
+                raise  # the task's own images: no expert can do better
+            except Exception as error:  # an expert is foreign code: whatever it raises must not cost the others
+                failures.append(Failure(name, explained(error)))
+        if report:
+            report(len(loaders), len(loaders), "")
     kept.prune()
 
     deciding = _deciding(list(chosen), rows)
     on_halves = {name: scorer.on_halves(name, rows) for name in chosen}
     rows = [_with_intervals(row, chosen, on_halves, halves) for row in scorer.compared(rows)]
     rows = ordered(rows, deciding, chosen[deciding])
-    tied = tied_with_the_best(rows, on_halves[deciding], deciding, halves)
-    verdict = judgement(rows, tied, deciding, chosen[deciding], images=len(sample), draws=draws, halved=len(halves.rows) > 0)
+    among = contenders(rows, on_halves[deciding], deciding, halves)
+    verdict = judgement(rows, among, deciding, chosen, images=len(sample), draws=draws, halved=len(halves.rows) > 0)
     return Ranking(
-        task=_task_record(task, sample, per_class, seed, gatherer, needs),
+        task=_task_record(task, sample, per_class, seed, gatherer, needs, [*noticed, *_cut(rows, chosen)]),
         score_names=tuple(chosen),
         deciding=deciding,
         fine_tuning=None if "training_kernel" not in needs else _fine_tuning(gatherer),
         experts=tuple(rows),
         failures=tuple(failures),
-        tied=tied,
+        contenders=among,
         judgement=verdict,
         versions={package: version(package) for package in ("jax", "numpy")} | {"device": jax.devices()[0].platform},
         higher_is_better={name: score.higher_is_better for name, score in chosen.items()},
@@ -188,23 +194,6 @@ def _by_name(scores: Sequence[str] | Mapping[str, Score]) -> dict[str, Score]:
     return {name: known[name] for name in names}
 
 
-def _loaders(experts: Experts) -> dict[str, Callable[[], Expert]]:
-    if isinstance(experts, Mapping):
-        loaders = {name: (lambda e=expert: e) if isinstance(expert, Expert) else expert for name, expert in experts.items()}
-    else:
-        listed = [experts] if isinstance(experts, Expert) or not isinstance(experts, Iterable) else list(experts)
-        for expert in listed:
-            if not isinstance(expert, Expert):
-                raise ConfigError(f"rank takes experts, not {type(expert).__name__}. Type: ntk_select.Expert(name, apply_fn, params, ...)")
-        loaders = {expert.name: (lambda expert=expert: expert) for expert in listed}
-        if len(loaders) < len(listed):
-            names = [expert.name for expert in listed]
-            raise ConfigError(f"Two experts are named {next(n for n in names if names.count(n) > 1)!r}; names must differ.")
-    if not loaders:
-        raise ConfigError("There is no expert to rank. Give at least one; to see what is there type: ntk-select zoo list")
-    return loaders
-
-
 def _fine_tuning(gatherer: Gatherer) -> dict[str, Any]:
     """The recipe and the learning rates of the forecast, JSON-ready."""
     from ntk_select.finetuning.recipe import LEARNING_RATES, Recipe  # here, for it imports Optax
@@ -212,18 +201,33 @@ def _fine_tuning(gatherer: Gatherer) -> dict[str, Any]:
     return {"recipe": asdict(gatherer.recipe or Recipe()), "learning_rates": list(gatherer.learning_rates or LEARNING_RATES)}
 
 
-def _with_intervals(row: ExpertScores, scores: dict[str, Score], on_halves: dict[str, dict[str, np.ndarray]], halves) -> ExpertScores:
+def _with_intervals(row: ExpertScores, scores: dict[str, Score], on_halves: dict[str, dict[str, np.ndarray]], halves: HalfSamples) -> ExpertScores:
     outcomes = dict(row.scores)
-    for name in scores:
+    for name, score in scores.items():
         outcome = outcomes[name]
-        if isinstance(outcome, ScoreResult) and outcome.low is None and np.isfinite(margin := Z95 * halves.standard_error(on_halves[name][row.name])):
-            outcomes[name] = replace(outcome, low=outcome.value - margin, high=outcome.value + margin)
+        if isinstance(outcome, ScoreResult) and outcome.low is None and np.isfinite(margin := halves.margin(on_halves[name][row.name])):
+            low, high = score.limits
+            outcomes[name] = replace(outcome, low=max(outcome.value - margin, low), high=min(outcome.value + margin, high))
     return replace(row, scores=outcomes)
 
 
-def _task_record(task: Task, sample: ProbeSample, per_class: int, seed: int, gatherer: Gatherer, needs: set[str]) -> dict[str, Any]:
+def _cut(rows: list[ExpertScores], scores: dict[str, Score]) -> list[str]:
+    """Says of which scores intervals end where the range of the score does."""
+    found = []
+    for name, score in scores.items():
+        results = [row.scores[name] for row in rows if isinstance(row.scores[name], ScoreResult)]
+        if score.resampled and any(
+            result.low is not None and result.value not in score.limits and {result.low, result.high} & set(score.limits) for result in results
+        ):
+            found.append(name)
+    return [f"Intervals are cut at the ends of the range of {', '.join(found)}."] if found else []
+
+
+def _task_record(
+    task: Task, sample: ProbeSample, per_class: int, seed: int, gatherer: Gatherer, needs: set[str], noticed: list[str]
+) -> dict[str, Any]:
     counts = np.bincount(sample.labels)
-    warnings = list(task.details.get("warnings", []))
+    warnings = [*task.details.get("warnings", []), *noticed]
     absent = [name for name in task.class_names if name not in sample.class_names]
     if absent:
         warnings.append(f"Classes without a training image, left out ({len(absent)}): {', '.join(absent[:5])}{' ...' if len(absent) > 5 else ''}")

@@ -1,20 +1,27 @@
-"""What is a ranking, and in which forms can it be had?"""
+"""A ranking, and its forms: table, JSON, pandas, files."""
 
 import csv
+import html
 import io
 import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ntk_select.errors import ConfigError, missing
+from ntk_select.errors import ConfigError, did_you_mean, missing
 from ntk_select.figure import format_of
 from ntk_select.files import write_atomically
-from ntk_select.scores import ScoreResult, Unavailable
+from ntk_select.ranking.evidence import evidence_for
+from ntk_select.scores import SCORES, ScoreResult, Unavailable
 from ntk_select.scores.dissimilarity import ranked
 
 LONGEST, MOST_REMARKS = 300, 12
 """Letters of a remark below the table, and remarks."""
+MOST_COLUMNS = 6
+"""Scores that a printed ranking shows side by side."""
+CONTENDER = "~"
+"""Stands behind the rank of an expert that cannot be told from the best."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +67,17 @@ class Failure:
 class Ranking:
     """Experts in the order in which they are worth fine-tuning, best first.
 
+    `len(ranking)`, iteration and `ranking[0]` are over the experts; `ranking["name"]` is the row of one.
+
     Attributes:
-      task: name, uri, classes, images seen, images a class, seed, warnings.
+      task: name, uri, classes, images seen, images per class, seed, warnings.
       score_names: the scores.
       deciding: the score that decides the order: the first that at least half of the experts have.
       fine_tuning: recipe and learning rates of the forecast; None where there is none.
       experts: best first.
       failures: experts that could not be scored.
-      tied: how many of the first experts cannot be told from the best one (1 if it stands alone, 0 if no expert has
-        the deciding score).
-      judgement: that, in one sentence.
+      contenders: names of the experts that cannot be told from the best one, itself the first; empty if no expert has the deciding score.
+      judgement: that in words, what the best is expected to reach, and whom other scores put first.
       higher_is_better: the direction of each score.
       shared_seconds: time spent once for all experts: "reference" (a network trained on the task), "extractor".
     """
@@ -78,7 +86,7 @@ class Ranking:
     score_names: tuple[str, ...]
     experts: tuple[ExpertScores, ...]
     failures: tuple[Failure, ...] = ()
-    tied: int = 0
+    contenders: tuple[str, ...] = ()
     judgement: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     higher_is_better: dict[str, bool] = field(default_factory=dict)
@@ -89,7 +97,32 @@ class Ranking:
     @property
     def best(self) -> str | None:
         """Name of the first expert; None when none could be scored."""
-        return self.experts[0].name if self.tied else None
+        return self.experts[0].name if self.contenders else None
+
+    @property
+    def tied(self) -> int:
+        """Number of `contenders`: 1 where the best stands alone, 0 where no expert has the deciding score."""
+        return len(self.contenders)
+
+    @property
+    def evidence(self) -> str:
+        """How well the deciding score has predicted accuracy after fine-tuning, in one sentence; "" where no expert has it."""
+        return evidence_for(self.deciding or self.score_names[0]) if self.contenders else ""
+
+    def __len__(self):
+        return len(self.experts)
+
+    def __iter__(self) -> Iterator[ExpertScores]:
+        return iter(self.experts)
+
+    def __getitem__(self, key: int | slice | str) -> ExpertScores | tuple[ExpertScores, ...]:
+        """The row at a place, the rows of a slice, or the row of a name. Raises IndexError or KeyError."""
+        if not isinstance(key, str):
+            return self.experts[key]
+        for row in self.experts:
+            if row.name == key:
+                return row
+        raise KeyError(f"{key!r} is not in this ranking.{did_you_mean(key, [row.name for row in self.experts])}")
 
     def places(self, name: str) -> dict[str, float]:
         """Place of each expert by one score, 1 the best, those that tie on the mean of their places; experts without it are absent."""
@@ -98,20 +131,50 @@ class Ranking:
         ranks = ranked([sign * expert.scores[name].value for expert in known])
         return {expert.name: float(rank) for expert, rank in zip(known, ranks, strict=True)}
 
-    def __repr__(self):
-        rows = self._rows()
-        header = ["rank", "expert", *self.score_names]
-        table = [header] + [
-            [str(row["rank"]), row["expert"], *("-" if row[name] is None else f"{row[name]:.4f}" for name in self.score_names)] for row in rows
-        ]
-        widths = [max(len(line[i]) for line in table) for i in range(len(header))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
+    def shown_rank(self, row: ExpertScores) -> str:
+        """The rank, with a mark behind it where the expert cannot be told from the best."""
+        return f"{row.rank} {CONTENDER}" if row.name in self.contenders[1:] else str(row.rank)
+
+    def _table(self) -> list[list[str]]:
+        """Rows of text under a heading; of many scores only the deciding one."""
+        names = self.score_names if len(self.score_names) <= MOST_COLUMNS else (self.deciding or self.score_names[0],)
+        cells = [[self.shown_rank(row), row.name, *(cell(row.scores[name], name) for name in names)] for row in self.experts]
+        return [["rank", "expert", *names], *cells]
+
+    def _lines_below(self) -> list[str]:
+        marked = [f"{CONTENDER} cannot be told from the first (95 %, over the choice of images)."] if self.tied > 1 else []
         remarks = [f"{', '.join(names)} unavailable{extent}: {reason}" for (extent, reason), names in self.reasons().items()]
+        remarks += [f"{', '.join(names)}: {remark}" for remark, names in self.remarks().items()]
         remarks += [f"{failure.name} failed: {failure.error}" for failure in self.failures]
+        remarks += [f"Note: {warning}" for warning in self.task.get("warnings", ())]
         remarks = [remark if len(remark) <= LONGEST else remark[: LONGEST - 4] + " ..." for remark in remarks]
         if len(remarks) > MOST_REMARKS:
             remarks[MOST_REMARKS:] = [f"and {len(remarks) - MOST_REMARKS} more remarks: see failures, and the reason of each score that is not there"]
-        return "\n".join([f"Ranking of {len(rows)} experts for {self.task['name']}", *lines, *remarks, self.judgement])
+        hidden = len(self.score_names) - len(self._table()[0]) + 2
+        marked += [f"{hidden} more scores: to_pandas() has all."] if hidden else []
+        return [*marked, *remarks, *filter(None, (self.judgement, self.evidence))]
+
+    def __repr__(self):
+        table = self._table()
+        widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+        lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in table]
+        return "\n".join([f"Ranking of {len(self.experts)} experts for {self.task['name']}", *lines, *self._lines_below()])
+
+    def _repr_html_(self) -> str:
+        head, *rows = self._table()
+        cells = [f"<tr>{''.join(f'<th>{html.escape(text)}</th>' for text in head)}</tr>"]
+        cells += [f"<tr>{''.join(f'<td>{html.escape(text)}</td>' for text in row)}</tr>" for row in rows]
+        title = html.escape(f"Ranking of {len(self.experts)} experts for {self.task['name']}")
+        return "".join([f"<p>{title}</p><table>{''.join(cells)}</table>", *(f"<p>{html.escape(line)}</p>" for line in self._lines_below())])
+
+    def remarks(self) -> dict[str, list[str]]:
+        """Names of the scores whose values say little, by one expert's remark for all."""
+        found: dict[str, list[str]] = {}
+        for name in self.score_names:
+            remarks = [row.scores[name].remark for row in self.experts if isinstance(row.scores[name], ScoreResult) and row.scores[name].remark]
+            if remarks:
+                found.setdefault(remarks[0], []).append(name)
+        return found
 
     def reasons(self) -> dict[tuple[str, str], list[str]]:
         """Names of the scores that lack for the same reason, by how many experts lack them ("" for all) and one expert's reason for all."""
@@ -148,6 +211,7 @@ class Ranking:
                 return {"value": None, "low": None, "high": None, "unavailable": result.reason}
             details = {"details": dict(result.details)} if result.details else {}
             details |= {name: result.details[name] for name in OF_ACCURACY if name in result.details}
+            details |= {"remark": result.remark, "by_chance": dict(result.by_chance)} if result.remark else {}
             return {"value": result.value, "low": result.low, "high": result.high, **details}
 
         return {
@@ -170,7 +234,10 @@ class Ranking:
             ],
             "failures": [{"name": f.name, "error": f.error} for f in self.failures],
             "tied": self.tied,
+            "contenders": list(self.contenders),
             "judgement": self.judgement,
+            "evidence": self.evidence,
+            "firsts": {name: firsts(self.experts, name, self.higher_is_better.get(name, True)) for name in self.score_names},
             "versions": self.versions,
             "higher_is_better": self.higher_is_better,
             "shared_seconds": _rounded(self.shared_seconds),
@@ -223,6 +290,29 @@ class Ranking:
 
         path = Path(path).expanduser()
         return written(path, figure_bytes(self, format_of(path)))
+
+
+def firsts(rows: Sequence[ExpertScores], name: str, higher_is_better: bool = True) -> list[str]:
+    """Names of the experts that are best by one score: several where they tie, none where no expert has it."""
+    known = {row.name: row.scores[name].value for row in rows if isinstance(row.scores[name], ScoreResult)}
+    best = (max if higher_is_better else min)(known.values(), default=None)
+    return [expert for expert, value in known.items() if value == best]
+
+
+def cell(outcome: ScoreResult | Unavailable, name: str) -> str:
+    """A score as a table shows it: 0.204 ±0.022; in per cent where it is an accuracy; with what chance gives where it says little.
+
+    The number behind ± is half the width of the interval, which need not be symmetric; the ends are in `ScoreResult`.
+    """
+    if not isinstance(outcome, ScoreResult):
+        return "-"
+    percent = name in SCORES and SCORES[name].unit == "accuracy"
+    factor, places, unit = (100, 1, " %") if percent else (1, 3 if abs(outcome.value) < 100 else 1, "")
+    text = f"{factor * outcome.value:.{places}f}"
+    if outcome.low is not None:
+        text += f" ±{factor * (outcome.high - outcome.low) / 2:.{places}f}"
+    chance = f" (chance {outcome.by_chance['value']:.{places}f})" if "value" in outcome.by_chance else ""
+    return text + unit + chance
 
 
 def _rounded(seconds: dict[str, float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""How is one expert scored after another, on the same images and half-samples?"""
+"""Scoring one expert after another, on the same images and half-samples."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -35,7 +35,7 @@ class Scorer:
         outcomes, score_seconds = {}, {}
         for key, score in self.scores.items():
             with timed(score_seconds, key):
-                outcomes[key] = _explained(score, _evaluated(score, inputs), reasons)
+                outcomes[key] = _explained(score, score.with_chance(_evaluated(score, inputs), **inputs), reasons)
         seconds["scores"] = sum(score_seconds.values())
         with timed(seconds, "intervals"), _suitable_threads(inputs):
             self._halves[name] = self._on_halves(inputs, {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, ScoreResult)})

@@ -8,9 +8,18 @@ from jaxtyping import Float
 from ntk_select.errors import TaskError, UndefinedScoreError
 
 
-def random_score(name: str = "", seed: int = 0) -> float:
-    """A uniform number in [0, 1) that depends on the expert's name and the seed alone: what guessing achieves."""
-    return float(np.random.default_rng([seed, zlib.crc32(name.encode())]).random())
+def random_score(name: str = "", seed: int = 0, task_key: str = "") -> float:
+    """A uniform number in [0, 1): one random order of the experts.
+
+    Different tasks and different seeds give independent orders. What guessing is worth on average is `evaluate.random_expectation`, and not
+    what one such order achieves.
+
+    Args:
+      name: of the expert.
+      seed: of the draw of images.
+      task_key: identifies the task and its images.
+    """
+    return float(np.random.default_rng([seed, zlib.crc32(name.encode()), zlib.crc32(task_key.encode())]).random())
 
 
 def source_size(source_size: int) -> float:

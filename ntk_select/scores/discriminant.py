@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from ntk_select.scores.features import Features, check_within, class_means
+from ntk_select.scores.features import Features, class_means
 
 COLLAPSED = 1e-10
 """Share of the whole variance that stands for no variance within the classes, so that collapsed classes have posteriors."""
@@ -39,8 +39,7 @@ class Analysis(NamedTuple):
 
 
 def analysed(features: Features, labels: Int[np.ndarray, " n"], counts: Int[np.ndarray, " c"]) -> Analysis:
-    """What SFDA and ETran begin with. Raises UndefinedScoreError where it would fit any labels."""
-    check_within(len(features.svd.values), counts, "a discriminant analysis")
+    """First step of SFDA and ETran."""
     rows = unit_rows(features)
     covariance = within(rows, labels, counts)
     amount = shrinkage_by_norm(covariance)

@@ -22,7 +22,7 @@ def etran_terms(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndar
       labels: class ids, any integers.
 
     Raises:
-      UndefinedScoreError: so few images that any labels fit (n - c <= d in general), one class only, one image in every class, constant features.
+      UndefinedScoreError: one class only, one image in every class, constant features. With n - c <= d images any labels fit.
 
     Reference: Gholami et al. 2023, ETran.  Cost: O(n d min(n, d) + k^3), k the rank.
     """

@@ -1,4 +1,4 @@
-"""What do several scores ask of the same features? Each decomposition is computed once, when it is first needed."""
+"""Features with the decompositions that several scores share; each is computed once, when it is first needed."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -116,14 +116,25 @@ def labelled(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray
     return Labelled(features, ids, counts)
 
 
-def check_within(rank: int, counts: Int[np.ndarray, " c"], what: str) -> None:
-    """Raises UndefinedScoreError where a fit to the classes is perfect for any labels: rank directions, n - c free ones within classes."""
-    free = int(counts.sum()) - len(counts)
-    if rank >= free:
-        raise UndefinedScoreError(
-            f"{counts.sum()} images of {len(counts)} classes span all {rank} directions of their features within the classes, where {what} fits any "
-            f"labels. Use more than {rank + len(counts)} images, or knn, linear_probe, logme, hscore_shrinkage."
-        )
+def fits_any_labels(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n"], components: int | None = None) -> str:
+    """Says where a fit of the classes is perfect for any labels: as many directions of the features as there are free ones within classes.
+
+    Args:
+      features, labels: of a score that is defined on them.
+      components: principal components that the score looks at; all if None.
+
+    Returns:
+      A sentence, or "" where the fit means something.
+    """
+    features, ids, counts = labelled(features, labels)
+    rank = len(features.svd.values) if components is None else min(components, len(features.svd.values))
+    if rank < len(ids) - len(counts):
+        return ""
+    return (
+        f"{len(ids)} images of {len(counts)} classes span all {rank} directions of their features within the classes, where any labels can be "
+        f"fitted: compare the value with that of shuffled labels. Needed are more than {rank + len(counts)} images, or hscore_shrinkage, logme, knn "
+        "or linear_probe."
+    )
 
 
 def checked_classes(labels: Int[np.ndarray, " n"], n: int, what: str = "rows of features") -> tuple[np.ndarray, np.ndarray]:

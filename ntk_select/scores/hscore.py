@@ -1,9 +1,8 @@
-"""H-score: how much of the features' variance, whitened, lies between the classes?"""
+"""H-score: the share of the features' variance, whitened, that lies between the classes."""
 
 import numpy as np
 from jaxtyping import Float, Int, Num
 
-from ntk_select.errors import UndefinedScoreError
 from ntk_select.scores.features import Features, class_means, labelled
 from ntk_select.scores.record import ScoreResult
 
@@ -17,23 +16,29 @@ def hscore(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, 
 
     Returns:
       0 to min(rank, c - 1), higher is better; unchanged by invertible linear maps and shifts. Detail `by_chance`: its exact
-      mean over all ways to deal out the labels, rank (c - 1) / (n - 1), which is most of the score unless n is far above d.
+      mean over all ways to deal out the labels, rank (c - 1) / (n - 1), which is most of the score unless n is far above d. Where the
+      centred features have rank n - 1 (n <= d + 1 images in general position) both are c - 1, whatever the features.
 
     Raises:
-      UndefinedScoreError: the centred features have rank n - 1 (n <= d + 1 images in general position): the score is then c - 1 for
-        every expert, whatever its features. Also one class only, one image in every class, constant features.
+      UndefinedScoreError: one class only, one image in every class, constant features.
 
     Reference: Bao et al. 2019, An information-theoretic approach to transferability.  Cost: O(n d min(n, d)).
     """
     features, ids, counts = labelled(features, labels)
     n, classes, rank = len(ids), len(counts), len(features.svd.values)
-    if rank >= n - 1:
-        raise UndefinedScoreError(
-            f"{n} images span all directions of their features ({features.width}), where the H-score is {classes - 1} for every expert. "
-            f"Use more than {features.width + 1} images, or hscore_shrinkage."
-        )
-    value = float(_between(features, ids, counts).sum())
+    value = float(_between(features, ids, counts).sum()) if rank < n - 1 else float(classes - 1)
     return ScoreResult(min(value, float(min(rank, classes - 1))), details={"by_chance": rank * (classes - 1) / (n - 1)})
+
+
+def hscore_saturation(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n"]) -> str:
+    """Says where the H-score is c - 1 for every expert; "" elsewhere."""
+    features, ids, counts = labelled(features, labels)
+    if len(features.svd.values) < len(ids) - 1:
+        return ""
+    return (
+        f"{len(ids)} images span all directions of their features, where the H-score is {len(counts) - 1} for every expert and any labels. "
+        f"Needed are more than {features.width + 1} images, or hscore_shrinkage."
+    )
 
 
 def hscore_shrinkage(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n"]) -> ScoreResult:

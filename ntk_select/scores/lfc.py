@@ -39,7 +39,7 @@ def lfc(
       TaskError: shapes that do not fit, or features that are not finite.
       ConfigError: `kernel` is unknown.
 
-    Reference: Deshpande et al. 2021, eq. 8 and section 3.2.  Cost: O(n d min(n, d)) time, O(min(n, d)^2) memory.
+    Reference: Deshpande et al. 2021, eq. 8 and sections 3.2, 3.3.  Cost: O(n d min(n, d)) time, O(min(n, d)^2) memory.
     """
     features = as_features(features).array
     labels = matching_labels(labels, len(features))

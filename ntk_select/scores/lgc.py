@@ -52,7 +52,7 @@ def lgc(
     Raises:
       UndefinedScoreError, TaskError, ConfigError, ModelError: see `kernel_label_correlation` and `gradient_kernel`.
 
-    Reference: Deshpande et al. 2021, eq. 8 and section 3.2.  Cost: that of `gradient_kernel`.
+    Reference: Deshpande et al. 2021, eq. 8 and sections 3.2, 3.3.  Cost: that of `gradient_kernel`.
     """
     instead = "ns.ntk_fn(fn, params, x)(params, x) or ns.sketch_fn(fn, params, x)(params, x)"
     refuse_traced("ns.lgc", instead, expert_or_fn, x, params, outputs, labels)

@@ -1,13 +1,16 @@
-"""What is a score, and what is the outcome of one?"""
+"""A score: its definition, its inputs, and its outcome."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ntk_select.errors import ConfigError, MissingDependencyError, UndefinedScoreError, did_you_mean
+
+PERMUTATIONS = 10
+"""Shuffles of the labels behind what a saturated score gives by chance."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,9 @@ class ScoreResult:
       details: further numbers that explain the value: its parts, or what it would be by chance.
       per_image: (n,) of which the value is the mean, where it is one: on a part of the images the score is then the mean over that part.
         NaN for images without a part in it.
+      remark: why the value says little, in a sentence, where it does.
+      by_chance: what shuffled labels give, the mean over `PERMUTATIONS`: of "value", or of each term of a zoo-relative score. Only where
+        there is a remark.
     """
 
     value: float
@@ -27,6 +33,8 @@ class ScoreResult:
     high: float | None = None
     details: Mapping[str, float] = field(default_factory=dict)
     per_image: np.ndarray | None = field(default=None, repr=False, compare=False)
+    remark: str = ""
+    by_chance: Mapping[str, float] = field(default_factory=dict)
 
     def __float__(self):
         return self.value
@@ -67,6 +75,7 @@ INPUTS = {
     "learning_rates": Input("learning rates that will be tried"),
     "name": Input("the expert's name"),
     "seed": Input("a whole number from 0"),
+    "task_key": Input("a text that identifies the task and the images of the probe sample"),
 }
 
 Outcome = ScoreResult | Unavailable
@@ -93,6 +102,9 @@ class Score:
       most_draws: half-samples that its interval takes at most, for a costly score; None for as many as are asked for.
       combine: for a zoo-relative score: from the terms of all experts to their values.
       unit: of the value: "accuracy" for shares that are shown in per cent, "" for plain numbers.
+      limits: numbers below and above which no value can lie; intervals end there.
+      saturation: a function of the same inputs by name that says why the score would be about the same for any labels, in a sentence; ""
+        where it would not.
     """
 
     fn: Callable[..., Any]
@@ -106,6 +118,8 @@ class Score:
     most_draws: int | None = None
     combine: Callable[[Sequence[Mapping[str, float]]], np.ndarray] | None = None
     unit: str = ""
+    limits: tuple[float, float] = (-math.inf, math.inf)
+    saturation: Callable[..., str] | None = None
 
     @property
     def takes(self) -> tuple[str, ...]:
@@ -128,7 +142,7 @@ class Score:
 
     def over(self, zoo: Sequence[Mapping[str, Any]]) -> list[Outcome]:
         """The score of every expert of a zoo, given the inputs of each. Raises as a single call."""
-        return self.combined([self.evaluate(**inputs) for inputs in zoo])
+        return self.combined([self.with_chance(self.evaluate(**inputs), **inputs) for inputs in zoo])
 
     def evaluate(self, **inputs: Any) -> Outcome:
         """As a call; of a zoo-relative score the terms, as details of a result without a value of its own (0)."""
@@ -148,6 +162,24 @@ class Score:
             return _finite(ScoreResult(0.0, details=found))
         return _finite(found if isinstance(found, ScoreResult) else ScoreResult(float(found)))
 
+    def with_chance(self, outcome: Outcome, **inputs: Any) -> Outcome:
+        """The outcome of `evaluate`; where the score would be about the same for any labels, with a remark and what chance gives.
+
+        Cost: of a saturated score, `PERMUTATIONS` times its own; otherwise little.
+        """
+        if self.saturation is None or not isinstance(outcome, ScoreResult):
+            return outcome
+        remark = self.saturation(**{name: inputs[name] for name in self.needs})
+        if not remark:
+            return outcome
+        rng, found = np.random.default_rng(0), []
+        for _ in range(PERMUTATIONS):
+            shuffled = self.evaluate(**{**inputs, "labels": rng.permutation(np.asarray(inputs["labels"]))})
+            if isinstance(shuffled, ScoreResult):
+                found.append(shuffled.details if self.combine is not None else {"value": shuffled.value})
+        means = {name: float(np.mean([terms[name] for terms in found])) for name in (found[0] if found else ())}
+        return replace(outcome, remark=remark, by_chance=means)
+
     def combined(self, outcomes: Sequence[Outcome]) -> list[Outcome]:
         """From what `evaluate` gave for every expert of a zoo to their scores."""
         if self.combine is None:
@@ -165,7 +197,7 @@ class Score:
                 combined[index] = Unavailable(str(error))
         else:
             for index, value in zip(known, values, strict=True):
-                combined[index] = _finite(ScoreResult(float(value), details=outcomes[index].details))
+                combined[index] = _finite(replace(outcomes[index], value=float(value)))
         return combined
 
 

@@ -1,4 +1,4 @@
-"""SFDA: how well can the classes be told apart after a little fine-tuning is imitated on the features?"""
+"""SFDA: discriminant analysis of features on which a little fine-tuning is imitated."""
 
 import numpy as np
 from jaxtyping import Int, Num
@@ -23,7 +23,7 @@ def sfda(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " 
       0 to 1, higher is better; unchanged by scales, rotations and shifts. Detail `before_mixing`: the same of the first analysis.
 
     Raises:
-      UndefinedScoreError: so few images that any labels fit (n - c <= d in general), one class only, one image in every class, constant features.
+      UndefinedScoreError: one class only, one image in every class, constant features. With n - c <= d images any labels fit.
 
     Reference: Shao et al. 2022, Not all models are equal.  Cost: O(n d min(n, d) + k^3), k the rank.
     """

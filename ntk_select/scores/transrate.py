@@ -1,11 +1,11 @@
-"""TransRate: how many more nats does it take to code the features of all classes together than of each class apart?"""
+"""TransRate: nats that coding the features of all classes together takes beyond coding each class apart."""
 
 import math
 
 import numpy as np
 from jaxtyping import Float, Int, Num
 
-from ntk_select.errors import ConfigError, UndefinedScoreError
+from ntk_select.errors import ConfigError
 from ntk_select.scores.features import Features, labelled
 
 EQUAL = 1.5
@@ -29,7 +29,7 @@ def transrate(
       0 or above, higher is better; unchanged by rotations and shifts, and with `normalize` by scales.
 
     Raises:
-      UndefinedScoreError: two classes of like size, whose distance cancels; one class only, one image in every class, constant features.
+      UndefinedScoreError: one class only, one image in every class, constant features. The distance of two classes of like size cancels.
       ConfigError: `distortion` is not positive.
 
     Reference: Huang et al. 2022, Frustratingly easy transferability estimation, eq. 4.  Cost: O(n d min(n, d)).
@@ -37,17 +37,23 @@ def transrate(
     if not 0 < distortion < math.inf:
         raise ConfigError(f"transrate: distortion={distortion!r} must be a positive number.")
     features, ids, counts = labelled(features, labels)
-    if len(counts) == 2 and counts.max() <= EQUAL * counts.min():
-        raise UndefinedScoreError(
-            f"TransRate does not see how far two classes of like size ({counts[0]} and {counts[1]} images) are apart: their means lie opposite each "
-            "other around the mean of all, and the code of each class holds that distance as well."
-        )
     values = features.svd.values
     scale = (values**2).sum() / len(ids) if normalize else 1.0
     whole = 0.5 * np.log1p(values**2 / (len(ids) * distortion * scale)).sum()
     rows = features.centred if features.width <= len(values) else features.svd.coordinates
     parts = [_rate(rows[ids == label], distortion * scale) for label in range(len(counts))]
     return float(max(whole - counts @ np.array(parts) / len(ids), 0.0))
+
+
+def transrate_saturation(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n"]) -> str:
+    """Says where TransRate does not see the distance of the classes; "" elsewhere."""
+    _, _, counts = labelled(features, labels)
+    if len(counts) != 2 or counts.max() > EQUAL * counts.min():
+        return ""
+    return (
+        f"TransRate does not see how far two classes of like size ({counts[0]} and {counts[1]} images) are apart: their means lie opposite each "
+        "other around the mean of all, and the code of each class holds that distance as well."
+    )
 
 
 def _rate(rows: Float[np.ndarray, "m k"], distortion: float) -> float:

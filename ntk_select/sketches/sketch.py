@@ -87,7 +87,7 @@ def sketch(
       GeneralRouteWarning: as `ntk`.
       MemoryShrunkWarning: memory ran out, and the work went on with fewer examples at a time.
 
-    Reference: Deshpande et al. 2021, section 3.2 (10,000 dimensions); variance: `SketchedKernel`.  Cost: per-example
+    Reference: Deshpande et al. 2021, section 3.3 (10,000 dimensions); variance: `SketchedKernel`.  Cost: per-example
     gradients, and per example and parameter one read for each block (countsketch), log2 (srht) or `dim` operations
     (dense); for "jvp" `dim` forward passes in all, divided by c for the trace.
     """

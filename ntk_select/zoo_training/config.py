@@ -6,11 +6,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ntk_select.augment import AUGMENTATIONS, augmented
+from ntk_select.augment import AUGMENTATIONS, augmented, automatic
 from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.feeding import SMALL
 from ntk_select.multi_domain import check_sharing
 from ntk_select.preprocess import Preprocess
+from ntk_select.task import Task
 from ntk_select.toml_records import KINDS, check_tables, read_toml, record, table_of_tables
 from ntk_select.training import PRECISIONS
 
@@ -27,7 +28,7 @@ class SourceConfig:
       uri: of the task; {data} stands for the folder given on the command line.
       epochs: a number, for all starts; or of each start ("scratch", "transfer") a number, or one for each architecture.
       licence: of the images, for the cards.
-      augment: a name of `ntk_select.augment.AUGMENTATIONS`, or options of `augmented`.
+      augment: a name of `ntk_select.augment.AUGMENTATIONS`, "auto" (see `ntk_select.augment.automatic`), or options of `augmented`.
       rename: classes joined to others.
       images, num_classes: for a plan where the images are not at hand.
     """
@@ -35,10 +36,14 @@ class SourceConfig:
     uri: str = field(metadata={"as": '"folder:{data}/birds"'})
     epochs: int | Mapping[str, Any] = field(metadata={"as": "20 or { scratch = 20, transfer = 10 }"})
     licence: str = "unknown"
-    augment: str | Mapping[str, Any] = field(default="crop_flip", metadata={"as": '"crop" or { shift = 3, flip_horizontal = true }'})
+    augment: str | Mapping[str, Any] = field(default="auto", metadata={"as": '"crop" or { shift = 3, flip_horizontal = true }'})
     rename: Mapping[str, str] = field(default_factory=dict, metadata={"as": '{ "old name" = "name of another class" }'})
     images: int | None = None
     num_classes: int | None = None
+
+    def augmentation(self, preprocess: Preprocess, task: Task) -> str | Mapping[str, Any]:
+        """What `augment` stands for, of the images of `task`."""
+        return automatic(preprocess, task.flips_keep_class) if self.augment == "auto" else self.augment
 
 
 @dataclass(frozen=True)
@@ -202,8 +207,8 @@ def _check(config: ZooConfig, where: str) -> None:
 
 def _check_augment(augment, preprocess: Preprocess, where: str) -> None:
     if isinstance(augment, str):
-        if augment not in AUGMENTATIONS:
-            raise ConfigError(f"{where} = {augment!r} is unknown.{did_you_mean(augment, AUGMENTATIONS)}")
+        if augment not in ("auto", *AUGMENTATIONS):
+            raise ConfigError(f"{where} = {augment!r} is unknown.{did_you_mean(augment, ('auto', *AUGMENTATIONS))}")
         return
     known = {name: each.annotation.__name__ for name, each in inspect.signature(augmented).parameters.items() if each.kind is each.KEYWORD_ONLY}
     for key, value in augment.items():

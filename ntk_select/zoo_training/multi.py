@@ -43,7 +43,7 @@ def train_multi(zoo: Zoo, member: MultiMember) -> list[Card]:
             task.images,
             task.labels,
             config.preprocess,
-            config.sources[name].augment,
+            config.sources[name].augmentation(config.preprocess, task),
             min(wanted.batch_size, len(task.labels)),
             streams=len(tasks),
         )

@@ -1,26 +1,16 @@
-"""How much work is a zoo, before any of it is begun?"""
+"""The work of training a zoo, before any of it is begun."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-import jax
-import numpy as np
-
-from ntk_select.expert import Expert
-from ntk_select.feeding import SMALL, feed
-from ntk_select.flops import TRAINING, forward_flops
+from ntk_select.flops import TRAINING
 from ntk_select.plugins import builtin
-from ntk_select.training import begin, cross_entropy, make_step, sgd
 
 from .config import ZooConfig
 from .members import SingleMember, chosen
 from .sources import load_source
-
-LONGEST = 5.0
-"""Seconds that the speed of an architecture is measured for."""
+from .speed import Speed, abstract_network, estimated_speed, measured_speed, training_rate
 
 
 @dataclass(frozen=True)
@@ -32,9 +22,10 @@ class Work:
       images: seen in all epochs.
       epochs, steps: of its training.
       flops: of convolutions and matrix products, forward and backward; those of adapters are not in it.
-      images_per_second: of this architecture's training step on one device of this machine; neither reading images nor the passes of evaluation
-        at the end are in it.
-      measured_batch: of that measurement.
+      images_per_second: of this architecture's training step on one device of this machine, estimated or measured; neither reading images nor the
+        passes of evaluation at the end are in it.
+      measured_batch: images per step of that measurement.
+      measured: whether steps of this architecture were timed.
     """
 
     name: str
@@ -45,6 +36,7 @@ class Work:
     flops: float
     images_per_second: float
     measured_batch: int
+    measured: bool = False
 
     @property
     def hours(self) -> float:
@@ -57,13 +49,18 @@ def plan(
     *,
     data: str | Path | None = None,
     only: str = "",
+    measure: bool = False,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> list[Work]:
-    """The work of every expert of the config. Nothing is trained or written; a few steps on noise are timed for each architecture.
+    """The work of every expert of the config. Nothing is trained or written.
+
+    Operations are counted from the shapes of each architecture; one second of convolutions on noise says how fast this device is. Hours are
+    correct within about a factor of two.
 
     Args:
       config, data, only: as for `train_zoo`. Images are only looked at where the config does not say how many there are.
-      progress: called with (architectures measured, architectures, name).
+      measure: whether to time a few training steps of each architecture instead. They are compiled first: minutes for a deep network on a CPU.
+      progress: called with (architectures done, architectures, name).
 
     Raises:
       ConfigError: no expert's name contains `only`, an architecture is unknown, or the config does not say how large a source is and it cannot be read without `data`.
@@ -72,10 +69,11 @@ def plan(
     wanted = chosen(config, only)
     sizes = {name: _size(config, name, data) for name in dict.fromkeys(s for member in wanted for s in _sources(member))}
     architectures, measured = list(dict.fromkeys(member.architecture for member in wanted)), {}
+    rate = None if measure else training_rate(config.preprocess.size, config.batch_size, precision=config.precision)
     for done, architecture in enumerate(architectures):
         if progress is not None:
             progress(done, len(architectures), architecture)
-        measured[architecture] = speed(config, architecture, max(classes for _, classes in sizes.values()))
+        measured[architecture] = speed(config, architecture, max(classes for _, classes in sizes.values()), rate)
     return [_work(config, member, sizes, measured[member.architecture]) for member in wanted]
 
 
@@ -92,7 +90,7 @@ def _size(config: ZooConfig, name: str, data) -> tuple[int, int]:
     return len(task.labels), task.num_classes
 
 
-def _work(config: ZooConfig, member, sizes, measured: "Speed") -> Work:
+def _work(config: ZooConfig, member, sizes, measured: Speed) -> Work:
     if isinstance(member, SingleMember):
         batches = [min(config.batch_size, sizes[member.source][0])]
         epochs, steps = member.epochs, sizes[member.source][0] // batches[0]
@@ -103,48 +101,17 @@ def _work(config: ZooConfig, member, sizes, measured: "Speed") -> Work:
     images, flops = epochs * steps * sum(batches), 0.0
     for source, batch in zip(_sources(member), batches, strict=True):
         flops += TRAINING * epochs * steps * batch * (measured.flops + 2 * measured.width * sizes[source][1])
-    return Work(member.name, member.architecture, images, epochs, epochs * steps, flops, measured.images_per_second, measured.batch)
+    return Work(
+        member.name, member.architecture, images, epochs, epochs * steps, flops, measured.images_per_second, measured.batch, measured.measured
+    )
 
 
-class Speed(NamedTuple):
-    """Of the training of an architecture on one device.
+def speed(config: ZooConfig, architecture: str, num_classes: int, rate: float | None) -> Speed:
+    """Of an architecture: estimated from the `rate` of this device, or measured where that is None."""
 
-    Attributes:
-      flops: of one image's way to the pre-logits.
-      width: number of pre-logits, which a linear head follows.
-      images_per_second, batch: of the measurement.
-    """
+    def fresh():
+        return builtin("fresh_expert")(architecture, architecture, num_classes=num_classes, preprocess=config.preprocess)
 
-    flops: float
-    width: int
-    images_per_second: float
-    batch: int
-
-
-def speed(config: ZooConfig, architecture: str, num_classes: int) -> Speed:
-    """Measured by a few steps on noise.
-
-    Up to `SMALL` pixels, and on accelerators, the config's batch is taken; a CPU gets eight images at most.
-    """
-    expert = builtin("fresh_expert")(architecture, architecture, num_classes=num_classes, preprocess=config.preprocess)
-    return speed_of(expert, config.batch_size, num_classes, precision=config.precision)
-
-
-def speed_of(expert: Expert, batch: int, num_classes: int, *, precision: str = "float32") -> Speed:
-    """As `speed`, of an expert with a head for so many classes; a CPU takes eight images at most where they are large."""
-    size = expert.preprocess.size
-    batch = batch if size <= SMALL or jax.default_backend() != "cpu" else min(batch, 8)
-    rng = np.random.default_rng(0)
-    images, labels = rng.integers(0, 255, (batch, size, size, 3), np.uint8), rng.integers(0, num_classes, batch)
-    prepare = feed(images[:2], labels[:2], expert.preprocess, "crop_flip", 1).prepare
-    optimizer = sgd(0.9, 1e-4, nesterov=True)
-    step = make_step(cross_entropy(expert.train_fn, prepare, precision=precision), optimizer)
-    state, key = begin(expert.variables, optimizer), jax.random.key(0)
-    state, _ = jax.block_until_ready(step(state, (images, labels), key, 0.0))  # compiles
-    began, taken = time.perf_counter(), 0
-    while taken < 20 and (time.perf_counter() - began < LONGEST or not taken):
-        state, _ = jax.block_until_ready(step(state, (images, labels), key, 0.0))
-        taken += 1
-    seconds = time.perf_counter() - began
-    one = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
-    return Speed(forward_flops(expert.features_fn, expert.variables, one), expert.head_kernel.shape[0], taken * batch / seconds, batch)
+    if rate is None:
+        return measured_speed(fresh(), config.batch_size, num_classes, precision=config.precision)
+    return estimated_speed(abstract_network(fresh), config.preprocess.size, config.batch_size, rate)

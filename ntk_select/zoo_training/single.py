@@ -107,7 +107,8 @@ def train_single(zoo: Zoo, member: SingleMember) -> Card:
     )
     variables = with_backbone(fresh, parent_of(zoo, member.initialised_from))
     batch = min(config.batch_size, len(task.labels))
-    batches, prepare = feed(task.images, task.labels, config.preprocess, config.sources[member.source].augment, batch)
+    augment = config.sources[member.source].augmentation(config.preprocess, task)
+    batches, prepare = feed(task.images, task.labels, config.preprocess, augment, batch)
     loss = cross_entropy(fresh.train_fn, prepare, precision=config.precision)
     with Checkpoints(zoo.checkpoints, member.name, [config, member, variables, fingerprint(task.images, task.labels)]) as kept:
         trained = learnt(zoo, kept, member.name, loss, variables, batches, learning_rate=member.learning_rate, epochs=member.epochs)
@@ -131,7 +132,7 @@ def card_of(zoo: Zoo, name: str, architecture: str, source: str, task: Task, acc
     """The card of an expert that was trained here."""
     config = zoo.config
     recipe = ("momentum", "nesterov", "weight_decay", "schedule", "warmup", "milestones", "precision")
-    augment = config.sources[source].augment
+    augment = config.sources[source].augmentation(config.preprocess, task)
     return Card(
         name,
         architecture,

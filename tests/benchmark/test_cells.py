@@ -255,3 +255,13 @@ def test_all_images_of_kernels_are_none():
     for word in ("full", "all"):
         found = [cell.images for cell in cells({**CONFIG, "kernels": {**CONFIG["kernels"], "shots": word}}) if cell.kind == "kernel"]
         assert set(found) == {None}
+
+
+def test_of_a_task_whose_flips_change_the_class_only_the_cells_without_a_named_augmentation_change():
+    unflipped = {name: replace(facts, flips_keep_class=False) for name, facts in TASKS.items()}
+    before, after = keys(), keys(CONFIG, EXPERTS, unflipped)
+    assert not before["truth"] & after["truth"]
+    assert before["score"] == after["score"]
+    named = {**CONFIG, "recipe": {"epochs": 4, "augment": "crop"}}
+    assert keys(named) == keys(named, EXPERTS, unflipped)
+    assert keys(CONFIG, EXPERTS, {name: replace(facts, flips_keep_class=True) for name, facts in TASKS.items()}) == before

@@ -66,6 +66,34 @@ def test_digests_know_labels_images_and_classes(task):
         assert task_facts(tested).digest != found.digest
 
 
+@pytest.mark.parametrize("place", range(12))
+def test_a_digest_knows_every_image_of_both_splits(task, place):
+    changed = task.images.copy()
+    changed[place, 1, 2] ^= 1
+    found, other = task_facts(task), task_facts(replace(task, images=changed))
+    assert found.train_digest != other.train_digest
+    assert found.digest != other.digest
+    if place < 6:
+        other = task_facts(replace(task, test_images=changed[:6]))
+        assert found.train_digest == other.train_digest
+        assert found.digest != other.digest
+
+
+def test_images_that_change_places_or_shapes_are_another_task(task):
+    swapped = task.images.copy()
+    swapped[[0, 3]] = swapped[[3, 0]]  # of one class
+    assert task_facts(replace(task, images=swapped)).digest != task_facts(task).digest
+    wide = [image.reshape(2, 8) for image in task.images]
+    assert task_facts(replace(task, images=wide)).digest != task_facts(task).digest
+
+
+def test_a_part_of_the_classes_is_digested_by_its_own_images(task):
+    changed = task.images.copy()
+    changed[1] = 0  # of the class that is left out
+    parts = [of_classes(replace(task, images=images), ("Greek_*",)) for images in (task.images, changed)]
+    assert task_facts(parts[0]).train_digest == task_facts(parts[1]).train_digest
+
+
 def test_a_digest_is_the_same_wherever_the_images_lie(task):
     listed = replace(task, images=[np.array(image) for image in task.images])
     assert task_facts(listed) == task_facts(task)

@@ -143,6 +143,19 @@ def test_a_phone_scrolls_tables_and_not_the_page(browser):
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
+def test_a_narrow_window_shows_whole_figures_and_a_click_shows_one_in_full_size(browser):
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 500, "height": 700, "deviceScaleFactor": 1, "mobile": True})
+    boxes = "return [...document.querySelectorAll('.frame')].map(frame => [frame.scrollWidth, frame.clientWidth])"
+    assert all(inside <= frame for inside, frame in browser.execute_script(boxes))
+    first = browser.find_element("css selector", ".zoom")
+    browser.execute_script("arguments[0].click()", first)
+    inside, frame = browser.execute_script(boxes)[0]
+    assert inside > frame
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= 500
+    browser.execute_script("arguments[0].click()", first)
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_in_light_and_dark(browser, scheme):
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})

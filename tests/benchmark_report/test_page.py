@@ -96,9 +96,37 @@ def test_a_figure_stands_with_its_caption_or_with_the_reason_why_there_is_none(t
     elements = Elements(text)
     (image,) = [attributes for tag, attributes in elements.tags if tag == "img"]
     assert image["src"] == "data:image/svg+xml;base64,PHN2Zy8+"
-    assert image["alt"] == 'Figure 1. A zoo, "best". Caption <b>one</b>.'
+    assert image["alt"] == 'Figure 1. A zoo, "best"'  # the caption follows, and is not read twice
     assert "Caption <b>one</b>." in elements.texts
     assert "No kernel was measured yet." in elements.texts
+
+
+def test_what_several_captions_say_stands_once_above_them(results):
+    figures = [
+        Drawn("figure_4", "a", ("Own of four.", "Bars are intervals."), b"<svg/>"),
+        Drawn("figure_5", "b", ("Own of five.", "Not shared."), b"<svg/>"),
+        Drawn("figure_6", "c", ("Own of six.", "Bars are intervals."), b"<svg/>"),
+        Drawn("figure_7", "d", ("Bars are intervals.",), why_not="Nothing was measured."),
+    ]
+    texts = Elements(written(results, figures, ["experts"])).texts
+    assert "".join(texts).count("Bars are intervals.") == 1
+    assert "Figures 4, 6: Bars are intervals." in texts
+    assert {"Own of four.", "Own of five. Not shared.", "Own of six."} <= set(texts)
+
+
+def test_a_figure_is_as_wide_as_the_page_and_scrolls_in_its_frame_when_it_is_wanted_larger(text):
+    """No rule gives pictures a width of their own in a narrow window; what is wider than its frame scrolls."""
+    style = text[text.index("<style>") : text.index("</style>")]
+    rules = re.findall(r"([^{}]*img[^{}]*)\{([^}]*)\}", style)
+    assert rules
+    assert not any(re.search(r"(?<!-)width:\s*[\d.]+(rem|px|em)", rule) for _, rule in rules)
+    assert any("max-width: 100%" in rule and "height: auto" in rule for _, rule in rules)
+    assert re.search(r"\.frame \{[^}]*overflow: auto", style)
+    tags = Elements(text).tags
+    (frame,) = [attributes for tag, attributes in tags if attributes.get("class") == "frame"]
+    assert frame["tabindex"] == "0"
+    (button,) = [attributes for tag, attributes in tags if attributes.get("class") == "zoom"]
+    assert button["aria-pressed"] == "false"
 
 
 def test_the_smaller_of_both_pictures_is_taken():

@@ -39,6 +39,63 @@ def test_accuracies_on_own_sources_stand_by_architecture_start_and_source(result
     assert not any("@" in str(cell) for row in numbers.rows_of(results, "table_1") for cell in row.values())
 
 
+@pytest.fixture(scope="module")
+def like_the_papers(results):
+    """With experts of the paper's sources and architectures: 91 % accuracy each."""
+    start = {"architecture": "resnet101", "source_accuracy": 0.91, "initialised_from": "imagenet-resnet101"}
+    other = next(iter(results.experts.values()))
+    facts = [
+        replace(other, name="imagenet-resnet101", source="imagenet", **start | {"initialised_from": None}),
+        replace(other, name="food101-resnet101-from-imagenet", source="food101", **start),
+        replace(other, name="food101-resnet50", source="food101", **start | {"architecture": "resnet50"}),
+        replace(other, name="photos-resnet101", source="photos", **start),
+        replace(other, name="multi_bn-resnet101@food101", source="food101", **start),
+        replace(other, name="multi_bn-resnet101@photos", source="photos", **start),
+        replace(other, name="adapters-resnet101@imagenet", source="imagenet", **start),
+    ]
+    skipped = [{"expert": each.name, "task": "birds", "reason": "own source"} for each in facts]
+    return replace(results, experts={each.name: each for each in facts}, skipped=skipped)
+
+
+def test_the_papers_accuracies_stand_beside_those_of_the_same_source_architecture_and_start(like_the_papers, results, numbers):
+    rows = numbers.rows_of(like_the_papers, "table_1")
+    row = numbers.one(rows, architecture="resnet101", start="imagenet")
+    assert (row["food101"], row["paper_food101"]) == (pytest.approx(91), 87.95)
+    assert row["paper_imagenet"] is None  # no expert of ImageNet starts from ImageNet
+    row = numbers.one(rows, architecture="resnet101", start="scratch")
+    assert (row["imagenet"], row["paper_imagenet"], row["paper_food101"]) == (pytest.approx(91), 77.54, 79.20)
+    assert numbers.one(rows, architecture="resnet50", start="imagenet")["paper_food101"] is None
+    titles = {column.name: column.title for column in TABLES["table_1"].content(like_the_papers).columns}
+    assert titles["paper_food101"] == "paper: food101 (%)"
+    assert "paper_photos" not in titles
+    assert not any(column.name.startswith("paper") for column in TABLES["table_1"].content(results).columns)
+
+
+def test_the_papers_multi_domain_accuracies_stand_beside_those_of_the_same_kind_and_source(like_the_papers, results, numbers):
+    rows = {row["multi_domain"]: row for row in numbers.rows_of(like_the_papers, "table_2")}
+
+    def printed(name):
+        return rows[name]["paper_multi_domain"], rows[name]["paper_single_domain"]
+
+    assert printed("multi_bn-resnet101@food101") == (87.92, 87.95)
+    assert printed("adapters-resnet101@imagenet") == (58.9, 77.54)
+    assert printed("multi_bn-resnet101@photos") == (None, None)
+    assert rows["multi_bn-resnet101@food101"]["multi_domain_accuracy"] == pytest.approx(91)
+    assert {row["paper_multi_domain"] for row in numbers.rows_of(results, "table_2")} == {None}
+
+
+def test_the_reference_table_holds_all_of_the_papers_tables_1_and_2(results, numbers):
+    rows = numbers.rows_of(results, "paper")
+    assert [row["source"] for row in rows][::7] == ["resisc45", "places365"]
+    known = [value for row in rows for name, value in row.items() if name != "source" and value is not None]
+    assert len(known) == 30 + 6 + 24  # experts, accuracies reported by others, domains of three networks
+    food = numbers.one(rows, source="food101")
+    assert (food["densenet169_scratch"], food["resnet101_imagenet"], food["reported"], food["shared"]) == (82.38, 87.95, 86.99, 48.12)
+    imagenet = numbers.one(rows, source="imagenet")
+    assert (imagenet["densenet169_imagenet"], imagenet["resnet101_imagenet"], imagenet["multi_bn"]) == (None, None, 69.03)
+    assert all("paper" in column.title or "others" in column.title for column in TABLES["paper"].content(results).columns[1:])
+
+
 def test_a_multi_domain_expert_stands_beside_the_single_domain_one_of_the_same_start(results, numbers):
     rows = numbers.rows_of(results, "table_2")
     assert {row["source"]: row["single_domain"] for row in rows} == {

@@ -2,13 +2,14 @@
 
 import math
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
 from scipy.stats import kendalltau, spearmanr
 
-from ntk_select.benchmark.report.summary import BEST, RANDOM
-from ntk_select.benchmark.report.tables import TABLES, Column
+from ntk_select.benchmark.report.summary import BEST, RANDOM, baselines, measured
+from ntk_select.benchmark.report.tables import TABLES, Column, table_3
 from ntk_select.benchmark.report.tables.costs import training_costs
 from ntk_select.evaluate import holm
 
@@ -161,7 +162,8 @@ def test_costs_are_in_trainings_of_the_reference_and_split_by_step(results):
     assert lfc["reading"] == rsa["reading"] == pytest.approx(np.mean(readings))
     assert rsa["shared"] == pytest.approx(np.mean(shared))
     assert rsa["scoring"] == pytest.approx(rsa["reading"] + rsa["forward"] + rsa["score_alone"] + rsa["shared"])
-    assert one(rows, score="random", shots=shots)["reading"] == 0
+    assert one(rows, score=RANDOM, shots=shots)["reading"] == 0
+    assert not [row for row in rows if row["score"] == "random"]
     assert lfc["total"] == pytest.approx(lfc["seconds"] + lfc["scoring"])
     assert one(rows, score=RANDOM, shots=shots)["forward"] == 0
 
@@ -223,6 +225,63 @@ def test_differences_of_pairs_are_those_of_the_means_and_p_values_are_corrected_
     lfc, lgc = (one(means, score=name, shots=5)["spearman"].value for name in ("lfc", "lgc"))
     assert row["difference"].value == pytest.approx(lfc - lgc)
     family = [row for row in rows if (row["score"], row["shots"], row["measure"]) == ("lfc", 5, "Spearman")]
-    assert len(family) == len(results.score_names) - 1
+    assert [row["other"] for row in family][-1] == RANDOM
+    assert len(family) == len(results.score_names)
     assert [row["p_holm"] for row in family] == pytest.approx(list(holm(np.array([row["p"] for row in family]))))
     assert all(row["p"] >= 2 / 2**4 for row in rows)
+
+
+def expected_gain(accuracies, over):
+    """The gain of the best of three experts, mean over all choices of three: by enumeration."""
+    return 100 * np.mean([max(chosen) - over for chosen in combinations(accuracies, 3)])
+
+
+@pytest.mark.parametrize("shots", [5, 20])
+def test_a_score_is_compared_with_the_exact_expectation_of_a_random_order_and_not_with_a_drawn_one(results, shots):
+    differences = []
+    for task, (names, accuracies) in raw(results, shots).items():
+        over = accuracies[names.index("photos-net_a")]
+        gains = [100 * (accuracies[np.argsort(-values)[:3]].max() - over) for values in draws(results, "lfc", task, shots, names)]
+        differences.append(np.mean(gains) - expected_gain(accuracies, over))
+    row = one(rows_of(results, "paired"), score="lfc", other=RANDOM, shots=shots, measure="gain of the best of 3 (points)")
+    assert row["difference"].value == pytest.approx(np.mean(differences))
+    assert row["difference"].low <= row["difference"].value <= row["difference"].high
+    spearman = one(rows_of(results, "paired"), score="lfc", other=RANDOM, shots=shots, measure="Spearman")["difference"]
+    assert spearman.value == pytest.approx(one(rows_of(results, "scores"), score="lfc", shots=shots)["spearman"].value)
+
+
+def test_records_of_the_score_random_change_no_number_and_stand_nowhere(results):
+    drawn = np.random.default_rng(1)
+    other = replace(results, scores=[{**row, "value": drawn.random()} if row["score"] == "random" else row for row in results.scores])
+    assert any(row["score"] == "random" for row in results.scores)
+    for name in ("paired", "table_3"):
+        rows = rows_of(other, name)
+        assert repr(rows) == repr(rows_of(results, name)), name
+        assert not any("random" in (row["score"], row.get("other")) for row in rows), name
+    assert "random" not in results.score_names
+
+
+def test_who_asks_for_the_score_random_by_name_gets_the_exact_expectation(results):
+    for measure, options in (("top_k_gain", {"k": 3}), ("trials_to_best", {}), ("spearman", {})):
+        (asked,) = measured(results, measure, 20, scores=["random"], **options).values()
+        assert asked == baselines(results, measure, 20, **options)[RANDOM]
+
+
+@pytest.mark.parametrize(("shots", "images"), [(None, None), (20, 20)])
+def test_the_papers_costs_stand_beside_the_measured_ones_of_the_same_score_and_images(results, shots, images):
+    printed = (
+        {"lfc": (5.15, 0.41), "lgc": (3.89, 8.65), "leep": (5.01, 0.02)}
+        if shots is None
+        else {"lfc": (4.35, 1.09), "lgc": (3.40, 15.26), "leep": (3.85, 0.03)}
+    )
+    for score, costs in printed.items():
+        assert table_3.printed(score, images) == costs
+    assert table_3.printed("brute force", images) == ((48.17 if shots is None else 41.67), None)
+    for score in ("rsa", RANDOM, "static_leaderboard"):
+        assert table_3.printed(score, images) == (None, None)
+    rows = rows_of(results, "table_3")
+    if shots is not None:
+        row = one(rows, score="lgc", shots=20)
+        assert (row["paper_tried"], row["paper_scoring"]) == (3.40, 15.26)
+        assert row["operations"] != row["paper_tried"]
+    assert all(row["paper_tried"] is None for row in rows if row["shots"] == 5)

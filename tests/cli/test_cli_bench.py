@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -118,6 +119,113 @@ def test_plan_counts_the_images_of_every_training(real, capsys):
     assert found["truth", 4]["passed"] == pytest.approx(2 * (8 + 2 * 0.2 * 8))
     assert found["score", 4]["cells"] == 2
     assert found["truth", None]["flops"] / found["truth", 4]["flops"] == pytest.approx((3 * 187.2 + 17.6) / (3 * 62.4 + 11.2))
+
+
+@pytest.fixture
+def nothing_compiled(monkeypatch):
+    """No training step of a network is made, and the device's speed is given."""
+    import ntk_select.zoo_training.speed as speed
+
+    monkeypatch.setattr(speed, "make_step", lambda *_, **__: pytest.fail("a training step was compiled"))
+    monkeypatch.setattr("ntk_select.benchmark.plan.training_rate", lambda size, batch, precision: 3e10)
+
+
+UNTRAINED_ZOO = """
+zoo = ["not trained yet"]
+zoo_config = "zoo.toml"
+reference = "photos-resnet18"
+scores = ["lfc", "lgc"]
+shots = ["full"]
+per_class = [5]
+untrained = ["alexnet"]
+[tasks.birds]
+uri = "nowhere"
+train = 100
+test = 50
+num_classes = 5
+"""
+ZOO = """
+size = 224
+batch_size = 32
+architectures = ["resnet18"]
+initial_source = "photos"
+[sources.photos]
+uri = "nowhere"
+licence = "x"
+epochs = { scratch = 90 }
+images = 1000
+num_classes = 10
+[learning_rate]
+scratch = 0.1
+transfer = 0.1
+"""
+
+
+def test_a_plan_of_large_networks_counts_and_does_not_compile_them(tmp_path, capsys, nothing_compiled):
+    """Operations are those of the network that is really there; hours follow from them and the device's speed."""
+    (tmp_path / "zoo.toml").write_text(ZOO)
+    (tmp_path / "large.toml").write_text(UNTRAINED_ZOO)
+    assert main(["bench", "plan", str(tmp_path / "large.toml"), "--json"]) == 0
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    flops, width, per_second, batch, measured = found["speeds"]["resnet18"]
+    assert flops == pytest.approx(2 * 1.814e9, rel=0.01)  # published multiply-adds; the head is not in it
+    assert (width, batch, measured) == (512, 8, False)
+    assert per_second == pytest.approx(3e10 / (3 * (flops + 2 * 512 * 100)))
+    for part in found["parts"]:
+        if part["role"] == "truth":
+            assert part["hours"] == pytest.approx((part["trained"] + part["passed"] / 3) / per_second / 3600)
+    assert set(found["speeds"]) == {"resnet18", "alexnet"}
+    assert "counting resnet18 (1 of 2)" in told.err
+    assert "counting alexnet (2 of 2)" in told.err
+
+
+def test_hours_are_called_rough_and_a_busy_machine_is_named(tmp_path, capsys, nothing_compiled, monkeypatch):
+    (tmp_path / "zoo.toml").write_text(ZOO)
+    (tmp_path / "large.toml").write_text(UNTRAINED_ZOO)
+    words = ["bench", "plan", str(tmp_path / "large.toml")]
+    cores = len(os.sched_getaffinity(0))
+    monkeypatch.setattr(os, "getloadavg", lambda: (2.0 * cores, 0.0, 0.0))
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "device-hours here, roughly" in " ".join(out.split())
+    assert "Hours are rough, within about a factor of two" in out
+    assert f"This machine is busy (load {2 * cores:.1f} on {cores} cores): the hours are too high." in out
+    monkeypatch.setattr(os, "getloadavg", lambda: (0.1 * cores, 0.0, 0.0))
+    assert main([*words, "--json"]) == 0
+    rough = json.loads(capsys.readouterr().out)["rough"]
+    assert any("Hours are rough" in sentence for sentence in rough)
+    assert not any("busy" in sentence for sentence in rough)
+
+
+def test_a_plan_that_measures_times_steps_of_each_architecture(real, capsys):
+    assert main(["bench", "plan", str(real), "--measure", "--json"]) == 0
+    told = capsys.readouterr()
+    measured = json.loads(told.out)
+    assert all(speed[-1] is True and speed[2] > 0 for speed in measured["speeds"].values())
+    assert any("few training steps of each architecture" in sentence for sentence in measured["rough"])
+    assert "measuring " in told.err
+    assert main(["bench", "plan", str(real), "--json"]) == 0
+    counted = json.loads(capsys.readouterr().out)
+    assert counted["total"]["flops"] == measured["total"]["flops"]
+    assert all(speed[-1] is False and speed[2] > 0 for speed in counted["speeds"].values())
+
+
+@pytest.mark.slow
+def test_the_paper_config_is_planned_in_seconds(monkeypatch):
+    """Of 23,667 cells; the networks apart, which other tests count."""
+    import ntk_select.benchmark.plan as planning
+    from ntk_select.zoo_training.speed import Network, Speed
+
+    config = Path(__file__).parents[2] / "scripts" / "configs" / "paper_benchmark.toml"
+    monkeypatch.setattr(planning, "abstract_network", lambda _: Network(None, None, (8, 100)))
+    monkeypatch.setattr(planning, "estimated_speed", lambda *_: Speed(1e9, 8, 2.0, 8, False))
+    monkeypatch.setattr(planning, "training_rate", lambda *_, **__: 1e10)
+    began = time.process_time()
+    found = planning.plan(config)
+    assert time.process_time() - began < 20
+    assert planning.total(found).cells > 20_000
+    assert set(found.speeds) == {"resnet101", "densenet169", "alexnet", "resnet18", "wide_resnet101_2"}
 
 
 def test_failed_cells_are_told_and_give_status_1(real, tmp_path, capsys):

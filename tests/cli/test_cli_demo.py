@@ -1,6 +1,7 @@
 """Does `ntk-select demo` rank the embedded experts for digits, fine-tune the right ones, and lay the truth beside the ranking?"""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -98,6 +99,14 @@ def test_the_table_lies_the_truth_beside_the_ranking_in_its_order(demo):
     assert (
         f"The first of the ranking reaches 90.0 %, the reference {100 * base:.1f} %; the best of these {len(lines)} is {found.order[0]}." in found.out
     )
+
+
+def test_best_rates_at_the_end_of_the_grid_are_told(demo, monkeypatch):
+    assert "an end of the three" not in demo().out
+    tuned = finetuning.finetune
+    monkeypatch.setattr(finetuning, "finetune", lambda *given, **options: replace(tuned(*given, **options), edge="largest"))
+    count = len(chosen(demo().order))
+    assert f"Of {count} of these {count} the best rate is an end of the three: ntk-select finetune goes on past it." in demo().out
 
 
 def test_out_holds_the_ranking_and_each_fine_tuning(demo):

@@ -142,7 +142,34 @@ def test_a_training_that_diverges_is_shown_as_it_is(ran):
     assert status == 0
     assert json.loads(ran("--lr", "1e30", "--no-linear", "--json")[1])["curves"]["loss_real"][-1] is None
     assert "inf" in ran("--lr", "1e30", "--no-linear")[1]
-    assert "of the largest that the linearised network bears" in out
+    assert "x the largest stable learning rate of the linearised network" in out
+
+
+def test_it_says_up_to_which_step_the_prediction_can_be_trusted_and_what_the_numbers_mean(ran):
+    regime = json.loads(ran("--json", "--lr", "0.3")[1])["regime"]
+    out = ran("--lr", "0.3")[1]
+    assert all(sentence in out.splitlines() for sentence in regime["sentences"])
+    assert regime["sentences"][-1].startswith("In this run the formula can be trusted")
+    assert (regime["steps"], regime["loss_close"], regime["answers_close"]) == (6, 0.05, 0.95)
+    assert ("To stay closer" in out) is not regime["throughout"]
+    assert "the kernel predicts that the loss falls by" in out
+    assert "a lower value promises better generalisation" in out
+    assert " lr a step" not in out
+    linear = json.loads(ran("--json", "--layers", "^head/")[1])["regime"]
+    assert linear["throughout"]
+    assert "trusted throughout" in linear["sentences"][-1]
+
+
+def test_the_first_step_is_predicted_in_units_of_the_loss(ran):
+    options = ("--optimizer", "nesterov", "--momentum", "0.5", "--layers", "^head/")
+    stable = json.loads(ran("--json", *options)[1])["settings"]["largest_stable_lr"]
+    options += ("--lr", str(1e-3 * stable))
+    record, out = json.loads(ran("--json", *options)[1]), ran(*options)[1]
+    fell = record["curves"]["loss_real"][0] - record["curves"]["loss_real"][1]
+    (line,) = [line for line in out.splitlines() if line.startswith("First step")]
+    predicted, changed = float(line.split("falls by ")[1].split()[0]), float(line.split("changed by ")[1].rstrip("."))
+    assert changed == pytest.approx(-fell, rel=1e-3)
+    assert predicted == pytest.approx(fell, rel=0.02)
 
 
 def test_no_steps_are_a_start_without_a_training(ran):

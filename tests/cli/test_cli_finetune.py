@@ -94,10 +94,38 @@ def test_the_table_shows_each_result_and_of_several_seeds_their_mean_and_spread(
         assert line.split("│")[1].strip() == "ash"
         assert f"{100 * result['accuracy']:.2f} %" in line
         assert f"{100 * result['balanced_accuracy']:.2f} %" in line
+        assert f"{100 * result['accuracy_low']:.1f} to {100 * result['accuracy_high']:.1f}" in line
         for trial in result["trials"]:
             assert f"{trial['learning_rate']:g}:{100 * trial['accuracy']:.1f}" in line
+        for note in result["notes"]:
+            assert f"ash, seed {result['seed']}: {note}" in out
     found = [100 * result["accuracy"] for result in results]
     assert f"ash: {statistics.mean(found):.2f} % (standard deviation {statistics.stdev(found):.2f} over 3 seeds)" in out
+
+
+def test_the_interval_of_an_accuracy_says_what_it_covers(ran):
+    out = ran()[1]
+    assert "95 %: interval of the accuracy over the choice of the 8 test images, not of training images and seeds." in out
+
+
+def test_of_one_rate_there_is_no_column_by_rate(ran):
+    assert "by rate" not in ran(lr="0.01")[1]
+    assert "0.01:-" not in ran(lr="0.01")[1]
+    assert "by rate, test %" in ran(lr="0.01,0.02", choose="paper")[1]
+
+
+def test_rates_past_the_end_are_tried_and_told_unless_it_is_turned_off(ran):
+    low = "1e-5,1e-6"
+    (extended,) = json.loads(ran("--json", lr=low)[1])["results"]
+    assert extended["extended"][0] == 3e-5
+    assert extended["notes"][0].startswith("The best of the given learning rates was the largest, 1e-05; also tried: 3e-05")
+    (plain,) = json.loads(ran("--json", "--no-extend", lr=low)[1])["results"]
+    assert (plain["extended"], len(plain["trials"])) == ([], 2)
+    assert plain["notes"] == ["The best learning rate, 1e-05, is the largest that was tried; a larger one may be better."]
+    out = ran("--no-extend", lr=low)[1]
+    assert plain["notes"][0] in out
+    (line,) = [line for line in out.splitlines() if line.startswith("Next")]
+    assert "--no-extend --" in line
 
 
 def test_a_rate_that_diverged_is_shown_beside_the_others(ran):
@@ -299,10 +327,18 @@ def test_what_is_refused_is_one_sentence_and_status_2(ran, options, message):
     assert message in err
 
 
-def test_a_task_without_a_test_set_is_refused(ran, write_task):
-    status, out, err = ran("--json", task=write_task("untested"))
-    assert (status, out) == (2, "")
-    assert "The task 'untested' has no test set, on which a fine-tuned expert is judged. Put images into test/CLASS/." in err
+def test_of_a_task_without_a_test_set_some_images_are_kept_for_testing(ran, write_task, tmp_path):
+    npz = write_task("untested")
+    status, out, err = ran("--json", "--save-model", str(tmp_path), task=npz)
+    (result,) = json.loads(out)["results"]
+    assert status == 0
+    assert result["test_split"].startswith("There was no test set: ")
+    assert result["notes"] == [result["test_split"]]
+    assert result["train_images"] + result["test_images"] <= len(load_task(npz).labels)
+    assert "Warning" not in err
+    assert result["test_split"] in ran(task=npz)[1]
+    card = open_zoo([str(tmp_path)])["ash-on-untested"]().card
+    assert sum(card.class_counts) == card.num_images == result["train_images"]
 
 
 @pytest.mark.parametrize("option", ["--out", "--save-model"])

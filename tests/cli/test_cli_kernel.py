@@ -263,6 +263,20 @@ def test_what_is_refused_is_one_sentence_and_status_2(ran, options, message):
     assert message in err
 
 
+@pytest.mark.parametrize("folder", ["runs/mine", "v1.0"])
+def test_a_folder_takes_the_kernel_and_the_figure(ran, tmp_path, monkeypatch, folder):
+    """One without an ending need not exist."""
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    if folder == "v1.0":
+        (tmp_path / folder).mkdir()
+    status, _, err = ran("--layers", "fc", "--out", folder)
+    assert status == 0
+    assert sorted(path.name for path in (tmp_path / folder).iterdir()) == ["kernel.npz", "kernel.png"]
+    assert f"wrote {folder}/kernel.npz" in err
+    assert load_kernel(tmp_path / folder / "kernel.npz").kernel.shape == (6, 6)
+
+
 def test_an_unwritable_out_is_refused_before_any_work(ran, tmp_path, monkeypatch):
     monkeypatch.setattr("ntk_select.cli.kernel_run.ntk", lambda *_, **__: pytest.fail("the kernel was computed"))
     (tmp_path / "file").write_text("in the way")

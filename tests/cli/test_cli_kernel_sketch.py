@@ -20,7 +20,7 @@ from ntk_select import (
 )
 from ntk_select.cli import main
 from ntk_select.cli.kernel_sketch import sketch_lines
-from ntk_select.cli.sketch_comparison_record import Comparison
+from ntk_select.cli.sketch_comparison_record import MEANINGS, Comparison
 from ntk_select.errors import MissingDependencyError
 from ntk_select.kernel_file import load_kernel
 from ntk_select.sketches.hashing import SCHEME
@@ -185,14 +185,23 @@ def test_compared_with_exact_the_file_holds_every_cell_and_the_figure_lies_besid
     assert (made["expert"], made["layers"], made["outputs"]) == ("ash", "last_conv", "trace")
 
 
+def test_a_folder_takes_the_numbers_and_the_figure(ran, tmp_path):
+    pytest.importorskip("matplotlib")
+    assert ran(*COMPARED, "--out", str(tmp_path / "runs"))[0] == 0
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["comparison.json", "comparison.png"]
+
+
 def test_compared_with_exact_the_table_has_the_law_and_what_to_type_next_works(ran, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, out, _ = ran(*COMPARED)
     assert status == 0
-    assert "ash on things: sketches of 6 images beside the exact kernel, layers last_conv, 2 seeds" in out
+    assert "ash on things: sketched and exact kernel of 6 images, layers last_conv, 2 seeds" in out
     for head in ("kind", "dim", "error", "law", "LGC error", "seconds"):
         assert f" {head} " in out
     assert "Exact: LGC 0." in out
+    for column in ("error", "law", "LGC error", "seconds"):
+        assert f"{column}: {MEANINGS[column]}" in out
+    assert "Spearman" not in out  # of one expert there is none
     assert "Law: sqrt((1 + r) / k), r = (tr K)^2 / |K|^2 = " in out
     assert "Error falls with k to the power: " in out
     assert typed_next(out)[-2:] == ["--out", "comparison.json"]

@@ -75,7 +75,7 @@ def test_the_table_names_experts_best_first_with_the_verdict_and_what_to_type(ra
     assert [out.index(expert["name"]) for expert in record["experts"]] == sorted(out.index(expert["name"]) for expert in record["experts"])
     for expert in record["experts"]:
         value = expert["scores"]["lfc"]
-        assert f"{value['value']:.4f} │ [{value['low']:.3f}, {value['high']:.3f}]" in out
+        assert f"{value['value']:.3f} ±{(value['high'] - value['low']) / 2:.3f}" in out
     assert record["judgement"] in out
     assert "bright things: 12 images of 2 classes, seed 0" in out
     assert "Next" in out
@@ -218,7 +218,7 @@ def test_what_is_said_to_type_next_works(ran, capsys):
 
 def test_with_test_images_the_first_expert_is_to_be_fine_tuned_from_the_same_zoo():
     row = ExpertScores(1, "ash", None, None, 1, {}, {})
-    told = next_command(Ranking({"images": 20, "per_class": 5}, ("lfc",), (row,), tied=1), "folder:my photos", 20, ("a zoo",))
+    told = next_command(Ranking({"images": 20, "per_class": 5}, ("lfc",), (row,), contenders=("ash",)), "folder:my photos", 20, ("a zoo",))
     assert "\n" not in told
     assert typed_next(told) == ["finetune", "--expert", "ash", "--task", "folder:my photos", "--zoo", "a zoo"]
 
@@ -237,7 +237,7 @@ def test_more_images_are_suggested_for_the_same_zoo(ran, zoo, tmp_path):
 )
 def test_more_images_are_suggested_only_when_they_could_help(tied, available, start):
     row = ExpertScores(1, "ash", None, None, 1, {}, {})
-    ranking = Ranking({"images": 20, "per_class": 5}, ("lfc",), (row,), tied=tied)
+    ranking = Ranking({"images": 20, "per_class": 5}, ("lfc",), (row,), contenders=("ash", "elm")[:tied])
     assert next_command(ranking, "folder:my photos", available, tested=False).startswith(start)
 
 

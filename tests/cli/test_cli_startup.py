@@ -3,6 +3,7 @@
 import importlib
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -10,6 +11,7 @@ from ntk_select.cli import COMMANDS, main
 
 QUICK = [
     ["--help"],
+    ["--version"],
     ["ran"],
     ["rank", "--help"],
     ["rank", "--tsk", "digits"],
@@ -47,6 +49,14 @@ def test_help_says_of_every_command_what_its_class_says(capsys):
         command = getattr(importlib.import_module(f"ntk_select.cli.{name}"), title)
         assert command.__doc__ == says
         assert f"• {name} {says}" in shown
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"ntk-select {version('ntk-select')}\n"
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "ntk-select --version" in capsys.readouterr().out
 
 
 def test_completion_for_a_shell_knows_the_options_of_all_commands(capsys):

@@ -120,14 +120,14 @@ def test_list_shows_the_benchmarks_sets_and_whether_they_are_prepared(capsys, ow
     assert main(["tasks", "list", "--json"]) == 0
     rows = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
     assert [name for name, entry in rows.items() if "role" in entry] == list(KNOWN)
-    assert (rows["eu_flood"]["images"], rows["eu_flood"]["classes"], rows["eu_flood"]["prepared"]) == (3710, 3, False)
-    assert (rows["belga_logos"]["images"], rows["belga_logos"]["classes"]) == (None, None)
+    assert (rows["eu_flood"]["images"], rows["eu_flood"]["classes"], rows["eu_flood"]["prepared"]) == (3710, 2, False)
+    assert (rows["belga_logos"]["images"], rows["belga_logos"]["classes"]) == (10_000, 27)
     (own_folder / "cars196" / "2.1.0").mkdir(parents=True)
     (own_folder / "cars196" / "2.1.0" / "dataset_info.json").write_text("{}")
     assert main(["tasks", "list", "--all"]) == 0
     shown = {line.split("\u2502")[1].strip(): line.split("\u2502")[2:-1] for line in capsys.readouterr().out.splitlines() if "\u2502" in line}
     assert [cell.strip() for cell in shown["stanford_cars"]] == ["Stanford Cars", "target", "16,185", "196", "yes"]
-    assert [cell.strip() for cell in shown["cucumber"]] == ["CUCUMBER-9, prototype 1", "target", "(2,923)", "(30)", ""]
+    assert [cell.strip() for cell in shown["cucumber"]] == ["CUCUMBER-9, prototype 1", "target", "2,923", "30", ""]
 
 
 def test_list_imports_nothing_heavy():

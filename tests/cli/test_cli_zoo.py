@@ -1,4 +1,4 @@
-"""Does `ntk-select zoo` list, show and verify experts, and turn a checkpoint into one?"""
+"""`ntk-select zoo` lists, shows and verifies experts, and turns a checkpoint into one."""
 
 import json
 import shlex
@@ -11,7 +11,7 @@ import pytest
 from ntk_select.models import ZOO, build, initialise, open_zoo
 from ntk_select.models.convert import to_state_dict
 from ntk_select.models.weights import write_expert
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from ntk_select import Card, Preprocess
 from ntk_select.cli import main
@@ -177,10 +177,10 @@ def test_converted_checkpoints_stand_side_by_side_in_a_zoo(typed, checkpoint, tm
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["/no/such.safetensors", "--arch", "resnet18"], "ntk-select: Checkpoint /no/such.safetensors is not a file"),
-        (["/no/such.safetensors"], "does not say its architecture"),
+        (["/no/such.safetensors", "--arch", "resnet18"], "ntk-select: Checkpoint /no/such.safetensors is not a file: there is no such file"),
+        (["/no/such.safetensors"], "ntk-select: Checkpoint /no/such.safetensors is not a file: there is no such file"),
         (["/no/such.safetensors", "--arch", "resnet19"], "Architecture 'resnet19' is unknown. Did you mean"),
-        (["notes.txt", "--arch", "resnet18"], "has the suffix '.txt'"),
+        (["notes.txt", "--arch", "resnet18"], "Checkpoint notes.txt is not a file: there is no such file"),
         (["a.safetensors", "--arch", "resnet18", "--name", "a/b"], "--name 'a/b' must be the name of a folder"),
         pytest.param(
             ["a.safetensors", "--arch", "resnet18", "--name", ".."],
@@ -213,6 +213,48 @@ def test_how_the_input_is_made_can_be_said_and_is_shown(typed, checkpoint, tmp_p
     experts = open_zoo([str(tmp_path / "zoo")])
     assert experts["usual"].card.preprocess == Preprocess(224, resize=256)
     assert experts["said"].card.preprocess == Preprocess(28, (0.5, 0.4, 0.3), (0.2, 0.2, 0.1), resize=32, interpolation="bicubic")
+
+
+def test_which_weights_were_taken_is_printed_and_others_can_be_asked_for(typed, checkpoint, tmp_path):
+    state = load_file(checkpoint)
+    both = {f"model.{key}": value * 2 for key, value in state.items()} | {f"ema_model.{key}": value for key, value in state.items()}
+    save_file(both | {"criterion.weight": np.ones(2)}, tmp_path / "last.ckpt")
+    arguments = ["convert", tmp_path / "last.ckpt", "--arch", "resnet_small", "--out", tmp_path / "zoo", "--name"]
+    status, out, _ = typed(*arguments, "usual")
+    said = " ".join(out.split())
+    assert status == 0
+    assert "Weights taken: ema_model (an average over training). Also in the file: model. To take model: --weights model" in said
+    assert "The prefix 'ema_model.' of names was dropped." in said
+    assert "Left out, as they lie outside the network: criterion.weight" in said
+    assert typed(*arguments, "other", "--weights", "model")[0] == 0
+    experts = open_zoo([str(tmp_path / "zoo")])
+    for name, factor in (("usual", 1), ("other", 2)):
+        np.testing.assert_array_equal(experts[name]().params["fc"]["bias"], factor * state["fc.bias"])
+    assert "model.criterion" not in said
+    status, _, err = typed(*arguments, "third", "--weights", "teacher")
+    assert status == 2
+    assert "holds no weights under 'teacher'. There are: " in err
+
+
+def test_a_head_is_dropped_when_asked(typed, checkpoint, tmp_path):
+    assert typed("convert", checkpoint, "--arch", "resnet_small", "--out", tmp_path / "zoo", "--drop-head")[0] == 0
+    assert open_zoo([str(tmp_path / "zoo")])["trained"].card.num_classes == 0
+
+
+def test_outputs_of_the_original_are_checked(typed, checkpoint, tmp_path):
+    arguments = ["convert", checkpoint, "--arch", "resnet_small", "--size", "16", "--out", tmp_path / "zoo", "--check-logits", tmp_path / "y.npz"]
+    x = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
+    np.savez(tmp_path / "y.npz", inputs=x, logits=np.ones((2, 3)))
+    status, _, err = typed(*arguments)
+    assert status == 2
+    assert "does not give the logits that it should" in err
+    assert not (tmp_path / "zoo").exists()
+    assert typed(*arguments[:-2])[0] == 0
+    expert = open_zoo([str(tmp_path / "zoo")])["trained"]()
+    np.savez(tmp_path / "y.npz", inputs=x, logits=np.asarray(expert.apply_fn(expert.variables, x)))
+    status, out, _ = typed(*arguments, "--replace")
+    assert status == 0
+    assert "Checked against 2 outputs of the original" in " ".join(out.split())
 
 
 def test_an_expert_of_the_same_name_is_replaced_only_when_asked(typed, checkpoint, tmp_path):

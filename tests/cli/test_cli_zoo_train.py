@@ -104,7 +104,7 @@ def test_the_plan_for_people_has_a_row_for_each_expert_and_their_sum(ran, tiny):
         ["dots-resnet_small", "32", "1", "4"],
         ["all", "96", "", "12"],
     ]
-    assert "2 experts; training steps measured on one device of this machine, resnet_small in batches of 8" in out
+    assert "2 experts; training on one device of this machine, roughly, resnet_small in batches of 8" in out
 
 
 def test_training_prints_the_cards_that_it_writes_and_a_second_call_has_nothing_to_do(ran, place, tiny):

@@ -5,9 +5,9 @@ import sys
 import numpy as np
 import pytest
 from ntk_select.data import load_task
-from ntk_select.data.stratified import stratified_train
 
 from ntk_select.errors import MissingDependencyError, TaskError
+from ntk_select.task import stratified_train
 
 
 def test_train_and_test_together_are_all_of_scikit_learns_digits():
@@ -47,3 +47,7 @@ def test_without_scikit_learn_it_is_said_what_to_type(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(MissingDependencyError, match=r"digits needs the package scikit-learn.*pip install scikit-learn"):
         load_task("digits")
+
+
+def test_the_mirror_image_of_a_digit_is_none_of_its_class():
+    assert load_task("digits").flips_keep_class is False

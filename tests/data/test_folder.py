@@ -1,5 +1,6 @@
 """A folder of images becomes a task whose pixels are those of its files."""
 
+import io
 import os
 import pickle
 
@@ -103,3 +104,46 @@ def test_lazy_images_count_slice_and_index_as_lists_do():
         images[5]
     with pytest.raises(TypeError):
         images["1"]
+
+
+def test_folders_of_systems_and_notes_are_passed_over_on_disk_and_in_archives(folder_of, zip_of):
+    root = folder_of(
+        dict.fromkeys(PATHS) | {"train/@eaDir/a.png": None, "train/cat/@eaDir/x.jpg": b"", "lost+found/": None, "train/cat/notes.txt": b"x"}
+    )
+    for task in (load_task(root), load_task(zip_of(root))):
+        assert (task.class_names, task.labels.tolist()) == (("cat", "dog"), [0, 0, 1])
+        assert task.details["warnings"][0] == "Left out of class folders, because they are no images: 1 file .txt (train/cat/notes.txt)."
+
+
+def test_a_folder_of_the_system_that_may_not_be_read_stops_nothing(folder_of, monkeypatch):
+    root, scandir = folder_of([*PATHS, "lost+found/"]), os.scandir
+
+    def refuse(path):
+        if "lost+found" in str(path):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(folder.os, "scandir", refuse)
+    assert len(load_task(root).labels) == 3
+
+
+def test_encoded_bytes_and_the_files_that_hold_them_are_known(folder_of, zip_of):
+    root = folder_of(PATHS)
+    on_disk, packed = load_task(root), load_task(zip_of(root))
+    for place, path in enumerate(PATHS[:3]):
+        assert on_disk.images.content(place) == packed.images[0:3].content(place) == (root / path).read_bytes()
+        assert on_disk.images.origin(place) == ((str(root / path),), "")
+        assert packed.images.origin(place) == ((f"{root}.zip",), path)
+    plain = LazyImages(range(2), lambda key: np.zeros((1, 1), np.uint8))
+    assert plain.content(0) is plain.origin(0) is None
+
+
+def test_a_file_that_cannot_be_read_to_its_end_is_named(folder_of, monkeypatch):
+    class Broken(io.BytesIO):
+        def read(self, *_):
+            raise OSError(5, "Input/output error")
+
+    task = load_task(folder_of(PATHS))
+    monkeypatch.setattr(folder, "open", lambda *_: Broken(), raising=False)
+    with pytest.raises(DataError, match=r"a.png: cannot be read \(Input/output error\)"):
+        task.images[0]

@@ -104,18 +104,76 @@ def test_what_systems_leave_behind_is_ignored(layout):
     assert layout([*BOTH, *junk], ["train/.ipynb_checkpoints"]) == layout(BOTH)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("@eaDir", "#recycle", "@Recycle", "@Recently-Snapshot", "@__thumb", "lost+found", "$RECYCLE.BIN", "System Volume Information", "FOUND.000"),
+        *("__MACOSX", ".AppleDouble", ".Trash-1000", ".Trashes", ".thumbnails", ".ipynb_checkpoints", "__pycache__", "Network Trash Folder"),
+    ],
+)
+@pytest.mark.parametrize("where", ["", "train/", "train/cat/", "test/", "wrap/"])
+def test_folders_of_systems_are_ignored_wherever_they_are(layout, where, name):
+    files = [f"wrap/{path}" for path in BOTH] if where == "wrap/" else BOTH
+    found = layout([*files, f"{where}{name}/1.png", f"{where}{name}/cat/SYNOPHOTO_THUMB_M.jpg"], [f"{where}{name}"])
+    assert found == layout(files)
+
+
+@pytest.mark.parametrize("name", ["Thumbs.db", "ehthumbs.db", "desktop.ini", ".DS_Store", "._1.png", "1.png@SynoEAStream", "Icon\r", "~$1.png"])
+def test_files_of_systems_are_ignored_without_a_word(layout, name):
+    assert layout([*BOTH, name, f"train/{name}", f"train/cat/{name}"]) == layout(BOTH)
+
+
 def test_files_that_are_not_images_may_lie_outside_class_folders(layout):
     assert layout([*BOTH, "README.md", "train/labels.csv"]) == layout(BOTH)
 
 
-def test_files_in_class_folders_that_are_not_images_are_named(layout):
-    texts = [f"train/cat/{i}.txt" for i in range(6)]
-    with pytest.raises(
-        DataError, match=r"photos: files in class folders that are not images: train/cat/0.txt, .*4.txt and 1 more\. Delete them.*\.png"
-    ):
-        layout([*BOTH, *texts])
-    with pytest.raises(DataError, match=r"test/dog/notes"):
-        layout([*BOTH, "test/dog/notes"])
+def test_files_in_class_folders_that_are_no_images_are_left_out_and_counted(layout):
+    others = [*(f"train/cat/{i}.txt" for i in range(4)), "train/dog/labels.CSV", "test/dog/notes", "train/cat/clip.mp4", "train/cat/paper.pdf"]
+    found = layout([*BOTH, *others])
+    assert (found.class_names, found.train, found.test) == (layout(BOTH).class_names, layout(BOTH).train, layout(BOTH).test)
+    (said,) = found.warnings
+    assert said.startswith("Left out of class folders, because they are no images: 4 files .txt, ")
+    for words in ("1 file .csv", "1 file without a suffix", "1 video", "1 PDF document", "train/cat/0.txt", " and 3 more)."):
+        assert words in said
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (["notes.txt", "labels.csv"], r"class folder 'train/ant' holds no image, but 1 file .csv, 1 file .txt: .*Images end in .*\.jpg"),
+        (["a.mov", "b.MP4"], r"holds no image, but 2 videos: .*ffmpeg"),
+        (["a.pdf"], r"holds no image, but 1 PDF document: .*pdftoppm"),
+        (["1", "2"], r"holds no image, but 2 files without a suffix"),
+    ],
+)
+def test_a_class_folder_without_an_image_says_what_it_holds(layout, files, message):
+    with pytest.raises(DataError, match=message):
+        layout([*BOTH, *(f"train/ant/{name}" for name in files)])
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("a.HEIC", "1 HEIC photograph in"),
+        ("a.heif", "1 HEIC photograph in"),
+        ("a.avif", "1 AVIF image in"),
+        ("a.jxl", "1 JPEG XL image in"),
+        ("a.CR2", "1 raw photograph of a camera in"),
+        ("a.nef", "1 raw photograph of a camera in"),
+        ("a.dng", "1 raw photograph of a camera in"),
+        ("a.ARW", "1 raw photograph of a camera in"),
+        ("a.svg", "1 SVG drawing in"),
+        ("a.psd", "1 Photoshop file in"),
+        ("a.eps", "1 PostScript drawing .EPS. in"),
+        ("a.dcm", "1 DICOM image in"),
+    ],
+)
+def test_pictures_of_formats_that_are_not_read_are_called_what_they_are(layout, name, what):
+    with pytest.raises(DataError, match=rf"{what} class folder 'train/cat' cannot be read: train/cat/{name}\.") as caught:
+        layout([*BOTH, f"train/cat/{name}"])
+    assert "Delete" not in str(caught.value)
+    with pytest.raises(DataError, match=f"images outside any class folder: train/{name}"):
+        layout([*BOTH, f"train/{name}"])
 
 
 @pytest.mark.parametrize("path", ["1.png", "train/1.png", "test/1.JPEG"])

@@ -22,9 +22,9 @@ def png():
     """The bytes of image number i: grey value i, 4 + i pixels high."""
     image = pytest.importorskip("PIL.Image")
 
-    def encode(i):
+    def encode(i, dtype=np.uint8):
         file = io.BytesIO()
-        image.fromarray(np.full((4 + i, 5, 3), i, np.uint8)).save(file, "PNG")
+        image.fromarray(np.full((4 + i, 5, 3), i, dtype) if dtype == np.uint8 else np.full((4, 5), i, dtype)).save(file, "PNG")
         file.seek(0)
         return file
 
@@ -56,7 +56,9 @@ def prepare(png):
 
             def _value(self, feature, i):
                 if isinstance(feature, tfds.features.Image):
-                    return png(i)
+                    return png(i) if feature.np_dtype == np.uint8 else png(4095 - 100 * i, np.uint16)
+                if isinstance(feature, tfds.features.Sequence):
+                    return [i % 3, 2]
                 return -1 if i >= 90 else i % 3
 
         Shapes(data_dir=data_dir, file_format="array_record").download_and_prepare()
@@ -207,3 +209,40 @@ def test_a_folder_that_cannot_be_read_is_named(shapes, monkeypatch):
     monkeypatch.setattr(prepared.Path, "iterdir", refuse)
     with pytest.raises(DataError, match=r"shapes: the folder cannot be read \(Permission denied\)"):
         load_task(f"tfds:shapes@{shapes}")
+
+
+@pytest.mark.parametrize(("name", "known"), [("mnist", False), ("svhn_cropped", False), ("omniglot", False), ("shapes", None)])
+def test_sets_of_characters_say_that_flips_do_not_keep_the_class(prepare, tmp_path, name, known):
+    prepare(tmp_path / "made")
+    (tmp_path / "made" / "shapes").rename(tmp_path / "made" / name)
+    for file in (tmp_path / "made" / name / "1.0.0").iterdir():
+        if file.suffix == ".json":
+            file.write_text(file.read_text().replace("shapes", name))
+        else:
+            file.rename(file.with_name(file.name.replace("shapes", name)))
+    assert load_task(f"tfds:{name}@{tmp_path / 'made'}").flips_keep_class is known
+
+
+def test_16_bit_images_get_one_depth_for_both_splits(prepare, tmp_path):
+    features = {"image": tfds.features.Image(shape=(None, None, 1), dtype=np.uint16), "label": tfds.features.ClassLabel(names=CLASSES)}
+    task = load_task(f"tfds:shapes@{prepare(tmp_path, features=features)}")
+    assert task.details["warnings"] == ["Grey images of more than 8 bits are read as 12 bits, 0 to 4,095: their largest value is 4,095."]
+    for images, numbers in ((task.images, range(20)), (task.test_images, range(20, 25))):
+        found = sorted(int(image[0, 0]) for image in images)
+        assert np.abs(np.array(found) - sorted((4095 - 100 * i) * 255 / 4095 for i in numbers)).max() <= 0.5
+
+
+def test_encoded_bytes_and_the_files_that_hold_them_are_known(shapes):
+    task = load_task(f"tfds:shapes@{shapes}")
+    assert task.images.content(3).startswith(b"\x89PNG")
+    files, name = task.images.origin(3)
+    assert name == "train 3"
+    assert {Path(file).suffix for file in files} >= {".json"}
+    assert any("array_record" in file for file in files)
+    assert task.test_images.origin(3) == (files, "validation 3")
+
+
+def test_several_labels_per_image_are_called_multi_label(prepare, tmp_path):
+    several = tfds.features.Sequence(tfds.features.ClassLabel(names=CLASSES))
+    with pytest.raises(DataError, match=r"It has image: Image, label: Sequence\. Labels of several classes per image \(multi-label\) are no task"):
+        load_task(f"tfds:shapes@{prepare(tmp_path, features={'image': tfds.features.Image(), 'label': several})}")

@@ -6,12 +6,14 @@ import subprocess
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 from ntk_select.data import load_task, zipped
+from ntk_select.data.lazy import PerProcess
 
 from ntk_select.errors import DataError, NtkSelectError
 
@@ -129,6 +131,15 @@ def test_a_wrong_checksum_names_the_entry(zip_with, encoded, pixels):
 def test_an_image_pillow_cannot_read_is_named(zip_with):
     with pytest.raises(DataError, match=r"made.zip, entry cat/1.png: cannot be read as an image"):
         load_task(zip_with({"cat/1.png": b"x", "dog/1.png": b"x"})).images[0]
+
+
+def test_an_entry_that_cannot_be_opened_is_named(folder_of, zip_of):
+    where = str(zip_of(folder_of(PATHS)))
+    source = zipped.EntrySource(where, PerProcess(partial(zipfile.ZipFile, where)))
+    with source.open(PATHS[0]) as file:
+        assert file.read(4) == b"\x89PNG"
+    with pytest.raises(DataError, match=r"photos.zip, entry cat/gone.png: cannot be read from the archive .*Pack the archive again"):
+        source.open("cat/gone.png")
 
 
 def test_what_is_not_a_whole_zip_is_refused(zip_with, tmp_path):

@@ -1,6 +1,7 @@
 """Does the comparison of two scores use pairs, and is its p-value that of SciPy's permutation test?"""
 
 from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -110,3 +111,55 @@ def test_targets_that_are_not_the_same_are_refused(benchmark):
         ev.paired("spearman", a, [replace(target, accuracies=target.accuracies / 2) for target in a])
     with pytest.raises(ConfigError, match="Target 't0' has 4 and 3 draws. Allowed: as many of both, or one"):
         ev.paired("spearman", a, benchmark(1.0, draws=3))
+
+
+def mean_of_all_orders(measure, target, **options):
+    """Over all orders of the experts of a target, by enumeration."""
+    accuracies = target.mean_accuracies()
+    given = {"reference": accuracies[target.reference]} if measure == "top_k_gain" else {}
+    values = [getattr(ev, measure)(np.array(order, float), accuracies, **options, **given) for order in permutations(range(len(accuracies)))]
+    return np.mean(values)
+
+
+@pytest.mark.parametrize(
+    ("measure", "options"), [("top_k_gain", {"k": 3}), ("trials_to_best", {}), ("regret", {}), ("spearman", {}), ("weighted_tau", {})]
+)
+def test_a_random_order_is_compared_by_the_mean_over_all_orders(rng, measure, options):
+    """With ties among the accuracies, and an expert without a score."""
+    scores = rng.normal(size=(3, 2, 5))
+    targets = [ev.Target(f"t{i}", scores[i], np.round(rng.random((2, 5)), 1), reference=1) for i in range(3)]
+    found = ev.against_random(measure, targets, **options)
+    expected = [mean_of_all_orders(measure, target, **options) for target in targets]
+    assert found.difference.value == pytest.approx(ev.interval(measure, targets, **options).value - np.mean(expected))
+    assert found.difference.low <= found.difference.value <= found.difference.high
+    signs = sign_flip(np.array([ev.interval(measure, [target], **options).value for target in targets]) - expected)
+    assert found.p_value == pytest.approx(signs)
+
+
+def test_a_score_that_is_a_random_order_differs_from_the_expectation_by_nothing_on_average(rng):
+    accuracies = rng.random(9)
+    drawn = [ev.Target(f"t{i}", rng.permutation(9).astype(float), accuracies, reference=0) for i in range(400)]
+    found = ev.against_random("top_k_gain", drawn, k=3, resamples=200)
+    assert found.difference.low < 0 < found.difference.high
+    assert found.difference.high - found.difference.low < 0.05
+    tied = [replace(target, scores=np.zeros(9)) for target in drawn[:5]]
+    assert ev.against_random("top_k_gain", tied, k=3).difference.value == pytest.approx(0, abs=1e-15)
+
+
+def test_a_correlation_with_random_is_of_the_experts_that_have_a_score(rng):
+    scores, accuracies = np.array([[1.0, 2, 3, np.nan, np.nan]]), np.array([[0.1, 0.3, 0.3, 0.3, 0.9]])
+    known = ev.random_expectation("weighted_tau", accuracies[0, :3])
+    found = ev.against_random("weighted_tau", [ev.Target("t", scores, accuracies)])
+    assert found.difference.value == pytest.approx(ev.weighted_tau(scores[0], accuracies[0]) - known)
+    alone = ev.Target("t", np.full((1, 5), np.nan), accuracies)
+    assert np.isnan(ev.against_random("spearman", [alone]).difference.value)
+
+
+def test_what_has_no_expectation_is_refused(rng):
+    targets = [ev.Target("t", rng.random(5), rng.random(5), groups=("a", "a", "b", "b", "b"))]
+    with pytest.raises(ConfigError, match="'within_groups' has no expectation here"):
+        ev.against_random("within_groups", targets)
+    with pytest.raises(ConfigError, match="top_k_gain needs the reference of every target, and target 't' has none"):
+        ev.against_random("top_k_gain", targets)
+    with pytest.raises(ConfigError, match="spearman has no option 'k'"):
+        ev.against_random("spearman", targets, k=3)

@@ -170,7 +170,7 @@ def test_finite_weights_whose_outputs_are_not_finite_have_diverged(task):
 
 
 def test_a_loss_far_above_that_of_guessing_has_diverged_though_float64_holds_it(task):
-    found = ns.finetune(expert(), task, learning_rates=[1e9, 0.01], recipe=RECIPE)
+    found = ns.finetune(expert(), task, learning_rates=[1e9, 0.01], extend=False, recipe=RECIPE)
     told = {trial.learning_rate: trial.diverged for trial in found.trials}
     assert found.learning_rate == 0.01
     assert told[0.01] is None

@@ -1,6 +1,8 @@
 """Is fine-tuning SGD as it is written, is the test set left alone until the end, and is every mistake a sentence?"""
 
 import dataclasses
+import io
+import sys
 from collections.abc import Sequence
 
 import jax
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 import ntk_select as ns
-from ntk_select.errors import ConfigError, ModelError
+from ntk_select.errors import ConfigError, ModelError, TaskError
 from ntk_select.finetuning import run as run_module
 from ntk_select.finetuning.shots import hold_out
 
@@ -213,7 +215,7 @@ def test_when_the_best_rate_diverges_on_all_images_the_next_best_is_taken(made, 
         return done._replace(expert=None, diverged="gone") if rate == 0.3 and len(places) == 30 else done
 
     monkeypatch.setattr(run_module.Trainer, "run", run)
-    found = ns.finetune(made.linear_expert(), task, learning_rates=(0.3, 1e-6), recipe=QUICK)
+    found = ns.finetune(made.linear_expert(), task, learning_rates=(0.3, 1e-6), extend=False, recipe=QUICK)
     assert found.trials[0].accuracy > found.trials[1].accuracy
     assert found.learning_rate == 1e-6
     assert found.images == 3 * (24 + 24 + 30 + 30)
@@ -226,7 +228,7 @@ def test_cost_is_three_forward_passes_an_image_in_units_of_one_fine_tuning_of_th
     assert one.images == 3 * 30
     assert one.flops == 3 * forward * one.images
     assert one.cost == pytest.approx(one.flops / (3 * 2 * width * 3 * 3 * 30), rel=1e-14)
-    several = ns.finetune(made.normed_expert(), task, learning_rates=(0.2, 0.1), recipe=QUICK, reference=made.normed_expert())
+    several = ns.finetune(made.normed_expert(), task, learning_rates=(0.2, 0.1), extend=False, recipe=QUICK, reference=made.normed_expert())
     assert several.images == 3 * (24 + 24 + 30)
     assert several.cost == pytest.approx((24 + 24 + 30) / 30, rel=1e-14)
     assert ns.finetune(made.linear_expert(), task, learning_rates=0.1, recipe=QUICK).cost is None
@@ -268,6 +270,8 @@ def test_one_rate_however_it_is_written_is_taken_as_it_is(made, rate):
         ({"shots": 0}, "shots=0 must be a whole number from 1"),
         ({"shots": "all"}, "shots='all' must be a whole number from 1, or 'full'"),
         ({"shots": 1, "learning_rates": (0.1, 0.2)}, "No class has two training images"),
+        ({"extend": "yes"}, "extend='yes' must be True or False"),
+        ({"progress": True}, r"progress= takes a function of \(done, all, what\), None .* or False; given: True"),
         ({"learning_rates": ()}, "must be numbers above 0"),
         ({"learning_rates": None}, "must be numbers above 0"),
         ({"recipe": "paper"}, "recipe='paper' must be a Recipe"),
@@ -279,11 +283,67 @@ def test_an_option_that_is_not_allowed_is_refused_in_a_sentence(made, options, s
         ns.finetune(made.linear_expert(), made.spots(), **options)
 
 
-def test_a_task_without_test_images_is_refused(made):
-    task = made.spots()
-    for none in ({"test_images": None, "test_labels": None}, {"test_images": [], "test_labels": []}):
-        with pytest.raises(ConfigError, match="The task 'spots' has no test set.*Put images into test/CLASS/"):
-            ns.finetune(made.linear_expert(), dataclasses.replace(task, **none))
+@pytest.mark.parametrize("none", [{"test_images": None, "test_labels": None}, {"test_images": [], "test_labels": []}], ids=["none", "empty"])
+def test_of_a_task_without_test_images_some_are_kept_for_testing_and_that_is_said(made, none):
+    task = dataclasses.replace(made.spots((10, 10, 5)), **none)
+    options = {"learning_rates": 0.3, "recipe": QUICK, "seed": 3}
+    with pytest.warns(UserWarning, match="Task 'spots'. There was no test set: 5 of 25 images") as warned:
+        found = ns.finetune(made.linear_expert(), task, **options)
+    assert [warning.filename for warning in warned] == [__file__]
+    split = ns.finetune(made.linear_expert(), task.with_test_split(), **options)
+    assert same(found, split)
+    assert (found.train_images, found.test_images, found.accuracy) == (20, 5, split.accuracy)
+    assert found.test_split in task.with_test_split().details["warnings"]
+    assert found.notes == (found.test_split,)
+    assert found.test_split in repr(found)
+    assert (split.test_split, split.notes) == (None, ())
+
+
+def test_on_a_terminal_a_bar_is_drawn_unless_it_is_turned_off(made, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    shown = {}
+    for progress in (None, False):
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        ns.finetune(made.linear_expert(), made.spots(), learning_rates=0.3, recipe=QUICK, progress=progress)
+        shown[progress] = sys.stderr.getvalue()
+    assert "fine-tuning linear" in shown[None]
+    assert "3/3" in shown[None]
+    assert shown[False] == ""
+
+
+def test_a_task_that_cannot_be_split_is_refused(made):
+    task = dataclasses.replace(made.spots((1, 1), (1, 1)), test_images=None, test_labels=None)
+    with pytest.raises(TaskError, match="no class has two images, so that none can be kept for testing"):
+        ns.finetune(made.linear_expert(), task)
+
+
+@pytest.mark.filterwarnings("ignore:Task 'digits'. There was no test set")
+def test_experts_and_tasks_may_be_named():
+    pytest.importorskip("sklearn")
+    name = "fashion_mnist-resnet_small"
+    digits = dataclasses.replace(ns.load_task("digits"), test_images=None, test_labels=None)
+    options = {"shots": 2, "learning_rates": 0.01, "recipe": ns.Recipe(epochs=1, batch_size=20)}
+    named = ns.finetune(name, "digits", reference=name, **options)
+    assert (named.expert, named.task, named.cost, named.test_images) == (name, "digits", 1.0, 797)
+    assert ns.finetune(ns.open_zoo("builtin")[name](), digits, **options).test_images == 199
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "sentence"),
+    [
+        ({"expert": 3}, ConfigError, "Expected an expert, or what names one; given: int"),
+        ({"expert": "oak"}, ModelError, "There is no expert, zoo or folder 'oak'"),
+        ({"reference": "oak"}, ModelError, "There is no expert, zoo or folder 'oak'"),
+        ({"task": 3}, ConfigError, "task= takes a Task, or its name or path; given: int"),
+        ({"task": "digitz"}, TaskError, "Did you mean 'digits'"),
+    ],
+)
+def test_what_names_no_expert_and_no_task_is_refused(made, given, error, sentence):
+    with pytest.raises(error, match=sentence):
+        ns.finetune(**({"expert": made.linear_expert(), "task": made.spots()} | given))
 
 
 @pytest.mark.parametrize("which", ["expert", "reference"])

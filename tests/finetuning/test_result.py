@@ -18,9 +18,11 @@ def result(made):
 
 def test_the_record_holds_every_field_but_the_network_and_json_can_hold_it(result):
     record = json.loads(json.dumps(result.to_dict(), allow_nan=False))
-    assert set(record) == {field.name for field in dataclasses.fields(result)} - {"tuned", "checkpoints"}
+    fields = {field.name for field in dataclasses.fields(result)} - {"tuned", "checkpoints"}
+    assert set(record) == fields | {"accuracy_low", "accuracy_high", "notes"}
+    assert (record["accuracy_low"], record["accuracy_high"]) == result.accuracy_interval
     assert (record["expert"], record["task"], record["choose"], record["shots"]) == ("oak $5", "spots_1", "validation", None)
-    assert record["recipe"] == dataclasses.asdict(ns.Recipe(epochs=20, batch_size=6, milestones=(10,))) | {"milestones": [10]}
+    assert record["recipe"] == dataclasses.asdict(ns.Recipe(epochs=20, batch_size=6, milestones=(10,))) | {"milestones": [10], "augment": "none"}
     assert [trial["learning_rate"] for trial in record["trials"]] == [1e9, 0.2, 0.1]
     assert set(record["per_class"]) == {"a", "b", "c"}
     assert len(record["losses"]) == 20
@@ -34,7 +36,9 @@ def test_it_says_in_words_what_was_found(result):
     assert lines[0].startswith(f"oak $5 on spots_1: {100 * result.accuracy:.1f} % of 12 test images")
     assert "from 30 training images" in lines[0]
     assert f"learning rate {result.learning_rate:g} (chosen on validation); 20 epochs, seed 0" in lines[1]
-    assert [line.split()[0] for line in lines[2:]] == ["1e+09", "0.2", "0.1"]
+    low, high = result.accuracy_interval
+    assert f"(95 %: {100 * low:.1f} to {100 * high:.1f}; balanced {100 * result.balanced_accuracy:.1f} %)" in lines[0]
+    assert [line.split()[0] for line in lines[2:5]] == ["1e+09", "0.2", "0.1"]
     assert "diverged" in lines[2]
     assert f"{100 * result.trials[1].accuracy:.1f} %" in lines[3]
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -249,3 +250,23 @@ def test_two_devices_that_share_each_batch_find_what_one_finds():
     difference, size, *rates = json.loads(done.stdout.splitlines()[-1])
     assert difference < 1e-10 * size
     assert rates[0] == rates[1]
+
+
+@pytest.mark.parametrize(("flips_keep_class", "stands_for"), [(False, "crop"), (True, "crop_flip"), (None, "crop_flip")])
+def test_auto_does_not_flip_where_the_task_says_that_flips_change_the_class(made, tmp_path, flips_keep_class, stands_for):
+    task = replace(made.spots(), flips_keep_class=flips_keep_class)
+    auto, named = (
+        ns.finetune(small_images(made), task, learning_rates=0.01, recipe=ns.Recipe(epochs=1, batch_size=6, augment=augment), checkpoints=tmp_path)
+        for augment in ("auto", stands_for)
+    )
+    assert bits(auto) == bits(named)
+    assert auto.recipe.augment == stands_for
+    assert named.images_per_second is None  # one training, which was resumed
+    flipped = ns.finetune(small_images(made), task, learning_rates=0.01, recipe=ns.Recipe(epochs=1, batch_size=6, augment="crop_flip"))
+    assert (bits(auto) == bits(flipped)) is (stands_for == "crop_flip")
+
+
+def test_auto_leaves_inputs_of_another_preprocessing_alone_whatever_the_task_says(made):
+    task = replace(made.spots(), flips_keep_class=False)
+    found = ns.finetune(made.linear_expert(), task, learning_rates=0.01, recipe=ns.Recipe(epochs=1, batch_size=6))
+    assert found.recipe.augment == "none"

@@ -11,7 +11,7 @@ import ntk_select as ns
 from ntk_select.errors import MissingDependencyError
 from ntk_select.finetuning.result import Trial
 from ntk_select.finetuning.run import Run
-from ntk_select.finetuning.search import WIDER, best_first, grid, optuna_search
+from ntk_select.finetuning.search import STEPS_BEYOND, WIDER, best_first, beyond, edge_of, grid, optuna_search
 
 RUN = Run(None, (), 0, 0)
 
@@ -51,6 +51,107 @@ def test_the_best_has_the_highest_accuracy_then_the_least_loss_then_the_least_ra
     gone = Trial(1.0, None, None, (), "diverged")
     assert best_first([gone, a, b, c, d]) == [d, c, b, a]
     assert best_first([gone]) == []
+
+
+def tried_beyond(judge, rates):
+    """The rates that are tried past the end of a grid, and their places."""
+    places = []
+
+    def train(_rate, place):
+        places.append(place)
+        return RUN
+
+    found = beyond(train, judge, [judge(rate, RUN) for rate in rates])
+    assert places == list(range(len(rates), len(rates) + len(found)))
+    return [trial.learning_rate for trial in found]
+
+
+@pytest.mark.parametrize(
+    ("rates", "peak", "further"),
+    [
+        ((0.01, 0.005, 0.001), 0.006, []),
+        ((0.01, 0.005, 0.001), 0.011, [0.03]),
+        ((0.01, 0.005, 0.001), 0.1001, [0.03, 0.1, 0.3]),
+        ((0.01, 0.005, 0.001), 0.0001001, [0.0003, 0.0001, 3e-5]),
+        ((0.02, 0.005), 0.5, [0.06, 0.2, 0.6, 2.0]),
+        ((0.01, 0.001), 1e9, [0.03, 0.1, 0.3, 1.0]),
+        ((0.01,), 1.0, []),
+    ],
+)
+def test_the_grid_goes_on_past_the_end_where_its_best_is_until_it_does_not_improve(rates, peak, further):
+    assert tried_beyond(judged_by(peak), rates) == further
+    assert len(further) <= STEPS_BEYOND
+
+
+def test_nothing_is_tried_past_a_rate_that_diverged():
+    def judge(rate, run):
+        return Trial(rate, None, None, (), "diverged") if rate > 0.05 else judged_by(1.0)(rate, run)
+
+    assert tried_beyond(judge, (0.1, 0.01, 0.001)) == []
+    assert tried_beyond(judge, (0.01, 0.001)) == [0.03, 0.1]
+    assert tried_beyond(lambda rate, run: Trial(rate, None, None, (), "diverged"), (0.1, 0.01)) == []
+
+
+def test_where_all_is_right_nothing_is_tried_and_at_equal_accuracy_the_loss_decides():
+    assert tried_beyond(lambda rate, run: Trial(rate, 1.0, 1 / rate, ()), (0.1, 0.01)) == []
+    assert tried_beyond(lambda rate, run: Trial(rate, 0.9, abs(rate - 0.3), ()), (0.1, 0.01)) == [0.3, 1.0]
+    assert tried_beyond(lambda rate, run: Trial(rate, 0.9, rate, ()), (0.1, 0.09)) == [0.03, 0.009, 0.003, 0.0009]
+
+
+def test_an_end_is_that_of_several_rates():
+    assert edge_of(0.1, [0.01, 0.1]) == "largest"
+    assert edge_of(0.01, [0.01, 0.1]) == "smallest"
+    assert edge_of(0.05, [0.01, 0.05, 0.1]) is None
+    assert edge_of(0.1, [0.1]) is None
+
+
+def test_a_fine_tuning_goes_on_past_its_grid_and_says_so(made):
+    """The further rates are those of fine-tunings with them alone, and the best is trained on all images."""
+    task, recipe, seen = made.spots((10, 10, 10), noise=150), ns.Recipe(epochs=3, batch_size=6), []
+    options = {"recipe": recipe, "seed": 2, "progress": lambda *now: seen.append(now)}
+    found = ns.finetune(made.linear_expert(), task, learning_rates=(0.001, 0.0001), workers=1, **options)
+    wide = ns.finetune(made.linear_expert(), task, learning_rates=(0.001, 0.0001, *found.extended), extend=False, **options)
+    assert found.extended[:2] == (0.003, 0.01)
+    assert found.trials == wide.trials
+    assert (found.learning_rate, found.accuracy, found.images) == (wide.learning_rate, wide.accuracy, wide.images)
+    np.testing.assert_array_equal(found.tuned.params["head"]["kernel"], wide.tuned.params["head"]["kernel"])
+    further = ", ".join(f"{rate:g}" for rate in found.extended)
+    assert found.notes[0] == f"The best of the given learning rates was the largest, 0.001; also tried: {further}."
+    assert found.notes[0] in repr(found)
+    assert found.to_dict()["extended"] == list(found.extended)
+    total = recipe.epochs * (2 + len(found.extended) + 1)
+    own = seen[: seen.index((total, total, f"linear, also learning rate {found.extended[-1]:g}")) + 1]
+    assert [done for done, _, _ in own] == sorted(done for done, _, _ in own)
+    assert {name for _, _, name in own} == {"linear", *(f"linear, also learning rate {rate:g}" for rate in found.extended)}
+
+
+@pytest.mark.parametrize(("options", "rates"), [({"extend": False}, 2), ({"choose": "paper"}, 2), ({"learning_rates": 0.001}, 1)])
+def test_the_grid_is_kept_as_it_is_where_it_is_told_to(made, options, rates):
+    usual = {"learning_rates": (0.001, 0.0001), "recipe": ns.Recipe(epochs=3, batch_size=6), "seed": 2}
+    found = ns.finetune(made.linear_expert(), made.spots((10, 10, 10), noise=150), **(usual | options))
+    assert (len(found.trials), found.extended) == (rates, ())
+    if rates == 2:
+        assert found.notes == ("The best learning rate, 0.001, is the largest that was tried; a larger one may be better.",)
+    else:
+        assert found.notes == ()
+
+
+def test_training_that_was_interrupted_past_the_grid_resumes(made, tmp_path):
+    task = made.spots((10, 10, 10), noise=150)
+    options = {"learning_rates": (0.001, 0.0001), "recipe": ns.Recipe(epochs=3, batch_size=6), "seed": 2, "workers": 1}
+    expected = ns.finetune(made.linear_expert(), task, **options)
+
+    def stop(done, _total, name):
+        if name.endswith("0.01") and done == 3 * 3 + 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ns.finetune(made.linear_expert(), task, checkpoints=tmp_path, progress=stop, **options)
+    found = ns.finetune(made.linear_expert(), task, checkpoints=tmp_path, **options)
+    assert found.trials == expected.trials
+    assert (found.learning_rate, found.extended, found.images) == (expected.learning_rate, expected.extended, expected.images)
+    # three rates were finished
+    assert found.images_per_second * found.seconds["train"] < expected.images - 3 * 3 * 24 + 1
 
 
 def test_optuna_tries_named_rates_first_stays_in_its_range_and_finds_a_better_one():

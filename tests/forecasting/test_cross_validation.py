@@ -102,20 +102,6 @@ def test_a_rate_that_diverges_is_told_and_never_the_best(blobs):
     assert best(found[:1]) is None
 
 
-def test_intervals_of_shares_stay_between_nothing_and_all():
-    assert room._wilson(0.0, 10)[0] == 0
-    assert 0.2 < room._wilson(0.0, 10)[1] < 0.35
-    np.testing.assert_allclose(room._wilson(1.0, 10)[1], 1)
-    np.testing.assert_allclose(room._wilson(0.5, 1e6), [0.5 - 1.96 * 0.5e-3, 0.5 + 1.96 * 0.5e-3], atol=1e-6)
-
-
-def test_an_interval_holds_the_share_it_is_for():
-    rng = np.random.default_rng(0)
-    for share, n in ((0.5, 30), (0.9, 30), (0.97, 100)):
-        intervals = [room._wilson(np.mean(rng.random(n) < share), n) for _ in range(2000)]
-        assert 0.92 < np.mean([low <= share <= high for low, high in intervals]) < 0.985
-
-
 BAD = {
     "one class": (lambda k, y: (k, np.zeros_like(y), {}), UndefinedScoreError, "one class only"),
     "one image each": (

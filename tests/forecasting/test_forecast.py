@@ -188,8 +188,10 @@ def test_what_diverges_in_the_simulation_diverges_in_training(networks, task):
 
 
 BAD = {
-    "no expert": (lambda e, t: (("expert", t), {}), ConfigError, "forecast takes an Expert, not str"),
-    "no task": (lambda e, t: ((e, "digits"), {}), ConfigError, "forecast takes a Task, not str"),
+    "no expert": (lambda e, t: ((3, t), {}), ConfigError, "Expected an expert, or what names one; given: int"),
+    "no name of an expert": (lambda e, t: (("expert", t), {}), ModelError, "There is no expert, zoo or folder 'expert'"),
+    "no task": (lambda e, t: ((e, 3), {}), ConfigError, "task= takes a Task, or its name or path; given: int"),
+    "no name of a task": (lambda e, t: ((e, "digitz"), {}), TaskError, "Did you mean 'digits'"),
     "no recipe": (lambda e, t: ((e, t, {"epochs": 3}), {}), ConfigError, "must be a Recipe"),
     "rates": (lambda e, t: ((e, t), {"learning_rates": (0.1, -1)}), ConfigError, "must be numbers above 0"),
     "shots": (lambda e, t: ((e, t), {"shots": 0}), ConfigError, "shots=0 must be a whole number from 1"),
@@ -207,6 +209,25 @@ def test_what_makes_no_sense_is_refused(name, networks, task):
     arguments, options = make(networks.normed_expert(), task)
     with pytest.raises(error, match=sentence):
         ns.forecast(*arguments, **options)
+
+
+def test_experts_and_tasks_may_be_named():
+    pytest.importorskip("sklearn")
+    name = "fashion_mnist-resnet_small"
+    options = {"learning_rates": 0.01, "per_class": 2, "directions": 2, "explain": False, "folds": 2, "repeats": 1}
+    named = ns.forecast(name, "digits", ns.Recipe(epochs=2), **options)
+    given = ns.forecast(ns.open_zoo("builtin")[name](), ns.load_task("digits"), ns.Recipe(epochs=2), **options)
+    assert named.to_dict() == given.to_dict()
+    assert (named.expert, named.task) == (name, "digits")
+
+
+@pytest.mark.parametrize(("rates", "edge"), [((0.1, 1e-4), "largest"), ((0.1, 0.03, 1e-5), "largest"), ((10.0, 0.1, 1e-5), None), (0.1, None)])
+def test_a_best_rate_at_the_end_of_those_that_were_simulated_is_told(networks, rates, edge):
+    found = ns.forecast(
+        networks.linear_expert(), scenes(noise=1.0), ns.Recipe(epochs=5, batch_size=8), learning_rates=rates, per_class=6, explain=False
+    )
+    assert found.edge == found.to_dict()["edge"] == edge
+    assert (f"learning rate {found.learning_rate:g} (the {edge} of" in repr(found)) is (edge is not None)
 
 
 def test_an_expert_without_preprocessing_is_refused(networks, task):

@@ -54,7 +54,7 @@ def packed(path, entries):
 
 
 UNREADABLE = r"bad\.npz: array 'images' cannot be read \({}.*\)\. Save it again as a plain array"
-LABEL_KIND = r"bad\.npz: array 'labels' is {}; needed are integers \(4,\), one class an image\. For one-hot labels type: labels\.argmax\(1\)"
+LABEL_KIND = r"bad\.npz: array 'labels' is {}; needed are integers \(4,\), one class an image\."
 TASKS = {
     "more bytes than the world has": ({"images": shaped("(1099511627776, 64, 64, 3)")}, UNREADABLE.format("Unable to allocate 12")),
     "fewer bytes than promised": ({"images": shaped("(40, 6, 5, 3)")}, UNREADABLE.format("")),

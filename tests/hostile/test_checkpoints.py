@@ -38,11 +38,11 @@ NOT_SOUND = r"bad\.safetensors is not a sound safetensors file \(.*{}.*\)\. Fetc
 UNFIT = r"bad\.safetensors as resnet_small: The checkpoint does not fit ResNet\. .*{}"
 
 FILES = {
-    "of no bytes": (b"", NOT_SOUND.format("header too small")),
+    "of no bytes": (b"", r"bad\.safetensors is empty: it has no bytes\. Fetch it again"),
     "cut in the header": (save(sound())[:100], NOT_SOUND.format("invalid header length")),
     "cut in the numbers": (save(sound())[:-1], NOT_SOUND.format("incomplete metadata")),
     "with more behind it": (save(sound()) + b"x", NOT_SOUND.format("incomplete metadata")),
-    "a web page": (b"<!DOCTYPE html><html>404 not found</html>", NOT_SOUND.format("header too large")),
+    "a web page": (b"<!DOCTYPE html><html>404 not found</html>", r"bad\.safetensors is a web page"),
     "a header of 2**60 bytes": (lying({"a": ONE}, length=2**60), NOT_SOUND.format("header too large")),
     "a header of 2**64 - 1 bytes": (lying({"a": ONE}, length=2**64 - 1), NOT_SOUND.format("header too large")),
     "a header of no bytes": (lying(b"", b""), NOT_SOUND.format("EOF while parsing")),

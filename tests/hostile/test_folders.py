@@ -100,8 +100,8 @@ def make(kind):
             (root / "cat" / "album.png").mkdir()
         elif kind == "an empty class":
             (root / "bird").mkdir()
-        elif kind == "another kind of file":
-            (root / "cat" / "notes.txt").write_text("mine")
+        elif kind == "another kind of picture":
+            (root / "cat" / "phone.heic").write_text("mine")
         elif kind == "an image outside":
             grey(root / "loose.png", 0)
         elif kind == "one class":
@@ -120,7 +120,7 @@ BAD = {
     "links to the folder above": r"pets/cat/up\d+/cat/up.*: more than 8 folders deep\. Is one a link to a folder above it",
     "a folder with the name of an image": r"class folder 'cat' has folders inside \(cat/album\.png\), so its classes are not clear\. Allowed: train/CLASS/IMAGE",
     "an empty class": r"class folder 'bird' is empty\. Put images into it or delete it",
-    "another kind of file": r"files in class folders that are not images: cat/notes\.txt\. Delete them\. Images end in \.bmp \.gif",
+    "another kind of picture": r"1 HEIC photograph in class folder 'cat' cannot be read: cat/phone\.heic\. Convert to JPEG",
     "an image outside": r"images outside any class folder: loose\.png\. Move or delete them",
     "one class": r"training images of one class only \('cat'\)\. Scores compare classes: give images of at least two",
     "nothing": r"there are no class folders\. Allowed: train/CLASS/IMAGE and test/CLASS/IMAGE, or CLASS/IMAGE",

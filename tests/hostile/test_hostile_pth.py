@@ -57,15 +57,14 @@ def turned_bit(torch, path, marker):
     path.write_bytes(content)
 
 
-NOT_RUN = "is damaged or holds more than tensors in plain containers, and nothing in it was run"
 FILES = {
-    bare_pickle: NOT_RUN,
-    in_the_state_dict: NOT_RUN,
-    as_a_key: NOT_RUN,
-    in_a_sound_zip: NOT_RUN,
-    a_whole_module: NOT_RUN,
+    bare_pickle: "holds a posix.mkdir, not a state dict, and nothing in it was run",
+    in_the_state_dict: "54 tensors missing: bn1.bias, bn1.weight",
+    as_a_key: "holds no tensors",
+    in_a_sound_zip: "holds no tensors: a (posix.mkdir)",
+    a_whole_module: "2 tensors unknown: weight, bias",
     one_number_as_a_trillion: "fc.weight of checkpoint {path} cannot be converted: its shape (1000000000, 1000) has more values than the file holds",
-    turned_bit: NOT_RUN,
+    turned_bit: "is damaged or was not written by torch.save (BadZipFile: Bad CRC-32 for file 'bad/data.pkl'), and nothing in it was run",
 }
 
 

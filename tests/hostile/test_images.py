@@ -49,13 +49,14 @@ def read(tmp_path):
 
 
 UNREADABLE = r"pets/cats/cat\.png: cannot be read as an image \({}.*\)\. Replace or delete it"
+NAMED = r"pets/cats/cat\.png: cannot be read as an image: it is {}"
 STRANGE = UNREADABLE.format("its first bytes are not those of JPEG, PNG, BMP, GIF, JPEG2000, PPM, TIFF, WEBP")
 LARGE = r"pets/cats/cat\.png: the image is too large \({}.*\)\. Make it smaller: experts see a few hundred pixels a side"
 BAD = {
-    "no bytes": (b"", STRANGE),
-    "a web page": (b"<html>404 not found</html>", STRANGE),
-    "a drawing": (b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>", STRANGE),
-    "a program for a printer": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/tmp/x) (w) file\n", STRANGE),
+    "no bytes": (b"", NAMED.format(r"empty\. Replace or delete it")),
+    "a web page": (b"<html>404 not found</html>", NAMED.format("a page in HTML")),
+    "a drawing": (b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>", NAMED.format(r"an SVG drawing\. Draw as PNG")),
+    "a program for a printer": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/tmp/x) (w) file\n", NAMED.format("a PostScript drawing")),
     "half a PNG": (encoded(NOISE)[:6000], UNREADABLE.format("OSError: image file is truncated")),
     "half a JPEG": (encoded(NOISE, "JPEG")[:1500], UNREADABLE.format("OSError: image file is truncated")),
     "a JPEG without its last bytes": (encoded(NOISE, "JPEG")[:-20], UNREADABLE.format("OSError: image file is truncated")),

@@ -26,6 +26,9 @@ def found():
 
 def test_three_curves_are_a_table_of_what_they_hold(found):
     title, header, *rows = repr(found).splitlines()
+    sentences = found.regime().sentences()
+    assert rows[-4:] == sentences
+    rows = rows[:-4]
     assert title == "Training loss of 12 examples, 7 test examples; error: of the formula, relative to real training"
     assert header.split() == ["steps", "formula", "linearised", "real", "error"]
     assert [row.split()[0] for row in rows] == ["0", "2", "5", "8", "10", "12", "15", "18", "20"]
@@ -43,7 +46,7 @@ def test_what_was_not_asked_for_has_no_column(found):
 
 def test_training_that_overflowed_is_printed_as_well(found):
     broken = found.real._replace(train_losses=np.full(21, np.inf))
-    assert repr(found._replace(real=broken)).splitlines()[-1].endswith("inf %")
+    assert repr(found._replace(real=broken)).splitlines()[10].endswith("inf %")
 
 
 def test_the_report_is_the_figure_of_the_curves(found, tmp_path, monkeypatch):

@@ -69,7 +69,7 @@ def test_what_fits_nothing_looks_like_nothing(state, change):
 def test_a_wrong_architecture_is_answered_with_the_right_one_first_and_few_names(state, tmp_path):
     save_file(state, tmp_path / "mine.safetensors")
     with pytest.raises(
-        ModelError, match=r"as alexnet: It looks like a resnet_small. Type: --arch resnet_small. The checkpoint does not fit"
+        ModelError, match=r"as alexnet: It looks like a resnet_small. Try: --arch resnet_small. The checkpoint does not fit"
     ) as caught:
         convert_checkpoint(tmp_path / "mine.safetensors", architecture="alexnet", out=tmp_path / "expert")
     assert sum(key in str(caught.value).replace(",", " ").split() for key in (*state, *tensor_table(build("alexnet", num_classes=1)))) == 10

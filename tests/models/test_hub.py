@@ -119,9 +119,9 @@ def test_another_architecture_than_the_configurations_is_refused_before_the_weig
     assert not any(path.endswith("model.safetensors") for path in hub.asked)
 
 
-def test_an_architecture_that_is_not_ours_is_answered_with_near_names(hub, tmp_path):
+def test_an_architecture_that_is_not_ours_is_refused_before_its_weights_are_fetched(hub, tmp_path):
     hub.files["timm/resnet50d.ra2_in1k/config.json"] = json.dumps({"architecture": "resnet50d"}).encode()
-    with pytest.raises(ModelError, match=r"'resnet50d' is unknown. Did you mean 'resnet50'"):
+    with pytest.raises(ModelError, match=r"'resnet50d' is unknown. It is not among the architectures here, and no other can stand in for it"):
         convert_checkpoint("hf-hub:timm/resnet50d.ra2_in1k", out=tmp_path / "expert")
 
 
@@ -205,14 +205,51 @@ def test_older_configurations_are_flat():
     assert (old.architecture, old.licence, old.preprocess()) == ("resnet18", "apache-2.0", model().preprocess())
 
 
-@pytest.mark.parametrize("changes", [{"model_args": {"output_stride": 8}}, {"model_args": {"in_chans": 1}}, {"global_pool": "max"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model_args": {"output_stride": 8}},
+        {"model_args": {"in_chans": 1}},
+        {"model_args": {"act_layer": "silu"}},
+        {"model_args": {"stem_type": "deep", "drop_rate": 0.1}},
+        {"model_args": {"aa_layer": "blurpool"}},
+        {"model_args": {"block_args": {"attn_layer": "se"}}},
+        {"model_args": {"something": 1}},
+        {"global_pool": "max"},
+    ],
+)
 def test_changed_architectures_are_refused(changes):
     with pytest.raises(ModelError, match=r"config\.json of hf-hub:org/net: the architecture is changed by"):
         _ = model(**changes).architecture
 
 
-def test_settings_that_change_nothing_are_allowed():
-    assert model(model_args={"num_classes": 3, "in_chans": 3}, global_pool="avg").architecture == "resnet_small"
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_classes": 3, "in_chans": 3},
+        {"drop_rate": 0.3, "drop_path_rate": 0.05, "drop_block_rate": 0.1, "attn_drop_rate": 0.1, "proj_drop_rate": 0.2, "head_drop_rate": 0.5},
+        {"zero_init_last": False, "pretrained": True, "checkpoint_path": "", "grad_checkpointing": True, "memory_efficient": False},
+        {"output_stride": 32, "stem_type": "", "act_layer": "ReLU", "aa_layer": None, "cardinality": 1, "block_args": None},
+    ],
+)
+def test_settings_that_change_nothing_in_evaluation_are_allowed(settings):
+    assert model(model_args=settings, global_pool="avg").architecture == "resnet_small"
+
+
+@pytest.mark.parametrize("config", [None, {}, {"model_type": "resnet", "pretrained_cfg": None}, {"num_classes": 3, "model_args": {"drop_rate": 0.1}}])
+def test_the_caller_may_say_the_architecture_where_the_configuration_does_not(hub, weights, tmp_path, config):
+    hub.files["org/tuned/model.safetensors"] = weights
+    if config is not None:
+        hub.files["org/tuned/config.json"] = json.dumps(config).encode()
+    with pytest.raises(ModelError, match=r"hf-hub:org/tuned does not say its architecture\. Give one: --arch NAME, one of resnet18, "):
+        convert_checkpoint("hf-hub:org/tuned", out=tmp_path / "expert")
+    assert convert_checkpoint("hf-hub:org/tuned", architecture="resnet_small", out=tmp_path / "expert").architecture == "resnet_small"
+
+
+def test_settings_that_change_the_network_are_refused_whoever_says_the_architecture(hub, weights, tmp_path):
+    hub.files.update({"org/net/config.json": b'{"model_args": {"stem_type": "deep"}}', "org/net/model.safetensors": weights})
+    with pytest.raises(ModelError, match=r"the architecture is changed by \{'stem_type': 'deep'\}"):
+        convert_checkpoint("hf-hub:org/net", architecture="resnet_small", out=tmp_path / "expert")
 
 
 @pytest.mark.parametrize(

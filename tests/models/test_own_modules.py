@@ -1,4 +1,6 @@
-"""Does a Flax module that somebody else wrote, linen or nnx, become an expert that computes what the module computes?"""
+"""A Flax module that somebody else wrote, linen or nnx, becomes an expert that computes what the module computes."""
+
+import types
 
 import flax.linen as nn
 import jax
@@ -189,7 +191,7 @@ def test_half_precision_is_pooled_as_well(dtype):
         def __call__(self, x):
             return nn.Dense(3, name="head", dtype=dtype)(nn.relu(nn.Conv(6, (3, 3), name="conv", dtype=dtype)(x)).mean((1, 2)))
 
-    assert linen(Half(), last_conv="conv", evaluate=None, pooled=True).last_conv.pooled == (0, 6)
+    assert linen(Half(), last_conv="conv", evaluate=None, train=None, pooled=True).last_conv.pooled == (0, 6)
 
 
 class Twice(nn.Module):
@@ -210,6 +212,32 @@ class After(nn.Module):
         if self.end == "another layer":
             return nn.Dense(2, name="out", **DTYPES)(nn.tanh(hidden))
         return jax.nn.log_softmax(hidden) if self.end == "softmax" else (hidden, {}) if self.end == "a tuple" else nn.Dense(5, name="out")(hidden)
+
+
+class WithOutput(nn.Module):
+    """What a model of Hugging Face holds as its module."""
+
+    @nn.compact
+    def __call__(self, x, deterministic=True):
+        x = nn.Dropout(0.5, deterministic=deterministic)(x.mean((1, 2)))
+        return types.SimpleNamespace(logits=nn.Dense(3, name="classifier", **DTYPES)(x))
+
+
+class Logits(nn.Module):
+    model: nn.Module
+
+    def __call__(self, x, train=False):
+        return self.model(x, deterministic=not train).logits
+
+
+def test_a_module_that_returns_an_object_is_wrapped_in_one_that_returns_its_logits():
+    params = jax.tree.map(jnp.asarray, {"classifier": {"kernel": np.ones((2, 3)), "bias": np.arange(3.0)}})
+    with pytest.raises(ModelError, match=r"returns a SimpleNamespace, not an array of logits \(n, c\)\. Wrap it in a module that does"):
+        linen_expert("mine", WithOutput(), {"params": params}, X[:1], head="classifier")
+    arguments = {"head": "model/classifier", "evaluate": {"train": False}, "train": {"train": True}}
+    expert = linen_expert("mine", Logits(WithOutput()), {"params": {"model": params}}, X[:1], **arguments)
+    np.testing.assert_allclose(expert.apply_fn(expert.variables, X), X.mean((1, 2)).sum(-1, keepdims=True) + np.arange(3))
+    assert np.abs(expert.train_fn(expert.variables, X)[0].logits - expert.apply_fn(expert.variables, X)).max() > 0.01
 
 
 class Remat(nn.Module):
@@ -245,3 +273,38 @@ def after(end, **changes):
 def test_layers_that_are_not_what_they_are_said_to_be_are_refused(make, sentence):
     with pytest.raises(ModelError, match=sentence):
         make()
+
+
+class ZeroScale(nn.Module):
+    """A residual block whose last batch norm begins at zero, as is usual, and what comes after it."""
+
+    end: str = "pooled"
+
+    @nn.compact
+    def __call__(self, x):
+        y = nn.Conv(2, (3, 3), name="conv", **DTYPES)(x)
+        y = nn.BatchNorm(use_running_average=True, scale_init=nn.initializers.zeros, **DTYPES)(y)
+        y = nn.relu(x + y)
+        if self.end == "mixed":
+            y = y + y.mean(-1, keepdims=True)
+        features = jax.lax.stop_gradient(y).mean((1, 2)) if self.end == "stopped" else y.mean((1, 2))
+        return nn.Dense(3, name="head", kernel_init=nn.initializers.zeros if self.end == "zero head" else nn.initializers.normal(1), **DTYPES)(
+            features
+        )
+
+
+@pytest.mark.parametrize("end", ["pooled", "zero head"])
+def test_a_block_that_begins_at_zero_is_pooled(end):
+    expert = linen(ZeroScale(end), last_conv="conv", evaluate=None, train=None, pooled=True)
+    assert expert.last_conv.pooled == (0, 2)
+    assert not expert.params["BatchNorm_0"]["scale"].any(), "the expert keeps its variables"
+
+
+def test_a_block_that_begins_at_zero_and_mixes_channels_is_not_pooled():
+    with pytest.raises(ModelError, match="are not only pooled"):
+        linen(ZeroScale("mixed"), last_conv="conv", evaluate=None, train=None, pooled=True)
+
+
+def test_where_nothing_depends_on_the_convolution_that_is_the_reason():
+    with pytest.raises(ModelError, match="The logits do not change with the weights of last_conv='conv' .* Leave out: pooled=True"):
+        linen(ZeroScale("stopped"), last_conv="conv", evaluate=None, train=None, pooled=True)

@@ -103,7 +103,7 @@ def flipped(content):
     return content[:-1] + bytes([content[-1] ^ 1])
 
 
-@pytest.mark.parametrize("damage", [flipped, lambda content: content[:-1], lambda content: b""])
+@pytest.mark.parametrize("damage", [flipped, lambda content: content[:-1]])
 def test_weights_other_than_the_named_ones_are_refused(tmp_path, damage):
     content = serialise(VARIABLES)
     (tmp_path / "w").write_bytes(damage(content))
@@ -111,7 +111,22 @@ def test_weights_other_than_the_named_ones_are_refused(tmp_path, damage):
         read_weights(tmp_path / "w", sha256=sha256_of(content))
 
 
-@pytest.mark.parametrize("content", [b"", b"not safetensors at all", serialise(VARIABLES)[:-1], b"\xff" * 100])
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 8\n", "the file is a Git LFS pointer, .*git lfs pull"),
+        (b"<html>", "the file is a web page"),
+        (b"", "the file is empty"),
+    ],
+)
+def test_what_stands_in_place_of_weights_is_said(tmp_path, content, sentence):
+    (tmp_path / "w").write_bytes(content)
+    for sha256 in (None, "0" * 64):
+        with pytest.raises(ModelError, match=sentence):
+            read_weights(tmp_path / "w", sha256=sha256)
+
+
+@pytest.mark.parametrize("content", [b"not safetensors at all", serialise(VARIABLES)[:-1], b"\xff" * 100])
 def test_a_file_that_is_not_sound_is_refused(tmp_path, content):
     (tmp_path / "w").write_bytes(content)
     with pytest.raises(ModelError, match="are not a sound safetensors file"):

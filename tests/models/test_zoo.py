@@ -1,4 +1,4 @@
-"""Does a folder of experts load as it was written, and is every broken one refused in words?"""
+"""A folder of experts loads as it was written, and every broken one is refused in words."""
 
 import json
 import shutil
@@ -71,6 +71,13 @@ def test_an_expert_loads_as_it_was_written(zoo, written):
     x = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
     network = build("resnet18", num_classes=3, **CONFIG)
     np.testing.assert_allclose(expert.apply_fn(expert.variables, x), network.apply(jax.tree.map(lambda leaf: 2 * leaf, written), x), rtol=1e-5)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "card.json"])
+def test_an_expert_that_was_cloned_without_git_lfs_is_named(zoo, file):
+    (zoo / "a" / file).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
+    with pytest.raises(ModelError, match=rf"{file}.* is a Git LFS pointer, .*git lfs pull"):
+        FolderZoo(zoo)["a"]()
 
 
 def test_nothing_is_read_until_it_is_asked_for(zoo):

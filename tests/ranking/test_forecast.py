@@ -46,11 +46,11 @@ def test_by_default_it_comes_first_and_decides(ranking):
 def test_the_verdict_says_what_to_expect_with_which_learning_rate(ranking):
     found = ranking.experts[0].scores["forecast"].details
     reached, low, high = (f"{100 * found[name]:.0f} %" for name in ("accuracy", "accuracy_low", "accuracy_high"))
-    assert ranking.judgement.startswith("good is ahead of all others by forecast on these 30 images (95 %).")
-    assert ranking.judgement.endswith(
-        f"good is expected to answer {reached} of new images rightly after fine-tuning on these (95 %: {low} to {high}), "
+    assert ranking.judgement.startswith("forecast is highest for good on these 30 images, ahead of every other expert")
+    assert (
+        f"good is expected to answer {reached} of new images correctly after fine-tuning on these (95 %: {low} to {high}), "
         f"with learning rate {found['learning_rate']:g}."
-    )
+    ) in ranking.judgement
 
 
 def test_two_experts_are_told_apart_by_the_images_that_they_answer(networks, task):
@@ -132,7 +132,7 @@ def test_how_long_it_will_take_is_told_before(networks, task, monkeypatch):
 
 def test_without_half_samples_nobody_is_called_tied(networks, task):
     """With draws=0, or two images of each class, nothing can be said; the accuracy is told all the same."""
-    for options, sentence in (({"draws": 0}, "without draws nothing can be said"), ({"per_class": 2}, "so few images a class are too few")):
+    for options, sentence in (({"draws": 0}, "without draws nothing can be said"), ({"per_class": 2}, "some classes have too few of them to say how surely")):
         found = ns.rank(experts(networks), task, ("forecast",), **({"per_class": 10} | options))
         values = [row.scores["forecast"].value for row in found.experts]
         assert found.tied == values.count(values[0])

@@ -118,7 +118,7 @@ def test_the_static_leaderboard_leaves_this_task_out_and_keeps_to_tasks_that_all
     assert values["a"].value == pytest.approx(0.6)
     assert values["b"].value == pytest.approx(0.7)
     assert "No accuracy on another task was given" in values["c"].reason
-    assert ranking.judgement == "b comes first by best_elsewhere, which says nothing about the task."
+    assert ranking.judgement == "best_elsewhere is highest for b, and says nothing about the task."
 
 
 # Domain similarity and RSA
@@ -462,7 +462,7 @@ def test_a_score_without_intervals_gives_no_verdict_of_95_percent(task):
     ranking = rank([expert("a"), expert("b", 1)], few, ("hscore_shrinkage",), draws=20)
     assert ranking.experts[0].scores["hscore_shrinkage"].low is None
     assert ranking.tied == 1
-    assert ranking.judgement.endswith("so few images a class are too few to say how surely.")
+    assert "some classes have too few of them to say how surely" in ranking.judgement
 
 
 def test_unbalanced_tasks_are_warned_of():

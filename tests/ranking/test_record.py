@@ -9,6 +9,7 @@ import pytest
 
 from ntk_select.errors import ConfigError, MissingDependencyError
 from ntk_select.ranking import ExpertScores, Failure, Ranking
+from ntk_select.ranking.evidence import evidence_for
 from ntk_select.scores import ScoreResult, Unavailable
 
 TASK = {"name": "birds", "uri": "folder:birds", "classes": 3, "images": 9, "per_class": 3, "seed": 0, "smallest_class": 3, "warnings": []}
@@ -28,7 +29,7 @@ RANKING = Ranking(
         ExpertScores(2, 'a "b", c', None, None, 5, {"lfc": ScoreResult(-0.125), "lgc": ScoreResult(0.5)}, {"load": 1.0}),
     ),
     failures=(Failure("broken", "The weights are gone."),),
-    tied=1,
+    contenders=("flowers",),
     judgement="flowers is ahead.",
     versions={"jax": "0"},
 )
@@ -53,12 +54,13 @@ PLACED = {"a": ScoreResult(1.0), "b": ScoreResult(2.0), "c": ScoreResult(2.0), "
 def test_repr_is_a_table_with_the_verdict():
     assert repr(RANKING).splitlines() == [
         "Ranking of 2 experts for birds",
-        "rank  expert    lfc      lgc",
-        "1     flowers   0.3333   -",
-        '2     a "b", c  -0.1250  0.5000',
+        "rank  expert    lfc           lgc",
+        "1     flowers   0.333 ±0.125  -",
+        '2     a "b", c  -0.125        0.500',
         "lgc unavailable for 1 of 2: no, it has none",
         "broken failed: The weights are gone.",
         "flowers is ahead.",
+        evidence_for("lfc"),
     ]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import kstest
+from scipy.stats import kstest, spearmanr
 
 from ntk_select.errors import TaskError, UndefinedScoreError
 from ntk_select.scores.baselines import best_elsewhere, num_params, random_score, source_accuracy, source_size
@@ -24,6 +24,17 @@ def test_the_random_score_is_uniform_over_names_and_over_seeds():
     assert kstest(over_names, "uniform").pvalue > 0.01
     assert kstest(over_seeds, "uniform").pvalue > 0.01
     assert abs(np.corrcoef([random_score(f"expert {index}", 1) for index in range(500)], over_names)[0, 1]) < 0.1
+
+
+def test_the_random_orders_of_tasks_and_of_seeds_are_independent():
+    """Spearman's correlation of two independent orders of 20 experts has the standard deviation 1 / sqrt(19) and the mean 0."""
+    names = [f"expert {index}" for index in range(20)]
+    orders = [[random_score(name, seed, task_key=task) for name in names] for task in map(str, range(30)) for seed in (0, 1)]
+    found = spearmanr(orders, axis=1).statistic[np.triu_indices(60, 1)]
+    assert abs(found.mean()) < 0.02
+    assert found.std() == pytest.approx(19**-0.5, rel=0.1)
+    assert np.abs(found).max() < 0.9
+    assert random_score("a", 3, "birds") == random_score("a", 3, "birds")
 
 
 @settings(max_examples=40)

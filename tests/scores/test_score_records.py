@@ -69,6 +69,7 @@ def inputs(rng):
         "sparsity_weight": 0.3,
         "name": "a",
         "seed": 0,
+        "task_key": "birds, 12 images",
     }
 
 

@@ -1,4 +1,4 @@
-"""Do the tutorials do what their first lines say? Each asserts its own outcome."""
+"""The tutorials do what their first lines say. Each asserts its own outcome."""
 
 import runpy
 from pathlib import Path
@@ -17,6 +17,8 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
         ("04_your_own_score", "sklearn", "fisher_ratio   1.00"),
         pytest.param("05_kernel_and_its_projection", "sklearn", "LGC of the last convolution", marks=pytest.mark.slow),
         pytest.param("06_predict_a_loss_curve", "matplotlib", "curves.png", marks=pytest.mark.slow),
+        pytest.param("08_port_a_resnet20", "safetensors", "Expert('resnet20', parameters=269,722)", marks=pytest.mark.slow),
+        pytest.param("09_rank_a_flax_vit", "sklearn", "untrained: LGC of its last layers", marks=pytest.mark.slow),
     ],
 )
 def test_a_tutorial_asserts_its_own_outcome(script, needs, says, capsys):
@@ -35,5 +37,5 @@ def test_the_tutorial_of_a_checkpoint_finds_the_answers_of_pytorch(loaded, capsy
 def test_every_tutorial_is_run_here():
     names = {path.stem for path in SCRIPTS.glob("0*.py")}
     text = Path(__file__).read_text()
-    assert len(names) == 7
+    assert len(names) == 9
     assert all(name in text for name in names)

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from ntk_select import Preprocess
+from ntk_select import Preprocess, Task
 from ntk_select.errors import ConfigError
 from ntk_select.zoo_training import members, read_config
 
@@ -183,3 +184,13 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="The config .*bytes.toml cannot be read: 'utf-8'"):
         read_config(tmp_path / "bytes.toml")
+
+
+@pytest.mark.parametrize(("flips_keep_class", "stands_for"), [(False, "crop"), (None, "crop_flip"), (True, "crop_flip")])
+def test_without_a_named_augmentation_images_whose_flips_change_the_class_are_not_flipped(tmp_path, text, flips_keep_class, stands_for):
+    (tmp_path / "config.toml").write_text(text.replace("augment = { shift = 1 }\n", ""))
+    config = read_config(tmp_path / "config.toml")
+    task = Task("t", np.zeros((2, 8, 8), np.uint8), np.array([0, 1]), ("a", "b"), flips_keep_class=flips_keep_class)
+    assert config.sources["stripes"].augment == "auto"
+    assert config.sources["stripes"].augmentation(config.preprocess, task) == stands_for
+    assert config.sources["dots"].augmentation(config.preprocess, task) == config.sources["dots"].augment

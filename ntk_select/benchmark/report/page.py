@@ -1,6 +1,7 @@
 """How do the results look on one page that needs no server, no network and no other file?"""
 
 import base64
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,14 +26,15 @@ class Drawn:
 
     Args:
       name: by which files and links know it.
-      title, caption: what it is of.
+      title: what it is of.
+      caption: the text below it; in parts, those that figures share stand once above them all.
       svg, png: its content; None where nothing of it was measured.
       why_not: the reason, where there is none.
     """
 
     name: str
     title: str
-    caption: str = ""
+    caption: str | Sequence[str] = ""
     svg: bytes | None = None
     png: bytes | None = None
     why_not: str | None = None
@@ -41,6 +43,12 @@ class Drawn:
     def heading(self) -> str:
         """As in "Figure 1. A zoo"."""
         return f"{self.name.replace('_', ' ').capitalize()}. {self.title}"
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The caption in parts; a text is one."""
+        found = [self.caption] if isinstance(self.caption, str) else self.caption
+        return tuple(part for part in found if part)
 
     @property
     def uri(self) -> str | None:
@@ -80,6 +88,7 @@ def page(results: Results, figures: Sequence[Drawn], contents: Mapping[str, Cont
             ("What it does not show", what_it_does_not_show(results)),
         ],
         figures=figures,
+        shared=_shared(figures),
         tables=[_table(name, content) for name, content in contents.items()],
         filter_from=FILTER_FROM,
         config=results.config_text,
@@ -88,6 +97,15 @@ def page(results: Results, figures: Sequence[Drawn], contents: Mapping[str, Cont
         seeds=_listed(cell.seed for cell in results.cells if cell.kind in ("truth", "synthetic")),
         draws=_listed(cell.seed for cell in results.cells if cell.kind in ("score", "synthetic")),
     )
+
+
+def _shared(figures: Sequence[Drawn]) -> dict[str, str]:
+    """Parts that the captions of several figures have, each with their names, as in "Figures 4, 6"."""
+    of = defaultdict(list)
+    for figure in figures:
+        for part in figure.parts if figure.uri else ():
+            of[part].append(figure.name.removeprefix("figure_"))
+    return {part: f"Figures {', '.join(names)}" for part, names in of.items() if len(set(names)) > 1}
 
 
 def _listed(seeds) -> str:

@@ -20,6 +20,8 @@ from ntk_select.scores import Score
 
 STATIC = "static_leaderboard"
 """The score of an expert by its accuracies on the other targets: known after the benchmark, never looks at the target."""
+DRAWN = "random"
+"""The score whose records are one drawn order of the experts. The report never looks at them: the exact expectation over all orders stands for it."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,8 @@ class Results:
 
     @cached_property
     def score_names(self) -> tuple[str, ...]:
-        """All scores that have a value anywhere, and the static leaderboard."""
-        known = {row["score"] for row in self.scores if row["value"] is not None or row["terms"] is not None}
+        """All scores that have a value anywhere but `DRAWN`, and the static leaderboard."""
+        known = {row["score"] for row in self.scores if row["value"] is not None or row["terms"] is not None} - {DRAWN}
         return (*(name for name in dict.fromkeys(row["score"] for row in self.scores) if name in known), STATIC)
 
     def of_role(self, role: str) -> list[Row]:
@@ -141,7 +143,8 @@ class Results:
         """One target for every task with this many shots, for `ntk_select.evaluate`.
 
         Args:
-          score: a name of `score_names`; its sign is such that higher is better. None stands for a score that is the same for all experts.
+          score: a name of `score_names`; its sign is such that higher is better. None, and "random", stand for a score that is the same for all
+            experts, of which selections are the exact mean over random orders.
           shots: of fine-tuning.
           probe: images of each class that the scores saw; "standard" is what counts for these shots. Made-up scores saw none.
           least: experts that a task must have.
@@ -169,7 +172,7 @@ class Results:
 
     def _values(self, score: str | None, truth: Truth, probe: Images, among: Callable[[str], bool] | None) -> np.ndarray | None:
         """(draws, experts) of a score, or None where no expert has a value: that would only be a random order."""
-        if score is None:
+        if score in (None, DRAWN):
             return np.zeros((1, len(truth.experts)))
         if score == STATIC:
             return self._static(truth, among)

@@ -1,4 +1,4 @@
-"""How good is every score by one measure, and what is a useless or a perfect score worth?"""
+"""The value of every score by one measure, and the baselines: a random order, exactly, and a perfect score."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -6,12 +6,13 @@ from functools import partial
 import numpy as np
 
 from ntk_select.benchmark.config import Images
-from ntk_select.benchmark.report.results import Results
-from ntk_select.evaluate import Interval, Target, interval, random_expectation, top_k_accuracy
+from ntk_select.benchmark.report.results import DRAWN, Results
+from ntk_select.evaluate import Interval, Target, interval, top_k_accuracy
+from ntk_select.evaluate.chance import expectation_of
 from ntk_select.evaluate.measures import named_measure
 
 RANDOM = "random order (exact)"
-"""The exact expectation over random orders, not the score named random, which drew one."""
+"""The exact expectation over random orders. It also stands for the score named random, whose records are one drawn order."""
 BEST = "best possible"
 """A score that knows the accuracies: brute force."""
 GROUPED = ("within_groups", "across_groups")
@@ -101,22 +102,20 @@ def _apart(results: Results, measure: str, among: Among | None) -> bool:
 def _interval(
     results: Results, score: str, measure: str, shots: Images, among: Among | None, probe: Images | str, task: str | None, options: dict
 ) -> Interval | None:
+    score = RANDOM if score == DRAWN else score
     key = ("summary", score, measure, shots, among, probe, task, *sorted(options.items()))
     if key not in results.kept:
         baseline = score in (RANDOM, BEST)
         targets = usable_targets(results, None if baseline else score, measure, shots, among=among, probe=probe, task=task, **options)
-        of_one = partial(_random, measure, options) if score == RANDOM else named_measure(measure, options)
+        if score == RANDOM and measure in GROUPED:
+            return None
+        of_one = expectation_of(measure, options) if score == RANDOM else named_measure(measure, options)
         if score == BEST:
             of_one = partial(_perfect, of_one)
         if _apart(results, measure, among):
             of_one = partial(_reference_apart, score == BEST, options)
-        results.kept[key] = interval(of_one, targets) if targets and not (score == RANDOM and measure in GROUPED) else None
+        results.kept[key] = interval(of_one, targets) if targets else None
     return results.kept[key]
-
-
-def _random(measure: str, options: dict, _scores, accuracies, target: Target) -> float:
-    given = {"reference": float(accuracies[target.reference])} if measure == "top_k_gain" else {}
-    return random_expectation(measure, accuracies, **options, **given)
 
 
 def _perfect(of_one: Callable, _scores, accuracies, target: Target) -> float:

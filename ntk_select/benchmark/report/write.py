@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ntk_select.benchmark.report.figures import FIGURES, caption, data, figure_bytes, why_not
+from ntk_select.benchmark.report.figures import FIGURES, caption_parts, data, figure_bytes, why_not
 from ntk_select.benchmark.report.page import Drawn, page
 from ntk_select.benchmark.report.results import Results, read_results
 from ntk_select.benchmark.report.tables import TABLES, csv_bytes
@@ -93,7 +93,7 @@ def _drawn(results: Results, name: str) -> Drawn:
     if (reason := why_not(results, name)) is not None:
         return Drawn(name, title, why_not=reason)
     svg, png = (figure_bytes(results, name, file_format) for file_format in ("svg", "png"))
-    return Drawn(name, title, caption(results, name), svg, png)
+    return Drawn(name, title, caption_parts(results, name), svg, png)
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:

@@ -23,14 +23,14 @@ class Figure:
 
     Attributes:
       title: of the figure.
-      caption: of results: what it shows, of what, and what is missing.
+      caption: of results, in parts: what it shows, of what, and what is missing.
       data: of results: rows of the numbers that are drawn; empty where nothing of it was measured.
       nothing: of results without such rows: why.
       draw: of results with such rows: a matplotlib figure.
     """
 
     title: str
-    caption: Callable[[Results], str]
+    caption: Callable[[Results], tuple[str, ...]]
     data: Callable[[Results], list[dict[str, Any]]]
     nothing: Callable[[Results], str]
     draw: Callable[[Results], Any]
@@ -70,6 +70,11 @@ def data(results: Results, name: str) -> list[dict[str, Any]]:
 
 def caption(results: Results, name: str) -> str:
     """What a figure shows, of what, and what is missing. Raises ConfigError for an unknown name."""
+    return " ".join(caption_parts(results, name))
+
+
+def caption_parts(results: Results, name: str) -> tuple[str, ...]:
+    """The caption in parts: first what is said of this figure alone, then sentences that several figures may share. Raises as `caption`."""
     return _named(name).caption(results)
 
 

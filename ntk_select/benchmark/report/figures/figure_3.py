@@ -35,16 +35,16 @@ def nothing(results: Results) -> str:
     return "No domain of a multi-domain expert was fine-tuned yet on a target whose data the network has not seen."
 
 
-def text(results: Results) -> str:
-    """The caption."""
+def text(results: Results) -> tuple[str, ...]:
+    """The caption, in parts."""
     return caption(
         results,
-        f"Test accuracy after fine-tuning minus that of the reference {results.config.reference}, mean over seeds. {BAR} Only targets that the "
-        "multi-domain network is "
-        "a stranger to; it has seen the sources of all its domains. The best single-domain expert is picked on test accuracies, so that it is too "
-        "high by their noise. "
-        "The paper finds +1.4 on iCassava with multi-domain experts, and +0.72 with single-domain ones.",
+        f"Test accuracy after fine-tuning minus that of the reference {results.config.reference}, mean over seeds. Only targets that the multi-domain "
+        "network is a stranger to; it has seen the sources of all its domains. The best single-domain expert is picked on test accuracies, so that it "
+        "is too high by their noise. The paper's figure 3 draws test error, of all ResNet-101 experts of one domain beside. Some domains are better than "
+        "ImageNet on Magnetic Tile, Flowers, Cucumber and iCassava; on iCassava by 1.4 points, single-domain experts by 0.72.",
         ROLES,
+        [BAR],
     )
 
 

@@ -45,15 +45,15 @@ def nothing(results: Results) -> str:
     return "The config asks for no kernels." if results.config.kernels is None else "No kernel was measured yet."
 
 
-def text(results: Results) -> str:
-    """The caption."""
+def text(results: Results) -> tuple[str, ...]:
+    """The caption, in parts."""
     wanted = results.config.kernels
     how = f" {_how(wanted)}" if wanted else ""
     return caption(
         results,
         "Inner products of the features of images, sorted by class, divided by their largest; lines part the classes."
-        f"{how} The paper shows that the expert with the highest LFC on UC Merced is the one of NWPU-RESISC45, and how its kernel follows the "
-        "classes.",
+        f"{how} The paper's figure 8 has 25 images a class of UC Merced after 0, 15 and 30 epochs: the expert of NWPU-RESISC45, also aerial images, "
+        "has the highest LFC and a kernel that is high within classes and near zero elsewhere.",
         ROLES,
     )
 

@@ -79,11 +79,11 @@ def judged_text(results: Results, roles: Sequence[str]) -> str:
     return balanced_text([task for task in results.balanced if kernels is None or task in kernels.tasks])
 
 
-def caption(results: Results, text: str, roles: Sequence[str] = ("truth", "score")) -> str:
-    """The text below a figure, with what it is of and what is missing."""
+def caption(results: Results, text: str, roles: Sequence[str] = ("truth", "score"), shared: Sequence[str] = ()) -> tuple[str, ...]:
+    """The text below a figure in parts: what is said of this figure alone, then what others may share: `shared`, what it is of, what is missing."""
     missing = gaps(results, roles)
-    parts = [text, judged_text(results, roles), f"{of_what(results)}.", f"Incomplete: {missing}." if missing else "", unfinished(results)]
-    return " ".join(" ".join(parts).split())
+    parts = [text, *shared, judged_text(results, roles), f"{of_what(results)}.", f"Incomplete: {missing}." if missing else "", unfinished(results)]
+    return tuple(" ".join(part.split()) for part in parts if part.strip())
 
 
 def facts_of(results: Results, expert: str) -> ExpertFacts:

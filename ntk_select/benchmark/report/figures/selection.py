@@ -16,8 +16,6 @@ from ntk_select.figure import literal
 
 from .look import BLACK, BLUE, GREY, ORANGE, RED, ZERO, begun, entry, line_entry, places, plain
 
-DRAWN_ONCE = "random"
-"""A score that is one random order; its exact expectation stands for it."""
 LEAST_TARGETS = 3
 """With fewer, each is shown by itself."""
 INTERVALS = "Bars are 95 % intervals (bootstrap over targets, draws of images and seeds); too narrow with few targets, and none where nothing was drawn twice."
@@ -58,7 +56,7 @@ def selected(results: Results, wanted: Sequence[Wanted], among: Among | None) ->
                 options = {"among": among, "task": task, **each.options}
                 found = measured(results, each.measure, shots, **options) | baselines(results, each.measure, shots, **options)
                 for score, value in found.items():
-                    if score == DRAWN_ONCE or not np.isfinite(value.value):
+                    if not np.isfinite(value.value):
                         continue
                     count = len(usable_targets(results, None if score in (RANDOM, BEST) else score, each.measure, shots, **options))
                     rows.append(

@@ -1,6 +1,6 @@
 """Which tables does the report have?"""
 
-from . import budget, experts, failures, paired, scores, table_1, table_2, table_3, table_4, truth, unavailable
+from . import budget, experts, failures, paired, paper, scores, table_1, table_2, table_3, table_4, truth, unavailable
 from .record import Column, Content, Table, csv_bytes
 
 TABLES: dict[str, Table] = {
@@ -9,6 +9,7 @@ TABLES: dict[str, Table] = {
     "table_2": table_2.TABLE,
     "table_3": table_3.TABLE,
     "table_4": table_4.TABLE,
+    "paper": paper.TABLE,
     "budget": budget.TABLE,
     "paired": paired.TABLE,
     "truth": truth.TABLE,

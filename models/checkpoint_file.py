@@ -1,0 +1,123 @@
+"""Checkpoint files, told apart by their first bytes and never by their suffix: safetensors, and what `torch.save` has written.
+
+Nothing in a file is ever run, and PyTorch is not needed to read it.
+"""
+
+import os
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from safetensors import SafetensorError, deserialize
+
+from ntk_select.errors import ModelError, first_line
+
+from .torch_file import DAMAGED, read_archive, read_pickle
+from .weights import is_no_file_of_weights, read_whole
+
+SAFETENSORS_DTYPES = {
+    "F64": np.float64,
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "I64": np.int64,
+    "I32": np.int32,
+    "I16": np.int16,
+    "I8": np.int8,
+    "U8": np.uint8,
+    "BOOL": np.bool_,
+}
+
+OTHER_FORMATS = (
+    (b"\x1f\x8b", "is compressed with gzip. Unpack it: gunzip FILE"),
+    (b"BZh", "is compressed with bzip2. Unpack it: bunzip2 FILE"),
+    (b"\xfd7zXZ\0", "is compressed with xz. Unpack it: unxz FILE"),
+    (b"\x28\xb5\x2f\xfd", "is compressed with zstd. Unpack it: unzstd FILE"),
+    (b"7z\xbc\xaf", "is a 7z archive. Unpack it"),
+    (b"\x89HDF", "is an HDF5 file, as Keras and TensorFlow write. Load it there, and convert a PyTorch checkpoint of the same network"),
+    (b"\x93NUMPY", "is a NumPy array"),
+    (b"GGUF", "is a GGUF file of a language model"),
+)
+"""How files of other formats begin, and what is said of them."""
+
+ALLOWED = "Allowed are .safetensors files and what torch.save has written (.pth, .pt, .bin, .ckpt, .th, .tar)."
+
+
+@contextmanager
+def opened_checkpoint(path: Path) -> Iterator[Any]:
+    """What a file holds: nested containers with arrays (safetensors) or `torch_file.Tensor`, which are read while the context lasts.
+
+    Raises:
+      ModelError: there is no such file, it is damaged, or it is of another format.
+    """
+    where = f"Checkpoint {path}"
+    if not os.path.isfile(path):
+        exists = "\0" not in str(path) and os.path.exists(path)
+        what = "but a folder" if exists and os.path.isdir(path) else "that can be read" if exists else ": there is no such file"
+        raise ModelError(f"{where} is not a file{'' if what.startswith(':') else ' '}{what}.")
+    start = _beginning(path, where)
+    if problem := is_no_file_of_weights(start) or next((said for magic, said in OTHER_FORMATS if start.startswith(magic)), None):
+        raise ModelError(f"{where} {problem}.")
+    if _is_safetensors(start, path):
+        yield _read_safetensors(path, where)
+    elif start.startswith(b"PK"):
+        with _archive(path, where) as archive:
+            yield _rebuilt(where, read_archive, archive)
+    elif start[:1] == b"\x80" or start[:1] in b"(}]c":  # pickles, of protocol 2 and above, and below
+        yield _rebuilt(where, read_pickle, read_whole(path, where))
+    elif start[257:262] == b"ustar":
+        raise ModelError(f"{where} is a tar archive. Unpack it: tar xf FILE")
+    else:
+        raise ModelError(f"{where} is of no known format. {ALLOWED}")
+
+
+def _beginning(path: Path, where: str) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(1024)
+    except OSError as error:
+        raise ModelError(f"{where} cannot be read: {error.strerror}.") from error
+
+
+def _is_safetensors(start: bytes, path: Path) -> bool:
+    """By the header, a length in 8 bytes and then JSON; where neither that nor anything else is seen, by the suffix, for the sake of the message."""
+    if start[8:9] == b"{":
+        return True
+    return path.suffix.lower() == ".safetensors" and not start.startswith((b"PK\3\4", b"\x80\2"))
+
+
+def _archive(path: Path, where: str) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise ModelError(f"{where} is cut off or damaged: it begins as a zip archive and does not end as one ({error}). Fetch it again.") from error
+
+
+def _rebuilt(where: str, read, source) -> Any:
+    try:
+        return read(source)
+    except ModelError as error:
+        raise ModelError(f"{where} {error}.") from error
+    except DAMAGED as error:
+        raise ModelError(
+            f"{where} is damaged or was not written by torch.save ({type(error).__name__}: {first_line(error)[:100]}), and nothing in it was run. "
+            f"Fetch it again. {ALLOWED}"
+        ) from error
+
+
+def _read_safetensors(path: Path, where: str) -> dict[str, np.ndarray]:
+    try:
+        tensors = deserialize(read_whole(path, where))
+    except SafetensorError as error:
+        raise ModelError(f"{where} is not a sound safetensors file ({error}). Fetch it again.") from error
+    strange = [f"{name} ({tensor['dtype']})" for name, tensor in tensors if tensor["dtype"] not in SAFETENSORS_DTYPES]
+    if strange:
+        raise ModelError(f"{where} holds types that cannot be converted: {', '.join(strange)}. Allowed: {', '.join(SAFETENSORS_DTYPES)}.")
+    try:
+        return {name: np.frombuffer(tensor["data"], SAFETENSORS_DTYPES[tensor["dtype"]]).reshape(tensor["shape"]) for name, tensor in tensors}
+    except ValueError as error:  # a shape that NumPy does not have
+        raise ModelError(f"{where} is not a sound safetensors file ({error}). Fetch it again.") from error

@@ -1,0 +1,290 @@
+"""The network's tensors in a checkpoint: which set of weights, under which prefix, with which head.
+
+Training programs put the state dict under keys ("state_dict", "ema"), and wrappers put prefixes before its names ("module.", "_orig_mod.",
+"backbone."). Neither is known by a list: the architecture's own names are looked for, wherever they are, after whatever prefix.
+"""
+
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+
+from ntk_select.errors import ModelError
+
+from .guess import Layout, layout
+from .mapping import IGNORED, current_name
+from .torch_file import Closed, Tensor, as_mapping
+
+TIMM_ORDER = ("state_dict_ema", "model_ema", "state_dict", "model")
+"""The keys under which timm looks for weights; the first that is there wins."""
+
+AVERAGE = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?|shadow|polyak)(?![a-z])")
+"""What the label of weights that were averaged over training contains."""
+
+HEAD_WORDS = re.compile(r"fc|head|classif|linear|logit|dense|cls|output")
+STEMS = ("conv1.weight", "features.conv0.weight", "features.0.weight")
+"""The first convolution of each family, by which a prefix is found where no architecture is known."""
+
+DEEPEST = 8
+"""Containers within containers that are looked into."""
+
+
+@dataclass(frozen=True, eq=False)
+class WeightSet:
+    """One set of weights of a network.
+
+    Args:
+      keys: that lead to its mapping.
+      prefix: before all of its names there.
+      tensors: by name, without the prefix.
+      beside: the other tensors of the mapping, by their whole names.
+      closed: what has a name of the network and is no tensor, with its kind.
+      no_tensors: what else is among the tensors.
+      complete: whether all tensors of the architecture's body are there, in their shapes, and no others of the body.
+    """
+
+    keys: tuple[str, ...]
+    prefix: str
+    tensors: Mapping[str, Any]
+    beside: Mapping[str, Any]
+    closed: Mapping[str, str]
+    no_tensors: tuple[str, ...]
+    complete: bool
+
+    @property
+    def label(self) -> str:
+        """Keys and prefix in one, as `weights` takes it: "state_dict.model"."""
+        return ".".join([*self.keys, *filter(None, self.prefix.split("."))])
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkState:
+    """The state dict of a network, with what had to be decided to find it.
+
+    Args:
+      tensors: arrays by name.
+      weights: label of the set that was taken; empty where the file holds the state dict alone.
+      notes: sentences on what was taken, dropped and left out.
+      hint: what may help where the tensors do not fit the architecture; empty or a sentence.
+    """
+
+    tensors: dict[str, np.ndarray]
+    weights: str = ""
+    notes: tuple[str, ...] = ()
+    hint: str = ""
+
+
+def network_state(content: Any, architecture: str, where: str, *, weights: str | None = None, drop_head: bool = False) -> NetworkState:
+    """The state dict of a network of `architecture` in what a checkpoint holds.
+
+    Args:
+      content: nested containers with tensors.
+      architecture: name in `ARCHITECTURES`.
+      where: the checkpoint's name in errors.
+      weights: which set to take where there are several: a part of its label, as "ema".
+      drop_head: take the network without its head.
+
+    Raises:
+      ModelError: there are no tensors, several sets that differ and none that is known to be the one, or no set of the label `weights`.
+    """
+    network = layout(architecture)
+    sets = _weight_sets(content, network)
+    if not sets:
+        tensors = plain_state(content, where)
+        if weights is not None:
+            raise ModelError(f"{where} holds no weights of {architecture} under {weights!r}. Leave out: --weights, from Python weights=")
+        return NetworkState(tensors)
+    taken, notes = _choose(sets, weights, where)
+    if taken.closed:
+        raise ModelError(f"{where}: {_listed([f'{name} ({kind})' for name, kind in taken.closed.items()])}, of a type that cannot be converted.")
+    if taken.prefix:
+        everywhere = "" if taken.beside else "all "
+        notes.append(f"The prefix {taken.prefix!r} of {everywhere}names was dropped.")
+    elsewhere = tuple(other.prefix for other in sets if other.keys == taken.keys and other is not taken)
+    tensors, said, hint = _with_head(taken, network, drop_head, elsewhere)
+    notes += said
+    if taken.no_tensors:
+        notes.append(f"Left out, as they are no tensors: {_listed(taken.no_tensors)}.")
+    others = [other for other in sets if other is not taken]
+    if others and not taken.complete:
+        hint += f" Other weights in the file: {', '.join(other.label for other in others)}. {_how_to_take(others[0])}"
+    return NetworkState({name: _array(tensor, name, where) for name, tensor in tensors.items()}, taken.label, tuple(notes), hint)
+
+
+def plain_state(content: Any, where: str) -> dict[str, np.ndarray]:
+    """The largest set of tensors in what a checkpoint holds, whatever the network, without a prefix before the name of its first layer.
+
+    Raises:
+      ModelError: there are no tensors.
+    """
+    found = [mapping for _, mapping in _mappings(content)]
+    if not found:
+        kind = content.kind if isinstance(content, Closed) else type(content).__name__
+        raise ModelError(
+            f"{where} holds a {kind}, not a state dict, and nothing in it was run. Save it with: torch.save(model.state_dict(), 'model.pth')"
+        )
+    tensors = max(map(_tensors, found), key=len)
+    if not tensors:
+        others = [f"{key if isinstance(key, str) else _kind(key)} ({_kind(value)})" for key, value in found[0].items()]
+        raise ModelError(f"{where} holds no tensors{': ' if others else ''}{', '.join(others[:5])}. Allowed is a state dict, alone or under any key.")
+    stems = sorted((key for key in tensors if key.endswith(STEMS)), key=len)
+    prefix = stems[0].removesuffix(next(stem for stem in STEMS if stems[0].endswith(stem))) if stems else ""
+    prefix = prefix if prefix.endswith(".") else ""
+    return {name.removeprefix(prefix): _array(tensor, name, where) for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _array(tensor, name: str, where: str) -> np.ndarray:
+    array = tensor.array(f"{name} of {where[0].lower()}{where[1:]}") if isinstance(tensor, Tensor) else tensor
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+
+
+def _kind(value: Any) -> str:
+    return value.kind if isinstance(value, Closed) else type(value).__name__
+
+
+def _tensors(mapping: Mapping) -> dict[str, Any]:
+    return {key: value for key, value in mapping.items() if isinstance(key, str) and isinstance(value, Tensor | np.ndarray)}
+
+
+def _mappings(content: Any, keys: tuple[str, ...] = (), seen: set[int] | None = None) -> Iterator[tuple[tuple[str, ...], Mapping]]:
+    """All mappings in nested ones, with the keys that lead there. Each is looked into once, for one may hold itself."""
+    seen = set() if seen is None else seen
+    mapping = as_mapping(content)
+    if mapping is None or len(keys) > DEEPEST:
+        return
+    yield keys, mapping
+    if id(content) not in seen:
+        seen.add(id(content))
+        for key, value in mapping.items():
+            yield from _mappings(value, (*keys, str(key)), seen)
+
+
+def _weight_sets(content: Any, network: Layout) -> list[WeightSet]:
+    """The sets of weights that have names of the architecture's body; those of another network of its family may be among them."""
+    found = []
+    for keys, mapping in _mappings(content):
+        counts = Counter()
+        for key in _tensors(mapping):
+            parts = current_name(key, network.network).split(".")
+            counts.update(".".join([*parts[:i], ""]) for i in range(len(parts)) if ".".join(parts[i:]) in network.body)
+        found += [(count, keys, prefix, mapping) for prefix, count in counts.items()]
+    most = max((count for count, *_ in found), default=0)
+    return [_weight_set(*place, network) for count, *place in found if 2 * count >= most and 20 * count >= len(network.body)]
+
+
+def _weight_set(keys: tuple[str, ...], prefix: str, mapping: Mapping, network: Layout) -> WeightSet:
+    tensors = _tensors(mapping)
+    inside = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+    beside = {key: tensor for key, tensor in tensors.items() if not key.startswith(prefix) and not _is_ignored(key)}
+    others = {str(key): _kind(value) for key, value in mapping.items() if key not in tensors and as_mapping(value) is None}
+    names = {f"{prefix}{name}" for name in (*network.body, *network.head)}
+    closed = {key.removeprefix(prefix): kind for key, kind in others.items() if key in names}
+    shapes = {current_name(name, network.network): tuple(tensor.shape) for name, tensor in inside.items()}
+    complete = not closed and all(shapes.get(name) == shape for name, shape in network.body.items())
+    complete = complete and all(_is_droppable(name, network) for name in _extra(shapes, network))
+    return WeightSet(keys, prefix, inside, beside, closed, tuple(key for key in others if key not in names), complete)
+
+
+def _choose(sets: list[WeightSet], wanted: str | None, where: str) -> tuple[WeightSet, list[str]]:
+    """The set to take, and a sentence that says which it is."""
+    labels = [one.label for one in sets]
+    named = [one for one in sets if wanted is None or f".{wanted.strip('.')}." in f".{one.label}."]
+    named = [one for one in named if one.label == wanted] or named
+    if not named:
+        raise ModelError(f"{where} holds no weights under {wanted!r}. There are: {', '.join(label or '(the file itself)' for label in labels)}.")
+    likely = [one for one in named if one.complete] or named
+    averages = [one for one in likely if AVERAGE.search(one.label.lower())]
+    if not all(_same(likely[0], other, where) for other in likely[1:]):
+        likely = averages or likely
+        of_timm = sorted((one for one in likely if one.keys[:1] and one.keys[0] in TIMM_ORDER), key=lambda one: TIMM_ORDER.index(one.keys[0]))
+        if averages or len(of_timm) == len(likely):
+            likely = [one for one in of_timm if one.keys[0] == of_timm[0].keys[0]] or likely
+        if len(likely) > 1:
+            raise ModelError(
+                f"{where} holds several sets of weights that differ, and nothing says which is the network: {', '.join(one.label for one in likely)}. "
+                f"{_how_to_take(likely[0])}"
+            )
+    taken = likely[0]
+    others = [one for one in sets if one is not taken]
+    if not taken.keys and not others:
+        return taken, []
+    note = f"Weights taken: {taken.label or 'those of the file itself'}{' (an average over training)' if taken in averages else ''}."
+    if others:
+        same = all(one.complete and _same(taken, one, where) for one in others)
+        note += f" Also in the file{', with the same numbers' if same else ''}: {', '.join(one.label or '(the file itself)' for one in others)}."
+        note += "" if same else f" {_how_to_take(others[0])}"
+    return taken, [note]
+
+
+def _how_to_take(one: WeightSet) -> str:
+    return f"To take {one.label or 'those of the file itself'}: --weights {shlex.quote(one.label)}, from Python weights={one.label!r}"
+
+
+def _same(one: WeightSet, other: WeightSet, where: str) -> bool:
+    names = [{name for name in each.tensors if not _is_ignored(name)} for each in (one, other)]
+    return names[0] == names[1] and all(
+        one.tensors[name] is other.tensors[name] or np.array_equal(_array(one.tensors[name], name, where), _array(other.tensors[name], name, where))
+        for name in names[0]
+    )
+
+
+def _is_ignored(name: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in IGNORED)
+
+
+def _extra(names: Iterable[str], network: Layout) -> list[str]:
+    """The names that are not the body's."""
+    return [name for name in names if name not in network.body and not _is_ignored(name)]
+
+
+def _is_droppable(name: str, network: Layout) -> bool:
+    """Whether a tensor outside the body is below the head's name, or below a name that is none of the body's: "fc.3.weight", "projector.weight"."""
+    return name.startswith(f"{network.head_layer}.") or name.partition(".")[0] not in {other.partition(".")[0] for other in network.body}
+
+
+def _heads(tensors: Mapping[str, Any], network: Layout) -> list[str]:
+    """The layers among tensors that are linear, take what the architecture's head takes, and are called like a head."""
+    (_, width), found = next(iter(network.head.values())), []
+    for name, tensor in tensors.items():
+        layer, _, last = name.rpartition(".")
+        bias = tensors.get(f"{layer}.bias")
+        if last == "weight" and bias is not None and len(tensor.shape) == 2 and tuple(bias.shape) == (tensor.shape[0],):
+            found += [layer] * (tensor.shape[1] == width and bool(HEAD_WORDS.search(layer.lower())))
+    return found
+
+
+def _with_head(taken: WeightSet, network: Layout, drop: bool, elsewhere: tuple[str, ...]) -> tuple[dict[str, Any], list[str], str]:
+    """The tensors of a set with its head under the architecture's own name or without one, sentences on it, and a hint where it does not fit.
+
+    What begins with one of the prefixes `elsewhere` belongs to another set.
+    """
+    tensors, layer, notes = dict(taken.tensors), network.head_layer, []
+    beside = {name: tensor for name, tensor in taken.beside.items() if not name.startswith(elsewhere)}
+    extra = {name: tensor for name, tensor in tensors.items() if _extra([current_name(name, network.network)], network)} if taken.complete else {}
+    if drop and extra:
+        tensors = {name: tensor for name, tensor in tensors.items() if name not in extra}
+        notes.append(f"The head was dropped: {_listed(sorted(extra))}.")
+    elif taken.complete and not drop:
+        among = extra or beside
+        heads = _heads(among, network)
+        if len(heads) == 1 and heads[0] != layer and (not extra or len(extra) == 2):
+            for name in ("weight", "bias"):
+                tensors[f"{layer}.{name}"] = among.pop(f"{heads[0]}.{name}")
+                tensors.pop(f"{heads[0]}.{name}", None)
+            before = " What comes before it and has no tensors is taken to be dropout."
+            notes.append(f"The linear layer {heads[0]!r} was taken as the head {layer!r}.{before}")
+    if beside:
+        notes.append(f"Left out, as they lie outside the network: {_listed(sorted(beside))}.")
+    if drop or not extra or extra.keys() >= network.head.keys():
+        return tensors, notes, ""
+    sentence = f" The head is not one linear layer {layer!r}: {_listed(sorted(extra))}. To take the network without it: --drop-head, from Python drop_head=True"
+    return tensors, notes, sentence
+
+
+def _listed(names: list[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

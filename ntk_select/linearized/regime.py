@@ -1,0 +1,103 @@
+"""The steps of one training up to which its prediction from the kernel can be trusted, as measured in that training."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+LOSS_CLOSE = 0.05
+"""Relative error of the training loss up to which it counts as predicted."""
+OUTPUTS_CLOSE = 0.1
+"""Error of the test outputs, relative to how far they have moved, up to which they count as predicted."""
+ANSWERS_CLOSE = 0.95
+"""Share of test examples answered alike from which single answers count as predicted."""
+
+
+class Regime(NamedTuple):
+    """Last recorded steps up to which the formula is close to real training, without a gap since the start.
+
+    Attributes:
+      steps: of the whole training.
+      loss: up to which the training loss is within `LOSS_CLOSE`.
+      outputs: up to which the test outputs are within `OUTPUTS_CLOSE` of how far they have moved; None without test examples.
+      answers: up to which at least `ANSWERS_CLOSE` of the test examples are answered alike; None without test examples.
+      largest_loss_error: over the whole training.
+      last_loss_error, last_output_error, last_agreement: at the end of it.
+    """
+
+    steps: float
+    loss: float
+    outputs: float | None
+    answers: float | None
+    largest_loss_error: float
+    last_loss_error: float
+    last_output_error: float | None
+    last_agreement: float | None
+
+    @property
+    def single_answers(self) -> float | None:
+        """The step up to which outputs and answers for single examples are both predicted."""
+        return None if self.outputs is None or self.answers is None else min(self.outputs, self.answers)
+
+    @property
+    def throughout(self) -> bool:
+        """Whether all that was compared is predicted up to the end."""
+        return self.steps == min(self.loss, self.steps if self.single_answers is None else self.single_answers)
+
+    def sentences(self) -> list[str]:
+        """The regime in words: what was measured, and what the formula can be used for."""
+        end = f"{self.steps:g}"
+        said = [
+            f"Training loss: within {_percent(LOSS_CLOSE)} of real training {_until(self.loss, end)}; at most {_percent(self.largest_loss_error)} off, "
+            f"{_percent(self.last_loss_error)} at step {end}."
+            if np.isfinite(self.largest_loss_error)
+            else f"Training loss: within {_percent(LOSS_CLOSE)} of real training {_until(self.loss, end)}; later one of them is not finite."
+        ]
+        if self.single_answers is not None:
+            said += [
+                f"Test outputs: within {_percent(OUTPUTS_CLOSE)} of how far they have moved {_until(self.outputs, end)}; "
+                f"{_percent(self.last_output_error)} off at step {end}.",
+                f"Answers: at least {_percent(ANSWERS_CLOSE)} of the test images are answered alike {_until(self.answers, end)}; "
+                f"{_percent(self.last_agreement)} at step {end}.",
+            ]
+        return [*said, self._conclusion()]
+
+    def _conclusion(self) -> str:
+        if self.throughout:
+            what = "the training loss" if self.single_answers is None else "the loss and for single answers"
+            return f"In this run the formula can be trusted throughout for {what}."
+        parts = [] if self.single_answers is None else [f"for single answers up to step {self.single_answers:g}"]
+        parts.append(f"for the {'loss' if parts else 'training loss'} up to step {self.loss:g}")
+        return f"In this run the formula can be trusted {' and '.join(parts)}; beyond, it shows the course and not the values."
+
+
+def regime(
+    times: Float[np.ndarray, " t"],
+    loss: Float[np.ndarray, " t"],
+    outputs: Float[np.ndarray, " t"] | None = None,
+    agreement: Float[np.ndarray, " t"] | None = None,
+) -> Regime:
+    """The regime of a training that was compared at `times`, from its `Discrepancy`: errors of `loss` and test `outputs`, and `agreement`."""
+    return Regime(
+        float(times[-1]),
+        _last(times, loss <= LOSS_CLOSE),
+        None if outputs is None else _last(times, outputs <= OUTPUTS_CLOSE),
+        None if agreement is None else _last(times, agreement >= ANSWERS_CLOSE),
+        float(loss.max()),
+        float(loss[-1]),
+        None if outputs is None else float(outputs[-1]),
+        None if agreement is None else float(agreement[-1]),
+    )
+
+
+def _last(times: Float[np.ndarray, " t"], good: Bool[np.ndarray, " t"]) -> float:
+    """The last time before the first that is not good; the start, which both share, where that is the first."""
+    return float(times[-1] if good.all() else times[max(int(good.argmin()) - 1, 0)])
+
+
+def _until(step: float, end: str) -> str:
+    return f"up to the end, step {end}" if f"{step:g}" == end else f"up to step {step:g}"
+
+
+def _percent(value: float | None) -> str:
+    return "infinitely" if value is None or not np.isfinite(value) else f"{100 * value:.2g} %"

@@ -1,0 +1,131 @@
+"""Files of formats that are not read are called what they are."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+from ntk_select.data.decode import decode_image
+from ntk_select.data.recognise import counted, what_it_is
+
+from ntk_select.errors import DataError
+
+
+def box(brand, *others):
+    return struct.pack(">I", 16 + 4 * len(others)) + b"ftyp" + brand + b"\0\0\0\0" + b"".join(others)
+
+
+HEADS = [
+    (box(b"heic", b"mif1", b"heic"), "HEIC photograph", "Convert to JPEG"),
+    (box(b"mif1", b"heic"), "HEIC photograph", "Convert to JPEG"),
+    (box(b"mif1", b"avif"), "AVIF image", "Convert to JPEG"),
+    (box(b"avif", b"mif1"), "AVIF image", "Convert to JPEG"),
+    (box(b"crx ", b"isom"), "raw photograph of a camera", "Develop to JPEG"),
+    (box(b"isom", b"mp41"), "video", "ffmpeg"),
+    (box(b"qt  "), "video", "ffmpeg"),
+    (b"RIFF\x10\0\0\0AVI LIST", "video", "ffmpeg"),
+    (b"\x1aE\xdf\xa3\x01", "video", "ffmpeg"),
+    (b"\xff\x0a\x00\x10", "JPEG XL image", "djxl"),
+    (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL image", "djxl"),
+    (b"II*\0\x10\0\0\0CR\x02\0", "raw photograph of a camera", "Develop"),
+    (b"FUJIFILMCCD-RAW 0201", "raw photograph of a camera", "Develop"),
+    (b"8BPS\0\1", "Photoshop file", "Export as PNG"),
+    (b"%PDF-1.7\n", "PDF document", "pdftoppm"),
+    (b"%!PS-Adobe-3.0 EPSF-3.0\n", "PostScript drawing", "Ghostscript"),
+    (b"<?xml version='1.0'?>\n<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG drawing", "rsvg-convert"),
+    (bytes(128) + b"DICM", "DICOM image", "pydicom"),
+    (b"v/1\x01\x02\0\0\0", "OpenEXR image", "8-bit PNG"),
+    (b"PK\3\4abc", "compressed archive", "Unpack it"),
+    (b"\x93NUMPY\1\0", "file of arrays", "npz:FILE"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "pointer of Git LFS", "git lfs pull"),
+    (b"\n<!DOCTYPE html><html>", "page in HTML", "Replace or delete it"),
+    (b"", "empty", "Replace or delete it"),
+]
+
+
+@pytest.mark.parametrize(("head", "what", "fix"), HEADS)
+def test_first_bytes_tell_the_format_whatever_the_name_says(head, what, fix):
+    with pytest.raises(DataError, match=rf"^cat.jpg: cannot be read as an image: it is .*{what}") as caught:
+        decode_image(io.BytesIO(head + bytes(64) if head else head), "cat.jpg")
+    assert fix in str(caught.value)
+    assert ("elete" in str(caught.value)) == ("delete" in fix)
+
+
+def tiff(bands, bits, kind=1, compression=1, extra=(), order="<"):
+    """A sound TIFF of 3 x 2 pixels."""
+    pixels = bytes(3 * 2 * bands * bits // 8)
+    head, at = (b"II*\0" if order == "<" else b"MM\0*"), 8 + len(pixels)
+    lists = struct.pack(f"{order}{bands}H", *[bits] * bands) + struct.pack(f"{order}{bands}H", *[kind] * bands)
+    photometric = 2 if bands == 3 else 1
+
+    def entry(tag, value, form=4):
+        return struct.pack(f"{order}HHI", tag, form, 1) + struct.pack(
+            f"{order}I" if form == 4 else f"{order}HH", *((value,) if form == 4 else (value, 0))
+        )
+
+    def several(tag, place):
+        short = struct.pack(f"{order}{bands}H", *[bits if tag == 258 else kind] * bands)
+        return struct.pack(f"{order}HHI", tag, 3, bands) + (short.ljust(4, b"\0") if bands <= 2 else struct.pack(f"{order}I", place))
+
+    tags = [entry(256, 3), entry(257, 2), several(258, at), entry(259, compression, 3), entry(262, photometric, 3), entry(273, 8)]
+    tags += [entry(277, bands, 3), entry(278, 2), entry(279, len(pixels)), several(339, at + 2 * bands), *extra]
+    ifd = struct.pack(f"{order}H", len(tags)) + b"".join(tags) + bytes(4)
+    return head + struct.pack(f"{order}I", at + len(lists)) + pixels + lists + ifd
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(
+    ("bands", "bits", "kind", "what"),
+    [
+        (2, 8, 1, "2 bands of 8-bit whole numbers"),
+        (5, 8, 1, "5 bands of 8-bit whole numbers"),
+        (5, 16, 1, "5 bands of 16-bit whole numbers"),
+        (13, 16, 1, "13 bands of 16-bit whole numbers"),
+        (3, 32, 3, "3 bands of 32-bit floats"),
+        (1, 64, 3, "1 band of 64-bit floats"),
+        (2, 32, 6, "2 bands of 32-bit complex numbers"),
+        (3, 16, 2, "3 bands of 16-bit whole numbers with a sign"),
+    ],
+)
+def test_sound_tiffs_of_other_bands_and_types_are_described(bands, bits, kind, what, order):
+    with pytest.raises(
+        DataError, match=rf"a.tif: cannot be read as an image: it is a TIFF of {what}, 3 x 2 pixels\. .*choose one or three bands"
+    ) as caught:
+        decode_image(io.BytesIO(tiff(bands, bits, kind, order=order)), "a.tif")
+    assert "elete" not in str(caught.value)
+
+
+def test_a_tiff_of_another_compression_is_told():
+    with pytest.raises(DataError, match=r"1 band of 8-bit whole numbers, .* compressed by method 34887, which is not read. Save it uncompressed"):
+        decode_image(io.BytesIO(tiff(1, 8, compression=34887)), "a.tif")
+
+
+def test_the_tiffs_made_here_are_sound():
+    np.testing.assert_array_equal(decode_image(io.BytesIO(tiff(1, 8)), "x"), np.zeros((2, 3)))
+    np.testing.assert_array_equal(decode_image(io.BytesIO(tiff(3, 8)), "x"), np.zeros((2, 3, 3)))
+
+
+def test_a_raw_photograph_is_not_taken_for_its_thumbnail():
+    version = struct.pack("<HHI", 50706, 1, 4) + bytes([1, 4, 0, 0])
+    with pytest.raises(DataError, match="it is a raw photograph of a camera. Develop to JPEG"):
+        decode_image(io.BytesIO(tiff(3, 8, extra=[version])), "a.tif")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_damaged_tiff_is_damaged():
+    with pytest.raises(DataError, match="are not those of .*Replace or delete it"):
+        decode_image(io.BytesIO(b"II*\0\xff\xff\xff\x7f"), "a.tif")
+
+
+def test_files_are_counted_by_what_they_are():
+    paths = ["a/1.heic", "a/2.HEIF", "a/1.txt", "a/2.TXT", "a/3.txt", "b/x", "b/y.mov"]
+    assert counted(paths) == "3 files .txt, 2 HEIC photographs, 1 file without a suffix, 1 video"
+
+
+def test_of_a_file_that_cannot_be_read_again_nothing_is_said():
+    class Broken(io.BytesIO):
+        def read(self, *_):
+            raise EOFError
+
+    assert what_it_is(Broken(b"8BPS")) is None
+    assert what_it_is(io.BytesIO(b"8BPS")) == ("it is a Photoshop file", "Export as PNG")

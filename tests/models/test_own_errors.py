@@ -1,0 +1,207 @@
+"""Errors of Flax where a module becomes an expert are sentences that name the fix."""
+
+import types
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from flax.training.train_state import TrainState
+from ntk_select.models import linen_expert, nnx_expert
+
+from ntk_select.errors import ModelError
+
+X = np.zeros((1, 8, 8, 3), np.float32)
+pytestmark = pytest.mark.usefixtures("quickly")
+
+
+class Trains(nn.Module):
+    """In training mode unless it is told otherwise."""
+
+    @nn.compact
+    def __call__(self, x, train: bool = True):
+        x = nn.BatchNorm(use_running_average=not train)(nn.Conv(4, (3, 3))(x))
+        return nn.Dense(3, name="head")(nn.relu(x).mean((1, 2)))
+
+
+class Drops(nn.Module):
+    @nn.compact
+    def __call__(self, x, deterministic=False):
+        return nn.Dense(3, name="head")(nn.Dropout(0.5, deterministic=deterministic)(x.mean((1, 2))))
+
+
+class Asks(nn.Module):
+    @nn.compact
+    def __call__(self, x, train, *, scale):
+        return nn.Dense(3, name="head")(scale * x.mean((1, 2)))
+
+
+class Field(nn.Module):
+    training: bool = True
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3, name="head")(nn.BatchNorm(use_running_average=not self.training)(x).mean((1, 2)))
+
+
+class Counts(nn.Module):
+    """Changes a variable whatever it is told."""
+
+    @nn.compact
+    def __call__(self, x):
+        count = self.variable("cache", "count", lambda: np.zeros(()))
+        if not self.is_initializing():
+            count.value = count.value + 1
+        return nn.Dense(3, name="head")(x.mean((1, 2)))
+
+
+class Breaks(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        assert x.shape[1] == 16, "images of 16 pixels"
+        return nn.Dense(3, name="head")(x.mean((1, 2)))
+
+
+class Nnx(nnx.Module):
+    def __init__(self, rngs):
+        self.head = nnx.Linear(3, 3, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(x.mean((1, 2)))
+
+
+class NnxAsks(Nnx):
+    def __call__(self, x, train):
+        return self.head(x.mean((1, 2)))
+
+
+def variables_of(module, **arguments):
+    return module.init({"params": jax.random.key(0), "dropout": jax.random.key(1)}, X, **arguments)
+
+
+TRAINS = variables_of(Trains())
+EVALUATE = {"train": False}
+
+
+def linen(module=None, variables=TRAINS, x=X, **changes):
+    return linen_expert("mine", Trains() if module is None else module, variables, x, **{"head": "head"} | changes)
+
+
+def of_nnx(module, x=X):
+    return nnx_expert("mine", module, x, head="head")
+
+
+def state_of_training():
+    return TrainState.create(apply_fn=Trains().apply, params=TRAINS["params"], tx=optax.sgd(0.1))
+
+
+CASES = {
+    "training by default": (lambda: linen(), r"changes its variables, as in training, .*BatchNorm_0.* Try: evaluate=\{'train': False\}"),
+    "training by an int": (lambda: linen(evaluate={"train": 1}), r"Try: evaluate=\{'train': False\}"),
+    "training by a text": (lambda: linen(evaluate={"train": "False"}), r"Try: evaluate=\{'train': False\}"),
+    "dropout": (lambda: linen(Drops(), variables_of(Drops())), r"asks for random numbers, as in training.* Try: evaluate=\{'deterministic': True\}"),
+    "training by a field": (lambda: linen(Field(), variables_of(Field())), r"Try: module\.clone\(training=False\) as the module"),
+    "a cache": (lambda: linen(Counts(), variables_of(Counts())), r"changes its variables.* Give the arguments of its __call__ that make it evaluate"),
+    "params alone": (
+        lambda: linen(variables=TRAINS["params"], evaluate=EVALUATE),
+        r"have no 'params' but Conv_0, BatchNorm_0, head: that looks like the params alone\. Try: \{'params': variables\}",
+    ),
+    "no variables": (lambda: linen(variables={}, evaluate=EVALUATE), r"have no 'params' but nothing"),
+    "no statistics": (
+        lambda: linen(variables={"params": TRAINS["params"]}, evaluate=EVALUATE),
+        r"needs more than the variables that were given .*batch_stats.* Try: all that module\.init gives",
+    ),
+    "params twice": (lambda: linen(variables={"params": TRAINS}, evaluate=EVALUATE), r"Try: variables, not \{'params': variables\}"),
+    "of another module": (
+        lambda: linen(variables={**TRAINS, "params": {"Conv_9": {}}}, evaluate=EVALUATE),
+        r"does not find its variables .*Conv_0.*: they are of another module",
+    ),
+    "a state of training": (
+        lambda: linen(variables=state_of_training(), evaluate=EVALUATE),
+        r"are a TrainState, not .* Try: \{'params': variables\.params\}",
+    ),
+    "a tuple": (lambda: linen(variables=(TRAINS,), evaluate=EVALUATE), r"are a tuple, not a dictionary .* Try: what module\.init gives"),
+    "shapes": (
+        lambda: linen(variables=jax.eval_shape(lambda: variables_of(Trains())), evaluate=EVALUATE),
+        r"hold a ShapeDtypeStruct at .*, not an array",
+    ),
+    "other channels": (lambda: linen(x=X[..., :1], evaluate=EVALUATE), r"has variables of other shapes than x of shape \(1, 8, 8, 1\)"),
+    "no axis of examples": (lambda: linen(x=X[0], evaluate=EVALUATE), r"x of shape \(8, 8, 3\) .* with an axis of length 1 in front"),
+    "x is a list": (lambda: linen(x=X.tolist(), evaluate=EVALUATE), r"x of expert 'mine' is a list, not an array"),
+    "x is nothing": (lambda: linen(x=None, evaluate=EVALUATE), r"x of expert 'mine' is a NoneType, not an array"),
+    "x is a class": (lambda: linen(x=np.ndarray, evaluate=EVALUATE), r"x of expert 'mine' is the class ndarray, not an array"),
+    "arguments are missing": (
+        lambda: linen(Asks(), variables_of(Asks(), train=True, scale=1)),
+        r"needs further arguments .* Try: evaluate=\{'train': False, 'scale': \.\.\.\}",
+    ),
+    "one argument is missing": (
+        lambda: linen(Asks(), variables_of(Asks(), train=True, scale=1), evaluate={"scale": 2}),
+        r"Try: evaluate=\{'train': False, 'scale': 2\}",
+    ),
+    "in training as well": (
+        lambda: linen(Asks(), variables_of(Asks(), train=True, scale=1), evaluate={"train": False, "scale": 2}, train={"scale": 2}),
+        r"Try: train=\{'train': True, 'scale': 2\}",
+    ),
+    "an unknown argument": (lambda: linen(evaluate={"training": False}), r"does not take evaluate=\{'training': False\} .* It takes: train\."),
+    "an unknown argument of none": (lambda: linen(Field(training=False), variables_of(Field()), evaluate=EVALUATE), r"It takes: x alone\."),
+    "an unknown argument in training": (lambda: linen(evaluate=EVALUATE, train={"training": True}), r"does not take train=\{'training': True\}"),
+    "its own check": (
+        lambda: linen(Breaks(), {"params": {}}),
+        r"cannot be called with x of shape \(1, 8, 8, 3\) \(AssertionError: images of 16 pixels\)\. Check the shape of x and evaluate=\.",
+    ),
+    "arguments in a list": (lambda: linen(evaluate=[1]), r"evaluate=\[1\] is no dictionary of arguments by name"),
+    "a flag alone": (lambda: linen(evaluate=EVALUATE, train=True), r"train=True is no dictionary of arguments by name"),
+    "arguments by number": (lambda: linen(evaluate={0: False}), r"evaluate=\{0: False\} is no dictionary of arguments by name"),
+    "a class": (lambda: linen(Trains), r"is no linen module but the class Trains\. Try: Trains\(\.\.\.\), an instance of it"),
+    "nnx": (lambda: linen(Nnx(nnx.Rngs(0))), r"is no linen module but a Nnx\. Try: nnx_expert"),
+    "a wrapper": (
+        lambda: linen(types.SimpleNamespace(module=Trains(), params={})),
+        r"Try: its \.module, a linen module, with \{'params': its \.params\}",
+    ),
+    "a function": (lambda: linen(lambda x: x), r"is no linen module but a function\. Allowed is an instance of flax\.linen\.Module"),
+    "linen as nnx": (lambda: of_nnx(Trains()), r"is no nnx module but a Trains\. Try: linen_expert"),
+    "a class of nnx": (lambda: of_nnx(Nnx), r"is no nnx module but the class Nnx\. Try: Nnx\(\.\.\.\)"),
+    "a function as nnx": (lambda: of_nnx(len), r"Allowed is an instance of flax\.nnx\.Module"),
+    "other channels in nnx": (
+        lambda: of_nnx(Nnx(nnx.Rngs(0)), X[..., :1]),
+        r"cannot be called with x of shape \(1, 8, 8, 1\) .*Check the shape of x\.",
+    ),
+    "arguments of nnx": (lambda: of_nnx(NnxAsks(nnx.Rngs(0))), r"It is called with x alone\. Wrap it in a module"),
+    "no head": (lambda: linen(head=None), r"None is no path of a layer"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_cannot_become_an_expert_is_answered_with_the_fix(case):
+    make, sentence = CASES[case]
+    with pytest.raises(ModelError, match=sentence) as caught:
+        make()
+    assert "readthedocs" not in str(caught.value)
+
+
+def test_the_fixes_are_right():
+    assert linen(evaluate=EVALUATE, train={"train": True}).num_params > 0
+    assert linen(Drops(), variables_of(Drops()), evaluate={"deterministic": True}).num_params > 0
+    assert linen(Field().clone(training=False), variables_of(Field())).num_params > 0
+
+
+def test_partitioned_variables_are_taken_out_of_their_boxes():
+    boxed = jax.tree.map(lambda leaf: nn.Partitioned(leaf, names=(None,) * leaf.ndim), TRAINS)
+    assert linen(variables=boxed, evaluate=EVALUATE).head_kernel.shape == (4, 3)
+
+
+def test_whatever_draws_in_training_draws():
+    class Depth(nn.Module):
+        @nn.compact
+        def __call__(self, x, train=False):
+            y = x.mean((1, 2))
+            if train:
+                y = y * jax.random.bernoulli(self.make_rng("stochastic_depth"), 0.5, (len(x), 1))
+            return nn.Dense(3, name="head")(y)
+
+    expert = linen(Depth(), Depth().init(jax.random.key(0), X), train={"train": True})
+    x = np.random.default_rng(0).normal(size=(16, 8, 8, 3)).astype(np.float32)
+    features = expert.train_fn(expert.variables, x)[0].features
+    assert 0 < (features == 0).all(1).sum() < 16
