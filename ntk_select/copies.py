@@ -102,7 +102,7 @@ def _thumbnails(image: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
         part = image[start : start + ROWS].reshape(-1, width * channels)
         rows += down[:, start : start + ROWS] @ part.astype(np.float32)
     rows = rows.reshape(-1, width, channels)
-    found = [np.einsum("jw,iwc->ijc", _filter(width, side), part) for side, part in ((SIDE, rows[:SIDE]), (FINE, rows[SIDE:]))]
+    found = [_filter(width, side) @ part for side, part in ((SIDE, rows[:SIDE]), (FINE, rows[SIDE:]))]
     return tuple(np.repeat(small, 3, axis=-1) if channels == 1 else small for small in found)
 
 

@@ -135,7 +135,7 @@ def rank(
     among = contenders(rows, on_halves[deciding], deciding, halves)
     verdict = judgement(rows, among, deciding, chosen, images=len(sample), draws=draws, halved=len(halves.rows) > 0)
     return Ranking(
-        task=_task_record(task, sample, per_class, seed, gatherer, needs, [*noticed, *_cut(rows, chosen)]),
+        task=_task_record(task, sample, per_class, seed, gatherer, needs, noticed, _cut(rows, chosen)),
         score_names=tuple(chosen),
         deciding=deciding,
         fine_tuning=None if "training_kernel" not in needs else _fine_tuning(gatherer),
@@ -224,7 +224,7 @@ def _cut(rows: list[ExpertScores], scores: dict[str, Score]) -> list[str]:
 
 
 def _task_record(
-    task: Task, sample: ProbeSample, per_class: int, seed: int, gatherer: Gatherer, needs: set[str], noticed: list[str]
+    task: Task, sample: ProbeSample, per_class: int, seed: int, gatherer: Gatherer, needs: set[str], noticed: list[str], cut: list[str]
 ) -> dict[str, Any]:
     counts = np.bincount(sample.labels)
     warnings = [*task.details.get("warnings", []), *noticed]
@@ -247,6 +247,7 @@ def _task_record(
         warnings.append(f"Not kept in the cache, for they call back to Python or cannot be traced: {', '.join(dict.fromkeys(gatherer.not_kept))}")
     if gatherer.cache.trouble:
         warnings.append(gatherer.cache.trouble)
+    warnings.extend(cut)
     return {
         "name": task.name,
         "uri": task.uri,

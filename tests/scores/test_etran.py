@@ -114,7 +114,7 @@ def test_values_lie_in_range(seed, d, layout, collapsed):
     means = [rng.normal(size=(4, d))[labels] + (0 if collapsed else rng.normal(size=(len(labels), d))) for _ in range(4)]
     found = SCORES["etran"].over([{"features": features, "labels": labels} for features in means])
     if np.linalg.matrix_rank(means[0] - means[0].mean(axis=0)) >= len(labels) - len(np.unique(labels)):
-        assert all("fits any labels. Use more than" in one.reason for one in found)
-        return
+        assert all("any labels can be fitted" in one.remark for one in found)
+        assert all(0 <= one.by_chance["lda"] <= 1 for one in found)
     assert all(0 <= one.value <= 1 for one in found)
     assert all(0 <= one.details["lda"] <= 1 for one in found)

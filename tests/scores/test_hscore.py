@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.covariance import LedoitWolf
 
-from ntk_select.errors import UndefinedScoreError
+from ntk_select.scores import SCORES
 from ntk_select.scores.features import Features
 from ntk_select.scores.hscore import hscore, hscore_shrinkage, ledoit_wolf
 
@@ -105,11 +105,10 @@ def test_values_lie_in_their_range(seed, counts, d):
     shrunk = hscore_shrinkage(features, labels)
     assert 0 <= shrunk.value <= (c - 1) * n / (n - 1) + 1e-12
     assert 0 <= shrunk.details["shrinkage"] <= 1
-    if n > d + 1:
-        assert 0 <= hscore(features, labels).value <= min(d, c - 1)
-    else:
-        with pytest.raises(UndefinedScoreError, match=f"{n} images span all directions of their features .{d}.*Use more than {d + 1} images"):
-            hscore(features, labels)
+    found = SCORES["hscore"](features=features, labels=labels)
+    assert 0 <= found.value <= min(d, c - 1)
+    assert (f"{n} images span all directions of their features" in found.remark) == (n <= d + 1)
+    assert (f"more than {d + 1} images" in found.remark) == (n <= d + 1)
 
 
 def test_where_images_span_all_directions_the_trace_is_c_minus_one_whatever_the_features(rng):
@@ -119,8 +118,9 @@ def test_where_images_span_all_directions_the_trace_is_c_minus_one_whatever_the_
     assert by_pseudoinverse(good, labels) == pytest.approx(2, abs=1e-8)
     assert by_pseudoinverse(bad, labels) == pytest.approx(2, abs=1e-8)
     for features in (good, bad, good[:, :29]):
-        with pytest.raises(UndefinedScoreError, match="where the H-score is 2 for every expert"):
-            hscore(features, labels)
+        found = SCORES["hscore"](features=features, labels=labels)
+        assert (found.value, found.details["by_chance"], found.by_chance) == (2, 2, {"value": 2})
+        assert "where the H-score is 2 for every expert" in found.remark
     assert hscore(good[:, :28], labels).details["by_chance"] == pytest.approx(28 * 2 / 29)
     assert hscore_shrinkage(good, labels).value > 2 * hscore_shrinkage(bad, labels).value
 

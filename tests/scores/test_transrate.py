@@ -7,7 +7,8 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from ntk_select.errors import ConfigError, UndefinedScoreError
+from ntk_select.errors import ConfigError
+from ntk_select.scores import SCORES
 from ntk_select.scores.transrate import transrate
 
 
@@ -67,15 +68,18 @@ def test_rotations_shifts_order_and_names_play_no_part_and_with_normalize_nor_do
     assert transrate(0.01 * features, labels) < value < transrate(100 * features, labels) + 1e-9
 
 
-def test_two_classes_of_like_size_are_refused_for_their_distance_cancels(rng):
+def test_of_two_classes_of_like_size_the_distance_cancels_and_a_remark_says_so(rng):
     """Centred by the mean of all, both classes are coded with the distance between them: however far, by definition it is next to nothing."""
     labels = np.repeat([0, 1], 500)
     for distance in (0, 5, 20):
         features = rng.normal(size=(1000, 4)) + distance * labels[:, None]
         assert definition(features, labels) < 0.02
-        with pytest.raises(UndefinedScoreError, match=r"two classes of like size \(500 and 500 images\)"):
-            transrate(features, labels)
+        found = SCORES["transrate"](features=features, labels=labels)
+        assert found.value == pytest.approx(definition(features, labels), abs=1e-9)
+        assert "two classes of like size (500 and 500 images)" in found.remark
+        assert found.by_chance["value"] >= 0
     unlike = np.repeat([0, 1], [200, 800])
+    assert SCORES["transrate"](features=rng.normal(size=(1000, 4)), labels=unlike).remark == ""
     near, far = (rng.normal(size=(1000, 4)) + distance * unlike[:, None] for distance in (0, 20))
     assert transrate(far, unlike) > transrate(near, unlike) + 0.1
 
