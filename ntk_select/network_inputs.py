@@ -69,8 +69,11 @@ def network_inputs(preprocess: Callable, images: Sequence[np.ndarray]) -> Networ
 def resized(preprocess: Preprocess, images: Sequence[np.ndarray], in_memory: int = IN_MEMORY) -> UInt8[np.ndarray, "n s s 3"]:
     """All images, resized and cropped; in a temporary file, deleted with the array, where they take more than `in_memory` bytes."""
     shape = (len(images), preprocess.size, preprocess.size, 3)
-    in_file = math.prod(shape) > in_memory
-    pixels = np.memmap(tempfile.TemporaryFile(), np.uint8, "w+", shape=shape) if in_file else np.empty(shape, np.uint8)  # noqa: SIM115
+    if math.prod(shape) <= in_memory:
+        pixels = np.empty(shape, np.uint8)
+    else:
+        with tempfile.TemporaryFile() as file:  # the mapping outlives it
+            pixels = np.memmap(file, np.uint8, "w+", shape=shape)
     for place in range(len(images)):
         pixels[place] = preprocess.resized([images[place]])[0]
     return pixels

@@ -45,4 +45,4 @@ experts = [
 ranking = ns.rank(experts, task, scores=("lfc", "lgc", "random"))
 print(ranking)
 assert ranking.best == "pixels", "scrambled pixels must not win"
-assert ranking.tied == 1, "and not be a tie"
+assert ranking.contenders == ("pixels",), "and not be a tie"

@@ -8,19 +8,19 @@ import secrets
 import shlex
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from ntk_select.errors import ConfigError, escaped, first_line
+from ntk_select.progress import Progress, bar
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 """An option without a value and without a --no- twin."""
@@ -143,20 +143,9 @@ def _folded(heading: str, width: int) -> str:
     return "\n".join(textwrap.wrap(heading, max(width, 1), break_long_words=False)) if heading.split() else heading
 
 
-@contextmanager
-def progress_bar(what: str) -> Iterator[Any]:
+def progress_bar(what: str) -> AbstractContextManager[Progress]:
     """A progress(done, total, name) callback that draws a bar on standard error."""
-    columns = (
-        TextColumn(what),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.description}", markup=False),
-    )
-    with Progress(*columns, console=remarks(), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda done, total, name: bar.update(task, completed=done, total=total, description=escaped(name))
+    return bar(what, remarks())
 
 
 def split(values: Sequence[str]) -> list[str]:

@@ -130,7 +130,6 @@ class Rank:
                     len(task.labels),
                     self.zoo,
                     self._other_options(),
-                    tested=task.test_images is not None,
                     tuning=self._fine_tuning(),
                 )
             )
@@ -275,24 +274,21 @@ def next_command(
     zoo: Sequence[str] = ("builtin",),
     options: Sequence[str] = (),
     *,
-    tested: bool = True,
     tuning: Sequence[str] = (),
 ) -> str:
     """What to type next: more images when the first ones are tied and there are more, otherwise the fine-tuning of the best.
 
     Args:
-      tested: whether the task has test images, without which there is only a look at the best.
+      available: training images of the task, copies included.
       tuning: options of the fine-tuning that was forecast.
     """
     record = ranking.task
     if ranking.best is None:
         return "Next: " + command("zoo", "verify", *zoo_option(zoo))
-    if ranking.tied > 1 and available > record["images"]:
+    if ranking.tied > 1 and available > record["images"] + record["copies"]:
         more = command("rank", "--task", uri, "--per-class", str(4 * record["per_class"]), *options, *zoo_option(zoo))
         return f"Next, to tell them apart with more images: {more}"
-    if tested:
-        return "Next, to fine-tune the first: " + command("finetune", "--expert", ranking.best, "--task", uri, *tuning, *zoo_option(zoo))
-    return "Next, to see what it is: " + command("zoo", "show", ranking.best, *zoo_option(zoo))
+    return "Next, to fine-tune the first: " + command("finetune", "--expert", ranking.best, "--task", uri, *tuning, *zoo_option(zoo))
 
 
 def _read_measured(path: Path) -> dict[str, dict[str, float]]:

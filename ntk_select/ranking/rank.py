@@ -107,7 +107,8 @@ def rank(
         from ntk_select.reference import check_reference  # here, for it imports Optax
 
         check_reference(reference)
-    sample, noticed = distinct(probe_sample(task, per_class=per_class, seed=seed))
+    drawn = probe_sample(task, per_class=per_class, seed=seed)
+    sample, noticed = distinct(drawn)
     halves = half_samples(sample.labels, draws=draws, seed=seed)
     kept = Cache(cache)
     rows, failures = [], []
@@ -135,7 +136,7 @@ def rank(
     among = contenders(rows, on_halves[deciding], deciding, halves)
     verdict = judgement(rows, among, deciding, chosen, images=len(sample), draws=draws, halved=len(halves.rows) > 0)
     return Ranking(
-        task=_task_record(task, sample, per_class, seed, gatherer, needs, noticed, _cut(rows, chosen)),
+        task=_task_record(task, sample, per_class, seed, gatherer, needs, noticed, _cut(rows, chosen), len(drawn) - len(sample)),
         score_names=tuple(chosen),
         deciding=deciding,
         fine_tuning=None if "training_kernel" not in needs else _fine_tuning(gatherer),
@@ -224,7 +225,7 @@ def _cut(rows: list[ExpertScores], scores: dict[str, Score]) -> list[str]:
 
 
 def _task_record(
-    task: Task, sample: ProbeSample, per_class: int, seed: int, gatherer: Gatherer, needs: set[str], noticed: list[str], cut: list[str]
+    task: Task, sample: ProbeSample, per_class: int, seed: int, gatherer: Gatherer, needs: set[str], noticed: list[str], cut: list[str], copies: int
 ) -> dict[str, Any]:
     counts = np.bincount(sample.labels)
     warnings = [*task.details.get("warnings", []), *noticed]
@@ -253,6 +254,7 @@ def _task_record(
         "uri": task.uri,
         "classes": len(sample.class_names),
         "images": len(sample),
+        "copies": copies,
         "per_class": int(per_class),
         "seed": int(seed),
         "smallest_class": int(counts.min()),

@@ -70,7 +70,7 @@ class Ranking:
     `len(ranking)`, iteration and `ranking[0]` are over the experts; `ranking["name"]` is the row of one.
 
     Attributes:
-      task: name, uri, classes, images seen, images per class, seed, warnings.
+      task: name, uri, classes, images seen, copies left out, images per class, seed, warnings.
       score_names: the scores.
       deciding: the score that decides the order: the first that at least half of the experts have.
       fine_tuning: recipe and learning rates of the forecast; None where there is none.

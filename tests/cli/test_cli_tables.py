@@ -83,11 +83,13 @@ def test_lists_fit_eighty_columns(monkeypatch, capsys, words):
 def test_the_table_of_fine_tunings_says_what_its_short_headings_mean(monkeypatch, capsys):
     trial = SimpleNamespace(learning_rate=0.01, accuracy=0.6, diverged=None)
     numbers = {"seed": 0, "accuracy": 0.9, "balanced_accuracy": 0.8, "learning_rate": 0.01, "images_per_second": 900.0, "cost": 3.4}
+    numbers |= {"accuracy_interval": (0.88, 0.92), "notes": (), "extended": (), "edge": None, "test_split": None}
     images = {"shots": 5, "train_images": 50, "test_images": 797, "seconds": {"train": 3.0}}
     result = SimpleNamespace(expert="ash", task="digits", trials=[trial] * 3, choose="validation", **numbers, **images)
     monkeypatch.setenv("COLUMNS", "80")
     print_results([result])
     out = capsys.readouterr().out
     assert max(map(cell_len, table_lines(out))) <= 80
+    assert "88.0 to 92.0" in out
     assert "on the fifth of the 50 images that was held out" in out
     assert "Cost: work, in units of one fine-tuning of the reference expert" in out

@@ -76,7 +76,7 @@ def test_an_expert_without_it_comes_last_and_the_others_scores_go_on(networks, t
 def test_where_no_expert_has_it_the_next_score_decides(networks, task):
     lame = [replace(networks.normed_expert(name), train_fn=None) for name in ("one", "two")]
     found = ns.rank(lame, task, per_class=10)
-    assert "by lfc" in found.judgement
+    assert found.judgement.startswith("lfc is highest for")
     assert found.best is not None
 
 
@@ -132,7 +132,10 @@ def test_how_long_it_will_take_is_told_before(networks, task, monkeypatch):
 
 def test_without_half_samples_nobody_is_called_tied(networks, task):
     """With draws=0, or two images of each class, nothing can be said; the accuracy is told all the same."""
-    for options, sentence in (({"draws": 0}, "without draws nothing can be said"), ({"per_class": 2}, "some classes have too few of them to say how surely")):
+    for options, sentence in (
+        ({"draws": 0}, "without draws nothing can be said"),
+        ({"per_class": 2}, "some classes have too few of them to say how surely"),
+    ):
         found = ns.rank(experts(networks), task, ("forecast",), **({"per_class": 10} | options))
         values = [row.scores["forecast"].value for row in found.experts]
         assert found.tied == values.count(values[0])

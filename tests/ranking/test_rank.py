@@ -274,7 +274,10 @@ def test_a_copy_under_another_name_is_tied(zoo, task):
 def test_an_expert_far_ahead_stands_alone(zoo, task):
     ranking = rank(zoo, task, ("lfc",), draws=40)
     assert ranking.tied == 1
-    assert ranking.judgement == "lfc is highest for informed on these 60 images, ahead of every other expert by more than the choice of images explains (95 %)."
+    assert (
+        ranking.judgement
+        == "lfc is highest for informed on these 60 images, ahead of every other expert by more than the choice of images explains (95 %)."
+    )
 
 
 def test_the_first_few_can_be_tied_and_the_rest_not(zoo, task):

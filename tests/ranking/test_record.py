@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from dataclasses import replace
 
 import pyarrow.parquet
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from ntk_select.errors import ConfigError, MissingDependencyError
 from ntk_select.ranking import ExpertScores, Failure, Ranking
 from ntk_select.ranking.evidence import evidence_for
+from ntk_select.ranking.record import cell
 from ntk_select.scores import ScoreResult, Unavailable
 
 TASK = {"name": "birds", "uri": "folder:birds", "classes": 3, "images": 9, "per_class": 3, "seed": 0, "smallest_class": 3, "warnings": []}
@@ -64,6 +66,67 @@ def test_repr_is_a_table_with_the_verdict():
     ]
 
 
+def test_experts_can_be_counted_iterated_and_taken_by_place_or_name():
+    assert (len(RANKING), [row.name for row in RANKING]) == (2, ["flowers", 'a "b", c'])
+    assert (RANKING[0].name, RANKING[-1].rank, [row.rank for row in RANKING[:2]]) == ("flowers", 2, [1, 2])
+    assert RANKING["flowers"] is RANKING.experts[0]
+    with pytest.raises(KeyError, match="is not in this ranking. Did you mean .*flowers"):
+        RANKING["flower"]
+    with pytest.raises(IndexError):
+        RANKING[2]
+
+
+def test_html_is_the_same_table_escaped():
+    found = replace(RANKING, judgement="<b> is ahead.")._repr_html_()
+    assert "<tr><th>rank</th><th>expert</th><th>lfc</th><th>lgc</th></tr>" in found
+    assert "<td>flowers</td><td>0.333 ±0.125</td><td>-</td>" in found
+    assert "&lt;b&gt; is ahead." in found
+    assert "<b>" not in found
+
+
+@pytest.mark.parametrize(
+    ("name", "outcome", "shown"),
+    [
+        ("lfc", ScoreResult(0.2041, 0.18, 0.224), "0.204 ±0.022"),
+        ("lfc", ScoreResult(-0.5), "-0.500"),
+        ("forecast", ScoreResult(0.783, 0.72, 0.82), "78.3 ±5.0 %"),
+        ("num_params", ScoreResult(11_000_000.0), "11000000.0"),
+        ("mine", ScoreResult(0.9, remark="few", by_chance={"value": 0.85}), "0.900 (chance 0.850)"),
+        ("etran", ScoreResult(0.9, remark="few", by_chance={"lda": 0.85}), "0.900"),
+        ("lfc", Unavailable("none"), "-"),
+    ],
+)
+def test_a_cell_holds_value_interval_and_chance(name, outcome, shown):
+    assert cell(outcome, name) == shown
+
+
+def test_experts_that_cannot_be_told_from_the_best_are_marked_wherever_they_stand():
+    rows = tuple(ExpertScores(i, name, None, None, 5, {"s": ScoreResult(1.0 - i / 10)}, {}) for i, name in enumerate("abcd", 1))
+    found = Ranking(TASK, ("s",), rows, contenders=("a", "d"))
+    assert [found.shown_rank(row) for row in found] == ["1", "2", "3", "4 ~"]
+    assert "~ cannot be told from the first (95 %, over the choice of images)." in repr(found)
+    assert "~" not in repr(replace(found, contenders=("a",)))
+
+
+def test_of_many_scores_only_the_deciding_one_is_printed():
+    names = tuple("abcdefgh")
+    row = ExpertScores(1, "x", None, None, 5, {name: ScoreResult(float(place)) for place, name in enumerate(names)}, {})
+    lines = repr(Ranking(TASK, names, (row,), contenders=("x",), deciding="c")).splitlines()
+    assert lines[1].split() == ["rank", "expert", "c"]
+    assert "7 more scores: to_pandas() has all." in lines
+
+
+def test_a_remark_is_told_once_for_all_experts_and_is_in_the_dictionary():
+    saturated = ScoreResult(0.9, remark="Too few images.", by_chance={"value": 0.8})
+    rows = tuple(ExpertScores(i, name, None, None, 5, {"sfda": saturated}, {}) for i, name in enumerate("ab", 1))
+    found = Ranking(TASK, ("sfda",), rows, contenders=("a", "b"))
+    assert repr(found).count("sfda: Too few images.") == 1
+    assert (
+        found.to_dict()["experts"][0]["scores"]["sfda"] | {"remark": "Too few images.", "by_chance": {"value": 0.8}}
+        == found.to_dict()["experts"][0]["scores"]["sfda"]
+    )
+
+
 def test_repr_says_why_nothing_was_ranked():
     assert repr(NOTHING).splitlines() == [
         "Ranking of 0 experts for birds",
@@ -97,6 +160,8 @@ def test_the_dictionary_has_the_promised_shape():
     assert record["experts"][1]["scores"]["lfc"] == {"value": -0.125, "low": None, "high": None}
     assert record["failures"] == [{"name": "broken", "error": "The weights are gone."}]
     assert (record["scores"], record["tied"], record["judgement"]) == (["lfc", "lgc"], 1, "flowers is ahead.")
+    assert (record["contenders"], record["evidence"]) == (["flowers"], evidence_for("lfc"))
+    assert record["firsts"] == {"lfc": ["flowers"], "lgc": ['a "b", c']}
     assert json.loads(json.dumps(record, allow_nan=False)) == record
 
 

@@ -11,7 +11,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 @pytest.mark.parametrize(
     ("script", "needs", "says"),
     [
-        ("01_rank_your_own_model", "numpy", "pixels is ahead of all others"),
+        ("01_rank_your_own_model", "numpy", "lfc is highest for pixels"),
         ("02_kernel_of_your_own_model", "matplotlib", "positive semi-definite up to rounding"),
         pytest.param("03_rank_your_flax_model", "flax", "untrained: kernel (25, 25)", marks=pytest.mark.slow),
         ("04_your_own_score", "sklearn", "fisher_ratio   1.00"),
