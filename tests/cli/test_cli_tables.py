@@ -1,4 +1,4 @@
-"""Does a table fit its terminal, without a number that is broken?"""
+"""A table fits its terminal without a number that is broken or names that cannot be told apart."""
 
 from types import SimpleNamespace
 
@@ -55,6 +55,36 @@ def test_the_least_important_columns_go_first_and_are_named(shown, width, gone):
 def test_numbers_are_never_broken(shown, width):
     text = shown(width, right=OPTIONS["right"])
     assert all(number in text for number in NUMBERS)
+
+
+NAMES = ["fashion_mnist-densenet_small-from-cifar10", "fashion_mnist-resnet_small-from-cifar10", "fashion_mnist-resnet_small", "ash"]
+
+
+@pytest.mark.parametrize("width", [40, 50, 60])
+def test_long_names_are_shortened_in_the_middle_and_stay_different(shown, width):
+    text = shown(width, ["expert", "lfc"], [[name, "0.204 ±0.022"] for name in NAMES], right=("lfc",), names=("expert",))
+    cells = [line.split("│")[1].strip() for line in text.splitlines() if line.startswith("│")]
+    assert len(set(cells)) == len(NAMES)
+    assert max(map(cell_len, table_lines(text))) <= max(width, 44)
+    for cell, name in zip(cells, NAMES, strict=True):
+        start, _, end = cell.partition("…")
+        assert name.startswith(start)
+        assert name.endswith(end)
+    assert text.count("0.204 ±0.022") == 4
+
+
+def test_what_all_names_begin_with_is_told_once(shown):
+    names = [f"hf-hub:timm/resnet{depth}.a1_in1k" for depth in (18, 34, 50)]
+    text = shown(36, ["expert", "lfc"], [[name, "0.2"] for name in names], right=("lfc",), names=("expert",))
+    assert "Every expert begins with hf-hub:timm/" in text
+    assert "│ resnet18.a1_in1k " in text
+    assert "begins with" not in shown(100, ["expert", "lfc"], [[name, "0.2"] for name in names], right=("lfc",), names=("expert",))
+
+
+def test_a_single_long_name_is_shortened_and_none_are_no_error(shown):
+    options = {"right": ("lfc",), "names": ("expert",)}
+    assert "…" in shown(36, ["expert", "lfc"], [["x" * 60, "0.2"]], **options)
+    assert "expert" in shown(10, ["expert", "lfc"], [], **options)
 
 
 def test_a_sentence_goes_over_several_lines_before_a_column_goes(shown):

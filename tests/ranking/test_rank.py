@@ -10,6 +10,7 @@ import pytest
 from ntk_select.models.architectures import build, initialise, make_expert
 
 from ntk_select import Expert, Preprocess, Task, probe, probe_sample, rank
+from ntk_select import lgc as ns_lgc
 from ntk_select.errors import ConfigError, DataError, ModelError, TaskError
 from ntk_select.ranking import inputs
 from ntk_select.ranking import rank as rank_function
@@ -202,6 +203,27 @@ def test_an_expert_without_last_conv_keeps_its_lfc_and_says_why_it_has_no_lgc(zo
         "Expert 'blind' does not say which its last convolution is. Try: layers='all' (--layers all), or a regular expression."
     )
     assert ranking.failures == ()
+
+
+def test_other_layers_serve_experts_without_a_last_convolution(zoo, task):
+    """The gradient of these linear networks in the body is known by hand, whether it is named or all but the head."""
+    expert = replace(zoo[1], last_conv=None)
+    x = scaled(probe_sample(task).images)
+    (row,) = rank([expert], task, ("lgc",), draws=0, layers="body")
+    assert row.scores["lgc"].value == pytest.approx(correlation_by_hand(x @ x.T, probe_sample(task).labels), abs=1e-9)
+    (row,) = rank([expert], task, ("lgc",), draws=0, layers="all")
+    assert row.scores["lgc"].value == pytest.approx(ns_lgc(expert, x, probe_sample(task).labels, layers="all"), abs=1e-9)
+    (row,) = rank([expert], task, ("lgc",), draws=0, layers="nothing")
+    assert "layers='nothing' matches no parameter" in row.scores["lgc"].reason
+    with pytest.raises(ConfigError, match=r"layers='\(' is not a regular expression"):
+        rank([expert], task, ("lgc",), layers="(")
+
+
+def test_experts_zoos_and_tasks_may_be_named():
+    found = rank("cifar10-resnet_small", "digits", ("num_params",), per_class=1, progress=False)
+    assert (found.task["name"], [row.name for row in found]) == ("digits", ["cifar10-resnet_small"])
+    with pytest.raises(ModelError, match="There is no expert, zoo or folder 'resnet_smal'"):
+        rank(["resnet_smal"], "digits")
 
 
 def test_an_expert_without_features_keeps_its_lgc(zoo, task):
