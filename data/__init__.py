@@ -1,4 +1,4 @@
-"""Which images and labels does a task URI mean?
+"""The images and labels that a task URI means.
 
 `load_task("folder:photos")` gives a `Task`. `TASKS` lists the built-in kinds of task, `KNOWN` the sets of
 the benchmark.

@@ -77,6 +77,8 @@ def _opened(file: BinaryIO, name: str) -> Iterator[Any]:
             tags = getattr(image, "tag_v2", {})
             if 50706 in tags or (tags.get(254) == 1 and 330 in tags):  # DNG's version; a thumbnail before the images of a raw file
                 raise DataError(f"{name}: cannot be read as an image: it is a {RAW.one}. {RAW.fix}.")
+            if image.format == "TIFF" and tags.get(284) == 2:
+                _mend_planes(image)
             yield image
     except DataError:
         raise
@@ -84,11 +86,31 @@ def _opened(file: BinaryIO, name: str) -> Iterator[Any]:
         raise DataError(f"{name}: the image is too large ({error}). Make it smaller: experts see a few hundred pixels a side.") from error
     except Exception as error:  # Pillow's readers raise almost anything on damaged files.
         unknown = isinstance(error, Image.UnidentifiedImageError | KeyError)
-        found = what_it_is(file) if unknown else None
-        if found:
-            raise DataError(f"{name}: cannot be read as an image: {found[0]}. {found[1]}.") from error
+        cut = isinstance(error, OSError) and not unknown  # or damaged, or packed in a way that libtiff was built without
         reason = f"its first bytes are not those of {', '.join(FORMATS)}" if unknown else f"{type(error).__name__}: {error}"
-        raise DataError(f"{name}: cannot be read as an image ({reason}). Replace or delete it.") from error
+        found = what_it_is(file)
+        if found is None:
+            raise DataError(f"{name}: cannot be read as an image ({reason}). Replace or delete it.") from error
+        if cut:
+            raise DataError(
+                f"{name}: cannot be read as an image ({reason}): {found[0]}. If other programs show it, save it as PNG; else replace or delete it."
+            ) from error
+        raise DataError(f"{name}: cannot be read as an image: {found[0]}. {found[1]}.") from error
+
+
+def _mend_planes(image) -> None:
+    """Corrects how an opened TIFF whose bands lie apart is to be read: Pillow takes the first letters of the raw mode for those of the bands.
+
+    Where there is one band, apart is together. Of several of 16 bits, "RGB;16L" stands for "R;16L", "G;16L" and "B;16L"."""
+    tags = image.tag_v2
+    if tags.get(277, 1) == 1:
+        tags[284] = 1
+        image._setup()
+    elif max(tags.get(258, (1,))) == 16:
+        order = "L" if tags.prefix == b"II" else "B"
+        image.tile = [
+            tile if tile.codec_name == "libtiff" else tile._replace(args=(f"{tile.args[0]};16{order}", *tile.args[1:])) for tile in image.tile
+        ]
 
 
 def _to_uint8(image, wide: Wide | None, name: str, depth: Callable[[], int | None] | None) -> np.ndarray:
@@ -127,7 +149,8 @@ def _largest(image, wide: Wide, name: str) -> int:
         extrema = image.getextrema()
         bands = extrema[: 1 if image.getbands()[0] in ("L", "1") else 3] if isinstance(extrema[0], tuple) else [extrema]
         return max(high for _, high in bands) * 256 + 255
-    low, high = (int(value) for value in (np.asarray(image).min(), np.asarray(image).max()))
+    values = np.asarray(image)
+    low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
         raise DataError(f"{name}: grey values run from {low} to {high}; allowed are 8 and 16 bits, 0 to 65535. Save it as 8-bit PNG.")
     return high

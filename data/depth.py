@@ -9,8 +9,13 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
+import numpy as np
+
+from ntk_select.cache import Cache, default_folder, key_of
 from ntk_select.errors import DataError
+from ntk_select.file_states import state_of
 from ntk_select.preprocess import DEPTHS, depth_for
+from ntk_select.progress import Progress, reporting
 
 PROBED = 1000
 """Images whose headers are looked at when a task is loaded."""
@@ -18,8 +23,10 @@ MANY = 2000
 """Images after which values of 16 bits need no more evidence."""
 FAINT = 32
 """Largest value of all images below which no depth is plausible: masks, or fewer than 8 bits."""
-MAY_BE_WIDE = frozenset([".png", ".apng", ".tif", ".tiff"])
-"""Suffixes of files whose depth may be unknown; JPEG 2000 and PNM tell theirs."""
+MAY_BE_WIDE = frozenset([".png", ".apng", ".tif", ".tiff", ".pgm", ".pnm", ".ppm", ".j2k", ".jp2", ".jpf", ".jpx"])
+"""Suffixes of files whose depth may be unknown."""
+CODESTREAM = b"\xff\x4f\xff\x51"
+"""Where the sizes of a JPEG 2000 image begin."""
 CONVERT = "Convert the images to 8 bits: (values / white * 255).round(), where white is 1023, 4095, 16383 or 65535 for 10, 12, 14 or 16 bits."
 
 
@@ -76,14 +83,44 @@ Images = tuple[Source, Sequence[Any]]
 
 
 def wide_of(image) -> Wide | None:
-    """What an opened image of Pillow's, not yet loaded, says of more than 8 bits; None for up to 8."""
-    tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    """What an opened image of Pillow's, not yet loaded, says of more than 8 bits; None for up to 8.
+
+    A container of exactly 16 bits says nothing of the depth of what is in it; a smaller one does.
+    """
+    if image.format == "PPM":
+        bits = _largest_of_pnm(image).bit_length()
+    elif image.format == "JPEG2000":
+        bits = _precision(image.fp)
+    else:
+        bits = 16
     if image.mode.startswith("I"):
-        bits = max(tags.get(258, (16,)))
-        known = 16 if image.format in ("PPM", "JPEG2000") else bits if bits < 16 else None
+        tags = image.tag_v2 if image.format == "TIFF" else {}
+        packed = max(tags.get(258, (16,)))
+        known = 16 if bits < 16 else packed if packed < 16 else None  # Pillow scales those of fewer bits to 16, but not TIFF's
         return Wide(False, known, _declared(image, tags), inverted=tags.get(262) == 0)
+    if image.format in ("PPM", "JPEG2000"):
+        return Wide(True) if bits == 16 else None
     raw = [str(tile[3]) for tile in getattr(image, "tile", ())]
     return Wide(True) if image.format in ("PNG", "TIFF") and any(";16" in args for args in raw) else None
+
+
+def _largest_of_pnm(image) -> int:
+    """The largest value that the header of a PGM or PPM allows."""
+    args = image.tile[0].args
+    return 65535 if image.mode == "I" and args == "I;16B" else args[1] if isinstance(args, tuple) and isinstance(args[1], int) else 255
+
+
+def _precision(file: BinaryIO) -> int:
+    """The most bits that one component of a JPEG 2000 image has; 16 where its header lies too far from the start."""
+    place = file.tell()
+    try:
+        file.seek(0)
+        head = file.read(2**20)
+    finally:
+        file.seek(place)
+    sizes = head[head.find(CODESTREAM) :] if CODESTREAM in head else b""
+    components = sizes[42 : 42 + 3 * int.from_bytes(sizes[40:42], "big") : 3]
+    return max(((size & 127) + 1 for size in components), default=16)
 
 
 def _declared(image, tags) -> int | None:
@@ -163,6 +200,8 @@ def decided(seen: Iterable[Seen]) -> Decision:
 class Depth:
     """The depth of a task's images, decided when the first of more than 8 bits is met.
 
+    The decision is remembered in the user's cache folder for as long as the files that hold the images stay as they are (`state_of`).
+
     Args:
       train: source and keys of the training images, by which it is decided.
       test: the same of the test images, by which it is decided where no training image has more than 8 bits.
@@ -187,26 +226,50 @@ class Depth:
         (source, keys), _, _, look = self._given
         keys = [key for key in keys if not isinstance(key, str) or posixpath.splitext(key)[1].lower() in MAY_BE_WIDE]
         if any(look(source, key, False) for key in keys[:: -(-len(keys) // PROBED) or 1]):
-            self()
+            with reporting(None, "Reading the depth of 16-bit images") as progress:
+                self._decide(progress)
 
     def __call__(self) -> int | None:
         """Bits of the grey images. DataError as `decided`."""
+        return self._decide(None).bits
+
+    def _decide(self, progress: Progress | None) -> Decision:
         with self._lock:
             if self._decision is None:
                 train, test, warnings, _ = self._given
-                self._decision = decided(self._seen(train) or self._seen(test))
-                warnings += [line for line in self._decision.sentences if line not in warnings]
-        return self._decision.bits
+                cache, before = Cache(default_folder()), self._state()
+                decision = _remembered(cache, before)
+                if decision is None:
+                    decision = decided(self._seen(train, progress) or self._seen(test, progress))
+                    if before is not None and before == self._state():
+                        cache.put(before, {"bits": np.array(decision.bits or 0), "sentences": np.array(decision.sentences, str)})
+                self._decision = decision
+                warnings += [line for line in decision.sentences if line not in warnings]
+        return self._decision
 
-    def _seen(self, images: Images) -> list[Seen]:
+    def _state(self) -> str | None:
+        """A key for the training and the test images and the state of their files; None where it cannot vouch for their content."""
+        states = [state_of(source.origin(key) for key in keys) if len(keys) else "none" for source, keys in self._given[:2]]
+        return None if None in states else key_of("depth of images", *states)
+
+    def _seen(self, images: Images, progress: Progress | None) -> list[Seen]:
         (source, keys), look = images, self._given[-1]
         found, step = [], 512
         with ThreadPoolExecutor(min(2 * (os.cpu_count() or 1), 16)) as pool:
             for first in range(0, len(keys), step):
+                if progress:
+                    progress(first, len(keys), "")
                 found += [seen for seen in pool.map(lambda key: look(source, key, True), keys[first : first + step]) if seen]
                 if len(found) >= MANY and depth_for(max(seen.largest for seen in found)) == DEPTHS[-1]:
                     break
         return found
+
+
+def _remembered(cache: Cache, key: str | None) -> Decision | None:
+    kept = cache.get(key)
+    if kept is None or kept.keys() != {"bits", "sentences"}:
+        return None
+    return Decision(int(kept["bits"]) or None, tuple(kept["sentences"].tolist()))
 
 
 def _restored(train, test, warnings, look, decision) -> Depth:

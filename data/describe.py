@@ -1,4 +1,4 @@
-"""What is there to know about a task before it is used?"""
+"""Sizes, classes and oddities of a task."""
 
 from typing import Any
 

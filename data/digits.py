@@ -1,4 +1,4 @@
-"""Which task is scikit-learn's handwritten digits?"""
+"""scikit-learn's handwritten digits as a task."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Which task is Fashion-MNIST, and where are its files?"""
+"""Fashion-MNIST as a task, and where its files lie."""
 
 import os
 from pathlib import Path

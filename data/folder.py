@@ -1,4 +1,4 @@
-"""Which task is in a folder of images?"""
+"""The task in a folder of images."""
 
 import os
 from dataclasses import dataclass

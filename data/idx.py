@@ -1,4 +1,4 @@
-"""Which array is in an IDX file (the format of MNIST), gzipped or not?"""
+"""The array in an IDX file (the format of MNIST), gzipped or not."""
 
 import gzip
 import math
@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ntk_select.errors import DataError
+
+from .recognise import HEAD, refuse_stand_in
 
 MAX_BYTES = 2**30
 
@@ -28,7 +30,9 @@ def read_idx(path: Path, *, ndim: int) -> np.ndarray:
     """
     try:
         with open(path, "rb") as plain:
-            zipped = plain.read(2) == b"\x1f\x8b"
+            start = plain.read(HEAD)
+            refuse_stand_in(str(path), start)
+            zipped = start.startswith(b"\x1f\x8b")
             plain.seek(0)
             with gzip.open(plain) if zipped else plain as file:
                 shape = _shape(path, file.read(4 + 4 * ndim), ndim)

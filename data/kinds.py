@@ -1,4 +1,4 @@
-"""Which kinds of task are built in, and what follows the colon of each one's URI?"""
+"""The built-in kinds of task, and what follows the colon in the URI of each."""
 
 import os
 from collections.abc import Callable

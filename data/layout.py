@@ -27,19 +27,25 @@ TEST = ("test", "testing", "val", "valid", "validation")  # the first that is th
 JUNK = frozenset(
     [
         *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "picasa.ini", "zbthumbnail.info", "icon\r", "desktop db", "desktop df"),
-        *("__macosx", "__pycache__", "lost+found", "$recycle.bin", "system volume information", "found.000"),
+        *("__macosx", "__pycache__", "lost+found", "$recycle.bin", "recycler", "recycled", "system volume information"),
+        *("lost.dir", "config.msi", "msocache", "windowsimagebackup", "thevolumesettingsfolder", "~snapshot", "_gsdata_", "onedrivetemp"),
         *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "@snapshot", "@__thumb", "#recycle", "#snapshot", "network trash folder"),
         *("temporary items", "indexervolumeguid", "wpsettings.dat", "aquota.user", "aquota.group", "paxheader", "paxheaders"),
     ]
 )
 """Names that Windows, macOS, Linux, network storage (Synology, QNAP) and programs for photographs leave behind; all that begin with a dot too."""
 JUNK_ENDINGS = ("@synoeastream", "@synoresource")
+NUMBERED_OR_WINDOWS = re.compile(r"found\.\d{3}|\$[a-z][\w.~-]*\w")
+"""What checks of a disk save, and Windows' own folders: $Extend, $WINDOWS.~BT. A class may be called $5 or $x$."""
 ALLOWED = "Allowed: train/CLASS/IMAGE and test/CLASS/IMAGE, or CLASS/IMAGE."
 
 
 def is_junk(path: str) -> bool:
     """Whether a path is, or is in, something that systems leave behind: hidden files, thumbnails, bins, __MACOSX."""
-    return any(part.startswith((".", "~$")) or part.lower() in JUNK or part.lower().endswith(JUNK_ENDINGS) for part in path.split("/"))
+    return any(
+        part.startswith((".", "~$")) or part in JUNK or part.endswith(JUNK_ENDINGS) or NUMBERED_OR_WINDOWS.fullmatch(part)
+        for part in path.lower().split("/")
+    )
 
 
 def is_image(path: str) -> bool:

@@ -1,4 +1,4 @@
-"""How are images decoded only when asked for, in any thread and any process?"""
+"""Images that are decoded when they are asked for, in any thread and any process."""
 
 import operator
 import os

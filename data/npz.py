@@ -1,4 +1,4 @@
-"""Which task is in a NumPy .npz file?"""
+"""The task in a NumPy .npz file."""
 
 import os
 from collections import Counter
@@ -9,6 +9,8 @@ import numpy as np
 from ntk_select.errors import DataError, first_line
 from ntk_select.preprocess import how_to_uint8
 from ntk_select.task import Task, how_to_label
+
+from .recognise import HEAD, refuse_stand_in
 
 TRAIN_KEYS = (("images", "labels"), ("x_train", "y_train"), ("train_images", "train_labels"))
 TEST_KEYS = (("test_images", "test_labels"), ("x_test", "y_test"), ("val_images", "val_labels"), ("x_val", "y_val"))
@@ -43,16 +45,23 @@ def load_npz(path: str | Path) -> Task:
 
 
 def _archive(where: str, file):
+    refuse_stand_in(where, file.read(HEAD))
+    file.seek(0)
     try:
         archive = np.load(file, allow_pickle=False)
     except Exception as error:  # NumPy and zipfile raise many kinds on damaged files.
-        raise DataError(f"{where}: not an .npz file that can be read ({first_line(error)}). Is it complete?") from error
+        raise DataError(f"{where}: not an .npz file that can be read ({_reason(error)}). Is it complete?") from error
     if isinstance(archive, np.ndarray):
         raise DataError(f"{where}: a single array, not .npz. Type: np.savez('photos.npz', images=images, labels=labels)")
     twice = [name for name, times in Counter(archive.files).items() if times > 1]
     if twice:
         raise DataError(f"{where}: has the arrays {_shown(set(twice))} twice. Save it again.")
     return archive
+
+
+def _reason(error: Exception) -> str:
+    """What NumPy says; of a file that it takes for a pickle, without its advice to load that unsafely."""
+    return "it is neither a zip archive nor an array" if "pickle" in str(error) else first_line(error)
 
 
 def _keys(where: str, found: set[str]) -> tuple[tuple[str, str], tuple[str, str] | None]:

@@ -1,4 +1,4 @@
-"""Where on disk does a TensorFlow Dataset lie prepared?"""
+"""Where on disk a prepared TensorFlow Dataset lies."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Which prepared TensorFlow Dataset does a `tfds:` URI mean?"""
+"""The prepared TensorFlow Dataset that a `tfds:` URI means."""
 
 import re
 from dataclasses import replace

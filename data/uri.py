@@ -1,4 +1,4 @@
-"""Which kind of task does a URI mean, and what is its argument?"""
+"""The kind of task that a URI means, and its argument."""
 
 import os
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Which task is in a zip archive of images? Nothing is extracted: entries are read where they lie."""
+"""The task in a zip archive of images. Nothing is extracted: entries are read where they lie."""
 
 import os
 import re
@@ -14,6 +14,7 @@ from ntk_select.task import Task
 
 from .layout import is_image, read_layout
 from .lazy import PerProcess
+from .recognise import HEAD, refuse_stand_in
 
 MAX_ENTRY_BYTES = 256 * 2**20
 
@@ -32,8 +33,12 @@ def load_zip(path: str | Path) -> Task:
     if not os.path.isfile(where):
         raise DataError(f"There is no file {str(path)!r}. Type zip:PATH, for example zip:photos.zip, with train/CLASS/IMAGE inside.")
     try:
+        with open(where, "rb") as file:
+            refuse_stand_in(where, file.read(HEAD))
         with zipfile.ZipFile(where) as archive:
             entries = archive.infolist()
+    except DataError:
+        raise
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError) as error:
         raise DataError(f"{where}: not a zip archive that can be read ({error}). Is it complete?") from error
     seen = set()

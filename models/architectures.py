@@ -98,10 +98,30 @@ SAME = ("", "wide", "tv", "ssl", "swsl")
 
 def is_variant(name: str) -> bool:
     """Whether a name is made of a known one by adding letters, as resnetblur50, seresnet50 and resnet50d are: that of another network."""
-    found = VARIANT.fullmatch(name.lower().replace("-", "_"))
+    found = VARIANT.fullmatch(re.sub(r"\W", "_", name.lower()))
     if not found or found["family"] not in ("alexnet", "densenet", "resnet"):
         return bool(found)
     return found["before"].strip("_") not in SAME or bool(re.search("[a-z]", (found["between"] or "") + found["after"]))
+
+
+OTHER_COMPUTATION = re.compile(
+    r"caffe\d*|msra|detectron\d*|dilat\w*|deeplab\w*|fcn|pspnet|d8|d16|os\d+|stride\d*|blur\w*|lpf\d*|anti\w*|aa|tf|keras|preact\w*|"
+    r"silu|swish|mish|gelu|elu|selu|leaky\w*|prelu|se|eca|cbam|bam|ibn|gn|ws"
+)
+"""Words in the name of weights that tell of other strides, dilation, blurring, padding or activation, or of other layers."""
+
+
+def architecture_in(name: str) -> str | None:
+    """The architecture that stands as a word in a name of weights: "resnet18" in "simclr_resnet18". None without one or beside `OTHER_COMPUTATION`."""
+    words = re.split("[^a-z0-9]+", name.lower())
+    whole = f"_{'_'.join(words)}_"
+    found = [] if any(map(OTHER_COMPUTATION.fullmatch, words)) else [known for known in ARCHITECTURES if f"_{known}_" in whole]
+    return max(found, key=len, default=None)
+
+
+def tells_of_another(name: str, architecture: str | None) -> bool:
+    """Whether a name of weights is made like those of the architectures, is none of them, and does not hold this one as a word."""
+    return is_variant(name) and (architecture is None or architecture_in(name) != architecture)
 
 
 def _known_instead(architecture: str) -> str:

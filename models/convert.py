@@ -19,7 +19,7 @@ from ntk_select.card import Card
 from ntk_select.errors import ModelError
 from ntk_select.preprocess import Preprocess
 
-from .architectures import ARCHITECTURES, build, is_variant, make_expert
+from .architectures import ARCHITECTURES, architecture_in, build, make_expert, tells_of_another
 from .check_logits import as_outputs, check_logits_of
 from .checkpoint_file import opened_checkpoint
 from .guess import fitting, num_classes
@@ -63,8 +63,8 @@ def convert_checkpoint(
       source: data set that the network was trained on.
       preprocess: how the input is made. None: as the hub's configuration says, or ImageNet's usual 224 pixels from 256.
       licence: terms of the weights. None: as the hub's configuration says.
-      weights: which weights to take where the file holds several sets, by key or prefix: "state_dict", "ema". None: as timm chooses,
-        averages over training before the weights of the last step.
+      weights: which weights to take where the file holds several sets, by key or prefix: "state_dict", "ema". None: an average over
+        training where there is one; of several averages, or where there is none, the one that comes first in timm's order (`TIMM_ORDER`).
       drop_head: take the network without its head, as is needed where the head is more than one linear layer.
       check_logits: outputs of the original network, which the expert must give as well: a .npz file or a mapping with `logits` (n, classes) and
         either `images` (uint8, n x height x width x 3, preprocessed here) or `inputs` (float32, n x height x width x 3 or n x 3 x height x width, as
@@ -81,7 +81,7 @@ def convert_checkpoint(
     architecture = architecture.split(".")[0] if architecture else None
     model = find_model(checkpoint) if checkpoint.startswith(PREFIX) else None
     if model:
-        architecture = _of_hub(model, architecture)
+        architecture = _of_hub(model, architecture, checked=check_logits is not None)
         licence = licence or model.licence
         preprocess = preprocess or (model.preprocess() if model.config else None)
         name = name or model.repo.rpartition("/")[2]
@@ -95,12 +95,8 @@ def convert_checkpoint(
     outputs = None if check_logits is None else as_outputs(check_logits)
     with opened_checkpoint(path) as content:
         said = _said_architecture(content)
-        if said != architecture and is_variant(said) and outputs is None:
-            other = f"another network than {architecture!r}" if architecture else "none of the architectures here"
-            raise ModelError(
-                f"{where} says that it is a {said!r}, which is {other}, even where the tensors have the same names and shapes. "
-                "To convert it, give --arch NAME and show that they compute the same: --check-logits FILE, from Python check_logits="
-            )
+        if outputs is None and tells_of_another(said, architecture):
+            raise _of_another(f"{where} says that it is a {said!r}", said, architecture)
         if architecture is None and said in ARCHITECTURES:
             architecture = said
         if architecture is None:
@@ -112,6 +108,8 @@ def convert_checkpoint(
     except ModelError as error:
         raise ModelError(f"{checkpoint} as {architecture}: {_guess(state.tensors, architecture)}{error}{state.hint}") from error
     preprocess, notes = preprocess or IMAGENET, list(state.notes)
+    if said not in ("", architecture):
+        notes.append(f"The file says that it is a {said!r}.")
     if outputs is not None:
         notes.append(check_logits_of(make_expert(name, network, variables, preprocess=preprocess), outputs))
     card = Card(
@@ -147,13 +145,32 @@ def _said_architecture(content: Any) -> str:
     return said.split(".")[0].lower()
 
 
-def _of_hub(model: HubModel, said: str | None) -> str:
-    """The architecture of a model of the hub: what its configuration says, or what the caller `said`, or its own name."""
+def _of_another(sentence: str, name: str, architecture: str | None) -> ModelError:
+    """The error for weights whose name is that of another network. `sentence` says whose name it is."""
+    if architecture is None and (known := architecture_in(name)):
+        return ModelError(
+            f"{sentence}, which is none of the architectures here. If it is a {known} that was trained in another way, type: --arch {known}"
+        )
+    other = f"another network than {architecture!r}" if architecture else "none of the architectures here"
+    return ModelError(
+        f"{sentence}, which is {other}, even where the tensors have the same names and shapes. "
+        "To convert it, give --arch NAME and show that they compute the same: --check-logits FILE, from Python check_logits="
+    )
+
+
+def _of_hub(model: HubModel, said: str | None, *, checked: bool = False) -> str:
+    """The architecture of a model of the hub: what its configuration says, or what the caller `said`, or its own name.
+
+    `checked`: whether the conversion compares outputs, so that the name need not tell the architecture.
+    """
     named = model.architecture  # refuses settings that change it, whatever the caller said
     if model.says_architecture and said not in (None, named):
         raise ModelError(
             f"{PREFIX}{model.repo} says that it is a {named!r}, not a {said!r}. Leave the architecture out, or convert the downloaded file."
         )
+    name, wanted = model.repo.rpartition("/")[2], said or (named if named in ARCHITECTURES else None)
+    if not model.says_architecture and not checked and tells_of_another(name, wanted):
+        raise _of_another(f"{PREFIX}{model.repo} is called {name!r}", name, wanted)
     if not model.says_architecture and said is None and named not in ARCHITECTURES:
         raise ModelError(f"{PREFIX}{model.repo} does not say its architecture. Give one: --arch NAME, one of {', '.join(ARCHITECTURES)}.")
     return named if model.says_architecture or said is None else said

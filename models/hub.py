@@ -25,7 +25,11 @@ UNCHANGED = {
     "stem_type": ("",),
     "stem_width": (64,),
     "act_layer": ("relu",),
-    "norm_layer": ("batchnorm", "batchnorm2d"),
+    "norm_layer": ("batchnorm", "batchnorm2d", "syncbn", "syncbatchnorm", "frozenbatchnorm", "frozenbatchnorm2d"),
+    "bn_eps": (1e-5,),
+    "norm_eps": (1e-5,),
+    "attn_layer": ("",),
+    "features_only": (False,),
     "aa_layer": ("",),
     "avg_down": (False,),
     "block_reduce_first": (1,),
@@ -36,9 +40,13 @@ UNCHANGED = {
 """Settings of timm, and the values that leave an architecture as it was published. Others may change it while the weights' names stay."""
 
 NOT_OF_EVALUATION = re.compile(
-    r"num_classes|\w*drop\w*(rate|path|prob)\w*|zero_init\w*|pretrained\w*|checkpoint_path|\w*checkpointing|memory_efficient|scriptable"
+    r"num_classes|\w*drop\w*(rate|path|prob)\w*|(zero|weight)_init\w*|pretrained\w*|cache_dir|checkpoint_path|(use_checkpoint|\w*checkpointing)|"
+    r"memory_efficient|scriptable|(bn|norm)_momentum"
 )
 """Settings, with any value, that do not change what the network computes in evaluation: dropout, initial values, ways to compute the same."""
+
+SHOWN_BY_SHAPES = re.compile("layers|channels|base_width|block_config|growth_rate|bn_size|num_init_features")
+"""Settings that change the shapes of tensors, so that the conversion finds out whether they are as published."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +83,7 @@ class HubModel:
         """timm's architecture without the tag of the weights: "resnet50" for "resnet50.a1_in1k"; the model's own name where the configuration has none.
 
         Raises:
-          ModelError: the configuration changes the architecture in a way that the weights' names do not show.
+          ModelError: the configuration changes the architecture in a way that the names and shapes of the weights do not show.
         """
         settings = {"global_pool": self.config.get("global_pool"), **(self.config.get("model_args") or {})}
         changes = {key: value for key, value in settings.items() if not self._leaves_unchanged(key, value)}
@@ -85,8 +93,11 @@ class HubModel:
 
     @staticmethod
     def _leaves_unchanged(setting: str, value: Any) -> bool:
-        value = value.lower() if isinstance(value, str) else value
-        return value is None or bool(NOT_OF_EVALUATION.fullmatch(setting)) or value in UNCHANGED.get(setting, ())
+        if value is None or NOT_OF_EVALUATION.fullmatch(setting) or SHOWN_BY_SHAPES.fullmatch(setting):
+            return True
+        if isinstance(value, Mapping):
+            return all(HubModel._leaves_unchanged(*pair) for pair in value.items())
+        return (value.lower() if isinstance(value, str) else value) in UNCHANGED.get(setting, ())
 
     @property
     def licence(self) -> str | None:
@@ -116,7 +127,7 @@ class HubModel:
             )
         except (TypeError, ValueError, ArithmeticError, ConfigError) as error:
             raise ModelError(
-                f"{self.where}: {error}. Say how the input is made: --size 224 --resize 256 --interpolation bicubic, or preprocess=Preprocess(...) in Python"
+                f"{self.where}: {str(error).rstrip('.')}. Say how the input is made: --size 224 --resize 256 --interpolation bicubic, or preprocess=Preprocess(...) in Python"
             ) from error
 
     def weights(self) -> Path:

@@ -68,11 +68,13 @@ def check_nnx(name: str, module: Any) -> None:
 
 
 def check_arrays(name: str, variables: Mapping, x: Any) -> None:
-    """Raises ModelError unless all variables and x are arrays."""
+    """Raises ModelError unless all variables and x are arrays, and x has values."""
     if isinstance(x, type) or not hasattr(x, "dtype") or np.ndim(x) < 1:
         raise ModelError(
             f"x of expert {name!r} is {_kind(x)}, not an array. Give one input of the network, with an axis of length 1 in front: np.zeros((1, ...))"
         )
+    if not np.size(x):
+        raise ModelError(f"x of expert {name!r} has the shape {np.shape(x)} and no values. Give one input of the network: np.zeros((1, ...))")
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         if isinstance(leaf, jax.ShapeDtypeStruct) or not (hasattr(leaf, "dtype") or isinstance(leaf, int | float)):
             raise ModelError(f"The variables of expert {name!r} hold {_kind(leaf)} at {jax.tree_util.keystr(path)}, not an array.")
@@ -89,8 +91,18 @@ def refused(name: str, module: Any, x: Any, error: Exception, given: Mapping[str
       given: its further arguments.
       argument: what the caller gave them as, "evaluate" or "train"; empty where there is no such way.
     """
-    what = re.sub(r"\s*\(https://flax\.readthedocs\S*\)", "", explained(error)).rstrip(".")
-    return ModelError(f"The module of expert {name!r} {_sentence(module, x, error, what, dict(given), argument)}")
+    return ModelError(f"The module of expert {name!r} {_sentence(module, x, error, _what(error), dict(given), argument)}")
+
+
+def not_trainable(name: str, error: Exception) -> ModelError:
+    """The error for an nnx module that raised one when it was called in training mode."""
+    fix = "Give all layers that draw random numbers something to draw from, as in nnx.Dropout(0.5, rngs=nnx.Rngs(0))"
+    return ModelError(f"The module of expert {name!r} cannot be called in training mode, as fine-tuning needs it ({_what(error)}). {fix}")
+
+
+def _what(error: Exception) -> str:
+    """What a module's error says, in one line, without its address in the documentation."""
+    return re.sub(r"\s*\(https://flax\.readthedocs\S*\)", "", explained(error)).rstrip(".")
 
 
 def _sentence(module, x, error: Exception, what: str, given: dict, argument: str) -> str:

@@ -1,16 +1,17 @@
 """An nnx module of one's own as an expert."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 from flax import nnx
 
 from ntk_select.card import Card
+from ntk_select.errors import ModelError
 from ntk_select.expert import Expert, as_path
 
-from .own_errors import check_nnx
+from .own_errors import OF_MODULES, check_nnx, not_trainable
 from .own_module import Path, Watch, as_expert, as_taps
 
 _PARTS = (nnx.Param, nnx.RngKey, ...)
@@ -23,6 +24,7 @@ class _OfModule:
     graph: Any
     head: Path
     conv: Path | None
+    name: str = field(default="", compare=False)
     module, arguments, called_with = None, (), ""
 
     def __call__(self, variables, x):
@@ -54,7 +56,12 @@ class _StandIn:
 
 class _Train(_OfModule):
     def __call__(self, variables, x):
-        seen, module, _ = self.watch(variables, x)
+        try:
+            seen, module, _ = self.watch(variables, x)
+        except (ModelError, jax.errors.UnexpectedTracerError):
+            raise
+        except OF_MODULES as error:
+            raise not_trainable(self.name, error) from error
         return as_taps(seen), {key: value for key, value in _variables(module).items() if key != "params"}
 
 
@@ -88,6 +95,8 @@ def nnx_expert(
     Returns:
       An `Expert` whose params are nested dictionaries with the attributes' names as keys.
 
+    A module that cannot be called in training mode, as one whose `nnx.Dropout` has no `rngs`, can be ranked; `ns.finetune` refuses it.
+
     Raises:
       ModelError: the module cannot be called with x; a layer is not called once in a forward pass or cannot be watched (below
         `nnx.remat`); the head is not the linear layer that comes last; or channels are not only pooled.
@@ -100,7 +109,7 @@ def nnx_expert(
     training = nnx.graphdef(module)
     module.eval()
     network = _OfModule(nnx.graphdef(module), head, conv)
-    known = {"preprocess": preprocess, "card": card, "train_fn": _Train(training, head, conv)}
+    known = {"preprocess": preprocess, "card": card, "train_fn": _Train(training, head, conv, name)}
     return as_expert(name, network, _variables(module), x, pooled=pooled, **known)
 
 

@@ -1,7 +1,8 @@
 """The network's tensors in a checkpoint: which set of weights, under which prefix, with which head.
 
 Training programs put the state dict under keys ("state_dict", "ema"), and wrappers put prefixes before its names ("module.", "_orig_mod.",
-"backbone."). Neither is known by a list: the architecture's own names are looked for, wherever they are, after whatever prefix.
+"backbone."). Neither is known by a list: the architecture's own names are looked for, wherever they are, after whatever prefix. Only wrappers of
+single layers, which stand inside names ("features.module.0.weight"), are `WRAPPERS`.
 """
 
 import re
@@ -27,6 +28,14 @@ AVERAGE = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?|shadow|polyak)(?![a-z])"
 """What the label of weights that were averaged over training contains."""
 
 HEAD_WORDS = re.compile(r"fc|head|classif|linear|logit|dense|cls|output")
+TRAINING_ONLY = re.compile(
+    r"\w*(criterion|loss|accuracy|confmat|queue)\w*|(\w*_)?metrics?(_\w*)?|(pixel_|image_)?(mean|std)|(\w*_)?(step|epoch|counter)s?"
+)
+"""Components of names of tensors that the way from the network to its logits does not need: the loss's, the metrics', the input's."""
+
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module", "_forward_module")
+"""What PyTorch puts into the names of layers that run in parallel, are compiled, sharded or computed twice."""
+
 STEMS = ("conv1.weight", "features.conv0.weight", "features.0.weight")
 """The first convolution of each family, by which a prefix is found where no architecture is known."""
 
@@ -43,6 +52,7 @@ class WeightSet:
       prefix: before all of its names there.
       tensors: by name, without the prefix.
       beside: the other tensors of the mapping, by their whole names.
+      wrappers: that stood inside names and were dropped, of `WRAPPERS`.
       closed: what has a name of the network and is no tensor, with its kind.
       no_tensors: what else is among the tensors.
       complete: whether all tensors of the architecture's body are there, in their shapes, and no others of the body.
@@ -52,6 +62,7 @@ class WeightSet:
     prefix: str
     tensors: Mapping[str, Any]
     beside: Mapping[str, Any]
+    wrappers: tuple[str, ...]
     closed: Mapping[str, str]
     no_tensors: tuple[str, ...]
     complete: bool
@@ -105,6 +116,8 @@ def network_state(content: Any, architecture: str, where: str, *, weights: str |
     if taken.prefix:
         everywhere = "" if taken.beside else "all "
         notes.append(f"The prefix {taken.prefix!r} of {everywhere}names was dropped.")
+    if taken.wrappers:
+        notes.append(f"Dropped inside names: {', '.join(map(repr, taken.wrappers))}.")
     elsewhere = tuple(other.prefix for other in sets if other.keys == taken.keys and other is not taken)
     tensors, said, hint = _with_head(taken, network, drop_head, elsewhere)
     notes += said
@@ -129,6 +142,8 @@ def plain_state(content: Any, where: str) -> dict[str, np.ndarray]:
             f"{where} holds a {kind}, not a state dict, and nothing in it was run. Save it with: torch.save(model.state_dict(), 'model.pth')"
         )
     tensors = max(map(_tensors, found), key=len)
+    short = {_without_wrappers(name): tensor for name, tensor in tensors.items()}
+    tensors = short if len(short) == len(tensors) else tensors
     if not tensors:
         others = [f"{key if isinstance(key, str) else _kind(key)} ({_kind(value)})" for key, value in found[0].items()]
         raise ModelError(f"{where} holds no tensors{': ' if others else ''}{', '.join(others[:5])}. Allowed is a state dict, alone or under any key.")
@@ -147,6 +162,11 @@ def _kind(value: Any) -> str:
     return value.kind if isinstance(value, Closed) else type(value).__name__
 
 
+def _label(key: Any) -> str:
+    """A key of a mapping as text; of another key than a text or a whole number, which may be of any size, the type."""
+    return key if isinstance(key, str) else str(key) if isinstance(key, int) and abs(key) < 2**63 else _kind(key)
+
+
 def _tensors(mapping: Mapping) -> dict[str, Any]:
     return {key: value for key, value in mapping.items() if isinstance(key, str) and isinstance(value, Tensor | np.ndarray)}
 
@@ -161,7 +181,7 @@ def _mappings(content: Any, keys: tuple[str, ...] = (), seen: set[int] | None = 
     if id(content) not in seen:
         seen.add(id(content))
         for key, value in mapping.items():
-            yield from _mappings(value, (*keys, str(key)), seen)
+            yield from _mappings(value, (*keys, _label(key)), seen)
 
 
 def _weight_sets(content: Any, network: Layout) -> list[WeightSet]:
@@ -170,8 +190,9 @@ def _weight_sets(content: Any, network: Layout) -> list[WeightSet]:
     for keys, mapping in _mappings(content):
         counts = Counter()
         for key in _tensors(mapping):
-            parts = current_name(key, network.network).split(".")
-            counts.update(".".join([*parts[:i], ""]) for i in range(len(parts)) if ".".join(parts[i:]) in network.body)
+            parts = key.split(".")
+            starts = [i for i, part in enumerate(parts) if part not in WRAPPERS]  # those before a name are a part of its prefix
+            counts.update(".".join([*parts[:i], ""]) for i in starts if _own_name(".".join(parts[i:]), network) in network.body)
         found += [(count, keys, prefix, mapping) for prefix, count in counts.items()]
     most = max((count for count, *_ in found), default=0)
     return [_weight_set(*place, network) for count, *place in found if 2 * count >= most and 20 * count >= len(network.body)]
@@ -179,15 +200,36 @@ def _weight_sets(content: Any, network: Layout) -> list[WeightSet]:
 
 def _weight_set(keys: tuple[str, ...], prefix: str, mapping: Mapping, network: Layout) -> WeightSet:
     tensors = _tensors(mapping)
-    inside = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+    inside, wrappers = _unwrapped({key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}, network)
     beside = {key: tensor for key, tensor in tensors.items() if not key.startswith(prefix) and not _is_ignored(key)}
-    others = {str(key): _kind(value) for key, value in mapping.items() if key not in tensors and as_mapping(value) is None}
+    others = {_label(key): _kind(value) for key, value in mapping.items() if key not in tensors and as_mapping(value) is None}
     names = {f"{prefix}{name}" for name in (*network.body, *network.head)}
     closed = {key.removeprefix(prefix): kind for key, kind in others.items() if key in names}
     shapes = {current_name(name, network.network): tuple(tensor.shape) for name, tensor in inside.items()}
     complete = not closed and all(shapes.get(name) == shape for name, shape in network.body.items())
     complete = complete and all(_is_droppable(name, network) for name in _extra(shapes, network))
-    return WeightSet(keys, prefix, inside, beside, closed, tuple(key for key in others if key not in names), complete)
+    return WeightSet(keys, prefix, inside, beside, wrappers, closed, tuple(key for key in others if key not in names), complete)
+
+
+def _without_wrappers(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def _own_name(name: str, network: Layout) -> str:
+    return current_name(_without_wrappers(name), network.network)
+
+
+def _unwrapped(tensors: Mapping[str, Any], network: Layout) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Tensors under the architecture's names, and the wrappers that stood in them. A name that is there without them, and others' names, stay."""
+    renamed, wrappers = {}, set()
+    for name, tensor in tensors.items():
+        short = _without_wrappers(name)
+        of_network = _own_name(name, network) in network.body or short.startswith(f"{network.head_layer}.") or _is_ignored(name)
+        if short != name and of_network and short not in tensors and short not in renamed:
+            wrappers.update(part for part in name.split(".") if part in WRAPPERS)
+            name = short
+        renamed[name] = tensor
+    return renamed, tuple(sorted(wrappers))
 
 
 def _choose(sets: list[WeightSet], wanted: str | None, where: str) -> tuple[WeightSet, list[str]]:
@@ -272,10 +314,16 @@ def _with_head(taken: WeightSet, network: Layout, drop: bool, elsewhere: tuple[s
     elif taken.complete and not drop:
         among = extra or beside
         heads = _heads(among, network)
-        if len(heads) == 1 and heads[0] != layer and (not extra or len(extra) == 2):
-            for name in ("weight", "bias"):
-                tensors[f"{layer}.{name}"] = among.pop(f"{heads[0]}.{name}")
-                tensors.pop(f"{heads[0]}.{name}", None)
+        own = [f"{heads[0]}.weight", f"{heads[0]}.bias"] if len(heads) == 1 else []
+        between = [] if extra else sorted(name for name in beside if name not in own and not any(map(TRAINING_ONLY.fullmatch, name.split("."))))
+        if own and between:
+            notes.append(
+                f"The linear layer {heads[0]!r} is not the head: {_listed(between)} may stand before it. The network was taken without a head."
+            )
+        elif own and not extra.keys() - own and not extra.keys() >= network.head.keys():
+            for name, found in zip(network.head, own, strict=True):
+                tensors.pop(found, None)
+                tensors[name] = among.pop(found)
             before = " What comes before it and has no tensors is taken to be dropout."
             notes.append(f"The linear layer {heads[0]!r} was taken as the head {layer!r}.{before}")
     if beside:

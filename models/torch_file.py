@@ -4,15 +4,16 @@ A pickle names classes and functions and says what to call them with. Here each 
 file, which rebuild tensors, or to a `Closed` object, which keeps what it was given and runs nothing.
 """
 
+import functools
 import io
 import math
 import pickle
 import struct
+import sys
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -55,7 +56,7 @@ class Closed:
 
     Attributes:
       kind: module and name of the class, or of the function that would have made it.
-      state: what `__setstate__` would have been given; None without.
+      state: what its attributes would have been set from; None without.
       items: what would have been put into it by key, as into a dictionary.
     """
 
@@ -69,9 +70,6 @@ class Closed:
     def __init__(self, *_, **__):
         pass
 
-    def __setstate__(self, state):
-        self.state = state
-
     def __setitem__(self, key, value):
         self.items[key] = value
 
@@ -81,24 +79,25 @@ class Closed:
     extend = add = append
 
 
+# Tuples, which no pickle can change: what is in them was made or checked here.
+
+
 class Kind(NamedTuple):
-    """A type of numbers, as a pickle names it. A tuple, which no pickle can change."""
+    """A type of numbers, as a pickle names it."""
 
     name: str
 
 
-@dataclass(frozen=True, eq=False)
-class Storage:
+class Storage(NamedTuple):
     """Numbers in the file: `read` gives their bytes."""
 
     dtype: np.dtype
-    read: Callable[[], bytes]
+    read: Callable[[], bytes | memoryview]
     offset: int = 0
 
 
-@dataclass(frozen=True, eq=False)
-class Tensor:
-    """A tensor whose numbers are still in the file."""
+class Tensor(NamedTuple):
+    """A tensor whose numbers are still in the file. Offset, shape and strides are counts, as many strides as axes."""
 
     storage: Storage
     offset: int
@@ -108,6 +107,8 @@ class Tensor:
 
     def array(self, where: str) -> np.ndarray:
         """The numbers, read from the file; `where` names the tensor in errors.
+
+        Tensors of one storage share its memory and are read-only, so that all of a file take no more than the file.
 
         Raises:
           ModelError: the file holds fewer numbers than the shape says, or cannot be read.
@@ -122,10 +123,59 @@ class Tensor:
         if math.prod(self.shape) * size > len(content):
             raise ModelError(f"{where} cannot be converted: its shape {self.shape} has more values than the file holds. Save it anew: tensor.clone()")
         start = self.storage.offset * self.storage.dtype.itemsize + self.offset * size
-        try:
-            return np.ndarray(self.shape, self.dtype, content, start, tuple(stride * size for stride in self.strides)).copy()
+        count = 1 + sum((length - 1) * stride for length, stride in zip(self.shape, self.strides, strict=True)) if all(self.shape) else 0
+        try:  # frombuffer checks the bounds and refuses types that hold addresses; `count` has no limit, as NumPy's own check of strides has
+            numbers = np.frombuffer(content, self.dtype, count, start) if count else np.zeros(0, self.dtype)
+            return np.ndarray(self.shape, self.dtype, numbers, 0, tuple(stride * size for stride in self.strides))
         except (ValueError, TypeError, OverflowError) as error:
             raise ModelError(f"{where} cannot be read ({error}): the file is damaged. Fetch it again.") from error
+
+
+def _tensor(storage, offset, shape, strides, dtype: np.dtype) -> Tensor:
+    """A tensor of what a pickle says.
+
+    Raises:
+      UnpicklingError: it says something else.
+    """
+    shape, strides = tuple(shape), tuple(strides)
+    counts = all(isinstance(number, int) and 0 <= number < 2**63 for number in (offset, *shape, *strides))
+    if not isinstance(storage, Storage) or not counts or len(shape) != len(strides):
+        raise pickle.UnpicklingError("what is said to be a tensor is none")
+    return Tensor(storage, offset, shape, strides, dtype)
+
+
+def _rebuild(storage, offset, shape, strides, *_):
+    return _tensor(storage, offset, shape, strides, storage.dtype)
+
+
+def _rebuild_of_type(storage, offset, shape, strides, _, __, dtype, *___):
+    return _tensor(storage, offset, shape, strides, np.dtype({**STORAGES, **DTYPES}[dtype.name]))
+
+
+def _put(into, pairs) -> None:
+    """Entries into what takes some, without those whose keys are tuples in tuples: each may hold another twice, and its hash would take for ever."""
+    for key, value in pairs:
+        if not isinstance(key, tuple) or not any(isinstance(part, tuple) for part in key):
+            into[key] = value
+
+
+def _ordered_dict(pairs=()):
+    made = OrderedDict()
+    _put(made, pairs)
+    return made
+
+
+KNOWN = {
+    "collections.OrderedDict": _ordered_dict,
+    "torch.Size": lambda sizes=(): tuple(sizes),
+    "torch._utils._rebuild_tensor": _rebuild,
+    "torch._utils._rebuild_tensor_v2": _rebuild,
+    "torch._utils._rebuild_tensor_v3": _rebuild_of_type,
+    "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
+    "torch._utils._rebuild_parameter_with_state": lambda tensor, *_: tensor,
+    "torch._tensor._rebuild_from_type_v2": lambda function, _, arguments, __: function(*arguments),
+}
+"""All that a pickle can call, beside classes that stay closed."""
 
 
 class _Unpickler(pickle._Unpickler):  # that of Python, not of C, whose memory a pickle of ten bytes can fill
@@ -134,28 +184,10 @@ class _Unpickler(pickle._Unpickler):  # that of Python, not of C, whose memory a
         self.storage_of = storage_of
         self.kinds: dict[str, Any] = {}
 
-        def rebuild(storage, offset, shape, strides, *_):
-            return Tensor(storage, int(offset), _whole(shape), _whole(strides), storage.dtype)
-
-        def rebuild_of_type(storage, offset, shape, strides, _, __, dtype, *___):
-            return Tensor(storage, int(offset), _whole(shape), _whole(strides), np.dtype({**STORAGES, **DTYPES}[dtype.name]))
-
-        # Made anew for every file: what a pickle may set on a function goes with it.
-        self.known = {
-            "collections.OrderedDict": OrderedDict,
-            "torch.Size": lambda sizes=(): tuple(sizes),
-            "torch._utils._rebuild_tensor": rebuild,
-            "torch._utils._rebuild_tensor_v2": rebuild,
-            "torch._utils._rebuild_tensor_v3": rebuild_of_type,
-            "torch._utils._rebuild_parameter": lambda tensor, *_: tensor,
-            "torch._utils._rebuild_parameter_with_state": lambda tensor, *_: tensor,
-            "torch._tensor._rebuild_from_type_v2": lambda function, _, arguments, __: function(*arguments),
-        }
-
     def find_class(self, module, name):
         kind = f"{module}.{name}"
-        if kind in self.known:
-            return self.known[kind]
+        if kind in KNOWN:
+            return KNOWN[kind]
         if module in ("torch", "torch.cuda", "torch.storage") and name in STORAGES:
             return Kind(name)
         if module == "torch" and name in DTYPES:
@@ -166,13 +198,58 @@ class _Unpickler(pickle._Unpickler):  # that of Python, not of C, whose memory a
         match pid:
             case ("module", value, *_):  # the class of a pickled module, beside its source text
                 return value
-            case ("storage", Kind(name), key, _, _, *view) if name in STORAGES:
-                return self.storage_of(np.dtype(STORAGES[name]), str(key), view[0] if view else None)
+            case ("storage", Kind(name), str(key), _, _, *view) if name in STORAGES:
+                return self.storage_of(np.dtype(STORAGES[name]), key, view[0] if view else None)
         raise pickle.UnpicklingError("what is said to be numbers is none")
 
+    def load_build(self):
+        """Sets the state of a closed object, and of nothing else: a pickle would write attributes where it likes."""
+        state = self.stack.pop()
+        made = self.stack[-1]
+        if isinstance(made, Closed):
+            made.state = state
+        elif not isinstance(made, OrderedDict):  # PyTorch sets one's `_metadata`, which is not needed
+            raise pickle.UnpicklingError("attributes are set on what has none")
 
-def _whole(numbers) -> tuple[int, ...]:
-    return tuple(int(number) for number in numbers)
+    def load_bytearray8(self):
+        """Reads before it makes room."""
+        (length,) = struct.unpack("<Q", self.read(8))
+        self.append(bytearray(self.read(min(length, sys.maxsize))))
+
+    def load_setitems(self):
+        """Sets entries of a dictionary or a closed object."""
+        items = self.pop_mark()
+        _put(self.stack[-1], zip(items[::2], items[1::2], strict=True))
+
+    def load_setitem(self):
+        """Sets one entry."""
+        value, key = self.stack.pop(), self.stack.pop()
+        _put(self.stack[-1], [(key, value)])
+
+    def load_dict(self):
+        """Makes a dictionary of what lies on the stack."""
+        items = self.pop_mark()
+        self.append(_ordered_dict(zip(items[::2], items[1::2], strict=True)))
+
+    def load_set(self):
+        """Makes a set whose members are not kept."""
+        self.pop_mark()
+        self.append(frozenset())
+
+    def load_additems(self):
+        """Keeps no members of a set."""
+        self.pop_mark()
+
+    dispatch: ClassVar = {
+        **pickle._Unpickler.dispatch,
+        pickle.BUILD[0]: load_build,
+        pickle.BYTEARRAY8[0]: load_bytearray8,
+        pickle.SETITEMS[0]: load_setitems,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.DICT[0]: load_dict,
+        pickle.FROZENSET[0]: load_set,
+        pickle.ADDITEMS[0]: load_additems,
+    }
 
 
 def read_archive(file: zipfile.ZipFile) -> Any:
@@ -197,10 +274,11 @@ def read_archive(file: zipfile.ZipFile) -> Any:
             raise ModelError("holds compressed records, which PyTorch does not write. Save it anew with torch.save")
         return file.read(name)
 
+    numbers = functools.cache(plain)
     order = plain(f"{folder}byteorder").decode() if f"{folder}byteorder" in names else "little"
 
     def storage_of(dtype, key, _):
-        return Storage(_ordered(dtype, order), lambda: plain(f"{folder}data/{key}"))
+        return Storage(_ordered(dtype, order), lambda: numbers(f"{folder}data/{key}"))
 
     return _Unpickler(io.BytesIO(plain(heads[0])), storage_of).load()
 
@@ -219,7 +297,7 @@ def read_pickle(content: bytes) -> Any:
 
     def storage_of(dtype, key, view):
         sizes[key] = dtype.itemsize
-        return Storage(_ordered(dtype, order), lambda: content[slice(*places[key])], int(view[1]) if view else 0)
+        return Storage(_ordered(dtype, order), lambda: memoryview(content)[slice(*places[key])], int(view[1]) if view else 0)
 
     def load():
         return _Unpickler(file, storage_of).load()
@@ -230,7 +308,9 @@ def read_pickle(content: bytes) -> Any:
     load()  # the version of the format
     order = "little" if load().get("little_endian", True) else "big"
     found = load()
-    for key in map(str, load()):
+    for key in load():
+        if not isinstance(key, str):
+            raise pickle.UnpicklingError("what is said to be numbers is none")
         (count,) = struct.unpack("<q" if order == "little" else ">q", file.read(8))
         start = file.tell()
         places[key] = (start, start + count * sizes[key])

@@ -6,6 +6,7 @@ beside them under "source/" (class means of the pre-logits). An expert of many d
 `card@DOMAIN.json`, and its tensors lie under "common/" and "domains/DOMAIN/". Nothing is ever unpickled.
 """
 
+import codecs
 import hashlib
 import os
 import shutil
@@ -20,7 +21,7 @@ from safetensors.numpy import load, save
 
 from ntk_select.card import Card
 from ntk_select.errors import ModelError
-from ntk_select.files import write_atomically
+from ntk_select.files import what_instead, write_atomically
 
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "card.json"
@@ -104,12 +105,10 @@ def read_weights(path: Path, *, sha256: str | None = None) -> dict[str, Any]:
 
 
 def is_no_file_of_weights(start: bytes) -> str | None:
-    """The end of an error sentence where a file by its beginning is what stands in for another: a pointer of Git LFS, a web page, nothing."""
-    text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if text.startswith(b"version https://git-lfs.github.com/spec/"):
-        return "is a Git LFS pointer, not the file that it stands for. Type, in its repository: git lfs pull"
-    if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
-        return "is a web page, as a server sends in place of a file that is not there or needs a login. Fetch the file itself"
+    """The end of an error sentence where a file by its beginning is what stands in for another: a pointer of Git LFS, a web page, an answer in JSON, nothing."""
+    if said := what_instead(start):
+        return said
+    text = start.removeprefix(codecs.BOM_UTF8).lstrip()
     if text.startswith((b"{", b"[")) and b"\0" not in start[:8]:  # safetensors begin with a number of eight bytes
         return "is JSON text, not weights. Give the file of the weights"
     return "is empty: it has no bytes. Fetch it again" if not start else None

@@ -14,10 +14,11 @@ import numpy as np
 from ntk_select.card import Card
 from ntk_select.errors import ModelError, did_you_mean
 from ntk_select.expert import Expert, SourceStatistics
+from ntk_select.files import what_instead
 from ntk_select.multi_domain import compose
 
 from .architectures import build, initialise, make_expert
-from .weights import CARD_FILE, WEIGHTS_FILE, domain_card_file, flatten, is_no_file_of_weights, read_weights
+from .weights import CARD_FILE, WEIGHTS_FILE, domain_card_file, flatten, read_weights
 
 HOW_TO_MAKE_ONE = "To make one type: ntk-select zoo convert CHECKPOINT --arch NAME --out FOLDER"
 
@@ -39,11 +40,12 @@ class StoredExpert:
         """The expert's card. Raises ModelError when it cannot be read."""
         file = self.folder / (CARD_FILE if self.domain is None else domain_card_file(self.domain))
         try:
-            text = file.read_text(encoding="utf-8")
+            content = file.read_bytes()
+            if said := what_instead(content):
+                raise ModelError(f"The card {file} {said}.")
+            text = content.decode()
         except (OSError, UnicodeDecodeError) as error:
             raise ModelError(f"The card {file} cannot be read: {error}.") from error
-        if text.startswith("version https://git-lfs"):
-            raise ModelError(f"The card {file} {is_no_file_of_weights(text.encode())}.")
         return Card.from_json(text, str(file))
 
     def __call__(self) -> Expert:
@@ -73,7 +75,7 @@ class StoredExpert:
         try:
             whole = compose(variables["common"], domains[self.domain])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ModelError(f"The weights {file} do not fit together for the domain {self.domain!r}: {error}.") from error
+            raise ModelError(f"The weights {file} do not fit together for the domain {self.domain!r}: {str(error).rstrip('.')}.") from error
         return jax.tree.map(np.asarray, whole)
 
     def _source(self, card: Card, means: dict[str, np.ndarray], file: Path) -> SourceStatistics | None:

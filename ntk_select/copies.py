@@ -1,9 +1,12 @@
-"""Copies of one image in a sample, found by their content: the same picture, also at another size or in another file format.
+"""Copies of one image in a sample, found by their content: the same pixels, or the same picture at another size.
 
 Scores, intervals and cross-validation take images as independent. A picture that is there five times counts as one observation.
+Pictures that are only alike are no copies: two images of one size must have the same pixels, and two of different sizes must
+agree everywhere, so that a small object or a printed number tells them apart.
 """
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -15,17 +18,18 @@ from ntk_select.preprocess import checked_image
 from ntk_select.resize import filter_weights
 from ntk_select.task import ChosenImages, ProbeSample
 
-SIDE, FINE = 16, 64
-"""Sides of the thumbnails that are compared: the coarse ones first."""
-LEAST, SHARE, FINE_SHARE = 1.0, 0.08, 0.5
-"""Two images are copies if their thumbnails differ by no more than this in root mean square: grey levels, or a share of their contrast
-if that is more. Measured on six sets of small pictures: copies at half the size 0.02 to 0.1, recompressed as JPEG 0.03 to 0.06, the two
-most similar of 250 different photographs 0.45 to 0.5, of different surfaces 0.15 to 0.2. The fine thumbnails, where resizing leaves more
-traces, tell textures apart that are equally grey from afar: unrelated ones differ there by 1.4."""
+LONGEST = 4096
+"""Pixels of a side beyond which only every second, third, ... row or column is looked at."""
+SIDE, SHARE = 16, 0.25
+"""Side of the thumbnails by which images of other sizes are looked for, and how far these may differ, in units of their contrast."""
 ROWS = 512
 """Rows of an image that are turned into floats at a time."""
-BLOCKS = 4
-"""Blocks along a side whose means are compared first."""
+COMPARED, BLOCK = 256, 4
+"""Pixels of a side at which two images of different sizes are compared, at most, and of the blocks whose means must agree."""
+LEVELS, DETAIL = 6.0, 0.35
+"""Grey levels by which the means of two blocks may differ, and share of the contrast inside them that is added: what filters and JPEG do."""
+MOST_COMPARED = 20
+"""Comparisons per image, at most, that are made at full size."""
 
 
 def distinct(sample: ProbeSample) -> tuple[ProbeSample, list[str]]:
@@ -63,50 +67,49 @@ def _some(texts: list[str], most: int = 3) -> str:
     return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
 
 
-def groups_of_copies(images: Iterable[np.ndarray]) -> list[Int[np.ndarray, " k"]]:
+def groups_of_copies(images: Sequence[np.ndarray]) -> list[Int[np.ndarray, " k"]]:
     """Groups of two or more images that are copies of each other, as sorted places.
 
     Args:
       images: uint8 (h, w) or (h, w, 3), of any sizes; grey images equal coloured ones of the same values. Where any is something else no
         copies are looked for.
 
-    Cost: a thumbnail of each, and comparisons among images of nearly the same brightness.
+    Cost: reads every image once; images of different sizes that look alike again, `MOST_COMPARED` times at most. Kept are 3 kB per image.
     """
-    from scipy.sparse import coo_array  # here, for SciPy takes long to import
-    from scipy.sparse.csgraph import connected_components
+    shapes, contents, thumbnails = [], [], []
+    for image in images:
+        try:
+            image = _plain(image)
+        except DataError:
+            return []
+        shapes.append(image.shape[:2])
+        contents.append(hashlib.sha256(f"{image.shape}".encode() + np.ascontiguousarray(image).tobytes()).digest())
+        thumbnails.append(_resized(image, SIDE, SIDE))
+    first_of: dict[bytes, int] = {}
+    first = np.array([first_of.setdefault(content, place) for place, content in enumerate(contents)], np.int64)
+    for place, other in _resized_copies(images, shapes, np.array(thumbnails), sorted(first_of.values())):
+        first[first == first[other]] = first[place]
+    return [np.flatnonzero(first == place) for place in np.unique(first) if (first == place).sum() > 1]
 
-    thumbnails = [_thumbnails(image) for image in images]
-    if None in thumbnails or not thumbnails:
-        return []
-    coarse, fine = (np.stack(sizes) for sizes in zip(*thumbnails, strict=True))
-    pairs = _pairs(coarse, fine)
-    if not len(pairs):
-        return []
-    graph = coo_array((np.ones(len(pairs)), pairs.T), shape=(len(coarse),) * 2)
-    ids = connected_components(graph, directed=False)[1]
-    of_several = np.flatnonzero(np.bincount(ids) > 1)
-    return [np.flatnonzero(ids == label) for label in of_several]
+
+def _plain(image: np.ndarray) -> np.ndarray:
+    """(h, w), or (h, w, 3) where the channels differ. Raises DataError for what is no 8-bit image."""
+    image = checked_image(image)
+    return image[..., 0] if image.ndim == 3 and (image == image[..., :1]).all() else image
 
 
-def _thumbnails(image: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """The whole image, squeezed to `SIDE` x `SIDE` and `FINE` x `FINE` with a triangular filter; None of what is no 8-bit image."""
-    try:
-        image = checked_image(image)
-    except DataError:
-        return None
+def _resized(image: np.ndarray, height: int, width: int) -> Float[np.ndarray, "h w 3"]:
+    """The whole image at another size, with a triangular filter."""
     image = image if image.ndim == 3 else image[..., None]
-    height, width, channels = image.shape
-    down = np.concatenate([_filter(height, SIDE), _filter(height, FINE)])
-    rows = np.zeros((SIDE + FINE, width * channels), np.float32)
-    for start in range(0, height, ROWS):  # in parts, for as floats the image takes four times its memory
-        part = image[start : start + ROWS].reshape(-1, width * channels)
-        rows += down[:, start : start + ROWS] @ part.astype(np.float32)
-    rows = rows.reshape(-1, width, channels)
-    found = [_filter(width, side) @ part for side, part in ((SIDE, rows[:SIDE]), (FINE, rows[SIDE:]))]
-    return tuple(np.repeat(small, 3, axis=-1) if channels == 1 else small for small in found)
+    image = image[:: -(-image.shape[0] // LONGEST), :: -(-image.shape[1] // LONGEST)]
+    down, across = _filter(image.shape[0], height), _filter(image.shape[1], width)
+    rows = np.zeros((height, image.shape[1] * image.shape[2]), np.float32)
+    for start in range(0, len(image), ROWS):  # in parts, for as floats the image takes four times its memory
+        rows += down[:, start : start + ROWS] @ image[start : start + ROWS].reshape(-1, rows.shape[1]).astype(np.float32)
+    return np.broadcast_to(across @ rows.reshape(height, *image.shape[1:]), (height, width, 3))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=32)
 def _filter(length: int, side: int) -> Float[np.ndarray, "side length"]:
     """Weights that bring `length` pixels to `side`."""
     weights = np.zeros((side, length), np.float32)
@@ -115,27 +118,30 @@ def _filter(length: int, side: int) -> Float[np.ndarray, "side length"]:
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def _block_means(thumbnails: np.ndarray, side: int) -> Float[np.ndarray, "n side side 3"]:
-    size = thumbnails.shape[1] // side
-    return thumbnails.reshape(len(thumbnails), side, size, side, size, 3).mean(axis=(2, 4))
+def _resized_copies(images, shapes, thumbnails: np.ndarray, places: list[int]) -> list[tuple[int, int]]:
+    """Pairs of images of different sizes that show the same picture."""
+    if len({shapes[place] for place in places}) < 2:
+        return []
+    means, allowed = thumbnails.mean(axis=(1, 2, 3)), np.maximum(LEVELS / 2, SHARE * thumbnails.std(axis=(1, 2, 3)))
+    order = sorted(places, key=lambda place: means[place])
+    found, left = [], MOST_COMPARED * len(places)
+    for position, place in enumerate(order):
+        for other in order[position + 1 :]:
+            if means[other] - means[place] > allowed[place] or left == 0:
+                break
+            if shapes[place] == shapes[other] or np.sqrt(((thumbnails[place] - thumbnails[other]) ** 2).mean()) > min(allowed[place], allowed[other]):
+                continue
+            left -= 1
+            if _same_picture(_plain(images[place]), _plain(images[other])):
+                found.append((place, other))
+    return found
 
 
-def _pairs(coarse: np.ndarray, fine: np.ndarray) -> np.ndarray:
-    """Pairs (k, 2) of places that are alike. Means over blocks, and over all, differ by no more than the pixels do, and exclude most pairs first."""
-    blocks, found = _block_means(coarse, BLOCKS).reshape(len(coarse), -1), []
-    means, allowed = blocks.mean(axis=1), _allowed(coarse, SHARE)
-    finely_allowed = _allowed(fine, FINE_SHARE)
-    order = np.argsort(means, kind="stable")
-    stops = np.searchsorted(means[order], means[order] + allowed[order], side="right")
-    for place, (first, stop) in enumerate(zip(order, stops, strict=True)):
-        others = order[place + 1 : stop]
-        others = others[((blocks[others] - blocks[first]) ** 2).mean(axis=1) <= allowed[first] ** 2]
-        for thumbnails, most in ((coarse, allowed), (fine, finely_allowed)):
-            apart = ((thumbnails[others] - thumbnails[first]) ** 2).mean(axis=(1, 2, 3))
-            others = others[apart <= np.minimum(most[others], most[first]) ** 2]
-        found.extend((first, other) for other in others)
-    return np.array(found, np.int64).reshape(-1, 2)
-
-
-def _allowed(thumbnails: np.ndarray, share: float) -> np.ndarray:
-    return np.maximum(LEAST, share * thumbnails.std(axis=(1, 2, 3)))
+def _same_picture(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two images agree everywhere, at the size of the smaller one: in the mean of every block, up to a share of the contrast inside."""
+    smaller = (min(one.shape[axis], other.shape[axis], COMPARED) for axis in (0, 1))
+    height, width = (max(side // BLOCK, 1) * BLOCK for side in smaller)
+    blocks = [_resized(image, height, width).reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK, 3) for image in (one, other)]
+    apart = np.abs(blocks[0].mean(axis=(1, 3)) - blocks[1].mean(axis=(1, 3)))
+    detail = np.minimum(*(block.std(axis=(1, 3)) for block in blocks))
+    return bool((apart <= LEVELS + DETAIL * detail).all())

@@ -91,11 +91,16 @@ class Preprocess:
 
 def _on_the_scale_to_255(mean: tuple[float, ...], std: tuple[float, ...]) -> str:
     """The error for a mean or standard deviation of pixels in 0 .. 255, with the values that were meant."""
-    wide = (max(map(abs, mean)) > 1, max(std) > 1 or std == (1.0, 1.0, 1.0))
-    meant = [" ".join(f"{value / 255 if is_wide else value:.4g}" for value in values) for values, is_wide in zip((mean, std), wide, strict=True)]
+    wide_mean, wide_std = max(map(abs, mean)) > 1, max(std) > 1 or std == (1.0, 1.0, 1.0)
+    factor = wide_mean and min(std) >= 1 / 256 and max(std) < 0.05  # below 13 of 255 grey values no deviation lies
+    means = [value / 255 if wide_mean else value for value in mean]
+    stds = [min(1 / (255 * value), 1.0) if factor else value / 255 if wide_std else value for value in std]
+    advice = "Divide by 255" + (
+        ", and std, which looks like a factor by which pixels are multiplied (Caffe's scale), becomes 1 / (255 * factor)" * factor
+    )
     return (
         f"Preprocess: mean={mean}, std={std}; these are for pixels in 0 .. 255, allowed are those for pixels in 0 .. 1, none above 1. "
-        f"Divide by 255: --mean {meant[0]} --std {meant[1]}"
+        f"{advice}: --mean {' '.join(f'{value:.4g}' for value in means)} --std {' '.join(f'{value:.4g}' for value in stds)}"
     )
 
 

@@ -18,7 +18,7 @@ def reporting(progress: Progress | bool | None, what: str) -> Iterator[Progress 
 
     Args:
       progress: a function of (done, all, what), which is used as it is; None for a bar where standard error is a terminal or the code runs
-        in a notebook, and nothing elsewhere; False for nothing.
+        in a notebook, and nothing elsewhere; True for a bar everywhere; False for nothing.
       what: title of the bar, as in "fine-tuning".
 
     Yields:
@@ -29,9 +29,12 @@ def reporting(progress: Progress | bool | None, what: str) -> Iterator[Progress 
     """
     if progress is False or callable(progress):
         yield progress or None
+    elif progress is True:
+        with bar(what) as shown:
+            yield shown
     elif progress is not None:
         raise ConfigError(
-            f"progress= takes a function of (done, all, what), None (a bar on a terminal or in a notebook) or False; given: {progress!r}."
+            f"progress= takes a function of (done, all, what), None (a bar on a terminal or in a notebook), True or False; given: {progress!r}."
         )
     elif (display := _notebook_display()) is not None:
         yield _line(display, what)

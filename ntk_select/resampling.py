@@ -65,14 +65,14 @@ class HalfSamples:
 def half_samples(labels: Int[np.ndarray, " n"], *, draws: int, seed: int) -> HalfSamples:
     """Draws half-samples. Of an odd class the smaller half is kept; a class of one image is kept in every second draw.
 
-    There are none when most images are in classes of one or two, or when classes of one or two images have so much weight that
-    `degrees_of_freedom` is below `LEAST_FREEDOM` (25 and 2 images: 1.2; 25 and 3: 2.5; 3 and 3: 4).
+    There are none when most images are in classes of three or less, of whose half no two images share a class, or when classes of one or two images have so much weight that
+    `degrees_of_freedom` is below `LEAST_FREEDOM` (25 and 2 images: 1.2; 25 and 3: 2.5).
     """
     rng = np.random.default_rng([seed, 0x4A1F])
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     sizes = np.array([len(m) for m in members])
     freedom = degrees_of_freedom(sizes)
-    if draws == 0 or freedom < LEAST_FREEDOM or 2 * sizes[sizes >= 3].sum() < sizes.sum():
+    if draws == 0 or freedom < LEAST_FREEDOM or 2 * sizes[sizes >= 4].sum() < sizes.sum():
         return HalfSamples((), float("nan"), freedom)
 
     def half(places: np.ndarray) -> np.ndarray:

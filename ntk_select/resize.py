@@ -1,6 +1,8 @@
 """Resizing the part of an image that a crop keeps, in bounded memory and with Pillow's values."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -12,16 +14,23 @@ LONGEST = 2**20
 """Pixels of a side up to which the same holds: Pillow's filter takes up to 48 bytes for each."""
 BLOCK = 2**22
 """Pixels of an intermediate image otherwise, or those behind one row of the result if they are more."""
-BITS = 22
-"""Binary places of Pillow's weights."""
+PIECE = 2**16
+"""Weights that are computed at a time."""
+KEPT = 2**23
+"""Weights of one pixel of the result that are kept, not computed again."""
+BITS, SHORT, FINE = 22, 2**14, 44
+"""Binary places of Pillow's weights, which are ours for up to `SHORT` pixels; and of ours for more, where Pillow's would be rounded to almost nothing."""
 
 
 def resized_crop(image: np.ndarray, whole: tuple[int, int], corner: tuple[int, int], size: int, interpolation: str) -> np.ndarray:
     """`size` x `size` pixels, from `corner` on, of an image resized to `whole`.
 
     Usual images are resized by Pillow and cropped. Where that would take an intermediate image of more than `WHOLE` pixels, only what the
-    crop keeps is computed, along the longer side first, with Pillow's weights and rounding: bit for bit the same where Pillow takes that
-    order, else the same up to the rounding between the two steps. "nearest" may choose the neighbour of a pixel where two are equally near.
+    crop keeps is computed, along the longer side first, with Pillow's weights and rounding, as long as one pixel stands for few thousands. Where width is the longer side that is Pillow's
+    order, and the values are Pillow's bit for bit. Where height is, Pillow resizes the width first, and between the two steps values are rounded
+    and clipped to 0 .. 255: "bilinear" and "box" then differ by at most 1, while "bicubic" and "lanczos", which overshoot beside edges, may differ by some
+    forty of 255 grey values at single pixels of noise, and by less than 2 in the mean. "nearest" may choose the neighbour of a pixel where two are equally
+    near.
 
     Memory beside the image and the result: at most 4 bytes for each pixel of the image and 256 MiB, however large the resized image would be.
 
@@ -51,49 +60,94 @@ def resized_crop(image: np.ndarray, whole: tuple[int, int], corner: tuple[int, i
     if height > width:
         return resized_crop(image.swapaxes(0, 1), whole[::-1], corner[::-1], size, interpolation).swapaxes(0, 1)
     result = np.empty((size, size, *image.shape[2:]), np.uint8)
-    vertical = list(filter_weights(interpolation, height, whole[0], top, size))
+    vertical = list(windows(interpolation, height, whole[0], top, size))
     done = 0
     while done < size:
-        first, stop = vertical[done][0], done + 1
-        while stop < size and (_end(vertical[stop]) - first) * size <= BLOCK:
+        first, stop = vertical[done].start, done + 1
+        while stop < size and (vertical[stop].stop - first) * size <= BLOCK:
             stop += 1
-        rows = image[first : _end(vertical[stop - 1])]
+        rows = image[first : vertical[stop - 1].stop]
         block = np.empty((len(rows), size, *image.shape[2:]), np.uint8)
-        for column, (start, weights) in enumerate(filter_weights(interpolation, width, whole[1], left, size)):
-            block[:, column] = _weighted(np.moveaxis(rows[:, start : start + len(weights)], 1, 0), weights)
+        for column, window in enumerate(windows(interpolation, width, whole[1], left, size)):
+            block[:, column] = window.weighted(rows.swapaxes(0, 1))
         for row in range(done, stop):
-            start, weights = vertical[row]
-            result[row] = _weighted(block[start - first : start - first + len(weights)], weights)
+            result[row] = vertical[row].weighted(block, first)
         done = stop
     return result
 
 
-def _weighted(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The weighted sum over the first axis, rounded to uint8."""
-    sums = np.einsum("k...,k->...", pixels, weights, dtype=np.int64, casting="unsafe")
-    return np.clip((sums + (1 << BITS - 1)) >> BITS, 0, 255).astype(np.uint8)
+@dataclass(frozen=True)
+class Window:
+    """The pixels `start` to `stop` behind one pixel of the result, whose place among them is `centre`.
+
+    Args:
+      scale: pixels by which the unit of the filter is stretched.
+      function: of the filter.
+    """
+
+    start: int
+    stop: int
+    centre: float
+    scale: float
+    function: Callable[[np.ndarray], np.ndarray]
+
+    def weighted(self, pixels: np.ndarray, first: int = 0) -> np.ndarray:
+        """The weighted sum over the first axis, which begins at the pixel `first`, rounded to uint8."""
+        sums = sum(
+            np.einsum("k...,k->...", pixels[begin - first : end - first], weights, dtype=np.int64, casting="unsafe")
+            for begin, end, weights in self.weights()
+        )
+        return np.clip((sums + (1 << self.bits - 1)) >> self.bits, 0, 255).astype(np.uint8)
+
+    def weights(self) -> Iterator[tuple[int, int, np.ndarray]]:
+        """Begin, end and weights, times 2**bits, of pieces of the window."""
+        total = self._total
+        for begin, end, values in self._values():
+            scaled = (values / total if total else values) * (1 << self.bits)
+            yield begin, end, (scaled + np.copysign(0.5, scaled)).astype(np.int64)
+
+    @property
+    def bits(self) -> int:
+        """Binary places of the weights."""
+        return BITS if self.stop - self.start <= SHORT else FINE
+
+    @cached_property
+    def _total(self) -> float:
+        total = 0.0
+        for _, _, values in self._values():
+            total = np.add.accumulate(np.concatenate([[total], values]))[-1]  # one after the other, as Pillow adds
+        return total
+
+    def _values(self) -> Iterator[tuple[int, int, np.ndarray]]:
+        return iter(self._kept) if self.stop - self.start <= KEPT else self._computed()
+
+    @cached_property
+    def _kept(self) -> list[tuple[int, int, np.ndarray]]:
+        return list(self._computed())
+
+    def _computed(self) -> Iterator[tuple[int, int, np.ndarray]]:
+        for begin in range(self.start, self.stop, PIECE):
+            end = min(begin + PIECE, self.stop)
+            yield begin, end, self.function((np.arange(begin, end) - self.centre + 0.5) * (1.0 / self.scale))
 
 
-def _end(of: tuple[int, np.ndarray]) -> int:
-    return of[0] + len(of[1])
-
-
-def filter_weights(interpolation: str, side: int, to: int, first: int, count: int) -> Iterator[tuple[int, np.ndarray]]:
-    """For `count` of the `to` pixels into which `side` pixels are resized, from `first` on: the first pixel behind each, and the weights
-    of those from there on, times 2**BITS."""
+def windows(interpolation: str, side: int, to: int, first: int, count: int) -> Iterator[Window]:
+    """The windows of `count` of the `to` pixels into which `side` pixels are resized, from `first` on."""
     if side == to:
-        yield from ((place, np.array([1 << BITS])) for place in range(first, first + count))
+        yield from (Window(place, place + 1, place + 0.5, 1.0, np.ones_like) for place in range(first, first + count))
         return
     reach, function = FILTERS[interpolation]
     scale = side / to
     wide = max(scale, 1.0)
     for place in range(first, first + count):
         centre = (place + 0.5) * scale
-        start, stop = max(int(centre - reach * wide + 0.5), 0), min(int(centre + reach * wide + 0.5), side)
-        weights = function((np.arange(start, stop) - centre + 0.5) * (1.0 / wide))
-        total = np.add.accumulate(weights)[-1]
-        scaled = (weights / total if total else weights) * (1 << BITS)
-        yield start, (scaled + np.copysign(0.5, scaled)).astype(np.int64)
+        yield Window(max(int(centre - reach * wide + 0.5), 0), min(int(centre + reach * wide + 0.5), side), centre, wide, function)
+
+
+def filter_weights(interpolation: str, side: int, to: int, first: int, count: int) -> Iterator[tuple[int, np.ndarray]]:
+    """The first pixel and the weights, times a power of two, of each of these windows."""
+    for window in windows(interpolation, side, to, first, count):
+        yield window.start, np.concatenate([weights for _, _, weights in window.weights()])
 
 
 def _bicubic(x: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What is a target task, and which of its images do the scores see?"""
+"""Target tasks, and the samples of their images that scores see."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -142,40 +142,71 @@ def stratified_train(labels: np.ndarray, size: int) -> np.ndarray:
     return mask
 
 
+ONE_EACH = "A task has one class per image"
+SEVERAL = "labels of several classes per image (multi-label)"
+SEPARATORS = "|;,"
+"""What stands between the names of several classes in one text."""
+
+
 def how_to_label(labels: Any, name: str = "labels") -> str:
     """What to type so that labels become one integer per image, judged by their shape and values: the end of an error sentence."""
-    one_each = "A task has one class per image"
-    several = "labels of several classes per image (multi-label)"
     try:
         labels = np.asarray(labels)
     except ValueError:
         labels = np.empty((0,), object)
     nested = any(isinstance(each, list | tuple | set | np.ndarray) for each in labels.tolist()) if labels.ndim == 1 else False
     if labels.ndim == 1 and labels.dtype.kind in "USO" and len(labels) and not nested:
-        return f"For names type: np.unique({name}, return_inverse=True)[1]"
+        return _how_to_label_texts(labels, name)
     if labels.dtype.kind == "O":
-        return f"Lists of different lengths are {several}. {one_each}: keep the images that have one, or make a task of each class."
+        return f"Lists of different lengths are {SEVERAL}. {ONE_EACH}: keep the images that have one, or make a task of each class."
     if labels.ndim == 1:
         return f"For whole numbers type: {name}.astype(int); for other values: np.unique({name}, return_inverse=True)[1]"
     if labels.ndim != 2 or labels.dtype.kind not in "biuf" or not labels.size:
-        return f"{one_each}."
-    if labels.shape[1] == 1:
-        return f"Type: {name}[:, 0]"
-    values, ones = labels.astype(float), (labels == 1).sum(axis=1)
-    if np.isin(values, (0, 1)).all() or np.isin(values, (-1, 1)).all():
-        if (ones == 1).all():
+        return f"{ONE_EACH}."
+    return f"Type: {name}[:, 0]" if labels.shape[1] == 1 else _how_to_label_matrix(labels, name)
+
+
+def _how_to_label_texts(labels: np.ndarray, name: str) -> str:
+    texts = [text.decode(errors="replace") if isinstance(text, bytes) else str(text) for text in labels.tolist()]
+    by_name = f"np.unique({name}, return_inverse=True)[1]"
+    for mark in SEPARATORS:
+        joined = [text for text in texts if mark in text.strip(mark)]
+        if joined:
+            return (
+                f"{len(joined):,} of {len(texts):,} texts hold {mark!r}, as in {joined[0]!r}. If it separates names, these are {SEVERAL}. {ONE_EACH}: keep "
+                f"the images that have one, or make a task of each class. If it belongs to a name type: {by_name}"
+            )
+    return f"For names type: {by_name}"
+
+
+def _how_to_label_matrix(labels: np.ndarray, name: str) -> str:
+    """Of a matrix with two columns or more."""
+    number, (values, unknown) = len(labels), (labels.astype(float), np.isnan(labels.astype(float)))
+    distinct = np.unique(values[~unknown])
+    if (unknown.any() and len(distinct) <= 2) or (np.isin(distinct, (-1, 0, 1)).all() and len(distinct) == 3):
+        return f"These are {SEVERAL} with unknown ones (-1 or NaN). {ONE_EACH}: make a task of each class, of the images where it is known."
+    if len(distinct) == 2 or np.isin(distinct, (0, 1)).all():
+        high = distinct[-1] if len(distinct) == 2 else 1
+        has, said = values == high, f"{name} == 1" if high == 1 else f"{name} > {(distinct[0] + high) / 2:.6g}"
+        if (has.sum(axis=1) == 1).all():
             return f"For one-hot labels type: {name}.argmax(1)"
+        column = said.replace(name, f"{name}[:, 0]", 1)
         return (
-            f"These are {several}: {(ones > 1).sum():,} of {len(labels):,} images have several of the {labels.shape[1]} classes, {(ones == 0).sum():,} "
-            f"have none. {one_each}: keep the images with ({name} == 1).sum(1) == 1, or make a task of each class, as in ({name}[:, 0] == 1).astype(int)"
+            f"These are {SEVERAL}: {(has.sum(axis=1) > 1).sum():,} of {number:,} images have several of the {labels.shape[1]} classes, "
+            f"{(~has).all(axis=1).sum():,} have none{'' if high == 1 else f', if {high:.6g} is yes and {distinct[0]:.6g} no'}. {ONE_EACH}: keep the images with "
+            f"({said}).sum(1) == 1, or make a task of each class, as in ({column}).astype(int)"
         )
-    if np.isin(values[~np.isnan(values)], (-1, 0, 1)).all():
-        return f"These are {several} with unknown ones (-1 or NaN). {one_each}: make a task of each class, of the images where it is known."
-    if values.min() >= 0 and np.allclose(values.sum(axis=1), 1, atol=1e-3):
-        return f"These are shares of each class (soft labels). {one_each}; to keep the largest, which loses the others, type: {name}.argmax(1)"
+    sums = values.sum(axis=1)
+    if values.min() >= 0 and (np.allclose(sums, 1, atol=1e-3) or np.allclose(sums, 100, atol=0.1)):
+        return f"These are shares of each class (soft labels). {ONE_EACH}; to keep the largest, which loses the others, type: {name}.argmax(1)"
+    if values.min() >= 0 and values.max() <= 1:
+        return (
+            f"These are numbers from 0 to 1 that do not sum to 1: a probability of each class by itself, {SEVERAL}. {ONE_EACH}: keep the images with "
+            f"({name} > 0.5).sum(1) == 1, or make a task of each class, as in ({name}[:, 0] > 0.5).astype(int)"
+        )
     if labels.dtype.kind in "iu":
-        return f"These are {labels.shape[1]} numbers per image. {one_each}; choose a column, as in {name}[:, 0]"
-    return f"{one_each}; these are {labels.shape[1]} scores per image, of which {name}.argmax(1) is the place of the largest."
+        return f"These are {labels.shape[1]} numbers per image. {ONE_EACH}; choose a column, as in {name}[:, 0]"
+    return f"{ONE_EACH}; these are {labels.shape[1]} scores per image, of which {name}.argmax(1) is the place of the largest."
 
 
 def _chosen(images: Images, places: np.ndarray) -> Images:

@@ -1,10 +1,11 @@
-"""Copies of an image are found at any size and in any format, different images are kept apart."""
+"""Copies of an image are found at any size, different images are kept apart however alike they are."""
 
 import io
+import tracemalloc
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import ntk_select as ns
 from ntk_select.copies import distinct, groups_of_copies
@@ -32,7 +33,7 @@ CHANGES = {
     "half the size, nearest": lambda image: half(image, Image.Resampling.NEAREST),
     "twice the size": lambda image: np.asarray(Image.fromarray(image).resize((192, 192), Image.Resampling.BICUBIC)),
     "squeezed": lambda image: np.asarray(Image.fromarray(image).resize((128, 64), Image.Resampling.LANCZOS)),
-    "JPEG": as_jpeg,
+    "a JPEG of twice the size": lambda image: as_jpeg(np.asarray(Image.fromarray(image).resize((192, 192), Image.Resampling.BICUBIC))),
 }
 
 
@@ -44,6 +45,17 @@ def test_a_copy_is_found_among_others(rng, change):
     assert group.tolist() == [7, 20]
 
 
+def test_large_copies_are_found_in_little_memory(rng):
+    image = scene(rng, 64)
+    large = image.repeat(150, axis=0).repeat(150, axis=1)
+    assert [group.tolist() for group in groups_of_copies([image, scene(rng), large])] == [[0, 2]]
+    long = rng.integers(0, 256, size=(1, 3_000_000), dtype=np.uint8)
+    tracemalloc.start()
+    assert [group.tolist() for group in groups_of_copies([long, long.copy(), long[:, ::-1]])] == [[0, 1]]
+    assert tracemalloc.get_traced_memory()[1] < 30e6
+    tracemalloc.stop()
+
+
 def test_groups_hold_all_copies_of_an_image(rng):
     images = [scene(rng) for _ in range(3)]
     found = groups_of_copies([images[place] for place in (0, 1, 0, 2, 1, 0)])
@@ -52,11 +64,44 @@ def test_groups_hold_all_copies_of_an_image(rng):
 
 @pytest.mark.parametrize("side", [8, 32, 300, 1024])
 def test_images_of_noise_are_no_copies_at_any_size(rng, side):
-    assert groups_of_copies(list(rng.integers(0, 256, size=(12, side, side), dtype=np.uint8))) == []
+    images = [rng.integers(0, 256, size=(side + place % 3, side), dtype=np.uint8) for place in range(12)]
+    assert groups_of_copies(images) == []
+    dark = [np.clip(20 + 2 * rng.normal(size=(side, side)), 0, 255).astype(np.uint8) for _ in range(5)]
+    assert groups_of_copies(dark) == []
 
 
 def test_digits_are_no_copies():
     assert groups_of_copies(ns.load_task("digits").images) == []
+
+
+def printed(text, side, rng, noise=0.0):
+    """A number on a grey card."""
+    image = Image.new("L", (side, side), 180)
+    ImageDraw.Draw(image).text((side // 3, side // 3), text, fill=20, font_size=max(side // 9, 8))
+    return np.clip(np.asarray(image) + noise * rng.normal(size=(side, side)), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("noise", [0.0, 4.0])
+@pytest.mark.parametrize("sides", [(224,), (224, 160, 112, 96)])
+def test_different_numbers_on_one_card_are_no_copies(rng, noise, sides):
+    texts = [f"{number:06d}" for number in rng.choice(10**6, size=20, replace=False)]
+    assert groups_of_copies([printed(text, sides[place % len(sides)], rng, noise) for place, text in enumerate(texts)]) == []
+
+
+@pytest.mark.parametrize("sides", [(96,), (96, 144)])
+def test_a_small_defect_tells_images_of_a_fixed_camera_apart(rng, sides):
+    background = scene(rng)[..., 0].astype(float)
+    images = []
+    for place in range(20):
+        image = background + 6 * rng.normal(size=background.shape)
+        if place % 2:
+            row, column = rng.integers(0, 88, size=2)
+            image[row : row + 8, column : column + 8] += 100
+        image = np.clip(image, 0, 255).astype(np.uint8)
+        images.append(np.asarray(Image.fromarray(image).resize((sides[place % len(sides)],) * 2, Image.Resampling.BICUBIC)))
+    found = groups_of_copies(images)
+    assert all(len(set(group % 2)) == 1 for group in found)
+    assert len(sides) > 1 or found == []
 
 
 def test_flat_images_of_one_grey_are_copies_and_of_others_are_not():

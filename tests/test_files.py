@@ -1,10 +1,11 @@
-"""Is a file written whole or not at all?"""
+"""Files are written whole or not at all, and what lies in their place is recognised."""
 
+import codecs
 import os
 
 import pytest
 
-from ntk_select.files import file_name, write_atomically
+from ntk_select.files import file_name, what_instead, write_atomically
 
 
 def test_content_arrives_and_nothing_else_is_left(tmp_path):
@@ -66,3 +67,60 @@ def test_any_text_becomes_the_name_of_one_file(text, name, tmp_path):
     assert file_name(text) == name
     (tmp_path / file_name(text)).touch()
     assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12345\n"
+SVG = '<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        POINTER.encode(),
+        codecs.BOM_UTF8 + POINTER.encode(),
+        POINTER.encode("utf-16"),
+        POINTER.replace("\n", "\r\n").encode(),
+        b"\n" + POINTER.encode(),
+        b"version https://hawser.github.com/spec/v1\noid sha256:00\nsize 1\n",
+    ],
+    ids=["plain", "mark", "UTF-16", "Windows", "empty line", "before 1.0"],
+)
+def test_a_pointer_of_git_lfs_is_recognised_in_any_encoding(content):
+    assert what_instead(content) == "is a Git LFS pointer, not the file that it stands for. Type, in its repository: git lfs pull"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"<!DOCTYPE html><html>404</html>",
+        b"\n <HTML lang='en'><body>Sign in</body>",
+        codecs.BOM_UTF8 + b"<!doctype HTML>",
+        "<html>".encode("utf-16"),
+        b"<!-- saved from an address -->\n<html>",
+        b"<script>location.href='/login'</script>",
+        b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>',
+        b"<!doctype html>" + b"x" * 5000,
+    ],
+)
+def test_a_web_page_is_recognised(content):
+    assert what_instead(content).startswith("is a web page, as a server sends in place of a file")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{}",
+        b"PK\3\4",
+        b"\x80" + POINTER.encode(),
+        b"version 2",
+        SVG.encode(),
+        b"<header>",
+        b"\xff\xfe\xff",
+        b"<!---->" * 140,
+        b"x<html>",
+        bytes(2000),
+    ],
+)
+def test_other_files_are_neither(content):
+    assert what_instead(content) is None

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ROOMS = {"ntk_select": ROOT / "ntk_select", "ntk_select.models": ROOT / "models", "ntk_select.data": ROOT / "data"}
-CONTRACTS = {"card", "errors", "expert", "files", "multi_domain", "preprocess", "task"}
+CONTRACTS = {"cache", "card", "errors", "expert", "file_states", "files", "multi_domain", "preprocess", "progress", "task"}
 FORBIDDEN_AT_IMPORT = {"tensorflow", "torch", "matplotlib", "tensorflow_datasets", "neural_tangents"}
 # Installed with the package, but not needed by its numerical core.
 # The files that may read JAX's intermediate form, which is less stable than the rest of JAX.

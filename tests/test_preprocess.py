@@ -185,6 +185,25 @@ def test_resizing_only_what_the_crop_keeps_gives_pillows_values(noise, monkeypat
                 assert np.abs(ours.astype(int) - theirs).mean() < 2
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos", "box"])
+@pytest.mark.parametrize("kept", [0, 2**23])
+def test_weights_in_pieces_give_pillows_values(noise, monkeypatch, interpolation, kept):
+    for name, value in (("WHOLE", 0), ("PIECE", 7), ("KEPT", kept)):
+        monkeypatch.setattr(resize_module, name, value)
+    for image in (noise((5, 300, 3)), noise((30, 31))):
+        ours = Preprocess(size=4, interpolation=interpolation).resized([image])[0]
+        theirs = crop_by_pillow(image, None, 4, interpolation)
+        np.testing.assert_array_equal(ours, np.stack([theirs] * 3, axis=-1) if image.ndim == 2 else theirs)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos", "box"])
+@pytest.mark.parametrize("side", [8_000, 3_000_000])
+def test_a_pixel_that_stands_for_millions_is_their_mean(monkeypatch, interpolation, side):
+    monkeypatch.setattr(resize_module, "WHOLE", 0)
+    for value in (7, 255):
+        assert (Preprocess(size=1, interpolation=interpolation).resized([np.full((1, side), value, np.uint8)]) == value).all()
+
+
 def test_the_nearest_pixel_is_kept_where_only_the_crop_is_resized(monkeypatch):
     monkeypatch.setattr(resize_module, "WHOLE", 0)
     ramp = np.repeat(np.arange(240, dtype=np.uint8)[None], 3, axis=0)
@@ -213,6 +232,7 @@ def peak_of(code):
         ((2_000_000, 2), {"size": 224}),
         ((2, 2_000_000, 3), {"size": 224, "interpolation": "bicubic"}),
         ((3, 40_000, 3), {"size": 32, "resize": 1024, "interpolation": "nearest"}),
+        ((1, 10_000_000), {"size": 1, "interpolation": "lanczos"}),
     ],
 )
 def test_the_memory_for_an_image_of_any_shape_is_bounded(shape, options):
@@ -235,6 +255,18 @@ def test_the_memory_for_an_image_of_any_shape_is_bounded(shape, options):
 def test_a_mean_or_deviation_on_the_scale_to_255_is_refused_with_the_values_meant(mean, std, fix):
     with pytest.raises(ConfigError, match=r"pixels in 0 \.\. 255, .*Divide by 255: " + fix):
         Preprocess(size=4, mean=mean, std=std)
+
+
+@pytest.mark.parametrize(
+    ("mean", "factor", "std"), [((103.94, 116.78, 123.68), 0.017, "0.2307"), ((127.5,) * 3, 0.00784313725, "0.5"), ((127.5,) * 3, 1 / 256, "1")]
+)
+def test_a_factor_of_caffe_is_turned_into_a_deviation(mean, factor, std):
+    with pytest.raises(ConfigError, match=rf"looks like a factor .*Caffe.*: --mean [\d. ]+ --std {std} {std} {std}$") as caught:
+        Preprocess(size=4, mean=mean, std=(factor,) * 3)
+    means, stds = (tuple(map(float, part.split())) for part in str(caught.value).split("--mean ")[1].split(" --std "))
+    pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    ours = Preprocess(size=16, mean=means, std=stds)([pixels])[0, ..., 0]
+    np.testing.assert_allclose(ours, (pixels.astype(float) - mean[0]) * factor, atol=5e-3)
 
 
 def test_a_card_with_values_on_the_scale_to_255_is_refused_with_the_values_meant():

@@ -1,4 +1,4 @@
-"""Is a task checked when it is made, and is the probe sample balanced, seeded and lazy?"""
+"""A task is checked when it is made, and the probe sample is balanced, seeded and lazy."""
 
 from collections.abc import Sequence
 
@@ -200,6 +200,9 @@ def test_whether_flips_keep_the_class_is_yes_no_or_not_known():
             Task("t", images, labels, ("a", "b"), flips_keep_class=wrong)
 
 
+SEVERAL = np.array([[1, 1, 0], [0, 0, 0], [0, 1, 0], [1, 0, 1]], bool)
+
+
 @pytest.mark.parametrize(
     ("labels", "hint"),
     [
@@ -213,6 +216,31 @@ def test_whether_flips_keep_the_class_is_yes_no_or_not_known():
             "multi-label.*1 of 4 images have several of the 2 classes, 0 have none",
         ),
         (np.array([[1.0, 0, -1], [0, 0, 1], [1, 1, 1], [0, np.nan, 0]]), "multi-label.* with unknown ones"),
+        (
+            np.where(SEVERAL, 0.95, 0.05),
+            r"multi-label\): 2 of 4 .*if 0.95 is yes and 0.05 no\..*\(labels > 0.5\).sum\(1\) == 1, .*\(labels\[:, 0\] > 0.5\)",
+        ),
+        (
+            (SEVERAL * 255).astype(np.uint8),
+            r"multi-label\): 2 of 4 images have several of the 3 classes, 1 have none, if 255 is yes.*\(labels > 127.5\)",
+        ),
+        (np.where(SEVERAL, 2, 1), r"multi-label\): 2 of 4 .*if 2 is yes and 1 no\..*\(labels > 1.5\)"),
+        (np.where(SEVERAL, 1, -1), r"multi-label\): 2 of 4 .*1 have none\..*\(labels == 1\).sum\(1\) == 1"),
+        (np.where(SEVERAL, 1.0, np.nan), "multi-label.* with unknown ones"),
+        (
+            np.array([[0.9, 0.8, 0.1], [0.2, 0.3, 0.0], [0.5, 0.9, 0.4], [0.1, 0.2, 1]]),
+            r"do not sum to 1: .*multi-label\).*\(labels > 0.5\).sum\(1\) == 1",
+        ),
+        (np.eye(3)[[0, 1, 2, 0]] * 255, r"For one-hot labels type: labels.argmax\(1\)$"),
+        (np.eye(3)[[0, 1, 2, 0]] * 0.85 + 0.05, r"For one-hot labels type: labels.argmax\(1\)$"),
+        (np.array([[70.0, 30.0], [10, 90], [50, 50], [100, 0]]), "soft labels.*keep the largest, which loses the others"),
+        (
+            ["Effusion|Mass", "No Finding", "Mass", "Mass"],
+            r"1 of 4 texts hold '\|', as in 'Effusion\|Mass'\. .*multi-label\)\..*belongs to a name type: np.unique",
+        ),
+        (["a; b", "b", "a", "c; a"], "2 of 4 texts hold ';', as in 'a; b'.*multi-label"),
+        ([b"a,b", b"b", b"a", b"a"], "1 of 4 texts hold ',', as in 'a,b'.*multi-label"),
+        (np.array(["a|b", "b", "a", "a"], object), r"1 of 4 texts hold '\|'.*multi-label"),
         (np.array([[0.7, 0.3], [0.1, 0.9], [0.5, 0.5], [1, 0]]), "soft labels.*keep the largest, which loses the others"),
         (np.array([[3, 17], [4, 18], [3, 19], [4, 18]]), r"2 numbers per image.*choose a column, as in labels\[:, 0\]"),
         (np.array([[0.2, 3.0], [1, 2], [3, 4], [2, 2]]), "2 scores per image"),

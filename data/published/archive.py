@@ -1,4 +1,4 @@
-"""What is in the archives of a set as its authors publish them? They are read in place, nothing is unpacked."""
+"""Reading of the archives of a set as its authors publish them, in place: nothing is unpacked."""
 
 import os
 import posixpath
@@ -10,6 +10,7 @@ from ntk_select.errors import DataError, first_line
 
 from ..folder import walk
 from ..layout import few, is_image, is_junk
+from ..recognise import HEAD, refuse_stand_in
 from ..zipped import MAX_ENTRY_BYTES
 from .parts import Files, Tar, Zip
 
@@ -65,6 +66,12 @@ class Archive:
         except Exception as error:  # damaged deflate, gzip, bz2, lzma or headers: each raises its own
             raise DataError(f"{part.where}, entry {name}: cannot be read ({first_line(error)}). Download the archive again.") from error
 
+    def read_list(self, name: str) -> bytes:
+        """The bytes of a list. DataError if it is damaged, or something else lies in its place."""
+        content = self.read(name)
+        refuse_stand_in(f"{self.where}, {name}", content)
+        return content
+
     def find(self, *names: str) -> str:
         """The one file of the first of these names that is there; a name may stand below any folder.
 
@@ -83,7 +90,7 @@ class Archive:
         """The lines of such a file that are not empty, without spaces around them. DataError if it is not text."""
         name = self.find(*names)
         try:
-            return [line.strip() for line in self.read(name).decode("utf-8-sig").splitlines() if line.strip()]
+            return [line.strip() for line in self.read_list(name).decode("utf-8-sig").splitlines() if line.strip()]
         except UnicodeDecodeError as error:
             raise DataError(f"{self.where}, {name}: not text in UTF-8 ({error}). Download it again.") from error
 
@@ -113,6 +120,8 @@ class Archive:
         if not path.lower().endswith(ENDINGS):
             raise DataError(f"{path}: not an archive that is known by its name. Allowed: a folder, {', '.join(ENDINGS)}. Needed is: {self.layout}.")
         try:
+            with open(path, "rb") as file:
+                refuse_stand_in(path, file.read(HEAD))
             self._take((Zip if path.lower().endswith(".zip") else Tar)(path, self._open))
         except DataError:
             raise

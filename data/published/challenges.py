@@ -1,4 +1,4 @@
-"""Which class has an image of iNaturalist 2019 or iMaterialist 2019, whose lists are JSON?"""
+"""The classes of the images of iNaturalist 2019 and iMaterialist 2019, whose lists are JSON."""
 
 from collections import Counter
 
@@ -28,8 +28,9 @@ def imaterialist(archive: Archive) -> Contents:
     """
     lists = []
     for name in ("train.json", "val.json"):
+        listed = read_json(archive, name)
         try:
-            lists.append([(str(image["id"]).removesuffix(".jpg"), int(image["class"])) for image in read_json(archive, name)["images"]])
+            lists.append([(str(image["id"]).removesuffix(".jpg"), int(image["class"])) for image in listed["images"]])
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise wrong(archive, name, error) from error
     wanted = {image for rows in lists for image, _ in rows}

@@ -1,4 +1,4 @@
-"""Which images of an archive are in the set, of which class, and for training or testing?"""
+"""The images of an archive that are in the set, with their classes and splits."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -57,11 +57,12 @@ def read_json(archive: Archive, name: str) -> dict:
     """What a JSON file of the archive holds.
 
     Raises:
-      DataError: not there, not JSON, or not an object.
+      DataError: not there, something else in its place, not JSON, or not an object.
     """
     path = archive.find(name)
+    content = archive.read_list(path)
     try:
-        value = json.loads(archive.read(path))
+        value = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{archive.where}, {path}: not JSON ({error}). Download it again.") from error
     if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Which pixels and classes do the pickled arrays of CUCUMBER-9 hold?"""
+"""The pixels and classes in the pickled arrays of CUCUMBER-9."""
 
 import io
 import pickle

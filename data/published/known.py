@@ -1,4 +1,4 @@
-"""What is recorded of a set of the benchmark?"""
+"""The record of a set of the benchmark."""
 
 from dataclasses import dataclass
 

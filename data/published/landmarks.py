@@ -1,4 +1,4 @@
-"""Which images of Google Landmarks v2 are in the subset, and of which landmark?"""
+"""The images of Google Landmarks v2 that are in the subset, with their landmarks."""
 
 from collections import Counter
 

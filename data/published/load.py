@@ -1,4 +1,4 @@
-"""Where does a set of the benchmark lie prepared, and which task is it?"""
+"""The tasks of the prepared sets of the benchmark, and where they lie."""
 
 import os
 import shlex

@@ -1,4 +1,4 @@
-"""Which logo is on an image of Logo-2K+ or BelgaLogos?"""
+"""The logos on the images of Logo-2K+ and BelgaLogos."""
 
 import posixpath
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""How are the files in a folder, a zip archive or a tar listed and read?"""
+"""Listing and reading of the files in a folder, a zip archive or a tar."""
 
 import os
 import tarfile

@@ -1,4 +1,4 @@
-"""Which class has an image of Magnetic Tile Defects or of European Flood 2013?"""
+"""The classes of the images of Magnetic Tile Defects and of European Flood 2013."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""How does an archive, as its authors publish it, become a prepared set?"""
+"""Turning an archive, as its authors publish it, into a prepared set."""
 
 import io
 import os

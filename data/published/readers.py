@@ -1,4 +1,4 @@
-"""Which function reads the archive of which set?"""
+"""The function that reads the archive of each set."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Which sets are the experts of the benchmark trained on?"""
+"""The sets that the experts of the benchmark are trained on."""
 
 from .known import KnownSet
 

@@ -1,4 +1,4 @@
-"""Which sets are the experts of the benchmark fine-tuned on?"""
+"""The sets that the experts of the benchmark are fine-tuned on."""
 
 from .known import KnownSet
 from .sources import BY_TFDS

@@ -1,8 +1,6 @@
 """Digests of the content of images, remembered for as long as their files stay as they are."""
 
 import hashlib
-import os
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,10 +8,9 @@ import numpy as np
 
 from ntk_select.cache import Cache, default_folder, key_of
 from ntk_select.feeding import threads
+from ntk_select.file_states import state_of
 from ntk_select.task import Images, encoded_bytes
 
-FRESH = 2.0
-"""Seconds after its last change within which a file may change again without another time."""
 CHUNK = 64
 """Images that one thread digests at a time."""
 
@@ -21,9 +18,8 @@ CHUNK = 64
 def digest_of_images(images: Images, cache: Cache | None = None) -> str:
     """Digest of the content of all images in their order: encoded bytes where the sequence gives them, else shape and pixels.
 
-    The digest of images that lie in files is remembered under the path, size, inode and times (of content and status, in nanoseconds) of
-    every file. It is not remembered where a file is younger than `FRESH` seconds, changed meanwhile, or is not known: a
-    digest is computed anew rather than wrong.
+    The digest of images that lie in files is remembered under the state of every file (`state_of`). It is not remembered where a file has
+    changed within seconds or meanwhile, or is not known: a digest is computed anew rather than wrong.
 
     Args:
       cache: that remembers it; by default the user's cache folder.
@@ -63,25 +59,7 @@ def _of_one(images: Images, place: int) -> bytes:
 
 
 def _state(images: Images) -> str | None:
-    """A key for the names of the images and the state of the files that hold them; None where it cannot vouch for their content."""
-    origin, youngest = getattr(images, "origin", None), time.time_ns() - int(FRESH * 1e9)
-    if origin is None:
-        return None
-    names, holders, states = hashlib.sha256(), {}, {}
-    for place in range(len(images)):
-        of = origin(place)
-        if of is None:
-            return None
-        files, name = of
-        number = holders.setdefault(files, len(holders))
-        names.update(repr((number, name)).encode())
-        for file in files if number == len(holders) - 1 else ():
-            if file not in states:
-                try:
-                    found = os.stat(file)
-                except OSError:
-                    return None
-                if max(found.st_mtime_ns, found.st_ctime_ns) > youngest:
-                    return None
-                states[file] = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-    return key_of("digest of images", names.hexdigest(), repr([(file, states[file]) for files in holders for file in files]))
+    """A key for the images and the state of their files; None where it cannot vouch for their content."""
+    origin = getattr(images, "origin", None)
+    state = None if origin is None else state_of(origin(place) for place in range(len(images)))
+    return None if state is None else key_of("digest of images", state)

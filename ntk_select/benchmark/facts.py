@@ -1,4 +1,4 @@
-"""What tells experts and tasks apart, and what is to be known of them before anything is measured?"""
+"""What identifies experts and tasks, and what is known of them before anything is measured."""
 
 import hashlib
 from collections.abc import Callable, Mapping

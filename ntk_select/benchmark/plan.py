@@ -9,6 +9,7 @@ from ntk_select.errors import ConfigError
 from ntk_select.expert import Expert
 from ntk_select.finetuning.shots import SHARE
 from ntk_select.flops import TRAINING
+from ntk_select.forecasting.kernel import directions_for
 from ntk_select.plugins import builtin
 from ntk_select.preprocess import Preprocess
 from ntk_select.zoo_training import read_config as read_zoo_config
@@ -24,7 +25,7 @@ from ntk_select.zoo_training.speed import (
     training_rate,
 )
 
-from .cells import UNTRAINED, Cell, ExpertFacts, TaskFacts, grid, scores_of
+from .cells import FORECAST, UNTRAINED, Cell, ExpertFacts, TaskFacts, grid, scores_of
 from .config import BenchConfig, Images, read_config
 from .facts import check_names, load, seen_by_line, task_facts
 from .measure import Bench
@@ -177,8 +178,8 @@ def _parts(config: BenchConfig, cells: Iterable[Cell], tasks: dict[str, TaskFact
     sums = defaultdict(lambda: [0, 0.0, 0.0, 0.0, 0.0])
     gradients = any("gradient_kernel" in score.takes for score in scores_of(config).values())
     for cell in cells:
-        trained, passed = _images(config, cell, tasks[cell.task], gradients)
         speed = speed_for(cell)
+        trained, passed = _images(config, cell, tasks[cell.task], gradients, speed.width)
         equivalent = trained + passed / TRAINING
         entry = sums[cell.kind, cell.role, cell.images]
         for place, value in enumerate((1, trained, passed, TRAINING * speed.flops * equivalent, equivalent / speed.images_per_second / 3600)):
@@ -186,9 +187,16 @@ def _parts(config: BenchConfig, cells: Iterable[Cell], tasks: dict[str, TaskFact
     return [Part(*key, *entry) for key, entry in sums.items()]
 
 
-def _images(config: BenchConfig, cell: Cell, task: TaskFacts, gradients: bool) -> tuple[float, float]:
-    """Images that a cell trains on, and passes forward alone; `gradients`: whether a score goes one step back."""
+def _images(config: BenchConfig, cell: Cell, task: TaskFacts, gradients: bool, width: int) -> tuple[float, float]:
+    """Images that a cell trains on, and passes forward alone.
+
+    Args:
+      gradients: whether a score goes one step back.
+      width: pre-logits of the network. A derivative along a direction, of which a forecast takes fewer the wider the network is, costs two passes.
+    """
     count = task.train if cell.images is None else min(cell.images * task.num_classes, task.train)
+    if cell.role == FORECAST:
+        return 0, count * (1 + 2 * directions_for(width))
     if cell.kind == "score":
         return (count if gradients else 0), count
     epochs = cell.settings["epochs"] if cell.kind == "kernel" else config.recipe_of(cell.task).epochs

@@ -79,7 +79,7 @@ COMMANDS = {
     "dynamics": ("Dynamics", "Predict the fine-tuning of one expert from its kernel, fine-tune it, and compare the curves."),
     "finetune": ("Finetune", "Fine-tune experts on a task, by the paper's recipe, and test them."),
     "bench": ("Bench", "Every expert on every task, scored and fine-tuned: run, plan, status, report, pack."),
-    "tasks": ("Tasks", "Which tasks can be named, what is in one, and how is one prepared?"),
+    "tasks": ("Tasks", "List the kinds of task, show one, or prepare a set of the benchmark."),
     "scores": ("Scores", "Which scores are there, what does each ask, and what does it need?"),
     "zoo": ("Zoo", "List, show and verify experts; convert checkpoints; train a zoo from a config."),
 }

@@ -117,7 +117,7 @@ class BenchPlan:
             ]
             for part in (*found.parts, total(found))
         ]
-        columns = ["cells", "images a class", "number", "images trained on", "passed forward", "FLOPs", "device-hours here, roughly"]
+        columns = ["cells", "images per class", "number", "images trained on", "passed forward", "FLOPs", "device-hours here, roughly"]
         speeds = ", ".join(f"{name} {speed.images_per_second:,.1f} images/s" for name, speed in found.speeds.items())
         skipped = f"; {found.skipped} pairs left out (own source)" if found.skipped else ""
         print_table(
@@ -125,7 +125,7 @@ class BenchPlan:
             columns,
             rows,
             right=columns[1:],
-            optional=("images a class", "passed forward", "images trained on"),
+            optional=("images per class", "passed forward", "images trained on"),
         )
         for sentence in found.rough:
             print_line(sentence)

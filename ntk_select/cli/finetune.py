@@ -195,7 +195,7 @@ def print_results(results: Sequence) -> None:
         ]
         for result in results
     ]
-    shots = "all training images" if first.shots is None else f"{first.shots} images a class"
+    shots = "all training images" if first.shots is None else f"{first.shots} images per class"
     title = f"{first.task}: {shots} ({first.train_images:,}), tested on {first.test_images:,}; learning rate {CHOSEN[first.choose][0]}"
     trials = CHOSEN[first.choose][1]
     columns = ["expert", "seed", "accuracy", "95 %", "balanced", "rate", *([trials] if several else []), "images/s", "cost", "seconds"]

@@ -165,7 +165,7 @@ class Rank:
 
 def print_ranking(ranking, seconds: float) -> None:
     """The table, the failures, the warnings and the judgement; of many scores the first, and a second table of what each says."""
-    from ntk_select.ranking.record import CONTENDER, cell
+    from ntk_select.ranking.record import cell
 
     console, record = out(), ranking.task
     shown = ranking.score_names if len(ranking.score_names) <= MOST_COLUMNS else (ranking.deciding or ranking.score_names[0],)
@@ -185,7 +185,9 @@ def print_ranking(ranking, seconds: float) -> None:
     narrow = ("seconds", "architecture", "source", *reversed(shown[1:]))
     print_table(title, columns, rows, right=("rank", *shown, "seconds"), optional=narrow, names=("expert",))
     if any(getattr(e.scores[name], "low", None) is not None for e in ranking for name in shown):
-        console.print(Text("± 95 %, over the choice of images." + (f" {CONTENDER} cannot be told from the first." if ranking.tied > 1 else "")))
+        console.print(Text("± 95 %, over the choice of images."))
+    for mark in ranking.marks:
+        console.print(Text(mark))
     if shown != ranking.score_names and ranking.experts:
         _print_scores(ranking)
     for (extent, reason), names in ranking.reasons().items():
@@ -239,6 +241,7 @@ def _print_scores(ranking) -> None:
         rows,
         right=columns[2:],
         optional=("seconds", columns[3]),
+        names=("score",),
     )
     pairs = matrix[np.triu_indices(len(matrix), 1)]
     agreeing = f", the rank correlation of two scores is {np.nanmedian(pairs):.2f} in the median" if np.isfinite(pairs).any() else ""

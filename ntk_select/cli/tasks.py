@@ -1,4 +1,4 @@
-"""`ntk-select tasks`: which tasks can be named, what is in one, and how is one prepared?"""
+"""`ntk-select tasks`: list the kinds of task, show one, prepare a set of the benchmark."""
 
 import os
 from dataclasses import asdict, dataclass, field
@@ -164,7 +164,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Tasks:
-    """Which tasks can be named, what is in one, and how is one prepared?"""
+    """List the kinds of task, show one, or prepare a set of the benchmark."""
 
     command: (
         Annotated[TasksList, tyro.conf.subcommand("list", prefix_name=False)]

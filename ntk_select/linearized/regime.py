@@ -100,4 +100,4 @@ def _until(step: float, end: str) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return "infinitely" if value is None or not np.isfinite(value) else f"{100 * value:.2g} %"
+    return "infinitely" if value is None or not np.isfinite(value) else f"{round(100 * value, 2 if value < 0.01 else 1):g} %"

@@ -52,6 +52,11 @@ def evidence_for(score: str) -> str:
     """How well a score has predicted fine-tuned accuracy, in one sentence."""
     known = [(value, images) for value, images in zip(SPEARMAN.get(score, ()), PER_CLASS, strict=False) if value is not None]
     if not known:
-        return f"How well {score} predicts accuracy after fine-tuning has not been measured."
+        return unmeasured(score)
     told = " and ".join(f"{value:.2f} at {images} images per class" for value, images in reversed(known))
     return f"Measured on {BENCHMARK}, {score} has a rank correlation with accuracy after fine-tuning of {told} (1 is perfect, 0 is chance)."
+
+
+def unmeasured(score: str) -> str:
+    """The sentence for a score that was not measured in this form."""
+    return f"How well {score} predicts accuracy after fine-tuning has not been measured."

@@ -207,15 +207,15 @@ class Gatherer:
 
     def _gradient_kernel(self, expert: Expert, x, passes: ProbePass | None, outputs: str) -> tuple[np.ndarray | None, str]:
         """The kernel, from passes with a pooled last convolution if they are there; or None and why there is none."""
-        if passes is None and (cost := self._products(expert, x, outputs)) > MAX_PRODUCTS:
-            return None, (
-                f"The exact kernel of this network's ending needs {cost:.1e} products, above the {MAX_PRODUCTS:.0e} that a ranking spends on it. "
-                "To have it all the same call ntk_select.lgc(expert, x, labels), or for less, with its error, "
-                "ntk_select.lgc(..., sketch=ntk_select.Sketch(kind='jvp'))."
-            )
         try:
             if passes is not None:
                 kernel = pooled_kernel(expert, passes, outputs)
+            elif (cost := self._products(expert, x, outputs)) > MAX_PRODUCTS:
+                return None, (
+                    f"The exact kernel of this network's ending needs {cost:.1e} products, above the {MAX_PRODUCTS:.0e} that a ranking spends on it. "
+                    "To have it all the same call ntk_select.lgc(expert, x, labels), or for less, with its error, "
+                    "ntk_select.lgc(..., sketch=ntk_select.Sketch(kind='jvp'))."
+                )
             else:
                 kernel = gradient_kernel(expert, np.asarray(x), layers=self.layers, outputs=outputs, batch_size=self.batch_size)
         except NtkSelectError as error:
@@ -227,7 +227,8 @@ class Gatherer:
         if expert.last_conv is None and self.layers == "last_conv":
             return 0.0
         fn, variables, outputs, layers = expert_question(expert, self.layers, outputs)
-        plan = ntk_plan(fn, variables, np.asarray(x), outputs=outputs, layers=layers)
+        shape_only = np.broadcast_to(np.zeros((), x.dtype), x.shape)
+        plan = ntk_plan(fn, variables, shape_only, outputs=outputs, layers=layers)
         return (plan.flops - plan.pass_flops) / 2
 
     # What is known from elsewhere

@@ -14,12 +14,12 @@ NAMED = 4
 
 
 def ordered(rows: list[ExpertScores], deciding: str, score: Score) -> list[ExpertScores]:
-    """Best first by the deciding score; those without it last, by name."""
+    """Best first by the deciding score; behind them those whose value would be about the same for any labels; those without it last, by name."""
     sign = -1 if score.higher_is_better else 1
 
     def key(row: ExpertScores):
         outcome = row.scores[deciding]
-        return (0, sign * outcome.value, row.name) if isinstance(outcome, ScoreResult) else (1, 0.0, row.name)
+        return (int(bool(outcome.remark)), sign * outcome.value, row.name) if isinstance(outcome, ScoreResult) else (2, 0.0, row.name)
 
     return [replace(row, rank=position) for position, row in enumerate(sorted(rows, key=key), start=1)]
 
@@ -33,8 +33,9 @@ def contenders(rows: list[ExpertScores], on_halves: dict[str, np.ndarray], decid
     scored = [row for row in rows if isinstance(row.scores[deciding], ScoreResult)]
     if not scored:
         return ()
+    scored = [row for row in scored if bool(row.scores[deciding].remark) == bool(scored[0].scores[deciding].remark)]
     best, found = scored[0], [scored[0].name]
-    judged = bool(halves.rows) and np.isfinite(halves.margin(on_halves[best.name]))
+    judged = best.name in on_halves and np.isfinite(halves.margin(on_halves[best.name]))
     for row in scored[1:]:
         difference = row.scores[deciding].value - best.scores[deciding].value
         if difference == 0 or (judged and not halves.told_apart(on_halves[best.name], on_halves[row.name], difference)):
@@ -72,7 +73,7 @@ def _expected(rows: list[ExpertScores], deciding: str) -> str:
 
 
 def _disagreement(rows: list[ExpertScores], deciding: str, scores: Mapping[str, Score]) -> str:
-    """Whom the other scores that look at the images put first, where that is not the best."""
+    """Whom the other scores that look at the images put first, where that is not the best. Scores that would fit any labels do not count."""
     if not rows or not isinstance(rows[0].scores[deciding], ScoreResult):
         return ""
     others: dict[str, list[str]] = {}
@@ -91,7 +92,9 @@ def _verdict(rows: list[ExpertScores], among: Sequence[str], deciding: str, scor
     if not among:
         return f"No expert could be given the score {deciding}."
     best, scored = rows[0], sum(isinstance(row.scores[deciding], ScoreResult) for row in rows)
+    equal = [row.name for row in rows if row.name in among and row.scores[deciding].value == best.scores[deciding].value]
     highest = f"{deciding} is {'highest' if score.higher_is_better else 'lowest'} for {best.name}"
+    highest += f" and {len(equal) - 1} other{'s' if len(equal) > 2 else ''} of equal value" if len(equal) > 1 else ""
     if not score.needs_images:
         return f"{highest}, and says nothing about the task."
     if best.scores[deciding].remark:
@@ -99,25 +102,29 @@ def _verdict(rows: list[ExpertScores], among: Sequence[str], deciding: str, scor
         told = "" if chance is None else f": shuffled labels give it {chance:.4g}"
         return f"{highest} on these {images} images, with {best.scores[deciding].value:.4g}, which says little{told}."
     if not score.resampled:
-        return f"{highest} on these {images} images. It has no intervals: it costs too much to be computed again and again."
+        return f"{highest} on these {images} images. It has no intervals: half-samples of the images cost too much, or do not tell its error."
     if draws == 0:
         return f"{highest} on these {images} images; without draws nothing can be said of how surely."
-    if best.scores[deciding].low is None or not halved:
+    if not halved:
         return f"{highest} on these {images} images; some classes have too few of them to say how surely."
+    if best.scores[deciding].low is None:
+        return f"{highest} on these {images} images; half-samples of them do not tell how surely: it has no value there, or always the same."
     if scored == 1:
         return f"{best.name} is the only expert{'' if len(rows) == 1 else f' with the score {deciding}'}; there is nothing to compare."
     highest += f" on these {images} images"
-    if len(among) == 1:
-        others = "every other expert" if scored == len(rows) else f"the {scored - 1} others that have the score"
+    close = [name for name in among if name not in equal]
+    if not close and scored > len(equal):
+        others = "every other expert" if scored == len(rows) else f"the {scored - len(equal)} others that have the score"
         return f"{highest}, ahead of {others} by more than the choice of images explains (95 %)."
+    if not close:
+        return f"{highest}."
     if len(among) == scored:
         return f"{highest}, but no other expert can be told from it: the choice of images explains the differences (95 %)."
-    return f"{highest}; {_those(rows, among)} cannot be told from it (95 %, over the choice of images)."
+    return f"{highest}; {_those(rows, close)} cannot be told from it (95 %, over the choice of images)."
 
 
-def _those(rows: list[ExpertScores], among: Sequence[str]) -> str:
-    """Names of the other contenders, or their ranks where they are many."""
-    others = among[1:]
+def _those(rows: list[ExpertScores], others: Sequence[str]) -> str:
+    """Names of experts, or their ranks where they are many."""
     if len(others) <= NAMED:
         return " and ".join(filter(None, (", ".join(others[:-1]), others[-1])))
     ranks = [row.rank for row in rows if row.name in others]

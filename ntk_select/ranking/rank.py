@@ -16,6 +16,7 @@ from ntk_select.expert import Expert
 from ntk_select.gradients import of_params
 from ntk_select.plugins import as_experts, as_task
 from ntk_select.progress import Progress, reporting
+from ntk_select.ranking.evidence import evidence_for, unmeasured
 from ntk_select.ranking.inputs import Gatherer
 from ntk_select.ranking.judge import contenders, judgement, ordered
 from ntk_select.ranking.record import ExpertScores, Failure, Ranking
@@ -23,6 +24,7 @@ from ntk_select.ranking.scorer import Scorer
 from ntk_select.resampling import MIN_DRAWS, HalfSamples, half_samples
 from ntk_select.scores import SCORES, Score, ScoreResult
 from ntk_select.scores.installed import known_scores
+from ntk_select.scores.record import is_telling
 from ntk_select.task import ProbeSample, Task, probe_sample
 from ntk_select.whole import is_whole
 
@@ -131,14 +133,17 @@ def rank(
 
     deciding = _deciding(list(chosen), rows)
     on_halves = {name: scorer.on_halves(name, rows) for name in chosen}
-    rows = [_with_intervals(row, chosen, on_halves, halves) for row in scorer.compared(rows)]
+    rows = [_with_intervals(row, chosen, on_halves, halves, len(sample.class_names)) for row in scorer.compared(rows)]
     rows = ordered(rows, deciding, chosen[deciding])
     among = contenders(rows, on_halves[deciding], deciding, halves)
     verdict = judgement(rows, among, deciding, chosen, images=len(sample), draws=draws, halved=len(halves.rows) > 0)
     return Ranking(
-        task=_task_record(task, sample, per_class, seed, gatherer, needs, noticed, _cut(rows, chosen), len(drawn) - len(sample)),
+        task=_task_record(
+            task, sample, per_class, seed, gatherer, needs, noticed, _cut(rows, chosen, len(sample.class_names)), len(drawn) - len(sample)
+        ),
         score_names=tuple(chosen),
         deciding=deciding,
+        evidence=_evidence(deciding, chosen, layers) if among else "",
         fine_tuning=None if "training_kernel" not in needs else _fine_tuning(gatherer),
         experts=tuple(rows),
         failures=tuple(failures),
@@ -152,8 +157,14 @@ def rank(
 
 def _deciding(names: Sequence[str], rows: Sequence[ExpertScores]) -> str:
     """The first score that at least half of the experts have; else the first that any has; else the first."""
-    known = {name: sum(isinstance(row.scores[name], ScoreResult) for row in rows) for name in names}
+    known = {name: sum(is_telling(row.scores[name]) for row in rows) for name in names}
     return next((name for least in (max(len(rows) / 2, 1), 1) for name in names if known[name] >= least), names[0])
+
+
+def _evidence(name: str, scores: Mapping[str, Score], layers: str) -> str:
+    """How well a score has predicted accuracy, where it is the one that was measured."""
+    measured = scores[name] is SCORES.get(name) and (layers == "last_conv" or "gradient_kernel" not in scores[name].takes)
+    return evidence_for(name) if measured else unmeasured(name)
 
 
 def _training(recipe, learning_rates) -> dict[str, Any]:
@@ -202,24 +213,25 @@ def _fine_tuning(gatherer: Gatherer) -> dict[str, Any]:
     return {"recipe": asdict(gatherer.recipe or Recipe()), "learning_rates": list(gatherer.learning_rates or LEARNING_RATES)}
 
 
-def _with_intervals(row: ExpertScores, scores: dict[str, Score], on_halves: dict[str, dict[str, np.ndarray]], halves: HalfSamples) -> ExpertScores:
+def _with_intervals(
+    row: ExpertScores, scores: dict[str, Score], on_halves: dict[str, dict[str, np.ndarray]], halves: HalfSamples, classes: int
+) -> ExpertScores:
     outcomes = dict(row.scores)
     for name, score in scores.items():
-        outcome = outcomes[name]
-        if isinstance(outcome, ScoreResult) and outcome.low is None and np.isfinite(margin := halves.margin(on_halves[name][row.name])):
-            low, high = score.limits
+        outcome, values = outcomes[name], on_halves[name].get(row.name)
+        if is_telling(outcome) and outcome.low is None and values is not None and np.isfinite(margin := halves.margin(values)):
+            low, high = score.limits_for(classes)
             outcomes[name] = replace(outcome, low=max(outcome.value - margin, low), high=min(outcome.value + margin, high))
     return replace(row, scores=outcomes)
 
 
-def _cut(rows: list[ExpertScores], scores: dict[str, Score]) -> list[str]:
+def _cut(rows: list[ExpertScores], scores: dict[str, Score], classes: int) -> list[str]:
     """Says of which scores intervals end where the range of the score does."""
     found = []
     for name, score in scores.items():
+        limits = set(score.limits_for(classes))
         results = [row.scores[name] for row in rows if isinstance(row.scores[name], ScoreResult)]
-        if score.resampled and any(
-            result.low is not None and result.value not in score.limits and {result.low, result.high} & set(score.limits) for result in results
-        ):
+        if score.resampled and any(result.low is not None and {result.low, result.high} & limits - {result.value} for result in results):
             found.append(name)
     return [f"Intervals are cut at the ends of the range of {', '.join(found)}."] if found else []
 

@@ -12,16 +12,18 @@ from typing import Any
 from ntk_select.errors import ConfigError, did_you_mean, missing
 from ntk_select.figure import format_of
 from ntk_select.files import write_atomically
-from ntk_select.ranking.evidence import evidence_for
 from ntk_select.scores import SCORES, ScoreResult, Unavailable
 from ntk_select.scores.dissimilarity import ranked
+from ntk_select.scores.record import is_telling
 
 LONGEST, MOST_REMARKS = 300, 12
 """Letters of a remark below the table, and remarks."""
+UNEVEN = 0.3
+"""Difference of the two sides of an interval, in units of its width, from which both ends are shown."""
 MOST_COLUMNS = 6
 """Scores that a printed ranking shows side by side."""
-CONTENDER = "~"
-"""Stands behind the rank of an expert that cannot be told from the best."""
+CONTENDER, EQUAL = "~", "="
+"""Stand behind the rank of an expert that cannot be told from the best, or has the same value."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Ranking:
       task: name, uri, classes, images seen, copies left out, images per class, seed, warnings.
       score_names: the scores.
       deciding: the score that decides the order: the first that at least half of the experts have.
+      evidence: how well that score has predicted accuracy after fine-tuning, in one sentence; "" where no expert has it.
       fine_tuning: recipe and learning rates of the forecast; None where there is none.
       experts: best first.
       failures: experts that could not be scored.
@@ -92,6 +95,7 @@ class Ranking:
     higher_is_better: dict[str, bool] = field(default_factory=dict)
     shared_seconds: dict[str, float] = field(default_factory=dict)
     deciding: str = ""
+    evidence: str = ""
     fine_tuning: dict[str, Any] | None = None
 
     @property
@@ -103,11 +107,6 @@ class Ranking:
     def tied(self) -> int:
         """Number of `contenders`: 1 where the best stands alone, 0 where no expert has the deciding score."""
         return len(self.contenders)
-
-    @property
-    def evidence(self) -> str:
-        """How well the deciding score has predicted accuracy after fine-tuning, in one sentence; "" where no expert has it."""
-        return evidence_for(self.deciding or self.score_names[0]) if self.contenders else ""
 
     def __len__(self):
         return len(self.experts)
@@ -132,8 +131,18 @@ class Ranking:
         return {expert.name: float(rank) for expert, rank in zip(known, ranks, strict=True)}
 
     def shown_rank(self, row: ExpertScores) -> str:
-        """The rank, with a mark behind it where the expert cannot be told from the best."""
-        return f"{row.rank} {CONTENDER}" if row.name in self.contenders[1:] else str(row.rank)
+        """The rank, with a mark behind it where the expert cannot be told from the best, or has the same value."""
+        if row.name not in self.contenders[1:]:
+            return str(row.rank)
+        name = self.deciding or self.score_names[0]
+        return f"{row.rank} {EQUAL if row.scores[name].value == self.experts[0].scores[name].value else CONTENDER}"
+
+    @property
+    def marks(self) -> list[str]:
+        """What the marks behind ranks mean, those that occur."""
+        shown = {self.shown_rank(row)[-1] for row in self.experts}
+        said = {CONTENDER: "cannot be told from the first (95 %, over the choice of images).", EQUAL: "has the same value as the first."}
+        return [f"{mark} {meaning}" for mark, meaning in said.items() if mark in shown]
 
     def _table(self) -> list[list[str]]:
         """Rows of text under a heading; of many scores only the deciding one."""
@@ -142,7 +151,7 @@ class Ranking:
         return [["rank", "expert", *names], *cells]
 
     def _lines_below(self) -> list[str]:
-        marked = [f"{CONTENDER} cannot be told from the first (95 %, over the choice of images)."] if self.tied > 1 else []
+        marked = self.marks
         remarks = [f"{', '.join(names)} unavailable{extent}: {reason}" for (extent, reason), names in self.reasons().items()]
         remarks += [f"{', '.join(names)}: {remark}" for remark, names in self.remarks().items()]
         remarks += [f"{failure.name} failed: {failure.error}" for failure in self.failures]
@@ -244,7 +253,7 @@ class Ranking:
         }
 
     def to_pandas(self):
-        """The ranking as a pandas DataFrame, one row an expert. Raises MissingDependencyError without pandas."""
+        """The ranking as a pandas DataFrame, one row per expert. Raises MissingDependencyError without pandas."""
         try:
             import pandas
         except ImportError as error:
@@ -293,24 +302,26 @@ class Ranking:
 
 
 def firsts(rows: Sequence[ExpertScores], name: str, higher_is_better: bool = True) -> list[str]:
-    """Names of the experts that are best by one score: several where they tie, none where no expert has it."""
-    known = {row.name: row.scores[name].value for row in rows if isinstance(row.scores[name], ScoreResult)}
+    """Names of the experts that are best by one score: several where they tie, none where no expert has it or it would fit any labels."""
+    known = {row.name: row.scores[name].value for row in rows if is_telling(row.scores[name])}
     best = (max if higher_is_better else min)(known.values(), default=None)
     return [expert for expert, value in known.items() if value == best]
 
 
 def cell(outcome: ScoreResult | Unavailable, name: str) -> str:
-    """A score as a table shows it: 0.204 ±0.022; in per cent where it is an accuracy; with what chance gives where it says little.
-
-    The number behind ± is half the width of the interval, which need not be symmetric; the ends are in `ScoreResult`.
-    """
+    """A score as a table shows it: 0.204 ±0.022; 0.98 [0.90, 1.00] where the interval lies unevenly around the value; in per cent where it is an
+    accuracy; with what chance gives where it says little."""
     if not isinstance(outcome, ScoreResult):
         return "-"
     percent = name in SCORES and SCORES[name].unit == "accuracy"
     factor, places, unit = (100, 1, " %") if percent else (1, 3 if abs(outcome.value) < 100 else 1, "")
     text = f"{factor * outcome.value:.{places}f}"
     if outcome.low is not None:
-        text += f" ±{factor * (outcome.high - outcome.low) / 2:.{places}f}"
+        below, above = outcome.value - outcome.low, outcome.high - outcome.value
+        even = abs(above - below) <= UNEVEN * (above + below)
+        text += (
+            f" ±{factor * (below + above) / 2:.{places}f}" if even else f" [{factor * outcome.low:.{places}f}, {factor * outcome.high:.{places}f}]"
+        )
     chance = f" (chance {outcome.by_chance['value']:.{places}f})" if "value" in outcome.by_chance else ""
     return text + unit + chance
 

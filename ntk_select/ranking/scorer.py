@@ -12,7 +12,7 @@ from ntk_select.expert import Expert
 from ntk_select.ranking.inputs import Gatherer
 from ntk_select.ranking.record import ExpertScores
 from ntk_select.scores import INPUTS, Features, Score, ScoreResult, Unavailable
-from ntk_select.scores.record import Outcome
+from ntk_select.scores.record import Outcome, is_telling
 from ntk_select.timing import timed
 
 SMALL = 1_000_000
@@ -38,7 +38,7 @@ class Scorer:
                 outcomes[key] = _explained(score, score.with_chance(_evaluated(score, inputs), **inputs), reasons)
         seconds["scores"] = sum(score_seconds.values())
         with timed(seconds, "intervals"), _suitable_threads(inputs):
-            self._halves[name] = self._on_halves(inputs, {key: outcome for key, outcome in outcomes.items() if isinstance(outcome, ScoreResult)})
+            self._halves[name] = self._on_halves(inputs, {key: outcome for key, outcome in outcomes.items() if is_telling(outcome)})
         card = expert.card
         return ExpertScores(0, name, card and card.source, card and card.architecture, expert.num_params, outcomes, seconds, score_seconds)
 
@@ -54,7 +54,7 @@ class Scorer:
             taken = {key: _taken(key, value, rows) for key, value in inputs.items() if key in used}
             for name in wanted:
                 parts = outcomes[name].per_image
-                found[name].append(_evaluated(self.scores[name], taken) if parts is None else _mean(parts[rows]))
+                found[name].append(_on_half(self.scores[name], taken) if parts is None else _mean(parts[rows]))
         return found
 
     def compared(self, rows: list[ExpertScores]) -> list[ExpertScores]:
@@ -80,6 +80,13 @@ def _suitable_threads(inputs: dict[str, Any]) -> AbstractContextManager:
     from threadpoolctl import threadpool_limits
 
     return threadpool_limits(1, user_api="blas")
+
+
+def _on_half(score: Score, inputs: dict[str, Any]) -> Outcome:
+    """The score on a half-sample; none where it would fit any labels there: its spread says nothing of the whole sample."""
+    outcome = _evaluated(score, inputs)
+    saturated = isinstance(outcome, ScoreResult) and score.saturation is not None and score.saturation(**{name: inputs[name] for name in score.needs})
+    return Unavailable(saturated) if saturated else outcome
 
 
 def _evaluated(score: Score, inputs: dict[str, Any]) -> Outcome:

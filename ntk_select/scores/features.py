@@ -128,11 +128,12 @@ def fits_any_labels(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.
     """
     features, ids, counts = labelled(features, labels)
     rank = len(features.svd.values) if components is None else min(components, len(features.svd.values))
+    most = features.width if components is None else min(components, features.width)
     if rank < len(ids) - len(counts):
         return ""
     return (
         f"{len(ids)} images of {len(counts)} classes span all {rank} directions of their features within the classes, where any labels can be "
-        f"fitted: compare the value with that of shuffled labels. Needed are more than {rank + len(counts)} images, or hscore_shrinkage, logme, knn "
+        f"fitted: compare the value with that of shuffled labels. Needed are more than {most + len(counts)} images, or hscore_shrinkage, logme, knn "
         "or linear_probe."
     )
 

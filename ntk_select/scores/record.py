@@ -24,8 +24,8 @@ class ScoreResult:
       per_image: (n,) of which the value is the mean, where it is one: on a part of the images the score is then the mean over that part.
         NaN for images without a part in it.
       remark: why the value says little, in a sentence, where it does.
-      by_chance: what shuffled labels give, the mean over `PERMUTATIONS`: of "value", or of each term of a zoo-relative score. Only where
-        there is a remark.
+      by_chance: what shuffled labels give, by "value", the mean over `PERMUTATIONS`; of a zoo-relative score also its terms, and as "value" what
+        the expert would have with these among the others as they are. Only where there is a remark.
     """
 
     value: float
@@ -81,6 +81,11 @@ INPUTS = {
 Outcome = ScoreResult | Unavailable
 
 
+def is_telling(outcome: Outcome) -> bool:
+    """Whether there is a value that experts can be ordered by: not one that would be about the same for any labels."""
+    return isinstance(outcome, ScoreResult) and not outcome.remark
+
+
 @dataclass(frozen=True)
 class Score:
     """A way to guess how well an expert will do after fine-tuning.
@@ -98,11 +103,12 @@ class Score:
       range: what values it can take, in words.
       cost: of one expert once the inputs are there, in words. n images, d features, c classes, s source classes.
       optional: inputs that are used when they are there.
-      resampled: whether its interval comes from resampling the probe sample.
+      resampled: whether its interval comes from half-samples of the probe sample: not where that costs too much, or where their spread is
+        not its error (measured).
       most_draws: half-samples that its interval takes at most, for a costly score; None for as many as are asked for.
       combine: for a zoo-relative score: from the terms of all experts to their values.
       unit: of the value: "accuracy" for shares that are shown in per cent, "" for plain numbers.
-      limits: numbers below and above which no value can lie; intervals end there.
+      limits: numbers below and above which no value can lie, or a function that gives them for so many classes; intervals end there.
       saturation: a function of the same inputs by name that says why the score would be about the same for any labels, in a sentence; ""
         where it would not.
     """
@@ -118,7 +124,7 @@ class Score:
     most_draws: int | None = None
     combine: Callable[[Sequence[Mapping[str, float]]], np.ndarray] | None = None
     unit: str = ""
-    limits: tuple[float, float] = (-math.inf, math.inf)
+    limits: tuple[float, float] | Callable[[int], tuple[float, float]] = (-math.inf, math.inf)
     saturation: Callable[..., str] | None = None
 
     @property
@@ -130,6 +136,10 @@ class Score:
     def needs_images(self) -> bool:
         """Whether anything it looks at is of the task's images."""
         return any(INPUTS[name].image_axes for name in self.takes)
+
+    def limits_for(self, classes: int) -> tuple[float, float]:
+        """The limits for a sample with so many classes."""
+        return self.limits(classes) if callable(self.limits) else self.limits
 
     def __call__(self, **inputs: Any) -> Outcome:
         """The score of one expert, or the reason why it has no value on these inputs.
@@ -196,8 +206,12 @@ class Score:
             for index in known:
                 combined[index] = Unavailable(str(error))
         else:
-            for index, value in zip(known, values, strict=True):
-                combined[index] = _finite(replace(outcomes[index], value=float(value)))
+            for place, (index, value) in enumerate(zip(known, values, strict=True)):
+                outcome = outcomes[index]
+                if outcome.by_chance:
+                    terms = [outcomes[other].by_chance if other == index else outcomes[other].details for other in known]
+                    outcome = replace(outcome, by_chance={**outcome.by_chance, "value": float(self.combine(terms)[place])})
+                combined[index] = _finite(replace(outcome, value=float(value)))
         return combined
 
 

@@ -36,6 +36,20 @@ GRADIENTS = ("gradient_kernel", "labels")
 HEAD = ("source_probs", "labels")
 PAIR = ("features", "reference_features")
 SVD = "O(n d min(n, d))"
+
+
+def _hscore_limits(classes: int) -> tuple[float, float]:
+    return 0.0, classes - 1.0
+
+
+def _nce_limits(classes: int) -> tuple[float, float]:
+    return -math.log(classes), 0.0
+
+
+def _gbc_limits(classes: int) -> tuple[float, float]:
+    return -classes * (classes - 1.0), 0.0
+
+
 UNIT, CORRELATION, POSITIVE, NEGATIVE = (0.0, 1.0), (-1.0, 1.0), (0.0, math.inf), (-math.inf, 0.0)
 """Limits of values."""
 COSTLY = 25
@@ -123,7 +137,13 @@ SCORES: dict[str, Score] = {
         random_score, (), True, f"{PAPER}, baseline of section 4.3", "0 to 1", "none", ("name", "seed", "task_key"), resampled=False, limits=UNIT
     ),
     "nce": Score(
-        nce, HEAD, True, "Tran et al. 2019, Transferability and hardness of supervised classification tasks", "-log c to 0", "O(n s)", limits=NEGATIVE
+        nce,
+        HEAD,
+        True,
+        "Tran et al. 2019, Transferability and hardness of supervised classification tasks",
+        "-log c to 0",
+        "O(n s)",
+        limits=_nce_limits,
     ),
     "nleep": Score(
         nleep,
@@ -143,7 +163,7 @@ SCORES: dict[str, Score] = {
         "Bao et al. 2019, An information-theoretic approach to transferability",
         "0 to min(d, c - 1)",
         SVD,
-        limits=POSITIVE,
+        limits=_hscore_limits,
         saturation=hscore_saturation,
     ),
     "hscore_shrinkage": Score(
@@ -167,7 +187,8 @@ SCORES: dict[str, Score] = {
         "Pandy et al. 2022, Bhattacharyya class separability",
         "-c (c - 1) to 0",
         f"{SVD} + O(c^2)",
-        limits=NEGATIVE,
+        resampled=False,
+        limits=_gbc_limits,
         saturation=partial(fits_any_labels, components=GBC_COMPONENTS),
     ),
     "parc": Score(
@@ -208,7 +229,7 @@ SCORES: dict[str, Score] = {
         saturation=partial(fits_any_labels, components=NCTI_COMPONENTS),
     ),
     "pactran": Score(
-        pactran, FEATURES, True, "Ding et al. 2022, PACTran, Gaussian", "0 or below", "200 steps of O(n d c)", most_draws=COSTLY, limits=NEGATIVE
+        pactran, FEATURES, True, "Ding et al. 2022, PACTran, Gaussian", "0 or below", "200 steps of O(n d c)", resampled=False, limits=NEGATIVE
     ),
     "knn": Score(knn, FEATURES, True, "1-NN, leave one out: Bolya et al. 2021", "0 to 1", "O(n^2 d)", most_draws=COSTLY, limits=UNIT),
     "knn5": Score(_knn5, FEATURES, True, "5-NN, leave one out", "0 to 1", "O(n^2 d)", most_draws=COSTLY, limits=UNIT),
@@ -233,7 +254,7 @@ SCORES: dict[str, Score] = {
         f"{PAPER}, eq. 4, in units of the mean eigenvalue",
         "0 to 10,000",
         "O(n^3)",
-        most_draws=COSTLY,
+        resampled=False,
         limits=(0.0, 10_000.0),
     ),
     "generalization_features": Score(
@@ -243,7 +264,7 @@ SCORES: dict[str, Score] = {
         f"{PAPER}, eq. 4 with the feature kernel, in units of the mean eigenvalue",
         "0 to 10,000",
         "O(n^3)",
-        most_draws=COSTLY,
+        resampled=False,
         limits=(0.0, 10_000.0),
     ),
     "lfc_off_diagonal": Score(_lfc_off_diagonal, FEATURES, True, f"{PAPER}, eq. 8 without the self-pairs", "-1 to 1", SVD, limits=CORRELATION),

@@ -10,7 +10,7 @@ import pytest
 from ntk_select.data import load_task
 from PIL import Image
 
-from ntk_select.benchmark import content
+from ntk_select import file_states
 from ntk_select.benchmark.content import digest_of_images
 from ntk_select.benchmark.facts import task_facts
 from ntk_select.cache import Cache
@@ -36,7 +36,7 @@ def cache(tmp_path):
 @pytest.fixture
 def later(monkeypatch):
     """The files of a test count as old."""
-    monkeypatch.setattr(content, "FRESH", -3600.0)
+    monkeypatch.setattr(file_states, "FRESH", -3600.0)
 
 
 def entries(cache):

@@ -123,3 +123,13 @@ def test_files_are_closed_when_the_archive_is_refused(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("../x", b"")
     refused(path, "plain relative path")  # a file left open would be a ResourceWarning, which is an error here
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz"])
+def test_what_lies_in_the_place_of_an_archive_or_of_a_file_in_it_is_named(tmp_path, zip_with, name):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    (tmp_path / name).write_bytes(pointer)
+    refused(tmp_path / name, rf"{name} is a Git LFS pointer, .*git lfs pull\.$")
+    archive = Archive(zip_with({"x.txt": pointer}), "a folder with x.txt")
+    with pytest.raises(DataError, match=r"made.zip, x.txt is a Git LFS pointer, .*git lfs pull\.$"):
+        archive.lines("x.txt")

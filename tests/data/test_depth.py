@@ -1,5 +1,6 @@
 """Versions of the same images in 8, 10, 12, 14 and 16 bits give the same pixels, or are refused."""
 
+import contextlib
 import io
 import pickle
 import struct
@@ -7,11 +8,13 @@ import zlib
 
 import numpy as np
 import pytest
+from ntk_select.data import depth as depth_module
 from ntk_select.data import load_task
-from ntk_select.data.decode import decode_image
-from ntk_select.data.depth import DEPTHS, Depth, Seen, Wide, decided
+from ntk_select.data.decode import decode_image, look
+from ntk_select.data.depth import DEPTHS, Depth, Seen, Wide, decided, wide_of
 from PIL import Image, TiffImagePlugin
 
+from ntk_select.cache import Cache
 from ntk_select.errors import DataError
 
 SUFFIX = {"PNG": "png", "TIFF": "tif", "PPM": "pgm", "JPEG2000": "jp2"}
@@ -191,18 +194,141 @@ def test_the_significant_bits_of_a_png_are_its_depth_or_it_is_scaled(grey):
     np.testing.assert_array_equal(decode_image(png(scaled, chunk), "x"), grey()[0])
 
 
+@pytest.mark.parametrize("bits", DEPTHS)
 @pytest.mark.parametrize("form", ["PPM", "JPEG2000"])
-def test_formats_that_tell_their_depth_need_no_decision(saved, grey, form):
+def test_a_container_of_exactly_16_bits_is_decided_by_its_values(saved, grey, form, bits):
     options = {"irreversible": False} if form == "JPEG2000" else {}
-    dark = [np.tile(image, (8, 8)) for image in of_bits(grey(20), 16)]
-    task = saved(dark, form, **options)
+    images = [np.tile(image, (8, 8)) for image in grey()]
+    task = saved(list(of_bits(np.array(images), bits)), form, **options)
+    assert f"are read as {bits} bits" in task.details["warnings"][0]
+    for ours, right in zip(in_order(task), images, strict=True):
+        assert np.abs(ours.astype(int) - right).max() <= (1 if bits < 16 else 0)
+
+
+@pytest.mark.parametrize("magic", [b"P5", b"P2"])
+@pytest.mark.parametrize("bits", [10, 12, 14, 15])
+def test_a_pgm_of_fewer_bits_is_scaled_by_its_header_and_needs_no_decision(saved, grey, bits, magic):
+    images = [of_bits(image, bits) for image in grey(20)]
+    body = [image.astype(">u2").tobytes() if magic == b"P5" else " ".join(map(str, image.ravel())).encode() for image in images]
+    task = saved([magic + b" 7 5 %d\n" % ((1 << bits) - 1) + each for each in body], "PPM")
     assert task.details["warnings"] == []
-    np.testing.assert_array_equal(in_order(task)[0], np.tile(grey(20)[0], (8, 8)))
+    for ours, right in zip(in_order(task), grey(20), strict=True):
+        assert np.abs(ours.astype(int) - right).max() <= 1
 
 
-def test_a_pgm_of_12_bits_is_scaled_by_its_header(saved, grey):
-    twelve = [b"P5 7 5 4095\n" + of_bits(image, 12).astype(">u2").tobytes() for image in grey(20)]
-    assert np.abs(in_order(saved(twelve, "PPM"))[0].astype(int) - grey(20)[0]).max() <= 1
+def test_a_plain_pgm_of_16_bits_is_decided_by_its_values(saved, grey):
+    images = [b"P2 7 5 65535\n" + " ".join(map(str, of_bits(image, 12).ravel())).encode() for image in grey()]
+    assert np.abs(in_order(saved(images, "PPM"))[0].astype(int) - grey()[0]).max() <= 1
+
+
+def jpeg_2000_of(bits, values):
+    """A lossless JPEG 2000 of 16 bits whose header, by SIZ and ihdr, declares fewer."""
+    data = bytearray(codestream(values))
+    place = data.index(b"\xff\x4f\xff\x51") + 42
+    assert data[place] == 15
+    data[place] = bits - 1
+    return bytes(data)
+
+
+def codestream(values):
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "JPEG2000", irreversible=False, no_jp2=True)
+    return file.getvalue()
+
+
+def test_the_precision_of_a_jpeg_2000_is_read_off_its_header():
+    values = np.tile(np.arange(64, dtype=np.uint16) * 1000, (64, 1))
+    for bits in (9, 12, 16):
+        with Image.open(io.BytesIO(jpeg_2000_of(bits, values))) as image:
+            place = image.fp.tell()
+            assert wide_of(image) == Wide(False, None if bits == 16 else 16)
+            assert image.fp.tell() == place
+
+
+def test_a_jpeg_2000_whose_header_lies_far_away_is_decided_by_its_values():
+    class Far:
+        format, mode, fp = "JPEG2000", "I;16", io.BytesIO(bytes(100))
+
+    assert wide_of(Far()) == Wide(False)
+
+
+def test_colours_of_fewer_bits_in_a_pixmap_of_16_are_refused(saved):
+    dark = np.random.default_rng(0).integers(0, 4096, (4, 6, 5, 3))
+    with pytest.raises(DataError, match=r"the values of the 16-bit colour images are below \d,\d{3}, so .*Convert the images to 8 bits"):
+        saved([b"P6 5 6 65535\n" + image.astype(">u2").tobytes() for image in dark], "PPM")
+
+
+@pytest.mark.parametrize(("bits", "wide"), [(8, None), (12, None), (16, Wide(True))])
+def test_colours_of_a_jpeg_2000_are_of_16_bits_where_its_header_says_so(bits, wide):
+    data = bytearray(codestream(np.zeros((64, 64, 3), np.uint8)))
+    place = data.index(b"\xff\x4f\xff\x51") + 42
+    data[place : place + 9 : 3] = bytes([bits - 1] * 3)
+    with Image.open(io.BytesIO(data)) as image:
+        assert wide_of(image) == wide
+
+
+def test_the_colours_of_a_pixmap_of_16_bits_are_read_by_their_high_bytes(saved):
+    values = np.random.default_rng(0).integers(0, 65536, (4, 6, 5, 3))
+    task = saved([b"P6 5 6 65535\n" + image.astype(">u2").tobytes() for image in values], "PPM")
+    for ours, right in zip(in_order(task), values, strict=True):
+        assert np.abs(ours - right / 257).max() <= 1
+    twelve = b"P6 5 6 4095\n" + (values[0] >> 4).astype(">u2").tobytes()
+    assert np.abs(decode_image(io.BytesIO(twelve), "x") - values[0] / 257).max() <= 1
+
+
+def planar_tiff(values, order, *, photometric, packed=False, bits=16, alpha=None):
+    """A TIFF whose bands lie one after the other, in strips of three rows each, by the definition of the format."""
+    bands = values[..., None] if values.ndim == 2 else values
+    height, width, count = bands.shape
+    strips = [bands[row : row + 3, :, band].astype(f"{order}u{bits // 8}").tobytes() for band in range(count) for row in range(0, height, 3)]
+    strips = [zlib.compress(strip) for strip in strips] if packed else strips
+    starts = np.cumsum([8, *map(len, strips)])
+    tags = {
+        256: ("I", [width]), 257: ("I", [height]), 258: ("H", [bits] * count), 259: ("H", [8 if packed else 1]), 262: ("H", [photometric]),
+        273: ("I", starts[:-1].tolist()), 277: ("H", [count]), 278: ("I", [3]), 279: ("I", list(map(len, strips))), 284: ("H", [2]),
+    }  # fmt: skip
+    if alpha is not None:
+        tags[338] = ("H", [alpha])
+    entries, lists, at = b"", b"", int(starts[-1]) + 2 + 12 * len(tags) + 4
+    for tag, (kind, numbers) in sorted(tags.items()):
+        content = struct.pack(f"{order}{len(numbers)}{kind}", *numbers)
+        entries += struct.pack(f"{order}HHI", tag, {"H": 3, "I": 4}[kind], len(numbers))
+        entries += content.ljust(4, b"\0") if len(content) <= 4 else struct.pack(f"{order}I", at + len(lists))
+        lists += b"" if len(content) <= 4 else content
+    head = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(f"{order}I", starts[-1])
+    return io.BytesIO(head + b"".join(strips) + struct.pack(f"{order}H", len(tags)) + entries + bytes(4) + lists)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("channels", [3, 4])
+def test_the_bands_of_a_tiff_of_16_bits_may_lie_apart(order, packed, channels):
+    values = np.random.default_rng(0).integers(0, 65536, (8, 5, channels))
+    values[..., 3:] = 65535
+    file = planar_tiff(values, order, photometric=2, packed=packed, alpha=2 if channels == 4 else None)
+    assert np.abs(decode_image(file, "x") - values[..., :3] / 257).max() <= 1
+
+
+def test_colours_of_fewer_bits_whose_bands_lie_apart_are_refused():
+    file = planar_tiff(np.random.default_rng(0).integers(0, 4096, (8, 5, 3)), "<", photometric=2)
+    with pytest.raises(DataError, match="fewer than 16 bits or are almost black"):
+        decode_image(file, "x")
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("bits", "photometric"), [(8, 0), (8, 1), (16, 1)])
+def test_one_band_that_lies_apart_is_read_as_ever(order, bits, photometric):
+    values = np.random.default_rng(0).integers(0, 1 << bits, (8, 5))
+    right = values if bits == 8 else np.round(values / 257)
+    ours = decode_image(planar_tiff(values, order, photometric=photometric, bits=bits), "x")
+    np.testing.assert_array_equal(ours, right if photometric else 255 - right)
+
+
+@pytest.mark.parametrize(("photometric", "alpha"), [(5, None), (2, 0)])
+def test_bands_apart_that_cannot_be_read_are_refused_for_what_they_are(photometric, alpha):
+    values = np.random.default_rng(0).integers(0, 65536, (8, 5, 4))
+    with pytest.raises(DataError, match="it is a TIFF of 4 bands of 16-bit whole numbers, 5 x 8 pixels.*save them as PNG"):
+        decode_image(planar_tiff(values, "<", photometric=photometric, alpha=alpha), "x")
 
 
 def test_packed_12_bit_tiffs_tell_their_depth():
@@ -257,6 +383,13 @@ def test_a_damaged_image_decides_nothing(saved, grey):
     assert "are read as 12 bits" in task.details["warnings"][0]
 
 
+class Numbers:
+    """A source of images that lie in no file."""
+
+    def origin(self, key):
+        return None
+
+
 def test_values_of_16_bits_need_no_further_evidence(monkeypatch):
     monkeypatch.setattr("ntk_select.data.depth.MANY", 1)
     looked = []
@@ -265,6 +398,66 @@ def test_values_of_16_bits_need_no_further_evidence(monkeypatch):
         looked.append(key)
         return Seen(Wide(False), 40000, str(key))
 
-    depth = Depth((None, range(2000)), (None, ()), [], look)
+    depth = Depth((Numbers(), range(2000)), (Numbers(), ()), [], look)
     assert depth() == depth() == 16
     assert sorted(looked) == list(range(512))
+
+
+@pytest.fixture
+def counted(tmp_path, monkeypatch):
+    """The names of the images that are decoded to decide a depth. The files of a test count as old, and the cache is empty."""
+    monkeypatch.setenv("NTK_SELECT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("ntk_select.file_states.FRESH", -3600.0)
+    names = []
+    monkeypatch.setattr("ntk_select.data.layout.look", lambda source, key, whole: names.extend([key] * whole) or look(source, key, whole))
+    return names
+
+
+def test_a_decision_is_remembered_while_the_files_stay_as_they_are(saved, grey, counted, tmp_path):
+    first = saved(list(of_bits(grey(), 12)), test=list(of_bits(grey(), 12)))
+    assert len(counted) == 6
+    again = load_task(tmp_path / "photos")
+    assert len(counted) == 6
+    assert first.details["warnings"] == again.details["warnings"] != []
+    np.testing.assert_array_equal(first.images[0], again.images[0])
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_decision_is_made_anew_where_an_image_has_changed(saved, grey, counted, tmp_path, encoded, split):
+    saved(list(of_bits(grey(), 12)), test=list(of_bits(grey(), 12)))
+    (tmp_path / "photos" / split / "a" / "0.png").write_bytes(encoded(of_bits(grey(), 14)[0]))
+    task = load_task(tmp_path / "photos")
+    assert len(counted) == 12
+    assert f"are read as {14 if split == 'train' else 12} bits" in task.details["warnings"][0]
+
+
+def test_a_decision_over_files_that_are_young_is_not_remembered(saved, grey, counted, tmp_path, monkeypatch):
+    monkeypatch.setattr("ntk_select.file_states.FRESH", 3600.0)
+    saved(list(of_bits(grey(), 12)))
+    load_task(tmp_path / "photos")
+    assert len(counted) == 12
+
+
+def test_a_decision_on_colours_is_remembered_too(saved, counted, tmp_path):
+    values = np.random.default_rng(0).integers(0, 65536, (4, 5, 6, 3))
+    first = saved([colour_png(image) for image in values])
+    assert load_task(tmp_path / "photos").details == first.details
+    assert len(counted) == 4
+
+
+def test_an_entry_of_the_cache_that_is_no_decision_is_not_taken(tmp_path):
+    cache = Cache(tmp_path)
+    cache.put("ab", {"digest": np.zeros(3)})
+    assert depth_module._remembered(cache, "ab") is None
+
+
+def test_how_far_a_decision_is_can_be_watched(saved, grey, monkeypatch):
+    reported = []
+
+    @contextlib.contextmanager
+    def reporting(progress, what):
+        yield lambda *of: reported.append((what, *of))
+
+    monkeypatch.setattr(depth_module, "reporting", reporting)
+    saved(list(of_bits(grey(), 12)))
+    assert reported == [("Reading the depth of 16-bit images", 0, 6, "")]

@@ -104,3 +104,13 @@ def test_labels_above_nine_are_refused(fashion, idx_bytes):
     (fashion / "t10k-labels-idx1-ubyte").write_bytes(idx_bytes(LABELS[:2] + 1))
     with pytest.raises(TaskError, match=r"contains 10, but there are 10 class names"):
         load_task(f"fashion_mnist:{fashion}")
+
+
+def test_what_lies_in_the_place_of_the_file_is_named(tmp_path):
+    for content, what in (
+        (b"version https://git-lfs.github.com/spec/v1\noid", "a Git LFS pointer, .*git lfs pull"),
+        (b"<html>", "a web page, .*Fetch"),
+    ):
+        (tmp_path / "x").write_bytes(content)
+        with pytest.raises(DataError, match=rf"x is {what}"):
+            read_idx(tmp_path / "x", ndim=3)

@@ -108,6 +108,7 @@ def test_what_systems_leave_behind_is_ignored(layout):
     "name",
     [
         *("@eaDir", "#recycle", "@Recycle", "@Recently-Snapshot", "@__thumb", "lost+found", "$RECYCLE.BIN", "System Volume Information", "FOUND.000"),
+        *("found.012", "RECYCLER", "Recycled", "~snapshot", "TheVolumeSettingsFolder", "$Extend", "$WINDOWS.~BT", "$AVG", "LOST.DIR", "Config.Msi"),
         *("__MACOSX", ".AppleDouble", ".Trash-1000", ".Trashes", ".thumbnails", ".ipynb_checkpoints", "__pycache__", "Network Trash Folder"),
     ],
 )
@@ -116,6 +117,11 @@ def test_folders_of_systems_are_ignored_wherever_they_are(layout, where, name):
     files = [f"wrap/{path}" for path in BOTH] if where == "wrap/" else BOTH
     found = layout([*files, f"{where}{name}/1.png", f"{where}{name}/cat/SYNOPHOTO_THUMB_M.jpg"], [f"{where}{name}"])
     assert found == layout(files)
+
+
+@pytest.mark.parametrize("name", ["$5", "$x$", "$", "$HOME `ls`", "found", "found.1000", "lost", "snapshot", "recycle"])
+def test_classes_of_similar_names_are_kept(layout, name):
+    assert set(layout(["cat/1.png", f"{name}/1.png"]).class_names) == {"cat", name}
 
 
 @pytest.mark.parametrize("name", ["Thumbs.db", "ehthumbs.db", "desktop.ini", ".DS_Store", "._1.png", "1.png@SynoEAStream", "Icon\r", "~$1.png"])

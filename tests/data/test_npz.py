@@ -1,5 +1,7 @@
 """Arrays in a .npz file become a task, or a sentence says which array is wrong and what to type."""
 
+import pickle
+
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from ntk_select.data import load_task
 from ntk_select.data import npz as npz_module
 
-from ntk_select.errors import NtkSelectError, TaskError
+from ntk_select.errors import DataError, NtkSelectError, TaskError
 
 IMAGES, LABELS = np.arange(5 * 4 * 3, dtype=np.uint8).reshape(5, 4, 3), np.array([0, 1, 2, 0, 1])
 
@@ -118,6 +120,29 @@ def test_other_files_are_refused(tmp_path):
         np.save(file, IMAGES)
     with pytest.raises(NtkSelectError, match=r"a.npz: a single array, not .npz"):
         load_task(path)
+
+
+STAND_INS = [
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", r"a.npz is a Git LFS pointer, .* Type, .*: git lfs pull\.$"),
+    (b"\xef\xbb\xbfversion https://git-lfs.github.com/spec/v1\r\noid sha256:0\r\n", r"a.npz is a Git LFS pointer, .* Type, .*: git lfs pull\.$"),
+    (b"<!DOCTYPE html><html><body>Sign in</body></html>", r"a.npz is a web page, .*Fetch the file itself\.$"),
+]
+
+
+@pytest.mark.parametrize(("content", "sentence"), STAND_INS)
+def test_what_lies_in_the_place_of_the_file_is_named(tmp_path, content, sentence):
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(DataError, match=sentence):
+        load_task(tmp_path / "a.npz")
+
+
+def test_nobody_is_told_to_load_a_pickle_unsafely(tmp_path):
+    for content in (b'{"error": "gated"}', pickle.dumps([1, 2])):
+        (tmp_path / "a.npz").write_bytes(content)
+        with pytest.raises(
+            DataError, match=r"a.npz: not an .npz file that can be read \(it is neither a zip archive nor an array\)\. Is it complete"
+        ):
+            load_task(tmp_path / "a.npz")
 
 
 def test_a_file_that_may_not_be_opened_is_named(npz, tmp_path, monkeypatch):

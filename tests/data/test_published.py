@@ -194,6 +194,12 @@ def test_imaterialist_leaves_out_what_is_not_there_or_no_image(tmp_path):
     assert both(task) == tuple(written({photo(i): label for i, label in there.items() if (i[-1] == "5") == test}) for test in (False, True))
 
 
+def test_a_list_that_is_a_pointer_is_refused_for_what_it_is(tmp_path):
+    entries = {f"{name}.json": "version https://git-lfs.github.com/spec/v1\noid sha256:0\n" for name in ("train", "val")}
+    with pytest.raises(DataError, match=r"^\S+p.zip, train.json is a Git LFS pointer, .*git lfs pull\.$"):
+        prepare.prepare("imaterialist", zip_file(tmp_path / "p.zip", entries), data_dir=tmp_path / "sets")
+
+
 def test_a_split_of_which_no_file_is_an_image_is_refused(tmp_path):
     entries = {f"{name}.json": json.dumps({"images": [{"id": name + i, "class": int(i)} for i in "01"]}) for name in ("train", "val")}
     entries |= {f"train{i}.jpg": photo(i) for i in "01"} | {f"val{i}.jpg": EXTRA for i in "01"}

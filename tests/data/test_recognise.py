@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from ntk_select.data.decode import decode_image
 from ntk_select.data.recognise import counted, what_it_is
+from PIL import Image
 
 from ntk_select.errors import DataError
 
@@ -15,13 +16,21 @@ def box(brand, *others):
     return struct.pack(">I", 16 + 4 * len(others)) + b"ftyp" + brand + b"\0\0\0\0" + b"".join(others)
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 12345\n"
 HEADS = [
     (box(b"heic", b"mif1", b"heic"), "HEIC photograph", "Convert to JPEG"),
     (box(b"mif1", b"heic"), "HEIC photograph", "Convert to JPEG"),
     (box(b"mif1", b"avif"), "AVIF image", "Convert to JPEG"),
     (box(b"avif", b"mif1"), "AVIF image", "Convert to JPEG"),
     (box(b"crx ", b"isom"), "raw photograph of a camera", "Develop to JPEG"),
+    (box(b"mif2"), "HEIC photograph", "Convert to JPEG"),
+    (box(b"heif"), "HEIC photograph", "Convert to JPEG"),
+    (box(b"avio"), "AVIF image", "Convert to JPEG"),
+    (box(b"jxl "), "JPEG XL image", "djxl"),
     (box(b"isom", b"mp41"), "video", "ffmpeg"),
+    (box(b"3gp5"), "video", "ffmpeg"),
+    (box(b"zzzz"), "container of ISO media", "Convert a picture to JPEG, or save the frames that matter of a video"),
+    (box(b"zzzz") + b"avif", "container of ISO media", "Convert a picture to JPEG"),
     (box(b"qt  "), "video", "ffmpeg"),
     (b"RIFF\x10\0\0\0AVI LIST", "video", "ffmpeg"),
     (b"\x1aE\xdf\xa3\x01", "video", "ffmpeg"),
@@ -30,6 +39,14 @@ HEADS = [
     (b"II*\0\x10\0\0\0CR\x02\0", "raw photograph of a camera", "Develop"),
     (b"FUJIFILMCCD-RAW 0201", "raw photograph of a camera", "Develop"),
     (b"8BPS\0\1", "Photoshop file", "Export as PNG"),
+    (b"\x0a\5\1\x08" + bytes(8), "PCX image", "magick mogrify -format png"),
+    (b"\x01\xda\0\1\0\3", "SGI image", "magick mogrify -format png"),
+    (bytes(2) + b"\x0a" + bytes(9) + b"\x05\0\x04\0\x18\x20", "TGA image", "magick mogrify -format png"),
+    (b"\0\1\1\0\0\0\1\x18\0\0\0\0\x05\0\x04\0\x08\0", "TGA image", "magick mogrify -format png"),
+    (b"\0\0\1\0\1\0", "ICO image", "magick mogrify -format png"),
+    (b"qoif\0\0", "QOI image", "magick mogrify -format png"),
+    (b"icns\0\0", "ICNS image", "magick mogrify -format png"),
+    (b"P7\nWIDTH 4\n", "PAM image", "magick mogrify -format png"),
     (b"%PDF-1.7\n", "PDF document", "pdftoppm"),
     (b"%!PS-Adobe-3.0 EPSF-3.0\n", "PostScript drawing", "Ghostscript"),
     (b"<?xml version='1.0'?>\n<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG drawing", "rsvg-convert"),
@@ -37,8 +54,9 @@ HEADS = [
     (b"v/1\x01\x02\0\0\0", "OpenEXR image", "8-bit PNG"),
     (b"PK\3\4abc", "compressed archive", "Unpack it"),
     (b"\x93NUMPY\1\0", "file of arrays", "npz:FILE"),
-    (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "pointer of Git LFS", "git lfs pull"),
-    (b"\n<!DOCTYPE html><html>", "page in HTML", "Replace or delete it"),
+    (POINTER, "Git LFS pointer", "git lfs pull"),
+    (b"\xef\xbb\xbf" + POINTER, "Git LFS pointer", "git lfs pull"),
+    (b"\n<!DOCTYPE html><html>", "web page", "Fetch the file itself"),
     (b"", "empty", "Replace or delete it"),
 ]
 
@@ -98,6 +116,49 @@ def test_sound_tiffs_of_other_bands_and_types_are_described(bands, bits, kind, w
 def test_a_tiff_of_another_compression_is_told():
     with pytest.raises(DataError, match=r"1 band of 8-bit whole numbers, .* compressed by method 34887, which is not read. Save it uncompressed"):
         decode_image(io.BytesIO(tiff(1, 8, compression=34887)), "a.tif")
+
+
+WRITTEN = [
+    (form, mode) for form in ("TGA", "PCX", "SGI", "ICO", "ICNS", "DDS") for mode in ("L", "RGB", "P") if mode == "RGB" or form in ("TGA", "PCX")
+]
+
+
+@pytest.mark.parametrize(("form", "mode"), [*WRITTEN, ("SGI", "L")])
+def test_what_pillow_writes_in_other_formats_is_named(form, mode):
+    file = io.BytesIO()
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).convert(mode).save(file, form)
+    with pytest.raises(DataError, match=f"it is an? {form} image. Convert to PNG"):
+        decode_image(file, "x")
+
+
+@pytest.mark.parametrize("head", [bytes(200), b"\x0a\x0a\x0a\x0a" * 10, b"hello, this is no image at all", bytes(range(64))])
+def test_bytes_that_look_like_nothing_are_not_named(head):
+    assert what_it_is(io.BytesIO(head)) is None
+
+
+def test_a_sound_tiff_that_fails_only_when_its_pixels_are_read_is_described():
+    apart, opacity = (struct.pack("<HHIHH", tag, 3, 1, 2, 0) for tag in (284, 338))
+    file = io.BytesIO(tiff(2, 8, extra=[apart, opacity]))
+    with Image.open(file) as image, pytest.raises(ValueError, match="unknown raw mode"):
+        image.load()
+    with pytest.raises(
+        DataError, match=r"x: cannot be read as an image: it is a TIFF of 2 bands of 8-bit whole numbers, 3 x 2 pixels\..*save them as PNG"
+    ):
+        decode_image(file, "x")
+
+
+def test_a_tiff_whose_packed_pixels_cannot_be_unpacked_is_described_with_the_reason():
+    with pytest.raises(
+        DataError, match=r"\(OSError: .*\): it is a TIFF of 1 band of 8-bit whole numbers, 3 x 2 pixels.*If other programs show it, save it as PNG"
+    ):
+        decode_image(io.BytesIO(tiff(1, 8, compression=8)), "x")
+
+
+def test_a_tiff_that_is_cut_is_not_described():
+    whole = tiff(5, 8)
+    place = whole.index(struct.pack("<HHII", 279, 4, 1, 30))
+    with pytest.raises(DataError, match=r"are not those of .*\. Replace or delete it"):
+        decode_image(io.BytesIO(whole[: place + 8] + struct.pack("<I", 5000) + whole[place + 12 :]), "x")
 
 
 def test_the_tiffs_made_here_are_sound():

@@ -142,6 +142,20 @@ def test_an_entry_that_cannot_be_opened_is_named(folder_of, zip_of):
         source.open("cat/gone.png")
 
 
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", r"bad.zip is a Git LFS pointer, .*: git lfs pull\.$"),
+        (b"\xef\xbb\xbfversion https://git-lfs.github.com/spec/v1\n", r"bad.zip is a Git LFS pointer, .*: git lfs pull\.$"),
+        (b"<!doctype html><title>Sign in</title>", r"bad.zip is a web page, .*Fetch the file itself\.$"),
+    ],
+)
+def test_what_lies_in_the_place_of_the_archive_is_named(tmp_path, content, sentence):
+    (tmp_path / "bad.zip").write_bytes(content)
+    with pytest.raises(DataError, match=sentence):
+        load_task(tmp_path / "bad.zip")
+
+
 def test_what_is_not_a_whole_zip_is_refused(zip_with, tmp_path):
     whole = zip_with({"cat/1.png": b"x" * 1000}).read_bytes()
     for data in (b"", b"hello", whole[:500]):

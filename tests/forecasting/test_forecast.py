@@ -224,7 +224,7 @@ def test_experts_and_tasks_may_be_named():
 @pytest.mark.parametrize(("rates", "edge"), [((0.1, 1e-4), "largest"), ((0.1, 0.03, 1e-5), "largest"), ((10.0, 0.1, 1e-5), None), (0.1, None)])
 def test_a_best_rate_at_the_end_of_those_that_were_simulated_is_told(networks, rates, edge):
     found = ns.forecast(
-        networks.linear_expert(), scenes(noise=1.0), ns.Recipe(epochs=5, batch_size=8), learning_rates=rates, per_class=6, explain=False
+        networks.linear_expert(), scenes(noise=15.0), ns.Recipe(epochs=5, batch_size=8), learning_rates=rates, per_class=6, explain=False
     )
     assert found.edge == found.to_dict()["edge"] == edge
     assert (f"learning rate {found.learning_rate:g} (the {edge} of" in repr(found)) is (edge is not None)
@@ -247,7 +247,7 @@ def test_refusals_come_before_any_pass(networks, task):
 
 def test_a_linear_head_alone_explains_itself(networks):
     """No backbone: the kernel is the head's, and the network is linear."""
-    found = ns.forecast(networks.linear_expert(), scenes(noise=1.0), ns.Recipe(epochs=40), learning_rates=0.1, per_class=6)
+    found = ns.forecast(networks.linear_expert(), scenes(noise=15.0), ns.Recipe(epochs=40), learning_rates=0.1, per_class=6)
     assert found.shares == {"fresh head": 1.0}
     assert found.nonlinearity == pytest.approx(0, abs=1e-9)
     assert found.accuracy == 1.0

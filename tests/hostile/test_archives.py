@@ -98,7 +98,7 @@ def test_a_name_that_hides_another_behind_a_null_is_refused(tmp_path):
     ("content", "sentence"),
     [
         (b"", r"pets\.zip: not a zip archive that can be read \(File is not a zip file\)\. Is it complete"),
-        (b"<html>404</html>", r"not a zip archive that can be read"),
+        (b"<html>404</html>", r"pets\.zip is a web page, .*Fetch the file itself\.$"),
         (b"PK\x05\x06" + bytes(18) + b"more than was promised", r"not a zip archive that can be read|there are no class folders"),
         (b"PK\x05\x06" + bytes(4) + b"\xff" * 12 + b"\0\0", r"not a zip archive that can be read"),
     ],
@@ -175,7 +175,7 @@ TARS = {
     "a file twice": ([member("a.png", b"x"), member("./a.png", b"y")], r"'a\.png' is there twice, in .*pets\.tar and in .*pets\.tar\. Keep one"),
     "a name not in UTF-8": ([member("a\udcff.png", b"x")], r"entry 'a\\udcff\.png': its name is not UTF-8\. Rename it or pack the archive again"),
     "no bytes": (b"", r"pets\.tar: not an archive that can be read \(.*\)\. Is it complete\? Download it again"),
-    "a web page": (b"<html>" * 200, r"not an archive that can be read"),
+    "a web page": (b"<html>" * 200, r"pets\.tar is a web page, .*Fetch the file itself\.$"),
     "a petabyte": (headed("a.png", b"\x80" + (2**50).to_bytes(11, "big")) + bytes(1024), r"has 1,125,899,906,842,624 bytes unpacked; allowed are"),
     "a hidden file that leads back to the first": (
         headed("x.png", b"00000000000\0") + headed(".hidden", BACK) + bytes(1024),

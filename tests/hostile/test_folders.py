@@ -1,4 +1,4 @@
-"""Are names of any kind read right, and folders that cannot be read refused with a sentence?"""
+"""Names of any kind are read right, and folders that cannot be read are refused with a sentence."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What becomes of an odd image in a folder: the right pixels, or a sentence that names the file?"""
+"""An odd image in a folder gives the right pixels, or a sentence that names the file."""
 
 import io
 import struct
@@ -54,7 +54,11 @@ STRANGE = UNREADABLE.format("its first bytes are not those of JPEG, PNG, BMP, GI
 LARGE = r"pets/cats/cat\.png: the image is too large \({}.*\)\. Make it smaller: experts see a few hundred pixels a side"
 BAD = {
     "no bytes": (b"", NAMED.format(r"empty\. Replace or delete it")),
-    "a web page": (b"<html>404 not found</html>", NAMED.format("a page in HTML")),
+    "a web page": (b"<html>404 not found</html>", NAMED.format(r"a web page, .*\. Fetch the file itself\.")),
+    "a pointer of Git LFS after a byte-order mark": (
+        b"\xef\xbb\xbfversion https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+        NAMED.format(r"a Git LFS pointer, .*git lfs pull\."),
+    ),
     "a drawing": (b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>", NAMED.format(r"an SVG drawing\. Draw as PNG")),
     "a program for a printer": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/tmp/x) (w) file\n", NAMED.format("a PostScript drawing")),
     "half a PNG": (encoded(NOISE)[:6000], UNREADABLE.format("OSError: image file is truncated")),

@@ -50,3 +50,9 @@ def test_a_training_that_overflowed_is_beyond_all_bounds():
     assert (found.loss, found.single_answers) == (0, 0)
     assert "at most beyond all bounds off" not in " ".join(found.sentences())
     assert "not finite" in found.sentences()[0]
+
+
+def test_full_agreement_and_large_errors_are_written_out():
+    from ntk_select.linearized.regime import _percent
+
+    assert [_percent(value) for value in (1.0, 0.996, 1.5, 0.05, 0.0012, float("inf"))] == ["100 %", "99.6 %", "150 %", "5 %", "0.12 %", "infinitely"]

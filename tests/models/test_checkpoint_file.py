@@ -46,6 +46,7 @@ def test_a_header_whose_length_is_the_letter_of_json_is_no_json(tmp_path):
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2145\nsize 102\n"
 FILES = {
     "pointer": (POINTER, "is a Git LFS pointer, not the file that it stands for. Type, in its repository: git lfs pull"),
+    "pointer with a mark": (b"\xef\xbb\xbf" + POINTER, "is a Git LFS pointer"),
     "page": (b"<!DOCTYPE html><html>404</html>", "is a web page, as a server sends in place of a file"),
     "short page": (b"\n <HTML><body>Sign in</body>", "is a web page"),
     "page with a mark": (b"\xef\xbb\xbf<!doctype html>", "is a web page"),

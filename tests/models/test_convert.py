@@ -258,6 +258,23 @@ def test_a_file_that_says_that_it_is_a_variant_is_refused_unless_outputs_agree(s
     assert "Checked against 2 outputs" in card.training["converted_from"]["notes"][-1]
 
 
+@pytest.mark.parametrize("said", ["simclr_resnet18", "resnet18_pretrained", "timm/resnet18"])
+def test_a_file_that_names_the_architecture_among_other_words_is_taken_when_it_is_given(said, tmp_path, writer):
+    path = writer.save({"arch": said, "state_dict": {}}, tmp_path / "a.pth")
+    with pytest.raises(ModelError, match=rf"says that it is a '{said}', which is none of .* If it is a resnet18 .*, type: --arch resnet18"):
+        convert_checkpoint(path, out=tmp_path / "expert")
+    with pytest.raises(ModelError, match="holds no tensors"):
+        convert_checkpoint(path, architecture="resnet18", out=tmp_path / "expert")
+    with pytest.raises(ModelError, match=rf"says that it is a '{said}', which is another network than 'resnet50'"):
+        convert_checkpoint(path, architecture="resnet50", out=tmp_path / "expert")
+
+
+def test_what_else_a_file_says_that_it_is_stands_in_the_card(state, tmp_path, writer):
+    path = writer.save({"arch": "my_network", "state_dict": state}, tmp_path / "a.pth")
+    card = convert_checkpoint(path, architecture="resnet_small", out=tmp_path / "expert")
+    assert "The file says that it is a 'my_network'." in card.training["converted_from"]["notes"]
+
+
 VARIANTS = (
     "resnetblur50 resnet50d resnet50c seresnet50 caffe_resnet50 resnet50_os8 resnext50_32x4d resnetv2_50 resnest50d densenetblur121d resnetaa50"
 )

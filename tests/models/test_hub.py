@@ -215,6 +215,9 @@ def test_older_configurations_are_flat():
         {"model_args": {"aa_layer": "blurpool"}},
         {"model_args": {"block_args": {"attn_layer": "se"}}},
         {"model_args": {"something": 1}},
+        {"model_args": {"block_args": {"attn_layer": None, "something": {"else": 1}}}},
+        {"model_args": {"norm_layer": "groupnorm"}},
+        {"model_args": {"bn_eps": 1e-3}},
         {"global_pool": "max"},
     ],
 )
@@ -230,6 +233,14 @@ def test_changed_architectures_are_refused(changes):
         {"drop_rate": 0.3, "drop_path_rate": 0.05, "drop_block_rate": 0.1, "attn_drop_rate": 0.1, "proj_drop_rate": 0.2, "head_drop_rate": 0.5},
         {"zero_init_last": False, "pretrained": True, "checkpoint_path": "", "grad_checkpointing": True, "memory_efficient": False},
         {"output_stride": 32, "stem_type": "", "act_layer": "ReLU", "aa_layer": None, "cardinality": 1, "block_args": None},
+        {"base_width": 64, "layers": [3, 4, 6, 3], "growth_rate": 32, "block_args": {}, "features_only": False},
+        {
+            "bn_momentum": 0.01,
+            "norm_layer": "syncbn",
+            "bn_eps": 1e-5,
+            "block_args": {"attn_layer": None, "drop_path_rate": 0.1},
+            "use_checkpoint": True,
+        },
     ],
 )
 def test_settings_that_change_nothing_in_evaluation_are_allowed(settings):
@@ -244,6 +255,34 @@ def test_the_caller_may_say_the_architecture_where_the_configuration_does_not(hu
     with pytest.raises(ModelError, match=r"hf-hub:org/tuned does not say its architecture\. Give one: --arch NAME, one of resnet18, "):
         convert_checkpoint("hf-hub:org/tuned", out=tmp_path / "expert")
     assert convert_checkpoint("hf-hub:org/tuned", architecture="resnet_small", out=tmp_path / "expert").architecture == "resnet_small"
+
+
+@pytest.mark.parametrize("name", ["resnetblur50", "resnet50_caffe", "my-resnetblur50-model", "resnet50.caffe", "resnet50-os8", "seresnet50"])
+def test_a_name_of_another_network_is_refused_whoever_says_the_architecture(hub, name, tmp_path):
+    hub.files[f"org/{name}/model.safetensors"] = b""
+    with pytest.raises(ModelError, match=rf"hf-hub:org/{name} is called '{name}', which is another network than 'resnet50', .*--check-logits FILE"):
+        convert_checkpoint(f"hf-hub:org/{name}", architecture="resnet50", out=tmp_path / "expert")
+    with pytest.raises(
+        ModelError, match=rf"is called '{name}', which is (none of the architectures here|another network than 'resnet50'), even where"
+    ):
+        convert_checkpoint(f"hf-hub:org/{name}", out=tmp_path / "expert")
+    assert not any(path.endswith("model.safetensors") for path in hub.asked)
+    with pytest.raises(ModelError, match="is empty"):  # where outputs are compared, the weights are fetched
+        convert_checkpoint(
+            f"hf-hub:org/{name}",
+            architecture="resnet50",
+            out=tmp_path / "expert",
+            check_logits={"inputs": np.ones((1, 8, 8, 3), "f"), "logits": [[1]]},
+        )
+
+
+@pytest.mark.parametrize("name", ["resnet18-finetuned-eurosat", "simclr_resnet18"])
+def test_a_name_that_holds_the_architecture_as_a_word_does_not_stand_against_it(hub, name, tmp_path):
+    hub.files[f"org/{name}/model.safetensors"] = b""
+    with pytest.raises(ModelError, match="is empty"):
+        convert_checkpoint(f"hf-hub:org/{name}", architecture="resnet18", out=tmp_path / "expert")
+    with pytest.raises(ModelError, match=r"If it is a resnet18 that was trained in another way, type: --arch resnet18"):
+        convert_checkpoint(f"hf-hub:org/{name}", out=tmp_path / "expert")
 
 
 def test_settings_that_change_the_network_are_refused_whoever_says_the_architecture(hub, weights, tmp_path):
@@ -277,5 +316,5 @@ def test_timms_defaults_stand_in_for_what_is_not_said():
     ],
 )
 def test_preprocessing_that_cannot_be_followed_is_refused(said, sentence):
-    with pytest.raises(ModelError, match=rf"config\.json of hf-hub:org/net: .*{sentence}.*Say how the input is made"):
+    with pytest.raises(ModelError, match=rf"config\.json of hf-hub:org/net: .*{sentence}.*(?<!\.)\. Say how the input is made"):
         model(pretrained_cfg=said).preprocess()

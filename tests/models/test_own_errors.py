@@ -11,6 +11,7 @@ from flax import nnx
 from flax.training.train_state import TrainState
 from ntk_select.models import linen_expert, nnx_expert
 
+import ntk_select as ns
 from ntk_select.errors import ModelError
 
 X = np.zeros((1, 8, 8, 3), np.float32)
@@ -75,6 +76,15 @@ class Nnx(nnx.Module):
 class NnxAsks(Nnx):
     def __call__(self, x, train):
         return self.head(x.mean((1, 2)))
+
+
+class NnxDrops(Nnx):
+    def __init__(self, rngs, dropout=None):
+        super().__init__(rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=dropout)
+
+    def __call__(self, x):
+        return self.head(self.dropout(x.mean((1, 2))))
 
 
 def variables_of(module, **arguments):
@@ -169,6 +179,12 @@ CASES = {
         r"cannot be called with x of shape \(1, 8, 8, 1\) .*Check the shape of x\.",
     ),
     "arguments of nnx": (lambda: of_nnx(NnxAsks(nnx.Rngs(0))), r"It is called with x alone\. Wrap it in a module"),
+    "x without images": (
+        lambda: linen(x=X[:0], evaluate=EVALUATE),
+        r"x of expert 'mine' has the shape \(0, 8, 8, 3\) and no values\. Give one input",
+    ),
+    "x without images in nnx": (lambda: of_nnx(Nnx(nnx.Rngs(0)), X[:0]), r"has the shape \(0, 8, 8, 3\) and no values"),
+    "x without pixels": (lambda: of_nnx(Nnx(nnx.Rngs(0)), X[:, :0]), r"has the shape \(1, 0, 8, 3\) and no values"),
     "no head": (lambda: linen(head=None), r"None is no path of a layer"),
 }
 
@@ -205,3 +221,23 @@ def test_whatever_draws_in_training_draws():
     x = np.random.default_rng(0).normal(size=(16, 8, 8, 3)).astype(np.float32)
     features = expert.train_fn(expert.variables, x)[0].features
     assert 0 < (features == 0).all(1).sum() < 16
+
+
+def test_an_nnx_module_that_cannot_be_trained_is_an_expert_and_says_so_where_it_is_trained():
+    x = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+    expert = of_nnx(NnxDrops(nnx.Rngs(0)))
+    assert expert.apply_fn(expert.variables, x).shape == (4, 3)
+    with pytest.raises(
+        ModelError, match=r"of expert 'mine' cannot be called in training mode, .*no `rngs` .* as in nnx\.Dropout\(0\.5, rngs=nnx\.Rngs"
+    ):
+        jax.eval_shape(expert.train_fn, expert.variables, x)
+    sound = of_nnx(NnxDrops(nnx.Rngs(0), nnx.Rngs(0)))
+    assert (sound.train_fn(sound.variables, x)[0].features == 0).any(), "the fix is right"
+
+
+def test_fine_tuning_an_nnx_module_that_cannot_be_trained_is_refused():
+    expert = nnx_expert("mine", NnxDrops(nnx.Rngs(0)), X, head="head", preprocess=ns.Preprocess(8))
+    images, labels = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3), np.uint8), np.arange(8) % 2
+    task = ns.Task("noise", images, labels, ("a", "b"), images, labels)
+    with pytest.raises(ModelError, match="of expert 'mine' cannot be called in training mode"):
+        ns.finetune(expert, task, learning_rates=(0.01,), recipe=ns.Recipe(epochs=1))

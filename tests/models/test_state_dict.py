@@ -68,6 +68,56 @@ def test_prefixes_of_other_families_are_dropped(architecture):
     assert found(under("module.", old), architecture).tensors.keys() == old.keys()
 
 
+def inside(state, *changes: tuple[str, str]) -> dict:
+    """A state dict with wrappers after the beginnings of names: ("layer1.", "_orig_mod.")."""
+    for start, wrapper in changes:
+        state = {key.replace(start, f"{start}{wrapper}", 1) if key.startswith(start) else key: array for key, array in state.items()}
+    return state
+
+
+WRAPPED = {
+    "one layer compiled": (ARCHITECTURE, inside(STATE, ("layer1.", "_orig_mod.")), "'_orig_mod'"),
+    "every layer compiled": (
+        ARCHITECTURE,
+        inside(STATE, *((f"{layer}.", "_orig_mod.") for layer in {key.split(".")[0] for key in STATE})),
+        "'_orig_mod'",
+    ),
+    "blocks sharded": (
+        ARCHITECTURE,
+        inside(STATE, ("layer1.0.", "_fsdp_wrapped_module."), ("layer2.", "_checkpoint_wrapped_module.")),
+        "'_checkpoint_wrapped_module', '_fsdp_wrapped_module'",
+    ),
+    "one inside another": (
+        ARCHITECTURE,
+        inside(STATE, ("layer1.0.", "_fsdp_wrapped_module._checkpoint_wrapped_module.")),
+        "'_checkpoint_wrapped_module', ",
+    ),
+    "the head": (ARCHITECTURE, inside(STATE, ("fc.", "module.")), "'module'"),
+    "under a prefix": (ARCHITECTURE, under("net.", inside(STATE | COUNTERS, ("bn1.", "module."))), "'module'"),
+    "features in parallel": ("alexnet", inside(made(1, "alexnet"), ("features.", "module.")), "'module'"),
+    "dense features in parallel": ("densenet_small", inside(made(1, "densenet_small"), ("features.", "module.")), "'module'"),
+}
+
+
+@pytest.mark.parametrize("case", WRAPPED)
+def test_wrappers_inside_names_are_dropped_and_said(case):
+    architecture, content, wrappers = WRAPPED[case]
+    state = found(content, architecture)
+    expected = made(1, architecture)
+    assert {key for key in state.tensors if key in expected} == expected.keys()
+    assert all(key in expected or "num_batches" in key or "total" in key for key in state.tensors)
+    assert says(state, f"Dropped inside names: {wrappers}")
+
+
+def test_a_name_that_is_there_with_and_without_a_wrapper_is_kept_as_it_is():
+    extra = {"layer1._orig_mod.0.conv1.weight": STATE["layer1.0.conv1.weight"]}
+    assert found(STATE | extra).tensors.keys() == (STATE | extra).keys(), "the conversion then refuses what it does not know"
+
+
+def test_of_an_unknown_network_wrappers_are_dropped():
+    assert plain_state(inside(STATE, ("layer1.", "_orig_mod.")), "Checkpoint a.pth").keys() == STATE.keys()
+
+
 @pytest.mark.parametrize(
     "keys",
     [("state_dict",), ("model",), ("ema",), ("net",), ("network",), ("state",), ("params",), ("model_state",), ("my_key",), ("a", "b", "c", "d")],
@@ -158,6 +208,12 @@ HEADS = {
     "timm's": (BODY | linear("head.fc"), "head.fc"),
     "another name": (BODY | linear("classifier.1"), "classifier.1"),
     "beside the backbone": (under("backbone.", BODY) | linear("head") | {"criterion.weight": np.ones(3)}, "head"),
+    "of its own name beside the backbone": (under("backbone.", BODY) | linear("fc"), "fc"),
+    "of its own name in a model beside its backbone": (under("model.backbone.", BODY) | linear("model.fc"), "model.fc"),
+    "beside what only training needs": (
+        under("backbone.", BODY) | linear("fc") | {"mean": np.ones(3), "val_loss.weight": np.ones(5), "train_metrics.f1.tp": np.ones(5)},
+        "fc",
+    ),
 }
 
 
@@ -169,6 +225,32 @@ def test_a_single_linear_layer_is_the_head(case):
     assert state.tensors["fc.weight"].shape == (5, WIDTH)
     assert state.tensors["fc.bias"][0] == 2
     assert says(state, f"The linear layer {name!r} was taken as the head 'fc'.")
+
+
+@pytest.mark.parametrize("architecture", ["densenet_small", "alexnet"])
+def test_a_head_of_its_own_name_beside_the_backbone_is_taken_in_other_families(architecture):
+    state = made(1, architecture)
+    layer = next(name.removesuffix(".weight") for name in reversed(state) if name in (f"{one}.weight" for one in ("classifier", "classifier.6")))
+    body = {key: array for key, array in state.items() if not key.startswith(f"{layer}.")}
+    found_state = found(under("backbone.", body) | linear(layer, inputs=state[f"{layer}.weight"].shape[1]), architecture)
+    assert found_state.tensors.keys() == state.keys()
+    assert found_state.tensors[f"{layer}.weight"].shape[0] == 5
+
+
+NECKS = {
+    "a linear layer of the same width": linear("bottleneck.0", outputs=WIDTH),
+    "a batch norm": {f"neck.bn.{name}": np.ones(WIDTH, np.float32) for name in ("weight", "bias", "running_mean", "running_var")},
+    "a pooling that learns": {"pool.p": np.ones(1, np.float32)},
+    "a projection": linear("projector.0", outputs=7) | linear("projector.2", inputs=7),
+}
+
+
+@pytest.mark.parametrize("neck", NECKS)
+@pytest.mark.parametrize("name", ["head", "fc"])
+def test_a_head_behind_other_layers_is_none(neck, name):
+    state = found(under("backbone.", BODY) | NECKS[neck] | linear(name))
+    assert state.tensors.keys() == BODY.keys()
+    assert says(state, f"The linear layer {name!r} is not the head: {min(NECKS[neck])}", "The network was taken without a head.", f"{name}.weight")
 
 
 @pytest.mark.parametrize(

@@ -74,9 +74,18 @@ def test_an_expert_loads_as_it_was_written(zoo, written):
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "card.json"])
-def test_an_expert_that_was_cloned_without_git_lfs_is_named(zoo, file):
-    (zoo / "a" / file).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n")
-    with pytest.raises(ModelError, match=rf"{file}.* is a Git LFS pointer, .*git lfs pull"):
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", "is a Git LFS pointer, .*git lfs pull"),
+        (b"\xef\xbb\xbfversion https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", "is a Git LFS pointer, .*git lfs pull"),
+        (b"<!DOCTYPE html><html>Sign in</html>", "is a web page, .*Fetch the file itself"),
+    ],
+    ids=["pointer", "pointer with a mark", "page"],
+)
+def test_what_stands_in_place_of_an_experts_file_is_said(zoo, file, content, sentence):
+    (zoo / "a" / file).write_bytes(content)
+    with pytest.raises(ModelError, match=rf"{file}.* {sentence}"):
         FolderZoo(zoo)["a"]()
 
 

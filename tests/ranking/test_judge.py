@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ntk_select.ranking.judge import NAMED, contenders, judgement
+from ntk_select.ranking.judge import NAMED, contenders, judgement, ordered
 from ntk_select.ranking.record import ExpertScores, firsts
 from ntk_select.resampling import HalfSamples
 from ntk_select.scores import SCORES, Score, ScoreResult, Unavailable
@@ -97,6 +97,30 @@ def test_whom_other_scores_put_first_is_said():
     rows[1].scores["knn"] = ScoreResult(0.95)
     rows[2].scores["knn"] = ScoreResult(0.95)
     assert "b (tied with 1) by knn" in verdict(rows, ("a",), scores)
+
+
+def test_scores_that_would_fit_any_labels_put_nobody_first_and_come_behind_the_others():
+    scores = {name: SCORES[name] for name in ("lfc", "sfda")}
+    rows = rows_of([0.3, 0.2])
+    for row, value, remark in zip(rows, (0.5, 0.99), ("", "too few"), strict=True):
+        row.scores["sfda"] = ScoreResult(value, remark=remark)
+    assert "disagree" not in verdict(rows, ("a",), scores)
+    assert firsts(rows, "sfda") == ["a"]
+    assert [row.name for row in ordered(rows, "sfda", SCORES["sfda"])] == ["a", "b"]
+    assert contenders(ordered(rows, "sfda", SCORES["sfda"]), {}, "sfda", HALVES) == ("a",)
+
+
+def test_equal_values_without_intervals_are_called_equal():
+    rows = rows_of([5.0, 5.0, 5.0], "num_params")
+    sizes = {"num_params": SCORES["num_params"]}
+    found = verdict(rows, contenders(rows, {}, "num_params", HALVES), sizes, "num_params")
+    assert found == "num_params is highest for a and 2 others of equal value, and says nothing about the task."
+
+
+def test_where_half_samples_do_not_tell_the_error_that_is_said():
+    rows = rows_of([1.0, 0.9])
+    rows[0].scores["lfc"] = ScoreResult(1.0)
+    assert "half-samples of them do not tell how surely" in verdict(rows, contenders(rows, {"a": np.ones(200)}, "lfc", HALVES))
 
 
 def test_without_intervals_the_reason_is_said():

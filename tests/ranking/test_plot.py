@@ -20,6 +20,7 @@ RANKING = Ranking(
     ),
     contenders=("flowers_18", "no source"),
     judgement="1 to 2 cannot be told apart.",
+    evidence="It was measured.",
 )
 
 

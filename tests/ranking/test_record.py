@@ -10,7 +10,6 @@ import pytest
 
 from ntk_select.errors import ConfigError, MissingDependencyError
 from ntk_select.ranking import ExpertScores, Failure, Ranking
-from ntk_select.ranking.evidence import evidence_for
 from ntk_select.ranking.record import cell
 from ntk_select.scores import ScoreResult, Unavailable
 
@@ -33,6 +32,7 @@ RANKING = Ranking(
     failures=(Failure("broken", "The weights are gone."),),
     contenders=("flowers",),
     judgement="flowers is ahead.",
+    evidence="It was measured.",
     versions={"jax": "0"},
 )
 NOTHING = Ranking(
@@ -56,13 +56,13 @@ PLACED = {"a": ScoreResult(1.0), "b": ScoreResult(2.0), "c": ScoreResult(2.0), "
 def test_repr_is_a_table_with_the_verdict():
     assert repr(RANKING).splitlines() == [
         "Ranking of 2 experts for birds",
-        "rank  expert    lfc           lgc",
-        "1     flowers   0.333 ±0.125  -",
-        '2     a "b", c  -0.125        0.500',
+        "rank  expert    lfc                   lgc",
+        "1     flowers   0.333 [0.250, 0.500]  -",
+        '2     a "b", c  -0.125                0.500',
         "lgc unavailable for 1 of 2: no, it has none",
         "broken failed: The weights are gone.",
         "flowers is ahead.",
-        evidence_for("lfc"),
+        "It was measured.",
     ]
 
 
@@ -79,7 +79,7 @@ def test_experts_can_be_counted_iterated_and_taken_by_place_or_name():
 def test_html_is_the_same_table_escaped():
     found = replace(RANKING, judgement="<b> is ahead.")._repr_html_()
     assert "<tr><th>rank</th><th>expert</th><th>lfc</th><th>lgc</th></tr>" in found
-    assert "<td>flowers</td><td>0.333 ±0.125</td><td>-</td>" in found
+    assert "<td>flowers</td><td>0.333 [0.250, 0.500]</td><td>-</td>" in found
     assert "&lt;b&gt; is ahead." in found
     assert "<b>" not in found
 
@@ -89,10 +89,12 @@ def test_html_is_the_same_table_escaped():
     [
         ("lfc", ScoreResult(0.2041, 0.18, 0.224), "0.204 ±0.022"),
         ("lfc", ScoreResult(-0.5), "-0.500"),
-        ("forecast", ScoreResult(0.783, 0.72, 0.82), "78.3 ±5.0 %"),
+        ("forecast", ScoreResult(0.783, 0.73, 0.83), "78.3 ±5.0 %"),
+        ("forecast", ScoreResult(1.0, 0.94, 1.0), "100.0 [94.0, 100.0] %"),
+        ("lfc", ScoreResult(0.02, 0.0, 0.05), "0.020 ±0.025"),
         ("num_params", ScoreResult(11_000_000.0), "11000000.0"),
         ("mine", ScoreResult(0.9, remark="few", by_chance={"value": 0.85}), "0.900 (chance 0.850)"),
-        ("etran", ScoreResult(0.9, remark="few", by_chance={"lda": 0.85}), "0.900"),
+        ("etran", ScoreResult(0.9, remark="few", by_chance={"lda": 0.85, "value": 0.7}), "0.900 (chance 0.700)"),
         ("lfc", Unavailable("none"), "-"),
     ],
 )
@@ -106,6 +108,16 @@ def test_experts_that_cannot_be_told_from_the_best_are_marked_wherever_they_stan
     assert [found.shown_rank(row) for row in found] == ["1", "2", "3", "4 ~"]
     assert "~ cannot be told from the first (95 %, over the choice of images)." in repr(found)
     assert "~" not in repr(replace(found, contenders=("a",)))
+
+
+def test_equal_values_have_a_mark_of_their_own():
+    rows = tuple(
+        ExpertScores(i, name, None, None, 5, {"s": ScoreResult(value)}, {})
+        for i, (name, value) in enumerate(zip("abc", (1.0, 1.0, 0.5), strict=True), 1)
+    )
+    found = Ranking(TASK, ("s",), rows, contenders=("a", "b"))
+    assert [found.shown_rank(row) for row in found] == ["1", "2 =", "3"]
+    assert found.marks == ["= has the same value as the first."]
 
 
 def test_of_many_scores_only_the_deciding_one_is_printed():
@@ -160,7 +172,7 @@ def test_the_dictionary_has_the_promised_shape():
     assert record["experts"][1]["scores"]["lfc"] == {"value": -0.125, "low": None, "high": None}
     assert record["failures"] == [{"name": "broken", "error": "The weights are gone."}]
     assert (record["scores"], record["tied"], record["judgement"]) == (["lfc", "lgc"], 1, "flowers is ahead.")
-    assert (record["contenders"], record["evidence"]) == (["flowers"], evidence_for("lfc"))
+    assert (record["contenders"], record["evidence"]) == (["flowers"], "It was measured.")
     assert record["firsts"] == {"lfc": ["flowers"], "lgc": ['a "b", c']}
     assert json.loads(json.dumps(record, allow_nan=False)) == record
 
