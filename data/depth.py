@@ -153,8 +153,8 @@ def decided(seen: Iterable[Seen]) -> Decision:
     """The depth of a task from its 16-bit images.
 
     Grey images have as many bits as their tags declare, if their largest value fits, and 16 if it does not. Without a tag: the fewest of
-    8, 10, 12, 14 and 16 bits that hold the largest value of all, if that is 0 or at least `FAINT`. Of coloured images only the high byte can be read, so that their largest
-    value must show that they have 16 bits.
+    8, 10, 12, 14 and 16 bits that hold the largest value of all, if that is 0 or at least `FAINT`. Of coloured images only the high byte can
+    be read, so that their largest value must show that they have 16 bits.
 
     Raises:
       DataError: tags declare several depths, or the values leave it open.

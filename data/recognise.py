@@ -97,8 +97,9 @@ MAGIC = (
     (0, b"\xff\x0a", JXL), (0, b"\0\0\0\x0cJXL \r\n\x87\n", JXL), (8, b"CR\x02", RAW), (0, b"FUJIFILMCCD-RAW", RAW), (0, b"IIRO", RAW), (0, b"IIRS", RAW),
     (0, b"MMOR", RAW), (0, b"IIU\0", RAW), (0, b"FOVb", RAW), (0, b"8BPS", PHOTOSHOP), (0, b"gimp xcf", GIMP), (0, b"%!PS", POSTSCRIPT),
     (0, b"\xc5\xd0\xd3\xc6", POSTSCRIPT), (128, b"DICM", DICOM), (0, b"v/1\x01", EXR), (0, b"#?RADIANCE", RADIANCE), (0, b"#?RGBE", RADIANCE),
-    (0, b"SIMPLE  =", FITS), (0, b"II\xbc", XR), (0, b"\0\0\1\0", ICO), (0, b"\0\0\2\0\1\0", ICO), (0, b"icns", ICNS), (0, b"DDS ", DDS), (0, b"qoif", QOI), (0, b"BPG\xfb", BPG),
-    (0, b"\xd7\xcd\xc6\x9a", WMF), (40, b" EMF", WMF), (0, b"P7\n", PAM), (0, b"AT&TFORM", DJVU), (0, b"NRRD000", ARRAY), (0, b"%PDF", PDF), (8, b"AVI ", VIDEO), (0, b"\x1aE\xdf\xa3", VIDEO), (0, b"FLV\1", VIDEO), (0, b"\0\0\1\xba", VIDEO),
+    (0, b"SIMPLE  =", FITS), (0, b"II\xbc", XR), (0, b"\0\0\1\0", ICO), (0, b"\0\0\2\0\1\0", ICO), (0, b"icns", ICNS), (0, b"DDS ", DDS),
+    (0, b"qoif", QOI), (0, b"BPG\xfb", BPG), (0, b"\xd7\xcd\xc6\x9a", WMF), (40, b" EMF", WMF), (0, b"P7\n", PAM), (0, b"AT&TFORM", DJVU), (0, b"NRRD000", ARRAY),
+    (0, b"%PDF", PDF), (8, b"AVI ", VIDEO), (0, b"\x1aE\xdf\xa3", VIDEO), (0, b"FLV\1", VIDEO), (0, b"\0\0\1\xba", VIDEO),
     (0, b"PK\3\4", ARCHIVE), (0, b"\x1f\x8b", ARCHIVE), (0, b"Rar!", ARCHIVE), (0, b"7z\xbc\xaf", ARCHIVE), (0, b"\x93NUMPY", ARRAY), (0, b"\x89HDF", ARRAY),
 )  # fmt: skip
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")

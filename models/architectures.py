@@ -98,7 +98,7 @@ SAME = ("", "wide", "tv", "ssl", "swsl")
 
 def is_variant(name: str) -> bool:
     """Whether a name is made of a known one by adding letters, as resnetblur50, seresnet50 and resnet50d are: that of another network."""
-    found = VARIANT.fullmatch(re.sub(r"\W", "_", name.lower()))
+    found = VARIANT.fullmatch(re.sub(r"[-./]", "_", name.lower()))
     if not found or found["family"] not in ("alexnet", "densenet", "resnet"):
         return bool(found)
     return found["before"].strip("_") not in SAME or bool(re.search("[a-z]", (found["between"] or "") + found["after"]))
@@ -112,7 +112,7 @@ OTHER_COMPUTATION = re.compile(
 
 
 def architecture_in(name: str) -> str | None:
-    """The architecture that stands as a word in a name of weights: "resnet18" in "simclr_resnet18". None without one or beside `OTHER_COMPUTATION`."""
+    """The architecture that is a word of a name of weights: "resnet18" in "simclr_resnet18". None without one or beside `OTHER_COMPUTATION`."""
     words = re.split("[^a-z0-9]+", name.lower())
     whole = f"_{'_'.join(words)}_"
     found = [] if any(map(OTHER_COMPUTATION.fullmatch, words)) else [known for known in ARCHITECTURES if f"_{known}_" in whole]

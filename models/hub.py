@@ -14,6 +14,8 @@ from typing import Any
 from ntk_select.errors import ConfigError, ModelError, first_line, missing
 from ntk_select.preprocess import Preprocess
 
+from .architectures import ARCHITECTURES, build
+
 PREFIX = "hf-hub:"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """What the weights may be called, the preferred name first."""
@@ -30,6 +32,7 @@ UNCHANGED = {
     "norm_eps": (1e-5,),
     "attn_layer": ("",),
     "features_only": (False,),
+    "channels": ([64, 128, 256, 512],),
     "aa_layer": ("",),
     "avg_down": (False,),
     "block_reduce_first": (1,),
@@ -40,13 +43,20 @@ UNCHANGED = {
 """Settings of timm, and the values that leave an architecture as it was published. Others may change it while the weights' names stay."""
 
 NOT_OF_EVALUATION = re.compile(
-    r"num_classes|\w*drop\w*(rate|path|prob)\w*|(zero|weight)_init\w*|pretrained\w*|cache_dir|checkpoint_path|(use_checkpoint|\w*checkpointing)|"
-    r"memory_efficient|scriptable|(bn|norm)_momentum"
+    r"num_classes|\w*drop\w*(rate|path|prob)\w*|\w*dropout|stochastic_depth_prob|(zero|weight)_init\w*|pretrained\w*|cache_dir|"
+    r"checkpoint_path|use_checkpoint|\w*checkpointing|memory_efficient|scriptable|(bn|norm)_momentum"
 )
 """Settings, with any value, that do not change what the network computes in evaluation: dropout, initial values, ways to compute the same."""
 
-SHOWN_BY_SHAPES = re.compile("layers|channels|base_width|block_config|growth_rate|bn_size|num_init_features")
-"""Settings that change the shapes of tensors, so that the conversion finds out whether they are as published."""
+FIELDS = {
+    "layers": "stage_sizes",
+    "block_config": "block_sizes",
+    "base_width": "base_width",
+    "growth_rate": "growth",
+    "bn_size": "bottleneck",
+    "num_init_features": "initial",
+}
+"""Settings of timm that differ from architecture to architecture, and the fields of the networks here that have their published values."""
 
 
 @dataclass(frozen=True)
@@ -85,19 +95,13 @@ class HubModel:
         Raises:
           ModelError: the configuration changes the architecture in a way that the names and shapes of the weights do not show.
         """
+        named = str(self.config.get("architecture") or self.repo.rpartition("/")[2]).split(".")[0]
+        published = build(named, num_classes=1) if named in ARCHITECTURES else None
         settings = {"global_pool": self.config.get("global_pool"), **(self.config.get("model_args") or {})}
-        changes = {key: value for key, value in settings.items() if not self._leaves_unchanged(key, value)}
+        changes = {key: value for key, value in settings.items() if not _leaves_unchanged(key, value, published)}
         if changes:
             raise ModelError(f"{self.where}: the architecture is changed by {changes}; only architectures as they were published can be converted.")
-        return str(self.config.get("architecture") or self.repo.rpartition("/")[2]).split(".")[0]
-
-    @staticmethod
-    def _leaves_unchanged(setting: str, value: Any) -> bool:
-        if value is None or NOT_OF_EVALUATION.fullmatch(setting) or SHOWN_BY_SHAPES.fullmatch(setting):
-            return True
-        if isinstance(value, Mapping):
-            return all(HubModel._leaves_unchanged(*pair) for pair in value.items())
-        return (value.lower() if isinstance(value, str) else value) in UNCHANGED.get(setting, ())
+        return named
 
     @property
     def licence(self) -> str | None:
@@ -166,6 +170,17 @@ def find_model(name: str) -> HubModel:
     ):
         raise ModelError(f"config.json of {name} is not laid out as timm writes it: an object with the objects pretrained_cfg and model_args.")
     return HubModel(repo, revision or None, config)
+
+
+def _leaves_unchanged(setting: str, value: Any, published: Any) -> bool:
+    """Whether a setting leaves the network as it was `published`; where that is not known, shapes of tensors tell for `FIELDS`."""
+    if value is None or NOT_OF_EVALUATION.fullmatch(setting):
+        return True
+    if setting in FIELDS:
+        return getattr(published, FIELDS[setting], None) in (None, tuple(value) if isinstance(value, list) else value)
+    if isinstance(value, Mapping):
+        return all(_leaves_unchanged(*pair, published) for pair in value.items())
+    return (value.lower() if isinstance(value, str) else value) in UNCHANGED.get(setting, ())
 
 
 def _download(repo: str, revision: str | None, file: str) -> Path | None:

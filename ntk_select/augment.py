@@ -1,4 +1,4 @@
-"""How are training images varied, without changing what is on them?"""
+"""Augmentation: views of training images that leave what is on them as it is."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

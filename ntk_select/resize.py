@@ -19,18 +19,19 @@ PIECE = 2**16
 KEPT = 2**23
 """Weights of one pixel of the result that are kept, not computed again."""
 BITS, SHORT, FINE = 22, 2**14, 44
-"""Binary places of Pillow's weights, which are ours for up to `SHORT` pixels; and of ours for more, where Pillow's would be rounded to almost nothing."""
+"""Binary places of Pillow's weights, the number of pixels up to which they are ours, and binary places of ours for more."""
 
 
 def resized_crop(image: np.ndarray, whole: tuple[int, int], corner: tuple[int, int], size: int, interpolation: str) -> np.ndarray:
     """`size` x `size` pixels, from `corner` on, of an image resized to `whole`.
 
     Usual images are resized by Pillow and cropped. Where that would take an intermediate image of more than `WHOLE` pixels, only what the
-    crop keeps is computed, along the longer side first, with Pillow's weights and rounding, as long as one pixel stands for few thousands. Where width is the longer side that is Pillow's
-    order, and the values are Pillow's bit for bit. Where height is, Pillow resizes the width first, and between the two steps values are rounded
-    and clipped to 0 .. 255: "bilinear" and "box" then differ by at most 1, while "bicubic" and "lanczos", which overshoot beside edges, may differ by some
-    forty of 255 grey values at single pixels of noise, and by less than 2 in the mean. "nearest" may choose the neighbour of a pixel where two are equally
-    near.
+    crop keeps is computed, along the longer side first, with Pillow's weights and rounding; where a pixel stands for more than `SHORT`,
+    with finer weights, for Pillow's would be rounded to almost nothing. If the image is wider than high, that is Pillow's order, and the
+    values are Pillow's bit for bit. If it is higher than wide, Pillow resizes the width first, and between the two steps values are rounded
+    and clipped to 0 .. 255: "bilinear" and "box" then differ by at most 1; "bicubic" and "lanczos", which overshoot beside edges, by up to
+    about 40 grey values at single pixels of noise, and by less than 2 in the mean. "nearest" may choose the neighbour of a pixel where two
+    are equally near.
 
     Memory beside the image and the result: at most 4 bytes for each pixel of the image and 256 MiB, however large the resized image would be.
 

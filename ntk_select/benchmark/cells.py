@@ -1,4 +1,4 @@
-"""What is one piece of a benchmark, and which pieces does a config ask for?"""
+"""Cells, the pieces of a benchmark, and the grid of them that a config asks for."""
 
 import hashlib
 import json

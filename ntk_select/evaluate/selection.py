@@ -1,4 +1,4 @@
-"""What does a user gain who fine-tunes the experts with the highest scores?
+"""Gain of a user who fine-tunes the experts with the highest scores.
 
 Experts with equal scores are tried in random order, those without a score last. Every number here is the exact mean over these orders,
 by order statistics: nothing is sampled. All scores equal is therefore the same as a random choice.

@@ -1,4 +1,4 @@
-"""How does a fine-tuned expert become one of a zoo?"""
+"""Keeping a fine-tuned expert as one of a zoo."""
 
 from dataclasses import asdict, replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How is an expert fine-tuned?"""
+"""The recipe of a fine-tuning."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What comes out of one training with one learning rate?"""
+"""One training with one learning rate."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Which learning rate is best?"""
+"""Search of the learning rate."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait

@@ -1,4 +1,4 @@
-"""LFC, the label-feature correlation: do examples with similar features share a label?"""
+"""LFC, the label-feature correlation: agreement of the feature kernel with the labels."""
 
 import numpy as np
 from jaxtyping import Int, Num

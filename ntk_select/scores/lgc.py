@@ -1,4 +1,4 @@
-"""LGC, the label-gradient correlation: do examples with similar gradients share a label?"""
+"""LGC, the label-gradient correlation: agreement of the gradient kernel with the labels."""
 
 from collections.abc import Callable
 from functools import partial

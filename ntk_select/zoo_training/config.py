@@ -1,4 +1,4 @@
-"""What may stand in the config file of a zoo, and what does it mean?"""
+"""The config file of a zoo."""
 
 import inspect
 from collections.abc import Mapping

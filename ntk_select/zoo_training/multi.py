@@ -1,4 +1,4 @@
-"""How does one network learn many domains at once?"""
+"""Training of one network on many domains."""
 
 from collections.abc import Iterable, Mapping
 

@@ -1,4 +1,4 @@
-"""How does one expert of one source come to be?"""
+"""Training of one expert on one source."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

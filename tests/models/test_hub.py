@@ -218,6 +218,8 @@ def test_older_configurations_are_flat():
         {"model_args": {"block_args": {"attn_layer": None, "something": {"else": 1}}}},
         {"model_args": {"norm_layer": "groupnorm"}},
         {"model_args": {"bn_eps": 1e-3}},
+        {"model_args": {"base_width": 128}},
+        {"model_args": {"layers": [3, 4, 6, 3]}},
         {"global_pool": "max"},
     ],
 )
@@ -233,7 +235,7 @@ def test_changed_architectures_are_refused(changes):
         {"drop_rate": 0.3, "drop_path_rate": 0.05, "drop_block_rate": 0.1, "attn_drop_rate": 0.1, "proj_drop_rate": 0.2, "head_drop_rate": 0.5},
         {"zero_init_last": False, "pretrained": True, "checkpoint_path": "", "grad_checkpointing": True, "memory_efficient": False},
         {"output_stride": 32, "stem_type": "", "act_layer": "ReLU", "aa_layer": None, "cardinality": 1, "block_args": None},
-        {"base_width": 64, "layers": [3, 4, 6, 3], "growth_rate": 32, "block_args": {}, "features_only": False},
+        {"base_width": 64, "layers": [1, 1, 2], "growth_rate": 32, "block_args": {}, "features_only": False},
         {
             "bn_momentum": 0.01,
             "norm_layer": "syncbn",
@@ -245,6 +247,19 @@ def test_changed_architectures_are_refused(changes):
 )
 def test_settings_that_change_nothing_in_evaluation_are_allowed(settings):
     assert model(model_args=settings, global_pool="avg").architecture == "resnet_small"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "settings"),
+    [
+        ("resnet50", {"layers": [3, 4, 6, 3], "base_width": 64, "channels": [64, 128, 256, 512]}),
+        ("wide_resnet50_2", {"layers": [3, 4, 6, 3], "base_width": 128}),
+        ("densenet161", {"block_config": [6, 12, 36, 24], "growth_rate": 48, "num_init_features": 96, "bn_size": 4}),
+        ("my_own", {"layers": [3, 4, 6, 3], "base_width": 128}),
+    ],
+)
+def test_settings_that_are_those_of_the_architecture_are_allowed(architecture, settings):
+    assert model(architecture=architecture, model_args=settings).architecture == architecture
 
 
 @pytest.mark.parametrize("config", [None, {}, {"model_type": "resnet", "pretrained_cfg": None}, {"num_classes": 3, "model_args": {"drop_rate": 0.1}}])

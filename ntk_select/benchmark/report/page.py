@@ -1,4 +1,4 @@
-"""How do the results look on one page that needs no server, no network and no other file?"""
+"""The results on one page that needs no server, no network and no other file."""
 
 import base64
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""What was measured, in the form in which tables and figures ask for it?"""
+"""Measurements in the form in which tables and figures use them."""
 
 import tomllib
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""How does a folder of results become files to read: a page, figures, and tables?"""
+"""Files of a report: the page, figures, and tables."""
 
 import csv
 import io

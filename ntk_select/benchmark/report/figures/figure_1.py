@@ -1,4 +1,4 @@
-"""Figure 1: is a choice among experts worth more than another architecture, or another learning rate?"""
+"""Figure 1: a choice among experts beside other architectures and other learning rates."""
 
 import numpy as np
 

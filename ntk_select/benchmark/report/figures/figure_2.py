@@ -1,4 +1,4 @@
-"""Figure 2: what does each single-domain expert of the zoo gain over the reference?"""
+"""Figure 2: gain of each single-domain expert over the reference."""
 
 from ntk_select.benchmark.report.results import Results
 from ntk_select.benchmark.report.words import single_domain

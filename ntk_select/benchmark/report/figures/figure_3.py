@@ -1,4 +1,4 @@
-"""Figure 3: what do the domains of a multi-domain expert gain over the reference, beside the best single-domain expert?"""
+"""Figure 3: gain of the domains of a multi-domain expert over the reference, beside the best single-domain expert."""
 
 from ntk_select.benchmark.report.results import Results
 from ntk_select.benchmark.report.words import multi_domain, single_domain

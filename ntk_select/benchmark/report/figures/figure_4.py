@@ -1,4 +1,4 @@
-"""Figure 4: which gain over the reference does each score bring among single-domain experts?"""
+"""Figure 4: gain over the reference that each score brings among single-domain experts."""
 
 from ntk_select.benchmark.report.results import Results
 from ntk_select.benchmark.report.words import single_domain

@@ -1,4 +1,4 @@
-"""Figure 5: which gain over the reference does each score bring among the domains of a multi-domain expert?"""
+"""Figure 5: gain over the reference that each score brings among the domains of a multi-domain expert."""
 
 from ntk_select.benchmark.report.results import Results
 from ntk_select.benchmark.report.words import multi_domain

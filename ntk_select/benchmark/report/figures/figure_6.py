@@ -1,4 +1,4 @@
-"""Figure 6: after how many experts does each score find the best one, and how does its order agree with the truth?"""
+"""Figure 6: trials until each score finds the best expert, and agreement of its order with the accuracies."""
 
 from ntk_select.benchmark.report.results import Results
 from ntk_select.benchmark.report.summary import BEST

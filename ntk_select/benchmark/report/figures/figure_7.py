@@ -1,4 +1,4 @@
-"""Figure 7: how many images of a class must scores see?"""
+"""Figure 7: number of images per class that scores need."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Figure 8: how do the feature kernels of experts come to agree with the labels as they are fine-tuned?"""
+"""Figure 8: agreement of feature kernels with the labels over fine-tuning."""
 
 import numpy as np
 

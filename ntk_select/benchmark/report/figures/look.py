@@ -1,4 +1,4 @@
-"""What do all figures of a benchmark look like, and what do they say they are of?"""
+"""The common look of the figures of a benchmark, and what their captions share."""
 
 from collections.abc import Sequence
 from dataclasses import replace

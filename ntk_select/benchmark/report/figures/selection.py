@@ -1,4 +1,4 @@
-"""How well does every score select, by several measures, and how is that drawn?"""
+"""Selection by every score, by several measures, drawn as bars."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Which tables does the report have?"""
+"""The tables of the report."""
 
 from . import budget, experts, failures, paired, paper, scores, table_1, table_2, table_3, table_4, truth, unavailable
 from .record import Column, Content, Table, csv_bytes
