@@ -27,7 +27,8 @@ def figure_bytes(ranking, file_format: str) -> bytes:
         _values(figure, axes, ranking)
     axes[0].set_yticks(range(len(experts)), [f"{literal(expert.name)}  {expert.rank}" for expert in experts])
     axes[0].set_ylim(max(len(experts), 1) - 0.5, -0.5)
-    title = textwrap.fill(f"{ranking.task['name']}: {ranking.judgement} {ranking.evidence}", int(LETTERS * figure.get_figwidth()))
+    said = f"{ranking.task['name']}: {ranking.judgement} {ranking.evidence}"
+    title = textwrap.fill(said, int(LETTERS * figure.get_figwidth()), break_on_hyphens=False)
     figure.suptitle(literal(title), fontsize=10)
     return file_content(figure, file_format)
 

@@ -88,7 +88,7 @@ def test_the_table_shows_each_result_and_of_several_seeds_their_mean_and_spread(
     status, out, _ = ran(*options, lr="0.05 0.01".replace(" ", ","))
     results = json.loads(ran("--json", *options, lr="0.05,0.01")[1])["results"]
     assert status == 0
-    assert "bright things: 6 images a class (12), tested on 8; learning rate by validation" in out
+    assert "bright things: 6 images per class (12), tested on 8; learning rate by validation" in out
     lines = [line for line in out.splitlines() if line.startswith("│")]
     for line, result in zip(lines, results, strict=True):
         assert line.split("│")[1].strip() == "ash"

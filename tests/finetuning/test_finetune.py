@@ -271,7 +271,7 @@ def test_one_rate_however_it_is_written_is_taken_as_it_is(made, rate):
         ({"shots": "all"}, "shots='all' must be a whole number from 1, or 'full'"),
         ({"shots": 1, "learning_rates": (0.1, 0.2)}, "No class has two training images"),
         ({"extend": "yes"}, "extend='yes' must be True or False"),
-        ({"progress": True}, r"progress= takes a function of \(done, all, what\), None .* or False; given: True"),
+        ({"progress": "bar"}, r"progress= takes a function of \(done, all, what\), None .* or False; given: 'bar'"),
         ({"learning_rates": ()}, "must be numbers above 0"),
         ({"learning_rates": None}, "must be numbers above 0"),
         ({"recipe": "paper"}, "recipe='paper' must be a Recipe"),
