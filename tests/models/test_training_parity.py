@@ -86,18 +86,27 @@ def test_losses_weights_and_batch_statistics_are_pytorchs(architecture, number, 
     assert errors_of(start, expected).min() > 100 * TOLERANCE  # everything has moved
 
 
+def rounded_anew(state, seed):
+    """The same weights, each moved by one rounding of float32."""
+    rng = np.random.default_rng(seed)
+    return {key: (value * (1 + 2.0**-24 * rng.choice([-1, 1], value.shape))).astype(value.dtype) for key, value in state.items()}
+
+
 def test_in_float32_training_strays_from_float64_no_further_than_pytorchs(oracle, state_of):
-    """Training amplifies rounding; one step stays close, and after many PyTorch's own distance is the measure."""
+    """Training amplifies rounding: the first steps stay close, and after many the measure is how far PyTorch's own trainings go that start one
+    rounding apart. How far a single one goes differs tenfold between processors."""
     state, steps, module = state_of("resnet18"), batches(20, 16, 32), build("resnet18", num_classes=CLASSES)
-    runs = {dtype: trained_by_torch(torch_network(oracle, "resnet18", state, dtype), steps, dtype) for dtype in ("float64", "float32")}
+    losses, exact = trained_by_torch(torch_network(oracle, "resnet18", state, "float64"), steps, "float64")
+    starts = [state, *(rounded_anew(state, seed) for seed in range(6))]
+    runs = [trained_by_torch(torch_network(oracle, "resnet18", start, "float32"), steps, "float32") for start in starts]
     expert = make_expert("resnet18", module, convert_state_dict(state, module, dtype=np.float32))
     found, ours = trained_here(expert, steps, "float32")
-    (losses, exact), (their_losses, theirs) = ((loss, convert_state_dict(after, module, dtype=np.float64)) for loss, after in runs.values())
+    exact, *theirs = (convert_state_dict(after, module, dtype=np.float64) for after in (exact, *(after for _, after in runs)))
     np.testing.assert_allclose(found[:4], losses[:4], rtol=1e-4)
-    assert np.abs(found / losses - 1).max() < 2 * np.abs(their_losses / losses - 1).max()
-    mine, torchs = errors_of(ours, exact), errors_of(theirs, exact)
-    assert mine.max() < 2 * torchs.max()
-    assert np.median(mine) < 2 * np.median(torchs)
+    assert np.abs(found / losses - 1).max() < 2 * max(np.abs(theirs / losses - 1).max() for theirs, _ in runs)
+    mine, torchs = errors_of(ours, exact), [errors_of(each, exact) for each in theirs]
+    assert mine.max() < 2 * max(errors.max() for errors in torchs)
+    assert np.median(mine) < 2 * max(np.median(errors) for errors in torchs)
     _, ours = trained_here(expert, steps[:1], "float32")
     _, theirs = trained_by_torch(torch_network(oracle, "resnet18", state, "float32"), steps[:1], "float32")
     assert errors_of(ours, convert_state_dict(theirs, module, dtype=np.float64)).max() < 1e-4
