@@ -180,7 +180,7 @@ def main(
       arch: architectures with random weights; none for two embedded experts.
       size: input size of `arch`, in pixels.
       task: a task URI.
-      per_class: images a class.
+      per_class: images per class.
       repeats: calls behind each median.
       batch_size: images per forward pass.
       features: measure all scores of features instead.

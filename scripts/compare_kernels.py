@@ -54,7 +54,7 @@ def main(
       kinds: of sketches.
       dims: columns.
       seeds: how many; they are 0, 1, ...
-      per_class: images a class.
+      per_class: images per class.
       layers: last_conv, all, or a regular expression over parameter paths.
       dense_most: largest dimension for rademacher and gaussian, whose time grows with it.
       jvp_most: largest dimension for jvp, whose time grows with it most.

@@ -45,7 +45,7 @@ def main(task: str = "digits", only: tuple[str, ...] = (), per_class: int = 2, s
     Args:
       task: a task URI.
       only: these experts alone.
-      per_class: images a class.
+      per_class: images per class.
       shares: learning rates, of the largest stable one.
     """
     sample, lrs = ns.probe_sample(load_task(task), per_class=per_class), np.array(shares)

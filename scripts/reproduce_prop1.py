@@ -3,7 +3,7 @@
     python scripts/reproduce_prop1.py                       # eighteen experts on digits; about twenty minutes on two cores
     python scripts/reproduce_prop1.py --tasks digits fashion_mnist folder:my_images --out runs/prop1
 
-For every expert and task: a new head, the kernel of a few images a class, and
+For every expert and task: a new head, the kernel of a few images per class, and
   * real full-batch training at shares of the expert's own largest stable learning rate: where does the formula stop holding?
   * real training of all experts at one learning rate: does dY' Theta dY (eq. 3) say who learns faster?
   * fine-tuning with cross-entropy, Nesterov momentum, and the learning rate chosen on images held out: do Y' Theta^-1 Y (eq. 4),
@@ -45,7 +45,7 @@ class Protocol:
     """What a cell depends on, beside expert and task."""
 
     per_class: int = 10
-    """Training images a class."""
+    """Training images per class."""
     test: int = 200
     """Test images."""
     held_out: int = 200
@@ -342,7 +342,7 @@ def figure(result: dict[str, Any], cells: list[dict[str, Any]], protocol: Protoc
     axis.spines[["top", "right"]].set_visible(False)
     if tasks:
         axis.legend(frameon=False, fontsize=8, loc="upper left")
-    page.suptitle(f"The linearised theory beside real fine-tuning: {len(cells)} pairs of expert and task, {protocol.per_class} images a class")
+    page.suptitle(f"The linearised theory beside real fine-tuning: {len(cells)} pairs of expert and task, {protocol.per_class} images per class")
     return file_content(page, "png")
 
 

@@ -87,7 +87,7 @@ def main(
       tasks: task URIs.
       zoo: where the experts are.
       out: folder for agreement.json and .png, agreement_within.json and .png, and the rankings.
-      per_class: images a class.
+      per_class: images per class.
       seed: of the images.
     """
     experts = open_zoo(split(zoo))

@@ -38,7 +38,7 @@ def nleep(
       within 100 steps.
 
     Raises:
-      UndefinedScoreError: fewer than two images a cluster (5 images a class: the mixture would learn every image by heart),
+      UndefinedScoreError: fewer than two images a cluster (5 images per class: the mixture would learn every image by heart),
         one class only, one image in every class, or constant features.
       ConfigError: `covariance` is unknown or `clusters` below 1.
       MissingDependencyError: without scikit-learn.

@@ -152,7 +152,7 @@ def test_it_says_what_it_is_of_and_when_and_what_is_missing(made, results):
     for part in (
         f"{len(made.EXPERTS)} experts",
         "4 target tasks",
-        "5 and 20 images a class",
+        "5 and 20 images per class",
         "Written 2026-01-02 03:04 UTC",
         "fine-tunings of networks with random weights",
         "Seeds of fine-tuning: 0, 1",

@@ -171,7 +171,7 @@ def test_sentences_say_the_numbers_of_the_tables(results, numbers):
 
 def test_an_unfinished_target_is_named(results, made):
     some = made.without(results, lambda row: row["task"] != "cars" or row["expert"] in list(results.experts)[:5])
-    assert any("cars with 5 images a class has accuracies of 5 of" in sentence for sentence in what_is_missing(some))
+    assert any("cars with 5 images per class has accuracies of 5 of" in sentence for sentence in what_is_missing(some))
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def test_the_seeds_are_the_best_of_all_choices(seed):
 
 
 def lost(made, whole, *cells):
-    """Without fine-tunings, each a task, images a class, expert and seed."""
+    """Without fine-tunings, each a task, images per class, expert and seed."""
     return made.without(whole, lambda row: (row["task"], row["images_per_class"], row["expert"], row["seed"]) not in cells)
 
 
@@ -52,9 +52,9 @@ def test_a_seed_that_has_only_begun_costs_no_expert(made, whole):
     some = lost(made, whole, *cells, ("birds", 5, "letters-net_b", 0))
     truth = some.truth("birds", 5)
     assert (truth.seeds, truth.dropped, truth.missing) == ((0,), (1,), ("letters-net_b",))
-    (sentence,) = [each for each in what_is_missing(some) if each.startswith("birds with 5 images a class")]
+    (sentence,) = [each for each in what_is_missing(some) if each.startswith("birds with 5 images per class")]
     assert "of 12 of 13 experts (not of letters-net_b), with seed 0; seed 1 left out" in sentence
-    assert "birds, 5 images a class (1 of 13 experts missing, seed 1 left out)" in unfinished(some)
+    assert "birds, 5 images per class (1 of 13 experts missing, seed 1 left out)" in unfinished(some)
 
 
 def test_a_seed_is_given_up_rather_than_the_reference(made, whole):

@@ -44,8 +44,8 @@ def seeds_text(seeds: Sequence[int]) -> str:
 
 
 def shots_text(shots: Images) -> str:
-    """As in "20 images a class"."""
-    return "all images" if shots is None else f"{counted(shots, 'image')} a class"
+    """As in "20 images per class"."""
+    return "all images" if shots is None else f"{counted(shots, 'image')} per class"
 
 
 def balanced_text(tasks: Sequence[str]) -> str:

@@ -47,7 +47,7 @@ def text(results: Results) -> tuple[str, ...]:
         "The zoo is all experts that are strangers to the target. Brute force picks on test accuracies, so that it is too high by their noise; of "
         f"LFC's first {FIRST} the best is picked on test accuracies too, which is optimistic. "
         "Bars are one standard deviation between seeds, for LFC's choice between draws of the images that it sees. "
-        "The paper's figure 1 draws test error against 5, 10 and 20 images a class: (a) of AlexNet, ResNet-18, ResNet-101 and Wide ResNet-101, untrained "
+        "The paper's figure 1 draws test error against 5, 10 and 20 images per class: (a) of AlexNet, ResNet-18, ResNet-101 and Wide ResNet-101, untrained "
         "and trained on ImageNet, at the learning rate 0.005; (b) of the ImageNet ResNet-101 at 0.01, 0.005 and 0.001. Its zoo is the single-domain "
         "experts without those of ImageNet, and its error is the lowest, most of all with few images.",
         ROLES,

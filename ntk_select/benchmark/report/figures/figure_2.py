@@ -24,7 +24,7 @@ def text(results: Results) -> tuple[str, ...]:
         results,
         f"Test accuracy after fine-tuning minus that of the reference {results.config.reference}, mean over seeds. Experts that have seen the data of a "
         "target are left out there. The paper's figure 2 draws the test error of every expert. Its experts are better than those of ImageNet on all "
-        "images only on Magnetic Tile, UC Merced and iCassava, and with 20 or 5 images a class also on Flowers, EU Flood, Belga Logos and CUB.",
+        "images only on Magnetic Tile, UC Merced and iCassava, and with 20 or 5 images per class also on Flowers, EU Flood, Belga Logos and CUB.",
         ROLES,
         [BAR],
     )

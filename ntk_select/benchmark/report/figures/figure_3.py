@@ -40,7 +40,7 @@ def text(results: Results) -> tuple[str, ...]:
     return caption(
         results,
         f"Test accuracy after fine-tuning minus that of the reference {results.config.reference}, mean over seeds. Only targets that the multi-domain "
-        "network is a stranger to; it has seen the sources of all its domains. The best single-domain expert is picked on test accuracies, so that it "
+        "network was not trained on; it has seen the sources of all its domains. The best single-domain expert is picked on test accuracies, so that it "
         "is too high by their noise. The paper's figure 3 draws test error, of all ResNet-101 experts of one domain beside. Some domains are better than "
         "ImageNet on Magnetic Tile, Flowers, Cucumber and iCassava; on iCassava by 1.4 points, single-domain experts by 0.72.",
         ROLES,

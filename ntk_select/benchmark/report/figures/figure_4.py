@@ -32,7 +32,7 @@ def text(results: Results) -> tuple[str, ...]:
         f"{few(data(results))} The dotted and the dashed line are a random order, exactly. The best of three is picked on test "
         "accuracies, as in the paper: an optimistic number, by about as much for every score. The static leaderboard ranks by accuracy on the "
         "other targets. The paper's scores come first, the others by the best of three. The paper's figure 4 is the best of three "
-        "for every target, with all and with 20 images a class, beside the best and the worst possible: LFC, LGC and LEEP are ahead of Domain Similarity "
+        "for every target, with all and with 20 images per class, beside the best and the worst possible: LFC, LGC and LEEP are ahead of Domain Similarity "
         "and RSA on average; Feature Metrics is ahead of LFC and LEEP with all images, and behind with 20.",
         shared=[INTERVALS],
     )

@@ -18,7 +18,7 @@ WANTED = (Wanted("spearman", "Spearman correlation of\nscore and accuracy"), TOP
 
 
 def data(results: Results, scores: Sequence[str] = SCORES) -> list[dict]:
-    """One row a measure, score and number of images a class that it saw, at the most shots; the exact random order is a row without that number."""
+    """One row a measure, score and number of images per class that it saw, at the most shots; the exact random order is a row without that number."""
     if not results.shots or results.config.synthetic is not None:
         return []
     shots, rows = results.shots[-1], []
@@ -60,8 +60,8 @@ def text(results: Results) -> tuple[str, ...]:
         f"Among single-domain experts{', fine-tuned on ' + shots_text(results.shots[-1]) if results.shots else ''}. The dashed line is a "
         "random order, exactly. With fewer than "
         f"{LEAST_TARGETS} targets there are no bars. "
-        "RSA trains a network on images of the task; with the images a class that count for fewer shots it knows those shots only. "
-        "The paper's figure 7 is the gain of the best of three, of scores that see 25, 50 and all images a class: it grows with the images for LFC, LEEP "
+        "RSA trains a network on images of the task; with the images per class that count for fewer shots it knows those shots only. "
+        "The paper's figure 7 is the gain of the best of three, of scores that see 25, 50 and all images per class: it grows with the images for LFC, LEEP "
         "and RSA, and 25 are enough.",
         shared=[INTERVALS],
     )

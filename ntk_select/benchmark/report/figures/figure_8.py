@@ -52,7 +52,7 @@ def text(results: Results) -> tuple[str, ...]:
     return caption(
         results,
         "Inner products of the features of images, sorted by class, divided by their largest; lines part the classes."
-        f"{how} The paper's figure 8 has 25 images a class of UC Merced after 0, 15 and 30 epochs: the expert of NWPU-RESISC45, also aerial images, "
+        f"{how} The paper's figure 8 has 25 images per class of UC Merced after 0, 15 and 30 epochs: the expert of NWPU-RESISC45, also aerial images, "
         "has the highest LFC and a kernel that is high within classes and near zero elsewhere.",
         ROLES,
     )

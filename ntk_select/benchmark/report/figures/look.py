@@ -64,7 +64,7 @@ def gaps(results: Results, roles: Sequence[str] = ("truth", "score")) -> str:
 
 
 def unfinished(results: Results) -> str:
-    """Targets that lack experts or seeds, as in "digits, 5 images a class (2 of 23 experts missing, seed 1 left out)"."""
+    """Targets that lack experts or seeds, as in "digits, 5 images per class (2 of 23 experts missing, seed 1 left out)"."""
     texts = []
     for truth in (truth for shots in results.shots for task in results.task_names if (truth := results.truth(task, shots)) is not None):
         lacks = [f"{len(truth.missing)} of {len(truth.missing) + len(truth.experts)} experts missing"] if truth.missing else []

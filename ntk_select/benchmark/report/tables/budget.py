@@ -17,7 +17,7 @@ TRIALS = (1, 2, 3, 5, 10)
 WAYS = ("lfc", "lgc", STATIC, RANDOM)
 COLUMNS = (
     Column("score", "way to select"),
-    Column("shots", "images a class", 0),
+    Column("shots", "images per class", 0),
     Column("trials", "experts tried", 0),
     Column("targets", "targets", 0),
     Column("gain_points", "expected gain (points)", 1, interval=True),

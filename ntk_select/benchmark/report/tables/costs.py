@@ -1,6 +1,6 @@
 """What do fine-tuning and scoring cost, in units of one training of the reference expert?
 
-A unit is one training, with one learning rate, on all training images of a target at that number of images a class. The search of a learning
+A unit is one training, with one learning rate, on all training images of a target at that number of images per class. The search of a learning
 rate costs several: with three rates on four fifths of the images and one on all of them, 3.4.
 """
 

@@ -8,7 +8,7 @@ COLUMNS = (
     Column("kind", "kind"),
     Column("expert", "expert"),
     Column("task", "task"),
-    Column("images", "images a class", 0),
+    Column("images", "images per class", 0),
     Column("seed", "seed", 0),
     Column("error", "why"),
 )

@@ -38,7 +38,7 @@ def what_it_is(results: Results) -> list[str]:
     made = "These numbers are made up, to try the report: no image was seen. " if results.config.synthetic else ""
     reference = f"Gains are over the expert {results.config.reference}." if results.config.reference else "There is no reference expert."
     return [
-        f"{made}{counted(experts, 'expert')}, {counted(tasks, 'target task')}, fine-tuning with {shots} images a class, {counted(seeds, 'seed')}, "
+        f"{made}{counted(experts, 'expert')}, {counted(tasks, 'target task')}, fine-tuning with {shots} images per class, {counted(seeds, 'seed')}, "
         f"{counted(draws, 'draw')} of the images that scores see. {reference} {balanced_text(results.balanced)}".rstrip()
     ]
 
@@ -123,7 +123,7 @@ def what_it_does_not_show(results: Results) -> list[str]:
         found.append(f"Accuracies are means over {counted(fewest, 'seed')} at least: the best of several is too high by what noise is left.")
     if any(cell.kind == "score" for cell in results.cells):
         found.append(
-            "A draw of the images that scores see and a fine-tuning with the same seed share images (with N images a class both see the same ones), "
+            "A draw of the images that scores see and a fine-tuning with the same seed share images (with N images per class both see the same ones), "
             "and other draws see other images of the same training set; the intervals resample draws and seeds as if they knew nothing of each other."
         )
     if known:

@@ -15,7 +15,7 @@ MEASURES = (("Spearman", "spearman", {}), ("gain of the best of 3 (points)", "to
 COLUMNS = (
     Column("score", "score"),
     Column("other", "minus"),
-    Column("shots", "images a class", 0),
+    Column("shots", "images per class", 0),
     Column("measure", "measure"),
     Column("targets", "targets", 0),
     Column("difference", "difference", 2, interval=True),

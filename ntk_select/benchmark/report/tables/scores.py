@@ -25,7 +25,7 @@ MEASURES = (
 
 COLUMNS = (
     Column("score", "score"),
-    Column("shots", "images a class", 0),
+    Column("shots", "images per class", 0),
     Column("targets", "targets", 0),
     Column("with_value", "experts with a value (%)", 0),
     *(Column(name, title, decimals, interval=True) for name, title, decimals, _, _ in MEASURES),

@@ -18,7 +18,7 @@ TOP = 3
 BRUTE_FORCE = "brute force"
 COLUMNS = (
     Column("score", "way to select"),
-    Column("shots", "images a class", 0),
+    Column("shots", "images per class", 0),
     Column("targets", "targets", 0),
     Column("tried", "experts tried", 1),
     Column("operations", "fine-tuning them, by operations", 2),

@@ -9,7 +9,7 @@ COLUMNS = (
     Column("classes", "classes", 0),
     Column("train", "training images", 0),
     Column("test", "test images", 0),
-    Column("shots", "fine-tuned with (images a class)"),
+    Column("shots", "fine-tuned with (images per class)"),
     Column("source", "shares images with"),
     Column("strangers", "experts that take part", 0),
     Column("licence", "licence"),

@@ -11,7 +11,7 @@ from .record import Column, Content, Table, shots_shown
 
 COLUMNS = (
     Column("task", "task"),
-    Column("shots", "images a class", 0),
+    Column("shots", "images per class", 0),
     Column("expert", "expert"),
     Column("role", "role"),
     Column("accuracy", "accuracy (%)", 2),

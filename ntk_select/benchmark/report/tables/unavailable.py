@@ -11,7 +11,7 @@ ADVICE = " Type: "
 """Before what a ranking could be given; a benchmark has no such options."""
 COLUMNS = (
     Column("score", "score"),
-    Column("images", "images a class"),
+    Column("images", "images per class"),
     Column("without", "without a value", 0),
     Column("of", "of", 0),
     Column("share", "share (%)", 1),
