@@ -1,4 +1,4 @@
-"""Network inputs are those of the preprocessing, whatever part is asked for and wherever the pixels lie."""
+"""Network inputs equal those of the preprocessing, for any part of them, in memory or in a file."""
 
 import numpy as np
 import pytest

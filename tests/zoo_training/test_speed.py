@@ -1,4 +1,4 @@
-"""Is the estimated speed that of the network's operations, without a network being made?"""
+"""The estimated speed is that of the operations of the network, and no network is initialised for it."""
 
 from dataclasses import replace
 

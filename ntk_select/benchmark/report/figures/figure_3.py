@@ -13,7 +13,7 @@ ROLES = ("truth",)
 
 
 def data(results: Results) -> list[dict]:
-    """One row a target, number of shots and domain, and one for the best single-domain expert, where a domain is a stranger to the target."""
+    """One row a target, number of shots and domain, and one for the best single-domain expert, where a domain was not trained on the target."""
     found = []
     for shots in results.shots:
         for task in results.task_names:
