@@ -25,8 +25,8 @@ test-slow: .venv/installed-torch  ## the slow tests and those against PyTorch, l
 # A change lands on these: of the slow tests those that no quick one stands for.
 test-alone: .venv/installed-torch  ## the wheel, PyTorch live, tutorials, a cluster, a browser, fuzzing, a real lack of memory
 	$(PYTEST) -m "oracle or slow" tests/test_wheel.py tests/scripts/test_scripts.py tests/benchmark/test_ray.py \
-	    tests/benchmark_report/test_browser.py tests/fuzz tests/hostile tests/models/test_convert.py tests/models/test_torchvision_live.py \
-	    tests/models/test_training_parity.py tests/test_preprocess.py
+	    tests/benchmark/report/test_browser.py tests/fuzz tests/hostile tests/models/test_convert.py tests/models/test_torchvision_live.py \
+	    tests/models/test_training_parity.py tests/experts/test_preprocess.py
 
 test-all: test test-slow  ## all tests
 

@@ -11,11 +11,11 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 
 import numpy as np
 
-from ntk_select.cache import Cache, default_folder, key_of
+from ntk_select._runtime.cache import Cache, default_folder, key_of
+from ntk_select._runtime.file_states import state_of
+from ntk_select._runtime.progress import Progress, reporting
 from ntk_select.errors import DataError
-from ntk_select.file_states import state_of
-from ntk_select.preprocess import DEPTHS, depth_for
-from ntk_select.progress import Progress, reporting
+from ntk_select.experts.preprocess import DEPTHS, depth_for
 
 PROBED = 1000
 """Images whose headers are looked at when a task is loaded."""

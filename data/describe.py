@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ntk_select.task import Task
+from ntk_select.tasks.task import Task
 
 
 def describe(task: Task) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ntk_select.errors import TaskError, missing
-from ntk_select.task import Task, stratified_train
+from ntk_select.tasks.task import Task, stratified_train
 
 TRAIN_SIZE = 1000
 

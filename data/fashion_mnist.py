@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from ntk_select.errors import DataError
-from ntk_select.task import Task
+from ntk_select.tasks.task import Task
 
 from .idx import read_idx
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ntk_select.errors import DataError
-from ntk_select.task import Task
+from ntk_select.tasks.task import Task
 
 from .layout import is_junk, read_layout
 

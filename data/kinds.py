@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ntk_select.task import Task
+from ntk_select.tasks.task import Task
 
 from .digits import load_digits
 from .fashion_mnist import load_fashion_mnist

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ntk_select.errors import DataError
-from ntk_select.task import Task
+from ntk_select.tasks.task import Task
 
 from .decode import SUFFIXES, ImageReader, look
 from .depth import Depth, Source

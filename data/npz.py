@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from ntk_select.errors import DataError, first_line
-from ntk_select.preprocess import how_to_uint8
-from ntk_select.task import Task, how_to_label
+from ntk_select.experts.preprocess import how_to_uint8
+from ntk_select.tasks.task import Task, how_to_label
 
 from .recognise import HEAD, refuse_stand_in
 

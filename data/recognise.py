@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from ntk_select._runtime.files import what_instead
 from ntk_select.errors import DataError
-from ntk_select.files import what_instead
 
 HEAD = 1024
 """Bytes of a file that are looked at."""

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ntk_select.errors import DataError
-from ntk_select.task import Task, stratified_train
+from ntk_select.tasks.task import Task, stratified_train
 
 from .decode import ImageReader, look
 from .depth import Depth

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ntk_select.errors import TaskError
-from ntk_select.task import Task
+from ntk_select.tasks.task import Task
 
 from .prepared import find_prepared, places
 from .records import read_prepared

@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from ntk_select.errors import TaskError, near
-from ntk_select.task import Task
+from ntk_select.tasks.task import Task
 
 from .kinds import TASKS, TaskKind
 

@@ -10,10 +10,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ntk_select.card import Card
 from ntk_select.errors import ModelError, did_you_mean
-from ntk_select.expert import Expert, LastConv, SourceStatistics, Taps
-from ntk_select.preprocess import Preprocess
+from ntk_select.experts.card import Card
+from ntk_select.experts.expert import Expert, LastConv, SourceStatistics, Taps
+from ntk_select.experts.preprocess import Preprocess
 
 from .alexnet import AlexNet
 from .densenet import DenseNet

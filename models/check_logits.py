@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from ntk_select.errors import DataError, ModelError, first_line
-from ntk_select.expert import Expert
+from ntk_select.experts.expert import Expert
 
 from .weights import is_no_file_of_weights, read_whole
 

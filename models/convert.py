@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from ntk_select.card import Card
 from ntk_select.errors import ModelError
-from ntk_select.preprocess import Preprocess
+from ntk_select.experts.card import Card
+from ntk_select.experts.preprocess import Preprocess
 
 from .architectures import ARCHITECTURES, architecture_in, build, make_expert, tells_of_another
 from .check_logits import as_outputs, check_logits_of

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ntk_select.errors import ConfigError, ModelError, first_line, missing
-from ntk_select.preprocess import Preprocess
+from ntk_select.experts.preprocess import Preprocess
 
 from .architectures import ARCHITECTURES, build
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import flax.linen as nn
 
-from ntk_select.card import Card
 from ntk_select.errors import ModelError
-from ntk_select.expert import Expert, as_path
+from ntk_select.experts.card import Card
+from ntk_select.experts.expert import Expert, as_path
 
 from .layers import key_of_batch
 from .own_errors import check_linen

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_select.errors import ModelError, did_you_mean
-from ntk_select.expert import Expert, LastConv, Taps
+from ntk_select.experts.expert import Expert, LastConv, Taps
 
 from .own_errors import OF_MODULES, check_arrays, refused
 

@@ -7,9 +7,9 @@ from typing import Any
 import jax
 from flax import nnx
 
-from ntk_select.card import Card
 from ntk_select.errors import ModelError
-from ntk_select.expert import Expert, as_path
+from ntk_select.experts.card import Card
+from ntk_select.experts.expert import Expert, as_path
 
 from .own_errors import OF_MODULES, check_nnx, not_trainable
 from .own_module import Path, Watch, as_expert, as_taps

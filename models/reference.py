@@ -3,8 +3,8 @@
 from functools import partial
 from typing import Any, NamedTuple
 
-from ntk_select.expert import Expert
-from ntk_select.preprocess import Preprocess
+from ntk_select.experts.expert import Expert
+from ntk_select.experts.preprocess import Preprocess
 
 from .architectures import fresh_expert
 

@@ -19,9 +19,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from ntk_select.card import Card
+from ntk_select._runtime.files import what_instead, write_atomically
 from ntk_select.errors import ModelError
-from ntk_select.files import what_instead, write_atomically
+from ntk_select.experts.card import Card
 
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "card.json"
@@ -148,7 +148,7 @@ def write_multi_expert(folder: Path, variables: Mapping[str, Any], cards: Mappin
     """The same for an expert of many domains.
 
     Args:
-      variables: {"common": {"params": ..., "batch_stats": ...}, "domains": {domain: the same, and "source"}}, as `ntk_select.multi_domain` splits them.
+      variables: {"common": {"params": ..., "batch_stats": ...}, "domains": {domain: the same, and "source"}}, as `ntk_select.experts.multi_domain` splits them.
       cards: of each domain, named FOLDER@DOMAIN.
     """
     written = _write(folder, variables, {domain_card_file(domain): card for domain, card in cards.items()}, replace_existing)

@@ -11,11 +11,11 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from ntk_select.card import Card
+from ntk_select._runtime.files import what_instead
 from ntk_select.errors import ModelError, did_you_mean
-from ntk_select.expert import Expert, SourceStatistics
-from ntk_select.files import what_instead
-from ntk_select.multi_domain import compose
+from ntk_select.experts.card import Card
+from ntk_select.experts.expert import Expert, SourceStatistics
+from ntk_select.experts.multi_domain import compose
 
 from .architectures import build, initialise, make_expert
 from .weights import CARD_FILE, WEIGHTS_FILE, domain_card_file, flatten, read_weights

@@ -18,7 +18,7 @@ FUZZ = Path(__file__).parents[1] / "tests" / "fuzz"
 SURFACES = ("uri", "zoo", "config", "zoo_config", "card", "archive", "image", "layout", "npz", "idx", "safetensors", "kernel")
 WATCHED = [
     *(f"ntk_select.{name}" for name in ("data", "models", "card", "preprocess", "task", "toml_records", "kernel_file")),
-    *("ntk_select.benchmark.config", "ntk_select.zoo_training.config", "tomllib", "json", "zipfile", "numpy.lib.format", "numpy.lib._format_impl"),
+    *("ntk_select.benchmark.config", "ntk_select.training.zoo.config", "tomllib", "json", "zipfile", "numpy.lib.format", "numpy.lib._format_impl"),
     *("PIL.Image", "PIL.ImageFile", "PIL.PngImagePlugin", "PIL.TiffImagePlugin"),
 ]
 

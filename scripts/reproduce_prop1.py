@@ -30,10 +30,10 @@ from rich.table import Table
 from scipy.stats import rankdata
 
 import ntk_select as ns
+from ntk_select._runtime.figures import file_content, new_figure
+from ntk_select._runtime.files import write_atomically
 from ntk_select.cli.console import progress_bar, split
 from ntk_select.errors import ConfigError, MissingDependencyError, did_you_mean
-from ntk_select.figure import file_content, new_figure
-from ntk_select.files import write_atomically
 from ntk_select.linearized.compare import answers
 
 CONSOLE = Console(width=150, highlight=False)

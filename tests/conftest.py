@@ -16,7 +16,13 @@ import pytest
 jax.config.update("jax_enable_x64", True)
 
 # Annotations of these rooms are checked at every call of a test, but for calls that must fail: those are refused by the functions themselves.
-TYPED_ROOMS = ["ntk_select.engine", "ntk_select.forecasting", "ntk_select.linearized", "ntk_select.selfcheck", "ntk_select.sketches"]
+TYPED_ROOMS = [
+    "ntk_select.kernels.engine",
+    "ntk_select.forecasting",
+    "ntk_select.linearized",
+    "ntk_select.kernels.selfcheck",
+    "ntk_select.kernels.sketches",
+]
 jaxtyping.install_import_hook(TYPED_ROOMS, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 
@@ -60,7 +66,7 @@ def cache_of_the_tests(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def loaded() -> Callable[[str], ModuleType]:
-    """loaded("engine/oracle.py"): a module below tests/, the same one every time."""
+    """loaded("kernels/engine/oracle.py"): a module below tests/, the same one every time."""
 
     def load(place: str) -> ModuleType:
         name = "ntk_select_tests_" + place.removesuffix(".py").replace("/", "_")
@@ -77,7 +83,7 @@ def loaded() -> Callable[[str], ModuleType]:
 @pytest.fixture(scope="session")
 def oracle(loaded) -> ModuleType:
     """The kernel by definition."""
-    return loaded("engine/oracle.py")
+    return loaded("kernels/engine/oracle.py")
 
 
 @pytest.fixture(scope="module")

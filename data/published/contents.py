@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ntk_select.errors import DataError
-from ntk_select.task import stratified_train
+from ntk_select.tasks.task import stratified_train
 
 from ..layout import few, natural
 from .archive import Archive

@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 
 from ntk_select.errors import DataError
-from ntk_select.task import stratified_train
+from ntk_select.tasks.task import stratified_train
 
 from ..layout import natural
 from .archive import Archive, stem

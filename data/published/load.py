@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ntk_select.errors import DataError
-from ntk_select.task import Task
+from ntk_select.tasks.task import Task
 
 from .. import prepared
 from ..records import read_prepared

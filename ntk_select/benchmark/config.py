@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ntk_select.engine.arguments import check_count
+from ntk_select._runtime.checks import check_count
+from ntk_select._runtime.toml_records import check_tables, read_toml, record, table_of_tables
 from ntk_select.errors import ConfigError, did_you_mean
-from ntk_select.finetuning.finetune import CHOICES
-from ntk_select.finetuning.recipe import LEARNING_RATES, Recipe, checked_rates
-from ntk_select.toml_records import check_tables, read_toml, record, table_of_tables
+from ntk_select.training.finetuning.finetune import CHOICES
+from ntk_select.training.finetuning.recipe import LEARNING_RATES, Recipe, checked_rates
 
 OWN_SOURCE = ("skip", "mark")
 JUDGED_BY = ("accuracy", "balanced_accuracy")

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from ntk_select.cache import Cache, default_folder, key_of
-from ntk_select.feeding import threads
-from ntk_select.file_states import state_of
-from ntk_select.task import Images, encoded_bytes
+from ntk_select._runtime.cache import Cache, default_folder, key_of
+from ntk_select._runtime.file_states import state_of
+from ntk_select.tasks.task import Images, encoded_bytes
+from ntk_select.training.feeding import threads
 
 CHUNK = 64
 """Images that one thread digests at a time."""

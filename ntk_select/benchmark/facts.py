@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ntk_select.card import Card
-from ntk_select.engine.digest import digest_of_params
+from ntk_select.data import load_task
 from ntk_select.errors import ConfigError, TaskError, did_you_mean
-from ntk_select.plugins import builtin
-from ntk_select.task import ChosenImages, Task
+from ntk_select.experts.card import Card
+from ntk_select.kernels.engine.digest import digest_of_params
+from ntk_select.models import ARCHITECTURES
+from ntk_select.tasks.task import ChosenImages, Task
 
 from .cells import ExpertFacts, TaskFacts, scores_of
 from .config import BenchConfig, TaskConfig
@@ -28,7 +29,7 @@ def load(name: str, config: TaskConfig, data: str | Path | None) -> Task:
     """
     if "{data}" in config.uri and data is None:
         raise ConfigError(f"The task {name!r} is at {config.uri}. Say where {{data}} is: --data FOLDER")
-    task = builtin("load_task")(config.uri.replace("{data}", str(data)))
+    task = load_task(config.uri.replace("{data}", str(data)))
     if config.classes:
         task = of_classes(task, config.classes)
     if task.test_images is None:
@@ -65,11 +66,11 @@ def check_names(config: BenchConfig) -> None:
     Raises:
       ConfigError: a score, the network of RSA, or an architecture is unknown.
     """
-    from ntk_select.reference import check_reference
+    from ntk_select.training.reference import check_reference
 
     scores_of(config)
     check_reference(config.reference_network)
-    architectures = builtin("architectures")
+    architectures = ARCHITECTURES
     for name in config.untrained:
         if name not in architectures:
             raise ConfigError(f"untrained holds {name!r}, which is no architecture.{did_you_mean(name, architectures)}")

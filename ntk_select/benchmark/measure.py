@@ -13,13 +13,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from ntk_select.expert import Expert
-from ntk_select.finetuning.shots import chosen_images
-from ntk_select.plugins import builtin
-from ntk_select.probe import call, in_batches
-from ntk_select.reference import trained_reference
+from ntk_select.experts.expert import Expert
+from ntk_select.experts.probe import call, in_batches
+from ntk_select.models import fresh_expert, open_zoo
 from ntk_select.scores import ScoreResult
-from ntk_select.task import ChosenImages, Task, probe_sample
+from ntk_select.tasks.task import ChosenImages, Task, probe_sample
+from ntk_select.training.finetuning.shots import chosen_images
+from ntk_select.training.reference import trained_reference
 
 from .cells import FORECAST, UNTRAINED, Cell, ExpertFacts, is_forecast, on_own_source, scores_of
 from .config import BenchConfig
@@ -57,7 +57,7 @@ class Bench:
     @cached_property
     def zoo(self) -> Mapping[str, Callable[[], Expert]]:
         """The experts."""
-        return builtin("open_zoo")(list(self.config.zoo))
+        return open_zoo(list(self.config.zoo))
 
     @cached_property
     def facts(self) -> dict[str, ExpertFacts]:
@@ -71,7 +71,7 @@ class Bench:
         """The expert of a name; the seed is of the weights of an untrained one."""
         if name.startswith(UNTRAINED):
             like = self.expert(self.config.reference)
-            return builtin("fresh_expert")(name, name.removeprefix(UNTRAINED), num_classes=2, preprocess=like.preprocess, seed=seed)
+            return fresh_expert(name, name.removeprefix(UNTRAINED), num_classes=2, preprocess=like.preprocess, seed=seed)
         return replace(self.zoo[name](), name=name)
 
     def _known(self, task: str, shots: int | None, seed: int) -> Task:
@@ -85,7 +85,7 @@ class Bench:
         return trained_reference(self._known(task, shots, seed), self.config.reference_network, seed=seed)
 
     def _scorer(self, task: str, images: int | None, shots: int | None, seed: int, role: str = ""):
-        from ntk_select.cache import Cache
+        from ntk_select._runtime.cache import Cache
         from ntk_select.ranking.inputs import Gatherer
         from ntk_select.ranking.scorer import Scorer
 
@@ -155,7 +155,7 @@ def _score(bench: Bench, cell: Cell) -> list[Row]:
 
 
 def _truth(bench: Bench, cell: Cell) -> list[Row]:
-    from ntk_select.finetuning import finetune
+    from ntk_select.training.finetuning import finetune
 
     rates = cell.settings["rates"]
     result = finetune(
@@ -201,8 +201,8 @@ def _truth(bench: Bench, cell: Cell) -> list[Row]:
 
 def _kernel(bench: Bench, cell: Cell) -> list[Row]:
     """The feature kernel of the same images, of an expert that was fine-tuned for some epochs of its recipe."""
-    from ntk_select.finetuning import finetune
     from ntk_select.scores.lfc import lfc
+    from ntk_select.training.finetuning import finetune
 
     expert, task, epochs = bench.expert(cell.expert), bench.task(cell.task), cell.settings["epochs"]
     sample = probe_sample(task, per_class=cell.settings["per_class"], seed=cell.seed)

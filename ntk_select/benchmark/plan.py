@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ntk_select.errors import ConfigError
-from ntk_select.expert import Expert
-from ntk_select.finetuning.shots import SHARE
-from ntk_select.flops import TRAINING
+from ntk_select.experts.expert import Expert
+from ntk_select.experts.preprocess import Preprocess
 from ntk_select.forecasting.kernel import directions_for
-from ntk_select.plugins import builtin
-from ntk_select.preprocess import Preprocess
-from ntk_select.zoo_training import read_config as read_zoo_config
-from ntk_select.zoo_training.members import SingleMember, chosen
-from ntk_select.zoo_training.speed import (
+from ntk_select.kernels.flops import TRAINING
+from ntk_select.models import fresh_expert
+from ntk_select.training.finetuning.shots import SHARE
+from ntk_select.training.zoo import read_config as read_zoo_config
+from ntk_select.training.zoo.members import SingleMember, chosen
+from ntk_select.training.zoo.speed import (
     Network,
     Speed,
     abstract_network,
@@ -154,7 +154,7 @@ def _experts(bench: Bench, path: Path) -> tuple[dict[str, ExpertFacts], Callable
 
     def fresh(name: str) -> Expert:
         architecture = facts[name].architecture if name in facts else name.removeprefix(UNTRAINED)
-        return builtin("fresh_expert")(name, architecture, num_classes=100, preprocess=zoo.preprocess)
+        return fresh_expert(name, architecture, num_classes=100, preprocess=zoo.preprocess)
 
     return facts, fresh, lambda _: zoo.preprocess
 

@@ -11,10 +11,10 @@ from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 
-from ntk_select.engine.arguments import check_count
+from ntk_select._runtime.checks import check_count
+from ntk_select._runtime.files import file_name, write_atomically
+from ntk_select._runtime.toml_records import parse, read_text
 from ntk_select.errors import ConfigError
-from ntk_select.files import file_name, write_atomically
-from ntk_select.toml_records import parse, read_text
 
 from .cells import Cell, Grid, TaskFacts, grid
 from .config import parsed

@@ -21,8 +21,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ntk_select._runtime.files import write_atomically
 from ntk_select.errors import ConfigError, DataError, explained, first_line
-from ntk_select.files import write_atomically
 
 from .cells import KINDS, Cell
 

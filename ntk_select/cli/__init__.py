@@ -67,7 +67,7 @@ def _print_no_more() -> None:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    from ntk_select.out_of_memory import is_out_of_memory  # here, for it imports JAX
+    from ntk_select._runtime.out_of_memory import is_out_of_memory  # here, for it imports JAX
 
     return is_out_of_memory(error)
 

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ntk_select._runtime.progress import Progress, bar
 from ntk_select.errors import ConfigError, escaped, first_line
-from ntk_select.progress import Progress, bar
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 """An option without a value and without a --no- twin."""

@@ -6,12 +6,11 @@ from pathlib import Path
 
 from rich.text import Text
 
+from ntk_select._runtime.files import file_name
 from ntk_select.cli.console import Flag, check_writable, command, out, print_json, print_line, print_table, progress_bar, remark
 from ntk_select.cli.finetune import REFERENCE
 from ntk_select.cli.rank import print_ranking
 from ntk_select.errors import ConfigError
-from ntk_select.files import file_name
-from ntk_select.plugins import builtin
 
 SHOTS = 20
 """Images of each digit to fine-tune on; the scores look at the same ones."""
@@ -41,11 +40,13 @@ class Demo:
 
     def run(self) -> int:
         """Ranks the built-in zoo for the built-in task, then fine-tunes the first three, the reference and the last."""
+        from ntk_select.data import load_task
+        from ntk_select.models import open_zoo
         from ntk_select.ranking import rank
 
         check_writable(self.out)
         remark(f"Which of the embedded experts would you fine-tune to read handwritten digits? Judged from {SHOTS} images of each digit.")
-        experts, task = builtin("open_zoo")(["builtin"]), builtin("load_task")("digits")
+        experts, task = open_zoo(["builtin"]), load_task("digits")
         with progress_bar("ranking") as progress:
             ranking = rank(experts, task, per_class=SHOTS, progress=progress)
         if not self.json:
@@ -66,7 +67,7 @@ class Demo:
 
     def _finetuned(self, experts, task, order: list[str]) -> Iterator[tuple]:
         """One after another, with its name: what is done can be kept before the next begins."""
-        from ntk_select.finetuning import Recipe, finetune
+        from ntk_select.training.finetuning import Recipe, finetune
 
         reference = experts[REFERENCE]()
         if REFERENCE not in order:  # it failed to be ranked, and with it there would be nothing to compare with

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from ntk_select._runtime.files import write_atomically
 from ntk_select.cli.console import check_writable, print_json, print_line, print_table, progress_bar, remark
 from ntk_select.cli.expert import load_expert
+from ntk_select.data import describe, load_task
 from ntk_select.errors import ConfigError, MissingDependencyError, did_you_mean
-from ntk_select.expert import Expert
-from ntk_select.files import write_atomically
+from ntk_select.experts.expert import Expert
+from ntk_select.experts.new_head import with_new_head
 from ntk_select.linearized.compare import Comparison, compare_training, plot_curves, table_rows
 from ntk_select.linearized.layers import layer_factors
 from ntk_select.linearized.loss_curve import max_stable_lr
@@ -31,9 +33,8 @@ from ntk_select.linearized.predict import targets
 from ntk_select.linearized.regime import ANSWERS_CLOSE, LOSS_CLOSE, OUTPUTS_CLOSE
 from ntk_select.linearized.theory import generalization_score, initial_speed, label_spectrum, speed_bound
 from ntk_select.linearized.train import draw_batches
-from ntk_select.new_head import with_new_head
-from ntk_select.plugins import builtin
-from ntk_select.task import ProbeSample, Task, further_sample, probe_sample
+from ntk_select.models import open_zoo
+from ntk_select.tasks.task import ProbeSample, Task, further_sample, probe_sample
 
 if TYPE_CHECKING:
     from ntk_select.cli.dynamics import Dynamics
@@ -50,7 +51,7 @@ def run(command: Dynamics) -> int:
     began = time.perf_counter()
     _check_options(command)
     optimizer = _optimizer(command)
-    task, source = builtin("load_task")(command.task), load_expert(builtin("open_zoo"), command.zoo, command.expert)
+    task, source = load_task(command.task), load_expert(open_zoo, command.zoo, command.expert)
     sample = probe_sample(task, per_class=command.per_class, seed=command.seed)
     y = _targets(command, sample.labels, len(sample.class_names))
     expert = with_new_head(source, y.shape[1], head=command.head, seed=command.seed)
@@ -178,7 +179,7 @@ def _record(command: Dynamics, found: Comparison, task: Task, lr: float, stable:
     curves |= {"distance_formula": formula.distances, "distance_real": real.distances}
     return {
         "expert": command.expert,
-        "task": builtin("describe_task")(task) | {"uri": command.task},
+        "task": describe(task) | {"uri": command.task},
         "images": n,
         "test_images": n_test,
         "settings": {

@@ -9,7 +9,7 @@ from ntk_select.cli.console import command, split, zoo_option
 from ntk_select.errors import ModelError, near
 
 if TYPE_CHECKING:
-    from ntk_select.expert import Expert
+    from ntk_select.experts.expert import Expert
 
 
 def no_such_expert(name: str, experts: Iterable[str], zoo: Sequence[str], option: str = "") -> ModelError:

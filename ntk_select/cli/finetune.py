@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.text import Text
 
+from ntk_select._runtime.files import file_name
 from ntk_select.cli.console import (
     Flag,
     check_writable,
@@ -25,8 +26,6 @@ from ntk_select.cli.console import (
 )
 from ntk_select.cli.expert import load_expert
 from ntk_select.errors import ConfigError, ModelError, NtkSelectError, explained
-from ntk_select.files import file_name
-from ntk_select.plugins import builtin
 
 CHOSEN = {"validation": ("by validation", "validation %"), "paper": ("by test, as in the paper", "by rate, test %"), "given": ("given", "")}
 """Where the learning rate comes from, and the column of what each was judged by."""
@@ -85,18 +84,19 @@ class Finetune:
 
     def run(self) -> int:
         """Fine-tunes, prints and saves. Returns 1 if an expert failed."""
-        from ntk_select.finetuning import Recipe, finetune, keep, kept_name
+        from ntk_select.data import load_task
+        from ntk_select.models import open_zoo
+        from ntk_select.training.finetuning import Recipe, finetune, keep, kept_name
 
         recipe = Recipe(epochs=self.epochs, batch_size=self.batch_size, augment=self.augment, batch_norm=self.batch_norm, precision=self.precision)
         rates, seeds = numbers("--lr", self.lr, float), numbers("--seeds", self.seeds, int)
         shots = ["full"] if self.shots == "full" else numbers("--shots", [self.shots], int)
         if len(shots) > 1:
             raise ConfigError(f"--shots {self.shots!r} must be one number, or full.")
-        open_zoo = builtin("open_zoo")
         experts = [load_expert(open_zoo, self.zoo, name) for name in dict.fromkeys(split(self.expert))]
         if not experts:
             raise ConfigError("--expert needs a name. To see them type: ntk-select zoo list")
-        task = builtin("load_task")(self.task)
+        task = load_task(self.task)
         reference = self._reference(open_zoo)
         for folder, option in ((self.out, "--out"), (self.save_model, "--save-model"), (self.checkpoints, "--checkpoints")):
             if folder is not None:

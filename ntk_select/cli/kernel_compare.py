@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ntk_select._runtime.files import write_atomically
 from ntk_select.cli.console import print_json, print_line, print_table, progress_bar, remark
 from ntk_select.cli.kernel_sketch import dims_of, kinds_of
 from ntk_select.cli.sketch_comparison import compare
 from ntk_select.cli.sketch_comparison_plot import comparison_figure
 from ntk_select.cli.sketch_comparison_record import MEANINGS, Comparison
 from ntk_select.errors import ConfigError, MissingDependencyError
-from ntk_select.expert import Expert
-from ntk_select.files import write_atomically
-from ntk_select.sketches.hashing import SCHEME
+from ntk_select.experts.expert import Expert
+from ntk_select.kernels.sketches.hashing import SCHEME
 
 if TYPE_CHECKING:
     from ntk_select.cli.kernel import Kernel

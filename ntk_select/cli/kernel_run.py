@@ -12,23 +12,24 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 
+from ntk_select._runtime.files import write_atomically
 from ntk_select.cli.console import check_writable, print_json, print_line, print_table, progress_bar, remark, split
 from ntk_select.cli.expert import load_expert
 from ntk_select.cli.kernel_compare import compare_with_exact
 from ntk_select.cli.kernel_sketch import check_sketch, only_sketch, sketch_lines, sketched
-from ntk_select.engine import ntk, ntk_plan
-from ntk_select.engine.arguments import OUTPUTS, available_memory, check_precision, leaf_names
-from ntk_select.engine.plan import Plan
+from ntk_select.data import describe, load_task
 from ntk_select.errors import ConfigError, MissingDependencyError, ModelError, did_you_mean
-from ntk_select.expert import Expert
-from ntk_select.files import write_atomically
-from ntk_select.gradients import gradient_kernel, of_params
-from ntk_select.kernel_file import SavedKernel
-from ntk_select.kernel_plot import heat_map
-from ntk_select.kernels import feature_kernel
-from ntk_select.plugins import builtin
-from ntk_select.probe import forward, has_pooled_last_conv
-from ntk_select.task import probe_sample
+from ntk_select.experts.expert import Expert
+from ntk_select.experts.probe import forward, has_pooled_last_conv
+from ntk_select.kernels.alignment import feature_kernel
+from ntk_select.kernels.engine import ntk, ntk_plan
+from ntk_select.kernels.engine.arguments import OUTPUTS, available_memory, check_precision, leaf_names
+from ntk_select.kernels.engine.plan import Plan
+from ntk_select.kernels.file import SavedKernel
+from ntk_select.kernels.gradients import gradient_kernel, of_params
+from ntk_select.kernels.plot import heat_map
+from ntk_select.models import open_zoo
+from ntk_select.tasks.task import probe_sample
 
 if TYPE_CHECKING:
     from ntk_select.cli.kernel import Kernel
@@ -51,7 +52,7 @@ def run(command: Kernel) -> int:
     began = time.perf_counter()
     command = _with_file(command)
     _check_options(command)
-    task, expert = builtin("load_task")(command.task), load_expert(builtin("open_zoo"), command.zoo, command.expert)
+    task, expert = load_task(command.task), load_expert(open_zoo, command.zoo, command.expert)
     sample = probe_sample(task, per_class=command.per_class, seed=command.seed)
     if command.out is not None and not command.plan:
         check_writable(command.out.expanduser().parent)
@@ -183,7 +184,7 @@ def _provenance(command: Kernel, expert: Expert, task, sample) -> dict[str, Any]
         "expert": expert.name,
         "card": card and {key: getattr(card, key) for key in ("architecture", "source", "sha256", "origin", "licence")},
         "zoo": split(command.zoo),
-        "task": builtin("describe_task")(task) | {"uri": command.task},
+        "task": describe(task) | {"uri": command.task},
         "probe": {"per_class": command.per_class, "seed": command.seed, "indices": sample.indices.tolist()},
         "kind": command.kind,
         "device": device.platform if device.device_kind == device.platform else f"{device.platform}: {device.device_kind}",
@@ -239,7 +240,7 @@ def _print(command: Kernel, summary: dict[str, Any], made: dict[str, Any], secon
     if not kept:
         print_line("Next, to keep it: " + command.again("--out", "kernel.npz"))
     else:
-        print_line(f"Next, in Python: from ntk_select.kernel_file import load_kernel; load_kernel({str(command.out.expanduser())!r})")
+        print_line(f"Next, in Python: from ntk_select.kernels.file import load_kernel; load_kernel({str(command.out.expanduser())!r})")
 
 
 def _cost(plan: Plan) -> dict[str, Any]:

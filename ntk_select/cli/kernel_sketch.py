@@ -9,11 +9,11 @@ import numpy as np
 from ntk_select.cli.console import progress_bar, split
 from ntk_select.cli.sketch_comparison import DIMS
 from ntk_select.errors import ConfigError, did_you_mean
-from ntk_select.expert import Expert
-from ntk_select.gradients import gradient_sketch
-from ntk_select.sketches import Sketch, SketchedKernel, sketch
-from ntk_select.sketches.hashing import SCHEME
-from ntk_select.sketches.projection import ALL_KINDS, FORWARD, decided
+from ntk_select.experts.expert import Expert
+from ntk_select.kernels.gradients import gradient_sketch
+from ntk_select.kernels.sketches import Sketch, SketchedKernel, sketch
+from ntk_select.kernels.sketches.hashing import SCHEME
+from ntk_select.kernels.sketches.projection import ALL_KINDS, FORWARD, decided
 
 if TYPE_CHECKING:
     from ntk_select.cli.kernel import Kernel

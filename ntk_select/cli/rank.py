@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.text import Text
 
-from ntk_select.cache import default_folder
+from ntk_select._runtime.cache import default_folder
 from ntk_select.cli.console import (
     Flag,
     check_writable,
@@ -29,7 +29,6 @@ from ntk_select.cli.console import (
 )
 from ntk_select.cli.expert import no_such_expert
 from ntk_select.errors import ConfigError, first_line, how_to_install
-from ntk_select.plugins import builtin
 
 MOST_COLUMNS = 4
 """Scores that fit side by side in a terminal."""
@@ -78,14 +77,16 @@ class Rank:
 
     def run(self) -> int:
         """Ranks, prints and saves. Returns 1 if an expert failed."""
-        from ntk_select.finetuning.recipe import Recipe
+        from ntk_select.data import load_task
+        from ntk_select.models import open_zoo
         from ntk_select.ranking import rank
         from ntk_select.ranking.estimate import expected_seconds
+        from ntk_select.training.finetuning.recipe import Recipe
 
         began = time.perf_counter()
-        task = builtin("load_task")(self.task)
+        task = load_task(self.task)
         measured = None if self.measured is None else _read_measured(self.measured)
-        experts = _chosen(builtin("open_zoo")(split(self.zoo)), self.only, self.zoo)
+        experts = _chosen(open_zoo(split(self.zoo)), self.only, self.zoo)
         if self.out is not None:
             check_writable(self.out)
         scores, recipe = split(self.scores), Recipe(epochs=self.epochs, batch_norm=self.batch_norm)

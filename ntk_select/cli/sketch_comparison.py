@@ -14,12 +14,12 @@ from jaxtyping import Float, Int
 
 from ntk_select.cli.sketch_comparison_record import Comparison, ExactCell, LeftOut, SketchCell
 from ntk_select.errors import ConfigError, ModelError, TaskError, UndefinedScoreError, did_you_mean
-from ntk_select.expert import Expert
-from ntk_select.gradients import OUTPUTS, expert_question, gradient_kernel, gradient_sketch
-from ntk_select.kernels import checked_labels, kernel_label_correlation
-from ntk_select.probe import has_pooled_last_conv
-from ntk_select.sketches import Sketch, SketchedKernel, sketched_correlation
-from ntk_select.sketches.projection import ALL_KINDS
+from ntk_select.experts.expert import Expert
+from ntk_select.experts.probe import has_pooled_last_conv
+from ntk_select.kernels.alignment import checked_labels, kernel_label_correlation
+from ntk_select.kernels.gradients import OUTPUTS, expert_question, gradient_kernel, gradient_sketch
+from ntk_select.kernels.sketches import Sketch, SketchedKernel, sketched_correlation
+from ntk_select.kernels.sketches.projection import ALL_KINDS
 
 Experts = Mapping[str, Expert | Callable[[], Expert]]
 Inputs = Float[np.ndarray, "n ..."] | Callable[[Expert], Float[np.ndarray, "n ..."]]

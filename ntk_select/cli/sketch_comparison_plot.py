@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
+from ntk_select._runtime.figures import file_content, literal, new_figure
 from ntk_select.cli.sketch_comparison_record import Comparison, Summary
 from ntk_select.errors import ConfigError
-from ntk_select.figure import file_content, literal, new_figure
 
 # Colours of Okabe & Ito 2008, distinguishable for colour-blind readers; the markers are for print.
 LOOKS = {

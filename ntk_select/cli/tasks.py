@@ -10,7 +10,6 @@ from rich.text import Text
 
 from ntk_select.cli.console import Flag, command, out, print_json, print_line, print_table, progress_bar
 from ntk_select.errors import ConfigError, near
-from ntk_select.plugins import builtin
 
 FACTS = ("split", "note", "licence", "citation", "home", "obtain", "layout", "download", "evidence")
 
@@ -26,7 +25,9 @@ class TasksList:
 
     def run(self) -> int:
         """Prints the kinds."""
-        kinds = builtin("task_kinds")()
+        from ntk_select.data import task_kinds
+
+        kinds = task_kinds()
         if self.json:
             print_json([{"name": name, "summary": kind.summary, "example": kind.example} | _row(kind) for name, kind in kinds.items()])
             return 0
@@ -76,8 +77,10 @@ class TasksShow:
 
     def run(self) -> int:
         """Prints the task."""
+        from ntk_select.data import describe, load_task, task_kinds
+
         name, _, argument = self.uri.partition(":")
-        kind = builtin("task_kinds")().get(name)
+        kind = task_kinds().get(name)
         known = {} if kind is None or kind.known is None else _facts(kind, argument)
         if known and not known["prepared"]:
             if self.json:
@@ -86,7 +89,7 @@ class TasksShow:
                 _print_facts(known)
                 print_line("Next: " + known["next"])
             return 0
-        facts = builtin("describe_task")(builtin("load_task")(self.uri)) | known
+        facts = describe(load_task(self.uri)) | known
         if self.json:
             print_json(facts)
             return 0
@@ -124,7 +127,9 @@ class TasksPrepare:
 
     def run(self) -> int:
         """Prepares the set."""
-        kinds = {name: kind for name, kind in builtin("task_kinds")().items() if kind.prepare}
+        from ntk_select.data import task_kinds
+
+        kinds = {name: kind for name, kind in task_kinds().items() if kind.prepare}
         if self.name not in kinds:
             raise ConfigError(f"{self.name!r} is no set that can be prepared.{near(self.name, kinds)} To see them type: ntk-select tasks list --all")
         with progress_bar(f"Preparing {self.name}") as progress:

@@ -13,7 +13,6 @@ from ntk_select.cli.console import Flag, command, out, print_json, print_line, p
 from ntk_select.cli.expert import no_such_expert
 from ntk_select.cli.zoo_train import ZooTrain
 from ntk_select.errors import ModelError
-from ntk_select.plugins import builtin
 
 
 def _card(load):
@@ -37,7 +36,9 @@ class ZooList:
 
     def run(self) -> int:
         """Prints one line an expert."""
-        experts, rows, failed = builtin("open_zoo")(split(self.zoo)), {}, {}
+        from ntk_select.models import open_zoo
+
+        experts, rows, failed = open_zoo(split(self.zoo)), {}, {}
         for name, load in experts.items():
             try:
                 rows[name] = _card(load)
@@ -81,7 +82,9 @@ class ZooShow:
 
     def run(self) -> int:
         """Prints the card."""
-        experts = builtin("open_zoo")(split(self.zoo))
+        from ntk_select.models import open_zoo
+
+        experts = open_zoo(split(self.zoo))
         if self.name not in experts:
             raise no_such_expert(self.name, experts, self.zoo)
         card = _plain(_card(experts[self.name]))
@@ -112,7 +115,9 @@ class ZooVerify:
 
     def run(self) -> int:
         """Prints what is wrong. Returns 1 if anything is."""
-        experts, outcome = builtin("open_zoo")(split(self.zoo)), {}
+        from ntk_select.models import open_zoo
+
+        experts, outcome = open_zoo(split(self.zoo)), {}
         with progress_bar("verifying") as progress:
             for done, (name, load) in enumerate(experts.items()):
                 progress(done, len(experts), name)
@@ -175,11 +180,13 @@ class ZooConvert:
 
     def run(self) -> int:
         """Converts and says what to type next."""
+        from ntk_select.models.convert import convert_checkpoint
+
         name = self.name or _default_name(self.checkpoint)
         if Path(name).name != name or name.startswith("."):
             raise ModelError(f"--name {name!r} must be the name of a folder in --out, without separators and without a dot in front.")
         folder = self.out.expanduser() / name
-        card = builtin("convert_checkpoint")(
+        card = convert_checkpoint(
             self.checkpoint,
             architecture=self.arch,
             name=name,
@@ -210,7 +217,7 @@ class ZooConvert:
         """What was said of the input, ImageNet's usual where nothing was; None when nothing was said at all."""
         if (self.size, self.resize, self.mean, self.std, self.interpolation) == (None,) * 5:
             return None
-        from ntk_select.preprocess import Preprocess  # here, for help needs no NumPy
+        from ntk_select.experts.preprocess import Preprocess  # here, for help needs no NumPy
 
         size = 224 if self.size is None else self.size
         said = {"mean": self.mean, "std": self.std, "interpolation": self.interpolation}

@@ -34,8 +34,8 @@ class ZooTrain:
 
     def run(self) -> int:
         """Trains, or plans. Returns 1 if some experts were trained and others were not."""
-        from ntk_select.zoo_training import plan, read_config, train_zoo
-        from ntk_select.zoo_training.members import chosen
+        from ntk_select.training.zoo import plan, read_config, train_zoo
+        from ntk_select.training.zoo.members import chosen
 
         config = read_config(self.config)
         if self.plan:
@@ -104,8 +104,8 @@ def _mesh(devices: int, wanted, config):
     import numpy as np
     from jax.sharding import Mesh
 
-    from ntk_select.engine.arguments import check_count
-    from ntk_select.zoo_training import MultiMember
+    from ntk_select._runtime.checks import check_count
+    from ntk_select.training.zoo import MultiMember
 
     check_count("--devices", devices, 1)
     if devices > len(jax.devices()):

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from ntk_select._runtime.checks import is_whole
 from ntk_select.errors import ConfigError
-from ntk_select.whole import is_whole
 
 # Accuracies are counts of images divided by a count: two that differ by less than this are equal, and only rounding told them apart.
 ROUNDING = 1e-12

@@ -6,14 +6,14 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
-from ntk_select.engine.arguments import check_count
+from ntk_select._runtime.checks import check_count
 from ntk_select.errors import TaskError, UndefinedScoreError, not_finite
-from ntk_select.finetuning.recipe import Recipe
-from ntk_select.finetuning.run import HOPELESS
+from ntk_select.evaluate.intervals import wilson
+from ntk_select.evaluate.resampling import Z95
 from ntk_select.forecasting.simulate import Batches, Course, draw_batches, simulate
-from ntk_select.intervals import wilson
 from ntk_select.linearized.problem import AnyArray
-from ntk_select.resampling import Z95
+from ntk_select.training.finetuning.recipe import Recipe
+from ntk_select.training.finetuning.run import HOPELESS
 
 FOLDS, REPEATS = 10, 2
 ONE_EACH = "Every class has one image only, so that none can be held out. Give at least two of a class, or look at more: --per-class 5 (per_class=5)"

@@ -7,19 +7,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_select.copies import distinct
-from ntk_select.engine.arguments import check_count
+from ntk_select._runtime.checks import check_count
+from ntk_select._runtime.progress import Progress, reporting
 from ntk_select.errors import ConfigError, ModelError, UndefinedScoreError
-from ntk_select.expert import Expert
-from ntk_select.finetuning.recipe import LEARNING_RATES, Recipe, checked_rates
+from ntk_select.experts.expert import Expert
+from ntk_select.experts.network_inputs import network_inputs
 from ntk_select.forecasting.cross_validation import FOLDS, ONE_EACH, REPEATS, best, cross_validate
 from ntk_select.forecasting.kernel import TrainingNetwork, training_kernel
 from ntk_select.forecasting.linearity import linearity, shares_of_layers
 from ntk_select.forecasting.result import Forecast
-from ntk_select.network_inputs import network_inputs
-from ntk_select.plugins import as_expert, as_task
-from ntk_select.progress import Progress, reporting
-from ntk_select.task import Task, probe_sample
+from ntk_select.resolve import as_expert, as_task
+from ntk_select.tasks.copies import distinct
+from ntk_select.tasks.task import Task, probe_sample
+from ntk_select.training.finetuning.recipe import LEARNING_RATES, Recipe, checked_rates
 
 
 def forecast(

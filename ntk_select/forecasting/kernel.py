@@ -17,16 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ntk_select.engine.arguments import check_count, leaf_names, select
-from ntk_select.engine.program import Program, outputs_of, trace
+from ntk_select._runtime.checks import check_count
+from ntk_select._runtime.out_of_memory import MemoryShrunkWarning, in_words, is_out_of_memory
 from ntk_select.errors import ConfigError, ModelError, not_finite
-from ntk_select.expert import Expert
-from ntk_select.finetuning.finetune import cores
-from ntk_select.finetuning.recipe import BATCH_NORMS
-from ntk_select.finetuning.run import train_fn_of
-from ntk_select.network_inputs import NetworkInputs
-from ntk_select.new_head import with_new_head
-from ntk_select.out_of_memory import MemoryShrunkWarning, in_words, is_out_of_memory
+from ntk_select.experts.expert import Expert
+from ntk_select.experts.network_inputs import NetworkInputs
+from ntk_select.experts.new_head import with_new_head
+from ntk_select.kernels.engine.arguments import leaf_names, select
+from ntk_select.kernels.engine.program import Program, outputs_of, trace
+from ntk_select.training.finetuning.finetune import cores
+from ntk_select.training.finetuning.recipe import BATCH_NORMS
+from ntk_select.training.finetuning.run import train_fn_of
 
 LEAST_DIRECTIONS, MOST_DIRECTIONS = 2, 16
 DERIVATIVES = 4096

@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from ntk_select.engine.arguments import select
-from ntk_select.engine.program import Program, trace
-from ntk_select.expert import Expert
-from ntk_select.finetuning.recipe import Recipe
-from ntk_select.finetuning.run import train_fn_of
+from ntk_select.experts.expert import Expert
+from ntk_select.experts.network_inputs import NetworkInputs
+from ntk_select.experts.new_head import with_new_head
 from ntk_select.forecasting.kernel import TrainingKernel, TrainingNetwork, of_chosen
-from ntk_select.network_inputs import NetworkInputs
-from ntk_select.new_head import with_new_head
+from ntk_select.kernels.engine.arguments import select
+from ntk_select.kernels.engine.program import Program, trace
+from ntk_select.training.finetuning.recipe import Recipe
+from ntk_select.training.finetuning.run import train_fn_of
 
 MOST_LAYERS = 12
 LOOKED_AT = 64

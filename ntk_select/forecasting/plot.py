@@ -1,6 +1,6 @@
 """The expected curves of a fine-tuning as a figure."""
 
-from ntk_select.figure import literal, logarithmic, new_figure, whole_steps
+from ntk_select._runtime.figures import literal, logarithmic, new_figure, whole_steps
 from ntk_select.forecasting.result import Forecast
 
 

@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ntk_select.figure import format_of
-from ntk_select.finetuning.recipe import Recipe
-from ntk_select.finetuning.search import edge_of
+from ntk_select._runtime.figures import format_of
 from ntk_select.forecasting.cross_validation import Curve, Outlook
+from ntk_select.training.finetuning.recipe import Recipe
+from ntk_select.training.finetuning.search import edge_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,12 +122,12 @@ class Forecast:
 
     def report(self, path: str | Path) -> Path:
         """Writes the figure: .png, .svg or .pdf. Raises ConfigError for another ending or an unwritable place."""
-        from ntk_select.figure import file_content
-        from ntk_select.ranking.record import written
+        from ntk_select._runtime.figures import file_content
+        from ntk_select._runtime.files import write_output
 
         path = Path(path).expanduser()
         file_format = format_of(path)
-        return written(path, file_content(self.plot(), file_format))
+        return write_output(path, file_content(self.plot(), file_format))
 
     def _lines(self) -> list[str]:
         edge = f" (the {self.edge} of {len(self.by_rate)}: one beyond it may be better)" if self.edge else ""

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ntk_select.finetuning.recipe import Recipe
 from ntk_select.linearized.problem import AnyArray
-from ntk_select.training import epoch_of, stepwise
+from ntk_select.training.finetuning.recipe import Recipe
+from ntk_select.training.step import epoch_of, stepwise
 
 
 class Batches(NamedTuple):

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from ntk_select.engine.arguments import read_two_sides
+from ntk_select._runtime.figures import file_content, format_of, literal, logarithmic, new_figure, whole_steps
 from ntk_select.errors import ConfigError
-from ntk_select.expert import Expert
-from ntk_select.figure import file_content, format_of, literal, logarithmic, new_figure, whole_steps
+from ntk_select.experts.expert import Expert
+from ntk_select.kernels.engine.arguments import read_two_sides
 from ntk_select.linearized.network import NetworkKernel, linearize, network_kernel
 from ntk_select.linearized.optimizers import Optimizer, Scalar, read_times
 from ntk_select.linearized.predict import Prediction, predict
@@ -89,10 +89,10 @@ class Comparison(NamedTuple):
           ConfigError: another ending, or a place that cannot be written.
           MissingDependencyError: matplotlib is not installed.
         """
-        from ntk_select.ranking.record import written
+        from ntk_select._runtime.files import write_output
 
         path = Path(path).expanduser()
-        return written(path, plot_curves(self, title=title, loss=loss, file_format=format_of(path)))
+        return write_output(path, plot_curves(self, title=title, loss=loss, file_format=format_of(path)))
 
     def discrepancy(self, curve: str = "formula") -> Discrepancy:
         """Of the "formula", or of the "linear" training, from real training. Where neither has moved, it is zero."""

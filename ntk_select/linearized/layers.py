@@ -13,16 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Real
 
-from ntk_select.engine.arguments import check_batch_size, count_examples, read_examples
-from ntk_select.engine.factors import Stored, factors
-from ntk_select.engine.ntk import ntk
-from ntk_select.engine.structure import Structure, analyse
 from ntk_select.errors import ConfigError
-from ntk_select.expert import Expert
-from ntk_select.kernels import CONSTANT, feature_kernel
+from ntk_select.experts.expert import Expert
+from ntk_select.experts.probe import forward, in_batches
+from ntk_select.kernels.alignment import CONSTANT, feature_kernel
+from ntk_select.kernels.engine.arguments import check_batch_size, count_examples, read_examples
+from ntk_select.kernels.engine.factors import Stored, factors
+from ntk_select.kernels.engine.ntk import ntk
+from ntk_select.kernels.engine.structure import Structure, analyse
 from ntk_select.linearized.network import as_network
 from ntk_select.linearized.problem import AnyArray, Examples, host_only
-from ntk_select.probe import forward, in_batches
 
 
 class LayerFactors(NamedTuple):

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from scipy.optimize import brentq
 from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
-from ntk_select.engine.arguments import check_count, is_number
+from ntk_select._runtime.checks import check_count, is_number
 from ntk_select.errors import ConfigError
 from ntk_select.linearized.losses import squared_loss
 from ntk_select.linearized.optimizers import Optimizer, Scalar, read_times

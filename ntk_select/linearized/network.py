@@ -11,14 +11,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ntk_select.engine.arguments import available_memory, check_batch_size, check_precision, count_examples, read_two_sides, select, some_examples
-from ntk_select.engine.ntk import ntk, ntk_plan
-from ntk_select.engine.plan import BALANCE, DISPATCH, passes_of
-from ntk_select.engine.structure import GeneralRouteWarning, Structure, analyse, check_independent
-from ntk_select.engine.vector_product import BatchedProduct, hold
 from ntk_select.errors import ConfigError, did_you_mean
-from ntk_select.expert import Expert
-from ntk_select.gradients import expert_question, of_params
+from ntk_select.experts.expert import Expert
+from ntk_select.kernels.engine.arguments import (
+    available_memory,
+    check_batch_size,
+    check_precision,
+    count_examples,
+    read_two_sides,
+    select,
+    some_examples,
+)
+from ntk_select.kernels.engine.ntk import ntk, ntk_plan
+from ntk_select.kernels.engine.plan import BALANCE, DISPATCH, passes_of
+from ntk_select.kernels.engine.structure import GeneralRouteWarning, Structure, analyse, check_independent
+from ntk_select.kernels.engine.vector_product import BatchedProduct, hold
+from ntk_select.kernels.gradients import expert_question, of_params
 from ntk_select.linearized.problem import Examples, TestExamples, host_only
 
 KERNEL_METHODS = ("auto", "dense", "matrix-free")

@@ -18,9 +18,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Real
 
-from ntk_select.engine.arguments import is_number
+from ntk_select._runtime.checks import is_number, is_whole
 from ntk_select.errors import ConfigError, did_you_mean
-from ntk_select.whole import is_whole
 
 MAX_POINTS = 10**8
 Scalar = float | np.number | Real[Array | np.ndarray, ""]

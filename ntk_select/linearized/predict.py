@@ -12,6 +12,7 @@ from jaxtyping import Float, Int, Integer
 from scipy.integrate import solve_ivp
 from scipy.optimize import NoConvergence, newton_krylov
 
+from ntk_select._runtime.checks import is_whole
 from ntk_select.errors import ConfigError
 from ntk_select.linearized.losses import CROSS_ENTROPY, check_loss, loss_gradient, loss_value, squared_loss
 from ntk_select.linearized.optimizers import Optimizer, Scalar, read_times
@@ -30,7 +31,6 @@ from ntk_select.linearized.problem import (
     read_problem,
 )
 from ntk_select.linearized.spectrum import MOST_PRODUCTS, TOLERANCE, find_modes, weighted_squares
-from ntk_select.whole import is_whole
 
 ODE_TOLERANCE = 1e-10
 

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree, Real, Shaped
 
-from ntk_select.engine.arguments import refuse_tracers
 from ntk_select.errors import ConfigError, not_finite
+from ntk_select.kernels.engine.arguments import refuse_tracers
 
 DOUBLE = 2.0**-52
 OVERFLOWS = 1e18

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from scipy.linalg import LinAlgError, cho_factor, cho_solve
 from scipy.sparse.linalg import LinearOperator, cg
 
-from ntk_select.engine.arguments import is_number
+from ntk_select._runtime.checks import is_number
 from ntk_select.errors import ConfigError
 from ntk_select.linearized.optimizers import Scalar
 from ntk_select.linearized.predict import read_outputs_and_targets

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.linalg import eigh_tridiagonal
 
-from ntk_select.engine.arguments import check_count, is_number
+from ntk_select._runtime.checks import check_count, is_number
 from ntk_select.errors import ConfigError
 from ntk_select.linearized.optimizers import Optimizer
 from ntk_select.linearized.problem import Problem

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from ntk_select.engine.arguments import is_number
+from ntk_select._runtime.checks import is_number
 from ntk_select.errors import ConfigError
 from ntk_select.linearized.losses import squared_loss
 from ntk_select.linearized.optimizers import Optimizer, Scalar

@@ -8,18 +8,18 @@ import numpy as np
 import optax
 from jaxtyping import Float, Int
 
-from ntk_select.engine.arguments import check_batch_size, check_count, count_examples, read_examples, some_examples
-from ntk_select.engine.program import Program, outputs_of, trace
-from ntk_select.engine.vector_product import BatchedProduct, hold, padded_batches
+from ntk_select._runtime.checks import check_count, is_whole
 from ntk_select.errors import ConfigError
-from ntk_select.expert import Expert
+from ntk_select.experts.expert import Expert
+from ntk_select.experts.probe import InBatches
+from ntk_select.kernels.engine.arguments import check_batch_size, count_examples, read_examples, some_examples
+from ntk_select.kernels.engine.program import Program, outputs_of, trace
+from ntk_select.kernels.engine.vector_product import BatchedProduct, hold, padded_batches
 from ntk_select.linearized.losses import example_losses, is_mean, loss_value
 from ntk_select.linearized.network import DEFAULT_BATCH, Linearized, as_network, check_network
 from ntk_select.linearized.optimizers import Optimizer, read_times
 from ntk_select.linearized.predict import one_line_summary, read_batches, read_outputs_and_targets
 from ntk_select.linearized.problem import Batches, Examples, TestExamples, TestValues, Times, Values, host_only
-from ntk_select.probe import InBatches
-from ntk_select.whole import is_whole
 
 
 class Trajectory(NamedTuple):

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from ntk_select._runtime.figures import colours, file_content, format_of, literal, new_figure
+from ntk_select._runtime.files import write_output
 from ntk_select.errors import ConfigError, UndefinedScoreError
-from ntk_select.figure import colours, file_content, format_of, literal, new_figure
-from ntk_select.ranking.record import Ranking, written
+from ntk_select.ranking.record import Ranking
 from ntk_select.scores import ScoreResult
 from ntk_select.scores.dissimilarity import spearman
 
@@ -56,7 +57,7 @@ class Agreement:
         """Writes the matrix as a figure: .png, .svg or .pdf. Raises ConfigError for another ending or an unwritable place, and
         MissingDependencyError without matplotlib."""
         path = Path(path).expanduser()
-        return written(path, figure_bytes(self, format_of(path), title))
+        return write_output(path, figure_bytes(self, format_of(path), title))
 
 
 def agreement(rankings: Ranking | Sequence[Ranking]) -> Agreement:

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_select.expert import Expert
-from ntk_select.flops import forward_flops
-from ntk_select.task import Task, probe_sample
+from ntk_select.experts.expert import Expert
+from ntk_select.kernels.flops import forward_flops
+from ntk_select.tasks.task import Task, probe_sample
 
 LOOKED_AT = 3
 """Experts that are loaded; the others are taken to be like these."""

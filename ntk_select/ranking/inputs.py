@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from ntk_select.cache import Cache
-from ntk_select.engine.ntk import ntk_plan
+from ntk_select._runtime.cache import Cache
+from ntk_select._runtime.progress import timed
 from ntk_select.errors import DataError, ModelError, NtkSelectError, explained
-from ntk_select.expert import Expert
-from ntk_select.gradients import expert_question, gradient_kernel
-from ntk_select.last_conv import pooled_kernel
-from ntk_select.network_inputs import IN_MEMORY, DecodedImages, NetworkInputs, resized
-from ntk_select.preprocess import Preprocess
-from ntk_select.probe import ProbePass, forward, has_pooled_last_conv
+from ntk_select.experts.expert import Expert
+from ntk_select.experts.network_inputs import IN_MEMORY, DecodedImages, NetworkInputs, resized
+from ntk_select.experts.preprocess import Preprocess
+from ntk_select.experts.probe import ProbePass, forward, has_pooled_last_conv
+from ntk_select.kernels.engine.ntk import ntk_plan
+from ntk_select.kernels.gradients import expert_question, gradient_kernel
+from ntk_select.kernels.last_conv import pooled_kernel
 from ntk_select.ranking.keys import Keys
 from ntk_select.scores import Features
-from ntk_select.task import ProbeSample, Task
-from ntk_select.timing import timed
+from ntk_select.tasks.task import ProbeSample, Task
 
 MAX_PRODUCTS = 5e12
 """What a ranking spends on one expert's gradient kernel where its cost grows with the number of outputs: minutes of a CPU."""
@@ -188,8 +188,8 @@ class Gatherer:
 
     def _training_kernel(self, expert: Expert, x, of_passes: str | None) -> np.ndarray | str:
         """The kernel of the fine-tuning that is forecast, from the cache where it is known; or why there is none."""
-        from ntk_select.finetuning.recipe import Recipe  # here, for it imports Optax
         from ntk_select.forecasting.kernel import training_kernel
+        from ntk_select.training.finetuning.recipe import Recipe  # here, for it imports Optax
 
         recipe, key = self.recipe or Recipe(), None
         with suppress(Exception):  # an expert is foreign code, and can be scored without being kept
@@ -240,7 +240,7 @@ class Gatherer:
             return self._features_of_reference()
 
     def _features_of_reference(self) -> np.ndarray | str:
-        from ntk_select.reference import trained_reference  # here, for it imports Optax
+        from ntk_select.training.reference import trained_reference  # here, for it imports Optax
 
         reference, key = self.reference, None
         try:

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from ntk_select.evaluate.resampling import HalfSamples
 from ntk_select.ranking.record import ExpertScores, firsts
-from ntk_select.resampling import HalfSamples
 from ntk_select.scores import Score, ScoreResult
 
 NAMED = 4

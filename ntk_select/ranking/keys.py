@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_select.cache import key_of
-from ntk_select.engine.digest import digest_of_params, digest_of_program
-from ntk_select.expert import Expert
-from ntk_select.network_inputs import NetworkInputs
-from ntk_select.task import ProbeSample, Task
+from ntk_select._runtime.cache import key_of
+from ntk_select.experts.expert import Expert
+from ntk_select.experts.network_inputs import NetworkInputs
+from ntk_select.kernels.engine.digest import digest_of_params, digest_of_program
+from ntk_select.tasks.task import ProbeSample, Task
 
 
 class Keys:
@@ -44,7 +44,7 @@ class Keys:
         Raises:
           ConfigError: `network` is unknown.
         """
-        from ntk_select.reference import recipe, untrained_reference  # here, for it imports Optax
+        from ntk_select.training.reference import recipe, untrained_reference  # here, for it imports Optax
 
         expert, *settings = untrained_reference(task, network, seed)
         start, size = digest_of_params(expert.variables), expert.preprocess.size

@@ -4,7 +4,7 @@ import textwrap
 
 import numpy as np
 
-from ntk_select.figure import colours, file_content, literal, new_figure
+from ntk_select._runtime.figures import colours, file_content, literal, new_figure
 from ntk_select.scores import ScoreResult
 
 LETTERS = 12

@@ -9,24 +9,24 @@ from typing import Any
 import jax
 import numpy as np
 
-from ntk_select.cache import Cache
-from ntk_select.copies import distinct
+from ntk_select._runtime.cache import Cache
+from ntk_select._runtime.checks import is_whole
+from ntk_select._runtime.progress import Progress, reporting
 from ntk_select.errors import ConfigError, DataError, did_you_mean, explained
-from ntk_select.expert import Expert
-from ntk_select.gradients import of_params
-from ntk_select.plugins import as_experts, as_task
-from ntk_select.progress import Progress, reporting
+from ntk_select.evaluate.resampling import MIN_DRAWS, HalfSamples, half_samples
+from ntk_select.experts.expert import Expert
+from ntk_select.kernels.gradients import of_params
 from ntk_select.ranking.evidence import evidence_for, unmeasured
 from ntk_select.ranking.inputs import Gatherer
 from ntk_select.ranking.judge import contenders, judgement, ordered
 from ntk_select.ranking.record import ExpertScores, Failure, Ranking
 from ntk_select.ranking.scorer import Scorer
-from ntk_select.resampling import MIN_DRAWS, HalfSamples, half_samples
+from ntk_select.resolve import as_experts, as_task
 from ntk_select.scores import SCORES, Score, ScoreResult
 from ntk_select.scores.installed import known_scores
 from ntk_select.scores.record import is_telling
-from ntk_select.task import ProbeSample, Task, probe_sample
-from ntk_select.whole import is_whole
+from ntk_select.tasks.copies import distinct
+from ntk_select.tasks.task import ProbeSample, Task, probe_sample
 
 Experts = Expert | str | Path | Iterable[Expert | str | Path] | Mapping[str, Expert | Callable[[], Expert]]
 
@@ -106,7 +106,7 @@ def rank(
         raise ConfigError("There is no expert to rank. Give at least one; to see what is there type: ntk-select zoo list")
     needs = {name for score in chosen.values() for name in score.takes}
     if "reference_features" in needs and not isinstance(reference, Expert):
-        from ntk_select.reference import check_reference  # here, for it imports Optax
+        from ntk_select.training.reference import check_reference  # here, for it imports Optax
 
         check_reference(reference)
     drawn = probe_sample(task, per_class=per_class, seed=seed)
@@ -171,7 +171,7 @@ def _training(recipe, learning_rates) -> dict[str, Any]:
     """The fine-tuning that is forecast. Raises ConfigError for what is none."""
     if recipe is None and learning_rates is None:
         return {}
-    from ntk_select.finetuning.recipe import LEARNING_RATES, Recipe, checked_rates  # here, for it imports Optax
+    from ntk_select.training.finetuning.recipe import LEARNING_RATES, Recipe, checked_rates  # here, for it imports Optax
 
     if recipe is not None and not isinstance(recipe, Recipe):
         raise ConfigError(f"recipe={recipe!r} must be a Recipe. Type: ntk_select.Recipe(epochs=30)")
@@ -208,7 +208,7 @@ def _by_name(scores: Sequence[str] | Mapping[str, Score]) -> dict[str, Score]:
 
 def _fine_tuning(gatherer: Gatherer) -> dict[str, Any]:
     """The recipe and the learning rates of the forecast, JSON-ready."""
-    from ntk_select.finetuning.recipe import LEARNING_RATES, Recipe  # here, for it imports Optax
+    from ntk_select.training.finetuning.recipe import LEARNING_RATES, Recipe  # here, for it imports Optax
 
     return {"recipe": asdict(gatherer.recipe or Recipe()), "learning_rates": list(gatherer.learning_rates or LEARNING_RATES)}
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ntk_select.errors import ConfigError, did_you_mean, missing
-from ntk_select.figure import format_of
-from ntk_select.files import write_atomically
+from ntk_select._runtime.figures import format_of
+from ntk_select._runtime.files import write_output
+from ntk_select.errors import did_you_mean, missing
 from ntk_select.scores import SCORES, ScoreResult, Unavailable
 from ntk_select.scores.dissimilarity import ranked
 from ntk_select.scores.record import is_telling
@@ -291,14 +291,14 @@ class Ranking:
                 contents["agreement.png"] = agree.figure_bytes(together, "png", self.task["name"])
         except ImportError:
             pass
-        return [written(folder / name, content) for name, content in contents.items()]
+        return [write_output(folder / name, content) for name, content in contents.items()]
 
     def report(self, path: str | Path) -> Path:
         """Writes the figure of the ranking: .png, .svg or .pdf. Raises ConfigError for another ending or an unwritable place."""
         from ntk_select.ranking.plot import figure_bytes
 
         path = Path(path).expanduser()
-        return written(path, figure_bytes(self, format_of(path)))
+        return write_output(path, figure_bytes(self, format_of(path)))
 
 
 def firsts(rows: Sequence[ExpertScores], name: str, higher_is_better: bool = True) -> list[str]:
@@ -339,12 +339,3 @@ def _parquet(rows) -> bytes:
     sink = pyarrow.BufferOutputStream()
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), sink)
     return sink.getvalue().to_pybytes()
-
-
-def written(path: Path, content: bytes) -> Path:
-    """Writes a file whole or not at all. Raises ConfigError for a place that cannot be written."""
-    try:
-        write_atomically(path, content)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}. Give another folder with --out.") from error
-    return path

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from ntk_select._runtime.progress import timed
 from ntk_select.errors import explained
-from ntk_select.expert import Expert
+from ntk_select.experts.expert import Expert
 from ntk_select.ranking.inputs import Gatherer
 from ntk_select.ranking.record import ExpertScores
 from ntk_select.scores import INPUTS, Features, Score, ScoreResult, Unavailable
 from ntk_select.scores.record import Outcome, is_telling
-from ntk_select.timing import timed
 
 SMALL = 1_000_000
 """Numbers in the features up to which a single thread is enough."""

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Int, Num
 
 from ntk_select.errors import TaskError, UndefinedScoreError, not_finite
-from ntk_select.kernels import CONSTANT, double_centred, label_kernel
+from ntk_select.kernels.alignment import CONSTANT, double_centred, label_kernel
 from ntk_select.scores.features import Features, as_features, checked_classes, class_sums, labelled
 from ntk_select.scores.rsa import unbiased_centring
 

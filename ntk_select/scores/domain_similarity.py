@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int, Num
 
 from ntk_select.errors import ConfigError, TaskError, UndefinedScoreError, missing
-from ntk_select.kernels import checked_labels
+from ntk_select.kernels.alignment import checked_labels
 from ntk_select.scores.features import Features, as_features, class_means
 from ntk_select.scores.record import ScoreResult
 

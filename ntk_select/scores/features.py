@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int, Num
 
 from ntk_select.errors import TaskError, UndefinedScoreError
-from ntk_select.kernels import CONSTANT, checked_features, checked_labels
+from ntk_select.kernels.alignment import CONSTANT, checked_features, checked_labels
 
 
 class Decomposition(NamedTuple):

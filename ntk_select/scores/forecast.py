@@ -36,8 +36,8 @@ def forecast(
     Reference: Deshpande et al. 2021, Prop. 1, for the recipe of section 4.2.  Cost: see `ntk_select.forecasting.cross_validate`.
     """
     # Here, for they bring Optax and more, which no other score needs.
-    from ntk_select.finetuning.recipe import LEARNING_RATES, Recipe
     from ntk_select.forecasting.cross_validation import best, cross_validate
+    from ntk_select.training.finetuning.recipe import LEARNING_RATES, Recipe
 
     rates = LEARNING_RATES if learning_rates is None else learning_rates
     found = best(cross_validate(training_kernel, labels, recipe or Recipe(), rates, seed=seed))

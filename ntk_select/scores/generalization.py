@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Int, Num
 
 from ntk_select.errors import UndefinedScoreError
-from ntk_select.kernels import CONSTANT, checked_kernel
+from ntk_select.kernels.alignment import CONSTANT, checked_kernel
 from ntk_select.scores.features import Features, checked_classes, labelled, one_hot
 from ntk_select.scores.record import ScoreResult
 

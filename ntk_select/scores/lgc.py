@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ntk_select.expert import Expert
-from ntk_select.gradients import asked, averaged_outputs, gradient_kernel, refuse_traced, sketch_of
-from ntk_select.kernels import checked_labels, kernel_label_correlation
-from ntk_select.sketches import Sketch, SketchedScore
-from ntk_select.sketches.projection import as_sketch
-from ntk_select.sketches.score import with_error
+from ntk_select.experts.expert import Expert
+from ntk_select.kernels.alignment import checked_labels, kernel_label_correlation
+from ntk_select.kernels.gradients import asked, averaged_outputs, gradient_kernel, refuse_traced, sketch_of
+from ntk_select.kernels.sketches import Sketch, SketchedScore
+from ntk_select.kernels.sketches.projection import as_sketch
+from ntk_select.kernels.sketches.score import with_error
 
 
 def lgc(

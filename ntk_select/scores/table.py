@@ -3,7 +3,7 @@
 import math
 from functools import partial
 
-from ntk_select.kernels import kernel_label_correlation
+from ntk_select.kernels.alignment import kernel_label_correlation
 from ntk_select.scores.baselines import best_elsewhere, num_params, random_score, source_accuracy, source_size
 from ntk_select.scores.cka import cka, cka_features_gradient, cka_gradient
 from ntk_select.scores.domain_similarity import domain_similarity, domain_similarity_own

@@ -10,7 +10,7 @@ import pytest
 from ntk_select.benchmark import read_config
 from ntk_select.benchmark.config import BenchConfig, KernelsConfig, TaskConfig
 from ntk_select.errors import ConfigError
-from ntk_select.finetuning import Recipe
+from ntk_select.training.finetuning import Recipe
 
 CONFIGS = Path(__file__).parents[2] / "scripts" / "configs"
 

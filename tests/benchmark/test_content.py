@@ -10,11 +10,11 @@ import pytest
 from ntk_select.data import load_task
 from PIL import Image
 
-from ntk_select import file_states
+from ntk_select._runtime import file_states
+from ntk_select._runtime.cache import Cache
 from ntk_select.benchmark.content import digest_of_images
 from ntk_select.benchmark.facts import task_facts
-from ntk_select.cache import Cache
-from ntk_select.task import ChosenImages
+from ntk_select.tasks.task import ChosenImages
 
 
 @pytest.fixture

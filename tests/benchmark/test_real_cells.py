@@ -12,11 +12,11 @@ from ntk_select.models import fresh_expert, open_zoo
 
 import ntk_select as ns
 from ntk_select.benchmark import Store, run
-from ntk_select.finetuning import Recipe, finetune
-from ntk_select.reference import trained_reference
 from ntk_select.scores import SCORES, ScoreResult
 from ntk_select.scores.lfc import lfc
-from ntk_select.task import ChosenImages, probe_sample
+from ntk_select.tasks.task import ChosenImages, probe_sample
+from ntk_select.training.finetuning import Recipe, finetune
+from ntk_select.training.reference import trained_reference
 
 SCORE_NAMES = ("lfc", "lgc", "leep", "num_params", "rsa", "dds", "etran", "random", "source_accuracy")
 RECIPE = {"epochs": 2, "batch_size": 4, "augment": "none"}
@@ -64,8 +64,8 @@ def config_text(zoo, *, scores=SCORE_NAMES, own_source="skip", more="") -> str:
 def short_references():
     """The network of RSA and DDS learns for four steps."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ntk_select.reference.EPOCHS", 2)
-        patch.setattr("ntk_select.reference.LEAST_STEPS", 4)
+        patch.setattr("ntk_select.training.reference.EPOCHS", 2)
+        patch.setattr("ntk_select.training.reference.LEAST_STEPS", 4)
         yield
 
 

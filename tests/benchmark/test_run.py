@@ -131,7 +131,7 @@ def test_a_folder_that_can_no_longer_be_written_ends_the_run_in_a_sentence(synth
     config, written = synthetic(), []
 
     def until_full(path, content):
-        from ntk_select.files import write_atomically
+        from ntk_select._runtime.files import write_atomically
 
         if len(written) == 5:
             raise OSError(code, os.strerror(code))

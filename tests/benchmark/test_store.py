@@ -55,7 +55,7 @@ def test_a_record_that_cannot_be_written_leaves_nothing_half_written(store, monk
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr("ntk_select.files.open" if where == "open" else f"ntk_select.files.os.{where}", full, raising=False)
+        patch.setattr("ntk_select._runtime.files.open" if where == "open" else f"ntk_select._runtime.files.os.{where}", full, raising=False)
         for number in (1, 2):
             with pytest.raises(OSError, match="No space left"):
                 store.put(cell(number), [row(number, value=9.0)])

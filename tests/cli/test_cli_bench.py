@@ -124,7 +124,7 @@ def test_plan_counts_the_images_of_every_training(real, capsys):
 @pytest.fixture
 def nothing_compiled(monkeypatch):
     """No training step of a network is made, and the device's speed is given."""
-    import ntk_select.zoo_training.speed as speed
+    import ntk_select.training.zoo.speed as speed
 
     monkeypatch.setattr(speed, "make_step", lambda *_, **__: pytest.fail("a training step was compiled"))
     monkeypatch.setattr("ntk_select.benchmark.plan.training_rate", lambda size, batch, precision: 3e10)
@@ -215,7 +215,7 @@ def test_a_plan_that_measures_times_steps_of_each_architecture(real, capsys):
 def test_the_paper_config_is_planned_without_looking_anything_up_for_every_cell(monkeypatch):
     """Of 23,667 cells; the networks apart, which other tests count."""
     import ntk_select.benchmark.plan as planning
-    from ntk_select.zoo_training.speed import Network, Speed
+    from ntk_select.training.zoo.speed import Network, Speed
 
     config = Path(__file__).parents[2] / "scripts" / "configs" / "paper_benchmark.toml"
     monkeypatch.setattr(planning, "abstract_network", lambda _: Network(None, None, (8, 100)))

@@ -10,12 +10,12 @@ from ntk_select.data import load_task
 from ntk_select.models import open_zoo
 
 import ntk_select as ns
-from ntk_select import finetuning
 from ntk_select.cli import main
 from ntk_select.cli.demo import SHOTS, TOP
 from ntk_select.cli.finetune import REFERENCE
 from ntk_select.errors import ConfigError
-from ntk_select.finetuning.result import FinetuneResult, Trial
+from ntk_select.training import finetuning
+from ntk_select.training.finetuning.result import FinetuneResult, Trial
 
 pytest.importorskip("sklearn")
 

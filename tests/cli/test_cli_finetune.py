@@ -16,9 +16,9 @@ from ntk_select.models import open_zoo
 from ntk_select.models.weights import write_expert
 
 import ntk_select as ns
-from ntk_select import finetuning
 from ntk_select.cli import main
 from ntk_select.errors import ConfigError, ModelError
+from ntk_select.training import finetuning
 
 pytestmark = pytest.mark.usefixtures("quickly")
 USUAL = {"--epochs": "2", "--batch-size": "4", "--shots": "6", "--checkpoints": "None", "--lr": "0.05"}

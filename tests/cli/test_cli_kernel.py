@@ -14,7 +14,7 @@ from ntk_select.models import ZOO, open_zoo
 from ntk_select import Expert, certify, kernel_label_correlation, ntk_plan, probe_sample
 from ntk_select.cli import main
 from ntk_select.errors import MissingDependencyError
-from ntk_select.kernel_file import load_kernel
+from ntk_select.kernels.file import load_kernel
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +185,7 @@ def test_the_summary_for_people_and_what_is_said_to_type_next_works(ran, capsys,
     assert list(load_kernel("kernel.npz").layers) == record["provenance"]["layers"]["paths"]
     after = capsys.readouterr().out
     namespace = {}
-    exec(after[after.index("from ntk_select.kernel_file") :].replace("; ", "; loaded = "), namespace)
+    exec(after[after.index("from ntk_select.kernels.file") :].replace("; ", "; loaded = "), namespace)
     assert namespace["loaded"].kernel.shape == (6, 6)
 
 
@@ -313,8 +313,7 @@ def test_what_an_expert_lacks_is_said(ran, monkeypatch, parts, options, message)
 
     settings = {"preprocess": lambda images: np.stack(images).astype(np.float32)} | parts
     expert = Expert("bare", bare, {"w": np.ones((64, 2), np.float32)}, **settings)
-    installed = module.builtin
-    monkeypatch.setattr(module, "builtin", lambda name: (lambda _: {"bare": lambda: expert}) if name == "open_zoo" else installed(name))
+    monkeypatch.setattr(module, "open_zoo", lambda _: {"bare": lambda: expert})
     status, out, err = ran(*options, expert="bare")
     assert (status, out) == (2, "")
     assert message in err
@@ -324,8 +323,7 @@ def test_an_expert_without_a_card_has_a_kernel(ran, monkeypatch):
     import ntk_select.cli.kernel_run as module
 
     expert = Expert("bare", bare, {"w": np.ones((64, 2), np.float32)}, preprocess=lambda images: np.stack(images).astype(np.float32))
-    installed = module.builtin
-    monkeypatch.setattr(module, "builtin", lambda name: (lambda _: {"bare": lambda: expert}) if name == "open_zoo" else installed(name))
+    monkeypatch.setattr(module, "open_zoo", lambda _: {"bare": lambda: expert})
     status, out, _ = ran("--json", expert="bare")
     assert status == 0
     assert json.loads(out)["provenance"]["card"] is None

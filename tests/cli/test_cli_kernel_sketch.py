@@ -22,8 +22,8 @@ from ntk_select.cli import main
 from ntk_select.cli.kernel_sketch import sketch_lines
 from ntk_select.cli.sketch_comparison_record import MEANINGS, Comparison
 from ntk_select.errors import MissingDependencyError
-from ntk_select.kernel_file import load_kernel
-from ntk_select.sketches.hashing import SCHEME
+from ntk_select.kernels.file import load_kernel
+from ntk_select.kernels.sketches.hashing import SCHEME
 
 PER_CLASS = 3
 

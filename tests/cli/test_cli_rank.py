@@ -11,11 +11,12 @@ import pytest
 from ntk_select.data import load_task
 from ntk_select.models import open_zoo
 
-from ntk_select import Ranking, rank, reference
+from ntk_select import Ranking, rank
 from ntk_select.cli import main
 from ntk_select.cli.rank import Rank, next_command
 from ntk_select.ranking import ExpertScores
 from ntk_select.scores import SCORES
+from ntk_select.training import reference
 
 
 @pytest.fixture(scope="module")

@@ -87,12 +87,6 @@ def test_class_names_in_brackets_are_shown_as_they_are(capsys, npz, name):
     assert name in capsys.readouterr().out
 
 
-def test_a_path_without_installation_says_what_to_type(capsys, monkeypatch):
-    monkeypatch.setattr("ntk_select.plugins.entry_points", lambda **_: ())
-    assert main(["tasks", "list"]) == 2
-    assert "The entry point 'task_kinds' is missing" in capsys.readouterr().err
-
-
 @pytest.fixture
 def tiles(tmp_path):
     """A small archive of magnetic tiles."""

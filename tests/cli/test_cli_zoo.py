@@ -272,7 +272,7 @@ def test_a_foreign_zoo_that_breaks_is_reported_and_the_rest_go_on(typed, monkeyp
     def broken():
         raise ZeroDivisionError("no weights")
 
-    monkeypatch.setattr("ntk_select.cli.zoo.builtin", lambda name: lambda uris: {"odd": broken})
+    monkeypatch.setattr("ntk_select.models.open_zoo", lambda uris: {"odd": broken})
     for command in ("list", "verify"):
         status, out, err = typed(command)
         assert status == 1

@@ -12,7 +12,6 @@ from ntk_select.models.architectures import fresh_expert
 
 from ntk_select.cli import main
 from ntk_select.errors import ModelError
-from ntk_select.plugins import builtin
 
 CONFIG = """
 seed = 1
@@ -54,8 +53,8 @@ def tiny(monkeypatch):
         return fresh_expert(name, "resnet18", config={"stage_sizes": (1,), "widths": (4,), "stem": "small"}, **options)
 
     for module in ("single", "plan"):
-        found = importlib.import_module(f"ntk_select.zoo_training.{module}")
-        monkeypatch.setattr(found, "builtin", lambda name: small if name == "fresh_expert" else builtin(name))
+        found = importlib.import_module(f"ntk_select.training.zoo.{module}")
+        monkeypatch.setattr(found, "fresh_expert", small)
 
 
 @pytest.fixture
@@ -138,7 +137,7 @@ def test_ctrl_c_ends_with_130_and_the_next_call_gives_the_weights_of_a_training_
 
     status, _, _ = ran("--only", "stripes-resnet_small", "--out", str(place / "whole"), "--work", str(place / "work of whole"))
     assert status == 0
-    checkpoints = importlib.import_module("ntk_select.checkpoints").Checkpoints
+    checkpoints = importlib.import_module("ntk_select.training.checkpoints").Checkpoints
     monkeypatch.setitem(checkpoints.__init__.__kwdefaults__, "every_seconds", 0)
 
     class Cut:
@@ -201,7 +200,7 @@ def test_a_batch_that_devices_cannot_share_is_refused_before_the_work(ran, place
 
 @pytest.mark.parametrize("as_json", [True, False])
 def test_experts_that_were_trained_are_told_though_another_failed(ran, tiny, monkeypatch, as_json):
-    run = importlib.import_module("ntk_select.zoo_training.run")
+    run = importlib.import_module("ntk_select.training.zoo.run")
     real = run.train_single
 
     def sometimes(zoo, member):

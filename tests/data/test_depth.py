@@ -14,7 +14,7 @@ from ntk_select.data.decode import decode_image, look
 from ntk_select.data.depth import DEPTHS, Depth, Seen, Wide, decided, wide_of
 from PIL import Image, TiffImagePlugin
 
-from ntk_select.cache import Cache
+from ntk_select._runtime.cache import Cache
 from ntk_select.errors import DataError
 
 SUFFIX = {"PNG": "png", "TIFF": "tif", "PPM": "pgm", "JPEG2000": "jp2"}
@@ -407,7 +407,7 @@ def test_values_of_16_bits_need_no_further_evidence(monkeypatch):
 def counted(tmp_path, monkeypatch):
     """The names of the images that are decoded to decide a depth. The files of a test count as old, and the cache is empty."""
     monkeypatch.setenv("NTK_SELECT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("ntk_select.file_states.FRESH", -3600.0)
+    monkeypatch.setattr("ntk_select._runtime.file_states.FRESH", -3600.0)
     names = []
     monkeypatch.setattr("ntk_select.data.layout.look", lambda source, key, whole: names.extend([key] * whole) or look(source, key, whole))
     return names
@@ -432,7 +432,7 @@ def test_a_decision_is_made_anew_where_an_image_has_changed(saved, grey, counted
 
 
 def test_a_decision_over_files_that_are_young_is_not_remembered(saved, grey, counted, tmp_path, monkeypatch):
-    monkeypatch.setattr("ntk_select.file_states.FRESH", 3600.0)
+    monkeypatch.setattr("ntk_select._runtime.file_states.FRESH", 3600.0)
     saved(list(of_bits(grey(), 12)))
     load_task(tmp_path / "photos")
     assert len(counted) == 12

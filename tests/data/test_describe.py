@@ -5,7 +5,7 @@ import json
 import numpy as np
 from ntk_select.data import describe, load_task
 
-from ntk_select.task import Task
+from ntk_select.tasks.task import Task
 
 
 def test_the_counts_are_those_of_the_files(folder_of):

@@ -7,7 +7,7 @@ import pytest
 from ntk_select.data import load_task
 
 from ntk_select.errors import MissingDependencyError, TaskError
-from ntk_select.task import stratified_train
+from ntk_select.tasks.task import stratified_train
 
 
 def test_train_and_test_together_are_all_of_scikit_learns_digits():

@@ -13,7 +13,7 @@ from ntk_select.data import uri as uri_module
 from ntk_select.data.uri import parse_uri
 
 from ntk_select.errors import DataError, TaskError
-from ntk_select.task import Task
+from ntk_select.tasks.task import Task
 
 PATHS = ["cat/1.png", "dog/1.png"]
 

@@ -7,7 +7,7 @@ import pytest
 @pytest.fixture(scope="session")
 def networks(loaded):
     """Makers of experts and tasks."""
-    return loaded("finetuning/conftest.py")
+    return loaded("training/finetuning/conftest.py")
 
 
 @pytest.fixture(scope="session")

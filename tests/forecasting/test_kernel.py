@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import ntk_select as ns
+from ntk_select._runtime.out_of_memory import MemoryShrunkWarning
 from ntk_select.errors import ConfigError, ModelError
-from ntk_select.expert import Taps
+from ntk_select.experts.expert import Taps
 from ntk_select.forecasting import kernel as room
 from ntk_select.forecasting.kernel import TrainingKernel, TrainingNetwork, directions_for, training_kernel
-from ntk_select.out_of_memory import MemoryShrunkWarning
 
 SEEDS = 60
 

@@ -8,7 +8,7 @@ import pytest
 
 import ntk_select as ns
 from ntk_select.forecasting.simulate import Batches, draw_batches, simulate
-from ntk_select.training import InMemory, stepwise
+from ntk_select.training.step import InMemory, stepwise
 
 
 def trained(fn, params, x, labels, batches, rate, recipe):

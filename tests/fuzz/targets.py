@@ -24,10 +24,11 @@ from ntk_select.models.convert import read_checkpoint
 from ntk_select.models.weights import flatten, read_weights
 from ntk_select.models.zoo import open_zoo
 
-from ntk_select import benchmark, zoo_training
-from ntk_select.card import Card
+from ntk_select import benchmark
 from ntk_select.errors import NtkSelectError
-from ntk_select.kernel_file import load_kernel
+from ntk_select.experts.card import Card
+from ntk_select.kernels.file import load_kernel
+from ntk_select.training import zoo as zoo_training
 
 TRACES = re.compile(r"Traceback \(most recent|<class '| object at 0x|<function |<built-in ")
 SLOW = ("digits", "fashion_mnist", "tfds")

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from ntk_select.files import file_name, write_atomically
+from ntk_select._runtime.files import file_name, write_atomically
 
 QUICK = settings(derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate])
 NAMES, CONTENTS = st.sampled_from(["a", "b", "new/c", "new/folder/d.bin"]), st.binary(max_size=20)

@@ -13,7 +13,7 @@ from ntk_select.data import load_task
 
 from ntk_select.cli import main
 from ntk_select.errors import DataError
-from ntk_select.kernel_file import load_kernel
+from ntk_select.kernels.file import load_kernel
 
 IMAGES = np.arange(4 * 6 * 5 * 3, dtype=np.uint8).reshape(4, 6, 5, 3)
 LABELS = np.array([0, 1, 0, 1])

@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from ntk_select import ntk, sketch
+from ntk_select._runtime.cache import Cache, key_of
 from ntk_select.benchmark import Store
 from ntk_select.benchmark.cells import Cell
 from ntk_select.benchmark.status import status
-from ntk_select.cache import Cache, key_of
-from ntk_select.checkpoints import Checkpoints
 from ntk_select.errors import ConfigError, DataError
-from ntk_select.training import begin, sgd
+from ntk_select.training.checkpoints import Checkpoints
+from ntk_select.training.step import begin, sgd
 
 
 def cell(number: int) -> Cell:

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import ntk_select as ns
-from ntk_select import probe
-from ntk_select.engine import execute
+from ntk_select._runtime.host_memory import free_memory
+from ntk_select._runtime.out_of_memory import MemoryShrunkWarning, is_out_of_memory
 from ntk_select.errors import ConfigError
-from ntk_select.host_memory import free_memory
-from ntk_select.out_of_memory import MemoryShrunkWarning, is_out_of_memory
-from ntk_select.sketches import execute as sketching
+from ntk_select.experts import probe
+from ntk_select.kernels.engine import execute
+from ntk_select.kernels.sketches import execute as sketching
 
 N = 12
 W = np.random.default_rng(0).normal(size=(5, 3))
@@ -235,8 +235,8 @@ LIMITED = """
     import resource, warnings
     import jax, jax.numpy as jnp, numpy as np
     import ntk_select as ns
-    from ntk_select.engine.arguments import available_memory
-    from ntk_select.out_of_memory import MemoryShrunkWarning
+    from ntk_select.kernels.engine.arguments import available_memory
+    from ntk_select._runtime.out_of_memory import MemoryShrunkWarning
 
     def entering(x, xp):
         return xp.sin(x[:, None, :] * xp.arange(1, 241, dtype=np.float32)[:, None])

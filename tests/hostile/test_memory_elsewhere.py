@@ -10,16 +10,16 @@ import optax
 import pytest
 
 import ntk_select as ns
-from ntk_select.engine import execute, jacobian
+from ntk_select._runtime.out_of_memory import MemoryShrunkWarning
 from ntk_select.errors import ConfigError
-from ntk_select.expert import Expert, LastConv, Taps
-from ntk_select.out_of_memory import MemoryShrunkWarning
-from ntk_select.probe import forward as forward_pass
-from ntk_select.sketches import execute as sketching
-from ntk_select.sketches import forward
+from ntk_select.experts.expert import Expert, LastConv, Taps
+from ntk_select.experts.probe import forward as forward_pass
+from ntk_select.kernels.engine import execute, jacobian
+from ntk_select.kernels.sketches import execute as sketching
+from ntk_select.kernels.sketches import forward
 
 N = 12
-ntk_module = importlib.import_module("ntk_select.engine.ntk")  # the package gives the function under this name
+ntk_module = importlib.import_module("ntk_select.kernels.engine.ntk")  # the package gives the function under this name
 W = np.random.default_rng(0).normal(size=(5, 3))
 X = np.random.default_rng(1).normal(size=(N, 5))
 pytestmark = pytest.mark.usefixtures("quickly")

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 import ntk_select as ns
-from ntk_select import cache, files
-from ntk_select.checkpoints import Checkpoints
+from ntk_select._runtime import cache, files
+from ntk_select._runtime.files import write_atomically
 from ntk_select.cli import console, main
 from ntk_select.errors import ConfigError, DataError, NtkSelectError
-from ntk_select.files import write_atomically
-from ntk_select.kernel_file import SavedKernel
-from ntk_select.training import begin, sgd
+from ntk_select.kernels.file import SavedKernel
+from ntk_select.training.checkpoints import Checkpoints
+from ntk_select.training.step import begin, sgd
 
 pytestmark = pytest.mark.usefixtures("quickly")
 FULL = "No space left on device"
@@ -166,7 +166,7 @@ def test_what_the_surroundings_do_is_a_sentence_whatever_command_meets_it(monkey
     def refuse(*_, **__):
         raise error
 
-    monkeypatch.setattr("ntk_select.cli.rank.builtin", refuse)
+    monkeypatch.setattr("ntk_select.data.load_task", refuse)
     assert main(["rank", "--task", "digits"]) == status
     assert sentence in capsys.readouterr().err
 
@@ -179,7 +179,7 @@ def test_an_error_of_a_file_without_a_name_is_not_blamed_on_the_output(monkeypat
     def refuse(*_, **__):
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr("ntk_select.cli.rank.builtin", refuse)
+    monkeypatch.setattr("ntk_select.data.load_task", refuse)
     for output, blamed in ((io.StringIO(), "something"), (Full(), "the output")):
         said = io.StringIO()
         monkeypatch.setattr(sys, "stdout", output)
@@ -189,7 +189,7 @@ def test_an_error_of_a_file_without_a_name_is_not_blamed_on_the_output(monkeypat
 
 
 def test_a_defect_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr("ntk_select.cli.rank.builtin", lambda *_: 1 / 0)
+    monkeypatch.setattr("ntk_select.data.load_task", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["rank", "--task", "digits"])
 

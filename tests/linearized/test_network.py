@@ -8,11 +8,11 @@ import pytest
 from ntk_select.models import ZOO
 
 import ntk_select as ns
-from ntk_select.engine.vector_product import padded_batches
 from ntk_select.errors import ConfigError, MissingDependencyError, ModelError
+from ntk_select.kernels.engine.vector_product import padded_batches
+from ntk_select.kernels.neural_tangents import import_neural_tangents
 from ntk_select.linearized import linearize, network_kernel, predict, train
 from ntk_select.linearized.network import as_network
-from ntk_select.neural_tangents_bridge import import_neural_tangents
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from ntk_select.models.mapping import tensor_table
 from safetensors.numpy import save_file
 
 from ntk_select.errors import ModelError
-from ntk_select.preprocess import Preprocess
+from ntk_select.experts.preprocess import Preprocess
 
 NETWORK = build("resnet_small", num_classes=3)
 HOW = Preprocess(size=16, resize=16)

@@ -19,9 +19,9 @@ from ntk_select.models.mapping import tensor_table
 from ntk_select.models.weights import flatten, read_weights
 from safetensors.numpy import save_file
 
-from ntk_select.card import Card
 from ntk_select.errors import ModelError
-from ntk_select.preprocess import Preprocess
+from ntk_select.experts.card import Card
+from ntk_select.experts.preprocess import Preprocess
 
 NETWORK = build("resnet_small", num_classes=3)
 TABLE = tensor_table(NETWORK)

@@ -16,7 +16,7 @@ from ntk_select.models.mapping import tensor_table
 from safetensors.numpy import save
 
 from ntk_select.errors import MissingDependencyError, ModelError
-from ntk_select.preprocess import Preprocess
+from ntk_select.experts.preprocess import Preprocess
 
 CONFIG = {
     "architecture": "resnet_small",

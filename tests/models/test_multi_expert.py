@@ -14,7 +14,7 @@ from ntk_select.models.weights import flatten, read_weights, serialise, sha256_o
 from ntk_select import Card, Preprocess
 from ntk_select.cli import main
 from ntk_select.errors import ModelError
-from ntk_select.multi_domain import SHARINGS, compose, split
+from ntk_select.experts.multi_domain import SHARINGS, compose, split
 
 CONFIG = {"stage_sizes": [1], "widths": [4], "stem": "small"}
 CLASSES = {"cats": 2, "dogs": 3}

@@ -9,7 +9,7 @@ from ntk_select.models.mapping import tensor_table
 from ntk_select.models.weights import flatten
 
 from ntk_select import with_new_head
-from ntk_select.training import begin, cross_entropy, make_step, sgd
+from ntk_select.training.step import begin, cross_entropy, make_step, sgd
 
 pytestmark = [pytest.mark.oracle, pytest.mark.slow]
 

@@ -15,7 +15,7 @@ from ntk_select.scores import ScoreResult, Unavailable
 @pytest.fixture(scope="module")
 def networks(loaded):
     """Makers of experts and tasks, of the tests of fine-tuning."""
-    return loaded("finetuning/conftest.py")
+    return loaded("training/finetuning/conftest.py")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from scipy.special import softmax
 
 from ntk_select import Card, Expert, Preprocess, SourceStatistics, Taps, Task, probe_sample, rank
 from ntk_select.errors import ConfigError, DataError, ModelError
-from ntk_select.probe import forward
+from ntk_select.experts.probe import forward
 from ntk_select.ranking import inputs as inputs_module
 from ntk_select.scores import SCORES, Score, ScoreResult, Unavailable
 
@@ -224,8 +224,8 @@ def trained(monkeypatch):
         seen.append((task.name, task.num_classes, network, seed))
         return expert("tiny", 9)
 
-    monkeypatch.setattr("ntk_select.reference.untrained_reference", untrained)
-    monkeypatch.setattr("ntk_select.reference.trained_reference", train)
+    monkeypatch.setattr("ntk_select.training.reference.untrained_reference", untrained)
+    monkeypatch.setattr("ntk_select.training.reference.trained_reference", train)
     return seen
 
 
@@ -454,7 +454,7 @@ def test_unusual_numbers_come_back_from_the_cache(task, tmp_path, change):
 def test_a_trained_reference_is_another_where_classes_or_recipe_are(task, tmp_path, trained, monkeypatch):
     rank([expert("a")], task, ("rsa",), draws=0, cache=tmp_path)
     rank([expert("a")], Task("bright", task.images, LABELS, ("a", "b", "c", "d")), ("rsa",), draws=0, cache=tmp_path)
-    monkeypatch.setattr("ntk_select.reference.EPOCHS", 3)
+    monkeypatch.setattr("ntk_select.training.reference.EPOCHS", 3)
     rank([expert("a")], task, ("rsa",), draws=0, cache=tmp_path)
     assert [classes for _, classes, _, _ in trained] == [3, 4, 3]
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from ntk_select.evaluate.resampling import HalfSamples
 from ntk_select.ranking.judge import NAMED, contenders, judgement, ordered
 from ntk_select.ranking.record import ExpertScores, firsts
-from ntk_select.resampling import HalfSamples
 from ntk_select.scores import SCORES, Score, ScoreResult, Unavailable
 
 DRAWS = np.random.default_rng(0).normal(size=(40, 200))

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from ntk_select.models.architectures import build, initialise, make_expert
 
-from ntk_select import Expert, Preprocess, Task, probe, probe_sample, rank
+from ntk_select import Expert, Preprocess, Task, probe_sample, rank
 from ntk_select import lgc as ns_lgc
 from ntk_select.errors import ConfigError, DataError, ModelError, TaskError
+from ntk_select.experts import probe
 from ntk_select.ranking import inputs
 from ntk_select.ranking import rank as rank_function
 from ntk_select.scores import ScoreResult, Unavailable

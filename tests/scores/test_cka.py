@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ntk_select.errors import TaskError, UndefinedScoreError
-from ntk_select.kernels import label_kernel
+from ntk_select.kernels.alignment import label_kernel
 from ntk_select.scores.cka import cka, cka_features_gradient, cka_gradient, kernel_alignment
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics.pairwise import rbf_kernel
 
 from ntk_select.errors import ConfigError, TaskError, UndefinedScoreError
-from ntk_select.kernels import kernel_label_correlation, label_kernel
+from ntk_select.kernels.alignment import kernel_label_correlation, label_kernel
 from ntk_select.scores.lfc import KERNELS, lfc
 
 

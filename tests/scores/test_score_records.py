@@ -7,7 +7,7 @@ import pytest
 
 import ntk_select as ns
 from ntk_select.errors import ConfigError, TaskError, UndefinedScoreError, missing
-from ntk_select.kernels import kernel_label_correlation
+from ntk_select.kernels.alignment import kernel_label_correlation
 from ntk_select.scores import INPUTS, SCORES, Features, Score, ScoreResult, Unavailable
 from ntk_select.scores.lfc import lfc
 

@@ -1,4 +1,4 @@
-"""Does scripts/compare_kernels.py compare the embedded zoo, and not twice?"""
+"""Does scripts/benchmarks/compare_kernels.py compare the embedded zoo, and not twice?"""
 
 import importlib.util
 import json

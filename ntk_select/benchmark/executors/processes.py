@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection, wait
 
 from ntk_select.benchmark.cells import Cell
 from ntk_select.benchmark.work import Outcome, Work
-from ntk_select.finetuning.finetune import cores
+from ntk_select.training.finetuning.finetune import cores
 
 from .queue import ATTEMPTS, Queue
 

@@ -7,13 +7,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ntk_select._runtime.files import write_output
 from ntk_select.benchmark.report.figures import FIGURES, caption_parts, data, figure_bytes, why_not
 from ntk_select.benchmark.report.page import Drawn, page
 from ntk_select.benchmark.report.results import Results, read_results
 from ntk_select.benchmark.report.tables import TABLES, csv_bytes
 from ntk_select.benchmark.report.tables.record import shots_shown
 from ntk_select.errors import ConfigError, did_you_mean
-from ntk_select.ranking.record import written
 
 PAGE = "page"
 """The name of index.html among those of figures and tables."""
@@ -53,7 +53,7 @@ def report(
     drawn, contents, paths = [], {}, []
 
     def write(name: str, content: bytes) -> None:
-        paths.append(written(to / name, content))
+        paths.append(write_output(to / name, content))
 
     for place, name in enumerate(steps):
         if progress:

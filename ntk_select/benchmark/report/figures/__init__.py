@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from ntk_select._runtime.figures import file_content
 from ntk_select.benchmark.report.results import Results
 from ntk_select.errors import ConfigError, did_you_mean
-from ntk_select.figure import file_content
 
 from . import figure_1, figure_2, figure_3, figure_4, figure_5, figure_6, figure_7, figure_8
 

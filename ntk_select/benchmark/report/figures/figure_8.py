@@ -2,11 +2,11 @@
 
 import numpy as np
 
+from ntk_select._runtime.figures import literal
 from ntk_select.benchmark.config import KernelsConfig
 from ntk_select.benchmark.report.results import Results
 from ntk_select.benchmark.report.truths import Row
 from ntk_select.benchmark.report.words import shots_text
-from ntk_select.figure import literal
 
 from .look import begun, caption
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ntk_select._runtime.figures import literal
 from ntk_select.benchmark.config import Images
 from ntk_select.benchmark.report.results import Results
 from ntk_select.benchmark.report.words import shots_text
-from ntk_select.figure import literal
 
 from .look import ZERO, begun, coloured, entry, facts_of, marked, places, plain, point, targets_along_x
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from textwrap import fill
 
+from ntk_select._runtime.figures import colours, literal, new_figure
 from ntk_select.benchmark.cells import ExpertFacts
 from ntk_select.benchmark.report.results import Results
 from ntk_select.benchmark.report.words import balanced_text, counted, seeds_text, shots_text
-from ntk_select.figure import colours, literal, new_figure
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK, YELLOW = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#B8A000"
 PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK, YELLOW)

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from ntk_select._runtime.figures import literal
 from ntk_select.benchmark.config import Images
 from ntk_select.benchmark.report.results import STATIC, Results
 from ntk_select.benchmark.report.summary import BEST, RANDOM, Among, baselines, measured, usable_targets
 from ntk_select.benchmark.report.words import FIRST, shots_text
 from ntk_select.evaluate import Interval
 from ntk_select.evaluate.checked import ROUNDING
-from ntk_select.figure import literal
 
 from .look import BLACK, BLUE, GREY, ORANGE, RED, ZERO, begun, entry, line_entry, places, plain
 

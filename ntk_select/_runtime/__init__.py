@@ -1,0 +1,1 @@
+"""Private services for all rooms: files, cache, memory, progress, figures, configuration files."""

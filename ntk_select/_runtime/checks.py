@@ -1,0 +1,33 @@
+"""Checks of numbers and callables that callers pass."""
+
+import math
+import numbers
+from typing import Any
+
+import numpy as np
+
+from ntk_select.errors import ConfigError
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number of Python or NumPy, and not a bool."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def check_count(name: str, value, least: int) -> None:
+    """Raises ConfigError unless `value` is a whole number from `least`."""
+    if not is_whole(value) or value < least:
+        raise ConfigError(f"{name}={value!r} must be a whole number from {least}.")
+
+
+def is_number(value) -> bool:
+    """Whether it is one real number, a scalar array among them, and not a bool."""
+    if getattr(value, "shape", None) == () and getattr(value, "dtype", None) is not None and value.dtype.kind in "fiu":
+        value = float(value)
+    return isinstance(value, numbers.Real | np.floating | np.integer) and not isinstance(value, bool) and not math.isnan(value)
+
+
+def check_progress(progress) -> None:
+    """Raises ConfigError unless `progress` is None or can be called."""
+    if progress is not None and not callable(progress):
+        raise ConfigError(f"progress= takes a function of (done, all, what); given: {type(progress).__name__}.")

@@ -1,0 +1,1 @@
+"""Experts: pre-trained networks with their provenance, preprocessing and forward pass."""

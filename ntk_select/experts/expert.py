@@ -1,0 +1,187 @@
+"""What is an expert: a pre-trained network, and what the scores may ask of it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ntk_select.errors import ModelError
+from ntk_select.experts.card import Card
+
+Variables = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class LastConv:
+    """The last convolution of a network, whose weights LGC differentiates by default.
+
+    Args:
+      path: keys from the root of `params` to the kernel, which is laid out (kh, kw, cin, cout); or as one text, "Conv_1/kernel".
+      strides, padding: of the convolution, as `jax.lax.conv_general_dilated` takes them.
+      pooled: slice (start, stop) of the pre-logits that the output channels become, when channel o of the
+        convolution reaches pre-logit start + o and no other pre-logit, and the head is linear. None when the
+        network ends in any other way (AlexNet). It is what makes LGC independent of the number of classes.
+    """
+
+    path: tuple[str, ...]
+    strides: tuple[int, int] = (1, 1)
+    padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0))
+    pooled: tuple[int, int] | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "path", as_path(self.path))
+        object.__setattr__(self, "strides", tuple(self.strides))
+        object.__setattr__(self, "padding", tuple(map(tuple, self.padding)))
+        object.__setattr__(self, "pooled", None if self.pooled is None else tuple(self.pooled))
+
+
+class Taps(NamedTuple):
+    """What one forward pass gives: logits (n, c), pre-logits (n, d), input of the last convolution (n, h, w, cin)."""
+
+    logits: jax.Array
+    features: jax.Array
+    conv_inputs: jax.Array | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class SourceStatistics:
+    """What is kept of an expert's source data, for scores that compare it with the task.
+
+    Args:
+      class_counts: (s,) training images of each source class.
+      class_means: (s, d) means of the expert's own pre-logits; None when unknown.
+      reference_class_means: (s, d') the same by one extractor for the whole zoo; None when unknown.
+      reference: loads that extractor; experts that compare share its name.
+      reference_name: of the extractor.
+
+    Raises:
+      ModelError: means that are not (s, d), or not finite.
+    """
+
+    class_counts: np.ndarray
+    class_means: np.ndarray | None = None
+    reference_class_means: np.ndarray | None = None
+    reference: "Callable[[], Expert] | None" = None
+    reference_name: str = ""
+
+    def __post_init__(self):
+        object.__setattr__(self, "class_counts", np.asarray(self.class_counts))
+        for name in ("class_means", "reference_class_means"):
+            means = getattr(self, name)
+            if means is not None and (np.ndim(means) != 2 or len(means) != len(self.class_counts) or not np.isfinite(means).all()):
+                raise ModelError(
+                    f"Source statistics: {name} of shape {np.shape(means)} for {len(self.class_counts)} class counts; "
+                    "it must be finite, (classes, features), one row a class."
+                )
+
+
+@dataclass(frozen=True, eq=False)
+class Expert:
+    """A pre-trained network as plain callables and arrays, in evaluation mode.
+
+    Args:
+      name: unique in its zoo.
+      apply_fn: apply_fn({"params": params, **state}, x) -> logits (n, c). Give a hashable callable (a
+        module-level function, or a frozen dataclass with `__call__`) and experts that share it share
+        its compilation.
+      params: what is differentiated: arrays in nested dictionaries; of nnx, `nnx.to_pure_dict(nnx.state(module, nnx.Param))`.
+      state: what is not, e.g. {"batch_stats": ...}.
+      features_fn: features_fn({"params": params, **state}, x) -> pre-logits (n, d), the input of the head.
+      head: keys from the root of `params` to the linear head, a mapping with "kernel" (d, c) and, if any, "bias"; or as one text,
+        "classifier/out".
+      last_conv: the last convolution: a `LastConv`, or only the keys to its kernel, ("Conv_1", "kernel") or "Conv_1/kernel".
+      preprocess: images (uint8, of any sizes) -> network input (n, size, size, 3); usually a `Preprocess`.
+      card: where the expert comes from.
+      taps_fn: taps_fn({"params": params, **state}, x, perturbation) -> `Taps`, where `perturbation` (or None) is
+        added to the output of the last convolution. Optional: with it one forward pass serves all scores, and
+        LGC of the last convolution needs no per-example weight gradient.
+      train_fn: train_fn({"params": params, **state}, x) -> (`Taps`, new state) in training mode (batch norm over the batch). Optional;
+        nothing but training needs it.
+      source: what is known of the data it was trained on. Optional.
+
+    Raises:
+      ModelError: `params` holds nnx variables instead of arrays, `state` holds "params", or `head` or `last_conv` name nothing in `params`.
+    """
+
+    name: str
+    apply_fn: Callable[[Variables, Any], Any]
+    params: Any
+    state: Variables = field(default_factory=dict)
+    features_fn: Callable[[Variables, Any], Any] | None = None
+    head: tuple[str, ...] | None = None
+    last_conv: LastConv | tuple[str, ...] | None = None
+    preprocess: Callable[[Any], np.ndarray] | None = None
+    card: Card | None = None
+    taps_fn: Callable[[Variables, Any, Any], Taps] | None = None
+    train_fn: Callable[[Variables, Any], tuple[Taps, Variables]] | None = None
+    source: SourceStatistics | None = None
+
+    def __post_init__(self):
+        if "params" in self.state:
+            raise ModelError(f"Expert {self.name!r}: state must not contain 'params'. Type: Expert(..., params=variables['params'], state=rest)")
+        if (kind := _kind_of_nnx(self.params)) is not None:
+            raise ModelError(
+                f"Expert {self.name!r}: params holds nnx variables ({kind}), not arrays. Type: nnx.to_pure_dict(params), "
+                "or ntk_select.nnx_expert(name, module, x, head=...), which takes the module itself"
+            )
+        if self.last_conv is not None and not isinstance(self.last_conv, LastConv):
+            object.__setattr__(self, "last_conv", LastConv(self.last_conv))
+        if self.head is not None:
+            object.__setattr__(self, "head", as_path(self.head))
+            leaf_at(self.params, (*self.head, "kernel"), f"head of expert {self.name!r}")
+        if self.last_conv is not None:
+            leaf_at(self.params, self.last_conv.path, f"last_conv of expert {self.name!r}")
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """{"params": params, **state}, as `apply_fn` takes it."""
+        return {"params": self.params, **self.state}
+
+    def with_variables(self, variables: Variables) -> "Expert":
+        """The same expert with other variables, laid out as `variables`."""
+        return replace(self, params=variables["params"], state={key: value for key, value in variables.items() if key != "params"})
+
+    @property
+    def head_kernel(self) -> np.ndarray | None:
+        """Weights (d, c) of the linear head, None when the expert has none."""
+        return None if self.head is None else leaf_at(self.params, (*self.head, "kernel"), "head")
+
+    @property
+    def num_params(self) -> int:
+        """Number of parameters, batch statistics not counted."""
+        return sum(int(np.size(leaf)) for leaf in jax.tree.leaves(self.params))
+
+    def __repr__(self):
+        return f"Expert({self.name!r}, parameters={self.num_params:,})"
+
+
+def as_path(keys: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Keys: "stage/head" is ("stage", "head"). Raises ModelError for anything but a text, tuple or list."""
+    if not isinstance(keys, str | tuple | list):
+        raise ModelError(
+            f"{keys!r} is no path of a layer. Allowed are keys from the root of params, as one text or a tuple: 'stage/head', ('stage', 'head')."
+        )
+    return tuple(keys.split("/")) if isinstance(keys, str) else tuple(keys)
+
+
+def _kind_of_nnx(params) -> str | None:
+    """The type of the first part that is Flax nnx's own: a State, a Variable, a Module. Its arrays lie one level deeper than they seem to."""
+    if any(kind.__module__.startswith("flax.nnx") for kind in type(params).__mro__):
+        return type(params).__name__
+    inner = params.values() if isinstance(params, Mapping) else params if isinstance(params, list | tuple) else ()
+    return next(filter(None, map(_kind_of_nnx, inner)), None)
+
+
+def leaf_at(params, path: tuple[str, ...], purpose: str):
+    """The leaf of nested mappings at `path`. Raises ModelError with the keys that exist."""
+    node = params
+    for depth, key in enumerate(path):
+        if not isinstance(node, Mapping) or key not in node:
+            keys = ", ".join(map(str, node)) if isinstance(node, Mapping) else "(an array)"
+            raise ModelError(f"The {purpose} is {'/'.join(path)!r}, but params has no {'/'.join(path[: depth + 1])!r}. There is: {keys}.")
+        node = node[key]
+    if isinstance(node, Mapping):
+        raise ModelError(f"The {purpose} is {'/'.join(path)!r}, a group of parameters. Name one of its arrays: {', '.join(map(str, node))}.")
+    return node

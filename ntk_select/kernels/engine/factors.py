@@ -1,0 +1,129 @@
+"""What one backward pass per output leaves of each example.
+
+For a weight, either the example's gradients or the two factors that they are products of: what entered the operation, and
+the cotangent of what left it. For any other leaf the gradients, by ordinary reverse mode. Everything is computed for
+one example and mapped over examples, so that no example can influence another. All of it is traceable and differentiable.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Shaped
+
+from ntk_select.kernels.engine.program import evaluate
+from ntk_select.kernels.engine.structure import LeafUse, Structure
+
+
+class Stored(NamedTuple):
+    """What to keep of one leaf: `position` among the structure's leaves; "gradients", "patches" or "inputs".
+
+    "gradients" is one array (n, r, m, o), of shape (r, o) for each of the m cotangents. The other two are, for each
+    operation, a pair: what entered, either as patches (n, g, s, k) or as it came, and the cotangents (n, g, s, m, o).
+    """
+
+    position: int
+    what: str
+
+
+def factors(
+    structure: Structure, stored: tuple[Stored, ...], values: tuple, leaves: list, x: Any, cotangents: Float[ArrayLike, "_ m c"]
+) -> list[Any]:
+    """What `stored` asks for, of every example of x (n, ...), for its cotangents (n or 1, m, c).
+
+    Cost: one forward pass and m backward passes per example.
+    """
+    weights = evaluate(structure.program, values, [*leaves, *[None] * (len(structure.program.inputs) - structure.count)], only=structure.before)
+    shared = cotangents.shape[0] == 1
+    one = partial(_of_example, structure, stored, values, list(leaves), weights)
+    return jax.vmap(one, in_axes=(0, None if shared else 0))(x, cotangents[0] if shared else cotangents)
+
+
+def fill(structure: Structure, stored: tuple[Stored, ...], buffers: list, start, values: tuple, leaves: list, x: Any, cotangents) -> list[Any]:
+    """`factors` of x, written into `buffers` from example `start` on."""
+    parts = factors(structure, stored, values, leaves, x, cotangents)
+    return jax.tree.map(lambda buffer, part: lax.dynamic_update_slice_in_dim(buffer, part, start, 0), buffers, parts)
+
+
+def _of_example(structure: Structure, stored, values, leaves, weights, x, cotangents):
+    program, taps = structure.program, structure.taps
+    wanted = [structure.leaves[leaf.position] for leaf in stored]
+    reverse = [leaf.index for leaf in wanted if not leaf.structured]
+    number_of = {taps[number].step: number for leaf in wanted for number in leaf.taps}
+    example = [leaf[None] for leaf in jax.tree.leaves(x)]
+
+    def forward(perturbations, chosen):
+        entered = {}
+
+        def intercept(index, step, inputs):
+            number = number_of.get(index)
+            if number is None:
+                return step.run(*inputs)
+            tap, op = taps[number], taps[number].op
+            entered[number] = inputs[tap.side]
+            # The weight as it is outside: what flows into it is counted by the factors, and not once more by reverse mode.
+            inputs[1 - tap.side] = weights[tap.weight]
+            output = op.product(*inputs).astype(perturbations[number].dtype) if op.window_exceeds_input else step.run(*inputs)[0]
+            return [output + perturbations[number]]
+
+        slots = evaluate(program, values, [*_merged(leaves, reverse, chosen), *example], intercept=intercept)
+        return slots[program.outputs[0]].reshape(-1), entered
+
+    left_of = {number: program.shapes[program.steps[step].outputs[0]] for step, number in number_of.items()}
+    zeros = {number: jnp.zeros(shape.shape, shape.dtype) for number, shape in left_of.items()}
+    chosen = [leaves[index] for index in reverse]
+    _, pull, entered = jax.vjp(forward, zeros, chosen, has_aux=True)
+    left, gradients = jax.vmap(pull)(cotangents.astype(program.shapes[program.outputs[0]].dtype))
+    # (m, g, s, o) -> (g, s, m, o): the products below then run over long rows.
+    left = {number: jax.vmap(taps[number].op.outputs)(ct).transpose(1, 2, 0, 3) for number, ct in left.items()}
+    gradients = dict(zip(reverse, _with_derived(structure, wanted, gradients, entered, left, values, chosen, leaves), strict=True))
+    results = []
+    for leaf, (_, what) in zip(wanted, stored, strict=True):
+        if not leaf.structured:
+            results.append(gradients[leaf.index].reshape(1, len(cotangents), -1))
+        elif what == "gradients":
+            total = sum(outer(taps[number].op.patches(entered[number]), left[number]) for number in leaf.taps)
+            results.append(total.reshape(-1, *total.shape[2:]))
+        else:
+            keep = {"patches": lambda number: taps[number].op.patches(entered[number]), "inputs": entered.__getitem__}[what]
+            results.append([(keep(number), left[number]) for number in leaf.taps])
+    return results
+
+
+def outer(patches: Shaped[ArrayLike, "g s k"], cotangents: Float[ArrayLike, "g s m o"]) -> Float[Array, "g k m o"]:
+    """X' G, the gradients."""
+    g, s, m, o = cotangents.shape
+    product = jnp.matmul(patches.swapaxes(1, 2), cotangents.reshape(g, s, m * o))
+    return product.reshape(g, -1, m, o)
+
+
+def _merged(leaves: list, indices: list[int], chosen: list) -> list:
+    merged = list(leaves)
+    for index, leaf in zip(indices, chosen, strict=True):
+        merged[index] = leaf
+    return merged
+
+
+def _with_derived(structure: Structure, wanted: list[LeafUse], gradients, entered, left, values, chosen, leaves):
+    """Adds, for leaves that weights are computed from, what comes back through these weights."""
+    program, taps = structure.program, structure.taps
+    reverse = [leaf for leaf in wanted if not leaf.structured]
+    numbers = sorted({number for leaf in reverse for number in leaf.taps})
+    if not numbers:
+        return gradients
+    nothing = [None] * (len(program.inputs) - structure.count)
+
+    def weights(chosen):
+        slots = evaluate(program, values, [*_merged(leaves, [leaf.index for leaf in reverse], chosen), *nothing], only=structure.before)
+        return [slots[taps[number].weight] for number in numbers]
+
+    made, pull = jax.vjp(weights, chosen)
+    cotangents = []
+    for number, weight in zip(numbers, made, strict=True):
+        product = outer(taps[number].op.patches(entered[number]), left[number])
+        cotangents.append(jax.vmap(taps[number].op.weight, in_axes=2)(product).astype(weight.dtype))
+    (through,) = jax.vmap(pull)(cotangents)
+    return [gradient + more for gradient, more in zip(gradients, through, strict=True)]

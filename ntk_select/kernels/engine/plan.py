@@ -1,0 +1,595 @@
+"""Plans: for each layer the cheaper space, portions that fit into memory, and what the kernel will cost.
+
+Counts of floating-point operations and bytes come from shapes alone. One multiplication with its addition counts as two
+operations. Work puts both on one scale: `BALANCE` operations take as long as moving one byte, about what today's CPUs
+and GPUs have in common.
+"""
+
+import itertools
+import math
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import jax.numpy as jnp
+
+from ntk_select.errors import ConfigError
+from ntk_select.kernels.engine.arguments import Outputs, default_device
+from ntk_select.kernels.engine.contract import Contraction
+from ntk_select.kernels.engine.factors import Stored
+from ntk_select.kernels.engine.layer_ops import Embedding
+from ntk_select.kernels.engine.structure import LeafUse, Structure
+
+BALANCE = 16
+DISPATCH = 2e7  # operations that starting one portion of work costs
+MOST_STEPS = 20_000  # that pricing a plan goes through one by one
+COMPILER_BYTES = 4e8  # of the budget, left to the compiler and its code; at most a fifth
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Sizes that suit a kind of device.
+
+    Attributes:
+      positions: along one side of a block of pairs: enough for a good matrix product, few enough to gain from symmetry.
+      formed: bytes of gradients that are formed at a time.
+      multiplied: bytes of stored gradients that are multiplied at a time.
+      cotangents: that go back through the network together.
+      halves: examples from which on symmetric products are cut into halves, and into quarters.
+    """
+
+    positions: int
+    formed: float
+    multiplied: float
+    cotangents: int
+    halves: tuple[int, int]
+
+
+CPU = Tuning(positions=512, formed=2**23, multiplied=2**21, cotangents=128, halves=(64, 128))
+ACCELERATOR = Tuning(positions=4096, formed=2**28, multiplied=2**40, cotangents=1024, halves=(256, 512))
+
+
+def tuning() -> Tuning:
+    """Of the device on which JAX computes."""
+    return CPU if default_device().platform == "cpu" else ACCELERATOR
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the counts of one leaf depend on: g, s (of all operations), k, o, entries of the leaf and of what enters; sparse rows X."""
+
+    groups: int
+    positions: int
+    width_in: int
+    width_out: int
+    entries: int
+    entering: int
+    taps: int
+    item: int
+    sparse: bool = False
+
+    def stored(self, what: str, m: int) -> int:
+        """Bytes an example of "gradients", "patches" or "inputs", with m cotangents."""
+        if what == "gradients":
+            return self.entries * m * self.item
+        left = self.groups * self.positions * m * self.width_out
+        return (left + (self.groups * self.positions * self.width_in if what == "patches" else self.entering)) * self.item
+
+    def gradient_flops(self, m: int) -> float:
+        """Forming the gradients of one example from its factors."""
+        return 2.0 * self.groups * self.positions * self.width_in * self.width_out * m
+
+    def gradient_pair_flops(self, m: int, pairing: str) -> float:
+        """One pair of examples in parameter space."""
+        return 2.0 * self.entries * (m * m if pairing == "full" else m)
+
+    def position_pair_flops(self, m: int, pairing: str) -> float:
+        """One pair of examples in sample space."""
+        s, k, o = self.positions, 1 if self.sparse else self.width_in, self.width_out
+        if pairing == "full":
+            return 2.0 * self.groups * (s * s * k + s * s * m * o + m * m * s * o)
+        return 2.0 * self.groups * s * s * (k + m * o + (m if pairing == "diagonal" else 1))
+
+    def position_pair_bytes(self, m: int, pairing: str) -> float:
+        """Written and read for one pair of examples in sample space."""
+        if pairing == "full":
+            return 2.0 * self.item * self.groups * (self.positions**2 + self.positions * m * self.width_out)
+        return 4.0 * self.item * self.groups * self.positions**2 * (m if pairing == "diagonal" else 1)
+
+    def pair_block(self, n: int) -> int:
+        """Examples along one side of a block in sample space: n, or a power of two that divides it."""
+        enough = tuning().positions
+        size = 1
+        while n % (2 * size) == 0 and size * self.positions < enough:
+            size *= 2
+        return n if n * self.positions <= enough else size
+
+
+def sizes_of(structure: Structure, leaf: LeafUse) -> Sizes:
+    """The sizes of one leaf; for a leaf without structure, one position as wide as the leaf."""
+    item = jnp.dtype(structure.dtype).itemsize
+    entries = math.prod(leaf.shape)
+    if not leaf.structured:
+        return Sizes(1, 1, 1, entries, entries, 0, 1, item)
+    ops = structure.ops(leaf)
+    entering = sum(math.prod(op.input_shape) for op in ops)
+    first, positions = ops[0], sum(op.positions for op in ops)
+    entries = first.groups * first.width_in * first.width_out  # without the taps that only meet padding
+    sparse = isinstance(first, Embedding)
+    return Sizes(first.groups, positions, first.width_in, first.width_out, entries, entering, first.taps, item, sparse)
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Operations of one example's passes through the network: forwards, and back for one cotangent; bytes that live meanwhile."""
+
+    forward: float
+    backward: float
+    activations: int
+    largest: int
+
+
+def passes_of(structure: Structure) -> Passes:
+    """Counts over all products and convolutions of the program."""
+    program = structure.program
+    of_x, live = set(program.inputs[structure.count :]), set()
+    weights = {structure.taps[number].step for leaf in structure.leaves for number in leaf.taps}
+    moved = {program.inputs[leaf.index] for leaf in structure.leaves if leaf.kind in ("elementwise", "general", "derived")}
+    forward = backward = 0.0
+    activations = largest = 0
+    for index, step in enumerate(program.steps):
+        if not of_x.intersection(step.inputs):
+            if moved.intersection(step.inputs):
+                moved.update(step.outputs)
+            continue
+        of_x.update(step.outputs)
+        flops = _flops(step, program.shapes)
+        forward += flops
+        differentiated = [slot for slot in step.inputs if slot in live]
+        backward += flops * len(differentiated)
+        if differentiated or index in weights or moved.intersection(step.inputs):
+            live.update(step.outputs)
+        size = sum(_bytes(program.shapes[slot]) for slot in step.outputs)
+        activations, largest = activations + size, max(largest, size)
+    return Passes(forward, backward, activations, largest)
+
+
+def _bytes(shape) -> int:
+    return math.prod(shape.shape) * jnp.dtype(shape.dtype).itemsize if jnp.issubdtype(shape.dtype, jnp.number) else 0
+
+
+def _flops(step, shapes) -> float:
+    if step.name == "dot_general":
+        contract, _ = step.settings["dimension_numbers"]
+        left = shapes[step.inputs[0]].shape
+        return 2.0 * math.prod(shapes[step.outputs[0]].shape) * math.prod(left[axis] for axis in contract[0])
+    if step.name == "conv_general_dilated":
+        kernel = shapes[step.inputs[1]].shape
+        out_features = step.settings["dimension_numbers"].rhs_spec[0]
+        return 2.0 * math.prod(shapes[step.outputs[0]].shape) * math.prod(kernel) / kernel[out_features]
+    return 0.0
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How one leaf is treated: `space` is "parameter" or "sample", `stored` what is kept of each example (see `Stored`)."""
+
+    space: str
+    stored: str
+    flops: float
+    work: float
+    sizes: Sizes
+
+
+def choose(
+    sizes: Sizes, structured: bool, m: int, pairing: str, n1: int, n2: int | None, *, longest: int, space=None, parts: int = 1, reuse_count: float = 1
+) -> Choice:
+    """The cheaper space for one leaf.
+
+    Args:
+      sizes: of the leaf.
+      structured: whether sample space is possible.
+      m, pairing: cotangents at a time and how they are paired; `parts` such portions make the whole.
+      n1, n2, longest: examples on either side, and of one side in memory.
+      space: the space, when it is given.
+      reuse_count: how often gradients are formed where only factors are kept.
+    """
+    n, products = n1 + (n2 or 0), parts * parts if pairing == "full" else parts
+    pairs = _pairs(n1, n2, parameter_block(longest)) * products
+    flops = pairs * sizes.gradient_pair_flops(m, pairing)
+    work = flops + BALANCE * 3 * n * sizes.stored("gradients", m)
+    if not structured:
+        return Choice("parameter", "gradients", flops, work, sizes)
+    kept = min(("inputs", "patches"), key=lambda what: sizes.stored(what, m))
+    cheapest = min(("gradients", kept), key=lambda what: sizes.stored(what, m))
+    formed = n * parts * sizes.gradient_flops(m) * (1 if cheapest == "gradients" else reuse_count)
+    in_parameters = Choice("parameter", cheapest, flops + formed, work + formed, sizes)
+    pairs = _pairs(n1, n2, sizes.pair_block(padded(longest))) * products
+    flops = pairs * sizes.position_pair_flops(m, pairing)
+    work = flops + BALANCE * (pairs * sizes.position_pair_bytes(m, pairing) + n * sizes.stored(kept, m))
+    in_samples = Choice("sample", kept, flops, work, sizes)
+    if space is not None:
+        return in_samples if space == "sample" else in_parameters
+    return min(in_parameters, in_samples, key=lambda choice: choice.work)
+
+
+def parameter_block(n: int) -> int:
+    """Examples along one side of a block in parameter space: halves and quarters only of what is long enough to gain."""
+    n, few, many = padded(n), *tuning().halves
+    return n if n < few else n // 2 if n < many else n // 4
+
+
+def padded(n: int) -> int:
+    """Length of the buffers: a round number, so that blocks fit; rows beyond n stay zero."""
+    multiple = 1 if n <= 8 else 8 if n <= 64 else 16 if n <= 256 else 32
+    return multiple * math.ceil(n / multiple)
+
+
+def _pairs(n1: int, n2: int | None, block: int) -> float:
+    return n1 * (n1 + min(block, n1)) / 2 if n2 is None else n1 * n2
+
+
+class ByteCache:
+    """LRU cache with a byte budget."""
+
+    def __init__(self, room: float):
+        self.room, self.used, self._values = room, 0, OrderedDict()
+
+    def get(self, key):
+        """The value, or None."""
+        if key not in self._values:
+            return None
+        self._values.move_to_end(key)
+        return self._values[key][0]
+
+    def make_room(self, size: int, keep=None) -> None:
+        """Forgets values until `size` more fit, but never the one called `keep`."""
+        for key in [key for key in self._values if key != keep]:
+            if self.used + size <= self.room:
+                break
+            self.used -= self._values.pop(key)[1]
+
+    def put(self, key, value, size: int, keep=None) -> None:
+        """Keeps a value of `size` bytes."""
+        self.make_room(size, keep)
+        self._values[key] = (value, size)
+        self.used += size
+
+
+@dataclass(frozen=True)
+class LeafPlan:
+    """What is done for one leaf.
+
+    Attributes:
+      use: where the leaf is used.
+      position: among the structure's leaves.
+      choice: the way; its operations are those for the whole kernel, passes through the network apart.
+      stored_bytes: kept of each example.
+    """
+
+    use: LeafUse
+    position: int
+    choice: Choice
+    stored_bytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a kernel will be computed, and what that should cost.
+
+    Attributes:
+      leaves: a `LeafPlan` for each leaf that the function uses.
+      groups: positions of the leaves that are treated together; each group costs a pass of its own.
+      rows, columns: cuts of the examples of either side; between two cuts lies what is in memory together.
+      chunks: cuts of the cotangents.
+      batch: examples in one pass through the network.
+      flops: floating-point operations, predicted; `pass_flops` of them go forwards and back through the network.
+      passes: examples that go through the network, repetitions counted (each once: n).
+      stored_bytes: of gradients and factors at a time, at most.
+      peak_bytes: predicted peak of all memory that the computation takes on the device.
+      memory: the budget in bytes.
+    """
+
+    leaves: tuple[LeafPlan, ...]
+    unused: tuple[str, ...]
+    groups: tuple[tuple[int, ...], ...]
+    rows: tuple[int, ...]
+    columns: tuple[int, ...] | None
+    chunks: tuple[int, ...]
+    batch: int
+    pairing: str
+    memory: int
+    flops: float = 0.0
+    pass_flops: float = 0.0
+    passes: int = 0
+    stored_bytes: int = 0
+    peak_bytes: int = 0
+
+    @property
+    def work(self) -> float:
+        """Operations, with bytes moved counted as operations: what the choice is made by."""
+        rounds = self.count_tiles() * len(list(self.rounds()))
+        return self.pass_flops + sum(leaf.choice.work for leaf in self.leaves) + DISPATCH * rounds * len(self.leaves)
+
+    def tiles(self) -> Iterator[tuple[int, int]]:
+        """The tiles of the kernel, by number of row and column cut; of a symmetric kernel the lower ones."""
+        for i in range(len(self.rows) - 1):
+            for j in range(i + 1 if self.columns is None else len(self.columns) - 1):
+                yield i, j
+
+    def count_tiles(self) -> int:
+        """How many tiles there are."""
+        rows = len(self.rows) - 1
+        return rows * (rows + 1) // 2 if self.columns is None else rows * (len(self.columns) - 1)
+
+    def rounds(self) -> Iterator[tuple[int, int, int]]:
+        """(group, chunk of the left, chunk of the right cotangents) that add up to one tile."""
+        for group in range(len(self.groups)):
+            for left in range(len(self.chunks) - 1):
+                for right in range(len(self.chunks) - 1) if self.pairing == "full" else (left,):
+                    yield group, left, right
+
+    def __str__(self):
+        return _table(self)
+
+    __repr__ = __str__
+
+
+def side_keys(plan: Plan, i: int, j: int, group: int, left: int, right: int) -> tuple[tuple, tuple]:
+    """Names of the two sides of a tile: equal when they are the same gradients."""
+    first = ("rows", i, group, left)
+    return first, (("rows" if plan.columns is None else "columns"), j, group, right)
+
+
+def contractions_of(plan: Plan, structure: Structure, group: int, *, split: bool) -> tuple[Contraction, ...]:
+    """How the leaves of one group are contracted; with `split` each into a kernel of its own."""
+    longest = padded(max(b - a for side in (plan.rows, plan.columns or ()) for a, b in itertools.pairwise(side)))
+    chunk = plan.chunks[1]
+    found = []
+    for index in plan.groups[group]:
+        leaf, choice = plan.leaves[index], plan.leaves[index].choice
+        sizes = choice.sizes
+        block = sizes.pair_block(longest) if choice.space == "sample" else parameter_block(longest)
+        size = tuning().multiplied if choice.stored == "gradients" else tuning().formed
+        entries = max(64, int(size // (longest * chunk * sizes.item)))
+        ops = structure.ops(leaf.use) if leaf.use.structured else ()
+        found.append(Contraction(leaf.use.name if split else "", ops, choice.space, choice.stored, block, entries))
+    return tuple(found)
+
+
+def stored_of(plan: Plan, group: int) -> tuple[Stored, ...]:
+    """What one group keeps of each example."""
+    return tuple(Stored(plan.leaves[index].position, plan.leaves[index].choice.stored) for index in plan.groups[group])
+
+
+def make_plan(
+    structure: Structure,
+    outputs: Outputs,
+    n1: int,
+    n2: int | None,
+    *,
+    memory: int,
+    cuts: tuple[tuple[int, ...], tuple[int, ...] | None] | None = None,
+    batch_size: int | None = None,
+    split: bool = False,
+    space: str | None = None,
+    devices: int = 1,
+    chunks: int | None = None,
+) -> Plan:
+    """The cheapest plan whose predicted peak stays within `memory`.
+
+    Args:
+      structure, outputs: of the function and of the question.
+      n1, n2: examples on either side; n2 None for a symmetric kernel.
+      memory: bytes, for each device.
+      cuts: of rows and columns, when the tiles are given.
+      batch_size: examples in one pass, when given.
+      split: one kernel a leaf is kept.
+      space: "parameter" or "sample" for all weights, against the cost model; for measurements.
+      devices: over which the examples are spread.
+      chunks: of the cotangents, when their number is given.
+
+    Raises:
+      ConfigError: not even one example at a time fits.
+    """
+    passes = passes_of(structure)
+    m, pairing = outputs.count, outputs.pairing
+    unused = tuple(leaf.name for leaf in structure.leaves if leaf.kind == "unused")
+    kernels = sum(leaf.kind != "unused" for leaf in structure.leaves) if split else 1
+    best, least = None, math.inf
+    for parts in _cuts_to_try(m) if chunks is None else (chunks,):
+        chunk = math.ceil(m / parts)
+        for tiles in _cuts_to_try(max(n1, n2 or 0)) if cuts is None else (1,):
+            rows, columns = cuts or (_even(n1, tiles), None if n2 is None else _even(n2, tiles))
+            longest = max(b - a for side in (rows, columns or rows) for a, b in itertools.pairwise(side))
+            leaves = _leaf_plans(structure, chunk, pairing, n1, n2, longest, space, parts, _reuse_count(rows, columns))
+            batch = min(longest, batch_size or max(1, tuning().cotangents // chunk))
+            while True:
+                overhead = _overhead(leaves, passes, chunk, batch, longest, pairing, m, n1 if len(rows) == 2 else longest, kernels)
+                overhead += int(min(COMPILER_BYTES, memory / 5))
+                if batch_size or batch == 1 or overhead <= memory / 3:
+                    break
+                batch = max(1, batch // 2)
+            alone = n2 is None and len(rows) == 2 and (parts == 1 or pairing != "full")  # both sides of a tile are the same
+            sides = longest * (1 if alone else 2)
+            groups = _groups(leaves, sides, (memory - overhead) * devices)
+            if groups is None:
+                # What the most expensive leaf needs, and the compiler's share of it.
+                bare = overhead - int(min(COMPILER_BYTES, memory / 5)) + padded(sides) * max((leaf.stored_bytes for leaf in leaves), default=0)
+                least = min(least, bare + min(COMPILER_BYTES, bare / 4))
+                continue
+            chunks = (*range(0, m, chunk), m)
+            plan = Plan(leaves, unused, groups, rows, columns, chunks, batch, pairing, memory=memory)
+            plan = _priced(plan, passes, overhead, devices)
+            if best is None or plan.work < best.work:
+                best = plan
+            if plan.passes == n1 + (n2 or 0):
+                break  # every example passes once: smaller tiles gain next to nothing
+        if best is not None and best.passes == n1 + (n2 or 0):
+            break  # more chunks would only repeat forward passes
+    if best is None and cuts is not None:
+        raise ConfigError(
+            f"Tiles of {longest} examples do not fit into {memory / 1e9:.3g} GB: about {least / 1e9:.3g} GB are needed. Type: tile={max(1, longest // 2)}, or a larger memory_gb."
+        )
+    if best is None:
+        raise ConfigError(
+            f"Not even one example at a time fits into {memory / 1e9:.3g} GB: about {least / 1e9:.3g} GB are needed. "
+            f"Type: memory_gb={_rounded_up(1.02 * least / 1e9)} or more, layers= a smaller part of the network, or outputs='sum'."
+        )
+    return best
+
+
+def _rounded_up(number: float) -> str:
+    """Two digits, not less than the number."""
+    unit = 10.0 ** (math.floor(math.log10(number)) - 1)
+    return f"{math.ceil(number / unit) * unit:.2g}"
+
+
+def _reuse_count(rows: tuple[int, ...], columns: tuple[int, ...] | None) -> float:
+    """How many tiles an example meets, on average: so often its gradients are formed, if only factors are kept."""
+    if columns is None:
+        return 1 if len(rows) == 2 else len(rows)
+    return max(len(rows), len(columns)) - 1
+
+
+def _leaf_plans(structure, m, pairing, n1, n2, longest, space, parts, reuse_count) -> tuple[LeafPlan, ...]:
+    plans = []
+    for position, leaf in enumerate(structure.leaves):
+        if leaf.kind != "unused":
+            choice = choose(
+                sizes_of(structure, leaf), leaf.structured, m, pairing, n1, n2, longest=longest, space=space, parts=parts, reuse_count=reuse_count
+            )
+            plans.append(LeafPlan(leaf, position, choice, choice.sizes.stored(choice.stored, m)))
+    return tuple(plans)
+
+
+def _cuts_to_try(n: int) -> list[int]:
+    return sorted({min(n, cuts) for cuts in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, n)})
+
+
+def _even(n: int, parts: int) -> tuple[int, ...]:
+    step = math.ceil(n / parts)
+    return (*range(0, n, step), n)
+
+
+def _groups(leaves: tuple[LeafPlan, ...], examples: int, room: float) -> tuple[tuple[int, ...], ...] | None:
+    groups, left = [], -1.0
+    # In the order of the network: the groups of late layers then need no way back to the early ones.
+    for index, leaf in sorted(enumerate(leaves), key=lambda pair: pair[1].use.depth):
+        need = leaf.stored_bytes * padded(examples)
+        if need > room:
+            return None
+        if need > left:
+            groups.append([])
+            left = room
+        groups[-1].append(index)
+        left -= need
+    return tuple(map(tuple, groups))
+
+
+def _overhead(leaves, passes: Passes, m, batch, longest, pairing, all_m, rows, kernels) -> int:
+    """Bytes beside what is stored: passes in flight, products in flight, the kernel."""
+    new = sum(leaf.stored_bytes for leaf in leaves)
+    flight = batch * (2 * passes.activations + m * 4 * passes.largest + new)
+    product = 0
+    for leaf in leaves:
+        sizes = leaf.choice.sizes
+        if leaf.choice.space == "parameter":
+            # A tap at a time, the gradients of all examples, and the slices that are multiplied.
+            formed = padded(longest) * sizes.entries * m * sizes.item
+            product = max(
+                product,
+                min(formed, tuning().formed) * (1 if parameter_block(longest) == padded(longest) else 3) if leaf.choice.stored != "gradients" else 0,
+            )
+        else:
+            block = sizes.pair_block(padded(longest))
+            here = 3 * block**2 * sizes.groups * sizes.positions**2 * sizes.item + 4 * block * leaf.stored_bytes
+            if pairing == "full":
+                here += block * sizes.positions * m * sizes.width_out * sizes.item * 2
+            product = max(product, here)
+    item = leaves[0].choice.sizes.item if leaves else 4
+    entries = {"trace": 1, "diagonal": m, "full": m * m}[pairing]
+    all_entries = {"trace": 1, "diagonal": all_m, "full": all_m * all_m}[pairing]
+    kernel = kernels * item * (2 * padded(longest) ** 2 * entries + rows * longest * all_entries)
+    return int(max(flight, product) + kernel)
+
+
+def _priced(plan: Plan, passes: Passes, overhead: int, devices: int) -> Plan:
+    """The plan with its costs, by going through the sides of all tiles as the driver will."""
+    room = max(0, (plan.memory - overhead) * devices)
+    cache, done, high = ByteCache(room), 0, 0
+    need = [sum(plan.leaves[index].stored_bytes for index in group) for group in plan.groups]
+    tiles, rounds = plan.count_tiles(), len(list(plan.rounds()))
+    if tiles * rounds > MOST_STEPS:
+        # Too many to go through: about one new side for each, unless all fit.
+        lengths = [b - a for side in (plan.rows, plan.columns or ()) for a, b in itertools.pairwise(side)]
+        everything = (len(plan.chunks) - 1) * sum(need) * sum(map(padded, lengths))
+        once = (len(plan.chunks) - 1) * len(plan.groups) * sum(lengths)
+        done = once if everything <= room else int(tiles * rounds * sum(lengths) / len(lengths)) + once
+        high = int(min(everything, room))
+    for i, j in plan.tiles() if tiles * rounds <= MOST_STEPS else ():
+        for group, left, right in plan.rounds():
+            sides = side_keys(plan, i, j, group, left, right)
+            for side in sides:
+                cuts = plan.rows if side[0] == "rows" else plan.columns
+                length = cuts[side[1] + 1] - cuts[side[1]]
+                if cache.get(side) is None:
+                    cache.put(side, True, need[group] * padded(length), keep=sides[0])
+                    done += length
+                high = max(high, cache.used)
+    # A pass for one group of many need not go all the way back; it is counted as if it did.
+    pass_flops = done * (passes.forward + plan.chunks[1] * passes.backward)
+    flops = pass_flops + sum(leaf.choice.flops for leaf in plan.leaves)
+    return replace(plan, flops=flops, pass_flops=pass_flops, passes=done, stored_bytes=high // devices, peak_bytes=high // devices + overhead)
+
+
+def _table(plan: Plan, rows: int = 40) -> str:
+    """Totals, then one line per leaf, most expensive first when there are more than `rows`."""
+    n1, n2 = plan.rows[-1], (plan.columns or plan.rows)[-1]
+    lines = [
+        f"kernel of {n1} x {n2} examples, {plan.chunks[-1]} cotangents ({plan.pairing})" + ("" if plan.columns else ", symmetric"),
+        f"operations: {_big(plan.flops)}FLOP, {_big(plan.pass_flops)} of them in {plan.passes} passes through the network"
+        + (f" (each example {plan.passes / _examples(plan):.2g} times)" if plan.passes > _examples(plan) else " (each example once)"),
+        f"memory: {_big(plan.peak_bytes)}B at most, {_big(plan.stored_bytes)}B of them gradients and factors; budget {_big(plan.memory)}B",
+        f"portions: {_count(plan.count_tiles(), 'tile')}, {_count(len(plan.groups), 'group')} of layers, "
+        f"{_count(len(plan.chunks) - 1, 'chunk')} of cotangents, {_count(plan.batch, 'example')} a pass",
+        "",
+    ]
+    shown = plan.leaves if len(plan.leaves) <= rows else sorted(plan.leaves, key=lambda leaf: -leaf.choice.work)[:rows]
+    width = max([5, *(len(leaf.use.name) for leaf in shown)])
+    lines.append(f"{'layer':{width}}  {'shape':>18}  {'use':11} {'positions':>9}  {'space':9}  {'stored':9} {'B/example':>9}  {'FLOP':>7}  share")
+    work = sum(leaf.choice.work for leaf in plan.leaves) or 1.0
+    lines += [_line(leaf, width, work) for leaf in shown]
+    if len(shown) < len(plan.leaves):
+        lines.append(
+            f"and {len(plan.leaves) - len(shown)} more, {sum(leaf.choice.work for leaf in plan.leaves if leaf not in shown) / work:.1%} of the work"
+        )
+    lines += [f"{leaf.use.name}: general route, {leaf.use.reason}" for leaf in plan.leaves if leaf.use.kind == "general"]
+    if plan.unused:
+        lines.append(f"without influence on the outputs: {', '.join(plan.unused)}")
+    return "\n".join(lines)
+
+
+def _line(leaf: LeafPlan, width: int, work: float) -> str:
+    shape = "x".join(map(str, leaf.use.shape)) or "()"
+    positions = str(leaf.choice.sizes.positions) if leaf.use.structured else "-"
+    return (
+        f"{leaf.use.name:{width}}  {shape:>18}  {leaf.use.kind:11} {positions:>9}  {leaf.choice.space:9}  {leaf.choice.stored:9} "
+        f"{_big(leaf.stored_bytes):>9}  {_big(leaf.choice.flops):>7}  {leaf.choice.work / work:5.1%}"
+    )
+
+
+def _examples(plan: Plan) -> int:
+    return plan.rows[-1] + (plan.columns[-1] if plan.columns else 0)
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _big(number: float) -> str:
+    for unit in ("", "k", "M", "G", "T"):
+        if number < 999.5:
+            return f"{number:.3g}{' ' if not unit else ' ' + unit}".rstrip() if unit == "" else f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} P"

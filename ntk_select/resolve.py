@@ -1,0 +1,107 @@
+"""Resolution of task and expert names: what `rank`, `forecast` and `finetune` accept besides objects."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ntk_select.errors import ConfigError, ModelError, near
+
+if TYPE_CHECKING:
+    from ntk_select.experts.expert import Expert
+    from ntk_select.tasks.task import Task
+
+HOW_TO_NAME = "Give the name of an embedded expert, or the path of a folder of experts; to see the names type: ntk-select zoo list"
+
+
+def as_task(task: "Task | str | Path") -> "Task":
+    """The task itself, or the one that a URI means, as `load_task` reads it.
+
+    Raises:
+      ConfigError: it is neither a Task nor a URI.
+      TaskError, DataError: of `load_task`.
+    """
+    from ntk_select.tasks.task import Task
+
+    if isinstance(task, str | Path):
+        from ntk_select.data import load_task
+
+        return load_task(task)
+    if not isinstance(task, Task):
+        raise ConfigError(f"task= takes a Task, or its name or path; given: {type(task).__name__}. Type: ntk_select.load_task('digits')")
+    return task
+
+
+def as_experts(experts: "Expert | str | Path | Iterable[Expert | str | Path] | Mapping[str, Expert | Callable[[], Expert]]") -> dict[str, Callable]:
+    """Experts as a mapping from their names to functions that load them.
+
+    Args:
+      experts: an expert; a zoo by name ("builtin") or folder; an expert of the built-in zoo by name; several of these; or a mapping from
+        names to experts or to functions that load one, as `open_zoo` returns it. The name of an installed zoo or an embedded expert
+        takes precedence over a folder of that name ("./NAME" is the folder).
+
+    Returns:
+      The mapping, in the order given. It is empty where nothing was given.
+
+    Raises:
+      ConfigError: something else was given, or two experts of one name.
+      ModelError: there is no expert, zoo or folder of a name.
+    """
+    from ntk_select.experts.expert import Expert
+
+    if isinstance(experts, Mapping):
+        return {name: _loader(expert) for name, expert in experts.items()}
+    alone = isinstance(experts, Expert | str | Path) or not isinstance(experts, Iterable)
+    found: dict[str, Callable] = {}
+    for given in [experts] if alone else experts:
+        named = _named(given) if isinstance(given, str | Path) else {_checked(given).name: _loader(given)}
+        for name, load in named.items():
+            if name in found:
+                raise ConfigError(f"Two experts are named {name!r}; names must differ.")
+            found[name] = load
+    return found
+
+
+def as_expert(expert: "Expert | str | Path") -> "Expert":
+    """The expert itself, or the one that a name or a folder means, as `as_experts` reads it.
+
+    Raises:
+      ConfigError: it is neither an Expert nor a name, or names several experts.
+      ModelError: there is no expert of the name, or it cannot be loaded.
+    """
+    if not isinstance(expert, str | Path):
+        return _checked(expert)
+    found = _named(expert)
+    if len(found) != 1:
+        raise ConfigError(f"{str(expert)!r} holds {len(found)} experts, of which one must be named, as in: {str(next(iter(found)))!r}")
+    return next(iter(found.values()))()
+
+
+def _checked(expert: Any) -> "Expert":
+    from ntk_select.experts.expert import Expert
+
+    if not isinstance(expert, Expert):
+        own = "Or give a network of your own: ntk_select.Expert(name, apply_fn, params, ...)"
+        raise ConfigError(f"Expected an expert, or what names one; given: {type(expert).__name__}. {HOW_TO_NAME}. {own}")
+    return expert
+
+
+def _loader(expert: Any) -> Callable:
+    from ntk_select.experts.expert import Expert
+
+    return (lambda: expert) if isinstance(expert, Expert) else expert
+
+
+def _named(given: str | Path) -> Mapping[str, Callable]:
+    """The experts of a zoo, or the one embedded expert, of this name."""
+    from ntk_select.models import open_zoo
+
+    text = str(given)
+    zoos = [entry.name for entry in entry_points(group="ntk_select.zoo")] if isinstance(given, str) else []
+    embedded = open_zoo(["builtin"]) if isinstance(given, str) else {}
+    if text in embedded and text not in zoos:
+        return {text: embedded[text]}
+    if text in zoos or ("\0" not in text and os.path.isdir(os.path.expanduser(text.removeprefix("folder:")))):
+        return open_zoo([text])
+    raise ModelError(f"There is no expert, zoo or folder {text!r}.{near(text, [*embedded, *zoos])} {HOW_TO_NAME}")

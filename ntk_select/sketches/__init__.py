@@ -1,8 +1,0 @@
-"""Gradients projected at random: kernels of any number of examples for little more than the gradients, and their error."""
-
-from ntk_select.sketches.estimate import SketchedKernel
-from ntk_select.sketches.projection import Sketch
-from ntk_select.sketches.score import SketchedScore, sketched_correlation
-from ntk_select.sketches.sketch import sketch, sketch_fn
-
-__all__ = ["Sketch", "SketchedKernel", "SketchedScore", "sketch", "sketch_fn", "sketched_correlation"]

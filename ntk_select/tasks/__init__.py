@@ -1,0 +1,1 @@
+"""Target tasks, their probe samples, and copies among images."""

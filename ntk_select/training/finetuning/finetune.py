@@ -1,0 +1,279 @@
+"""The accuracy of an expert after fine-tuning on a task."""
+
+import os
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from ntk_select._runtime.checks import check_count
+from ntk_select._runtime.progress import Progress, reporting, timed
+from ntk_select.errors import ConfigError, ModelError, did_you_mean
+from ntk_select.experts.expert import Expert
+from ntk_select.experts.new_head import with_new_head
+from ntk_select.kernels.flops import TRAINING, forward_flops
+from ntk_select.resolve import as_expert, as_task
+from ntk_select.tasks.task import Task
+
+from .accuracy import Accuracy
+from .recipe import LEARNING_RATES, Recipe, checked_rates
+from .result import FinetuneResult, Trial
+from .run import OutputsError, Run, Trainer
+from .search import SEARCHES, best_first, beyond, edge_of, grid, optuna_search
+from .shots import chosen_images, hold_out
+
+CHOICES = ("validation", "paper")
+
+
+def finetune(
+    expert: Expert | str | Path,
+    task: Task | str | Path,
+    *,
+    shots: int | str | None = None,
+    learning_rates: float | Sequence[float] = LEARNING_RATES,
+    extend: bool = True,
+    choose: str = "validation",
+    recipe: Recipe | None = None,
+    search: str = "grid",
+    trials: int = 10,
+    seed: int = 0,
+    sample_seed: int | None = None,
+    reference: Expert | str | Path | None = None,
+    workers: int | None = None,
+    mesh: Mesh | None = None,
+    checkpoints: str | Path | None = None,
+    progress: Progress | bool | None = None,
+) -> FinetuneResult:
+    """Fine-tunes an expert with a fresh head on a task, by the recipe of the paper, and tests it on the whole test set.
+
+    With several learning rates, a fifth of the training images chooses among them; then the network is trained once more, on all of them, with the
+    best, and tested: the test set is looked at once. Where the best is the largest or the smallest of them, further rates are tried past it.
+    `choose="paper"` is what the paper did, every given rate trained on all images and the best test accuracy reported, which is optimistic: the
+    largest of several noisy numbers.
+
+    Args:
+      expert: with `features_fn` and `preprocess`; or the name of an embedded expert, or the folder of one.
+      task: or its URI, as for `load_task`. Of one without a test set a fifth of the images of each class is kept for testing, always the same
+        (`Task.with_test_split`); a warning and the result say so.
+      shots: training images of each class, at most; None or "full" for all.
+      learning_rates: to try; one is taken as it is.
+      extend: try further rates, each about three times the one before (0.01, 0.03, 0.1; or a third: 0.001, 0.0003), while the best of a grid of
+        several is at its end and accuracy on validation, or at equal accuracy the loss, still improves: `STEPS_BEYOND` at most, and none past a
+        rate that diverged. Not with `choose="paper"` or Optuna, which searches beyond the given rates by itself.
+      choose: "validation" or "paper".
+      recipe: everything else; `Recipe()` by default.
+      search: "grid" tries `learning_rates`; "optuna" those first and then others around them, `trials` in all (needs the package optuna).
+      trials: of Optuna.
+      seed: of head, order, augmentation and validation images.
+      sample_seed: of the choice of `shots` images; `seed` by default. They are the images of `probe_sample` with that seed.
+      reference: the expert, or its name, whose fine-tuning on the same images is the unit of `cost`.
+      workers: learning rates that are tried at the same time; by default one for each core where a CPU trains a small network (a step of it leaves cores idle), else one.
+      mesh: devices that share each batch; batch norm sees the whole batch.
+      checkpoints: folder by which interrupted training resumes, bit for bit on a CPU; None keeps nothing. What is finished is
+        kept as well, until `FinetuneResult.forget`; a network that calls back to Python is not kept, for it cannot be told from others.
+      progress: called with (epochs done, epochs in all, name). None shows a bar on a terminal or in a notebook, False nothing.
+
+    Returns:
+      A `FinetuneResult`.
+
+    Raises:
+      ConfigError: an option is not allowed, or too few images.
+      ModelError: the expert cannot be given a head, has no preprocess, or weights that are not finite; or every learning rate diverged.
+      TaskError: there is no test set, and no class has two images.
+      TaskError, DataError: a task that was named cannot be loaded.
+
+    Warns:
+      UserWarning: the task has no test set.
+
+    Cost: `recipe.epochs` passes, forward and backward, over the training images for each rate, and one more after a validation.
+
+    Reference: Deshpande et al. 2021, section 4.2.
+    """
+    expert, task = as_expert(expert), as_task(task)
+    reference = None if reference is None else as_expert(reference)
+    recipe = Recipe() if recipe is None else recipe
+    rates = checked_rates(learning_rates)
+    sample_seed = seed if sample_seed is None else sample_seed
+    task, test_split = _tested(task)
+    _check(expert, reference, extend, choose, recipe, search, trials, seed, sample_seed, workers)
+    recipe = replace(recipe, augment=recipe.augmentation(expert.preprocess, task.flips_keep_class))
+    places = chosen_images(task, shots, sample_seed)
+    network, one_input, passes = _fresh(expert, task, places, recipe, seed)
+    their_passes = None if reference is None else _fresh(reference, task, places, recipe, seed)[2]
+    chooses = search == "optuna" or len(rates) > 1
+    fitted, held = (places, None) if choose == "paper" or not chooses else _divided(task, places, seed)
+    settings = [expert.params, expert.state, task.name, task.labels, one_input, search]
+    trainer = Trainer(network, task, recipe, seed, mesh=mesh, checkpoints=None if checkpoints is None else Path(checkpoints), settings=settings)
+    if workers is None:
+        workers = cores() if mesh is None and trainer.small and jax.default_backend() == "cpu" else 1
+    count = trials if search == "optuna" else len(rates)
+    done: list[Run] = []
+    runs: dict[float, Run] = {}
+    tested: dict[float, Accuracy] = {}
+
+    def judge(rate: float, run: Run) -> Trial:
+        done.append(run)
+        runs[rate] = run
+        if run.expert is None:
+            return Trial(rate, None, None, run.losses, run.diverged)
+        if not chooses:
+            return Trial(rate, None, None, run.losses)
+        try:
+            judged = trainer.tested(run.expert) if held is None else trainer.validated(run.expert, held)
+        except OutputsError as error:
+            return Trial(rate, None, None, run.losses, str(error))
+        if held is None:
+            tested[rate] = judged
+        return Trial(rate, judged.top1, judged.loss, run.losses)
+
+    with reporting(progress, f"fine-tuning {expert.name}") as shown:
+        report = _Counter(shown, (count + (held is not None)) * recipe.epochs, expert.name)
+
+        def train(rate: float, place: int) -> Run:
+            return trainer.run(fitted, rate, report.of(place))
+
+        def further(rate: float, place: int) -> Run:
+            report.add(recipe.epochs, f"{expert.name}, also learning rate {rate:g}")
+            return train(rate, place)
+
+        def again(rate: float) -> Run:
+            done.append(trainer.run(places, rate, report.of("all images")))
+            return done[-1]
+
+        trainer.prepare(fitted)
+        if held is not None:
+            trainer.prepare(places)
+        with timed(trainer.seconds, "train"):
+            ways = train, judge, rates
+            tried = optuna_search(*ways, trials, seed) if search == "optuna" else grid(*ways, min(workers, count), report.stop)
+            added = beyond(further, judge, tried) if extend and search == "grid" and held is not None else []
+            tried = sorted([*tried, *added], key=lambda trial: -trial.learning_rate) if search == "grid" else tried
+            rate, final = _final(tried, runs, chooses, None if held is None else again)
+        trainer.seconds["train"] -= trainer.seconds.get("evaluate", 0.0)
+        outcome = tested.get(rate) or trainer.tested(final.expert)
+    images, seen_now = sum(run.images for run in done), sum(run.seen_now for run in done)
+    return FinetuneResult(
+        expert.name,
+        task.name,
+        None if shots in (None, "full") else int(shots),
+        int(seed),
+        int(sample_seed),
+        len(places),
+        len(task.test_labels),
+        rate,
+        choose if chooses else "given",
+        outcome.top1,
+        outcome.balanced,
+        {name: None if np.isnan(value) else float(value) for name, value in zip(task.class_names, outcome.per_class, strict=True)},
+        outcome.loss,
+        final.losses,
+        tuple(tried),
+        images,
+        trainer.seconds,
+        seen_now / trainer.seconds["train"] if seen_now else None,
+        passes * images,
+        None if their_passes is None else passes * images / (their_passes * trainer.images(places)),
+        recipe,
+        final.expert,
+        trainer.kept,
+        tuple(trial.learning_rate for trial in added),
+        edge_of(rate, [trial.learning_rate for trial in tried]) if search == "grid" else None,
+        test_split,
+    )
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _fresh(expert: Expert, task: Task, places: np.ndarray, recipe: Recipe, seed: int) -> tuple[Expert, np.ndarray, float]:
+    """The expert with a fresh head, one input of it, and the operations of training on one image."""
+    one_input = expert.preprocess([np.asarray(task.images[int(places[0])])])
+    network = with_new_head(expert, task.num_classes, head=recipe.head, seed=seed, x=one_input)
+    return network, one_input, TRAINING * forward_flops(network.apply_fn, network.variables, one_input)
+
+
+def _divided(task: Task, places: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    fitted, held = hold_out(task.labels[places], seed)
+    return places[fitted], places[held]
+
+
+def _final(tried: Sequence[Trial], runs: dict[float, Run], chooses: bool, again: Callable[[float], Run] | None) -> tuple[float, Run]:
+    """The rate and the run that is tested: the best trial, trained `again` on all images where some were held out.
+
+    A rate that does well on fewer images may diverge on all; then the next best is taken.
+    """
+    for trial in best_first(tried) if chooses else [trial for trial in tried if trial.diverged is None]:
+        run = runs[trial.learning_rate] if again is None else again(trial.learning_rate)
+        if run.expert is not None:
+            return trial.learning_rate, run
+    told = "; ".join(f"{trial.learning_rate:g}: {trial.diverged or 'diverged on all images'}" for trial in tried)
+    raise ModelError(f"Every learning rate diverged ({told}). Try smaller ones: learning_rates={min(trial.learning_rate for trial in tried) / 10:g}")
+
+
+class _Counter:
+    """Epochs of runs that may go on in several threads, as one progress."""
+
+    def __init__(self, progress, total: int, name: str):
+        self._progress, self._total, self._name = progress, total, name
+        self._done: dict[int | str, int] = {}
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Ends each run when it next reports."""
+        self._stopped = True
+
+    def add(self, epochs: int, name: str) -> None:
+        """Further epochs, of what is called `name` from now on."""
+        self._total, self._name = self._total + epochs, name
+
+    def of(self, place: int | str) -> Callable[[int], None]:
+        def report(epochs: int) -> None:
+            with self._lock:
+                if self._stopped:
+                    raise KeyboardInterrupt
+                self._done[place] = epochs
+                if self._progress is not None:
+                    self._progress(min(sum(self._done.values()), self._total), self._total, self._name)
+
+        return report
+
+
+def _tested(task: Task) -> tuple[Task, str | None]:
+    """The task with a test set, and the sentence that says how it was split where it had none."""
+    if task.test_images is not None and len(task.test_images):
+        return task, None
+    split, known = task.with_test_split(), task.details.get("warnings", ())
+    said = " ".join(warning for warning in split.details["warnings"] if warning not in known)
+    warnings.warn(f"Task {task.name!r}. {said}", UserWarning, stacklevel=3)
+    return split, said
+
+
+def _check(expert: Expert, reference: Expert | None, extend, choose, recipe, search, trials, seed, sample_seed, workers) -> None:
+    if not isinstance(recipe, Recipe):
+        raise ConfigError(f"recipe={recipe!r} must be a Recipe. Type: Recipe(epochs=30)")
+    if not isinstance(extend, bool):
+        raise ConfigError(f"extend={extend!r} must be True or False.")
+    if choose not in CHOICES:
+        raise ConfigError(f"choose={choose!r} is unknown.{did_you_mean(str(choose), CHOICES)}")
+    if search not in SEARCHES:
+        raise ConfigError(f"search={search!r} is unknown.{did_you_mean(str(search), SEARCHES)}")
+    check_count("trials", trials, 1)
+    check_count("seed", seed, 0)
+    check_count("sample_seed", sample_seed, 0)
+    if workers is not None:
+        check_count("workers", workers, 1)
+    if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(expert.variables)):
+        raise ModelError(f"Weights of expert {expert.name!r} hold NaN or infinity. Fetch or convert it again.")
+    for one in (expert, reference):
+        if one is not None and one.preprocess is None:
+            raise ModelError(
+                f"Expert {one.name!r} has no preprocess, so that images cannot enter it. Type: Expert(..., preprocess=Preprocess(size=224))"
+            )

@@ -1,0 +1,153 @@
+"""How fast is fine-tuning, beside PyTorch training the same network in the same run?
+
+    python scripts/benchmarks/finetune.py                        one training, and the search over three learning rates
+    python scripts/benchmarks/finetune.py --profile              where the time of a step goes
+    python scripts/benchmarks/finetune.py --arch resnet50 --size 224 --batch-size 32 --no-peer --precision bfloat16
+
+The peer is the embedded small ResNet in PyTorch, with the same weights (their outputs are compared first), SGD with Nesterov momentum, and the
+faster of its two memory layouts. Both sides take batches from memory; the views are made by neither. Rounds alternate; medians are printed.
+"""
+
+import collections
+import glob
+import gzip
+import json
+import re
+import statistics
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Annotated
+
+import jax
+import numpy as np
+import tyro
+from ntk_select.models import fresh_expert
+from ntk_select.models.mapping import to_state_dict
+
+from ntk_select.experts.preprocess import Preprocess
+from ntk_select.kernels.flops import TRAINING, forward_flops
+from ntk_select.training.step import begin, cross_entropy, make_step, sgd
+
+RATES = (0.01, 0.005, 0.001)
+
+
+def jax_run(step, optimizer, variables, batches, learning_rate) -> None:
+    """One pass over the batches."""
+    state, key = begin(variables, optimizer), jax.random.key(0)
+    for batch in batches:
+        state, _ = step(state, batch, key, learning_rate)
+    jax.block_until_ready(state)
+
+
+def seconds_of(work) -> float:
+    """Wall time of a call."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def compare(ways: dict, images: dict[str, int], rounds: int) -> dict[str, float]:
+    """Median images per second of each way, in rounds that alternate. The first round, which compiles, does not count."""
+    spent = {name: [] for name in ways}
+    for round_ in range(rounds + 1):
+        for name, work in ways.items():
+            seconds = seconds_of(work)
+            if round_:
+                spent[name].append(seconds)
+    return {name: images[name] / statistics.median(each) for name, each in spent.items()}
+
+
+def profile(step, state, batch, steps: int = 10) -> None:
+    """Prints the milliseconds of a step by kind of operation, as JAX's profiler saw them."""
+    key = jax.random.key(0)
+    state, _ = step(state, batch, key, 0.0)
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            for _ in range(steps):
+                state, _ = step(state, batch, key, 0.0)
+            jax.block_until_ready(state)
+        (file,) = glob.glob(f"{folder}/**/*.trace.json.gz", recursive=True)
+        with gzip.open(file) as stream:
+            events = json.load(stream)["traceEvents"]
+    spent = collections.Counter()
+    for event in events:
+        if event.get("ph") == "X" and re.fullmatch(r"[a-z_\-]+(\.\d+)?(\.clone)?", event["name"]):
+            spent[re.sub(r"[\d.]+|\.clone", "", event["name"])] += event["dur"]
+    for name, duration in spent.most_common(10):
+        print(f"{duration / steps / 1e3:8.2f} ms  {name}")
+
+
+def main(
+    *,
+    arch: str = "resnet_small",
+    size: int = 32,
+    batch_size: int = 32,
+    steps: int = 40,
+    rounds: int = 5,
+    precision: str = "float32",
+    peer: bool = True,
+    show_profile: Annotated[bool, tyro.conf.arg(name="profile")] = False,
+) -> None:
+    """Prints images per second.
+
+    Args:
+      arch: of the network.
+      size: of its inputs.
+      batch_size: of a step.
+      steps: of a measurement.
+      rounds: of all measurements.
+      precision: of ours: float32 or bfloat16.
+      peer: whether PyTorch is measured (only the small ResNet).
+      show_profile: where the time of a step goes, instead.
+    """
+    expert = fresh_expert(arch, arch, num_classes=10, preprocess=Preprocess(size))
+    rng = np.random.default_rng(0)
+    batches = [(rng.normal(size=(batch_size, size, size, 3)).astype(np.float32), rng.integers(0, 10, batch_size)) for _ in range(steps)]
+    optimizer = sgd()
+    step = make_step(cross_entropy(expert.train_fn, precision=precision), optimizer)
+    if show_profile:
+        profile(step, begin(expert.variables, optimizer), batches[0])
+        return
+    run = partial(jax_run, step, optimizer, expert.variables, batches)
+
+    def threads():
+        with ThreadPoolExecutor(len(RATES)) as pool:
+            list(pool.map(run, RATES))
+
+    one, three = steps * batch_size, steps * batch_size * len(RATES)
+    ways = {"ours, one training": partial(run, RATES[0]), "ours, three learning rates": threads}
+    images = {"ours, one training": one, "ours, three learning rates": three}
+    if peer:
+        from finetune_peer import SmallResNet, train, train_together
+
+        state_dict = to_state_dict(jax.tree.map(np.asarray, expert.variables), expert.apply_fn.module)
+        network = SmallResNet(state_dict)
+        difference = np.abs(network.outputs(batches[0][0]) - np.asarray(expert.apply_fn(expert.variables, batches[0][0]))).max()
+        assert difference < 1e-4, difference
+        print(f"largest difference of the two networks' outputs: {difference:.1e}")
+        for layout in ("contiguous_format", "channels_last"):
+            name = f"PyTorch, {layout}"
+            ways[f"{name}, one training"] = partial(train, state_dict, batches, RATES[:1], layout)
+            images[f"{name}, one training"] = one
+        ways["PyTorch, channels_last, three learning rates"] = partial(train, state_dict, batches, RATES, "channels_last")
+        images["PyTorch, channels_last, three learning rates"] = three
+        ways["PyTorch, channels_last, three at once"] = partial(train_together, state_dict, batches, RATES, "channels_last")
+        images["PyTorch, channels_last, three at once"] = three
+    found = compare(ways, images, rounds)
+    flops = TRAINING * forward_flops(expert.apply_fn, expert.variables, batches[0][0][:1])
+    for name, speed in found.items():
+        print(f"{name:45s} {speed:9,.0f} images/s  {speed * flops / 1e9:9,.1f} GFLOP/s")
+    if peer:
+        best = max(speed for name, speed in found.items() if name.startswith("PyTorch") and name.endswith("one training"))
+        print(f"ours / PyTorch's better layout, one training: {found['ours, one training'] / best:.2f}")
+        three_rates = found["ours, three learning rates"]
+        print(
+            f"ours at once / PyTorch one after the other, three learning rates: {three_rates / max(best, found['PyTorch, channels_last, three learning rates']):.2f}"
+        )
+        print(f"ours / PyTorch, three learning rates at once: {three_rates / found['PyTorch, channels_last, three at once']:.2f}")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,233 @@
+"""Validation of the forecast: predicted against measured accuracy on the records of a benchmark, an ablation of its choices, and its cost.
+
+    python scripts/benchmarks/forecast.py fidelity --records scripts/results/embedded --figure scripts/figures/forecast.png
+    python scripts/benchmarks/forecast.py choices --records scripts/results/embedded --data FOLDER --out runs/forecast --tasks digits neu_steel
+    python scripts/benchmarks/forecast.py cost --architecture resnet50 --images 250
+
+`fidelity` reads records alone. `choices` computes kernels anew, in training mode and with the expert's own statistics, from 4 to 32 directions,
+and simulates them; it goes on where it was cut. `cost` times one forecast beside the forward passes that LFC needs, and beside one training step.
+"""
+
+import json
+import time
+import tomllib
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import jax
+import numpy as np
+import pyarrow.parquet as parquet
+import tyro
+from ntk_select.models import open_zoo
+from ntk_select.models.architectures import fresh_expert
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import spearmanr
+
+import ntk_select as ns
+from ntk_select._runtime.figures import file_content, new_figure
+from ntk_select._runtime.files import write_atomically
+from ntk_select.benchmark.config import read_config
+from ntk_select.benchmark.facts import load
+from ntk_select.forecasting.cross_validation import best, cross_validate
+from ntk_select.forecasting.kernel import directions_for, training_kernel
+from ntk_select.training.finetuning.recipe import LEARNING_RATES
+
+CONSOLE = Console(width=150)
+DIRECTIONS = (4, 8, 16, 32)
+
+
+def rows_of(folder: Path, kind: str) -> list[dict]:
+    """The rows of one kind of records."""
+    return parquet.read_table(folder / "records" / f"{kind}.parquet").to_pylist()
+
+
+def measured(folder: Path) -> dict[tuple, float]:
+    """Fine-tuned accuracy by task, images per class, seed and expert; balanced where the benchmark says so."""
+    config = tomllib.loads(json.loads((folder / "bench.json").read_text())["config"])
+    balanced = {name for name, task in config["tasks"].items() if task.get("judged_by") == "balanced_accuracy"}
+    name = {True: "balanced_accuracy", False: "accuracy"}
+    truth = [row for row in rows_of(folder, "truth") if row["role"] == "truth"]
+    return {(r["task"], r["images_per_class"], r["seed"], r["expert"]): r[name[r["task"] in balanced]] for r in truth}
+
+
+def forecast(folder: Path) -> dict[tuple, dict]:
+    """What was forecast for the same cells."""
+    return {
+        (r["task"], r["images_per_class"], r["seed"], r["expert"]): json.loads(r["terms"])
+        for r in rows_of(folder, "score")
+        if r["score"] == "forecast" and r["value"] is not None
+    }
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Predicted beside measured accuracy."""
+
+    records: Path = Path("scripts/results/embedded")
+    """Folder of a benchmark's records, packed."""
+    figure: Path | None = None
+    """File of the scatter figure."""
+
+    def run(self) -> None:
+        """Prints a line for each target and size, and draws."""
+        truth, predicted = measured(self.records), forecast(self.records)
+        both = defaultdict(list)
+        for key in sorted(truth.keys() & predicted.keys(), key=str):
+            task, shots, seed, expert = key
+            if seed == 0:
+                both[shots, task].append((predicted[key], truth[key], expert))
+        table = Table("images per class", "target", "experts", "Spearman", "bias", "mean |error|", "95 % interval holds", "slope of differences")
+        for shots in sorted({shots for shots, _ in both}):
+            lines = [self._line(both[one]) for one in both if one[0] == shots]
+            for (_, task), line in zip([one for one in both if one[0] == shots], lines, strict=True):
+                table.add_row(str(shots), task, *_cells(line))
+            table.add_row(str(shots), "mean", *_cells(np.mean(lines, axis=0)), end_section=True)
+        CONSOLE.print(table)
+        if self.figure is not None:
+            write_atomically(self.figure, _scatter(both, self.figure.suffix[1:]))
+
+    def _line(self, pairs: list) -> tuple[float, ...]:
+        names = ("accuracy", "accuracy_low", "accuracy_high")
+        expected, low, high = np.array([[one[name] for name in names] for one, _, _ in pairs]).T
+        real = np.array([real for _, real, _ in pairs])
+        first, second = np.triu_indices(len(real), 1)
+        there, here = expected[first] - expected[second], real[first] - real[second]
+        inside = (low <= real) & (real <= high)
+        slope = float(there @ here / (there @ there))
+        return len(real), spearmanr(expected, real)[0], (expected - real).mean(), np.abs(expected - real).mean(), inside.mean(), slope
+
+
+def _cells(line) -> list[str]:
+    count, rho, bias, error, inside, slope = line
+    return [f"{count:.0f}", f"{rho:.2f}", f"{100 * bias:+.1f}", f"{100 * error:.1f}", f"{100 * inside:.0f} %", f"{slope:.2f}"]
+
+
+def _scatter(both: dict, file_format: str) -> bytes:
+    sizes = sorted({shots for shots, _ in both})
+    figure = new_figure(4.6 * len(sizes), 5.2, "The figure of fidelity")
+    for axes, shots in zip(figure.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
+        for place, (_, task) in enumerate(one for one in both if one[0] == shots):
+            pairs = both[shots, task]
+            axes.plot([100 * p["accuracy"] for p, _, _ in pairs], [100 * real for _, real, _ in pairs], "o", ms=4, color=f"C{place}", label=task)
+        axes.plot([0, 100], [0, 100], color="0.6", lw=1, zorder=0)
+        axes.set(
+            xlabel="forecast accuracy (%)", ylabel="measured after fine-tuning (%)", title=f"{shots} images per class", xlim=(0, 100), ylim=(0, 100)
+        )
+        axes.set_aspect("equal")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    return file_content(figure, file_format)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the choices of the forecast are worth: Spearman with measured accuracy, mean over the targets."""
+
+    data: Path
+    """Folder of the benchmark's data."""
+    records: Path = Path("scripts/results/embedded")
+    """Folder of its records, packed."""
+    config: Path = Path("scripts/configs/embedded_benchmark.toml")
+    """Its config."""
+    out: Path = Path("runs/forecast")
+    """Folder for kernels; what is there is not computed again."""
+    tasks: tuple[str, ...] = ()
+    """Only these targets."""
+
+    def run(self) -> None:
+        """Computes what is missing and prints a table."""
+        truth, config, zoo = measured(self.records), read_config(self.config), open_zoo(["builtin"])
+        found = defaultdict(lambda: defaultdict(list))
+        for name in self.tasks or config.tasks:
+            task, recipe = load(name, config.tasks[name], self.data), config.recipe_of(name)
+            for shots in sorted({key[1] for key in truth if key[0] == name}):
+                experts = sorted(key[3] for key in truth if key[:3] == (name, shots, 0))
+                real = [truth[name, shots, 0, expert] for expert in experts]
+                values = [self._of(replace(zoo[expert](), name=expert), task, shots, recipe) for expert in experts]
+                for way in values[0]:
+                    for score in ("accuracy", "loss"):
+                        sign = 1 if score == "accuracy" else -1
+                        order = spearmanr([sign * value[way][score] for value in values], real)[0]
+                        found[way][shots, score].append((order, np.mean([value[way]["accuracy"] for value in values]) - np.mean(real)))
+                CONSOLE.print(f"{name}, {shots} images per class: {len(experts)} experts")
+        columns = sorted({column for line in found.values() for column in line})
+        table = Table(
+            "kernel, directions, folds", *(f"{score}, {shots}" for shots, score in columns), *(f"bias, {shots}" for shots, _ in columns[::2])
+        )
+        for way, line in found.items():
+            orders = [f"{np.mean([order for order, _ in line[column]]):.2f}" for column in columns]
+            table.add_row(way, *orders, *(f"{100 * np.mean([bias for _, bias in line[column]]):+.1f}" for column in columns[::2]))
+        CONSOLE.print(table)
+
+    def _of(self, expert: ns.Expert, task: ns.Task, shots: int, recipe: ns.Recipe) -> dict[str, dict[str, float]]:
+        file = self.out / f"{task.name}-{shots}-{expert.name}.json"
+        if file.exists():
+            return json.loads(file.read_text())
+        sample = ns.probe_sample(task, per_class=shots)
+        x, values = np.asarray(expert.preprocess(sample.images)), {}
+        for mode in ("train", "frozen"):
+            for directions in DIRECTIONS:
+                kernel = training_kernel(expert, x, batch_norm=mode, directions=directions, seed=directions)
+                for folds in (5, 10):
+                    outlooks = cross_validate(kernel.with_head(), sample.labels, replace(recipe, batch_norm=mode), LEARNING_RATES, folds=folds)
+                    chosen = best(outlooks) or outlooks[-1]
+                    values[f"{mode}, {directions}, {folds}"] = {"accuracy": chosen.accuracy, "loss": min(chosen.loss, 1e3)}
+        write_atomically(file, json.dumps(values).encode())
+        return values
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds of one forecast beside the forward passes that LFC needs and a step of training."""
+
+    architecture: str = "resnet50"
+    """Of the network, with random weights."""
+    images: int = 250
+    """In the probe sample, of ten classes."""
+    size: int = 224
+    """Pixels along an image."""
+
+    def run(self) -> None:
+        """Prints seconds and ratios."""
+        expert = fresh_expert("network", self.architecture, num_classes=1000, preprocess=ns.Preprocess(size=self.size))
+        rng = np.random.default_rng(0)
+        x, labels = rng.normal(size=(self.images, self.size, self.size, 3)).astype(np.float32), np.arange(self.images) % 10
+        width = expert.head_kernel.shape[0]
+        forward = jax.jit(expert.features_fn)
+        passes = _seconds(lambda: [np.asarray(forward(expert.variables, x[first : first + 25])) for first in range(0, self.images, 25)])
+        began = time.perf_counter()
+        kernel = training_kernel(expert, x)
+        whole = time.perf_counter() - began
+        simulated = _seconds(partial(cross_validate, kernel.with_head(), labels, ns.Recipe(), LEARNING_RATES))
+        batch = (x[:32], labels[:32])
+
+        def loss(params):
+            return ns.training.mean_cross_entropy(expert.train_fn({"params": params, **expert.state}, batch[0])[0].logits, batch[1])
+
+        step = jax.jit(jax.grad(loss))
+        steps = _seconds(lambda: jax.block_until_ready(step(expert.params)))
+        tuning = steps * -(-self.images // 32) * 30 * 4
+        CONSOLE.print(
+            f"{self.architecture}, {self.images} images of {self.size} px, {directions_for(width)} directions: kernel {whole:.1f} s with compilation, "
+            f"simulation {simulated:.2f} s; forward passes {passes:.1f} s: {(whole + simulated) / passes:.1f} times. A fine-tuning with three rates and "
+            f"its last training, from a step of {steps:.1f} s: {tuning / 3600:.1f} hours, {tuning / (whole + simulated):.0f} forecasts."
+        )
+
+
+def _seconds(work) -> float:
+    work()
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    Command = (
+        Annotated[Fidelity, tyro.conf.subcommand("fidelity")]
+        | Annotated[Choices, tyro.conf.subcommand("choices")]
+        | Annotated[Cost, tyro.conf.subcommand("cost")]
+    )
+    tyro.cli(Command).run()

@@ -1,0 +1,11 @@
+"""What do the tests of the sketches share? The projections by definition."""
+
+from types import ModuleType
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def explicit(loaded) -> ModuleType:
+    """The projections by definition."""
+    return loaded("kernels/sketches/explicit.py")
