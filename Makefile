@@ -7,7 +7,7 @@ UV := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --
 # One process a core, four at most: each keeps the programs that it compiled, some gigabytes in the end.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
 
-.PHONY: help demo test test-slow test-alone test-all lint clean
+.PHONY: help demo test test-slow test-alone test-all lint docs clean
 
 help:  ## what can be typed
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/'
@@ -20,7 +20,7 @@ test: .venv/installed-test  ## the quick tests
 	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PYTEST)
 
 test-slow: .venv/installed-torch  ## the slow tests and those against PyTorch, live
-	$(PYTEST) -m "slow or oracle"
+	$(PYTEST) -m "slow or oracle or nightly"
 
 # A change lands on these: of the slow tests those that no quick one stands for.
 test-alone: .venv/installed-torch  ## the wheel, PyTorch live, tutorials, a cluster, a browser, fuzzing, a real lack of memory
@@ -33,6 +33,10 @@ test-all: test test-slow  ## all tests
 lint: .venv/installed-test  ## style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+docs: .venv/installed-docs  ## the documentation, strictly, into build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "Open build/docs/index.html"
 
 clean:  ## forget the environment
 	rm -rf .venv build dist *.egg-info
@@ -49,6 +53,10 @@ clean:  ## forget the environment
 
 .venv/installed-test: .venv/installed
 	$(UV) --group test --group lint
+	@touch $@
+
+.venv/installed-docs: .venv/installed
+	$(UV) --group docs
 	@touch $@
 
 # PyTorch by pip: it knows where a CPU build lies, if there is one. torchvision is imported without its compiled part.

@@ -1,6 +1,8 @@
-"""Pixels of encoded images."""
+"""Decoding of images, on access: `LazyImages` is a sequence of encoded images, `decode_image` gives their pixels."""
 
-from collections.abc import Callable, Iterator
+import operator
+import os
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -8,12 +10,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ntk_select.data.bit_depth import CONVERT, BitDepth, Seen, Source, Wide, decided, wide_of
+from ntk_select.data.formats import RAW, identify
 from ntk_select.errors import DataError
 
-from .depth import CONVERT, Depth, Seen, Source, Wide, decided, wide_of
-from .recognise import RAW, what_it_is
-
-# Pillow knows more, but some of them start other programs (EPS) or have no pixels of their own (WMF).
+# Of Pillow's other formats some start external programs (EPS) or hold no pixels (WMF).
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "JPEG2000", "PPM", "TIFF", "WEBP")
 SUFFIXES = frozenset(
     [
@@ -42,32 +43,31 @@ SUFFIXES = frozenset(
 
 
 def decode_image(file: BinaryIO, name: str, depth: Callable[[], int | None] | None = None) -> np.ndarray:
-    """An encoded image as uint8 (h, w) if it is grey, else (h, w, 3).
+    """An encoded image as uint8: (h, w) if it is grey, else (h, w, 3).
 
-    Turned upright as its EXIF orientation says. Transparent parts are put on white. Of an animation the first
-    frame. One-bit images become 0 and 255. CMYK and palettes become RGB. Grey of more than 8 bits is scaled, from 0 to
-    the largest value of its depth, to 0 to 255. Of colours of 16 bits the high byte is taken.
+    The EXIF orientation is applied. Transparent images are composited on white. Of an animation the first frame is
+    taken. One-bit images become 0 and 255; CMYK and palette images become RGB. Grey images of more than 8 bits are
+    scaled from the range of their bit depth to 0 .. 255; of 16-bit colour images the high byte is taken.
 
     Args:
-      file: an open binary file that can seek.
-      name: what to call the image in an error.
-      depth: () -> bits of grey images of more than 8 bits whose format does not tell them; by default as `decided` has it for this
-        image alone.
+      file: a seekable binary file.
+      name: of the image, for error messages.
+      depth: () -> bit depth of grey images whose format does not declare it; by default `decided` for this image alone.
 
     Raises:
-      DataError: not an image, of a format that is not read (named where it is known), empty, truncated, damaged, of too many pixels
-        (Pillow's limit), of floats, of values beyond its depth, or of a depth that cannot be known.
+      DataError: not an image, of an unsupported format (named if recognised), empty, truncated, damaged, of more pixels than Pillow's
+        limit, of floats, of values beyond its bit depth, or of an undecidable bit depth.
     """
     from PIL import ImageOps
 
     with _opened(file, name) as image:
-        wide = wide_of(image)  # loading forgets it
+        wide = wide_of(image)  # lost by loading
         return _to_uint8(ImageOps.exif_transpose(image), wide, name, depth)
 
 
 @contextmanager
 def _opened(file: BinaryIO, name: str) -> Iterator[Any]:
-    """The image, not yet loaded. Whatever goes wrong with it becomes a DataError."""
+    """The opened image, not yet loaded. All of Pillow's errors become DataError."""
     from PIL import Image
 
     try:
@@ -75,33 +75,34 @@ def _opened(file: BinaryIO, name: str) -> Iterator[Any]:
             if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
             tags = getattr(image, "tag_v2", {})
-            if 50706 in tags or (tags.get(254) == 1 and 330 in tags):  # DNG's version; a thumbnail before the images of a raw file
+            if 50706 in tags or (tags.get(254) == 1 and 330 in tags):  # DNGVersion; a thumbnail followed by sub-images, as in raw files
                 raise DataError(f"{name}: cannot be read as an image: it is a {RAW.one}. {RAW.fix}.")
             if image.format == "TIFF" and tags.get(284) == 2:
-                _mend_planes(image)
+                _fix_separate_planes(image)
             yield image
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"{name}: the image is too large ({error}). Make it smaller: experts see a few hundred pixels a side.") from error
-    except Exception as error:  # Pillow's readers raise almost anything on damaged files.
+        raise DataError(f"{name}: the image is too large ({error}). Resize it: experts see a few hundred pixels per side.") from error
+    except Exception as error:  # Pillow's readers raise many types on damaged files.
         unknown = isinstance(error, Image.UnidentifiedImageError | KeyError)
-        cut = isinstance(error, OSError) and not unknown  # or damaged, or packed in a way that libtiff was built without
+        truncated = isinstance(error, OSError) and not unknown  # or damaged, or compressed by a codec that libtiff lacks
         reason = f"its first bytes are not those of {', '.join(FORMATS)}" if unknown else f"{type(error).__name__}: {error}"
-        found = what_it_is(file)
+        found = identify(file)
         if found is None:
             raise DataError(f"{name}: cannot be read as an image ({reason}). Replace or delete it.") from error
-        if cut:
+        if truncated:
             raise DataError(
                 f"{name}: cannot be read as an image ({reason}): {found[0]}. If other programs show it, save it as PNG; else replace or delete it."
             ) from error
         raise DataError(f"{name}: cannot be read as an image: {found[0]}. {found[1]}.") from error
 
 
-def _mend_planes(image) -> None:
-    """Corrects how an opened TIFF whose bands lie apart is to be read: Pillow takes the first letters of the raw mode for those of the bands.
+def _fix_separate_planes(image) -> None:
+    """Corrects Pillow's decoder arguments for a TIFF with PlanarConfiguration=2 (separate planes).
 
-    Where there is one band, apart is together. Of several of 16 bits, "RGB;16L" stands for "R;16L", "G;16L" and "B;16L"."""
+    A single band is read as contiguous. For several 16-bit bands Pillow's raw mode "RGB;16L" must be "R;16L", "G;16L" and "B;16L".
+    """
     tags = image.tag_v2
     if tags.get(277, 1) == 1:
         tags[284] = 1
@@ -117,7 +118,7 @@ def _to_uint8(image, wide: Wide | None, name: str, depth: Callable[[], int | Non
     from PIL import Image
 
     if image.mode == "F":
-        raise DataError(f"{name}: the pixels are floats, whose range is unknown. Save the image as 8-bit PNG.")
+        raise DataError(f"{name}: the pixels are floats of unknown range. Save the image as 8-bit PNG.")
     if wide is not None and not wide.colour:
         return _grey_to_uint8(image, wide, name, depth)
     if wide is not None and depth is None:
@@ -144,7 +145,7 @@ def _grey_to_uint8(image, wide: Wide, name: str, depth: Callable[[], int | None]
 
 
 def _largest(image, wide: Wide, name: str) -> int:
-    """The largest value on the scale of 16 bits; of a colour, of which the high byte alone is known, the largest that it may be."""
+    """The largest value on the 16-bit scale; for colour images, of which only the high byte is known, an upper bound."""
     if wide.colour:
         extrema = image.getextrema()
         bands = extrema[: 1 if image.getbands()[0] in ("L", "1") else 3] if isinstance(extrema[0], tuple) else [extrema]
@@ -157,10 +158,10 @@ def _largest(image, wide: Wide, name: str) -> int:
 
 
 def look(source: Source, key: Any, whole: bool) -> Seen | None:
-    """What an image shows of its depth; None for one of up to 8 bits, one whose format tells it, or one that cannot be read.
+    """The bit depth evidence of an image; None for up to 8 bits, for formats that declare the depth, and for unreadable images.
 
     Args:
-      whole: decode it, to know its largest value; else only the header is read, and that value is 0.
+      whole: decode the image to find its largest value; else only the header is read, and that value is 0.
     """
     try:
         with source.open(key) as file, _opened(file, source.name(key)) as image:
@@ -168,25 +169,86 @@ def look(source: Source, key: Any, whole: bool) -> Seen | None:
             if wide is None or wide.known:
                 return None
             return Seen(wide, _largest(image, wide, source.name(key)) if whole else 0, source.name(key))
-    except DataError:  # it is raised again when the image is asked for
+    except DataError:  # raised again when the image is decoded
         return None
 
 
 @dataclass(frozen=True)
 class ImageReader:
-    """Decodes images by their keys, all grey ones with the depth of their task."""
+    """Decodes images by key, with one bit depth for all grey images of a task."""
 
     source: Source
-    depth: Depth
+    depth: BitDepth
 
     def __call__(self, key: Any) -> np.ndarray:
         """The pixels of an image."""
         return decode_image(BytesIO(self.source.content(key)), self.source.name(key), self.depth)
 
     def content(self, key: Any) -> bytes:
-        """Its encoded bytes."""
+        """The encoded bytes of an image."""
         return self.source.content(key)
 
     def origin(self, key: Any) -> tuple[tuple[str, ...], str]:
-        """The files that hold it, and its name in them."""
+        """The files that hold an image, and its name in them."""
         return self.source.origin(key)
+
+
+class LazyImages(Sequence):
+    """A sequence of images, each decoded on every access. Nothing is cached.
+
+    Args:
+      keys: argument of `read` for each image: a path, an entry name, a number.
+      read: key -> uint8 array (h, w) or (h, w, 3). Must be thread-safe and picklable. Optional methods: content(key) -> encoded bytes, and
+        origin(key) -> the files that hold the image, and its name in them.
+    """
+
+    def __init__(self, keys: Sequence[Hashable], read: Callable[[Any], np.ndarray]):
+        self._keys = keys
+        self._read = read
+
+    def __len__(self):
+        return len(self._keys)
+
+    def __getitem__(self, index):
+        """One image, or a lazy subsequence for a slice."""
+        if isinstance(index, slice):
+            return LazyImages(self._keys[index], self._read)
+        return self._read(self._keys[operator.index(index)])
+
+    def content(self, index: int) -> bytes | None:
+        """The encoded bytes of an image, if `read` has a method `content`; else None."""
+        content = getattr(self._read, "content", None)
+        return None if content is None else content(self._keys[index])
+
+    def origin(self, index: int) -> tuple[tuple[str, ...], str] | None:
+        """The files that hold an image and its name in them, if `read` has a method `origin`; else None."""
+        origin = getattr(self._read, "origin", None)
+        return None if origin is None else origin(self._keys[index])
+
+    def __repr__(self):
+        return f"LazyImages({len(self)})"
+
+
+class PerProcess:
+    """A resource opened once per process, at first use: forked and unpickled copies open their own.
+
+    Processes must not share a file position. Two threads may both open the resource at first use; one of the two is dropped.
+
+    Args:
+      open_it: () -> resource. Must be picklable.
+    """
+
+    def __init__(self, open_it: Callable[[], Any]):
+        self._open_it = open_it
+        self._opened = (None, None)
+
+    def __call__(self) -> Any:
+        """The resource of this process."""
+        pid, opened = self._opened
+        if pid != os.getpid():
+            opened = self._open_it()
+            self._opened = (os.getpid(), opened)
+        return opened
+
+    def __reduce__(self):
+        return PerProcess, (self._open_it,)

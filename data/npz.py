@@ -1,4 +1,4 @@
-"""The task in a NumPy .npz file."""
+"""Tasks from NumPy .npz files."""
 
 import os
 from collections import Counter
@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from ntk_select.data.formats import HEAD, reject_placeholder
 from ntk_select.errors import DataError, first_line
 from ntk_select.experts.preprocess import how_to_uint8
 from ntk_select.tasks.task import Task, how_to_label
-
-from .recognise import HEAD, refuse_stand_in
 
 TRAIN_KEYS = (("images", "labels"), ("x_train", "y_train"), ("train_images", "train_labels"))
 TEST_KEYS = (("test_images", "test_labels"), ("x_test", "y_test"), ("val_images", "val_labels"), ("x_val", "y_val"))
@@ -19,18 +18,18 @@ TEST_KEYS = (("test_images", "test_labels"), ("x_test", "y_test"), ("val_images"
 def load_npz(path: str | Path) -> Task:
     """The task in a .npz file: arrays `images` and `labels`, optional `test_images`, `test_labels` and `class_names`.
 
-    Keras' spelling x_train, y_train, x_test, y_test and MedMNIST's train_images, train_labels are known too, and
-    validation arrays serve as the test set if there is none. Images are uint8 (n, h, w), (n, h, w, 1) or
-    (n, h, w, 3); labels are integers (n,) or (n, 1). With class names, labels are positions in them. Without, each
-    value that occurs is a class, named by its number. Pickled objects are never loaded.
+    Keras' names x_train, y_train, x_test, y_test and MedMNIST's train_images, train_labels are accepted too, and
+    validation arrays are the test set if there is none. Images are uint8 (n, h, w), (n, h, w, 1) or
+    (n, h, w, 3); labels are integers (n,) or (n, 1). With class names, labels are indices into them. Without, each
+    label value is a class, named by its number. Pickled objects are never loaded.
 
     Raises:
-      DataError: no such file, damaged, keys missing, or arrays of another type, shape or range.
+      DataError: the file does not exist or is damaged, keys are missing, or arrays have another type, shape or range.
       TaskError: fewer than two classes.
     """
     where = os.path.expanduser(path)
     if not os.path.isfile(where):
-        raise DataError(f"There is no file {str(path)!r}. Type npz:PATH, for example npz:photos.npz, with arrays images and labels inside.")
+        raise DataError(f"There is no file {str(path)!r}. Try: npz:PATH, for example npz:photos.npz, with arrays images and labels")
     try:
         with open(where, "rb") as file:
             archive = _archive(where, file)
@@ -45,22 +44,22 @@ def load_npz(path: str | Path) -> Task:
 
 
 def _archive(where: str, file):
-    refuse_stand_in(where, file.read(HEAD))
+    reject_placeholder(where, file.read(HEAD))
     file.seek(0)
     try:
         archive = np.load(file, allow_pickle=False)
-    except Exception as error:  # NumPy and zipfile raise many kinds on damaged files.
-        raise DataError(f"{where}: not an .npz file that can be read ({_reason(error)}). Is it complete?") from error
+    except Exception as error:  # NumPy and zipfile raise many types on damaged files
+        raise DataError(f"{where}: cannot be read as an .npz file ({_reason(error)}). Is it complete?") from error
     if isinstance(archive, np.ndarray):
-        raise DataError(f"{where}: a single array, not .npz. Type: np.savez('photos.npz', images=images, labels=labels)")
+        raise DataError(f"{where}: a single array, not .npz. Try: np.savez('photos.npz', images=images, labels=labels)")
     twice = [name for name, times in Counter(archive.files).items() if times > 1]
     if twice:
-        raise DataError(f"{where}: has the arrays {_shown(set(twice))} twice. Save it again.")
+        raise DataError(f"{where}: has duplicate arrays {_shown(set(twice))}. Save it again.")
     return archive
 
 
 def _reason(error: Exception) -> str:
-    """What NumPy says; of a file that it takes for a pickle, without its advice to load that unsafely."""
+    """NumPy's error message, without its advice to load unsafe pickles."""
     return "it is neither a zip archive nor an array" if "pickle" in str(error) else first_line(error)
 
 
@@ -69,10 +68,10 @@ def _keys(where: str, found: set[str]) -> tuple[tuple[str, str], tuple[str, str]
     train = next((pair for pair in TRAIN_KEYS if found >= set(pair)), None)
     if train is None:
         spelt = " or ".join(" and ".join(pair) for pair in TRAIN_KEYS)
-        raise DataError(f"{where}: has the arrays {_shown(found)}; needed are {spelt}. Type: np.savez('photos.npz', images=images, labels=labels)")
+        raise DataError(f"{where}: has the arrays {_shown(found)}; expected {spelt}. Try: np.savez('photos.npz', images=images, labels=labels)")
     test = next((pair for pair in TEST_KEYS if found & set(pair)), None)
     if test and not found >= set(test):
-        raise DataError(f"{where}: has the arrays {_shown(found)}; needed are both {test[0]} and {test[1]}, or neither.")
+        raise DataError(f"{where}: has the arrays {_shown(found)}; expected both {test[0]} and {test[1]}, or neither.")
     return train, test
 
 
@@ -95,15 +94,15 @@ def _split(where: str, archive, images_key: str, labels_key: str) -> tuple[np.nd
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)) or 0 in images.shape:
         hint = ""
         if images.ndim == 4 and images.shape[1] in (1, 3):
-            hint = " If channels come first type: images.transpose(0, 2, 3, 1)"
+            hint = " If channels come first, try: images.transpose(0, 2, 3, 1)"
         elif images.ndim == 4 and images.shape[3] == 4:
-            hint = " If the fourth channel is opacity type: images[..., :3]"
+            hint = " If the fourth channel is opacity, try: images[..., :3]"
         raise DataError(f"{shown}; allowed are (n, h, w), (n, h, w, 1) and (n, h, w, 3), not empty.{hint}")
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
         hint = f" {how_to_label(labels)}" if labels.ndim > 1 or labels.dtype.kind not in "iu" else ""
         raise DataError(
-            f"{where}: array {labels_key!r} is {labels.dtype} {labels.shape}; needed are integers ({len(images)},), one class an image.{hint}"
+            f"{where}: array {labels_key!r} is {labels.dtype} {labels.shape}; expected integers ({len(images)},), one class per image.{hint}"
         )
     return images, labels.astype(np.int64)
 
@@ -112,20 +111,20 @@ def _class_names(where: str, archive) -> tuple[str, ...]:
     names = _read(where, archive, "class_names")
     if names.ndim != 1 or names.dtype.kind != "U":
         raise DataError(
-            f"{where}: array 'class_names' is {names.dtype} {names.shape}; needed is text (classes,). Type: class_names=np.array(['cat', 'dog'])"
+            f"{where}: array 'class_names' is {names.dtype} {names.shape}; expected strings (classes,). Try: class_names=np.array(['cat', 'dog'])"
         )
     twice = [name for name, times in Counter(names.tolist()).items() if times > 1]
     if twice:
-        raise DataError(f"{where}: array 'class_names' has {', '.join(map(repr, twice[:5]))} twice; each class needs a name of its own.")
+        raise DataError(f"{where}: array 'class_names' has duplicates {', '.join(map(repr, twice[:5]))}; class names must be unique.")
     return tuple(names.tolist())
 
 
 def _classes(where: str, names, labels: np.ndarray, test_labels: np.ndarray | None):
-    """Class names, and the labels as positions in them."""
+    """Class names, and the labels as indices into them."""
     both = labels if test_labels is None else np.concatenate([labels, test_labels])
     if both.min() < 0 or (names is not None and both.max() >= len(names)):
-        allowed = "0 and above" if names is None else f"0 .. {len(names) - 1}, positions in class_names"
-        raise DataError(f"{where}: labels run from {both.min()} to {both.max()}; allowed are {allowed}. Images without a label have to be left out.")
+        allowed = "0 and above" if names is None else f"0 .. {len(names) - 1}, indices into class_names"
+        raise DataError(f"{where}: labels run from {both.min()} to {both.max()}; allowed are {allowed}. Remove images without a label.")
     if names is None:
         values, both = np.unique(both, return_inverse=True)
         names = tuple(str(value) for value in values)

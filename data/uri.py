@@ -1,40 +1,76 @@
-"""The kind of task that a URI means, and its argument."""
+"""Task URIs: the kinds of task that they name, `load_task`, and a summary of a loaded task."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from ntk_select.data.builtin import load_digits, load_fashion_mnist
+from ntk_select.data.image_folder import load_folder, load_zip
+from ntk_select.data.npz import load_npz
+from ntk_select.data.published.catalogue import KNOWN, KnownSet, find_known, load_known, next_command
+from ntk_select.data.tfds import load_tfds
 from ntk_select.errors import TaskError, near
 from ntk_select.tasks.task import Task
 
-from .kinds import TASKS, TaskKind
 
-
-def load_task(uri: str | Path, *, data_dir: str | Path | None = None) -> Task:
-    """The task that a URI means.
+@dataclass(frozen=True)
+class TaskKind:
+    """A kind of task: the part of a task URI before the colon.
 
     Args:
-      uri: `digits`, `fashion_mnist`, `fashion_mnist:DIR`, `folder:PATH`, `zip:PATH`, `npz:PATH` or
-        `tfds:NAME[/CONFIG][:VERSION][@DATA_DIR]`, or a set of the benchmark (`KNOWN`) by name, as `magnetic_tile` or
-        `magnetic_tile:DATA_DIR`. The path of a folder, a .zip or a .npz alone is recognised;
-        a built-in name wins over a folder of that name (type ./digits for the folder). `~` is the home folder.
-      data_dir: where prepared TensorFlow Datasets lie, for a `tfds:` URI or a set of the benchmark without DATA_DIR.
-
-    Returns:
-      A task whose `uri` is what was given. Images of folders, archives and TensorFlow Datasets are decoded
-      when asked for. `details["warnings"]` lists what is odd but usable.
-
-    Raises:
-      TaskError: the URI means nothing, or its images do not make a task.
-      DataError: a file cannot be read.
+      load: load(argument) -> Task. The argument is the text after the colon, "" if there is none.
+      summary: one line for a table.
+      example: a valid URI.
+      recognises: whether a bare path, without a kind, is of this kind; None if no path is.
+      takes_data_dir: load(argument, data_dir=...) also takes the folder of prepared data sets, or None.
+      known: the catalogue entry of a named data set; None for kinds that load the user's images.
+      find: find(argument) -> the folder of such a set if it is prepared, else None.
+      next_command: next_command(argument) -> the shell command that prepares it.
+      prepare: prepare(archive, data_dir=..., any_size=..., progress=...) prepares it from the published archive.
     """
-    kinds = TASKS if _scheme(uri) in TASKS else task_kinds()
-    name, argument = parse_uri(uri, kinds)
-    kind = kinds[name]
-    task = kind.load(argument, data_dir=data_dir) if kind.takes_data_dir else kind.load(argument)
-    return replace(task, uri=str(uri))
+
+    load: Callable[..., Task]
+    summary: str
+    example: str
+    recognises: Callable[[str], bool] | None = None
+    takes_data_dir: bool = False
+    known: KnownSet | None = None
+    find: Callable[[str], Path | None] | None = None
+    next_command: Callable[[str], str] | None = None
+    prepare: Callable[..., Any] | None = None
+
+
+def _prepare(name: str, archive: str | Path, **options) -> Any:
+    from ntk_select.data.published.prepare import prepare  # here, since loading needs no readers of archives
+
+    return prepare(name, archive, **options)
+
+
+def _named(name: str, known: KnownSet) -> TaskKind:
+    summary = f"{known.title}, a {known.role} of the benchmark"
+    functions = {"find": partial(find_known, name), "next_command": partial(next_command, name), "prepare": partial(_prepare, name)}
+    return TaskKind(partial(load_known, name), summary, name, takes_data_dir=True, known=known, **functions)
+
+
+def _ends_with(suffix: str) -> Callable[[str], bool]:
+    return lambda path: path.lower().endswith(suffix)
+
+
+TASKS = {
+    "digits": TaskKind(load_digits, "1,797 handwritten digits, 8 x 8 grey, 10 classes (inside scikit-learn)", "digits"),
+    "fashion_mnist": TaskKind(load_fashion_mnist, "70,000 clothes, 28 x 28 grey, 10 classes (four IDX files)", "fashion_mnist:DIR"),
+    "folder": TaskKind(load_folder, "images in train/CLASS/ and test/CLASS/, or in CLASS/", "folder:photos", os.path.isdir),
+    "zip": TaskKind(load_zip, "the same folders inside one zip archive", "zip:photos.zip", _ends_with(".zip")),
+    "npz": TaskKind(load_npz, "NumPy arrays images, labels, test_images, test_labels", "npz:photos.npz", _ends_with(".npz")),
+    "tfds": TaskKind(load_tfds, "a prepared TensorFlow Dataset, read without TensorFlow", "tfds:cifar10@~/tensorflow_datasets", takes_data_dir=True),
+} | {name: _named(name, known) for name, known in KNOWN.items()}
+"""The built-in kinds."""
 
 
 def task_kinds() -> dict[str, TaskKind]:
@@ -45,15 +81,40 @@ def task_kinds() -> dict[str, TaskKind]:
     return TASKS | {name: kind for name, kind in others.items() if name not in TASKS}
 
 
+def load_task(uri: str | Path, *, data_dir: str | Path | None = None) -> Task:
+    """The task of a URI.
+
+    Args:
+      uri: `digits`, `fashion_mnist`, `fashion_mnist:DIR`, `folder:PATH`, `zip:PATH`, `npz:PATH` or
+        `tfds:NAME[/CONFIG][:VERSION][@DATA_DIR]`, or a data set of the benchmark (`KNOWN`) by name: `magnetic_tile` or
+        `magnetic_tile:DATA_DIR`. The path of a folder, a .zip or a .npz file alone is recognised; a built-in name takes
+        precedence over a folder of that name (`./digits` is the folder). `~` is the home folder.
+      data_dir: folder of prepared TensorFlow Datasets, for a `tfds:` URI or a data set of the benchmark without DATA_DIR.
+
+    Returns:
+      A task whose `uri` is the given one. Images of folders, archives and TensorFlow Datasets are decoded on access.
+      `details["warnings"]` lists irregularities that do not prevent its use.
+
+    Raises:
+      TaskError: the URI is malformed or unknown, or its images do not make a task.
+      DataError: a file cannot be read.
+    """
+    kinds = TASKS if _scheme(uri) in TASKS else task_kinds()
+    name, argument = parse_uri(uri, kinds)
+    kind = kinds[name]
+    task = kind.load(argument, data_dir=data_dir) if kind.takes_data_dir else kind.load(argument)
+    return replace(task, uri=str(uri))
+
+
 def parse_uri(uri: str | Path, kinds: Mapping[str, TaskKind]) -> tuple[str, str]:
-    """The kind's name and its argument, without looking into any file.
+    """Name of the kind, and its argument. Reads no file.
 
     Raises:
       TaskError: no kind has this name and none recognises it as a path.
     """
     text = str(uri)
     if "\0" in text:
-        raise TaskError(f"Task {text!r} holds a null byte, which no path can. Example: ntk-select tasks show folder:photos")
+        raise TaskError(f"Task {text!r} contains a null byte, which no path can. Try: ntk-select tasks show folder:photos")
     scheme = _scheme(uri)
     if scheme is not None and scheme in kinds:
         return scheme, text.partition(":")[2]
@@ -61,17 +122,43 @@ def parse_uri(uri: str | Path, kinds: Mapping[str, TaskKind]) -> tuple[str, str]
     for name, kind in kinds.items():
         if kind.recognises and kind.recognises(path):
             return name, path
-    allowed = "Allowed: a path of a folder, .zip or .npz, or a task's name. Example: ntk-select tasks show folder:photos"
+    allowed = "Allowed: the path of a folder, .zip or .npz file, or the name of a task. Try: ntk-select tasks show folder:photos"
     if os.path.isfile(path):
         raise TaskError(f"Task {text!r} is a file, but neither .zip nor .npz. {allowed}")
     if scheme is None or os.sep in scheme or text.startswith(("~", ".")):
         raise TaskError(f"Task {text!r}: there is no such folder or file. {allowed}")
     raise TaskError(
         f"There is no folder or file {text!r}, and no task of that name.{near(scheme, kinds)} "
-        "Give the path of a folder, .zip or .npz, or a name; to see the names type: ntk-select tasks list"
+        "Allowed: the path of a folder, .zip or .npz file, or the name of a task. To list the names, try: ntk-select tasks list"
     )
 
 
 def _scheme(uri: str | Path) -> str | None:
-    """What stands before the colon, or the whole text; None for a `Path`."""
+    """The text before the colon, or the whole text; None for a `Path`."""
     return uri.partition(":")[0] if isinstance(uri, str) else None
+
+
+def describe(task: Task) -> dict[str, Any]:
+    """Sizes, classes and irregularities of a task, as plain values for JSON. Decodes one image.
+
+    Returns:
+      name, uri, licence; train and test (numbers of images; test is None without a test set); num_classes; classes (a
+      list of name, train, test); per_class (fewest and most training images of the classes that have any); image_size
+      ([height, width] of the first training image) and its channels (1 or 3); warnings.
+    """
+    train = np.bincount(task.labels, minlength=task.num_classes)
+    test = [None] * task.num_classes if task.test_labels is None else np.bincount(task.test_labels, minlength=task.num_classes).tolist()
+    first = np.asarray(task.images[0])
+    return {
+        "name": task.name,
+        "uri": task.uri,
+        "licence": task.licence,
+        "train": len(task.labels),
+        "test": None if task.test_labels is None else len(task.test_labels),
+        "num_classes": task.num_classes,
+        "classes": [{"name": name, "train": int(n), "test": m} for name, n, m in zip(task.class_names, train, test, strict=True)],
+        "per_class": {"fewest": int(train[train > 0].min()), "most": int(train.max())},
+        "image_size": list(first.shape[:2]),
+        "channels": first.shape[2] if first.ndim == 3 else 1,
+        "warnings": list(task.details.get("warnings", ())),
+    }

@@ -1,11 +1,10 @@
-"""The experts: architectures in Flax, their weights, and the zoo that comes with the package."""
+"""Experts: architectures in Flax, their weights, and the embedded zoo."""
 
 from pathlib import Path
 
-from .architectures import ARCHITECTURES, build, fresh_expert, initialise, make_expert
-from .own_linen import linen_expert
-from .own_nnx import nnx_expert
-from .zoo import FolderZoo, StoredExpert, open_zoo
+from ntk_select.models.architectures import ARCHITECTURES, build, fresh_expert, initialise, make_expert
+from ntk_select.models.flax_experts import linen_expert, nnx_expert
+from ntk_select.models.zoo import FolderZoo, StoredExpert, open_zoo
 
 ZOO = FolderZoo(Path(__file__).parent / "weights")
 """The embedded experts."""

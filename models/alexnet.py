@@ -1,20 +1,20 @@
-"""AlexNet, as torchvision has it (Krizhevsky 2014, "One weird trick")."""
+"""AlexNet as in torchvision (Krizhevsky 2014, "One weird trick")."""
 
 import flax.linen as nn
 import jax
 
-from .layers import adaptive_average_pool, conv, max_pool
+from ntk_select.models.layers import adaptive_average_pool, conv, max_pool
 
 
 class AlexNet(nn.Module):
-    """Five convolutions with biases and no norm, then three dense layers. Pre-logits: the last ReLU, 4096 of them."""
+    """Five convolutions with biases and no norm, then three dense layers. Pre-logits: the output of the last ReLU, 4096 channels."""
 
     num_classes: int = 1000
     hidden: int = 4096
 
     @property
     def last_conv(self) -> dict:
-        """Where the last convolution is, for `ntk_select.LastConv`. Dense layers mix its channels: not `pooled`."""
+        """Arguments of `ntk_select.LastConv`. Not `pooled`, since dense layers mix the channels."""
         return {"path": ("conv5", "kernel"), "padding": ((1, 1), (1, 1))}
 
     head = ("fc8",)
@@ -31,7 +31,7 @@ class AlexNet(nn.Module):
         x = self.perturb("last_conv", conv(256, 3, padding=1, use_bias=True, name="conv5")(x))
         x = max_pool(jax.nn.relu(x), 3, stride=2)
         x = adaptive_average_pool(x, 6)
-        # PyTorch flattens channels first; its weights for fc6 expect that order.
+        # PyTorch flattens channels first; the weights of fc6 expect that order.
         x = x.transpose(0, 3, 1, 2).reshape(x.shape[0], -1)
         x = nn.Dropout(0.5, deterministic=not train)(x)
         x = jax.nn.relu(nn.Dense(self.hidden, name="fc6")(x))

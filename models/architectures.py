@@ -1,10 +1,10 @@
-"""The architectures by name, and how a Flax module becomes an expert."""
+"""Architectures by name, and experts from their Flax modules: trained, fresh, and the small reference networks of RSA."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -14,11 +14,10 @@ from ntk_select.errors import ModelError, did_you_mean
 from ntk_select.experts.card import Card
 from ntk_select.experts.expert import Expert, LastConv, SourceStatistics, Taps
 from ntk_select.experts.preprocess import Preprocess
-
-from .alexnet import AlexNet
-from .densenet import DenseNet
-from .layers import STEMS, key_of_batch
-from .resnet import BasicBlock, Bottleneck, ResNet
+from ntk_select.models.alexnet import AlexNet
+from ntk_select.models.densenet import DenseNet
+from ntk_select.models.layers import STEMS, key_of_batch
+from ntk_select.models.resnet import BasicBlock, Bottleneck, ResNet
 
 ARCHITECTURES = {
     "resnet18": partial(ResNet, stage_sizes=(2, 2, 2, 2), block=BasicBlock),
@@ -38,7 +37,7 @@ ARCHITECTURES = {
 }
 
 
-# A card is somebody else's file: a network of a hundred thousand blocks would be built for hours.
+# Cards are untrusted: building a network of a hundred thousand blocks would take hours.
 WIDEST, DEEPEST = 2**16, 1000
 
 
@@ -62,17 +61,17 @@ SETTINGS = {
     "block": lambda value: value in (BasicBlock, Bottleneck),
     "stem": lambda value: isinstance(value, str) and value in STEMS,
 }
-"""What a card or a caller may set beyond the number of classes, and what is allowed."""
+"""Settings of architectures other than the number of classes, with checks of their values."""
 
 
 def build(architecture: str, *, num_classes: int, **config) -> nn.Module:
     """The Flax module of an architecture.
 
     Raises:
-      ModelError: the name is unknown, or the architecture has no such setting.
+      ModelError: the name is unknown, or the architecture does not have a setting.
     """
     if architecture not in ARCHITECTURES:
-        raise ModelError(f"Architecture {architecture!r} is unknown.{_known_instead(architecture)}")
+        raise ModelError(f"Architecture {architecture!r} is unknown.{_hint(architecture)}")
     config = {key: tuple(value) if isinstance(value, list) else value for key, value in config.items()}
     for key, value in config.items():
         if key not in SETTINGS:
@@ -84,20 +83,20 @@ def build(architecture: str, *, num_classes: int, **config) -> nn.Module:
     except TypeError as error:
         raise ModelError(f"Architecture {architecture!r} does not take {config}: {error}") from error
     if getattr(module, "widths", None) and len(module.widths) != len(module.stage_sizes):
-        raise ModelError(f"Architecture {architecture!r}: widths={module.widths} must name one width for each of stage_sizes={module.stage_sizes}.")
+        raise ModelError(f"Architecture {architecture!r}: widths={module.widths} must have one width per entry of stage_sizes={module.stage_sizes}.")
     return module
 
 
 FAMILIES = r"alexnet|densenet|res(?:net|nest|next|2net|2next)"
 VARIANT = re.compile(rf"(?P<before>\w*?)(?P<family>{FAMILIES})(?:(?<=alexnet)|(?P<between>\w*?)\d{{2,3}})(?P<after>\w*)")
-"""A name that is made like those of the architectures: resnet50, seresnet50, resnetblur50, resnet50d, caffe_resnet50."""
+"""Names of the form of the architectures: resnet50, seresnet50, resnetblur50, resnet50d, caffe_resnet50."""
 
 SAME = ("", "wide", "tv", "ssl", "swsl")
-"""What names put before an architecture that is the same: those of timm's older releases. Wide ones have near names here."""
+"""Prefixes of names of unchanged architectures, as in older timm releases. Wide networks have similar names here."""
 
 
 def is_variant(name: str) -> bool:
-    """Whether a name is made of a known one by adding letters, as resnetblur50, seresnet50 and resnet50d are: that of another network."""
+    """Whether a name extends a known one, as resnetblur50, seresnet50 and resnet50d do, and so is that of another network."""
     found = VARIANT.fullmatch(re.sub(r"[-./]", "_", name.lower()))
     if not found or found["family"] not in ("alexnet", "densenet", "resnet"):
         return bool(found)
@@ -108,28 +107,28 @@ OTHER_COMPUTATION = re.compile(
     r"caffe\d*|msra|detectron\d*|dilat\w*|deeplab\w*|fcn|pspnet|d8|d16|os\d+|stride\d*|blur\w*|lpf\d*|anti\w*|aa|tf|keras|preact\w*|"
     r"silu|swish|mish|gelu|elu|selu|leaky\w*|prelu|se|eca|cbam|bam|ibn|gn|ws"
 )
-"""Words in the name of weights that tell of other strides, dilation, blurring, padding or activation, or of other layers."""
+"""Words in the name of weights that indicate other strides, dilation, blurring, padding, activations or layers."""
 
 
 def architecture_in(name: str) -> str | None:
-    """The architecture that is a word of a name of weights: "resnet18" in "simclr_resnet18". None without one or beside `OTHER_COMPUTATION`."""
+    """The architecture that is a word of a name of weights: "resnet18" in "simclr_resnet18". None without one, or with words of `OTHER_COMPUTATION`."""
     words = re.split("[^a-z0-9]+", name.lower())
-    whole = f"_{'_'.join(words)}_"
-    found = [] if any(map(OTHER_COMPUTATION.fullmatch, words)) else [known for known in ARCHITECTURES if f"_{known}_" in whole]
+    joined = f"_{'_'.join(words)}_"
+    found = [] if any(map(OTHER_COMPUTATION.fullmatch, words)) else [known for known in ARCHITECTURES if f"_{known}_" in joined]
     return max(found, key=len, default=None)
 
 
-def tells_of_another(name: str, architecture: str | None) -> bool:
-    """Whether a name of weights is made like those of the architectures, is none of them, and does not hold this one as a word."""
+def names_another(name: str, architecture: str | None) -> bool:
+    """Whether a name of weights has the form of an architecture name, is not one, and does not contain this one as a word."""
     return is_variant(name) and (architecture is None or architecture_in(name) != architecture)
 
 
-def _known_instead(architecture: str) -> str:
-    """The end of the sentence on an unknown architecture: near names, but none for a variant."""
+def _hint(architecture: str) -> str:
+    """Hint for an unknown architecture: close matches, except for variants."""
     if is_variant(architecture):
         return (
-            " It is not among the architectures here, and no other can stand in for it: networks of similar names may have tensors of the same names and "
-            f"shapes, and compute something else with them. Allowed: {', '.join(sorted(ARCHITECTURES))}."
+            " It is not among the architectures here, and cannot be replaced by another: networks with similar names may have tensors of the same names and "
+            f"shapes, but another computation. Allowed: {', '.join(sorted(ARCHITECTURES))}."
         )
     return did_you_mean(architecture, ARCHITECTURES)
 
@@ -152,8 +151,8 @@ def fresh_expert(
 
     Args:
       architecture, num_classes, config: as for `build`.
-      preprocess: gives the size of its inputs.
-      seed: of its weights.
+      preprocess: of its inputs; defines their size.
+      seed: of the initial weights.
     """
     module = build(architecture, num_classes=num_classes, **(config or {}))
     return make_expert(name, module, initialise(module, jax.random.key(seed), preprocess.size), preprocess=preprocess)
@@ -161,7 +160,7 @@ def fresh_expert(
 
 @dataclass(frozen=True)
 class _Apply:
-    """A module as a callable that equals any other of the same module, so that compilations are shared."""
+    """A module as a callable that is compared by value, so that equal modules share compilations."""
 
     module: nn.Module
 
@@ -171,7 +170,7 @@ class _Apply:
 
 @dataclass(frozen=True)
 class _Train:
-    """In training mode. Dropout (AlexNet alone has it) draws by the batch: other images, other units; the same batch, the same ones."""
+    """A module in training mode. The random key of dropout (only in AlexNet) is a function of the batch."""
 
     module: nn.Module
 
@@ -219,7 +218,7 @@ def make_expert(
     preprocess=None,
     source: SourceStatistics | None = None,
 ) -> Expert:
-    """The expert of a module of this folder and its variables {"params": ..., "batch_stats": ...}."""
+    """The expert of a module of `ARCHITECTURES` and its variables {"params": ..., "batch_stats": ...}."""
     last_conv = LastConv(**module.last_conv)
     return Expert(
         name,
@@ -235,3 +234,50 @@ def make_expert(
         train_fn=_Train(module),
         source=source,
     )
+
+
+class Untrained(NamedTuple):
+    """An untrained network, its learning rate, and its maximum number of training steps of 32 images."""
+
+    network: Expert
+    learning_rate: float
+    most_steps: int | None
+
+
+def _untrained(
+    num_classes: int,
+    seed: int = 0,
+    *,
+    name: str,
+    architecture: str,
+    config: dict[str, Any],
+    preprocess: Preprocess,
+    learning_rate: float,
+    most_steps: int | None,
+) -> Untrained:
+    network = fresh_expert(name, architecture, num_classes=num_classes, preprocess=preprocess, seed=seed, config=config)
+    return Untrained(network, learning_rate, most_steps)
+
+
+REFERENCE_NETWORKS = {
+    "tiny": partial(
+        _untrained,
+        name="tiny",
+        architecture="resnet18",
+        config={"stage_sizes": (1, 1, 1), "widths": (16, 32, 64), "stem": "small"},
+        preprocess=Preprocess(32, (0.5,) * 3, (0.25,) * 3),
+        learning_rate=0.05,
+        most_steps=1_000,
+    ),
+    "resnet18": partial(
+        _untrained,
+        name="resnet18",
+        architecture="resnet18",
+        config={},
+        preprocess=Preprocess(224, resize=256),
+        learning_rate=0.005,
+        most_steps=None,
+    ),
+}
+"""Networks that RSA compares experts with, by name: functions of (number of classes, seed), called by `ntk_select.trained_reference`. "tiny"
+(78 thousand parameters, 32 pixels) is for the embedded zoo; "resnet18" at 224 pixels is that of the paper, with its learning rate."""

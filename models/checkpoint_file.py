@@ -1,6 +1,6 @@
-"""Checkpoint files, told apart by their first bytes and never by their suffix: safetensors, and what `torch.save` has written.
+"""Reading of checkpoint files, recognised by content instead of suffix: safetensors, and files written by `torch.save`.
 
-Nothing in a file is ever run, and PyTorch is not needed to read it.
+Nothing in a file is executed, and PyTorch is not needed.
 """
 
 import os
@@ -15,9 +15,8 @@ import numpy as np
 from safetensors import SafetensorError, deserialize
 
 from ntk_select.errors import ModelError, first_line
-
-from .torch_file import DAMAGED, read_archive, read_pickle
-from .weights import is_no_file_of_weights, read_whole
+from ntk_select.models.torch_file import DAMAGED, read_archive, read_pickle
+from ntk_select.models.weights import describe_non_weights, read_whole
 
 SAFETENSORS_DTYPES = {
     "F64": np.float64,
@@ -33,26 +32,26 @@ SAFETENSORS_DTYPES = {
 }
 
 OTHER_FORMATS = (
-    (b"\x1f\x8b", "is compressed with gzip. Unpack it: gunzip FILE"),
-    (b"BZh", "is compressed with bzip2. Unpack it: bunzip2 FILE"),
-    (b"\xfd7zXZ\0", "is compressed with xz. Unpack it: unxz FILE"),
-    (b"\x28\xb5\x2f\xfd", "is compressed with zstd. Unpack it: unzstd FILE"),
+    (b"\x1f\x8b", "is compressed with gzip. Try: gunzip FILE"),
+    (b"BZh", "is compressed with bzip2. Try: bunzip2 FILE"),
+    (b"\xfd7zXZ\0", "is compressed with xz. Try: unxz FILE"),
+    (b"\x28\xb5\x2f\xfd", "is compressed with zstd. Try: unzstd FILE"),
     (b"7z\xbc\xaf", "is a 7z archive. Unpack it"),
-    (b"\x89HDF", "is an HDF5 file, as Keras and TensorFlow write. Load it there, and convert a PyTorch checkpoint of the same network"),
+    (b"\x89HDF", "is an HDF5 file, as written by Keras and TensorFlow. Convert a PyTorch checkpoint of the same network instead"),
     (b"\x93NUMPY", "is a NumPy array"),
     (b"GGUF", "is a GGUF file of a language model"),
 )
-"""How files of other formats begin, and what is said of them."""
+"""Magic numbers of other formats, and their error messages."""
 
-ALLOWED = "Allowed are .safetensors files and what torch.save has written (.pth, .pt, .bin, .ckpt, .th, .tar)."
+ALLOWED = "Allowed: .safetensors files and files written by torch.save (.pth, .pt, .bin, .ckpt, .th, .tar)."
 
 
 @contextmanager
 def opened_checkpoint(path: Path) -> Iterator[Any]:
-    """What a file holds: nested containers with arrays (safetensors) or `torch_file.Tensor`, which are read while the context lasts.
+    """The content of a file: nested containers with arrays (safetensors) or `StoredTensor`, which can be read inside the context.
 
     Raises:
-      ModelError: there is no such file, it is damaged, or it is of another format.
+      ModelError: the file does not exist, is damaged, or has another format.
     """
     where = f"Checkpoint {path}"
     if not os.path.isfile(path):
@@ -60,19 +59,19 @@ def opened_checkpoint(path: Path) -> Iterator[Any]:
         what = "but a folder" if exists and os.path.isdir(path) else "that can be read" if exists else ": there is no such file"
         raise ModelError(f"{where} is not a file{'' if what.startswith(':') else ' '}{what}.")
     start = _beginning(path, where)
-    if problem := is_no_file_of_weights(start) or next((said for magic, said in OTHER_FORMATS if start.startswith(magic)), None):
+    if problem := describe_non_weights(start) or next((said for magic, said in OTHER_FORMATS if start.startswith(magic)), None):
         raise ModelError(f"{where} {problem}.")
     if _is_safetensors(start, path):
         yield _read_safetensors(path, where)
     elif start.startswith(b"PK"):
         with _archive(path, where) as archive:
             yield _rebuilt(where, read_archive, archive)
-    elif start[:1] == b"\x80" or start[:1] in b"(}]c":  # pickles, of protocol 2 and above, and below
+    elif start[:1] == b"\x80" or start[:1] in b"(}]c":  # pickles of protocol 2 and above, and of protocols 0 and 1
         yield _rebuilt(where, read_pickle, read_whole(path, where))
     elif start[257:262] == b"ustar":
-        raise ModelError(f"{where} is a tar archive. Unpack it: tar xf FILE")
+        raise ModelError(f"{where} is a tar archive. Try: tar xf FILE")
     else:
-        raise ModelError(f"{where} is of no known format. {ALLOWED}")
+        raise ModelError(f"{where} has an unknown format. {ALLOWED}")
 
 
 def _beginning(path: Path, where: str) -> bytes:
@@ -84,7 +83,7 @@ def _beginning(path: Path, where: str) -> bytes:
 
 
 def _is_safetensors(start: bytes, path: Path) -> bool:
-    """By the header, a length in 8 bytes and then JSON; where neither that nor anything else is seen, by the suffix, for the sake of the message."""
+    """By the header (length in 8 bytes, then JSON); if no format is recognised, by the suffix, for a better error message."""
     if start[8:9] == b"{":
         return True
     return path.suffix.lower() == ".safetensors" and not start.startswith((b"PK\3\4", b"\x80\2"))
@@ -94,7 +93,9 @@ def _archive(path: Path, where: str) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise ModelError(f"{where} is cut off or damaged: it begins as a zip archive and does not end as one ({error}). Fetch it again.") from error
+        raise ModelError(
+            f"{where} is truncated or damaged: it begins as a zip archive and does not end as one ({error}). Download it again."
+        ) from error
 
 
 def _rebuilt(where: str, read, source) -> Any:
@@ -105,7 +106,7 @@ def _rebuilt(where: str, read, source) -> Any:
     except DAMAGED as error:
         raise ModelError(
             f"{where} is damaged or was not written by torch.save ({type(error).__name__}: {first_line(error)[:100]}), and nothing in it was run. "
-            f"Fetch it again. {ALLOWED}"
+            f"Download it again. {ALLOWED}"
         ) from error
 
 
@@ -113,11 +114,11 @@ def _read_safetensors(path: Path, where: str) -> dict[str, np.ndarray]:
     try:
         tensors = deserialize(read_whole(path, where))
     except SafetensorError as error:
-        raise ModelError(f"{where} is not a sound safetensors file ({error}). Fetch it again.") from error
+        raise ModelError(f"{where} is not a valid safetensors file ({error}). Download it again.") from error
     strange = [f"{name} ({tensor['dtype']})" for name, tensor in tensors if tensor["dtype"] not in SAFETENSORS_DTYPES]
     if strange:
-        raise ModelError(f"{where} holds types that cannot be converted: {', '.join(strange)}. Allowed: {', '.join(SAFETENSORS_DTYPES)}.")
+        raise ModelError(f"{where} contains types that cannot be converted: {', '.join(strange)}. Allowed: {', '.join(SAFETENSORS_DTYPES)}.")
     try:
         return {name: np.frombuffer(tensor["data"], SAFETENSORS_DTYPES[tensor["dtype"]]).reshape(tensor["shape"]) for name, tensor in tensors}
-    except ValueError as error:  # a shape that NumPy does not have
-        raise ModelError(f"{where} is not a sound safetensors file ({error}). Fetch it again.") from error
+    except ValueError as error:  # a shape that NumPy does not support
+        raise ModelError(f"{where} is not a valid safetensors file ({error}). Download it again.") from error

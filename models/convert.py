@@ -1,33 +1,35 @@
-"""PyTorch checkpoints as experts.
+"""Conversion of PyTorch checkpoints to experts, optionally verified against outputs of the original network.
 
-Checkpoints are those of torchvision and timm, as a file or as `hf-hub:org/name`. Weights become float32:
-float16 and bfloat16 exactly, float64 rounded. Nothing in a checkpoint is ever run.
+Checkpoints are those of torchvision and timm, as a file or as `hf-hub:org/name`. Weights become float32: float16 and
+bfloat16 exactly, float64 rounded. Nothing in a checkpoint is ever executed.
 
-A file holds tensors by name, not what is computed with them. Networks of the same names and shapes that compute something else, such as
-resnetblur50 (blurred before it strides), a ResNet of Caffe (strides in the 1x1 convolutions) or one of output stride 8 (dilated), convert
-without an error and give other outputs. A few outputs of the original, as `check_logits`, find that out.
+A file contains tensors by name, not the computation. Networks with the same names and shapes but another computation, such as
+resnetblur50 (blurred strides), a Caffe ResNet (strides in the 1x1 convolutions) or one of output stride 8 (dilated), convert
+without an error and give other outputs. `check_logits` detects this from a few outputs of the original.
 """
 
 import hashlib
+import io
+import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from ntk_select.errors import ModelError
+from ntk_select.errors import DataError, ModelError, first_line
 from ntk_select.experts.card import Card
+from ntk_select.experts.expert import Expert
 from ntk_select.experts.preprocess import Preprocess
-
-from .architectures import ARCHITECTURES, architecture_in, build, make_expert, tells_of_another
-from .check_logits import as_outputs, check_logits_of
-from .checkpoint_file import opened_checkpoint
-from .guess import fitting, num_classes
-from .hub import PREFIX, HubModel, find_model
-from .mapping import convert_state_dict, to_state_dict
-from .state_dict import network_state, plain_state
-from .torch_file import as_mapping
-from .weights import flatten, write_expert
+from ntk_select.models.architectures import ARCHITECTURES, architecture_in, build, make_expert, names_another
+from ntk_select.models.checkpoint_file import opened_checkpoint
+from ntk_select.models.hub import PREFIX, HubModel, find_model
+from ntk_select.models.state_dict import convert_state_dict, fitting, num_classes, to_state_dict
+from ntk_select.models.torch_file import as_mapping
+from ntk_select.models.weight_sets import network_state, plain_state
+from ntk_select.models.weights import describe_non_weights, flatten, read_whole, write_expert
 
 __all__ = ["convert_checkpoint", "convert_state_dict", "read_checkpoint", "to_state_dict"]
 
@@ -50,31 +52,31 @@ def convert_checkpoint(
 ) -> Card:
     """Writes a checkpoint as an expert, `model.safetensors` and `card.json`, into the folder `out`; returns its card.
 
-    A checkpoint without a head, as self-supervised training leaves it, becomes an expert without one, of 0 classes. A prefix before the
-    names of all layers is dropped. A single linear layer under the head's name, or called like a head, becomes the head. What was decided
-    is said in the card, as `training["converted_from"]["notes"]`.
+    A checkpoint without a head, as from self-supervised training, becomes an expert without one, with 0 classes. A common prefix of the
+    names is removed. A single linear layer with the name of the head, or a name typical of heads, becomes the head. The card lists these
+    decisions in `training["converted_from"]["notes"]`.
 
     Args:
-      checkpoint: a safetensors file, a file that `torch.save` has written, whatever its suffix, or `hf-hub:org/name[@revision]`.
-      architecture: name in `ARCHITECTURES`; timm's tag after the dot is dropped. A model of the hub mostly says its own, and so do training files
-        with an entry "arch".
-      name: of the expert; that of the file or of the hub's model when None.
-      out: the expert's own folder.
+      checkpoint: a safetensors file, a file written by `torch.save` (any suffix), or `hf-hub:org/name[@revision]`.
+      architecture: name in `ARCHITECTURES`; timm's tag after the dot is ignored. Not needed for most models of the hub, and for training files with
+        an entry "arch".
+      name: of the expert; by default that of the file or of the model on the hub.
+      out: folder of the expert.
       source: data set that the network was trained on.
-      preprocess: how the input is made. None: as the hub's configuration says, or ImageNet's usual 224 pixels from 256.
-      licence: terms of the weights. None: as the hub's configuration says.
-      weights: which weights to take where the file holds several sets, by key or prefix: "state_dict", "ema". None: an average over
-        training where there is one; of several averages, or where there is none, the one that comes first in timm's order (`TIMM_ORDER`).
-      drop_head: take the network without its head, as is needed where the head is more than one linear layer.
-      check_logits: outputs of the original network, which the expert must give as well: a .npz file or a mapping with `logits` (n, classes) and
+      preprocess: preprocessing of the input. None: from the configuration on the hub, or ImageNet's usual 224-pixel crop of 256 pixels.
+      licence: terms of the weights. None: from the configuration on the hub.
+      weights: key or prefix of the weights to select if the file contains several sets: "state_dict", "ema". None: an average over
+        training if there is one; of several averages, or without one, the first in timm's order (`TIMM_ORDER`).
+      drop_head: convert the network without its head, as needed if the head is more than one linear layer.
+      check_logits: outputs of the original network that the expert must reproduce: a .npz file or a mapping with `logits` (n, classes) and
         either `images` (uint8, n x height x width x 3, preprocessed here) or `inputs` (float32, n x height x width x 3 or n x 3 x height x width, as
-        the network takes them). Allowed is a difference of 0.1 % of the largest logit with `inputs`, of 2 % with `images`, which libraries
-        resize a little differently.
-      replace_existing: write over what is at `out`.
+        the network takes them). The tolerance is 0.1 % of the largest logit for `inputs`, and 2 % for `images`, since libraries resize
+        images slightly differently.
+      replace_existing: overwrite the expert at `out`.
 
     Raises:
-      ModelError: the checkpoint cannot be read, does not fit the architecture, says that it is of another, holds several sets of weights that differ, gives other outputs than
-        `check_logits`, or the folder cannot be written or is there already.
+      ModelError: the checkpoint cannot be read, does not fit the architecture, declares another one, contains several different sets of
+        weights, or has other outputs than `check_logits`; or the folder exists or cannot be written.
       MissingDependencyError: huggingface_hub (for `hf-hub:`) is not installed.
     """
     checkpoint = str(checkpoint)
@@ -86,21 +88,21 @@ def convert_checkpoint(
         preprocess = preprocess or (model.preprocess() if model.config else None)
         name = name or model.repo.rpartition("/")[2]
     if architecture is not None:
-        build(architecture, num_classes=1)  # refuses a name that is unknown before anything is fetched
+        build(architecture, num_classes=1)  # rejects an unknown name before anything is downloaded
     path = model.weights() if model else Path(checkpoint)
     name = name or path.stem
     if _as_utf8(name) != name:
-        raise ModelError(f"The name {name!r} is not UTF-8, and no expert can have it. Give another: --name NAME")
+        raise ModelError(f"The name {name!r} is not UTF-8. Try: --name NAME")
     where = f"Checkpoint {checkpoint}"
-    outputs = None if check_logits is None else as_outputs(check_logits)
+    outputs = None if check_logits is None else load_outputs(check_logits)
     with opened_checkpoint(path) as content:
-        said = _said_architecture(content)
-        if outputs is None and tells_of_another(said, architecture):
-            raise _of_another(f"{where} says that it is a {said!r}", said, architecture)
+        said = _declared_architecture(content)
+        if outputs is None and names_another(said, architecture):
+            raise _of_another(f"{where} declares the architecture {said!r}", said, architecture)
         if architecture is None and said in ARCHITECTURES:
             architecture = said
         if architecture is None:
-            raise ModelError(f"{where} does not say its architecture. {_guess(plain_state(content, where))}Give one of {', '.join(ARCHITECTURES)}.")
+            raise ModelError(f"{where} does not declare its architecture. {_guess(plain_state(content, where))}Allowed: {', '.join(ARCHITECTURES)}.")
         state = network_state(content, architecture, where, weights=weights, drop_head=drop_head)
     network = build(architecture, num_classes=num_classes(state.tensors, architecture))
     try:
@@ -109,9 +111,9 @@ def convert_checkpoint(
         raise ModelError(f"{checkpoint} as {architecture}: {_guess(state.tensors, architecture)}{error}{state.hint}") from error
     preprocess, notes = preprocess or IMAGENET, list(state.notes)
     if said not in ("", architecture):
-        notes.append(f"The file says that it is a {said!r}.")
+        notes.append(f"The file declares the architecture {said!r}.")
     if outputs is not None:
-        notes.append(check_logits_of(make_expert(name, network, variables, preprocess=preprocess), outputs))
+        notes.append(compare_outputs(make_expert(name, network, variables, preprocess=preprocess), outputs))
     card = Card(
         name=name,
         architecture=architecture,
@@ -137,8 +139,8 @@ def convert_checkpoint(
         raise ModelError(f"The expert cannot be written to {out}: {error.strerror}.") from error
 
 
-def _said_architecture(content: Any) -> str:
-    """The architecture that a training program wrote beside the weights, as timm and PyTorch's examples do; empty without."""
+def _declared_architecture(content: Any) -> str:
+    """The architecture that a training program stored with the weights, as timm and PyTorch's examples do; empty without one."""
     content = as_mapping(content) or {}
     arguments = as_mapping(content.get("args")) or {}
     said = next((text for text in (content.get("arch"), arguments.get("arch"), arguments.get("model")) if isinstance(text, str)), "")
@@ -146,57 +148,155 @@ def _said_architecture(content: Any) -> str:
 
 
 def _of_another(sentence: str, name: str, architecture: str | None) -> ModelError:
-    """The error for weights whose name is that of another network. `sentence` says whose name it is."""
+    """The error for weights with the name of another network, which `sentence` states."""
     if architecture is None and (known := architecture_in(name)):
         return ModelError(
-            f"{sentence}, which is none of the architectures here. If it is a {known} that was trained in another way, type: --arch {known}"
+            f"{sentence}, which is not one of the architectures here. If it is a {known} that was trained in another way, try: --arch {known}"
         )
-    other = f"another network than {architecture!r}" if architecture else "none of the architectures here"
+    other = f"another network than {architecture!r}" if architecture else "not one of the architectures here"
     return ModelError(
-        f"{sentence}, which is {other}, even where the tensors have the same names and shapes. "
-        "To convert it, give --arch NAME and show that they compute the same: --check-logits FILE, from Python check_logits="
+        f"{sentence}, which is {other}, even if the tensors have the same names and shapes. "
+        "If it computes the same, try: --arch NAME --check-logits FILE, from Python check_logits="
     )
 
 
 def _of_hub(model: HubModel, said: str | None, *, checked: bool = False) -> str:
-    """The architecture of a model of the hub: what its configuration says, or what the caller `said`, or its own name.
+    """The architecture of a model of the hub: from its configuration, else the one that the caller `said`, else its name.
 
-    `checked`: whether the conversion compares outputs, so that the name need not tell the architecture.
+    `checked`: whether the conversion compares outputs, so that the name may be that of another architecture.
     """
-    named = model.architecture  # refuses settings that change it, whatever the caller said
-    if model.says_architecture and said not in (None, named):
+    named = model.architecture  # rejects settings that change it, even if the caller names the architecture
+    if model.declares_architecture and said not in (None, named):
         raise ModelError(
-            f"{PREFIX}{model.repo} says that it is a {named!r}, not a {said!r}. Leave the architecture out, or convert the downloaded file."
+            f"{PREFIX}{model.repo} declares the architecture {named!r}, not {said!r}. Try: without --arch, or converting the downloaded file"
         )
     name, wanted = model.repo.rpartition("/")[2], said or (named if named in ARCHITECTURES else None)
-    if not model.says_architecture and not checked and tells_of_another(name, wanted):
+    if not model.declares_architecture and not checked and names_another(name, wanted):
         raise _of_another(f"{PREFIX}{model.repo} is called {name!r}", name, wanted)
-    if not model.says_architecture and said is None and named not in ARCHITECTURES:
-        raise ModelError(f"{PREFIX}{model.repo} does not say its architecture. Give one: --arch NAME, one of {', '.join(ARCHITECTURES)}.")
-    return named if model.says_architecture or said is None else said
+    if not model.declares_architecture and said is None and named not in ARCHITECTURES:
+        raise ModelError(f"{PREFIX}{model.repo} does not declare its architecture. Try: --arch NAME, one of {', '.join(ARCHITECTURES)}")
+    return named if model.declares_architecture or said is None else said
 
 
 def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
-    """The largest state dict in a file, of whatever network, without a prefix before the name of its first layer.
+    """The largest state dict in a file, of any network, without the prefix of its first layer.
 
     Raises:
-      ModelError: there is no such file, it is of another format or damaged, or holds no tensors.
+      ModelError: the file does not exist, has another format, is damaged, or contains no tensors.
     """
     with opened_checkpoint(path) as content:
         return plain_state(content, f"Checkpoint {path}")
 
 
 def _guess(state: Mapping[str, np.ndarray], *said: str) -> str:
-    """A sentence that names other architectures that have these tensors; empty without any."""
+    """A sentence that lists other architectures with these tensors; empty without any."""
     others = [other for other in fitting(state) if other not in said]
     return f"It looks like a {' or '.join(others)}. Try: --arch {others[0]}. " if others else ""
 
 
 def _as_utf8(text: str) -> str:
-    """A path in which bytes that are not UTF-8 are question marks."""
+    """A path with question marks for bytes that are not UTF-8."""
     return text.encode(errors="replace").decode()
 
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+TOLERANCES = {"inputs": 1e-3, "images": 2e-2}
+"""Maximum difference relative to the largest logit. Libraries resize images slightly differently."""
+
+BATCH = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """Outputs of the original network.
+
+    Args:
+      kind: "inputs" or "images".
+      given: images (n, height, width, 3) in uint8, or network inputs in float32.
+      logits: (n, classes).
+    """
+
+    kind: str
+    given: np.ndarray
+    logits: np.ndarray
+
+
+def load_outputs(given: str | Path | Mapping[str, Any]) -> Outputs:
+    """Outputs from a `.npz` file or a mapping with `logits` and either `images` or `inputs`.
+
+    Raises:
+      ModelError: the file cannot be read, or the arrays have other names, types or shapes.
+    """
+    where = "check_logits" if isinstance(given, Mapping) else f"The file of logits {given}"
+    arrays = dict(given) if isinstance(given, Mapping) else _read(Path(given), where)
+    kinds = [kind for kind in TOLERANCES if kind in arrays]
+    if "logits" not in arrays or len(kinds) != 1:
+        raise ModelError(
+            f"{where} contains {', '.join(map(str, arrays)) or 'nothing'}; expected logits (n, classes), and either images (uint8, n x height x width x 3) "
+            "or inputs (float32, as the network takes them). Try: np.savez('logits.npz', inputs=x, logits=y)"
+        )
+    (kind,) = kinds
+    try:
+        images, logits = np.asarray(arrays[kind]), np.asarray(arrays["logits"], np.float64)
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"{where}: {kind} and logits must be arrays of numbers ({first_line(error)}).") from error
+    if kind == "inputs" and images.ndim == 4 and images.shape[1] == 3 != images.shape[3]:
+        images = images.transpose(0, 2, 3, 1)
+    typed = images.dtype == np.uint8 if kind == "images" else images.dtype.kind == "f"
+    if not typed or images.ndim != 4 or images.shape[3] != 3 or logits.ndim != 2 or len(logits) != len(images) or not logits.size:
+        raise ModelError(
+            f"{where}: {kind} is {images.dtype} {images.shape} and logits {logits.shape}; allowed: images in uint8 (n, height, width, 3), or inputs in "
+            "float32 (n, height, width, 3) or (n, 3, height, width), and logits (n, classes)."
+        )
+    if not np.isfinite(logits).all() or not np.abs(logits).max() > 0 or not np.isfinite(images).all():
+        raise ModelError(f"{where}: {kind} and logits must be finite, and logits not all zero.")
+    return Outputs(kind, images if kind == "images" else images.astype(np.float32), logits)
+
+
+def _read(path: Path, where: str) -> dict[str, np.ndarray]:
+    content = read_whole(path, where)
+    if problem := describe_non_weights(content[:1024]):
+        raise ModelError(f"{where} {problem}.")
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+            return dict(stored)
+    except (ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+        raise ModelError(
+            f"{where} cannot be read as an .npz file of numbers ({first_line(error)}). Try: np.savez('logits.npz', inputs=x, logits=y)"
+        ) from error
+
+
+def compare_outputs(expert: Expert, outputs: Outputs) -> str:
+    """A sentence with the largest difference between the logits of the expert and those of the original.
+
+    Raises:
+      ModelError: the difference exceeds `TOLERANCES`, or the shapes differ.
+    """
+    try:
+        inputs = np.asarray(expert.preprocess(outputs.given)) if outputs.kind == "images" else outputs.given
+    except DataError as error:
+        raise ModelError(f"The images of check_logits cannot be used: {error}") from error
+    forward = jax.jit(expert.apply_fn)
+    try:
+        found = np.concatenate([forward(expert.variables, inputs[start : start + BATCH]) for start in range(0, len(inputs), BATCH)]).astype(
+            np.float64
+        )
+    except (TypeError, ValueError) as error:
+        raise ModelError(f"The network does not accept the inputs {inputs.shape} of check_logits: {first_line(error)}") from error
+    if found.shape != outputs.logits.shape:
+        raise ModelError(
+            f"The logits of check_logits have shape {outputs.logits.shape}, those of the converted network {found.shape}. Nothing was written."
+        )
+    share = np.abs(found - outputs.logits).max() / np.abs(outputs.logits).max()
+    allowed = TOLERANCES[outputs.kind]
+    if not share <= allowed:
+        raise ModelError(
+            f"The converted network does not reproduce the logits: the largest difference is {100 * share:.2g} % of the largest logit, "
+            f"allowed: {100 * allowed:g} %. The original has the same tensors but another computation (strides, dilation, blurring, activation), "
+            "or another preprocessing. Nothing was written."
+        )
+    return f"Compared with {len(inputs)} outputs of the original: the largest difference is {100 * share:.2g} % of the largest logit."

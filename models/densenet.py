@@ -1,4 +1,4 @@
-"""DenseNet, as the published PyTorch weights mean it (Huang et al. 2017)."""
+"""DenseNet, compatible with the published PyTorch weights (Huang et al. 2017)."""
 
 from collections.abc import Sequence
 
@@ -6,11 +6,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .layers import batch_norm, conv, global_average_pool, stem
+from ntk_select.models.layers import batch_norm, conv, global_average_pool, stem
 
 
 class DenseLayer(nn.Module):
-    """Norm, ReLU, 1x1 convolution, norm, ReLU, 3x3 convolution; the result is appended to the input's channels."""
+    """Norm, ReLU, 1x1 convolution, norm, ReLU, 3x3 convolution; the output is concatenated with the input."""
 
     growth: int
     bottleneck: int = 4
@@ -43,10 +43,10 @@ class DenseNet(nn.Module):
 
     Args:
       block_sizes: layers of each dense block.
-      growth: channels that each layer adds.
-      num_classes: outputs of the head; 0: there is none, and the pre-logits are what comes out.
+      growth: channels added by each layer.
+      num_classes: outputs of the head; with 0 there is no head, and the outputs are the pre-logits.
       initial: channels of the stem.
-      bottleneck: channels of the 1x1 convolutions, in multiples of `growth`.
+      bottleneck: channels of the 1x1 convolutions, as a multiple of `growth`.
       stem: one of `layers.STEMS`.
     """
 
@@ -67,7 +67,7 @@ class DenseNet(nn.Module):
 
     @property
     def last_conv(self) -> dict:
-        """Where the last convolution is, for `ntk_select.LastConv`. Its channels are the last ones appended."""
+        """Arguments of `ntk_select.LastConv`. Its channels are the last ones of the pre-logits."""
         layer = f"denseblock{len(self.block_sizes)}_denselayer{self.block_sizes[-1]}"
         return {
             "path": (layer, "conv2", "kernel"),

@@ -1,4 +1,4 @@
-"""Models of the Hugging Face Hub: what their configuration says, and where their files lie once downloaded.
+"""Models of the Hugging Face Hub: their configuration, and download of their files.
 
 A name is `hf-hub:org/name` or `hf-hub:org/name@revision`. Its `config.json` is read as timm writes it.
 """
@@ -13,12 +13,11 @@ from typing import Any
 
 from ntk_select.errors import ConfigError, ModelError, first_line, missing
 from ntk_select.experts.preprocess import Preprocess
-
-from .architectures import ARCHITECTURES, build
+from ntk_select.models.architectures import ARCHITECTURES, build
 
 PREFIX = "hf-hub:"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""What the weights may be called, the preferred name first."""
+"""File names of the weights, the preferred one first."""
 
 UNCHANGED = {
     "global_pool": ("avg",),
@@ -40,13 +39,13 @@ UNCHANGED = {
     "down_kernel_size": (1,),
     "replace_stem_pool": (False,),
 }
-"""Settings of timm, and the values that leave an architecture as it was published. Others may change it while the weights' names stay."""
+"""Settings of timm, and their values for the published architecture. Other values may change it without changing the names of the weights."""
 
 NOT_OF_EVALUATION = re.compile(
     r"num_classes|\w*drop\w*(rate|path|prob)\w*|\w*dropout|stochastic_depth_prob|(zero|weight)_init\w*|pretrained\w*|cache_dir|"
     r"checkpoint_path|use_checkpoint|\w*checkpointing|memory_efficient|scriptable|(bn|norm)_momentum"
 )
-"""Settings, with any value, that do not change what the network computes in evaluation: dropout, initial values, ways to compute the same."""
+"""Settings that do not affect the outputs in evaluation mode: dropout, initialisation, implementation options."""
 
 FIELDS = {
     "layers": "stage_sizes",
@@ -56,17 +55,17 @@ FIELDS = {
     "bn_size": "bottleneck",
     "num_init_features": "initial",
 }
-"""Settings of timm that differ from architecture to architecture, and the fields of the networks here that have their published values."""
+"""Settings of timm that depend on the architecture, and the fields of our networks with their published values."""
 
 
 @dataclass(frozen=True)
 class HubModel:
-    """A model of the hub whose `config.json`, if it has one, has been read.
+    """A model of the hub with its `config.json`.
 
     Args:
       repo: "org/name".
       revision: branch, tag or commit; None for the newest.
-      config: the whole `config.json`, empty when there is none.
+      config: content of `config.json`, empty if there is none.
     """
 
     repo: str
@@ -75,45 +74,45 @@ class HubModel:
 
     @property
     def where(self) -> str:
-        """The configuration's name in error messages."""
+        """Name of the configuration in error messages."""
         return f"config.json of {PREFIX}{self.repo}"
 
     @property
     def pretrained(self) -> Mapping[str, Any]:
-        """What is said of the weights; older files say it beside the architecture."""
+        """The section on the weights; in older files it is at the top level."""
         return self.config.get("pretrained_cfg") or self.config
 
     @property
-    def says_architecture(self) -> bool:
+    def declares_architecture(self) -> bool:
         """Whether the configuration names the architecture, as timm's do."""
         return bool(self.config.get("architecture"))
 
     @property
     def architecture(self) -> str:
-        """timm's architecture without the tag of the weights: "resnet50" for "resnet50.a1_in1k"; the model's own name where the configuration has none.
+        """timm's architecture without the tag of the weights: "resnet50" for "resnet50.a1_in1k"; the name of the model if the configuration has none.
 
         Raises:
-          ModelError: the configuration changes the architecture in a way that the names and shapes of the weights do not show.
+          ModelError: the configuration changes the architecture without changing names and shapes of the weights.
         """
         named = str(self.config.get("architecture") or self.repo.rpartition("/")[2]).split(".")[0]
         published = build(named, num_classes=1) if named in ARCHITECTURES else None
         settings = {"global_pool": self.config.get("global_pool"), **(self.config.get("model_args") or {})}
         changes = {key: value for key, value in settings.items() if not _leaves_unchanged(key, value, published)}
         if changes:
-            raise ModelError(f"{self.where}: the architecture is changed by {changes}; only architectures as they were published can be converted.")
+            raise ModelError(f"{self.where}: the architecture is changed by {changes}; only published architectures can be converted.")
         return named
 
     @property
     def licence(self) -> str | None:
-        """Terms of the weights, if the configuration says them; several, or whatever else it says, as text."""
+        """Terms of the weights according to the configuration, as text; None if it has none."""
         said = self.pretrained.get("license") or self.config.get("license")
         return ", ".join(map(str, said)) if isinstance(said, list) else str(said) if said else None
 
     def preprocess(self) -> Preprocess:
-        """How the model's input is made, with timm's defaults for what the configuration leaves out.
+        """Preprocessing of the input, with timm's defaults for missing settings.
 
         Raises:
-          ModelError: the input is not square and coloured, or is cropped or resized in a way that `Preprocess` has not.
+          ModelError: the input is not square RGB, or `Preprocess` does not support the cropping or resizing.
         """
         said = {key: value for key, value in self.pretrained.items() if value is not None}
         try:
@@ -131,31 +130,31 @@ class HubModel:
             )
         except (TypeError, ValueError, ArithmeticError, ConfigError) as error:
             raise ModelError(
-                f"{self.where}: {str(error).rstrip('.')}. Say how the input is made: --size 224 --resize 256 --interpolation bicubic, or preprocess=Preprocess(...) in Python"
+                f"{self.where}: {str(error).rstrip('.')}. Try: --size 224 --resize 256 --interpolation bicubic, or preprocess=Preprocess(...) in Python"
             ) from error
 
     def weights(self) -> Path:
-        """Downloads the weights, unless they are in the hub's cache, and returns their file.
+        """Downloads the weights, unless they are in the cache of the hub, and returns their path.
 
         Raises:
-          ModelError: the model has none under a known name, or they cannot be fetched.
+          ModelError: the model has no weights with a known name, or they cannot be downloaded.
         """
         for name in WEIGHTS:
             if path := _download(self.repo, self.revision, name):
                 return path
-        raise ModelError(f"{PREFIX}{self.repo} holds neither {' nor '.join(WEIGHTS)}.")
+        raise ModelError(f"{PREFIX}{self.repo} contains neither {' nor '.join(WEIGHTS)}.")
 
 
 def find_model(name: str) -> HubModel:
-    """The hub's model of the name `hf-hub:org/name[@revision]`; its configuration is downloaded, its weights are not.
+    """The model `hf-hub:org/name[@revision]`. Downloads its configuration, but not its weights.
 
     Raises:
-      ModelError: the name is malformed, the model does not exist or cannot be fetched, or its configuration is not an object in JSON.
+      ModelError: the name is malformed, the model does not exist or cannot be downloaded, or its configuration is not a JSON object.
       MissingDependencyError: huggingface_hub is not installed.
     """
     repo, _, revision = name.removeprefix(PREFIX).partition("@")
     if repo.count("/") != 1 or not all(repo.split("/")):
-        raise ModelError(f"{name!r} is not a name of the hub. Type: {PREFIX}ORG/NAME, for example {PREFIX}timm/resnet50.a1_in1k")
+        raise ModelError(f"{name!r} is not a name of the hub. Try: {PREFIX}ORG/NAME, for example {PREFIX}timm/resnet50.a1_in1k")
     path = _download(repo, revision or None, "config.json")
     if path is None:
         return HubModel(repo, revision or None)
@@ -198,6 +197,6 @@ def _download(repo: str, revision: str | None, file: str) -> Path | None:
     except EntryNotFoundError:
         return None
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
-        raise ModelError(f"{name} does not exist on the hub, or it asks for a login: {first_line(error)}") from error
-    except Exception as error:  # The client lets through errors of its several transports, which share no base class.
-        raise ModelError(f"{file} of {name} cannot be fetched ({type(error).__name__}): {first_line(error)}") from error
+        raise ModelError(f"{name} does not exist on the hub, or requires a login: {first_line(error)}") from error
+    except Exception as error:  # errors of the client's transports have no common base class
+        raise ModelError(f"{file} of {name} cannot be downloaded ({type(error).__name__}): {first_line(error)}") from error

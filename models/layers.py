@@ -1,7 +1,7 @@
-"""Which layers, with PyTorch's semantics, are the experts built from?
+"""Layers with PyTorch's semantics, of which the architectures are built.
 
-Images are NHWC, kernels HWIO. Padding is explicit and symmetric, as in PyTorch; "SAME" of XLA pads a strided
-convolution on the other side. Batch norm keeps epsilon 1e-5 and PyTorch's momentum 0.1 (0.9 in Flax's words).
+Images are NHWC, kernels HWIO. Padding is explicit and symmetric as in PyTorch, since "SAME" pads strided convolutions
+asymmetrically. Batch norm has epsilon 1e-5 and PyTorch's momentum 0.1 (0.9 in Flax).
 """
 
 import functools
@@ -30,7 +30,7 @@ def conv(features: int, kernel: int, *, stride: int = 1, padding: int = 0, use_b
 
 
 class BatchNorm(nn.BatchNorm):
-    """Flax's batch norm, but what it keeps of a batch is the unbiased variance, as in PyTorch. It normalises with the biased one, as both do."""
+    """Flax's batch norm with PyTorch's running variance, which is unbiased. Batches are normalised with the biased variance, as in both."""
 
     def __call__(self, x, use_running_average: bool | None = None):
         """Normalises x over all axes but the last."""
@@ -38,22 +38,22 @@ class BatchNorm(nn.BatchNorm):
             return super().__call__(x, use_running_average)
         before = self.get_variable("batch_stats", "var")
         out = super().__call__(x, use_running_average)
-        number, kept = x.size // x.shape[-1], self.momentum * before
-        self.put_variable("batch_stats", "var", kept + (self.get_variable("batch_stats", "var") - kept) * (number / max(number - 1, 1)))
+        number, decayed = x.size // x.shape[-1], self.momentum * before
+        self.put_variable("batch_stats", "var", decayed + (self.get_variable("batch_stats", "var") - decayed) * (number / max(number - 1, 1)))
         return out
 
 
 def batch_norm(train: bool, name: str) -> BatchNorm:
-    """Batch norm over all but the channels; running statistics when not training."""
+    """Batch norm over all axes but the channels, with running statistics in evaluation mode."""
     return BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name)
 
 
 STEMS = {"imagenet": (7, 2, 3), "small": (3, 1, 1), "small_strided": (4, 2, 1)}
-"""How a network begins: kernel, stride and padding of its first convolution. "imagenet" pools after it."""
+"""Kernel size, stride and padding of the first convolution. "imagenet" is followed by max pooling."""
 
 
 def stem(x, kind: str, features: int, *, train: bool, conv_name: str, norm_name: str):
-    """The first convolution, batch norm and ReLU, and for "imagenet" the pooling after them."""
+    """First convolution, batch norm and ReLU, and for "imagenet" max pooling."""
     kernel, stride, padding = STEMS[kind]
     x = conv(features, kernel, stride=stride, padding=padding, name=conv_name)(x)
     x = nn.relu(batch_norm(train, norm_name)(x))
@@ -61,12 +61,12 @@ def stem(x, kind: str, features: int, *, train: bool, conv_name: str, norm_name:
 
 
 def max_pool(x, window: int, *, stride: int, padding: int = 0):
-    """Max pooling; padded pixels never win."""
+    """Max pooling with padding of -infinity."""
     return nn.max_pool(x, (window, window), (stride, stride), ((padding, padding), (padding, padding)))
 
 
 def global_average_pool(x):
-    """Mean over all positions: (n, h, w, c) to (n, c)."""
+    """Mean over positions: (n, h, w, c) to (n, c)."""
     return x.mean(axis=(1, 2))
 
 
@@ -80,18 +80,16 @@ def _averaging_matrix(size: int, bins: int) -> np.ndarray:
 
 
 def adaptive_average_pool(x, bins: int):
-    """Average over bins x bins windows that cover the image, overlapping where the size does not divide.
+    """Average over bins x bins windows that cover the image, overlapping if the size is not a multiple of `bins`.
 
-    The same windows as torch.nn.AdaptiveAvgPool2d: floor(i * size / bins) up to ceil((i + 1) * size / bins).
+    The windows are those of torch.nn.AdaptiveAvgPool2d: floor(i * size / bins) up to ceil((i + 1) * size / bins).
     """
     if 0 in x.shape[1:3]:
-        raise ModelError(
-            f"Nothing is left of the image before the adaptive pooling (maps of {x.shape[1:3]}); the input is too small for this network."
-        )
+        raise ModelError(f"The input is too small for this network: the feature maps before the adaptive pooling have size {x.shape[1:3]}.")
     rows, columns = (jnp.asarray(_averaging_matrix(size, bins), x.dtype) for size in x.shape[1:3])
     return jnp.einsum("ah,bw,nhwc->nabc", rows, columns, x, precision="highest")
 
 
 def key_of_batch(x) -> jax.Array:
-    """A random key that the batch itself decides: dropout draws other units for other images, and the same ones for the same."""
+    """A random key that is a function of the batch, so that dropout is reproducible and differs between batches."""
     return jax.random.fold_in(jax.random.key(0), jax.lax.bitcast_convert_type(x.astype(jnp.float32).sum(), jnp.uint32))

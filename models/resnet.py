@@ -1,6 +1,6 @@
-"""ResNet and Wide ResNet, as the published PyTorch weights mean them.
+"""ResNet and Wide ResNet, compatible with the published PyTorch weights.
 
-He et al. 2016 (stride on the 3x3 convolution of a bottleneck, as torchvision has it) and Zagoruyko & Komodakis 2016.
+He et al. 2016, with the stride in the 3x3 convolution of a bottleneck as in torchvision, and Zagoruyko & Komodakis 2016.
 """
 
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 
-from .layers import batch_norm, conv, global_average_pool, stem
+from ntk_select.models.layers import batch_norm, conv, global_average_pool, stem
 
 
 class BasicBlock(nn.Module):
@@ -31,7 +31,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 convolutions and a shortcut; four times as many channels leave as `planes`."""
+    """1x1, 3x3, 1x1 convolutions and a shortcut, with 4 x `planes` output channels."""
 
     planes: int
     stride: int = 1
@@ -53,7 +53,7 @@ class Bottleneck(nn.Module):
 
 
 def _last_conv(block: nn.Module, layer: nn.Conv, x):
-    """Applies the block's last convolution; in the network's last block, lets the scores see and perturb it."""
+    """Applies the last convolution of a block; in the last block of the network it is exposed to scores."""
     out = layer(x)
     if block.is_last:
         block.sow("intermediates", "conv_inputs", x)
@@ -73,9 +73,9 @@ class ResNet(nn.Module):
     Args:
       stage_sizes: blocks of each stage; the first block of every stage but the first halves the image.
       block: `BasicBlock` or `Bottleneck`.
-      num_classes: outputs of the head; 0: there is none, and the pre-logits are what comes out.
-      width: channels of the first stage; each stage doubles them, unless `widths` names them one by one.
-      base_width: width of a bottleneck's inner convolutions when `width` is 64 (128 in a Wide ResNet-50-2).
+      num_classes: outputs of the head; with 0 there is no head, and the outputs are the pre-logits.
+      width: channels of the first stage; doubled in each stage, unless `widths` lists them.
+      base_width: width of the inner convolutions of a bottleneck for `width` 64 (128 in a Wide ResNet-50-2).
       stem: one of `layers.STEMS`.
     """
 
@@ -94,7 +94,7 @@ class ResNet(nn.Module):
 
     @property
     def last_conv(self) -> dict:
-        """Where the last convolution is, for `ntk_select.LastConv`."""
+        """Arguments of `ntk_select.LastConv`."""
         block = f"layer{len(self.stage_sizes)}_{self.stage_sizes[-1] - 1}"
         padding = 1 if self.block.last_conv_name == "conv2" else 0
         return {

@@ -1,338 +1,277 @@
-"""The network's tensors in a checkpoint: which set of weights, under which prefix, with which head.
+"""PyTorch state dicts and Flax variables: the one-to-one mapping of names and axes, and recognition of an architecture by it.
 
-Training programs put the state dict under keys ("state_dict", "ema"), and wrappers put prefixes before its names ("module.", "_orig_mod.",
-"backbone."). Neither is known by a list: the architecture's own names are looked for, wherever they are, after whatever prefix. Only wrappers of
-single layers, which stand inside names ("features.module.0.weight"), are `WRAPPERS`.
+The names are those of torchvision, which timm shares for the architectures here. Every tensor of a state dict is either
+mapped or matches `IGNORED`, and every Flax variable is set.
 """
 
 import re
-import shlex
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 
 from ntk_select.errors import ModelError
+from ntk_select.models.architectures import ARCHITECTURES, build
+from ntk_select.models.weights import flatten, unflatten
 
-from .guess import Layout, layout
-from .mapping import IGNORED, current_name
-from .torch_file import Closed, Tensor, as_mapping
+IGNORED = ("*.num_batches_tracked", "*total_ops", "*total_params")
+"""Tensors that inference does not use: the step counter of batch norm, and counts of a profiler."""
 
-TIMM_ORDER = ("state_dict_ema", "model_ema", "state_dict", "model")
-"""The keys under which timm looks for weights; the first that is there wins."""
+LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+"""Names of the arrays of a layer in Flax, and in PyTorch."""
 
-AVERAGE = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?|shadow|polyak)(?![a-z])")
-"""What the label of weights that were averaged over training contains."""
+LAYERS = {
+    "ResNet": {
+        r"layer(\d+)_(\d+)": r"layer\1.\2",
+        r"downsample_conv": r"downsample.0",
+        r"downsample_bn": r"downsample.1",
+    },
+    "DenseNet": {
+        r"(conv0|norm0|norm5|transition\d+)": r"features.\1",
+        r"(denseblock\d+)_(denselayer\d+)": r"features.\1.\2",
+    },
+    "AlexNet": {
+        r"conv1": r"features.0",
+        r"conv2": r"features.3",
+        r"conv3": r"features.6",
+        r"conv4": r"features.8",
+        r"conv5": r"features.10",
+        r"fc6": r"classifier.1",
+        r"fc7": r"classifier.4",
+        r"fc8": r"classifier.6",
+    },
+}
+"""Per class of network: patterns of layer names in Flax, and their names in PyTorch. Other names are equal in both."""
 
-HEAD_WORDS = re.compile(r"fc|head|classif|linear|logit|dense|cls|output")
-TRAINING_ONLY = re.compile(
-    r"\w*(criterion|loss|accuracy|confmat|queue)\w*|(\w*_)?metrics?(_\w*)?|(pixel_|image_)?(mean|std)|(\w*_)?(step|epoch|counter)s?"
-)
-"""Components of names of tensors that the way from the network to its logits does not need: the loss's, the metrics', the input's."""
+OLD_NAMES = {"DenseNet": (r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)", r"\1\2")}
+"""Names of older torchvision releases: "denselayer1.norm.1.weight" for "denselayer1.norm1.weight"."""
 
-WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_checkpoint_wrapped_module", "_forward_module")
-"""What PyTorch puts into the names of layers that run in parallel, are compiled, sharded or computed twice."""
+TO_FLAX = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
+"""Permutations of axes from PyTorch to Flax: (out, in) to (in, out), OIHW to HWIO."""
 
-STEMS = ("conv1.weight", "features.conv0.weight", "features.0.weight")
-"""The first convolution of each family, by which a prefix is found where no architecture is known."""
-
-DEEPEST = 8
-"""Containers within containers that are looked into."""
+FLOATS = tuple(np.dtype(kind) for kind in (np.float32, np.float64, np.float16, ml_dtypes.bfloat16))
 
 
-@dataclass(frozen=True, eq=False)
-class WeightSet:
-    """One set of weights of a network.
+class TensorSpec(NamedTuple):
+    """A tensor of a state dict: its shape in PyTorch, and the name of its Flax variable as in `flatten`."""
+
+    shape: tuple[int, ...]
+    variable: str
+
+
+def tensor_table(module: nn.Module) -> dict[str, TensorSpec]:
+    """All tensors of the state dict of a network by name, without the `IGNORED` ones.
+
+    Raises:
+      ModelError: the class of the network is not in `LAYERS`.
+    """
+    network = type(module).__name__
+    if network not in LAYERS:
+        raise ModelError(
+            f"There is no table of PyTorch names for {network}. There is one for {', '.join(LAYERS)}; add a row to LAYERS in models/state_dict.py."
+        )
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3), jnp.float32))
+    shapes = {collection: shapes[collection] for collection in ("params", "batch_stats") if collection in shapes}
+    table = {}
+    for variable, leaf in flatten(shapes).items():
+        _, *layers, last = variable.split("/")
+        key = ".".join([*(_layer_name(network, layer) for layer in layers), LEAVES[last]])
+        from_flax = np.argsort(TO_FLAX[len(leaf.shape)])
+        table[key] = TensorSpec(tuple(leaf.shape[axis] for axis in from_flax), variable)
+    return table
+
+
+def convert_state_dict(state: Mapping[str, np.ndarray], module: nn.Module, *, dtype=np.float32) -> dict[str, Any]:
+    """Variables {"params": ..., "batch_stats": ...} of `module` from a PyTorch state dict.
 
     Args:
-      keys: that lead to its mapping.
-      prefix: before all of its names there.
-      tensors: by name, without the prefix.
-      beside: the other tensors of the mapping, by their whole names.
-      wrappers: that stood inside names and were dropped, of `WRAPPERS`.
-      closed: what has a name of the network and is no tensor, with its kind.
-      no_tensors: what else is among the tensors.
-      complete: whether all tensors of the architecture's body are there, in their shapes, and no others of the body.
+      state: arrays by PyTorch name, in float16, bfloat16, float32 or float64.
+      module: the network, with as many classes as the state dict's head.
+      dtype: of the variables. Half precision is converted to float32 exactly, float64 is rounded.
+
+    Raises:
+      ModelError: tensors are missing, unknown, duplicate, of the wrong shape, not floating point, or contain values
+        that are not finite in `dtype`, or negative variances. One message lists all of them.
+    """
+    table = tensor_table(module)
+    state, twice = _current_names(state, type(module).__name__)
+    faults = {
+        "given under an old and a new name": twice,
+        "unknown": [key for key in state if key not in table and not any(fnmatchcase(key, pattern) for pattern in IGNORED)],
+        "missing": [key for key in table if key not in state],
+        "of the wrong shape": [],
+        "not floating point": [],
+        "with NaN or infinity": [],
+        "with negative variances": [],
+    }
+    flat = {}
+    for key in sorted(table.keys() & state.keys()):
+        array, (shape, variable) = np.asarray(state[key]), table[key]
+        if array.shape != shape:
+            faults["of the wrong shape"].append(f"{key} {array.shape}, expected {shape}")
+        if array.dtype not in FLOATS:
+            faults["not floating point"].append(f"{key} ({array.dtype})")
+        if array.shape != shape or array.dtype not in FLOATS:
+            continue
+        with np.errstate(over="ignore"):
+            array = array.astype(dtype, copy=False)
+        if not np.isfinite(array).all():
+            faults["with NaN or infinity"].append(key)
+        elif key.endswith(LEAVES["var"]) and (array < 0).any():
+            faults["with negative variances"].append(key)
+        flat[variable] = np.array(array.transpose(TO_FLAX[array.ndim]), order="C")
+    _raise_for(faults, f"The checkpoint does not fit {type(module).__name__}")
+    return {"params": {}, "batch_stats": {}, **unflatten(flat)}
+
+
+def to_state_dict(variables: Mapping[str, Any], module: nn.Module) -> dict[str, np.ndarray]:
+    """The PyTorch state dict of a network's variables: the inverse of `convert_state_dict`, in the variables' own dtype.
+
+    Raises:
+      ModelError: the variables are not those of `module`.
+    """
+    table, flat = tensor_table(module), flatten(variables)
+    state = {key: flat[row.variable].transpose(np.argsort(TO_FLAX[len(row.shape)])) for key, row in table.items() if _fits(flat, row)}
+    faults = {
+        "unknown": sorted(flat.keys() - {row.variable for row in table.values()}),
+        "missing": [row.variable for row in table.values() if row.variable not in flat],
+        "of the wrong shape": [row.variable for row in table.values() if row.variable in flat and not _fits(flat, row)],
+    }
+    _raise_for(faults, f"The variables do not fit {type(module).__name__}")
+    return {key: np.ascontiguousarray(array) for key, array in state.items()}
+
+
+def convertible_names(state: Mapping[str, np.ndarray], network: str) -> dict[str, np.ndarray]:
+    """The state dict under current names, without the `IGNORED` tensors. `network` is the class name of the module."""
+    renamed, _ = _current_names(state, network)
+    return {key: value for key, value in renamed.items() if not any(fnmatchcase(key, pattern) for pattern in IGNORED)}
+
+
+def _fits(flat: Mapping[str, np.ndarray], row: TensorSpec) -> bool:
+    return row.variable in flat and flat[row.variable].shape == tuple(row.shape[axis] for axis in TO_FLAX[len(row.shape)])
+
+
+def _layer_name(network: str, layer: str) -> str:
+    for pattern, replacement in LAYERS[network].items():
+        if match := re.fullmatch(pattern, layer):
+            return match.expand(replacement)
+    return layer
+
+
+def current_name(key: str, network: str) -> str:
+    """The current name of a tensor that an older release may have written, with its prefix. `network` is the class name of the module."""
+    pattern, replacement = OLD_NAMES.get(network, ("(?!)", ""))
+    match = re.fullmatch(pattern, key)
+    return match.expand(replacement) if match else key
+
+
+def _current_names(state: Mapping[str, np.ndarray], network: str) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The state dict under current names, and the names that occur twice."""
+    renamed, twice = {}, []
+    for key, value in state.items():
+        new = current_name(key, network)
+        if new in renamed:
+            twice.append(new)
+        renamed[new] = value
+    return renamed, twice
+
+
+def _raise_for(faults: Mapping[str, list[str]], sentence: str, most: int = 10) -> None:
+    found, shown = [], max(1, most // max(1, sum(map(bool, faults.values()))))
+    for fault, names in faults.items():
+        if names:
+            more = f" and {len(names) - shown} more" if len(names) > shown else ""
+            found.append(f"{len(names)} {'tensor' if len(names) == 1 else 'tensors'} {fault}: {', '.join(names[:shown])}{more}")
+    if found:
+        raise ModelError(f"{sentence}. " + "; ".join(found) + ".")
+
+
+BLOCKS = (r"layer(\d+)\.(\d+)\..*", r"features\.denseblock(\d+)\.denselayer(\d+)\..*")
+"""Patterns of names that give the number of blocks of each stage."""
+
+
+def num_classes(state: Mapping[str, np.ndarray], architecture: str) -> int:
+    """Number of rows of the head, 0 without a head; 1 for a malformed head, which the conversion then reports."""
+    weight, *others = _head(architecture)
+    if not any(key in state for key in (weight, *others)):
+        return 0 if state.keys() & _table(architecture).keys() else 1
+    head = state.get(weight)
+    return len(head) if head is not None and head.ndim == 2 and len(head) else 1
+
+
+@dataclass(frozen=True)
+class StateDictLayout:
+    """The tensors of an architecture's state dict.
+
+    Args:
+      network: class name of its module.
+      body: shapes by name, without the head.
+      head: shapes of weight and bias of the head for one class.
     """
 
-    keys: tuple[str, ...]
-    prefix: str
-    tensors: Mapping[str, Any]
-    beside: Mapping[str, Any]
-    wrappers: tuple[str, ...]
-    closed: Mapping[str, str]
-    no_tensors: tuple[str, ...]
-    complete: bool
+    network: str
+    body: Mapping[str, tuple[int, ...]]
+    head: Mapping[str, tuple[int, ...]]
 
     @property
-    def label(self) -> str:
-        """Keys and prefix in one, as `weights` takes it: "state_dict.model"."""
-        return ".".join([*self.keys, *filter(None, self.prefix.split("."))])
+    def head_layer(self) -> str:
+        """Name of the head, as "fc"."""
+        return next(iter(self.head)).rpartition(".")[0]
 
 
-@dataclass(frozen=True, eq=False)
-class NetworkState:
-    """The state dict of a network, with what had to be decided to find it.
-
-    Args:
-      tensors: arrays by name.
-      weights: label of the set that was taken; empty where the file holds the state dict alone.
-      notes: sentences on what was taken, dropped and left out.
-      hint: what may help where the tensors do not fit the architecture; empty or a sentence.
-    """
-
-    tensors: dict[str, np.ndarray]
-    weights: str = ""
-    notes: tuple[str, ...] = ()
-    hint: str = ""
+@lru_cache(maxsize=32)
+def state_dict_layout(architecture: str) -> StateDictLayout:
+    """The tensors of the state dict of an architecture."""
+    table, head = _table(architecture), _head(architecture)
+    body = {key: row.shape for key, row in table.items() if key not in head}
+    return StateDictLayout(type(build(architecture, num_classes=1)).__name__, body, {key: table[key].shape for key in head})
 
 
-def network_state(content: Any, architecture: str, where: str, *, weights: str | None = None, drop_head: bool = False) -> NetworkState:
-    """The state dict of a network of `architecture` in what a checkpoint holds.
-
-    Args:
-      content: nested containers with tensors.
-      architecture: name in `ARCHITECTURES`.
-      where: the checkpoint's name in errors.
-      weights: which set to take where there are several: a part of its label, as "ema".
-      drop_head: take the network without its head.
-
-    Raises:
-      ModelError: there are no tensors, several sets that differ and none that is known to be the one, or no set of the label `weights`.
-    """
-    network = layout(architecture)
-    sets = _weight_sets(content, network)
-    if not sets:
-        tensors = plain_state(content, where)
-        if weights is not None:
-            raise ModelError(f"{where} holds no weights of {architecture} under {weights!r}. Leave out: --weights, from Python weights=")
-        return NetworkState(tensors)
-    taken, notes = _choose(sets, weights, where)
-    if taken.closed:
-        raise ModelError(f"{where}: {_listed([f'{name} ({kind})' for name, kind in taken.closed.items()])}, of a type that cannot be converted.")
-    if taken.prefix:
-        everywhere = "" if taken.beside else "all "
-        notes.append(f"The prefix {taken.prefix!r} of {everywhere}names was dropped.")
-    if taken.wrappers:
-        notes.append(f"Dropped inside names: {', '.join(map(repr, taken.wrappers))}.")
-    elsewhere = tuple(other.prefix for other in sets if other.keys == taken.keys and other is not taken)
-    tensors, said, hint = _with_head(taken, network, drop_head, elsewhere)
-    notes += said
-    if taken.no_tensors:
-        notes.append(f"Left out, as they are no tensors: {_listed(taken.no_tensors)}.")
-    others = [other for other in sets if other is not taken]
-    if others and not taken.complete:
-        hint += f" Other weights in the file: {', '.join(other.label for other in others)}. {_how_to_take(others[0])}"
-    return NetworkState({name: _array(tensor, name, where) for name, tensor in tensors.items()}, taken.label, tuple(notes), hint)
+def fitting(state: Mapping[str, np.ndarray]) -> list[str]:
+    """Architectures with exactly these tensors and shapes, for any number of classes or without a head."""
+    stages = _stages(state)
+    likely = [name for name, maker in ARCHITECTURES.items() if _sizes(maker) == stages]
+    return [name for name in likely if _matches(state, name)]
 
 
-def plain_state(content: Any, where: str) -> dict[str, np.ndarray]:
-    """The largest set of tensors in what a checkpoint holds, whatever the network, without a prefix before the name of its first layer.
-
-    Raises:
-      ModelError: there are no tensors.
-    """
-    found = [mapping for _, mapping in _mappings(content)]
-    if not found:
-        kind = content.kind if isinstance(content, Closed) else type(content).__name__
-        raise ModelError(
-            f"{where} holds a {kind}, not a state dict, and nothing in it was run. Save it with: torch.save(model.state_dict(), 'model.pth')"
-        )
-    tensors = max(map(_tensors, found), key=len)
-    short = {_without_wrappers(name): tensor for name, tensor in tensors.items()}
-    tensors = short if len(short) == len(tensors) else tensors
-    if not tensors:
-        others = [f"{key if isinstance(key, str) else _kind(key)} ({_kind(value)})" for key, value in found[0].items()]
-        raise ModelError(f"{where} holds no tensors{': ' if others else ''}{', '.join(others[:5])}. Allowed is a state dict, alone or under any key.")
-    stems = sorted((key for key in tensors if key.endswith(STEMS)), key=len)
-    prefix = stems[0].removesuffix(next(stem for stem in STEMS if stems[0].endswith(stem))) if stems else ""
-    prefix = prefix if prefix.endswith(".") else ""
-    return {name.removeprefix(prefix): _array(tensor, name, where) for name, tensor in tensors.items() if name.startswith(prefix)}
+def _matches(state: Mapping[str, np.ndarray], architecture: str) -> bool:
+    table, head = _table(architecture), _head(architecture)
+    names = convertible_names(state, type(build(architecture, num_classes=1)).__name__)
+    body = {key: row.shape for key, row in table.items() if key not in head}
+    if {key: np.shape(names[key]) for key in names if key not in head} != body:
+        return False
+    return not names.keys() & set(head) or all(key in names and np.shape(names[key])[1:] == table[key].shape[1:] for key in head)
 
 
-def _array(tensor, name: str, where: str) -> np.ndarray:
-    array = tensor.array(f"{name} of {where[0].lower()}{where[1:]}") if isinstance(tensor, Tensor) else tensor
-    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
+def _stages(state: Mapping[str, np.ndarray]) -> tuple[int, ...]:
+    """Number of blocks of each stage according to the names; () if there are none."""
+    found: dict[int, set[int]] = {}
+    for key in state:
+        for pattern in BLOCKS:
+            if match := re.fullmatch(pattern, key):
+                found.setdefault(int(match[1]), set()).add(int(match[2]))
+    return tuple(len(found[stage]) for stage in sorted(found))
 
 
-def _kind(value: Any) -> str:
-    return value.kind if isinstance(value, Closed) else type(value).__name__
+def _sizes(maker) -> tuple[int, ...]:
+    settings = getattr(maker, "keywords", {})
+    return tuple(settings.get("stage_sizes") or settings.get("block_sizes") or ())
 
 
-def _label(key: Any) -> str:
-    """A key of a mapping as text; of another key than a text or a whole number, which may be of any size, the type."""
-    return key if isinstance(key, str) else str(key) if isinstance(key, int) and abs(key) < 2**63 else _kind(key)
+@lru_cache(maxsize=32)
+def _table(architecture: str) -> dict[str, TensorSpec]:
+    return tensor_table(build(architecture, num_classes=1))
 
 
-def _tensors(mapping: Mapping) -> dict[str, Any]:
-    return {key: value for key, value in mapping.items() if isinstance(key, str) and isinstance(value, Tensor | np.ndarray)}
-
-
-def _mappings(content: Any, keys: tuple[str, ...] = (), seen: set[int] | None = None) -> Iterator[tuple[tuple[str, ...], Mapping]]:
-    """All mappings in nested ones, with the keys that lead there. Each is looked into once, for one may hold itself."""
-    seen = set() if seen is None else seen
-    mapping = as_mapping(content)
-    if mapping is None or len(keys) > DEEPEST:
-        return
-    yield keys, mapping
-    if id(content) not in seen:
-        seen.add(id(content))
-        for key, value in mapping.items():
-            yield from _mappings(value, (*keys, _label(key)), seen)
-
-
-def _weight_sets(content: Any, network: Layout) -> list[WeightSet]:
-    """The sets of weights that have names of the architecture's body; those of another network of its family may be among them."""
-    found = []
-    for keys, mapping in _mappings(content):
-        counts = Counter()
-        for key in _tensors(mapping):
-            parts = key.split(".")
-            starts = [i for i, part in enumerate(parts) if part not in WRAPPERS]  # those before a name are a part of its prefix
-            counts.update(".".join([*parts[:i], ""]) for i in starts if _own_name(".".join(parts[i:]), network) in network.body)
-        found += [(count, keys, prefix, mapping) for prefix, count in counts.items()]
-    most = max((count for count, *_ in found), default=0)
-    return [_weight_set(*place, network) for count, *place in found if 2 * count >= most and 20 * count >= len(network.body)]
-
-
-def _weight_set(keys: tuple[str, ...], prefix: str, mapping: Mapping, network: Layout) -> WeightSet:
-    tensors = _tensors(mapping)
-    inside, wrappers = _unwrapped({key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}, network)
-    beside = {key: tensor for key, tensor in tensors.items() if not key.startswith(prefix) and not _is_ignored(key)}
-    others = {_label(key): _kind(value) for key, value in mapping.items() if key not in tensors and as_mapping(value) is None}
-    names = {f"{prefix}{name}" for name in (*network.body, *network.head)}
-    closed = {key.removeprefix(prefix): kind for key, kind in others.items() if key in names}
-    shapes = {current_name(name, network.network): tuple(tensor.shape) for name, tensor in inside.items()}
-    complete = not closed and all(shapes.get(name) == shape for name, shape in network.body.items())
-    complete = complete and all(_is_droppable(name, network) for name in _extra(shapes, network))
-    return WeightSet(keys, prefix, inside, beside, wrappers, closed, tuple(key for key in others if key not in names), complete)
-
-
-def _without_wrappers(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
-
-
-def _own_name(name: str, network: Layout) -> str:
-    return current_name(_without_wrappers(name), network.network)
-
-
-def _unwrapped(tensors: Mapping[str, Any], network: Layout) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Tensors under the architecture's names, and the wrappers that stood in them. A name that is there without them, and others' names, stay."""
-    renamed, wrappers = {}, set()
-    for name, tensor in tensors.items():
-        short = _without_wrappers(name)
-        of_network = _own_name(name, network) in network.body or short.startswith(f"{network.head_layer}.") or _is_ignored(name)
-        if short != name and of_network and short not in tensors and short not in renamed:
-            wrappers.update(part for part in name.split(".") if part in WRAPPERS)
-            name = short
-        renamed[name] = tensor
-    return renamed, tuple(sorted(wrappers))
-
-
-def _choose(sets: list[WeightSet], wanted: str | None, where: str) -> tuple[WeightSet, list[str]]:
-    """The set to take, and a sentence that says which it is."""
-    labels = [one.label for one in sets]
-    named = [one for one in sets if wanted is None or f".{wanted.strip('.')}." in f".{one.label}."]
-    named = [one for one in named if one.label == wanted] or named
-    if not named:
-        raise ModelError(f"{where} holds no weights under {wanted!r}. There are: {', '.join(label or '(the file itself)' for label in labels)}.")
-    likely = [one for one in named if one.complete] or named
-    averages = [one for one in likely if AVERAGE.search(one.label.lower())]
-    if not all(_same(likely[0], other, where) for other in likely[1:]):
-        likely = averages or likely
-        of_timm = sorted((one for one in likely if one.keys[:1] and one.keys[0] in TIMM_ORDER), key=lambda one: TIMM_ORDER.index(one.keys[0]))
-        if averages or len(of_timm) == len(likely):
-            likely = [one for one in of_timm if one.keys[0] == of_timm[0].keys[0]] or likely
-        if len(likely) > 1:
-            raise ModelError(
-                f"{where} holds several sets of weights that differ, and nothing says which is the network: {', '.join(one.label for one in likely)}. "
-                f"{_how_to_take(likely[0])}"
-            )
-    taken = likely[0]
-    others = [one for one in sets if one is not taken]
-    if not taken.keys and not others:
-        return taken, []
-    note = f"Weights taken: {taken.label or 'those of the file itself'}{' (an average over training)' if taken in averages else ''}."
-    if others:
-        same = all(one.complete and _same(taken, one, where) for one in others)
-        note += f" Also in the file{', with the same numbers' if same else ''}: {', '.join(one.label or '(the file itself)' for one in others)}."
-        note += "" if same else f" {_how_to_take(others[0])}"
-    return taken, [note]
-
-
-def _how_to_take(one: WeightSet) -> str:
-    return f"To take {one.label or 'those of the file itself'}: --weights {shlex.quote(one.label)}, from Python weights={one.label!r}"
-
-
-def _same(one: WeightSet, other: WeightSet, where: str) -> bool:
-    names = [{name for name in each.tensors if not _is_ignored(name)} for each in (one, other)]
-    return names[0] == names[1] and all(
-        one.tensors[name] is other.tensors[name] or np.array_equal(_array(one.tensors[name], name, where), _array(other.tensors[name], name, where))
-        for name in names[0]
-    )
-
-
-def _is_ignored(name: str) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in IGNORED)
-
-
-def _extra(names: Iterable[str], network: Layout) -> list[str]:
-    """The names that are not the body's."""
-    return [name for name in names if name not in network.body and not _is_ignored(name)]
-
-
-def _is_droppable(name: str, network: Layout) -> bool:
-    """Whether a tensor outside the body is below the head's name, or below a name that is none of the body's: "fc.3.weight", "projector.weight"."""
-    return name.startswith(f"{network.head_layer}.") or name.partition(".")[0] not in {other.partition(".")[0] for other in network.body}
-
-
-def _heads(tensors: Mapping[str, Any], network: Layout) -> list[str]:
-    """The layers among tensors that are linear, take what the architecture's head takes, and are called like a head."""
-    (_, width), found = next(iter(network.head.values())), []
-    for name, tensor in tensors.items():
-        layer, _, last = name.rpartition(".")
-        bias = tensors.get(f"{layer}.bias")
-        if last == "weight" and bias is not None and len(tensor.shape) == 2 and tuple(bias.shape) == (tensor.shape[0],):
-            found += [layer] * (tensor.shape[1] == width and bool(HEAD_WORDS.search(layer.lower())))
-    return found
-
-
-def _with_head(taken: WeightSet, network: Layout, drop: bool, elsewhere: tuple[str, ...]) -> tuple[dict[str, Any], list[str], str]:
-    """The tensors of a set with its head under the architecture's own name or without one, sentences on it, and a hint where it does not fit.
-
-    What begins with one of the prefixes `elsewhere` belongs to another set.
-    """
-    tensors, layer, notes = dict(taken.tensors), network.head_layer, []
-    beside = {name: tensor for name, tensor in taken.beside.items() if not name.startswith(elsewhere)}
-    extra = {name: tensor for name, tensor in tensors.items() if _extra([current_name(name, network.network)], network)} if taken.complete else {}
-    if drop and extra:
-        tensors = {name: tensor for name, tensor in tensors.items() if name not in extra}
-        notes.append(f"The head was dropped: {_listed(sorted(extra))}.")
-    elif taken.complete and not drop:
-        among = extra or beside
-        heads = _heads(among, network)
-        own = [f"{heads[0]}.weight", f"{heads[0]}.bias"] if len(heads) == 1 else []
-        between = [] if extra else sorted(name for name in beside if name not in own and not any(map(TRAINING_ONLY.fullmatch, name.split("."))))
-        if own and between:
-            notes.append(
-                f"The linear layer {heads[0]!r} is not the head: {_listed(between)} may stand before it. The network was taken without a head."
-            )
-        elif own and not extra.keys() - own and not extra.keys() >= network.head.keys():
-            for name, found in zip(network.head, own, strict=True):
-                tensors.pop(found, None)
-                tensors[name] = among.pop(found)
-            before = " What comes before it and has no tensors is taken to be dropout."
-            notes.append(f"The linear layer {heads[0]!r} was taken as the head {layer!r}.{before}")
-    if beside:
-        notes.append(f"Left out, as they lie outside the network: {_listed(sorted(beside))}.")
-    if drop or not extra or extra.keys() >= network.head.keys():
-        return tensors, notes, ""
-    sentence = f" The head is not one linear layer {layer!r}: {_listed(sorted(extra))}. To take the network without it: --drop-head, from Python drop_head=True"
-    return tensors, notes, sentence
-
-
-def _listed(names: list[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+def _head(architecture: str) -> tuple[str, str]:
+    """Names of weight and bias of the head."""
+    where = "/".join(("params", *build(architecture, num_classes=1).head))
+    variables = {row.variable: key for key, row in _table(architecture).items()}
+    return variables[f"{where}/kernel"], variables[f"{where}/bias"]

@@ -1,7 +1,7 @@
-"""PyTorch files, read without PyTorch: tensors and plain containers are rebuilt, everything else stays closed.
+"""Restricted unpickler for PyTorch files, without PyTorch: rebuilds tensors and plain containers, and imports or runs nothing else.
 
-A pickle names classes and functions and says what to call them with. Here each name leads to one of a few functions of this
-file, which rebuild tensors, or to a `Closed` object, which keeps what it was given and runs nothing.
+A pickle names classes and functions together with their arguments. Here each name is mapped to one of a few functions of this
+module, which rebuild tensors, or to an `UnknownObject`, which stores its state and runs nothing.
 """
 
 import functools
@@ -21,7 +21,7 @@ import numpy as np
 from ntk_select.errors import ModelError
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-"""What a file of PyTorch before 1.6 begins with, as a pickled number."""
+"""Pickled magic number at the beginning of files of PyTorch before 1.6."""
 
 STORAGES = {
     "DoubleStorage": np.float64,
@@ -45,27 +45,27 @@ DTYPES = {
     "float8_e4m3fn": ml_dtypes.float8_e4m3fn,
     "float8_e5m2": ml_dtypes.float8_e5m2,
 }
-"""Types that have no storage of their own: PyTorch writes bytes and the name of the type."""
+"""Types without a storage class: PyTorch writes bytes and the name of the type."""
 
 DAMAGED = (Exception, RecursionError, MemoryError)
-"""What reading a damaged or hostile file may raise: nearly anything."""
+"""Errors that reading a damaged or hostile file may raise."""
 
 
-class Closed:
-    """An object of a class that is not known here. Nothing of the class is imported or run.
+class UnknownObject:
+    """Stand-in for an object of any other class. Nothing of the class is imported or run.
 
     Attributes:
-      kind: module and name of the class, or of the function that would have made it.
-      state: what its attributes would have been set from; None without.
-      items: what would have been put into it by key, as into a dictionary.
+      kind: module and name of the class, or of the function that would have created it.
+      state: the pickled state; None without one.
+      items: the pickled items, as of a dictionary.
     """
 
     kind = ""
 
     def __new__(cls, *_, **__):  # noqa: D102
-        closed = object.__new__(cls)
-        closed.state, closed.items = None, {}
-        return closed
+        made = object.__new__(cls)
+        made.state, made.items = None, {}
+        return made
 
     def __init__(self, *_, **__):
         pass
@@ -74,30 +74,30 @@ class Closed:
         self.items[key] = value
 
     def append(self, item):
-        """Members of lists and sets are not kept."""
+        """Members of lists and sets are discarded."""
 
     extend = add = append
 
 
-# Tuples, which no pickle can change: what is in them was made or checked here.
+# Immutable tuples, which a pickle cannot modify: their content was created or checked here.
 
 
-class Kind(NamedTuple):
-    """A type of numbers, as a pickle names it."""
+class StorageType(NamedTuple):
+    """Name of a storage type in a pickle."""
 
     name: str
 
 
 class Storage(NamedTuple):
-    """Numbers in the file: `read` gives their bytes."""
+    """Array data in the file: `read` returns its bytes."""
 
     dtype: np.dtype
     read: Callable[[], bytes | memoryview]
     offset: int = 0
 
 
-class Tensor(NamedTuple):
-    """A tensor whose numbers are still in the file. Offset, shape and strides are counts, as many strides as axes."""
+class StoredTensor(NamedTuple):
+    """A tensor whose data is still in the file. Offset and strides count elements."""
 
     storage: Storage
     offset: int
@@ -106,42 +106,42 @@ class Tensor(NamedTuple):
     dtype: np.dtype
 
     def array(self, where: str) -> np.ndarray:
-        """The numbers, read from the file; `where` names the tensor in errors.
+        """The array, read from the file; `where` names the tensor in error messages.
 
-        Tensors of one storage share its memory and are read-only, so that all of a file take no more than the file.
+        Tensors of one storage share its memory and are read-only, so that together they need no more memory than the file.
 
         Raises:
-          ModelError: the file holds fewer numbers than the shape says, or cannot be read.
+          ModelError: the file has less data than the shape needs, or cannot be read.
         """
         try:
             content = self.storage.read()
         except ModelError as error:
             raise ModelError(f"{where} cannot be read: the file {error}.") from error
         except DAMAGED as error:
-            raise ModelError(f"{where} cannot be read ({error}): the file is damaged. Fetch it again.") from error
+            raise ModelError(f"{where} cannot be read ({error}): the file is damaged. Download it again.") from error
         size = self.dtype.itemsize
         if math.prod(self.shape) * size > len(content):
-            raise ModelError(f"{where} cannot be converted: its shape {self.shape} has more values than the file holds. Save it anew: tensor.clone()")
+            raise ModelError(f"{where} cannot be converted: its shape {self.shape} has more elements than the file. Try: saving tensor.clone()")
         start = self.storage.offset * self.storage.dtype.itemsize + self.offset * size
         count = 1 + sum((length - 1) * stride for length, stride in zip(self.shape, self.strides, strict=True)) if all(self.shape) else 0
-        try:  # frombuffer checks the bounds and refuses types that hold addresses; `count` has no limit, as NumPy's own check of strides has
+        try:  # frombuffer checks the bounds and rejects types with pointers; unlike NumPy's check of strides, `count` cannot overflow
             numbers = np.frombuffer(content, self.dtype, count, start) if count else np.zeros(0, self.dtype)
             return np.ndarray(self.shape, self.dtype, numbers, 0, tuple(stride * size for stride in self.strides))
         except (ValueError, TypeError, OverflowError) as error:
-            raise ModelError(f"{where} cannot be read ({error}): the file is damaged. Fetch it again.") from error
+            raise ModelError(f"{where} cannot be read ({error}): the file is damaged. Download it again.") from error
 
 
-def _tensor(storage, offset, shape, strides, dtype: np.dtype) -> Tensor:
-    """A tensor of what a pickle says.
+def _tensor(storage, offset, shape, strides, dtype: np.dtype) -> StoredTensor:
+    """A tensor from the arguments in a pickle.
 
     Raises:
-      UnpicklingError: it says something else.
+      UnpicklingError: the arguments are invalid.
     """
     shape, strides = tuple(shape), tuple(strides)
     counts = all(isinstance(number, int) and 0 <= number < 2**63 for number in (offset, *shape, *strides))
     if not isinstance(storage, Storage) or not counts or len(shape) != len(strides):
-        raise pickle.UnpicklingError("what is said to be a tensor is none")
-    return Tensor(storage, offset, shape, strides, dtype)
+        raise pickle.UnpicklingError("invalid tensor")
+    return StoredTensor(storage, offset, shape, strides, dtype)
 
 
 def _rebuild(storage, offset, shape, strides, *_):
@@ -153,7 +153,7 @@ def _rebuild_of_type(storage, offset, shape, strides, _, __, dtype, *___):
 
 
 def _put(into, pairs) -> None:
-    """Entries into what takes some, without those whose keys are tuples in tuples: each may hold another twice, and its hash would take for ever."""
+    """Adds entries to a mapping, without those whose keys are nested tuples: hashing them can take exponential time."""
     for key, value in pairs:
         if not isinstance(key, tuple) or not any(isinstance(part, tuple) for part in key):
             into[key] = value
@@ -175,10 +175,10 @@ KNOWN = {
     "torch._utils._rebuild_parameter_with_state": lambda tensor, *_: tensor,
     "torch._tensor._rebuild_from_type_v2": lambda function, _, arguments, __: function(*arguments),
 }
-"""All that a pickle can call, beside classes that stay closed."""
+"""All functions that a pickle can call; all other names become `UnknownObject`."""
 
 
-class _Unpickler(pickle._Unpickler):  # that of Python, not of C, whose memory a pickle of ten bytes can fill
+class _Unpickler(pickle._Unpickler):  # the Python implementation: in the one in C a pickle of ten bytes can allocate all memory
     def __init__(self, file, storage_of: Callable[[np.dtype, str, Any], Storage]):
         super().__init__(file, encoding="utf-8")
         self.storage_of = storage_of
@@ -189,35 +189,35 @@ class _Unpickler(pickle._Unpickler):  # that of Python, not of C, whose memory a
         if kind in KNOWN:
             return KNOWN[kind]
         if module in ("torch", "torch.cuda", "torch.storage") and name in STORAGES:
-            return Kind(name)
+            return StorageType(name)
         if module == "torch" and name in DTYPES:
-            return Kind(name)
-        return self.kinds.setdefault(kind, type("Closed", (Closed,), {"kind": kind}))
+            return StorageType(name)
+        return self.kinds.setdefault(kind, type("UnknownObject", (UnknownObject,), {"kind": kind}))
 
     def persistent_load(self, pid):
         match pid:
-            case ("module", value, *_):  # the class of a pickled module, beside its source text
+            case ("module", value, *_):  # the class of a pickled module, followed by its source code
                 return value
-            case ("storage", Kind(name), str(key), _, _, *view) if name in STORAGES:
+            case ("storage", StorageType(name), str(key), _, _, *view) if name in STORAGES:
                 return self.storage_of(np.dtype(STORAGES[name]), key, view[0] if view else None)
-        raise pickle.UnpicklingError("what is said to be numbers is none")
+        raise pickle.UnpicklingError("invalid storage")
 
     def load_build(self):
-        """Sets the state of a closed object, and of nothing else: a pickle would write attributes where it likes."""
+        """Sets the state of an `UnknownObject`, and of nothing else: a pickle could set any attribute."""
         state = self.stack.pop()
         made = self.stack[-1]
-        if isinstance(made, Closed):
+        if isinstance(made, UnknownObject):
             made.state = state
-        elif not isinstance(made, OrderedDict):  # PyTorch sets one's `_metadata`, which is not needed
-            raise pickle.UnpicklingError("attributes are set on what has none")
+        elif not isinstance(made, OrderedDict):  # PyTorch sets its `_metadata`, which is not needed
+            raise pickle.UnpicklingError("attributes of an object without any")
 
     def load_bytearray8(self):
-        """Reads before it makes room."""
+        """Reads the data before allocating memory for the declared length."""
         (length,) = struct.unpack("<Q", self.read(8))
         self.append(bytearray(self.read(min(length, sys.maxsize))))
 
     def load_setitems(self):
-        """Sets entries of a dictionary or a closed object."""
+        """Sets entries of a dictionary or an `UnknownObject`."""
         items = self.pop_mark()
         _put(self.stack[-1], zip(items[::2], items[1::2], strict=True))
 
@@ -227,17 +227,17 @@ class _Unpickler(pickle._Unpickler):  # that of Python, not of C, whose memory a
         _put(self.stack[-1], [(key, value)])
 
     def load_dict(self):
-        """Makes a dictionary of what lies on the stack."""
+        """Makes a dictionary of the items on the stack."""
         items = self.pop_mark()
         self.append(_ordered_dict(zip(items[::2], items[1::2], strict=True)))
 
     def load_set(self):
-        """Makes a set whose members are not kept."""
+        """Makes an empty set; members are discarded."""
         self.pop_mark()
         self.append(frozenset())
 
     def load_additems(self):
-        """Keeps no members of a set."""
+        """Discards members of a set."""
         self.pop_mark()
 
     dispatch: ClassVar = {
@@ -253,25 +253,23 @@ class _Unpickler(pickle._Unpickler):  # that of Python, not of C, whose memory a
 
 
 def read_archive(file: zipfile.ZipFile) -> Any:
-    """What `torch.save` put into a zip archive. The archive must stay open as long as tensors are read.
+    """The object that `torch.save` wrote into a zip archive. The archive must stay open while tensors are read.
 
     Raises:
-      ModelError: the archive holds no such thing.
+      ModelError: the archive was not written by `torch.save`.
     """
     names = file.namelist()
     heads = [name for name in names if name.count("/") == 1 and name.endswith("/data.pkl")]
     if any(name.endswith("/constants.pkl") for name in names):
-        raise ModelError(
-            "is a TorchScript program, not a state dict. Load it with torch.jit.load and save its tensors: torch.save(m.state_dict(), FILE)"
-        )
+        raise ModelError("is a TorchScript program, not a state dict. Try: m = torch.jit.load(...), then torch.save(m.state_dict(), FILE)")
     if len(heads) != 1:
         what = "NumPy arrays" if names and all(name.endswith(".npy") for name in names) else ", ".join(names[:3]) or "nothing"
-        raise ModelError(f"is a zip archive that PyTorch did not write: it holds {what}")
+        raise ModelError(f"is a zip archive that PyTorch did not write: it contains {what}")
     folder = heads[0].removesuffix("data.pkl")
 
     def plain(name: str) -> bytes:
         if file.getinfo(name).compress_type != zipfile.ZIP_STORED:
-            raise ModelError("holds compressed records, which PyTorch does not write. Save it anew with torch.save")
+            raise ModelError("contains compressed records, which PyTorch does not write. Save it again with torch.save")
         return file.read(name)
 
     numbers = functools.cache(plain)
@@ -285,12 +283,12 @@ def read_archive(file: zipfile.ZipFile) -> Any:
 
 def _ordered(dtype: np.dtype, order: str) -> np.dtype:
     if order not in ("little", "big"):
-        raise ModelError(f"says the byte order {order!r}; known are 'little' and 'big'")
+        raise ModelError(f"declares the byte order {order!r}; allowed: 'little' and 'big'")
     return dtype.newbyteorder("<" if order == "little" else ">")
 
 
 def read_pickle(content: bytes) -> Any:
-    """What `torch.save` wrote before PyTorch 1.6, or a plain pickle. Raises nearly anything when it is damaged."""
+    """The object in a file of PyTorch before 1.6 or in a plain pickle. Raises errors of `DAMAGED` for damaged files."""
     file, order = io.BytesIO(content), "little"
     sizes: dict[str, int] = {}
     places: dict[str, tuple[int, int]] = {}
@@ -310,19 +308,19 @@ def read_pickle(content: bytes) -> Any:
     found = load()
     for key in load():
         if not isinstance(key, str):
-            raise pickle.UnpicklingError("what is said to be numbers is none")
+            raise pickle.UnpicklingError("invalid storage")
         (count,) = struct.unpack("<q" if order == "little" else ">q", file.read(8))
         start = file.tell()
         places[key] = (start, start + count * sizes[key])
         if not start <= places[key][1] <= len(content):
-            raise EOFError("the numbers are cut off")
+            raise EOFError("truncated array data")
         file.seek(places[key][1])
     return found
 
 
 def as_mapping(value: Any) -> Mapping | None:
-    """The entries of a mapping, the tensors of a pickled module by name, or the entries or attributes of any other closed object."""
-    if not isinstance(value, Closed):
+    """The entries of a mapping, the tensors of a pickled module by name, or the items or state of any other `UnknownObject`."""
+    if not isinstance(value, UnknownObject):
         return value if isinstance(value, Mapping) else None
     state = value.state if isinstance(value.state, Mapping) else {}
     if isinstance(state.get("_parameters"), Mapping) and isinstance(state.get("_modules"), Mapping):
@@ -331,11 +329,11 @@ def as_mapping(value: Any) -> Mapping | None:
 
 
 def _of_module(state: Mapping, prefix: str, depth: int) -> dict[str, Any]:
-    """The state dict of a pickled `torch.nn.Module`, from what it would have been given as its `__dict__`."""
+    """The state dict of a pickled `torch.nn.Module`, from its `__dict__`."""
     buffers = state.get("_buffers") if isinstance(state.get("_buffers"), Mapping) else {}
-    found = {f"{prefix}{name}": leaf for name, leaf in {**state["_parameters"], **buffers}.items() if isinstance(leaf, Tensor)}
+    found = {f"{prefix}{name}": leaf for name, leaf in {**state["_parameters"], **buffers}.items() if isinstance(leaf, StoredTensor)}
     for name, module in state["_modules"].items():
-        inner = module.state if isinstance(module, Closed) else None
+        inner = module.state if isinstance(module, UnknownObject) else None
         if depth < 50 and isinstance(inner, Mapping) and isinstance(inner.get("_parameters"), Mapping) and isinstance(inner.get("_modules"), Mapping):
             found |= _of_module(inner, f"{prefix}{name}.", depth + 1)
     return found

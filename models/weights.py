@@ -1,9 +1,8 @@
-"""Weights on disk.
+"""Experts on disk: a folder with `model.safetensors` and `card.json`.
 
-An expert is a folder with `model.safetensors` and `card.json`. Tensor names are the paths of the Flax variables
-joined by "/": "params/layer1_0/conv1/kernel", "batch_stats/bn1/mean". What is known of the source data lies
-beside them under "source/" (class means of the pre-logits). An expert of many domains has a card for each,
-`card@DOMAIN.json`, and its tensors lie under "common/" and "domains/DOMAIN/". Nothing is ever unpickled.
+Tensor names are the paths of the Flax variables joined by "/": "params/layer1_0/conv1/kernel", "batch_stats/bn1/mean".
+Statistics of the source data (class means of the pre-logits) are stored under "source/". A multi-domain expert has one card
+per domain, `card@DOMAIN.json`, and its tensors are under "common/" and "domains/DOMAIN/". Nothing is ever unpickled.
 """
 
 import codecs
@@ -19,18 +18,18 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from ntk_select._runtime.files import what_instead, write_atomically
+from ntk_select._runtime.files import describe_placeholder, write_atomically
 from ntk_select.errors import ModelError
 from ntk_select.experts.card import Card
 
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "card.json"
 DEEPEST = 100
-"""Groups in the name of a tensor. Networks have less than ten."""
+"""Maximum number of groups in the name of a tensor. Networks have fewer than ten."""
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one mapping with "/"-joined names; the leaves are kept as they are."""
+    """Nested mappings as one mapping with "/"-joined names; leaves are unchanged."""
     flat = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -41,7 +40,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `flatten`. Raises ModelError when a name is that of a tensor and of a group."""
+    """The inverse of `flatten`. Raises ModelError if a name is that of a tensor and of a group."""
     tree: dict[str, Any] = {}
     for name, value in flat.items():
         *parents, leaf = name.split("/")
@@ -51,7 +50,7 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
         for key in parents:
             node = node.setdefault(key, {})
             if not isinstance(node, dict):
-                raise ModelError(f"The name {name!r} lies inside the tensor {key!r}.")
+                raise ModelError(f"The name {name!r} is inside the tensor {key!r}.")
         if leaf in node:
             raise ModelError(f"The name {name!r} is that of a tensor and of a group of tensors.")
         node[leaf] = value
@@ -59,7 +58,7 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sha256_of(content: bytes) -> str:
-    """Hexadecimal SHA-256."""
+    """Hexadecimal SHA-256 digest."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -73,56 +72,56 @@ def read_weights(path: Path, *, sha256: str | None = None) -> dict[str, Any]:
     """Reads a safetensors file of this project as nested variables.
 
     Raises:
-      ModelError: the file is missing, is not the one with this `sha256`, is not a sound safetensors file, or holds
-        values that are not finite, not floating point, or negative variances.
+      ModelError: the file is missing, has another `sha256`, is not a valid safetensors file, or contains values
+        that are not finite or not floating point, or negative variances.
     """
     content = read_whole(path, f"Weights {path}")
-    if problem := is_no_file_of_weights(content[:1024]):
+    if problem := describe_non_weights(content[:1024]):
         raise ModelError(f"Weights {path}: the file {problem}.")
     if sha256 is not None and (found := sha256_of(content)) != sha256:
-        raise ModelError(f"Weights {path} have sha256 {found[:12]}..., the card says {sha256[:12]}...; one of the two was changed or cut.")
+        raise ModelError(f"Weights {path} have sha256 {found[:12]}..., the card says {sha256[:12]}...; one of the two was modified or truncated.")
     try:
         flat = load(content)
-    except (SafetensorError, ValueError) as error:  # ValueError: shapes that NumPy does not have
-        raise ModelError(f"Weights {path} are not a sound safetensors file ({error}). Fetch or convert them again.") from error
+    except (SafetensorError, ValueError) as error:  # ValueError: shapes that NumPy does not support
+        raise ModelError(f"Weights {path} are not a valid safetensors file ({error}). Download or convert them again.") from error
     except KeyError as error:
-        raise ModelError(f"Weights {path} hold tensors of type {error}; params of an expert are float32. Convert them again.") from error
+        raise ModelError(f"Weights {path} contain tensors of type {error}; params of an expert are float32. Convert them again.") from error
     broken = [name for name, value in sorted(flat.items()) if not np.isfinite(value).all()]
     if broken:
-        raise ModelError(f"Weights {path} hold NaN or infinity in {', '.join(broken[:5])}{' ...' if len(broken) > 5 else ''}.")
-    whole = [f"{name} ({value.dtype})" for name, value in sorted(flat.items()) if value.dtype.kind != "f"]
-    if whole:
+        raise ModelError(f"Weights {path} contain NaN or infinity in {', '.join(broken[:5])}{' ...' if len(broken) > 5 else ''}.")
+    integers = [f"{name} ({value.dtype})" for name, value in sorted(flat.items()) if value.dtype.kind != "f"]
+    if integers:
         raise ModelError(
-            f"Weights {path} hold what is not floating point: {', '.join(whole[:5])}. Params of an expert are float32. Convert them again."
+            f"Weights {path} contain tensors that are not floating point: {', '.join(integers[:5])}. Params of an expert are float32. Convert them again."
         )
     negative = [name for name, value in sorted(flat.items()) if "batch_stats/" in name and name.endswith("/var") and (value < 0).any()]
     if negative:
-        raise ModelError(f"Weights {path} hold negative variances in {', '.join(negative[:5])}. Convert them again.")
+        raise ModelError(f"Weights {path} contain negative variances in {', '.join(negative[:5])}. Convert them again.")
     try:
         return unflatten(flat)
     except ModelError as error:
         raise ModelError(f"Weights {path}: {error}") from error
 
 
-def is_no_file_of_weights(start: bytes) -> str | None:
-    """The end of an error sentence where a file by its beginning is what stands in for another: a pointer of Git LFS, a web page, an answer in JSON, nothing."""
-    if said := what_instead(start):
-        return said
+def describe_non_weights(start: bytes) -> str | None:
+    """The rest of an error sentence for a Git LFS pointer, a web page, JSON text or an empty file, by its first bytes; else None."""
+    if placeholder := describe_placeholder(start):
+        return placeholder
     text = start.removeprefix(codecs.BOM_UTF8).lstrip()
-    if text.startswith((b"{", b"[")) and b"\0" not in start[:8]:  # safetensors begin with a number of eight bytes
-        return "is JSON text, not weights. Give the file of the weights"
-    return "is empty: it has no bytes. Fetch it again" if not start else None
+    if text.startswith((b"{", b"[")) and b"\0" not in start[:8]:  # safetensors begin with an 8-byte length
+        return "is JSON text, not weights. Try: the file of the weights"
+    return "is empty. Download it again" if not start else None
 
 
 def read_whole(path: Path, what: str) -> bytes:
-    """The bytes of a file; `what` names it in errors.
+    """The bytes of a file; `what` names it in error messages.
 
     Raises:
-      ModelError: it is missing, not a plain file, may not be read, or is larger than the memory.
+      ModelError: it is missing, not a regular file, not readable, or larger than the memory.
     """
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():  # a pipe would be waited for without end
-            raise ModelError(f"{what} cannot be read: it is not a plain file.")
+        if path.exists() and not path.is_file() and not path.is_dir():  # reading a pipe could wait forever
+            raise ModelError(f"{what} cannot be read: it is not a regular file.")
         return path.read_bytes()
     except OSError as error:
         raise ModelError(f"{what} cannot be read: {error.strerror}.") from error
@@ -131,25 +130,26 @@ def read_whole(path: Path, what: str) -> bytes:
 
 
 def domain_card_file(domain: str) -> str:
-    """Name of the card of one domain, beside the weights of all."""
+    """File name of the card of one domain."""
     return f"card@{domain}.json"
 
 
 def write_expert(folder: Path, variables: Mapping[str, Any], card: Card, *, replace_existing: bool = False) -> Card:
-    """Writes weights and card into a new folder, whole or not at all. Returns the card with its sha256.
+    """Writes weights and card atomically into a new folder. Returns the card with its sha256.
 
     Raises:
-      ModelError: there is something at `folder` already and `replace_existing` is off, or it is no expert.
+      ModelError: `folder` exists and `replace_existing` is not set, or it is not an expert.
     """
     return _write(folder, variables, {CARD_FILE: card}, replace_existing)[CARD_FILE]
 
 
 def write_multi_expert(folder: Path, variables: Mapping[str, Any], cards: Mapping[str, Card], *, replace_existing: bool = False) -> dict[str, Card]:
-    """The same for an expert of many domains.
+    """As `write_expert`, for a multi-domain expert.
 
     Args:
-      variables: {"common": {"params": ..., "batch_stats": ...}, "domains": {domain: the same, and "source"}}, as `ntk_select.experts.multi_domain` splits them.
-      cards: of each domain, named FOLDER@DOMAIN.
+      variables: {"common": {"params": ..., "batch_stats": ...}, "domains": {domain: the same, and "source"}}, as split by
+        `ntk_select.experts.multi_domain`.
+      cards: by domain, with the names FOLDER@DOMAIN.
     """
     written = _write(folder, variables, {domain_card_file(domain): card for domain, card in cards.items()}, replace_existing)
     return {domain: written[domain_card_file(domain)] for domain in cards}
@@ -158,7 +158,7 @@ def write_multi_expert(folder: Path, variables: Mapping[str, Any], cards: Mappin
 def _write(folder: Path, variables: Mapping[str, Any], cards: Mapping[str, Card], replace_existing: bool) -> dict[str, Card]:
     if os.path.lexists(folder):
         _refuse_to_lose(folder, replace_existing)
-        folder = folder.resolve()  # of a link, what it leads to is replaced
+        folder = folder.resolve()  # the target of a link is replaced
     content = serialise(variables)
     cards = {file: replace(card, sha256=sha256_of(content)) for file, card in cards.items()}
     fresh, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{kind}") for kind in ("new", "old"))
@@ -180,20 +180,20 @@ def _write(folder: Path, variables: Mapping[str, Any], cards: Mapping[str, Card]
 
 
 def _refuse_to_lose(folder: Path, replace_existing: bool) -> None:
-    """Raises ModelError unless what is there may be replaced and is an expert and nothing else."""
+    """Raises ModelError unless `replace_existing` is set and the folder contains an expert and nothing else."""
     if not replace_existing:
-        raise ModelError(f"There is already something at {folder}. Choose another name, or replace it: --replace, from Python replace_existing=True")
+        raise ModelError(f"{folder} already exists. Choose another name, or try: --replace, from Python replace_existing=True")
     if not folder.is_dir():
-        raise ModelError(f"What is at {folder} is no expert, and is not replaced. Choose another name, or delete it.")
+        raise ModelError(f"{folder} is not an expert and is not replaced. Choose another name, or delete it.")
     ours = {WEIGHTS_FILE, CARD_FILE, *(card.name for card in folder.glob(domain_card_file("*")))}
     others = sorted(entry.name for entry in folder.iterdir() if entry.name not in ours and not _is_left_behind(entry.name))
     if others:
         raise ModelError(
-            f"{folder} holds more than an expert ({', '.join(map(repr, others[:5]))}{' ...' if len(others) > 5 else ''}), which would be lost, "
-            "and is not replaced. Choose another name, or move it away."
+            f"{folder} contains other files than an expert ({', '.join(map(repr, others[:5]))}{' ...' if len(others) > 5 else ''}), which would be lost, "
+            "and is not replaced. Choose another name, or move them."
         )
 
 
 def _is_left_behind(name: str) -> bool:
-    """Whether a system, or a writing of ours that was killed, left it."""
+    """Whether a file was left behind by the system or by an interrupted write."""
     return name.lower() in (".ds_store", "thumbs.db", "desktop.ini") or (name.startswith((f".{WEIGHTS_FILE}.", ".card")) and name.endswith(".tmp"))

@@ -1,4 +1,4 @@
-"""Zoos: the experts that lie in a folder."""
+"""Zoos: folders of experts, and `open_zoo` for zoos by name or folder."""
 
 import functools
 import os
@@ -11,25 +11,24 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from ntk_select._runtime.files import what_instead
+from ntk_select._runtime.files import describe_placeholder
 from ntk_select.errors import ModelError, did_you_mean
 from ntk_select.experts.card import Card
 from ntk_select.experts.expert import Expert, SourceStatistics
 from ntk_select.experts.multi_domain import compose
+from ntk_select.models.architectures import build, initialise, make_expert
+from ntk_select.models.weights import CARD_FILE, WEIGHTS_FILE, domain_card_file, flatten, read_weights
 
-from .architectures import build, initialise, make_expert
-from .weights import CARD_FILE, WEIGHTS_FILE, domain_card_file, flatten, read_weights
-
-HOW_TO_MAKE_ONE = "To make one type: ntk-select zoo convert CHECKPOINT --arch NAME --out FOLDER"
+HOW_TO_MAKE_ONE = "To make one, try: ntk-select zoo convert CHECKPOINT --arch NAME --out FOLDER"
 
 
 @dataclass(frozen=True)
 class StoredExpert:
-    """An expert on disk: a folder with `model.safetensors` and `card.json`. Call it to load it.
+    """An expert on disk: a folder with `model.safetensors` and `card.json`. Calling it loads the expert.
 
     Args:
       folder: of the expert.
-      domain: of an expert of many domains, whose card is `card@DOMAIN.json`; None for an ordinary one.
+      domain: of a multi-domain expert, with the card `card@DOMAIN.json`; None for an ordinary expert.
     """
 
     folder: Path
@@ -37,12 +36,12 @@ class StoredExpert:
 
     @property
     def card(self) -> Card:
-        """The expert's card. Raises ModelError when it cannot be read."""
+        """The card of the expert. Raises ModelError if it cannot be read."""
         file = self.folder / (CARD_FILE if self.domain is None else domain_card_file(self.domain))
         try:
             content = file.read_bytes()
-            if said := what_instead(content):
-                raise ModelError(f"The card {file} {said}.")
+            if placeholder := describe_placeholder(content):
+                raise ModelError(f"The card {file} {placeholder}.")
             text = content.decode()
         except (OSError, UnicodeDecodeError) as error:
             raise ModelError(f"The card {file} cannot be read: {error}.") from error
@@ -52,8 +51,8 @@ class StoredExpert:
         """Loads the expert.
 
         Raises:
-          ModelError: the card or the weights cannot be read, the weights are not those that the card names, or they
-            do not fit the architecture.
+          ModelError: the card or the weights cannot be read, the weights have another hash than in the card, or do not fit
+            the architecture.
         """
         card = self.card
         file = self.folder / WEIGHTS_FILE
@@ -63,15 +62,15 @@ class StoredExpert:
         source = self._source(card, variables.pop("source", {}), file)
         variables = {"batch_stats": {}, **variables}
         module = build(card.architecture, num_classes=card.num_classes, **card.config)
-        _check_shapes({name: leaf.shape for name, leaf in flatten(variables).items()}, _wanted_shapes(module, card.preprocess.size), file)
+        _check_shapes({name: leaf.shape for name, leaf in flatten(variables).items()}, _expected_shapes(module, card.preprocess.size), file)
         return make_expert(card.name, module, variables, card=card, source=source)
 
     def _composed(self, variables: Mapping, file: Path) -> dict:
-        """The variables of this domain as those of an ordinary network."""
+        """The variables of this domain, as those of an ordinary network."""
         domains = variables.get("domains")
         domains = domains if isinstance(domains, Mapping) else {}
         if self.domain not in domains or "common" not in variables:
-            raise ModelError(f"The weights {file} hold no domain {self.domain!r}. Domains: {', '.join(domains) or '(none)'}.")
+            raise ModelError(f"The weights {file} contain no domain {self.domain!r}. Domains: {', '.join(domains) or '(none)'}.")
         try:
             whole = compose(variables["common"], domains[self.domain])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -79,9 +78,9 @@ class StoredExpert:
         return jax.tree.map(np.asarray, whole)
 
     def _source(self, card: Card, means: dict[str, np.ndarray], file: Path) -> SourceStatistics | None:
-        """The extractor that the whole zoo shares lies beside this expert, under the name that the card gives."""
+        """Source statistics with a loader of the extractor shared by the zoo, which is in a sibling folder named by the card."""
         if not isinstance(means, Mapping):
-            raise ModelError(f"The weights {file} hold a tensor 'source'; it must be a group, as in source/class_means. Convert them again.")
+            raise ModelError(f"The weights {file} contain a tensor 'source'; it must be a group, as in source/class_means. Convert them again.")
         if not card.class_counts or not means:
             return None
         name = str(card.training.get("reference_extractor", ""))
@@ -98,8 +97,7 @@ class StoredExpert:
 class FolderZoo(Mapping[str, StoredExpert]):
     """The experts in a folder, one sub-folder each: a mapping from names to `StoredExpert`.
 
-    An expert of many domains is one for each of them, FOLDER@DOMAIN. A folder that is itself one expert is a zoo of one. Nothing is read
-    until it is asked for.
+    A multi-domain expert has one entry per domain, FOLDER@DOMAIN. The folder of a single expert is a zoo of one. Files are read lazily.
     """
 
     folder: Path
@@ -127,8 +125,8 @@ class FolderZoo(Mapping[str, StoredExpert]):
 
 
 def _in_folder(folder: Path) -> dict[str, StoredExpert]:
-    """The expert that lies in a folder, or its domains."""
-    name = os.path.basename(os.path.abspath(folder))  # of a link, not of what it leads to
+    """The expert in a folder, or its domains."""
+    name = os.path.basename(os.path.abspath(folder))  # of a link, not of its target
     if (folder / CARD_FILE).is_file():
         return {name: StoredExpert(folder)}
     prefix, suffix = domain_card_file("*").split("*")
@@ -144,20 +142,20 @@ def open_zoo(uris: Sequence[str]) -> dict[str, Callable[[], Expert]]:
         `ntk_select.zoo`), or a folder.
 
     Raises:
-      ModelError: a name or folder that does not exist, a folder without experts, or two experts of one name.
+      ModelError: a name or folder does not exist, a folder contains no experts, or two experts have the same name.
     """
     installed = {entry.name: entry for entry in entry_points(group="ntk_select.zoo")}
     experts: dict[str, Callable[[], Expert]] = {}
     for uri in map(str, [uris] if isinstance(uris, str | Path) else uris):
         if "\0" in uri:
-            raise ModelError(f"The zoo {uri!r} holds a null byte, which no path can. {HOW_TO_MAKE_ONE}")
+            raise ModelError(f"The zoo {uri!r} contains a null byte, which no path can. {HOW_TO_MAKE_ONE}")
         path = Path(os.path.expanduser(uri.removeprefix("folder:")))
         if uri in installed:
             zoo = installed[uri].load()
         elif os.path.isdir(path):
             zoo = FolderZoo(path)
             if not zoo:
-                raise ModelError(f"The folder {str(path)!r} holds no expert (no sub-folder with {CARD_FILE}). {HOW_TO_MAKE_ONE}")
+                raise ModelError(f"The folder {str(path)!r} contains no expert (no sub-folder with {CARD_FILE}). {HOW_TO_MAKE_ONE}")
         else:
             raise ModelError(f"The zoo {uri!r} is neither installed nor a folder.{did_you_mean(uri, installed)} {HOW_TO_MAKE_ONE}")
         for name in zoo:
@@ -168,14 +166,14 @@ def open_zoo(uris: Sequence[str]) -> dict[str, Callable[[], Expert]]:
 
 
 @functools.lru_cache(maxsize=64)
-def _wanted_shapes(module: nn.Module, size: int) -> dict[str, tuple[int, ...]]:
+def _expected_shapes(module: nn.Module, size: int) -> dict[str, tuple[int, ...]]:
     variables = jax.eval_shape(functools.partial(initialise, module, size=size), jax.random.key(0))
     return {name: leaf.shape for name, leaf in flatten(variables).items()}
 
 
-def _check_shapes(found: Mapping[str, tuple], wanted: Mapping[str, tuple], file: Path) -> None:
-    problems = [f"{name} is missing" for name in wanted if name not in found]
-    problems += [f"{name} is not known" for name in found if name not in wanted]
-    problems += [f"{name} is {found[name]}, not {wanted[name]}" for name in found if name in wanted and found[name] != wanted[name]]
+def _check_shapes(found: Mapping[str, tuple], expected: Mapping[str, tuple], file: Path) -> None:
+    problems = [f"{name} is missing" for name in expected if name not in found]
+    problems += [f"{name} is unknown" for name in found if name not in expected]
+    problems += [f"{name} is {found[name]}, not {expected[name]}" for name in found if name in expected and found[name] != expected[name]]
     if problems:
         raise ModelError(f"The weights {file} do not fit the architecture: {'; '.join(problems[:8])}{' ...' if len(problems) > 8 else ''}.")

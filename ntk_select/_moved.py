@@ -25,7 +25,7 @@ MOVED = {
     "last_conv": "kernels.last_conv",
     "multi_domain": "experts.multi_domain",
     "network_inputs": "experts.network_inputs",
-    "neural_tangents_bridge": "kernels.neural_tangents",
+    "neural_tangents_bridge": "kernels.engine.neural_tangents",
     "new_head": "experts.new_head",
     "plugins": "resolve",
     "preprocess": "experts.preprocess",

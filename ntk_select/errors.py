@@ -1,7 +1,7 @@
-"""What can go wrong because of what the user gave, and how it is said.
+"""User errors, and parts of their messages.
 
-Every message says what was given, what is allowed and what to type. The command line prints these
-messages without a traceback; anything else that is raised is a defect of this package.
+Every message names what was given, what is allowed and what to try. The command line prints these messages without a traceback;
+any other exception is a defect of this package.
 """
 
 import difflib
@@ -9,53 +9,53 @@ from collections.abc import Iterable
 
 
 class NtkSelectError(Exception):
-    """A mistake in the input. The message is meant for the person who typed it."""
+    """Base class of errors in the user's input. The message is meant for the user."""
 
 
 class TaskError(NtkSelectError, ValueError):
-    """The target task cannot be used: labels, classes or number of images."""
+    """Invalid target task: labels, classes or number of images."""
 
 
 class DataError(NtkSelectError, ValueError):
-    """A file, archive or array of images cannot be read."""
+    """Unreadable file, archive or array of images."""
 
 
 class ModelError(NtkSelectError, ValueError):
-    """An expert, a checkpoint or a card cannot be used."""
+    """Invalid expert, checkpoint or card."""
 
 
 class ConfigError(NtkSelectError, ValueError):
-    """An option has a value that is not allowed."""
+    """Invalid value of an option."""
 
 
 class MissingDependencyError(NtkSelectError, ImportError):
-    """An optional package is needed and not installed."""
+    """A required optional package is not installed."""
 
 
 def near(given: str, allowed: Iterable[str]) -> str:
-    """The end of an error sentence: near matches if there are any, as in " Did you mean 'lfc'?"."""
+    """Suffix of an error message with close matches, as in " Did you mean 'lfc'?"; empty without any."""
     found = difflib.get_close_matches(str(given), sorted(allowed), n=3, cutoff=0.6)
     return f" Did you mean {' or '.join(repr(name) for name in found)}?" if found else ""
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
-    """The end of an error sentence: near matches if there are any, and all that is allowed. `near` is for long lists."""
+    """Suffix of an error message with close matches and all allowed values. Use `near` for long lists."""
     allowed = sorted(allowed)
     return f"{near(given, allowed)} Allowed: {', '.join(allowed) if allowed else '(none)'}."
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what somebody else's exception says."""
+    """The first line of the message of an exception of another package."""
     return str(error).strip().partition("\n")[0]
 
 
 def explained(error: Exception) -> str:
-    """Somebody else's exception in a sentence; one of this package as it is."""
+    """Type and first line of an exception of another package; the whole message of one of this package."""
     return str(error) if isinstance(error, NtkSelectError) else f"{type(error).__name__}: {first_line(error)}"
 
 
 def not_finite(beginning: str) -> str:
-    """The sentence for NaN and infinity; it begins as in "The kernel holds"."""
+    """Error message for NaN and infinity, beginning with a text such as "The kernel has"."""
     return f"{beginning} NaN or infinity. Usual causes: half precision, batch norm in training mode, inputs that were not normalised."
 
 
@@ -71,28 +71,28 @@ EXTRAS = {
     "scikit-learn": "scores",
     "torch": "torch",
 }
-"""The extra of this package that brings an optional package."""
+"""The extra of this package that installs an optional dependency."""
 
 
 def missing(package: str, purpose: str) -> MissingDependencyError:
-    """The error for a package that is not installed; `purpose` is one thing, as in "The heat map of a kernel"."""
+    """The error for a package that is not installed; `purpose` is a singular noun phrase, as in "The heat map of a kernel"."""
     return MissingDependencyError(f"{purpose} needs the package {package}, which is not installed. {how_to_install(package)}")
 
 
 def how_to_install(package: str) -> str:
-    """What to type for a package, and for the extra that brings it with its kin."""
+    """Hint with the commands that install a package, or the extra that includes it."""
     extra = f", or: pip install 'ntk-select[{EXTRAS[package]}]'" if package in EXTRAS else ""
-    return f"Type: pip install {package}{extra}"
+    return f"Try: pip install {package}{extra}"
 
 
 class UndefinedScoreError(NtkSelectError, ValueError):
-    """A score has no value on these inputs: one class only, constant features. `Score` turns it into `Unavailable`."""
+    """A score is undefined for its inputs: a single class, constant features. `Score` converts it to `Unavailable`."""
 
 
-# Escape sequences would move the cursor or recolour the terminal; marks of direction would turn a name around.
-_UNSEEN = {code: ascii(chr(code))[1:-1] for code in (*range(10), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+# Escape sequences could move the cursor or change colours of the terminal; bidirectional marks could reverse a name.
+_CONTROL = {code: ascii(chr(code))[1:-1] for code in (*range(10), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
 def escaped(text: str) -> str:
-    """The text with its control characters written out: names of files and tensors are somebody else's. New lines stay."""
-    return text.translate(_UNSEEN)
+    """The text with control characters escaped, except newlines: names of files and tensors are untrusted."""
+    return text.translate(_CONTROL)

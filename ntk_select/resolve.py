@@ -1,4 +1,4 @@
-"""Resolution of task and expert names: what `rank`, `forecast` and `finetune` accept besides objects."""
+"""Resolution of task and expert names, which `rank`, `forecast` and `finetune` accept in place of objects."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from ntk_select.experts.expert import Expert
     from ntk_select.tasks.task import Task
 
-HOW_TO_NAME = "Give the name of an embedded expert, or the path of a folder of experts; to see the names type: ntk-select zoo list"
+HOW_TO_NAME = "Allowed: the name of an embedded expert, or the path of a folder of experts. To list the names, try: ntk-select zoo list"
 
 
 def as_task(task: "Task | str | Path") -> "Task":
-    """The task itself, or the one that a URI means, as `load_task` reads it.
+    """The task itself, or the task of a URI as loaded by `load_task`.
 
     Raises:
-      ConfigError: it is neither a Task nor a URI.
-      TaskError, DataError: of `load_task`.
+      ConfigError: `task` is neither a Task nor a URI.
+      TaskError, DataError: as for `load_task`.
     """
     from ntk_select.tasks.task import Task
 
@@ -29,7 +29,7 @@ def as_task(task: "Task | str | Path") -> "Task":
 
         return load_task(task)
     if not isinstance(task, Task):
-        raise ConfigError(f"task= takes a Task, or its name or path; given: {type(task).__name__}. Type: ntk_select.load_task('digits')")
+        raise ConfigError(f"task= must be a Task, or its name or path; given: {type(task).__name__}. Try: ntk_select.load_task('digits')")
     return task
 
 
@@ -38,14 +38,14 @@ def as_experts(experts: "Expert | str | Path | Iterable[Expert | str | Path] | M
 
     Args:
       experts: an expert; a zoo by name ("builtin") or folder; an expert of the built-in zoo by name; several of these; or a mapping from
-        names to experts or to functions that load one, as `open_zoo` returns it. The name of an installed zoo or an embedded expert
+        names to experts or to functions that load one, as returned by `open_zoo`. The name of an installed zoo or an embedded expert
         takes precedence over a folder of that name ("./NAME" is the folder).
 
     Returns:
-      The mapping, in the order given. It is empty where nothing was given.
+      The mapping, in the given order.
 
     Raises:
-      ConfigError: something else was given, or two experts of one name.
+      ConfigError: an argument has another type, or two experts have the same name.
       ModelError: there is no expert, zoo or folder of a name.
     """
     from ntk_select.experts.expert import Expert
@@ -64,17 +64,17 @@ def as_experts(experts: "Expert | str | Path | Iterable[Expert | str | Path] | M
 
 
 def as_expert(expert: "Expert | str | Path") -> "Expert":
-    """The expert itself, or the one that a name or a folder means, as `as_experts` reads it.
+    """The expert itself, or the one of a name or folder as in `as_experts`.
 
     Raises:
-      ConfigError: it is neither an Expert nor a name, or names several experts.
+      ConfigError: `expert` is neither an Expert nor a name, or several experts match.
       ModelError: there is no expert of the name, or it cannot be loaded.
     """
     if not isinstance(expert, str | Path):
         return _checked(expert)
     found = _named(expert)
     if len(found) != 1:
-        raise ConfigError(f"{str(expert)!r} holds {len(found)} experts, of which one must be named, as in: {str(next(iter(found)))!r}")
+        raise ConfigError(f"{str(expert)!r} contains {len(found)} experts, of which one must be named. Try: {str(next(iter(found)))!r}")
     return next(iter(found.values()))()
 
 
@@ -82,8 +82,8 @@ def _checked(expert: Any) -> "Expert":
     from ntk_select.experts.expert import Expert
 
     if not isinstance(expert, Expert):
-        own = "Or give a network of your own: ntk_select.Expert(name, apply_fn, params, ...)"
-        raise ConfigError(f"Expected an expert, or what names one; given: {type(expert).__name__}. {HOW_TO_NAME}. {own}")
+        own = "For your own network, try: ntk_select.Expert(name, apply_fn, params, ...)"
+        raise ConfigError(f"Expected an expert or a name of one; given: {type(expert).__name__}. {HOW_TO_NAME}. {own}")
     return expert
 
 
@@ -94,7 +94,7 @@ def _loader(expert: Any) -> Callable:
 
 
 def _named(given: str | Path) -> Mapping[str, Callable]:
-    """The experts of a zoo, or the one embedded expert, of this name."""
+    """The experts of the zoo of this name, or the embedded expert of this name."""
     from ntk_select.models import open_zoo
 
     text = str(given)

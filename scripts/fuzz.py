@@ -1,11 +1,11 @@
-"""What does coverage-guided fuzzing find in what reads a user's input? Needs Atheris: pip install atheris.
+"""Coverage-guided fuzzing of all code that reads user input. Needs Atheris: pip install atheris.
 
     python scripts/fuzz.py card --seconds 60
-    python scripts/fuzz.py archive --corpus fuzzing/archive        # kept from run to run
+    python scripts/fuzz.py archive --corpus fuzzing/archive        # reused by later runs
 
-Each surface of tests/fuzz/targets.py takes any bytes and must give a result or an error of ntk_select, and touch nothing else.
-The first input that does otherwise is left in the folder of --findings, its traceback printed, and the exit status is not 0.
-An input that was found belongs into a test: `safely("card", data)` in tests/fuzz.
+Each surface of tests/fuzz/targets.py accepts any bytes and must return a result or raise an error of ntk_select, without other
+side effects. The first input that violates this is written into the folder of --findings, its traceback is printed, and the exit
+status is not 0. Add such an input to a test: `safely("card", data)` in tests/fuzz.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 FUZZ = Path(__file__).parents[1] / "tests" / "fuzz"
 SURFACES = ("uri", "zoo", "config", "zoo_config", "card", "archive", "image", "layout", "npz", "idx", "safetensors", "kernel")
 WATCHED = [
-    *(f"ntk_select.{name}" for name in ("data", "models", "card", "preprocess", "task", "toml_records", "kernel_file")),
+    *(f"ntk_select.{name}" for name in ("data", "models", "card", "preprocess", "task", "_runtime.configs", "kernel_file")),
     *("ntk_select.benchmark.config", "ntk_select.training.zoo.config", "tomllib", "json", "zipfile", "numpy.lib.format", "numpy.lib._format_impl"),
     *("PIL.Image", "PIL.ImageFile", "PIL.PngImagePlugin", "PIL.TiffImagePlugin"),
 ]
@@ -28,15 +28,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("surface", choices=SURFACES)
     parser.add_argument("--seconds", type=int, default=60)
-    parser.add_argument("--runs", type=int, default=-1, help="inputs at most; by default as many as there is time for")
+    parser.add_argument("--runs", type=int, default=-1, help="largest number of inputs; by default limited by time only")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--corpus", type=Path, help="folder of inputs that reach different code; a temporary one by default")
-    parser.add_argument("--findings", type=Path, default=Path.cwd(), help="where the input of a finding is left")
+    parser.add_argument("--corpus", type=Path, help="folder of inputs with different coverage; temporary by default")
+    parser.add_argument("--findings", type=Path, default=Path.cwd(), help="folder for inputs that failed")
     given = parser.parse_args()
     try:
         import atheris
     except ImportError:
-        sys.exit("Atheris is not installed. Type: pip install atheris")
+        sys.exit("Atheris is not installed. Try: pip install atheris")
     sys.path.insert(0, str(FUZZ))
     with atheris.instrument_imports(include=WATCHED):
         import targets

@@ -1,10 +1,10 @@
-"""Everything that the paper shows, from measured records: figures 1 to 8, tables 1 to 4, and the measures that it lacks.
+"""Reproduces the paper from measured records: figures 1 to 8, tables 1 to 4, and further measures.
 
-    python scripts/reproduce_paper.py                                  # the embedded benchmark's records, which lie beside this file
+    python scripts/reproduce_paper.py                                  # the embedded benchmark's records, scripts/results/embedded
     python scripts/reproduce_paper.py --records runs/mine --only figure_4 table_3
 
-The same as `ntk-select bench report`, with the main findings printed. To measure the records anew, see scripts/configs/embedded_benchmark.toml; the paper's
-own benchmark is scripts/configs/paper_benchmark.toml.
+Equivalent to `ntk-select bench report`, with the main findings printed. To measure the records again, see
+scripts/configs/embedded_benchmark.toml; the paper's own benchmark is scripts/configs/paper_benchmark.toml.
 """
 
 from pathlib import Path
@@ -16,7 +16,8 @@ from rich.table import Table
 from ntk_select.benchmark.report.results import read_results
 from ntk_select.benchmark.report.summary import BEST, RANDOM, baselines, measured, usable_targets
 from ntk_select.benchmark.report.write import report
-from ntk_select.cli.console import progress_bar, split
+from ntk_select.cli.console import progress_bar
+from ntk_select.cli.options import split
 
 CONSOLE = Console(width=140)
 RECORDS = Path(__file__).parent / "results" / "embedded"
@@ -24,7 +25,7 @@ SCORES = ("forecast", "lfc", "lgc", "leep", "static_leaderboard", "num_params")
 
 
 def findings(records: Path) -> Table:
-    """Of some scores, a random order (exactly) and a perfect score: gain of the first three, trials to the best expert, Spearman's correlation, with 95 % intervals over targets."""
+    """Gain of the first three, trials to the best expert and Spearman's correlation of some scores, a random order (exactly) and a perfect score, with 95 % intervals."""
     results = read_results(records)
     table = Table(title=f"{results.name}: {len(results.task_names)} targets")
     for column in ("shots", "score", "targets", "gain of the first 3, points", "trials to the best", "Spearman"):
@@ -45,7 +46,7 @@ def main(records: Path = RECORDS, out: Path = Path("runs/paper"), only: tuple[st
     """Writes the report and prints the main findings.
 
     Args:
-      records: folder of a benchmark, as `bench run --out` or `bench pack --out` leaves it.
+      records: folder of a benchmark, as `bench run --out` or `bench pack --out` writes it.
       out: folder for index.html, figures and tables.
       only: figure_1 to figure_8, table_1 to table_4, or others by name; all by default.
     """

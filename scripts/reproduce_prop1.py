@@ -1,16 +1,16 @@
-"""Does the linearised theory predict real fine-tuning? Prop. 1 and equations 3 to 5 over the embedded zoo.
+"""Compares the linearised theory with real fine-tuning: Proposition 1 and equations 3 to 5 over the embedded zoo.
 
     python scripts/reproduce_prop1.py                       # eighteen experts on digits; about twenty minutes on two cores
     python scripts/reproduce_prop1.py --tasks digits fashion_mnist folder:my_images --out runs/prop1
 
 For every expert and task: a new head, the kernel of a few images per class, and
-  * real full-batch training at shares of the expert's own largest stable learning rate: where does the formula stop holding?
-  * real training of all experts at one learning rate: does dY' Theta dY (eq. 3) say who learns faster?
-  * fine-tuning with cross-entropy, Nesterov momentum, and the learning rate chosen on images held out: do Y' Theta^-1 Y (eq. 4),
-    LFC and LGC say who ends with the smaller test error?
-The answers are Spearman correlations over experts with 95 % bootstrap intervals, also where they disappoint. Intervals take
-experts for independent, though some share their source or ancestor, and are not corrected for the number of questions. An expert that was
-trained on the task itself is left out of them. One file a cell lies in OUT/cells; what is there is not computed again.
+  * full-batch training at fractions of the expert's largest stable learning rate: up to which step is the formula accurate?
+  * training of all experts at one learning rate: does dY' Theta dY (eq. 3) predict which experts learn faster?
+  * fine-tuning with cross-entropy, Nesterov momentum, and the learning rate chosen on held-out images: do Y' Theta^-1 Y (eq. 4),
+    LFC and LGC predict which experts end with the smaller test error?
+The answers are Spearman correlations over experts with 95 % bootstrap intervals. Intervals treat experts as independent, though some
+share their source or ancestor, and are not corrected for the number of questions. Experts trained on the task itself are excluded.
+One file per cell is written into OUT/cells; existing files are not computed again.
 """
 
 import hashlib
@@ -23,8 +23,6 @@ import jax
 import numpy as np
 import optax
 import tyro
-from ntk_select.data import load_task
-from ntk_select.models import ZOO
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import rankdata
@@ -32,9 +30,12 @@ from scipy.stats import rankdata
 import ntk_select as ns
 from ntk_select._runtime.figures import file_content, new_figure
 from ntk_select._runtime.files import write_atomically
-from ntk_select.cli.console import progress_bar, split
+from ntk_select.cli.console import progress_bar
+from ntk_select.cli.options import split
+from ntk_select.data import load_task
 from ntk_select.errors import ConfigError, MissingDependencyError, did_you_mean
-from ntk_select.linearized.compare import answers
+from ntk_select.linearized.compare import predicted_classes
+from ntk_select.models import ZOO
 
 CONSOLE = Console(width=150, highlight=False)
 LINEAR = ns.linearized
@@ -42,16 +43,16 @@ LINEAR = ns.linearized
 
 @dataclass(frozen=True)
 class Protocol:
-    """What a cell depends on, beside expert and task."""
+    """Settings of a cell, in addition to expert and task."""
 
     per_class: int = 10
     """Training images per class."""
     test: int = 200
     """Test images."""
     held_out: int = 200
-    """Training images that were not drawn, to choose the learning rate of fine-tuning."""
+    """Further training images, to choose the learning rate of fine-tuning."""
     shares: tuple[float, ...] = (0.02, 0.1, 0.5)
-    """Learning rates of full-batch training, of the largest stable one."""
+    """Learning rates of full-batch training, in units of the largest stable one."""
     common_lr: float = 2e-4
     """The learning rate at which experts are compared."""
     steps: tuple[int, ...] = (1, 2, 5, 10, 20, 50)
@@ -64,10 +65,10 @@ class Protocol:
 
 
 def measure(name: str, uri: str, protocol: Protocol, progress=None) -> dict[str, Any]:
-    """One cell: everything that is known of one expert on one task."""
+    """All measurements of one expert on one task."""
     task, source = load_task(uri), ZOO[name]()
     if task.test_images is None:
-        raise ConfigError(f"The task {uri!r} has no test images, which this comparison needs. Give a folder with train/ and test/.")
+        raise ConfigError(f"The task {uri!r} has no test images, which this comparison needs. Try: a folder with train/ and test/")
     sample = ns.probe_sample(task, per_class=protocol.per_class, seed=protocol.seed)
     classes = len(sample.class_names)
     expert = ns.with_new_head(source, classes, seed=protocol.seed)
@@ -77,7 +78,7 @@ def measure(name: str, uri: str, protocol: Protocol, progress=None) -> dict[str,
         "held out": ns.further_sample(task, sample, most=protocol.held_out, seed=[protocol.seed, 2]),
     }
     if not all(map(len, further.values())):
-        raise ConfigError(f"Task {task.name!r} has no images left to choose the learning rate on, or none to test on. Type: a smaller --per-class")
+        raise ConfigError(f"Task {task.name!r} has no images left to choose the learning rate on, or none to test on. Try: a smaller --per-class")
     (x_test, y_test), (x_held, y_held) = (
         (np.asarray(expert.preprocess(more.images)), LINEAR.targets(more.labels, classes)) for more in further.values()
     )
@@ -150,13 +151,13 @@ def fine_tune(expert, x, y, x_held, y_held, x_test, y_test, protocol: Protocol, 
         optimizer = optax.sgd(schedule, momentum=0.9, nesterov=True)
         options = {"loss": "cross_entropy", "weight_decay": 1e-4, "batches": batches, "x_test": looked, "progress": progress}
         run = LINEAR.train(expert, x, y, optimizer, times=[len(batches)], **options)
-        right = (answers(run.test_outputs)[0] == wanted) & np.isfinite(run.test_outputs[0]).all(axis=1)
+        right = (predicted_classes(run.test_outputs)[0] == wanted) & np.isfinite(run.test_outputs[0]).all(axis=1)
         found[str(lr)] = {"held_out": float(right[: len(x_held)].mean()), "test": float(right[len(x_held) :].mean())}
     return found
 
 
 def plain(values) -> list[float | None]:
-    """Numbers that JSON has; None for what overflowed."""
+    """Numbers for JSON; None for those that overflowed."""
     return [float(value) if np.isfinite(value) else None for value in values]
 
 
@@ -176,7 +177,7 @@ def spearman(a, b, resamples: int = 4000) -> tuple[float, float, float]:
 
 
 def fall(cell: dict[str, Any], place: int) -> float:
-    """How far the real loss fell at the common learning rate up to a record; endlessly little where it rose out of sight."""
+    """Decrease of the real loss at the common learning rate up to a record; minus infinity if it overflowed."""
     loss = cell["common"]["loss"]
     return -np.inf if loss[place] is None else loss[0] - loss[place]
 
@@ -189,7 +190,7 @@ QUESTIONS = [
     ("Y'T^-1Y, free of scale: test error, fine-tuned", lambda c: c["generalization_per_scale"], lambda c: c["test_error"]),
     ("Y'T^-1Y, free of scale: test error, linearised", lambda c: c["generalization_per_scale"], lambda c: c["linear_test_error"]),
     ("dY'TdY: minus Y'T^-1Y (partly scale alone)", lambda c: c["speed"], lambda c: -c["generalization"]),
-    ("the same, free of scale (are the objectives one?)", lambda c: c["speed_per_scale"], lambda c: -c["generalization_per_scale"]),
+    ("the same, free of scale", lambda c: c["speed_per_scale"], lambda c: -c["generalization_per_scale"]),
     ("LFC: dY'TdY", lambda c: c["lfc"], lambda c: c["speed"]),
     ("LGC: dY'TdY", lambda c: c["lgc"], lambda c: c["speed"]),
     ("LFC: dY'TdY, free of scale", lambda c: c["lfc"], lambda c: c["speed_per_scale"]),
@@ -203,7 +204,7 @@ QUESTIONS = [
     ("dY'TdY, free of scale: fine-tuned accuracy", lambda c: c["speed_per_scale"], lambda c: -c["test_error"]),
     ("linearised accuracy: fine-tuned accuracy", lambda c: -c["linear_test_error"], lambda c: -c["test_error"]),
 ]
-"""Name, what predicts, what is predicted; a high correlation is what the theory, or the hope, says."""
+"""Name, predictor, predicted quantity; the theory, or the hypothesis, predicts a high correlation."""
 
 
 def answer(cells: list[dict[str, Any]], protocol: Protocol) -> list[dict[str, Any]]:
@@ -242,13 +243,13 @@ def main(
     only: tuple[str, ...] = (),
     out: Path = Path("runs/reproduce_prop1"),
 ) -> dict[str, Any]:
-    """Measures what is missing, prints the answers and writes them.
+    """Measures missing cells, prints the answers and writes them.
 
     Args:
       protocol: what is trained and for how long.
       tasks: task URIs.
-      only: these experts alone.
-      out: folder for the answers, the figure and one file a cell.
+      only: restricts the experts to these.
+      out: folder for the answers, the figure and one file per cell.
     """
     names = split(only) or list(ZOO)
     for name in names:
@@ -286,7 +287,7 @@ def main(
 
 
 def show(result: dict[str, Any], cells: list[dict[str, Any]]) -> None:
-    """The tables for people."""
+    """Prints the tables."""
     table = Table(title=f"Spearman over experts, 95 % bootstrap intervals; {len(cells)} cells")
     for column in ("question", "task", "experts", "correlation", "interval"):
         table.add_column(column, justify="left" if column in ("question", "task") else "right")
@@ -296,12 +297,12 @@ def show(result: dict[str, Any], cells: list[dict[str, Any]]) -> None:
     CONSOLE.print(table)
     for what, title in (
         ("loss_error", "Formula against real training: error of the loss"),
-        ("output_error", "error of the test outputs, of how far they moved"),
+        ("output_error", "error of the test outputs, relative to their change"),
         ("agreement", "share of equal test answers"),
     ):
         steps = list(next(iter(result[what].values())))
         table = Table(title=f"{title} (median)")
-        table.add_column("lr, of the stable one", justify="right")
+        table.add_column("lr / stable lr", justify="right")
         for step in steps:
             table.add_column(f"{step} steps", justify="right")
         for share, row in result[what].items():
@@ -320,7 +321,7 @@ def figure(result: dict[str, Any], cells: list[dict[str, Any]], protocol: Protoc
         axis = page.add_subplot(grid[place // 2, place % 2])
         for (share, row), colour in zip(result[what].items(), ("#009E73", "#0072B2", "#D55E00", "#CC79A7"), strict=False):
             values = [np.nan if value is None else 100 * value for value in row.values()]
-            axis.plot(list(row), values, marker="o", markersize=3, color=colour, label=f"lr {share} of the stable one")
+            axis.plot(list(row), values, marker="o", markersize=3, color=colour, label=f"lr {share} x the stable one")
         axis.set(xscale="log", title=title, xlabel="steps")
         axis.grid(alpha=0.25)
         axis.spines[["top", "right"]].set_visible(False)
@@ -342,7 +343,7 @@ def figure(result: dict[str, Any], cells: list[dict[str, Any]], protocol: Protoc
     axis.spines[["top", "right"]].set_visible(False)
     if tasks:
         axis.legend(frameon=False, fontsize=8, loc="upper left")
-    page.suptitle(f"The linearised theory beside real fine-tuning: {len(cells)} pairs of expert and task, {protocol.per_class} images per class")
+    page.suptitle(f"The linearised theory and real fine-tuning: {len(cells)} pairs of expert and task, {protocol.per_class} images per class")
     return file_content(page, "png")
 
 

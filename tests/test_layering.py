@@ -15,7 +15,7 @@ ROOMS = {"ntk_select": ROOT / "ntk_select", "ntk_select.models": ROOT / "models"
 FORBIDDEN_AT_IMPORT = {"tensorflow", "torch", "matplotlib", "tensorflow_datasets", "neural_tangents"}
 # Installed with the package, but not needed by its numerical core.
 # The files that may read JAX's intermediate form, which is less stable than the rest of JAX.
-READ_JAXPRS = {"engine/program.py", "kernels/neural_tangents.py"}
+READ_JAXPRS = {"engine/program.py", "engine/neural_tangents.py"}
 NOT_CORE = {*FORBIDDEN_AT_IMPORT, "PIL", "safetensors", "tyro", "rich", "pyarrow", "pandas", "sklearn", "huggingface_hub", "array_record"}
 
 

@@ -1,4 +1,4 @@
-"""Does the message about a package that is not installed name what brings it?"""
+"""The error about a missing package names the command that installs it."""
 
 import re
 import tomllib
@@ -19,7 +19,7 @@ def named(requirements):
 @pytest.mark.parametrize("package", EXTRAS)
 def test_the_extra_that_is_named_brings_the_package(package):
     assert package in named(OPTIONAL[EXTRAS[package]])
-    assert str(missing(package, "This")).endswith(f"Type: pip install {package}, or: pip install 'ntk-select[{EXTRAS[package]}]'")
+    assert str(missing(package, "This")).endswith(f"Try: pip install {package}, or: pip install 'ntk-select[{EXTRAS[package]}]'")
 
 
 def test_every_optional_package_is_known():
@@ -27,7 +27,7 @@ def test_every_optional_package_is_known():
 
 
 def test_a_package_that_no_extra_brings_is_named_alone():
-    assert str(missing("Pillow", "Resizing images")) == "Resizing images needs the package Pillow, which is not installed. Type: pip install Pillow"
+    assert str(missing("Pillow", "Resizing images")) == "Resizing images needs the package Pillow, which is not installed. Try: pip install Pillow"
 
 
 @pytest.mark.parametrize("room", ["ntk_select", "models", "data"])

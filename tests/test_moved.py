@@ -1,4 +1,4 @@
-"""Module names of version 0.1 lead to the modules' new places."""
+"""Module names of version 0.1 are aliases of the new ones."""
 
 import importlib
 import subprocess

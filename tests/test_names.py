@@ -1,4 +1,4 @@
-"""Is what a user looks for in `ntk_select` there, and nothing else?"""
+"""`ntk_select` exports the documented names and nothing else."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import pytest
 
 import ntk_select as ns
 from ntk_select.ranking.rank import chosen_scores
-from ntk_select.scores import installed
+from ntk_select.scores import table as score_table
 
 ROOT = Path(__file__).parent.parent
 
@@ -45,5 +45,5 @@ def test_a_score_of_a_package_is_found_by_the_lines_that_the_example_shows(monke
     (row,) = tomllib.loads("\n".join(lines))["project"]["entry-points"]["ntk_select.scores"].items()
     mine = ns.scores.SCORES["lfc"]
     monkeypatch.setattr(EntryPoint, "load", lambda self: mine if self.value == row[1] else None)
-    monkeypatch.setattr(installed, "entry_points", lambda group: [EntryPoint(*row, group)] if group == "ntk_select.scores" else [])
+    monkeypatch.setattr(score_table, "entry_points", lambda group: [EntryPoint(*row, group)] if group == "ntk_select.scores" else [])
     assert chosen_scores([row[0]]) == {row[0]: mine}

@@ -1,4 +1,4 @@
-"""Names of tasks and experts where the objects themselves are accepted."""
+"""Names of tasks and experts are accepted in place of the objects."""
 
 import re
 from pathlib import Path
@@ -29,7 +29,7 @@ def test_a_task_is_itself_or_what_its_name_or_path_means(tmp_path):
 @pytest.mark.parametrize(
     ("given", "error", "says"),
     [
-        (3, ConfigError, r"task= takes a Task, or its name or path; given: int. Type: ntk_select.load_task\('digits'\)"),
+        (3, ConfigError, r"task= must be a Task, or its name or path; given: int. Try: ntk_select.load_task\('digits'\)"),
         (None, ConfigError, "given: NoneType"),
         (np.zeros(3), ConfigError, "given: ndarray"),
         ("digitz", TaskError, "Did you mean 'digits'"),
@@ -78,7 +78,7 @@ def test_what_is_no_expert_is_refused(given):
     what = type(given[0] if isinstance(given, list) else given).__name__
     for read in (as_experts, as_expert):
         with pytest.raises(
-            ConfigError, match=r"Expected an expert, or what names one; given: " + ("list" if given == [3] and read is as_expert else what)
+            ConfigError, match=r"Expected an expert or a name of one; given: " + ("list" if given == [3] and read is as_expert else what)
         ):
             read(given)
 
@@ -86,7 +86,7 @@ def test_what_is_no_expert_is_refused(given):
 @pytest.mark.parametrize("read", [as_experts, as_expert])
 @pytest.mark.parametrize("given", ["cifar10-resnet_smal", "", "a\0b", "no/such/folder"])
 def test_a_name_that_means_nothing_is_refused(read, given):
-    with pytest.raises(ModelError, match=re.escape(f"There is no expert, zoo or folder {given!r}.") + ".*to see the names type: ntk-select zoo list"):
+    with pytest.raises(ModelError, match=re.escape(f"There is no expert, zoo or folder {given!r}.") + ".*To list the names, try: ntk-select zoo list"):
         read(given)
 
 
@@ -95,5 +95,5 @@ def test_near_names_are_suggested_and_two_of_one_name_are_refused():
         as_expert("cifar10-resnet_smal")
     with pytest.raises(ConfigError, match=f"Two experts are named '{EMBEDDED}'; names must differ"):
         as_experts([EMBEDDED, "builtin"])
-    with pytest.raises(ConfigError, match=r"'builtin' holds \d+ experts, of which one must be named, as in: '"):
+    with pytest.raises(ConfigError, match=r"'builtin' contains \d+ experts, of which one must be named. Try: '"):
         as_expert("builtin")

@@ -1,18 +1,79 @@
-"""Reading of the archives of a set as its authors publish them, in place: nothing is unpacked."""
+"""Archives of published data sets, read in place: folders, zip and tar files. Nothing is unpacked to disk."""
 
 import os
 import posixpath
-from collections.abc import Callable
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+from ntk_select.data.formats import HEAD, reject_placeholder
+from ntk_select.data.image_folder import MAX_ENTRY_BYTES, check_entry, is_plain_path, read_entry, walk
+from ntk_select.data.layout import few, is_image, is_junk
 from ntk_select.errors import DataError, first_line
 
-from ..folder import walk
-from ..layout import few, is_image, is_junk
-from ..recognise import HEAD, refuse_stand_in
-from ..zipped import MAX_ENTRY_BYTES
-from .parts import Files, Tar, Zip
+
+class Files:
+    """The files below a folder."""
+
+    def __init__(self, root: str, paths: list[str]):
+        self.where, self._paths = root, paths
+
+    def entries(self) -> Iterator[tuple[str, str, int]]:
+        """(path, argument of `read`, size) of each file."""
+        return ((path, path, os.path.getsize(os.path.join(self.where, path))) for path in self._paths)
+
+    def read(self, path: str) -> bytes:
+        """The bytes of one entry."""
+        return Path(self.where, path).read_bytes()
+
+
+class Zip:
+    """The files in a zip archive."""
+
+    def __init__(self, path: str, opened: ExitStack):
+        self.where, self._zip = path, opened.enter_context(zipfile.ZipFile(path))
+
+    def entries(self) -> Iterator[tuple[str, zipfile.ZipInfo, int]]:
+        """(path, argument of `read`, size) of each file."""
+        seen = set()
+        for entry in self._zip.infolist():
+            check_entry(self.where, entry, seen)
+            if not entry.is_dir():
+                yield entry.filename, entry, entry.file_size
+
+    def read(self, entry: zipfile.ZipInfo) -> bytes:
+        """The bytes of one entry."""
+        return read_entry(self._zip, entry)
+
+
+class Tar:
+    """The files in a tar, compressed or not."""
+
+    def __init__(self, path: str, opened: ExitStack):
+        self.where, self._tar = path, opened.enter_context(tarfile.open(path))  # noqa: SIM115 - the stack closes it
+
+    def entries(self) -> Iterator[tuple[str, tarfile.TarInfo, int]]:
+        """(path, argument of `read`, size) of each file."""
+        for entry in self._tar:
+            name = entry.name.removeprefix("./")
+            if entry.size < 0:  # a negative size makes tarfile loop
+                raise EOFError(f"the entry {name!r} has {entry.size:,} bytes")
+            if name not in ("", ".") and not is_plain_path(name):
+                raise DataError(f"{self.where}, entry {entry.name!r}: leads out of the archive. Download it from its authors.")
+            if entry.isreg():
+                yield name, entry, entry.size
+        self._tar.fileobj.seek(self._tar.offset)
+        if self._tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes a truncated file for a complete one
+            raise EOFError("the block that marks the end is missing")
+        while self._tar.fileobj.read(2**20):
+            pass  # raises for a truncated compressed file
+
+    def read(self, entry: tarfile.TarInfo) -> bytes:
+        """The bytes of one entry."""
+        return self._tar.extractfile(entry).read()
+
 
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz")
 MAX_LIST_BYTES = 2**30
@@ -21,28 +82,28 @@ MAX_LIST_BYTES = 2**30
 class Archive:
     """The files in a zip or tar archive, or in a folder, together with those in the archives that the folder holds.
 
-    Links and devices are not read. A compressed tar is quick when it is read in its own order, that of `names`.
+    Links and devices are skipped. A compressed tar is read fastest in its own order, the order of `names`.
 
     Args:
-      path: of the archive or folder.
-      layout: what should be in it, in words, for errors.
+      path: archive or folder.
+      layout: description of the expected content, for errors.
 
     Raises:
-      DataError: there is nothing at `path`; not an archive, damaged or encrypted; a name that leads out of it; an image
-        of more than 256 MiB; or the same name twice.
+      DataError: `path` does not exist; not an archive, damaged or encrypted; an entry whose path leaves the archive; an image
+        of more than 256 MiB; or duplicate names.
     """
 
     def __init__(self, path: str | Path, layout: str):
         self.where, self.layout = os.path.expanduser(path), layout
         self._open = ExitStack()
-        self._entries = {}  # name -> (which part, what to ask it for)
+        self._entries = {}  # name -> (part, argument of its `read`)
         try:
             if os.path.isdir(self.where):
                 self._add_folder()
             elif os.path.isfile(self.where):
                 self._add(self.where)
             else:
-                raise DataError(f"There is no file or folder {str(path)!r}. Needed is: {layout}.")
+                raise DataError(f"There is no file or folder {str(path)!r}. Expected: {layout}.")
         except BaseException:
             self._open.close()
             raise
@@ -55,39 +116,39 @@ class Archive:
 
     @property
     def names(self) -> list[str]:
-        """Paths of all files, in the order in which they lie there."""
+        """Paths of all files, in the order of the archive."""
         return list(self._entries)
 
     def read(self, name: str) -> bytes:
-        """The bytes of a file. DataError if it is damaged."""
+        """The bytes of a file. Raises DataError if it is damaged."""
         part, entry = self._entries[name]
         try:
             return part.read(entry)
-        except Exception as error:  # damaged deflate, gzip, bz2, lzma or headers: each raises its own
+        except Exception as error:  # damaged deflate, gzip, bz2, lzma streams or headers raise different types
             raise DataError(f"{part.where}, entry {name}: cannot be read ({first_line(error)}). Download the archive again.") from error
 
     def read_list(self, name: str) -> bytes:
-        """The bytes of a list. DataError if it is damaged, or something else lies in its place."""
+        """The bytes of a list. Raises DataError for a damaged file, a Git LFS pointer or a web page."""
         content = self.read(name)
-        refuse_stand_in(f"{self.where}, {name}", content)
+        reject_placeholder(f"{self.where}, {name}", content)
         return content
 
     def find(self, *names: str) -> str:
-        """The one file of the first of these names that is there; a name may stand below any folder.
+        """The path of the first of these names that exists, below any folder.
 
         Raises:
-          DataError: none is there, or several are.
+          DataError: none exists, or several files have the name.
         """
         for name in names:
             found = [path for path in self._entries if path == name or path.endswith(f"/{name}")]
             if len(found) > 1:
-                raise DataError(f"{self.where}: there are several files {name}: {few(found)}. Keep one. Needed is: {self.layout}.")
+                raise DataError(f"{self.where}: there are several files {name}: {few(found)}. Keep one. Expected: {self.layout}.")
             if found:
                 return found[0]
-        raise DataError(f"{self.where}: there is no {' or '.join(names)}. Needed is: {self.layout}.")
+        raise DataError(f"{self.where}: there is no {' or '.join(names)}. Expected: {self.layout}.")
 
     def lines(self, *names: str) -> list[str]:
-        """The lines of such a file that are not empty, without spaces around them. DataError if it is not text."""
+        """The non-empty lines of the file that `find` returns, stripped. Raises DataError if it is not UTF-8 text."""
         name = self.find(*names)
         try:
             return [line.strip() for line in self.read_list(name).decode("utf-8-sig").splitlines() if line.strip()]
@@ -95,7 +156,7 @@ class Archive:
             raise DataError(f"{self.where}, {name}: not text in UTF-8 ({error}). Download it again.") from error
 
     def by(self, key: Callable[[str], str | None]) -> dict[str, str]:
-        """key(path) -> path, of all files whose key is not empty.
+        """Mapping from key(path) to path, without files whose key is empty.
 
         Raises:
           DataError: two files have the same key.
@@ -104,7 +165,7 @@ class Archive:
         for path in self._entries:
             name = key(path)
             if name and name in found:
-                raise DataError(f"{self.where}: {found[name]} and {path} are both {name!r}. Keep one. Needed is: {self.layout}.")
+                raise DataError(f"{self.where}: {found[name]} and {path} are both {name!r}. Keep one. Expected: {self.layout}.")
             if name:
                 found[name] = path
         return found
@@ -118,15 +179,15 @@ class Archive:
 
     def _add(self, path: str) -> None:
         if not path.lower().endswith(ENDINGS):
-            raise DataError(f"{path}: not an archive that is known by its name. Allowed: a folder, {', '.join(ENDINGS)}. Needed is: {self.layout}.")
+            raise DataError(f"{path}: not an archive by its file name. Allowed: a folder, {', '.join(ENDINGS)}. Expected: {self.layout}.")
         try:
             with open(path, "rb") as file:
-                refuse_stand_in(path, file.read(HEAD))
+                reject_placeholder(path, file.read(HEAD))
             self._take((Zip if path.lower().endswith(".zip") else Tar)(path, self._open))
         except DataError:
             raise
-        except Exception as error:  # zipfile, tarfile, gzip and zlib raise almost anything on damaged files
-            raise DataError(f"{path}: not an archive that can be read ({first_line(error)}). Is it complete? Download it again.") from error
+        except Exception as error:  # zipfile, tarfile, gzip and zlib raise many types on damaged files
+            raise DataError(f"{path}: cannot be read as an archive ({first_line(error)}). Is it complete? Download it again.") from error
 
     def _take(self, part) -> None:
         for name, entry, size in part.entries():
@@ -137,7 +198,7 @@ class Archive:
             except UnicodeEncodeError as error:
                 raise DataError(f"{part.where}, entry {name!r}: its name is not UTF-8. Rename it or pack the archive again.") from error
             if name in self._entries:
-                raise DataError(f"{self.where}: {name!r} is there twice, in {self._entries[name][0].where} and in {part.where}. Keep one.")
+                raise DataError(f"{self.where}: {name!r} occurs twice, in {self._entries[name][0].where} and in {part.where}. Keep one.")
             most = MAX_ENTRY_BYTES if is_image(name) else MAX_LIST_BYTES
             if size <= most:
                 self._entries[name] = part, entry
@@ -146,5 +207,5 @@ class Archive:
 
 
 def stem(path: str) -> str:
-    """A file's name without folders and ending."""
+    """File name without folders and suffix."""
     return posixpath.splitext(posixpath.basename(path))[0]

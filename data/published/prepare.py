@@ -1,4 +1,4 @@
-"""Turning an archive, as its authors publish it, into a prepared set."""
+"""Preparation of a published archive as an ArrayRecord data set."""
 
 import io
 import os
@@ -7,22 +7,18 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
+from ntk_select.data.decode import FORMATS
+from ntk_select.data.layout import few
+from ntk_select.data.published.archive import Archive
+from ntk_select.data.published.catalogue import KNOWN, KnownSet, find_known, next_command
+from ntk_select.data.published.readers import READERS, Contents
+from ntk_select.data.tfds import places
 from ntk_select.errors import DataError, TaskError, did_you_mean
-
-from .. import prepared
-from ..decode import FORMATS
-from ..layout import few
-from . import KNOWN
-from .archive import Archive
-from .contents import Contents
-from .known import KnownSet
-from .load import find_known, next_command
-from .readers import READERS
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepare` has written: the folder, images of each split, classes, and files left out because they are no images."""
+    """Result of `prepare`: the folder, the numbers of images per split, of classes, and of files dropped because they are not images."""
 
     folder: Path
     train: int
@@ -32,30 +28,30 @@ class Prepared:
 
 
 def prepare(name: str, archive: str | Path, *, data_dir: str | Path | None = None, any_size: bool = False, progress=None) -> Prepared:
-    """Writes a set as ArrayRecord, through TensorFlow Datasets but without TensorFlow and without the network.
+    """Writes a data set as ArrayRecord with TensorFlow Datasets, without TensorFlow and without network access.
 
-    Images stay encoded as published. No file appears in `data_dir` before all is written.
+    Images stay encoded as published. The files appear in `data_dir` only when all are written.
 
     Args:
-      name: of a set in `READERS`.
-      archive: the archive, or the folder of archives and lists, that the set's `layout` describes.
-      data_dir: by default TensorFlow Datasets' own folder ($TFDS_DATA_DIR or ~/tensorflow_datasets).
-      any_size: accept an archive whose images or classes differ in number from the table.
-      progress: progress(done, total, name), called for every image.
+      name: key of `READERS`.
+      archive: the archive, or the folder of archives and lists, described by the `layout` of the set.
+      data_dir: by default the folder of TensorFlow Datasets ($TFDS_DATA_DIR or ~/tensorflow_datasets).
+      any_size: accept an archive whose numbers of images or classes differ from the table.
+      progress: progress(done, total, name), called for each image.
 
     Raises:
-      TaskError: no such name.
-      DataError: it is prepared there already; the archive is not of the published form, damaged, or of another size
-        than the table says; or the folder cannot be written.
+      TaskError: the name is unknown.
+      DataError: the set is prepared already; the archive is damaged, has another format or another size than in the table;
+        or the folder cannot be written.
     """
     if name not in KNOWN:
-        raise TaskError(f"Unknown set {name!r}.{did_you_mean(name, READERS)} Example: ntk-select tasks prepare magnetic_tile --archive PATH")
-    place = prepared.places(None, None)[0] if data_dir is None else Path(os.path.expanduser(data_dir))
+        raise TaskError(f"Unknown set {name!r}.{did_you_mean(name, READERS)} Try: ntk-select tasks prepare magnetic_tile --archive PATH")
+    place = places(None, None)[0] if data_dir is None else Path(os.path.expanduser(data_dir))
     if name not in READERS:
-        raise DataError(f"{name} is prepared by TensorFlow Datasets, not here. {KNOWN[name].obtain} Then type: {next_command(name, place)}")
-    there = find_known(name, str(place))
-    if there:
-        raise DataError(f"{name} lies prepared in {there} and is not overwritten. Delete that folder first, or give another with --data-dir DIR.")
+        raise DataError(f"{name} is prepared by TensorFlow Datasets, not here. {KNOWN[name].obtain} Then try: {next_command(name, place)}")
+    existing = find_known(name, str(place))
+    if existing:
+        raise DataError(f"{name} is already prepared in {existing} and is not overwritten. Delete that folder first, or try: --data-dir DIR")
     known = KNOWN[name]
     with Archive(archive, known.layout) as opened:
         contents = READERS[name](opened)
@@ -69,29 +65,29 @@ def _check(name: str, known: KnownSet, archive: Archive, contents: Contents, any
     found = (len(contents.train), len(contents.test), len(contents.class_names))
     shown = "{:,} training and {:,} test images of {:,} classes".format(*found)
     if not contents.train or not contents.test or len(contents.class_names) < 2:
-        raise DataError(f"{archive.where}: holds {shown} of {name}; a task needs both, of at least two classes. Needed is: {archive.layout}.")
+        raise DataError(f"{archive.where}: contains {shown} of {name}; a task needs both, of at least two classes. Expected: {archive.layout}.")
     names = [name for name in contents.class_names if len(name.strip().splitlines()) != 1 or name != name.encode(errors="ignore").decode()]
     if names:
-        raise DataError(f"{archive.where}: class names that cannot be written in a line: {few(list(map(ascii, names)))}. Download it again.")
-    often = [image for rows in (contents.train, contents.test) for image, times in Counter(image for image, _ in rows).items() if times > 1]
-    if often:
-        raise DataError(f"{archive.where}: listed with more than one class: {few(often)}. Needed is: {archive.layout}.")
+        raise DataError(f"{archive.where}: class names that do not fit in one line of text: {few(list(map(ascii, names)))}. Download it again.")
+    duplicates = [image for rows in (contents.train, contents.test) for image, times in Counter(image for image, _ in rows).items() if times > 1]
+    if duplicates:
+        raise DataError(f"{archive.where}: listed with more than one class: {few(duplicates)}. Expected: {archive.layout}.")
     if known.fixed and not any_size and found != (known.train, known.test, known.classes):
         raise DataError(
-            f"{archive.where}: holds {shown}; table 4 has {known.train:,}, {known.test:,} and {known.classes:,}. Is the archive complete, "
-            "and has nothing been added? To prepare it as it is, add --any-size (any_size=True)."
+            f"{archive.where}: contains {shown}; table 4 has {known.train:,}, {known.test:,} and {known.classes:,}. Is the archive complete, "
+            "and has nothing been added? To prepare it as it is, try: --any-size (any_size=True)"
         )
 
 
 class _Writer:
-    """Gives the records of each split, and counts them."""
+    """Generates the records of each split, and counts them."""
 
     def __init__(self, name: str, known: KnownSet, archive: Archive, contents: Contents, progress):
         self.name, self.known, self._archive, self.contents, self._progress = name, known, archive, contents, progress or (lambda *_: None)
         self.written, self.left_out, self.problem = {"train": 0, "test": 0}, 0, None
 
     def records(self, split: str):
-        """(key, record) in the order of the archive, which a compressed tar is quick in."""
+        """Pairs (key, record) in the order of the archive, in which a compressed tar is read fastest."""
         places = {path: place for place, path in enumerate(self._archive.names)}
         total = len(self.contents.train) + len(self.contents.test)
         for key, label in sorted(getattr(self.contents, split), key=lambda row: places.get(row[0], 0)):
@@ -107,20 +103,20 @@ class _Writer:
                 self.written[split] += 1
             self._progress(sum(self.written.values()) + self.left_out, total, key)
         if not self.written[split]:
-            self.problem = DataError(f"{self._archive.where}: no file of the {split} split is an image. Download them again.")
+            self.problem = DataError(f"{self._archive.where}: no file of the {split} split is an image. Download the archive again.")
             raise self.problem
 
     def _read(self, key: str) -> bytes | None:
-        """An encoded image; None if it is no image and may be left out. Pixels are decoded only when they are asked for."""
+        """An encoded image; None if the file is not an image and may be dropped. Only the header is read."""
         from PIL import Image
 
         encoded = self.contents.read(key)
         try:
             with Image.open(io.BytesIO(encoded), formats=FORMATS):
                 return encoded
-        except Exception as error:  # Pillow's readers raise almost anything on damaged files
+        except Exception as error:  # Pillow's readers raise many types on damaged files
             if self.known.fixed:
-                raise DataError(f"{self._archive.where}, {key}: not an image that can be read. Download the archive again.") from error
+                raise DataError(f"{self._archive.where}, {key}: cannot be read as an image. Download the archive again.") from error
             return None
 
 
@@ -131,7 +127,7 @@ def _write(writer: _Writer, place: Path) -> Path:
 
     class Published(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         VERSION = tfds.core.Version("1.0.0")
-        __module__ = name = writer.name  # TensorFlow Datasets would look for files beside a real module
+        __module__ = name = writer.name  # TensorFlow Datasets would search for files next to a real module
 
         def _info(self):
             label = tfds.features.ClassLabel(names=writer.contents.class_names)
@@ -154,11 +150,11 @@ def _write(writer: _Writer, place: Path) -> Path:
     tfds.disable_progress_bar()
     try:
         builder = Published(data_dir=place, file_format="array_record")
-        with redirect_stdout(io.StringIO()):  # TensorFlow Datasets prints what it does
+        with redirect_stdout(io.StringIO()):  # suppresses the output of TensorFlow Datasets
             builder.download_and_prepare()
     except OSError as error:
-        raise writer.problem or DataError(f"{place}: cannot be written ({error}). Give another folder with --data-dir DIR.") from error
-    except Exception as error:  # TensorFlow Datasets adds its own text to errors of the archive
+        raise writer.problem or DataError(f"{place}: cannot be written ({error}). Try: --data-dir ANOTHER_FOLDER") from error
+    except Exception as error:  # TensorFlow Datasets adds its own text to our errors
         if writer.problem is None:
             raise
         raise writer.problem from error

@@ -1,1 +1,1 @@
-"""Private services for all rooms: files, cache, memory, progress, figures, configuration files."""
+"""Private services of the package: files, cache, memory, progress, figures, configuration files, checks of arguments."""

@@ -1,4 +1,4 @@
-"""How does a figure come to be without a display, and become the content of a file?"""
+"""Matplotlib figures without a display, their axes, and their file content."""
 
 import io
 import warnings
@@ -8,10 +8,11 @@ from ntk_select.errors import ConfigError, missing
 
 
 def new_figure(width: float, height: float, purpose: str):
-    """An empty matplotlib figure, in inches.
+    """An empty matplotlib figure.
 
     Args:
-      purpose: the beginning of the sentence without matplotlib, as in "The heat map of a kernel".
+      width, height: in inches.
+      purpose: beginning of the error message without matplotlib, as in "The heat map of a kernel".
 
     Raises:
       MissingDependencyError: matplotlib is not installed.
@@ -27,32 +28,32 @@ def new_figure(width: float, height: float, purpose: str):
 
 
 def format_of(path: Path) -> str:
-    """The format that the ending of a figure's name asks for. Raises ConfigError for another ending."""
+    """The file format by the suffix of a figure's name. Raises ConfigError for other suffixes."""
     if path.suffix not in (".png", ".svg", ".pdf"):
         raise ConfigError(f"report: {path.name!r} ends in {path.suffix!r}; allowed are .png, .svg and .pdf.")
     return path.suffix[1:]
 
 
 def colours(name: str):
-    """A colour map of matplotlib, in which what is not known is grey."""
+    """A colour map of matplotlib in which missing values are grey."""
     from matplotlib import colormaps
 
     return colormaps[name].with_extremes(bad="0.85")
 
 
-FEW, SOME = 10, 1000
-"""Largest divided by smallest value up to which a logarithmic axis has ticks as a linear one, and up to which at 1, 2 and 5."""
+LINEAR_TICKS, DENSE_TICKS = 10, 1000
+"""Ratios of the largest to the smallest value up to which a logarithmic axis has the ticks of a linear one, and ticks at 1, 2 and 5."""
 
 
 def logarithmic(axis) -> None:
-    """Makes the y axis of a panel, on which everything is drawn, logarithmic: with plain numbers at its ticks where powers of ten would be too few."""
+    """Makes the y axis of a finished panel logarithmic, with plain numbers as tick labels if powers of ten would be too few."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
     axis.set_yscale("log")
     low, high = axis.get_ylim()
-    if high / low > SOME:
+    if high / low > DENSE_TICKS:
         return
-    few = high / low <= FEW
+    few = high / low <= LINEAR_TICKS
     ticks = [tick for tick in MaxNLocator(10, steps=[1, 2, 5, 10]).tick_values(low, high) if low <= tick <= high] if few else []
     axis.yaxis.set_major_locator(FixedLocator(ticks) if few else LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -62,19 +63,19 @@ def logarithmic(axis) -> None:
 
 
 def whole_steps(axis) -> None:
-    """Ticks of the x axis at whole numbers alone: of steps or epochs."""
+    """Restricts ticks of the x axis to integers, for steps or epochs."""
     from matplotlib.ticker import MaxNLocator
 
     axis.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
 
 
 def file_content(figure, file_format: str, *, tight: bool = False) -> bytes:
-    """The figure as "png", "svg" or "pdf", the same bytes every time; `tight` cuts its margins."""
+    """The figure as deterministic "png", "svg" or "pdf" bytes; `tight` crops the margins."""
     import matplotlib
 
     buffer = io.BytesIO()
     with warnings.catch_warnings(), matplotlib.rc_context({"svg.hashsalt": "ntk-select"}):
-        # Names may be in any script; a letter that the font lacks becomes a box.
+        # Names may be in any script; missing glyphs become boxes.
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         metadata = {"Date": None} if file_format == "svg" else None
         figure.savefig(buffer, format=file_format, dpi=150, bbox_inches="tight" if tight else None, metadata=metadata)
@@ -82,5 +83,5 @@ def file_content(figure, file_format: str, *, tight: bool = False) -> bytes:
 
 
 def literal(text: str) -> str:
-    """Text in which matplotlib sees no formula."""
+    """Text escaped for matplotlib, without formulas."""
     return text.replace("$", r"\$")

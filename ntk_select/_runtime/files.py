@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, named safely, and recognised where something else lies in their place."""
+"""Atomic writing of files, safe file names, and detection of placeholders (Git LFS pointers, web pages)."""
 
 import codecs
 import os
@@ -10,13 +10,13 @@ from ntk_select.errors import ConfigError
 
 POINTER = re.compile(r"version https://(git-lfs|hawser)\.github\.com/spec/")
 PAGE = re.compile(r"(<!--((?!-->).)*-->\s*)*<(!doctype\s+html|html|head|body|title|meta|script|\?xml(?!.*<svg))\b", re.DOTALL)
-"""How a pointer of Git LFS begins, today's and the first, and how a web page or a store's refusal in XML begins. A drawing in SVG is none."""
+"""Beginnings of Git LFS pointers, and of web pages or XML error documents other than SVG."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes `content` to a temporary file beside `path`, then renames it. A cut leaves the old file or the new one."""
+    """Writes `content` to a temporary file next to `path`, then renames it: an interruption leaves either the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")  # two machines may share folder and number
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")  # machines that share the folder may have equal process ids
     try:
         with open(temporary, "wb") as file:
             file.write(content)
@@ -28,7 +28,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_output(path: Path, content: bytes) -> Path:
-    """Writes a file whole or not at all. Raises ConfigError for a place that cannot be written."""
+    """Writes a file atomically. Raises ConfigError if it cannot be written."""
     try:
         write_atomically(path, content)
     except OSError as error:
@@ -37,25 +37,25 @@ def write_output(path: Path, content: bytes) -> Path:
 
 
 def file_name(text: str) -> str:
-    """A text as the name of one file or folder: what is neither letter, digit nor one of -_@. becomes an underscore, and it begins with no dot."""
+    """A safe name of a file or folder: all but letters, digits and -_@. become underscores, and so does a leading dot."""
     name = "".join(letter if letter.isalnum() or letter in "-_@." else "_" for letter in text)
     return f"_{name[1:]}" if name.startswith(".") else name or "_"
 
 
-def what_instead(content: bytes) -> str | None:
-    """What lies in the place of a file: a pointer of Git LFS or a web page.
+def describe_placeholder(content: bytes) -> str | None:
+    """Describes a Git LFS pointer or a web page in place of a file.
 
     Args:
-      content: the first kilobyte of the file, or more.
+      content: at least the first kilobyte of the file.
 
     Returns:
-      What goes between the file's name and a full stop: "is a Git LFS pointer, not the file that it stands for. Type, in its repository: git lfs pull".
-      None where the file is neither.
+      The rest of an error sentence that begins with the file name, without its full stop: "is a Git LFS pointer, not the file itself. Try, in its
+      repository: git lfs pull". None if the file is neither.
     """
     coding = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     text = content[:1024].decode(coding, errors="replace").lstrip().lower()
     if POINTER.match(text):
-        return "is a Git LFS pointer, not the file that it stands for. Type, in its repository: git lfs pull"
+        return "is a Git LFS pointer, not the file itself. Try, in its repository: git lfs pull"
     if PAGE.match(text):
-        return "is a web page, as a server sends in place of a file that is not there or needs a login. Fetch the file itself"
+        return "is a web page, as servers return for a missing file or a required login. Download the file itself"
     return None

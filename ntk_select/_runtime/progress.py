@@ -1,4 +1,4 @@
-"""Progress of long calls: a bar on a terminal or in a notebook unless the caller gives a function of their own."""
+"""Progress reports: a bar on terminals and in notebooks, or the function of the caller; and timing of steps."""
 
 import contextlib
 import importlib
@@ -10,23 +10,23 @@ from typing import Any
 from ntk_select.errors import ConfigError, escaped
 
 Progress = Callable[[int, int, str], None]
-"""A function of (done, all, what)."""
+"""A function of (done, total, what)."""
 
 
 @contextlib.contextmanager
 def reporting(progress: Progress | bool | None, what: str) -> Iterator[Progress | None]:
-    """The function that a long call reports to.
+    """The function to which a long computation reports its progress.
 
     Args:
-      progress: a function of (done, all, what), which is used as it is; None for a bar where standard error is a terminal or the code runs
-        in a notebook, and nothing elsewhere; True for a bar everywhere; False for nothing.
+      progress: a function of (done, total, what), used unchanged; None for a bar if standard error is a terminal or the code runs in a
+        notebook, else nothing; True for a bar in any case; False for nothing.
       what: title of the bar, as in "fine-tuning".
 
     Yields:
-      The function, or None where nothing is to be shown.
+      The function, or None if nothing is shown.
 
     Raises:
-      ConfigError: `progress` is something else.
+      ConfigError: `progress` has another type.
     """
     if progress is False or callable(progress):
         yield progress or None
@@ -35,7 +35,7 @@ def reporting(progress: Progress | bool | None, what: str) -> Iterator[Progress 
             yield shown
     elif progress is not None:
         raise ConfigError(
-            f"progress= takes a function of (done, all, what), None (a bar on a terminal or in a notebook), True or False; given: {progress!r}."
+            f"progress= must be a function of (done, total, what), None (a bar on a terminal or in a notebook), True or False; given: {progress!r}."
         )
     elif (display := _notebook_display()) is not None:
         yield _line(display, what)
@@ -48,7 +48,7 @@ def reporting(progress: Progress | bool | None, what: str) -> Iterator[Progress 
 
 @contextlib.contextmanager
 def bar(what: str, console: Any = None) -> Iterator[Progress]:
-    """A function of (done, all, what) that draws a bar, which vanishes at the end. `console` is a rich Console; by default standard error."""
+    """A function of (done, total, what) that draws a transient progress bar. `console` is a rich Console, by default on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -66,14 +66,14 @@ def bar(what: str, console: Any = None) -> Iterator[Progress]:
 
 
 def _notebook_display() -> Callable[..., Any] | None:
-    """IPython's `display` where a notebook or another front end that renders output runs the code; else None."""
+    """IPython's `display` if the code runs in a notebook or another front end that renders output; else None."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return importlib.import_module("IPython.display").display if hasattr(shell, "kernel") else None
 
 
 def _line(display: Callable[..., Any], what: str) -> Progress:
-    """A function that keeps one line of a notebook's output up to date."""
+    """A function that updates one line of the output of a notebook."""
     shown = []
 
     def report(done: int, total: int, name: str) -> None:
@@ -88,7 +88,7 @@ def _line(display: Callable[..., Any], what: str) -> Progress:
 
 @contextlib.contextmanager
 def timed(seconds: dict[str, float], step: str) -> Iterator[None]:
-    """Adds the time of a block to `seconds[step]`."""
-    began = time.perf_counter()
+    """Adds the wall time of the block to `seconds[step]`."""
+    start = time.perf_counter()
     yield
-    seconds[step] = seconds.get(step, 0.0) + time.perf_counter() - began
+    seconds[step] = seconds.get(step, 0.0) + time.perf_counter() - start

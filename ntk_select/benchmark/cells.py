@@ -1,4 +1,4 @@
-"""Cells, the pieces of a benchmark, and the grid of them that a config asks for."""
+"""Cells, the measurements of a benchmark, and the grid of cells that a config asks for."""
 
 import hashlib
 import json
@@ -8,35 +8,35 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any
 
+from ntk_select.benchmark.config import BenchConfig, Images, per_class_of
 from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.scores import Score
-
-from .config import BenchConfig, Images, per_class_of
 
 FORMAT = 1
 """To be raised whenever the same cell gives other numbers than before."""
 
-KINDS = ("score", "truth", "kernel", "synthetic")
-OF_TRAINING_IMAGES = {"reference_features", "class_counts"}
-"""Inputs of scores that come from the images that are fine-tuned on, and not from the few that scores see."""
+GROUND_TRUTH = "truth"
+"""Kind, and usual role, of cells that fine-tune, as it is named in records."""
+KINDS = ("score", GROUND_TRUTH, "kernel", "synthetic")
+FROM_TRAINING_IMAGES = {"reference_features", "class_counts"}
+"""Inputs of scores that are computed from the training images of the task, not from the probe sample."""
 FORECAST = "forecast"
-"""The role of the cells of such scores."""
+"""Role of the cells of scores that depend on the recipe."""
 UNTRAINED = "untrained:"
-"""Before the name of an architecture: a network with random weights."""
+"""Prefix of the architecture in the name of a network with random weights."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One measurement, whose record is known by the digest of everything that decides its numbers.
+    """One measurement. Its key is the digest of everything that determines its numbers.
 
     Args:
-      kind: "score" (all scores of one expert on one draw of images), "truth" (one fine-tuning with its search of a learning rate), "kernel" (a feature kernel
-        after some epochs), or "synthetic".
+      kind: "score" (all scores of one expert on one probe sample), "truth" (one fine-tuning with its search of a learning rate), "kernel" (a feature
+        kernel after some epochs), or "synthetic".
       expert, task: names.
-      images: of each class: that scores see, or that are trained on; None for all.
-      seed: of the draw of images, and of everything else that is drawn.
-      role: what a truth is for: "truth", "untrained", or "search" (the reference with `search_rates`); "forecast" of scores that depend on
-        the recipe.
+      images: per class: that scores see, or that are trained on; None for all.
+      seed: of the sample of images, and of every other random number.
+      role: of a fine-tuning: "truth", "untrained", or "search" (the reference with `search_rates`); "forecast" for scores that depend on the recipe.
       settings: everything else: digests of expert and task, and options.
     """
 
@@ -50,13 +50,13 @@ class Cell:
 
     @cached_property
     def key(self) -> str:
-        """Hexadecimal digest by which its record is found."""
+        """Hexadecimal digest that names its record."""
         known = {each.name: getattr(self, each.name) for each in fields(self)}
         return hashlib.sha256(json.dumps([FORMAT, known], sort_keys=True).encode()).hexdigest()[:32]
 
     @property
     def group(self) -> tuple:
-        """Cells of one group share compiled programs, images, or a reference network: they are best done by one worker, one after the other."""
+        """Cells of one group share compiled programs, images, or a reference network: one worker best does them in sequence."""
         if self.kind == "synthetic":
             return ("synthetic", self.key[:2])
         if self.kind == "score":
@@ -66,13 +66,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class ExpertFacts:
-    """What a benchmark needs to know of an expert before it is loaded.
+    """What is known of an expert before it is loaded.
 
     Args:
       digest: of its weights.
       source: the data set that it was trained on.
-      seen: all data sets that it has seen, those of the expert it started from included.
-      card_digest: of what else its card says and scores look at.
+      seen: all data sets that it was trained on, including those of the expert it started from.
+      card_digest: of the other entries of its card that scores use.
     """
 
     name: str
@@ -89,7 +89,7 @@ class ExpertFacts:
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """What a benchmark needs to know of a task: digests of training images and of the whole, sizes, and what else decides a fine-tuning."""
+    """What is known of a task before anything is measured: digests of the training images and of the whole, sizes, and what else affects fine-tuning."""
 
     name: str
     digest: str
@@ -103,10 +103,10 @@ class TaskFacts:
 
 @dataclass(frozen=True)
 class Grid:
-    """All cells of a benchmark, in the order in which they are best done, and what was left out.
+    """All cells of a benchmark, in the order of measuring.
 
     Attributes:
-      skipped: by expert and task, why.
+      skipped: pairs of expert and task that are left out, with the reason.
     """
 
     cells: tuple[Cell, ...]
@@ -114,181 +114,163 @@ class Grid:
 
 
 def grid(config: BenchConfig, experts: Mapping[str, ExpertFacts], tasks: Mapping[str, TaskFacts]) -> Grid:
-    """The cells of a config: of the first seeds before those of the second, truth after scores.
+    """The cells of a config: first seeds first, scores before ground truth.
 
     Raises:
-      ConfigError: no expert is left, or a name of an expert means nothing.
+      ConfigError: no expert is left, or the name of an expert is unknown.
     """
-    if config.synthetic is not None:
-        return Grid(tuple({cell.key: cell for cell in _synthetic(config)}.values()), {})
-    chosen, scores = chosen_experts(config, experts), scores_of(config)
     cells, skipped = [], {}
-    for task in config.tasks:
-        for name in chosen:
-            own = on_own_source(config, task, experts[name])
-            if own and config.own_source == "skip":
-                skipped[name, task] = f"own source ({', '.join(own)})"
-                continue
-            cells += _scores(config, scores, experts[name], tasks[task]) + _truths(config, experts[name], tasks[task])
-        cells += _for_figures(config, task, experts, tasks[task])
-    once = {cell.key: cell for cell in cells}  # a seed, or a number of images, may stand twice in a config
-    return Grid(tuple(sorted(once.values(), key=_order(config))), skipped)
+    if config.synthetic is not None:
+        cells += _synthetic_cells(config)
+    else:
+        chosen, scores = chosen_experts(config, experts), scores_of(config)
+        for task in config.tasks:
+            for name in chosen:
+                overlap = source_overlap(config, task, experts[name])
+                if overlap and config.source_overlap == "skip":
+                    skipped[name, task] = f"source overlap ({', '.join(overlap)})"
+                    continue
+                cells += _score_cells(config, scores, experts[name], tasks[task])
+                cells += _fine_tunings(config, experts[name], tasks[task])
+            cells += _figure_cells(config, experts, tasks[task])
+        cells.sort(key=_order(config))
+    return Grid(tuple({cell.key: cell for cell in cells}.values()), skipped)  # a config may name a seed, or a number of images, twice
 
 
 def chosen_experts(config: BenchConfig, names: Sequence[str] | Mapping[str, Any]) -> list[str]:
     """Names of the experts that take part.
 
     Raises:
-      ConfigError: none does, or the reference, or an expert of a figure, is not there.
+      ConfigError: there is none, or the reference, or an expert of a figure, is unknown.
     """
     chosen = [name for name in names if any(fnmatchcase(name, pattern) for pattern in config.experts)]
     if not chosen:
-        raise ConfigError(f"experts = {list(config.experts)} fits no expert of the zoo.{did_you_mean(config.experts[0], names)}")
-    if config.reference and config.reference in names and config.reference not in chosen:
-        raise ConfigError(
-            f"The reference {config.reference!r} fits none of experts = {list(config.experts)}, so that it would not be fine-tuned. Add it to them."
-        )
-    named = [config.reference] if config.reference else []
-    if config.kernels:
-        named += config.kernels.experts
-    for name in named:
+        raise ConfigError(f"experts = {list(config.experts)} matches no expert of the zoo.{did_you_mean(config.experts[0], names)}")
+    reference = config.reference
+    for name in ([reference] if reference else []) + list(config.kernels.experts if config.kernels else ()):
         if name not in names:
             raise ConfigError(f"There is no expert {name!r} in the zoo.{did_you_mean(name, names)}")
+    if reference and reference not in chosen:
+        raise ConfigError(
+            f"The reference {reference!r} matches none of experts = {list(config.experts)}, so that it would not be fine-tuned. Add it."
+        )
     for field_name in ("search_rates", "untrained"):
-        if getattr(config, field_name) and not config.reference:
-            raise ConfigError(f'{field_name} is beside the reference expert, and there is none. Add: reference = "NAME"')
+        if getattr(config, field_name) and not reference:
+            raise ConfigError(f'{field_name} needs a reference expert to compare with, and there is none. Add: reference = "NAME"')
     return chosen
 
 
-def on_own_source(config: BenchConfig, task: str, expert: ExpertFacts) -> tuple[str, ...]:
-    """The sources of a task that an expert has seen."""
+def source_overlap(config: BenchConfig, task: str, expert: ExpertFacts) -> tuple[str, ...]:
+    """The sources of a task that an expert was trained on."""
     return tuple(source for source in config.tasks[task].source if source in expert.seen)
 
 
-def _scores(config: BenchConfig, scores: Mapping[str, Score], expert: ExpertFacts, task: TaskFacts) -> list[Cell]:
-    of_passes = {name: score for name, score in scores.items() if not is_forecast(score)}
-    found = _forecasts(config, sorted(scores.keys() - of_passes.keys()), expert, task)
-    if not of_passes:
-        return found
-    settings = {"expert": expert.digest, "card": expert.card_digest, "task": task.train_digest, "scores": sorted(of_passes)}
-    needs = {name for score in of_passes.values() for name in score.takes}
-    for images in config.probes:
-        known = {}
-        if needs & OF_TRAINING_IMAGES:
-            known["shots"] = config.shots_seen(task.name, images)
-        if "reference_features" in needs:
-            known["network"] = config.reference_network
-        found += [Cell("score", expert.name, task.name, images, seed, settings={**settings, **known}) for seed in config.probe_seeds_of(task.name)]
-    return found
-
-
-def is_forecast(score: Score) -> bool:
-    """Whether it depends on how experts are fine-tuned, so that its records are kept apart from those of the other scores."""
-    return "training_kernel" in score.needs
-
-
-def _forecasts(config: BenchConfig, names: Sequence[str], expert: ExpertFacts, task: TaskFacts) -> list[Cell]:
-    settings = {
-        "expert": expert.digest,
-        "task": task.train_digest,
-        "scores": list(names),
-        **_training_settings(config, task, config.learning_rates),
-    }
-    cells = [(images, seed) for images in config.probes for seed in config.probe_seeds_of(task.name)] if names else []
-    return [Cell("score", expert.name, task.name, images, seed, FORECAST, settings) for images, seed in cells]
-
-
 def scores_of(config: BenchConfig) -> dict[str, Score]:
-    """The scores by name, but those that look at accuracies on other tasks: the report has a static leaderboard.
+    """The scores by name, except those that use accuracies on other tasks: the report has a static leaderboard.
 
     Raises:
       ConfigError: one is unknown, or none is left.
     """
     from ntk_select.ranking.rank import chosen_scores
+    from ntk_select.scores.table import GROUPS
 
-    found = {name: score for name, score in chosen_scores(config.scores).items() if "accuracies_elsewhere" not in score.needs}
+    # "all" of a config means the scores of every group, where that of `rank` means those of the main group.
+    names = [each for name in config.scores for each in (GROUPS if name == "all" else (name,))]
+    found = {name: score for name, score in chosen_scores(names).items() if "accuracies_elsewhere" not in score.needs}
     if not found:
         raise ConfigError(
-            f"scores = {list(config.scores)} names only scores that look at accuracies elsewhere. The report has them as static_leaderboard; add another."
+            f"scores = {list(config.scores)} names only scores that use accuracies on other tasks. The report has them as static_leaderboard; add another."
         )
     return found
 
 
-def _truth_settings(config: BenchConfig, expert: ExpertFacts, task: TaskFacts, rates: Sequence[float], choose: str) -> dict[str, Any]:
-    return {
-        "expert": expert.digest,
-        "architecture": expert.architecture,
-        "task": task.digest,
-        "choose": choose,
-        **_training_settings(config, task, rates),
-    }
+def is_forecast(score: Score) -> bool:
+    """Whether it depends on the recipe of fine-tuning, so that its records are separate from those of the other scores."""
+    return "training_kernel" in score.needs
 
 
-def _training_settings(config: BenchConfig, task: TaskFacts, rates: Sequence[float]) -> dict[str, Any]:
+def _score_cells(config: BenchConfig, scores: Mapping[str, Score], expert: ExpertFacts, task: TaskFacts) -> list[Cell]:
+    """Two kinds of cells per probe sample: of scores from forward and backward passes alone, and of forecasts."""
+    forecasts = sorted(name for name, score in scores.items() if is_forecast(score))
+    others = sorted(scores.keys() - set(forecasts))
+    needs = {name for score in others for name in scores[score].takes}
+    cells = []
+    for images in config.probes:
+        settings = {"expert": expert.digest, "card": expert.card_digest, "task": task.train_digest, "scores": others}
+        if needs & FROM_TRAINING_IMAGES:
+            settings["shots"] = config.shots_seen(task.name, images)
+        if "reference_features" in needs:
+            settings["network"] = config.reference_network
+        recipe = {"expert": expert.digest, "task": task.train_digest, "scores": forecasts, **_recipe_settings(config, task, config.learning_rates)}
+        for seed in config.probe_seeds_of(task.name):
+            cells += [Cell("score", expert.name, task.name, images, seed, settings=settings)] if others else []
+            cells += [Cell("score", expert.name, task.name, images, seed, FORECAST, recipe)] if forecasts else []
+    return cells
+
+
+def _recipe_settings(config: BenchConfig, task: TaskFacts, rates: Sequence[float]) -> dict[str, Any]:
+    """What determines a training besides the expert and the images."""
     recipe = config.recipe_of(task.name)
-    unflipped = {"flips_keep_class": False} if recipe.augment == "auto" and task.flips_keep_class is False else {}
-    return {
-        "rates": sorted(map(float, rates), reverse=True),
-        "recipe": json.loads(json.dumps(asdict(recipe))),
-        **unflipped,
-    }
+    flips = {"flips_keep_class": False} if recipe.augment == "auto" and task.flips_keep_class is False else {}
+    return {"rates": sorted(map(float, rates), reverse=True), "recipe": json.loads(json.dumps(asdict(recipe))), **flips}
 
 
-def _truths(config: BenchConfig, expert: ExpertFacts, task: TaskFacts, role: str = "truth", rates: Sequence[float] = ()) -> list[Cell]:
-    settings = _truth_settings(config, expert, task, rates or config.learning_rates, config.choose)
+def _training_settings(config: BenchConfig, expert: ExpertFacts, task: TaskFacts, rates: Sequence[float], choose: str) -> dict[str, Any]:
+    identity = {"expert": expert.digest, "architecture": expert.architecture, "task": task.digest, "choose": choose}
+    return {**identity, **_recipe_settings(config, task, rates)}
+
+
+def _fine_tunings(
+    config: BenchConfig, expert: ExpertFacts, task: TaskFacts, role: str = GROUND_TRUTH, rates: Sequence[float] | None = None
+) -> list[Cell]:
+    settings = _training_settings(config, expert, task, rates or config.learning_rates, config.choose)
     return [
-        Cell("truth", expert.name, task.name, shots, seed, role, settings)
+        Cell(GROUND_TRUTH, expert.name, task.name, shots, seed, role, settings)
         for shots in config.shots_of(task.name)
         for seed in config.finetune_seeds_of(task.name)
     ]
 
 
-def _for_figures(config: BenchConfig, task: str, experts: Mapping[str, ExpertFacts], facts: TaskFacts) -> list[Cell]:
+def _figure_cells(config: BenchConfig, experts: Mapping[str, ExpertFacts], task: TaskFacts) -> list[Cell]:
+    """Cells that only figures need: untrained networks, the search of the reference, and kernels."""
     cells = []
     for architecture in config.untrained:
         name = UNTRAINED + architecture
-        digest = f"{name}, images as for {experts[config.reference].digest}"
-        cells += _truths(config, ExpertFacts(name, digest, architecture), facts, "untrained")
-    if config.search_rates and not on_own_source(config, task, experts[config.reference]):
-        cells += _truths(config, experts[config.reference], facts, "search", config.search_rates)
-    if config.kernels is not None and task in config.kernels.tasks:
+        expert = ExpertFacts(name, f"{name}, images as for {experts[config.reference].digest}", architecture)
+        cells += _fine_tunings(config, expert, task, "untrained")
+    if config.search_rates and not source_overlap(config, task.name, experts[config.reference]):
+        cells += _fine_tunings(config, experts[config.reference], task, "search", config.search_rates)
+    if config.kernels is not None and task.name in config.kernels.tasks:
         wanted = config.kernels
         (shots,) = per_class_of([wanted.shots])
         for name in wanted.experts:
-            settings = _truth_settings(config, experts[name], facts, [wanted.learning_rate], "given")
-            cells += [
-                Cell("kernel", name, task, shots, 0, settings={**settings, "epochs": epochs, "per_class": wanted.per_class})
-                for epochs in wanted.epochs
-            ]
+            settings = {**_training_settings(config, experts[name], task, [wanted.learning_rate], "given"), "per_class": wanted.per_class}
+            cells += [Cell("kernel", name, task.name, shots, 0, settings={**settings, "epochs": epochs}) for epochs in wanted.epochs]
     return cells
 
 
 def _order(config: BenchConfig):
-    """First seeds first, scores before truth, figures last; cells of a group together, tasks as the config has them."""
-    tasks = {name: place for place, name in enumerate(config.tasks)}
+    """Sorting key of cells: first seeds first, scores before ground truth, figures last; groups together, tasks as in the config."""
+    tasks = list(config.tasks)
 
     def place(cell: Cell) -> tuple:
         seeds = config.probe_seeds_of(cell.task) if cell.kind == "score" else config.finetune_seeds_of(cell.task)
         late = cell.kind == "kernel" or cell.role in ("untrained", "search")
-        return (
-            seeds.index(cell.seed) if cell.seed in seeds else 0,
-            late,
-            KINDS.index(cell.kind),
-            tasks[cell.task],
-            *map(str, cell.group),
-            str(cell.images),
-            cell.expert,
-        )
+        seed = seeds.index(cell.seed) if cell.seed in seeds else 0
+        return seed, late, KINDS.index(cell.kind), tasks.index(cell.task), *map(str, cell.group), str(cell.images), cell.expert
 
     return place
 
 
-def _synthetic(config: BenchConfig) -> list[Cell]:
+def _synthetic_cells(config: BenchConfig) -> list[Cell]:
     made = config.synthetic
     settings = {"signal": made.signal, "noise": made.noise, "seconds": made.seconds, "scores": made.scores}
     return [
-        Cell("synthetic", f"expert{e:03d}", f"task{t:03d}", 20, seed, settings=settings)
+        Cell("synthetic", f"expert{expert:03d}", f"task{task:03d}", 20, seed, settings=settings)
         for seed in config.finetune_seeds
-        for t in range(made.tasks)
-        for e in range(made.experts)
+        for task in range(made.tasks)
+        for expert in range(made.experts)
     ]
+
+
+on_own_source = source_overlap

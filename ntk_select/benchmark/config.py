@@ -1,23 +1,24 @@
-"""What may stand in the config file of a benchmark, and what does it mean?"""
+"""The config file of a benchmark: its tasks, experts, scores, shots, seeds and recipe."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ntk_select._runtime.checks import check_count
-from ntk_select._runtime.toml_records import check_tables, read_toml, record, table_of_tables
+from ntk_select._runtime.configs import Count, Number, Positive, Rate, Share, parse, read_text, record
 from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.training.finetuning.finetune import CHOICES
-from ntk_select.training.finetuning.recipe import LEARNING_RATES, Recipe, checked_rates
+from ntk_select.training.finetuning.recipe import LEARNING_RATES, Recipe
 
-OWN_SOURCE = ("skip", "mark")
+SOURCE_OVERLAP = ("skip", "mark")
 JUDGED_BY = ("accuracy", "balanced_accuracy")
 MOST = 25
-"""Images of a class that the scores see where nothing smaller is asked for: the paper's."""
+"""Images per class that scores see unless the config asks for fewer, as in the paper."""
 
 Images = int | None
-"""Images of a class: a number, or None for all of them."""
+"""Images per class: a number, or None for all of them."""
+
+RECIPE = {"example": '{ epochs = 10, augment = "crop" }'}
 
 
 @dataclass(frozen=True)
@@ -26,25 +27,26 @@ class TaskConfig:
 
     Args:
       uri: of the task; {data} stands for the folder given on the command line.
-      source: names of the data sets that its images are from. An expert that was trained on one of them, or started from such an expert, is on its own source.
+      source: names of the data sets that its images are from. An expert overlaps with the task's source if it was trained on one of them, or started
+        from an expert that was.
       classes: patterns of class names, as in "Greek_*"; all by default.
-      shots, probe_seeds, finetune_seeds: for this task, in place of the config's.
-      recipe: what differs from the config's recipe.
-      judged_by: "accuracy", or "balanced_accuracy", the mean over classes: for a test set in which classes are far from equally many. Both are measured.
-      train, test, num_classes: for a plan where the images are not at hand.
+      shots, probe_seeds, finetune_seeds: for this task, instead of the config's.
+      recipe: fields that differ from the config's recipe.
+      judged_by: "accuracy", or "balanced_accuracy", the mean over classes, for test sets with very unequal classes. Both are measured.
+      train, test, num_classes: sizes, for a plan without the images.
     """
 
     uri: str
     source: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
-    shots: tuple = ()
-    probe_seeds: tuple[int, ...] = ()
-    finetune_seeds: tuple[int, ...] = ()
-    recipe: Mapping[str, Any] = field(default_factory=dict, metadata={"as": '{ epochs = 10, augment = "crop" }'})
+    shots: tuple[Any, ...] = ()
+    probe_seeds: tuple[Count, ...] = ()
+    finetune_seeds: tuple[Count, ...] = ()
+    recipe: Mapping[str, Any] = field(default_factory=dict, metadata=RECIPE)
     judged_by: str = "accuracy"
-    train: int | None = None
-    test: int | None = None
-    num_classes: int | None = None
+    train: Count | None = None
+    test: Count | None = None
+    num_classes: Count | None = None
 
 
 @dataclass(frozen=True)
@@ -53,37 +55,37 @@ class KernelsConfig:
 
     Args:
       experts, tasks: names.
-      epochs: after which the kernel is taken, of the recipe's.
-      per_class: images of each class in the kernel.
-      shots: that are trained on, or "full".
+      epochs: epochs of the recipe after which the kernel is computed.
+      per_class: images per class in the kernel.
+      shots: training images per class, or "full".
       learning_rate: of the training.
     """
 
     experts: tuple[str, ...]
     tasks: tuple[str, ...]
-    epochs: tuple[int, ...] = (0, 15, 30)
-    per_class: int = 10
-    shots: int | str = 20
-    learning_rate: float = 0.01
+    epochs: tuple[Count, ...] = (0, 15, 30)
+    per_class: Positive = 10
+    shots: Count | str = 20
+    learning_rate: Rate = 0.01
 
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """Made-up cells, to try a cluster, or the report, with a known truth.
+    """Simulated cells, for testing a cluster, or the report with a known ground truth.
 
     Args:
       experts, tasks, scores: how many.
-      signal: correlation of a score with the truth, 0 to 1, of the first score; that of the last is 0.
+      signal: correlation of the first score with the ground truth, 0 to 1; that of the last score is 0.
       noise: standard deviation of accuracies between seeds.
-      seconds: that each cell takes.
+      seconds: duration of each cell.
     """
 
-    experts: int = 20
-    tasks: int = 8
-    scores: int = 5
-    signal: float = 0.8
-    noise: float = 0.01
-    seconds: float = 0.0
+    experts: Positive = 20
+    tasks: Positive = 8
+    scores: Positive = 5
+    signal: Share = 0.8
+    noise: Number = 0.01
+    seconds: Number = 0.0
 
 
 @dataclass(frozen=True)
@@ -93,67 +95,68 @@ class BenchConfig:
     Args:
       tasks: by name.
       zoo: where the experts are, as for `ntk-select rank`.
-      zoo_config: config of the zoo, beside this file, for a plan before the zoo is trained.
+      zoo_config: config of the zoo, relative to this file, for a plan before the zoo is trained.
       experts: patterns of names.
-      reference: the expert whose fine-tuning others are compared with, and the unit of cost.
+      reference: the expert whose fine-tuning the others are compared with, and the unit of cost.
       scores: names, or "all".
-      shots: training images of each class for fine-tuning: numbers, or "full".
-      per_class: images of each class that scores see: numbers, or "all". For N shots the largest number up to N and 25 counts; the others show what more or fewer do.
-      probe_seeds: draws of the images for scores.
-      finetune_seeds: of fine-tuning, and of the draw of its images: those that the scores see with the same seed.
+      shots: training images per class for fine-tuning: numbers, or "full".
+      per_class: images per class that scores see: numbers, or "all". For N shots, the scores that count are those of the largest number up to N and 25;
+        the others show the effect of more or fewer images.
+      probe_seeds: of the sampled images for scores.
+      finetune_seeds: of fine-tuning, and of the sample of its images: the same as those of scores with the same seed.
       learning_rates, choose: as for `finetune`.
       recipe: fields of `Recipe`.
-      own_source: what becomes of experts on their own source: "skip", or "mark" (measured, and left out of comparisons).
+      source_overlap: for experts trained on a task's source: "skip", or "mark" (measured, and excluded from comparisons).
       untrained: architectures that are also fine-tuned from random weights (figure 1).
-      search_rates: learning rates among which the reference is also searched (figure 1).
+      search_rates: learning rates of an additional search for the reference (figure 1).
       kernels: of figure 8, if any.
-      checkpoints: whether a fine-tuning that was cut goes on where it was; worth it from minutes on.
-      reference_network: that RSA and DDS train on each task ("tiny", "resnet18").
-      synthetic: made-up cells in place of everything else.
+      checkpoints: whether interrupted fine-tuning resumes at the last checkpoint; worth it if it takes minutes or more.
+      reference_network: network that RSA and DDS train on each task ("tiny", "resnet18").
+      synthetic: simulated cells instead of everything else.
     """
 
-    tasks: Mapping[str, TaskConfig] = field(default_factory=dict)
+    tasks: Mapping[str, TaskConfig] = field(default_factory=dict, metadata={"example": "[tasks.NAME]"})
     zoo: tuple[str, ...] = ("builtin",)
     zoo_config: str | None = None
     experts: tuple[str, ...] = ("*",)
     reference: str | None = None
     scores: tuple[str, ...] = ("all",)
-    shots: tuple = (5, 20)
-    per_class: tuple = (5, 20)
-    probe_seeds: tuple[int, ...] = (0,)
-    finetune_seeds: tuple[int, ...] = (0,)
-    learning_rates: tuple[float, ...] = LEARNING_RATES
+    shots: tuple[Any, ...] = (5, 20)
+    per_class: tuple[Any, ...] = (5, 20)
+    probe_seeds: tuple[Count, ...] = (0,)
+    finetune_seeds: tuple[Count, ...] = (0,)
+    learning_rates: tuple[Rate, ...] = LEARNING_RATES
     choose: str = "validation"
-    recipe: Mapping[str, Any] = field(default_factory=dict, metadata={"as": '{ epochs = 10, augment = "crop" }'})
-    own_source: str = "skip"
+    recipe: Mapping[str, Any] = field(default_factory=dict, metadata=RECIPE)
+    source_overlap: str = field(default="skip", metadata={"formerly": "own_source"})
     untrained: tuple[str, ...] = ()
-    search_rates: tuple[float, ...] = ()
-    kernels: KernelsConfig | None = None
+    search_rates: tuple[Rate, ...] = ()
+    kernels: KernelsConfig | None = field(default=None, metadata={"example": "[kernels]"})
     checkpoints: bool = False
     reference_network: str = "tiny"
-    synthetic: SyntheticConfig | None = None
+    synthetic: SyntheticConfig | None = field(default=None, metadata={"example": "[synthetic]"})
 
     def recipe_of(self, task: str) -> Recipe:
-        """How experts are fine-tuned on a task."""
-        return Recipe(**{key: _plain(value) for key, value in {**self.recipe, **self.tasks[task].recipe}.items()})
+        """The recipe of fine-tuning on a task."""
+        return Recipe(**{**self.recipe, **self.tasks[task].recipe})
 
     def shots_of(self, task: str) -> tuple[Images, ...]:
-        """Training images of each class, None for all."""
+        """Training images per class, None for all."""
         return per_class_of(self.tasks[task].shots or self.shots)
 
     @property
     def probes(self) -> tuple[Images, ...]:
-        """Images of each class that scores see, None for all."""
+        """Images per class that scores see, None for all."""
         return per_class_of(self.per_class)
 
     def probe_of(self, shots: Images) -> Images:
-        """Images of each class that the scores see which count for so many shots: never more than those are."""
+        """Images per class of the scores that count for `shots`: at most `shots`, and at most 25. None if the config has no such number."""
         most = MOST if shots is None else min(shots, MOST)
         return max((each for each in self.probes if each is not None and each <= most), default=None)
 
     def shots_seen(self, task: str, probe: Images) -> Images:
-        """Training images of each class that scores on `probe` images may know of besides, by a network trained on the task: those of the fewest shots for
-        which they count; where they count for none, of the most shots."""
+        """Training images per class of the network that RSA and DDS train, for scores on `probe` images: the fewest shots for which these scores count.
+        If they count for none, the most shots."""
         shots = self.shots_of(task)
         counting = [each for each in shots if self.probe_of(each) == probe]
         order = sorted(counting or shots, key=lambda each: (each is None, each))
@@ -164,16 +167,12 @@ class BenchConfig:
         return self.tasks[task].finetune_seeds or self.finetune_seeds
 
     def probe_seeds_of(self, task: str) -> tuple[int, ...]:
-        """Draws of images for the scores of a task."""
+        """Seeds of the samples of images for the scores of a task."""
         return self.tasks[task].probe_seeds or self.probe_seeds
 
 
-def _plain(value):
-    return tuple(value) if isinstance(value, list) else value
-
-
 def per_class_of(values) -> tuple[Images, ...]:
-    """Numbers of images of a class as they stand in a config: "full" and "all" are None."""
+    """Numbers of images per class as written in a config: "full" and "all" are None."""
     return tuple(None if value in ("full", "all") else value for value in values)
 
 
@@ -181,91 +180,73 @@ def read_config(path: str | Path) -> BenchConfig:
     """The config in a TOML file.
 
     Raises:
-      ConfigError: it cannot be read, a field is missing, unknown, of another type or out of range, or a name means nothing.
+      ConfigError: it cannot be read, a field is missing, unknown, of another type or out of range, or a name is unknown.
     """
     path = Path(path).expanduser()
-    return parsed(read_toml(path), path)
+    return parsed(parse(read_text(path), path), path)
 
 
-def parsed(found: Mapping[str, Any], path: Path) -> BenchConfig:
-    """The config in what stood in a TOML file. Raises as `read_config`."""
-    tasks = {name: (TaskConfig, entry, f"{path}, [tasks.{name}]") for name, entry in table_of_tables(found, "tasks", path).items()}
-    tables = {}
-    for key, kind in (("kernels", KernelsConfig), ("synthetic", SyntheticConfig)):
-        if key in found:
-            if not isinstance(found[key], dict):
-                raise ConfigError(f"{path}: {key} must be a table, as in [{key}].")
-            tables[key] = (kind, found[key], f"{path}, [{key}]")
-    own = {"tasks": {}, **found}
-    check_tables([(BenchConfig, own, str(path)), *tasks.values(), *tables.values()], given=dict.fromkeys(("tasks", *tables)))
-    inner = {"tasks": {name: record(*table) for name, table in tasks.items()}} | {key: record(*table) for key, table in tables.items()}
-    config = record(BenchConfig, own, str(path), given=inner)
-    _check(config, str(path))
+def parsed(found: Mapping[str, Any], path: str | Path) -> BenchConfig:
+    """The config in the tables of a TOML file. Raises as `read_config`."""
+    config = record(BenchConfig, found, str(path))
+    try:
+        _check(config)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
     return config
 
 
-def _check(config: BenchConfig, where: str) -> None:
-    def one_of(name: str, value, allowed) -> None:
-        if value not in allowed:
-            raise ConfigError(f"{where}: {name} = {value!r} is unknown.{did_you_mean(str(value), allowed)}")
-
-    def some(name: str, values) -> None:
-        if not values:
-            raise ConfigError(f"{where}: {name} is empty; give at least one.")
-
+def _check(config: BenchConfig) -> None:
+    """Raises ConfigError for what the type of a field does not tell."""
+    needed = ("finetune_seeds",)
+    if config.synthetic is None:
+        needed = ("tasks", "zoo", "experts", "scores", "shots", "per_class", "probe_seeds", "finetune_seeds", "learning_rates")
+    for name in needed:
+        if not getattr(config, name):
+            raise ConfigError(f"{name} is empty; give at least one.")
     if config.synthetic is not None:
-        for name in ("experts", "tasks", "scores"):
-            check_count(f"{where}: synthetic.{name}", getattr(config.synthetic, name), 1)
-        if config.synthetic.signal > 1:
-            raise ConfigError(f"{where}: synthetic.signal = {config.synthetic.signal} must lie from 0 to 1.")
-        some("finetune_seeds", config.finetune_seeds)
         return
-    some("tasks", config.tasks)
-    for name in ("zoo", "experts", "scores", "shots", "per_class", "probe_seeds", "finetune_seeds"):
-        some(name, getattr(config, name))
-    one_of("choose", config.choose, CHOICES)
-    one_of("own_source", config.own_source, OWN_SOURCE)
-    _check_images(f"{where}: per_class", config.per_class)
-    try:
-        for rates in (config.learning_rates, config.search_rates or config.learning_rates):
-            checked_rates(rates)
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
+    _check_name("choose", config.choose, CHOICES)
+    _check_name("source_overlap", config.source_overlap, SOURCE_OVERLAP)
+    _check_images("per_class", config.per_class)
     for name in config.tasks:
-        one_of(f"judged_by of {name!r}", config.tasks[name].judged_by, JUDGED_BY)
-        _check_images(f"{where}: shots", config.tasks[name].shots or config.shots)
-        least = min((each for each in config.probes if each is not None), default=MOST)
-        for shots in config.shots_of(name):
-            if config.probe_of(shots) is None:
-                raise ConfigError(
-                    f"{where}: scores would see {least} images of each class and fine-tuning only {'all' if shots is None else shots} of {name!r}. "
-                    f"Add a number up to {MOST if shots is None else min(shots, MOST)} to per_class."
-                )
-        try:
-            config.recipe_of(name)
-        except TypeError as error:
-            raise ConfigError(
-                f"{where}: the recipe of {name!r}: {str(error).removeprefix('Recipe.__init__() ')}. Fields: those of ntk_select.Recipe."
-            ) from error
-        except ConfigError as error:
-            raise ConfigError(f"{where}: the recipe of {name!r}: {error}") from error
+        _check_task(config, name)
     if config.kernels is not None:
+        _check_images("kernels.shots", [config.kernels.shots])
         for name in config.kernels.tasks:
-            one_of("a task of kernels", name, config.tasks)
-            for epochs in config.kernels.epochs:
-                if epochs > config.recipe_of(name).epochs:
-                    raise ConfigError(f"{where}: kernels.epochs holds {epochs}; the recipe of {name!r} has {config.recipe_of(name).epochs}.")
-        _check_images(f"{where}: kernels.shots", [config.kernels.shots])
-        check_count(f"{where}: kernels.per_class", config.kernels.per_class, 1)
-        try:
-            checked_rates(config.kernels.learning_rate)
-        except ConfigError as error:
-            raise ConfigError(f"{where}: kernels: {error}") from error
+            _check_name("a task of kernels", name, config.tasks)
+            epochs = config.recipe_of(name).epochs
+            if max(config.kernels.epochs, default=0) > epochs:
+                raise ConfigError(f"kernels.epochs holds {max(config.kernels.epochs)}; the recipe of {name!r} has {epochs}.")
+
+
+def _check_task(config: BenchConfig, name: str) -> None:
+    task = config.tasks[name]
+    _check_name(f"judged_by of {name!r}", task.judged_by, JUDGED_BY)
+    _check_images("shots", task.shots or config.shots)
+    for shots in config.shots_of(name):
+        if config.probe_of(shots) is None:
+            least = min((each for each in config.probes if each is not None), default=MOST)
+            raise ConfigError(
+                f"scores would see {least} images per class and fine-tuning only {'all' if shots is None else shots} of {name!r}. "
+                f"Add a number up to {MOST if shots is None else min(shots, MOST)} to per_class."
+            )
+    known = [each.name for each in fields(Recipe)]
+    for key in (*config.recipe, *task.recipe):
+        if key not in known:
+            raise ConfigError(f"the recipe of {name!r}: the field {key!r} is unknown.{did_you_mean(key, known)}")
+    try:
+        config.recipe_of(name)
+    except ConfigError as error:
+        raise ConfigError(f"the recipe of {name!r}: {error}") from error
+
+
+def _check_name(name: str, value: str, allowed) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{name} = {value!r} is unknown.{did_you_mean(value, allowed)}")
 
 
 def _check_images(name: str, values) -> None:
     for value in values:
-        if value in ("full", "all"):
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigError(f'{name} holds {value!r}, which must be a whole number above 0, or "full".')
+        if value not in ("full", "all") and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ConfigError(f'{name} holds {value!r}, which must be a whole number from 1, or "full".')

@@ -1,67 +1,67 @@
-"""What identifies experts and tasks, and what is known of them before anything is measured."""
+"""Identity of tasks and experts: digests of their content, and what is known of them before anything is measured."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 
+from ntk_select._runtime.cache import Cache, default_folder, key_of, state_of
+from ntk_select.benchmark.cells import ExpertFacts, TaskFacts, scores_of
+from ntk_select.benchmark.config import BenchConfig, TaskConfig
 from ntk_select.data import load_task
 from ntk_select.errors import ConfigError, TaskError, did_you_mean
 from ntk_select.experts.card import Card
 from ntk_select.kernels.engine.digest import digest_of_params
 from ntk_select.models import ARCHITECTURES
-from ntk_select.tasks.task import ChosenImages, Task
+from ntk_select.tasks.task import ChosenImages, Images, Task, encoded_bytes
+from ntk_select.training.feeding import threads
 
-from .cells import ExpertFacts, TaskFacts, scores_of
-from .config import BenchConfig, TaskConfig
-from .content import digest_of_images
+CHUNK = 64
+"""Images per unit of work of a thread."""
 
 
 def load(name: str, config: TaskConfig, data: str | Path | None) -> Task:
-    """The task of a config, with the classes that it names, as NAME.
+    """The task of a config, restricted to the classes that it names, with `name` as its name.
 
     Raises:
-      ConfigError: its URI names {data} and no folder is given, or no class fits.
-      TaskError, DataError: it cannot be loaded.
+      ConfigError: its URI contains {data} and no folder is given, or no class matches.
+      TaskError, DataError: it cannot be loaded, or has no test set.
     """
     if "{data}" in config.uri and data is None:
-        raise ConfigError(f"The task {name!r} is at {config.uri}. Say where {{data}} is: --data FOLDER")
+        raise ConfigError(f"The task {name!r} is at {config.uri}. Give the folder that {{data}} stands for. Try: --data FOLDER")
     task = load_task(config.uri.replace("{data}", str(data)))
     if config.classes:
         task = of_classes(task, config.classes)
     if task.test_images is None:
-        raise TaskError(f"The task {name!r} has no test set, on which fine-tuned experts are judged. Put images into test/CLASS/.")
+        raise TaskError(f"The task {name!r} has no test set, on which fine-tuned experts are evaluated. Put images into test/CLASS/.")
     return replace(task, name=name)
 
 
 def of_classes(task: Task, patterns: tuple[str, ...]) -> Task:
-    """The part of a task whose class names fit one of the patterns.
-
-    Raises:
-      ConfigError: no class fits.
-    """
-    kept = [place for place, name in enumerate(task.class_names) if any(fnmatchcase(name, pattern) for pattern in patterns)]
-    if not kept:
-        raise ConfigError(f"classes = {list(patterns)} fits no class of {task.name!r}: {', '.join(task.class_names[:8])} ...")
+    """The part of a task whose class names match one of the patterns. Raises ConfigError if none does."""
+    chosen = [place for place, name in enumerate(task.class_names) if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    if not chosen:
+        raise ConfigError(f"classes = {list(patterns)} matches no class of {task.name!r}: {', '.join(task.class_names[:8])} ...")
     number = np.full(task.num_classes, -1)
-    number[kept] = np.arange(len(kept))
+    number[chosen] = np.arange(len(chosen))
 
     def part(images, labels):
+        if images is None:
+            return None, None
         places = np.flatnonzero(number[labels] >= 0)
         return ChosenImages(images, places), number[labels[places]]
 
-    images, labels = part(task.images, task.labels)
-    tests = (None, None) if task.test_images is None else part(task.test_images, task.test_labels)
-    return replace(
-        task, images=images, labels=labels, class_names=tuple(task.class_names[p] for p in kept), test_images=tests[0], test_labels=tests[1]
-    )
+    (images, labels), (test_images, test_labels) = part(task.images, task.labels), part(task.test_images, task.test_labels)
+    names = tuple(task.class_names[place] for place in chosen)
+    return replace(task, images=images, labels=labels, class_names=names, test_images=test_images, test_labels=test_labels)
 
 
 def check_names(config: BenchConfig) -> None:
-    """Refuses names that would only be met after hours.
+    """Refuses names that would otherwise fail after hours.
 
     Raises:
       ConfigError: a score, the network of RSA, or an architecture is unknown.
@@ -70,16 +70,15 @@ def check_names(config: BenchConfig) -> None:
 
     scores_of(config)
     check_reference(config.reference_network)
-    architectures = ARCHITECTURES
     for name in config.untrained:
-        if name not in architectures:
-            raise ConfigError(f"untrained holds {name!r}, which is no architecture.{did_you_mean(name, architectures)}")
+        if name not in ARCHITECTURES:
+            raise ConfigError(f"untrained holds {name!r}, which is not an architecture.{did_you_mean(name, ARCHITECTURES)}")
 
 
 def unknown_sources(config: BenchConfig, experts: Mapping[str, ExpertFacts]) -> list[str]:
-    """What keeps the marks of own sources from being sure: experts that started from one that is not here, and sources that no expert names."""
+    """Warnings about source overlaps that may be missed: the parent of an expert is absent, or no expert names the source of a task."""
     found = [
-        f"{name} started from {facts.initialised_from}, which is not in the zoo: what that one had seen is not known."
+        f"{name} started from {facts.initialised_from}, which is not in the zoo: the data sets of that expert are not known."
         for name, facts in experts.items()
         if facts.initialised_from is not None and facts.initialised_from not in experts
     ]
@@ -89,20 +88,58 @@ def unknown_sources(config: BenchConfig, experts: Mapping[str, ExpertFacts]) -> 
     return found
 
 
+def expert_facts(zoo: Mapping[str, Callable]) -> dict[str, ExpertFacts]:
+    """Facts of every expert of a zoo: from its card if it has one, otherwise from its weights."""
+    cards = {name: getattr(load, "card", None) for name, load in zoo.items()}
+    cards = {name: card for name, card in cards.items() if isinstance(card, Card)}
+    found = {}
+    for name, load_expert in zoo.items():
+        if (card := cards.get(name)) is None:
+            expert = load_expert()
+            found[name] = ExpertFacts(name, digest_of_params(expert.variables), parameters=expert.num_params)
+            continue
+        found[name] = ExpertFacts(
+            name,
+            _digest_of(card.sha256, card.source, card.architecture, dict(card.config), card.preprocess),
+            card.architecture,
+            card.source,
+            seen_by_card(name, cards),
+            card.initialised_from,
+            card.num_parameters,
+            card.num_images,
+            card.test_accuracy,
+            _digest_of(card.num_images, card.test_accuracy, card.class_counts, card.training.get("reference_extractor")),
+        )
+    return found
+
+
+def _digest_of(*facts) -> str:
+    return hashlib.sha256(repr(list(facts)).encode()).hexdigest()
+
+
+def seen_by_card(name: str, cards: Mapping[str, Card]) -> tuple[str, ...]:
+    """All data sets that an expert was trained on, including those of the expert that it started from, and so on."""
+    return seen_by_line(name, {each: card.seen for each, card in cards.items()}, {each: card.initialised_from for each, card in cards.items()})
+
+
+def seen_by_line(name: str | None, seen: Mapping[str, tuple[str, ...]], parents: Mapping[str, str | None]) -> tuple[str, ...]:
+    """The data sets of an expert and its ancestors, as far back as these are known."""
+    found: dict[str, None] = {}
+    visited = set()
+    while name in seen and name not in visited:
+        visited.add(name)
+        found |= dict.fromkeys(seen[name])
+        name = parents[name]
+    return tuple(found)
+
+
 def task_facts(task: Task) -> TaskFacts:
-    """Sizes and digests. A digest covers the class names, all labels, and the content of every image: its encoded bytes where the task has
-    them, else its pixels. So it is the same wherever the same files lie. See `digest_of_images` for what is remembered."""
+    """Sizes and digests. A digest covers the class names, all labels, and the content of every image: its encoded bytes if the task has
+    them, otherwise its pixels. It does not depend on where the files are. See `digest_of_images` for caching."""
     train = _digest(task.class_names, task.labels, task.images)
-    whole = train + _digest((), task.test_labels, task.test_images)
+    whole = hashlib.sha256((train + _digest((), task.test_labels, task.test_images)).encode()).hexdigest()
     return TaskFacts(
-        task.name,
-        hashlib.sha256(whole.encode()).hexdigest(),
-        train,
-        len(task.labels),
-        len(task.test_labels),
-        task.num_classes,
-        task.licence,
-        task.flips_keep_class,
+        task.name, whole, train, len(task.labels), len(task.test_labels), task.num_classes, task.licence, flips_keep_class=task.flips_keep_class
     )
 
 
@@ -112,47 +149,51 @@ def _digest(names, labels, images) -> str:
     return digest.hexdigest()
 
 
-def expert_facts(zoo: Mapping[str, Callable]) -> dict[str, ExpertFacts]:
-    """Of every expert of a zoo: from its card where it has one, else from its weights."""
-    cards = {name: getattr(load, "card", None) for name, load in zoo.items()}
-    return {name: _facts(name, zoo[name], cards) for name in zoo}
+def digest_of_images(images: Images, cache: Cache | None = None) -> str:
+    """Digest of the content of all images in their order: encoded bytes if the sequence gives them, otherwise shape and pixels.
+
+    The digest of images from files is cached under the state of every file (`state_of`). It is not cached if a file changed within the last seconds
+    or during reading, or if the files are unknown: computing a digest again is better than a wrong one.
+
+    Args:
+      cache: by default the user's cache folder.
+    """
+    cache = Cache(default_folder()) if cache is None else cache
+    before = _state(images)
+    known = cache.get(before)
+    if known is not None and known.keys() == {"digest"}:
+        return known["digest"].tobytes().hex()
+    digest = hashlib.sha256(f"{len(images)} images".encode())
+    for one in _digests(images):
+        digest.update(one)
+    if before is not None and before == _state(images):
+        cache.put(before, {"digest": np.frombuffer(digest.digest(), np.uint8)})
+    return digest.hexdigest()
 
 
-def _facts(name: str, load: Callable, cards: Mapping[str, Card | None]) -> ExpertFacts:
-    card = cards[name]
-    if not isinstance(card, Card):
-        expert = load()
-        return ExpertFacts(name, digest_of_params(expert.variables), parameters=expert.num_params)
-    return ExpertFacts(
-        name,
-        _of(card.sha256, card.source, card.architecture, dict(card.config), card.preprocess),
-        card.architecture,
-        card.source,
-        seen_by_card(name, cards),
-        card.initialised_from,
-        card.num_parameters,
-        card.num_images,
-        card.test_accuracy,
-        _of(card.num_images, card.test_accuracy, card.class_counts, card.training.get("reference_extractor")),
-    )
+def _digests(images: Images) -> Iterator[bytes]:
+    """The digest of each image, in order. Threads read images that are not in memory."""
+    places = range(len(images))
+    if isinstance(images, np.ndarray):
+        yield from (_digest_of_one(images, place) for place in places)
+        return
+    with ThreadPoolExecutor(threads()) as pool:
+        for first in range(0, len(images), CHUNK * threads()):  # at most one round of chunks in memory
+            starts = range(first, min(first + CHUNK * threads(), len(images)), CHUNK)
+            for found in pool.map(lambda start: [_digest_of_one(images, place) for place in places[start : start + CHUNK]], starts):
+                yield from found
 
 
-def _of(*facts) -> str:
-    return hashlib.sha256(repr(list(facts)).encode()).hexdigest()
+def _digest_of_one(images: Images, place: int) -> bytes:
+    encoded = encoded_bytes(images, place)
+    if encoded is not None:
+        return hashlib.sha256(b"encoded" + encoded).digest()
+    image = np.asarray(images[place])
+    return hashlib.sha256(f"pixels {image.dtype} {image.shape}".encode() + np.ascontiguousarray(image).tobytes()).digest()
 
 
-def seen_by_card(name: str, cards: Mapping[str, Card | None]) -> tuple[str, ...]:
-    """All data sets that an expert has seen: its own, other domains, and those of the expert that it started from, and so on."""
-    known = {each: card for each, card in cards.items() if isinstance(card, Card)}
-    return seen_by_line(name, {each: card.seen for each, card in known.items()}, {each: card.initialised_from for each, card in known.items()})
-
-
-def seen_by_line(name: str | None, seen: Mapping[str, tuple[str, ...]], parents: Mapping[str, str | None]) -> tuple[str, ...]:
-    """What an expert and those that it descends from have seen, as far back as they are known."""
-    found: dict[str, None] = {}
-    visited = set()
-    while name in seen and name not in visited:
-        visited.add(name)
-        found |= dict.fromkeys(seen[name])
-        name = parents[name]
-    return tuple(found)
+def _state(images: Images) -> str | None:
+    """Cache key of the images and the state of their files; None if the state does not guarantee their content."""
+    origin = getattr(images, "origin", None)
+    state = None if origin is None else state_of(origin(place) for place in range(len(images)))
+    return None if state is None else key_of("digest of images", state)

@@ -1,34 +1,31 @@
-"""The work of a benchmark, before any of it is begun."""
+"""The work of a benchmark, before it is run: cells, images, operations, hours."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+from ntk_select.benchmark.cells import FORECAST, UNTRAINED, Cell, ExpertFacts, TaskFacts, grid, scores_of
+from ntk_select.benchmark.config import BenchConfig, Images, read_config
+from ntk_select.benchmark.facts import check_names, load, seen_by_line, task_facts
+from ntk_select.benchmark.measure import Bench
 from ntk_select.errors import ConfigError
 from ntk_select.experts.expert import Expert
 from ntk_select.experts.preprocess import Preprocess
 from ntk_select.forecasting.kernel import directions_for
 from ntk_select.kernels.flops import TRAINING
 from ntk_select.models import fresh_expert
-from ntk_select.training.finetuning.shots import SHARE
+from ntk_select.training.finetuning.recipe import VALIDATION_SHARE
 from ntk_select.training.zoo import read_config as read_zoo_config
-from ntk_select.training.zoo.members import SingleMember, chosen
-from ntk_select.training.zoo.speed import (
-    Network,
-    Speed,
-    abstract_network,
-    busy,
-    estimated_speed,
-    measured_speed,
-    network_of,
-    training_rate,
-)
+from ntk_select.training.zoo.config import SingleMember, chosen
+from ntk_select.training.zoo.plan import Speed, busy, speeds
 
-from .cells import FORECAST, UNTRAINED, Cell, ExpertFacts, TaskFacts, grid, scores_of
-from .config import BenchConfig, Images, read_config
-from .facts import check_names, load, seen_by_line, task_facts
-from .measure import Bench
+NOT_COUNTED = "Hours do not include reading images, compilation, and the small networks that RSA and DDS train."
+ESTIMATED = (
+    "Hours are estimates, within about a factor of two: operations of each architecture at the speed of one convolution here. More exact: --measure"
+)
+MEASURED = "Hours are estimates, from a few training steps of each architecture on noise here."
 
 
 @dataclass(frozen=True)
@@ -38,9 +35,10 @@ class Part:
     Args:
       kind, role, images: as of `Cell`.
       cells: how many.
-      trained, passed: images that go forward and backward; forward alone.
+      trained: images in forward and backward passes.
+      passed: images in forward passes alone.
       flops: of convolutions and matrix products.
-      hours: of one device such as this machine's, see `Plan.rough`.
+      hours: on one device such as this machine's; see `Plan.rough` for what they leave out.
     """
 
     kind: str
@@ -59,10 +57,10 @@ class Plan:
 
     Attributes:
       parts: of its cells.
-      skipped: pairs of expert and task that are left out: own source.
+      skipped: number of pairs of expert and task that are left out because of source overlap.
       experts, tasks: how many.
       speeds: by architecture, on one device of this machine.
-      rough: sentences on what the hours leave out and how far off they can be.
+      rough: sentences about what the hours leave out, and how accurate they are.
     """
 
     parts: tuple[Part, ...]
@@ -73,82 +71,58 @@ class Plan:
     rough: tuple[str, ...] = ()
 
 
-NOT_COUNTED = "Reading images, compilation, and the small networks that RSA and DDS train are not in it."
-ESTIMATED = "Hours are rough, within about a factor of two: operations of each architecture at the speed of one convolution here. With --measure: by its own steps."
-MEASURED = "Hours are rough: by a few training steps of each architecture on noise here."
-
-
 def plan(
     config_path: str | Path, *, data: str | Path | None = None, measure: bool = False, progress: Callable[[int, int, str], None] | None = None
 ) -> Plan:
     """The work of every cell of the config. Nothing is written.
 
-    Operations are counted from the shapes of each architecture, without initialising or compiling it; one second of convolutions on noise says
-    how fast this device is. Reading images, compilation, the scores themselves once the passes are made, and the small networks that RSA and DDS
-    train are not in it: for photographs the first, for small images the second can be the larger part. A forward pass counts a third of a training
-    step.
+    Operations are counted from the shapes of each architecture, without initialising or compiling it, and the speed of this device is measured by one
+    second of convolutions on noise. A forward pass counts a third of a training step. Not included: reading images (the larger part for photographs),
+    compilation (possibly the larger part for small images), the scores once the passes are done, and the networks that RSA and DDS train.
 
     Args:
-      config_path, data: as for `run`. Images are only looked at where the config does not say how many there are; with `zoo_config` the zoo need not
-        have been trained.
+      config_path, data: as for `run`. Images are only read if the config does not give their number; with `zoo_config` the zoo need not be trained yet.
       measure: whether to time a few training steps of each architecture instead. They are compiled first: minutes for a deep network on a CPU.
       progress: called with (architectures done, architectures, name).
 
     Raises:
       ConfigError: as `run`.
-      TaskError, DataError, ModelError: a task or the zoo cannot be loaded, and the config does not say what it is.
+      TaskError, DataError, ModelError: a task or the zoo cannot be loaded, and the config does not describe it.
     """
-    load = busy()
+    warning = busy()
     path = Path(config_path).expanduser()
     config = read_config(path)
-    if config.synthetic is not None:
-        cells = grid(config, {}, {}).cells
-        return Plan(
-            (Part("synthetic", "", 20, len(cells), 0, 0, 0.0, len(cells) * config.synthetic.seconds / 3600),),
-            0,
-            config.synthetic.experts,
-            config.synthetic.tasks,
-            {},
-            (NOT_COUNTED,),
-        )
+    if (made := config.synthetic) is not None:
+        count = len(grid(config, {}, {}).cells)
+        part = Part("synthetic", "", 20, count, 0, 0, 0.0, count * made.seconds / 3600)
+        return Plan((part,), 0, made.experts, made.tasks, {}, (NOT_COUNTED,))
     check_names(config)
-    bench = Bench(config, data)
-    experts, make, absent = _experts(bench, path)
+    experts, make, untrained = _experts(Bench(config, data), path)
     tasks = {name: _task(config, name, data) for name in config.tasks}
-    cells = grid(config, experts, tasks)
-    kinds = {name: facts.architecture or name for name, facts in experts.items()} | {UNTRAINED + name: name for name in config.untrained}
-    examples = {kinds[cell.expert]: cell.expert for cell in cells.cells}
+    whole = grid(config, experts, tasks)
+    architectures = {name: facts.architecture or name for name, facts in experts.items()} | {UNTRAINED + name: name for name in config.untrained}
+    examples = {architectures[cell.expert]: cell.expert for cell in whole.cells}
     recipe = config.recipe_of(next(iter(config.tasks)))
-    speeds, rates = {}, {}
-    for done, (architecture, name) in enumerate(examples.items()):
-        if progress is not None:
-            progress(done, len(examples), architecture)
-        if measure:
-            expert = make(name)
-            speeds[architecture] = measured_speed(expert, recipe.batch_size, network_of(expert).head[1] or 2, precision=recipe.precision)
-            continue
-        network, size = _network(make, name, absent(name))
-        if size not in rates:
-            rates[size] = training_rate(size, recipe.batch_size, precision=recipe.precision)
-        speeds[architecture] = estimated_speed(network, size, recipe.batch_size, rates[size])
-    parts = _parts(config, cells.cells, tasks, lambda cell: speeds[kinds[cell.expert]])
-    sentences = (NOT_COUNTED, MEASURED if measure else ESTIMATED, *([load] if load else []))
-    return Plan(tuple(parts), len(cells.skipped), len({cell.expert for cell in cells.cells}), len(tasks), speeds, sentences)
+    makers = {architecture: partial(make, name) for architecture, name in examples.items()}
+    options = {"precision": recipe.precision, "measure": measure, "progress": progress}
+    found = speeds(makers, lambda architecture: untrained(examples[architecture]), recipe.batch_size, **options)
+    parts = _parts(config, whole.cells, tasks, lambda cell: found[architectures[cell.expert]])
+    sentences = (NOT_COUNTED, MEASURED if measure else ESTIMATED, *filter(None, [warning]))
+    return Plan(tuple(parts), len(whole.skipped), len({cell.expert for cell in whole.cells}), len(tasks), found, sentences)
 
 
 def _experts(bench: Bench, path: Path) -> tuple[dict[str, ExpertFacts], Callable[[str], Expert], Callable[[str], Preprocess | None]]:
-    """Facts of the experts; a function that loads or initialises one, or its like; and one that gives the preprocessing of an expert that is not there."""
+    """Facts of the experts; a function that loads an expert, or initialises an untrained one; and a function that gives the preprocessing of an untrained
+    expert, None for a trained one."""
     config = bench.config
     if config.zoo_config is None or all(Path(uri).expanduser().is_dir() or uri == "builtin" for uri in config.zoo):
         return bench.facts, bench.expert, lambda name: bench.expert(config.reference).preprocess if name.startswith(UNTRAINED) else None
     zoo = read_zoo_config(path.parent / config.zoo_config)
     facts = {}
-    for member in chosen(zoo, ""):
-        names = [member.name] if isinstance(member, SingleMember) else [f"{member.name}@{source}" for source in member.sources]
-        for name in names:
-            source = member.source if isinstance(member, SingleMember) else name.partition("@")[2]
-            seen = (source,) if isinstance(member, SingleMember) else tuple(member.sources)
-            facts[name] = ExpertFacts(name, f"planned: {name}", member.architecture, source, seen, member.initialised_from)
+    for member in chosen(zoo):
+        for source in member.sources:
+            name = member.name if isinstance(member, SingleMember) else f"{member.name}@{source}"
+            facts[name] = ExpertFacts(name, f"planned: {name}", member.architecture, source, member.sources, member.initialised_from)
     seen, parents = {name: known.seen for name, known in facts.items()}, {name: known.initialised_from for name, known in facts.items()}
     facts = {name: replace(known, seen=seen_by_line(name, seen, parents)) for name, known in facts.items()}
 
@@ -157,14 +131,6 @@ def _experts(bench: Bench, path: Path) -> tuple[dict[str, ExpertFacts], Callable
         return fresh_expert(name, architecture, num_classes=100, preprocess=zoo.preprocess)
 
     return facts, fresh, lambda _: zoo.preprocess
-
-
-def _network(make: Callable[[str], Expert], name: str, absent: Preprocess | None) -> tuple[Network, int]:
-    """The network of an expert and the pixels of its images; of one that is not there, with the preprocessing `absent`, by shapes alone."""
-    if absent is not None:
-        return abstract_network(lambda: make(name)), absent.size
-    expert = make(name)
-    return network_of(expert), expert.preprocess.size
 
 
 def _task(config: BenchConfig, name: str, data) -> TaskFacts:
@@ -188,11 +154,11 @@ def _parts(config: BenchConfig, cells: Iterable[Cell], tasks: dict[str, TaskFact
 
 
 def _images(config: BenchConfig, cell: Cell, task: TaskFacts, gradients: bool, width: int) -> tuple[float, float]:
-    """Images that a cell trains on, and passes forward alone.
+    """(images that a cell trains on, images in forward passes alone).
 
     Args:
-      gradients: whether a score goes one step back.
-      width: pre-logits of the network. A derivative along a direction, of which a forecast takes fewer the wider the network is, costs two passes.
+      gradients: whether a score needs a backward pass.
+      width: pre-logits of the network. A forecast takes derivatives along directions, two passes each, and fewer directions for wider networks.
     """
     count = task.train if cell.images is None else min(cell.images * task.num_classes, task.train)
     if cell.role == FORECAST:
@@ -203,15 +169,11 @@ def _images(config: BenchConfig, cell: Cell, task: TaskFacts, gradients: bool, w
     rates, choose = len(cell.settings["rates"]), cell.settings["choose"]
     if rates == 1 or choose == "paper":
         return epochs * count * rates, task.test * rates
-    return epochs * count * (rates * (1 - SHARE) + 1), task.test + SHARE * count * rates
+    return epochs * count * (rates * (1 - VALIDATION_SHARE) + 1), task.test + VALIDATION_SHARE * count * rates
 
 
 def total(found: Plan) -> Part:
-    """All parts in one.
-
-    Raises:
-      ConfigError: there is none.
-    """
+    """The sum of all parts. Raises ConfigError if there is none."""
     if not found.parts:
-        raise ConfigError("The config asks for no cell: every expert is on its own source.")
+        raise ConfigError("The config asks for no cell: every expert overlaps with the source of every task.")
     return Part("all", "", None, *(sum(getattr(part, name) for part in found.parts) for name in ("cells", "trained", "passed", "flops", "hours")))

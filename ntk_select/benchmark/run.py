@@ -1,10 +1,10 @@
-"""How is a benchmark run, so that whatever stops it costs the cells in flight at most?"""
+"""A run of a benchmark: it measures the cells that have no record yet, and can be interrupted at any time."""
 
 import json
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -12,35 +12,37 @@ from itertools import groupby
 from pathlib import Path
 
 from ntk_select._runtime.checks import check_count
+from ntk_select._runtime.configs import parse, read_text
 from ntk_select._runtime.files import file_name, write_atomically
-from ntk_select._runtime.toml_records import parse, read_text
-from ntk_select.errors import ConfigError
+from ntk_select.benchmark.cells import Cell, Grid, TaskFacts, grid
+from ntk_select.benchmark.config import parsed
+from ntk_select.benchmark.executors import local, processes
+from ntk_select.benchmark.facts import check_names, task_facts, unknown_sources
+from ntk_select.benchmark.measure import Bench, Outcome, Work
+from ntk_select.benchmark.ray_executor import on_ray
+from ntk_select.benchmark.store import Store
+from ntk_select.errors import ConfigError, did_you_mean
 
-from .cells import Cell, Grid, TaskFacts, grid
-from .config import parsed
-from .executors import executor_of
-from .facts import check_names, task_facts, unknown_sources
-from .measure import Bench
-from .store import Store
-from .work import Outcome, Work
-
+EXECUTORS: Mapping[str, Callable] = {"local": local, "processes": processes, "ray": on_ray}
 BEAT = 1.0
-"""Seconds between two notes of where a run is, while cells are done."""
+"""Seconds between two heartbeats while cells finish."""
 PULSE = 60.0
-"""The same while none is."""
+"""Seconds between two heartbeats while none finishes: a cell may take hours."""
+LEFTOVER = 3600.0
+"""Age in seconds above which an unfinished file belongs to a killed run."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What became of a run.
+    """Result of a run.
 
     Args:
       cells: of the benchmark.
-      before: that were done already.
-      now: that were done by this run.
-      failed: by key, the error.
-      warnings: about the config, in sentences.
-      seconds: of this run.
+      before: that were done before this run.
+      now: that this run did.
+      failed: errors by key.
+      warnings: about the config.
+      seconds: duration of this run.
     """
 
     cells: int
@@ -64,17 +66,17 @@ def run(
 ) -> Summary:
     """Measures every cell of the config that has no record in `out` yet.
 
-    A cell whose record is there is never measured again; one that failed is tried again. Killed at any moment, a run loses at most the cells in flight, and
-    the same call goes on; on a CPU the records are the same numbers as those of a run that nothing stopped.
+    A cell with a record is never measured again; a failed cell is tried again. A run that is killed loses at most the cells in flight, and the same call
+    resumes it. On a CPU the records hold the same numbers as those of an undisturbed run.
 
     Args:
       config_path: of a TOML file; see `BenchConfig`.
-      out: folder of the results; see `store`.
+      out: folder of the results; see `ntk_select.benchmark.store`.
       executor: "local" (this process), "processes", or "ray".
-      workers: how many at the same time, where the executor has several; 0 for as many as fit.
+      workers: number of workers, if the executor has several; 0 for as many as fit.
       data: stands for {data} in URIs.
-      shard: (i, n): of n runs on the same folder, without a cluster that would share the work, this is the i-th, from 1.
-      progress: called with (cells done, cells, what was done last).
+      shard: (i, n): this is the i-th of n independent runs on the same folder, from 1.
+      progress: called with (cells done, cells, last cell).
       options: of the executor: address, cpus, gpus for Ray.
 
     Raises:
@@ -87,37 +89,44 @@ def run(
     if not 1 <= shard[0] <= shard[1]:
         raise ConfigError(f"shard {shard[0]}/{shard[1]} must be one of 1/N to N/N.")
     path, store = Path(config_path).expanduser(), Store(out)
-    text = read_text(path)  # once: whoever edits the file now does not change what is measured under these keys
+    text = read_text(path)  # once: later edits of the file do not change what is measured under these keys
     bench = Bench(parsed(parse(text, path), path), data)
-    cells, tasks = laid_out(bench)
+    found, tasks = laid_out(bench)
+    warnings = [] if bench.config.synthetic else unknown_sources(bench.config, bench.facts)
     try:
-        store.put_manifest(manifest(bench, path.stem, text, cells, tasks), cells.cells)
-        _clear_leftovers(store)
+        store.put_manifest(_manifest(bench, path.stem, text, found, tasks, warnings), found.cells)
+        _delete_leftovers(store)
     except OSError as error:
         raise ConfigError(f"{store.folder} cannot be written: {error.strerror}. Give another folder with --out.") from error
     done = store.done()
-    waiting = [cell for cell in cells.cells if cell.key not in done]
-    # groups are dealt out before done cells are left out: runs that began at different times must not deal differently
-    dealt = [list(group) for _, group in groupby(cells.cells, key=lambda cell: cell.group)][shard[0] - 1 :: shard[1]]
-    groups = [left for group in dealt if (left := [cell for cell in group if cell.key not in done])]
+    # groups are assigned to shards before done cells are left out: runs that start at different times must assign them equally
+    shares = [list(group) for _, group in groupby(found.cells, key=lambda cell: cell.group)][shard[0] - 1 :: shard[1]]
+    groups = [left for group in shares if (left := [cell for cell in group if cell.key not in done])]
     mine = {cell.key: cell for group in groups for cell in group}
-    watch = _Watch(store, len(cells.cells), len(cells.cells) - len(waiting), mine, executor, progress)
+    tally = _Tally(store, len(found.cells), sum(cell.key in done for cell in found.cells), mine, executor, progress)
     work = Work(text, str(path), str(store.folder.resolve()), None if data is None else str(Path(data).expanduser().resolve()))
     try:
         if mine:
-            execute(work, groups, watch, workers=workers, **options)
+            execute(work, groups, tally, workers=workers, **options)
     finally:
-        watch.end()
-    if watch.stop:
+        tally.end()
+    if tally.stop:
         raise ConfigError(
-            f"The run ended: of {store.folder} {watch.stop}. {watch.before + watch.now} of {watch.total} cells are done and kept. "
-            "Mend that, and type the same command again."
+            f"The run ended, because {store.folder} cannot be written: {tally.stop}. {tally.before + tally.now} of {tally.total} cells are done. "
+            "Correct that, and run the same command again."
         )
-    return Summary(watch.total, watch.before, watch.now, watch.failed, warnings(bench), time.perf_counter() - began)
+    return Summary(tally.total, tally.before, tally.now, tally.failed, warnings, time.perf_counter() - began)
+
+
+def executor_of(name: str) -> Callable:
+    """The executor of a name. Raises ConfigError if it is unknown."""
+    if name not in EXECUTORS:
+        raise ConfigError(f"executor = {name!r} is unknown.{did_you_mean(name, EXECUTORS)}")
+    return EXECUTORS[name]
 
 
 def laid_out(bench: Bench) -> tuple[Grid, dict[str, TaskFacts]]:
-    """The cells of a benchmark, and what is known of its tasks, all of which are loaded."""
+    """The cells of a benchmark, and facts of its tasks. Loads all tasks."""
     if bench.config.synthetic is not None:
         return grid(bench.config, {}, {}), {}
     check_names(bench.config)
@@ -125,51 +134,46 @@ def laid_out(bench: Bench) -> tuple[Grid, dict[str, TaskFacts]]:
     return grid(bench.config, bench.facts, tasks), tasks
 
 
-def manifest(bench: Bench, name: str, text: str, cells: Grid, tasks: dict[str, TaskFacts]) -> dict:
-    """What a report must know besides the records."""
+def _manifest(bench: Bench, name: str, text: str, found: Grid, tasks: dict[str, TaskFacts], warnings: list[str]) -> dict:
+    """What a report needs besides the records."""
     return {
         "name": name,
         "config": text,
-        "warnings": warnings(bench),
-        "skipped": [{"expert": expert, "task": task, "reason": reason} for (expert, task), reason in cells.skipped.items()],
+        "warnings": warnings,
+        "skipped": [{"expert": expert, "task": task, "reason": reason} for (expert, task), reason in found.skipped.items()],
         "experts": {} if bench.config.synthetic else {name: asdict(facts) for name, facts in bench.facts.items()},
         "tasks": {name: asdict(facts) for name, facts in tasks.items()},
         "versions": {name: version(name) for name in ("ntk-select", "jax", "flax", "optax", "numpy", "scipy")},
     }
 
 
-def warnings(bench: Bench) -> list[str]:
-    """What is odd about the config, and usable."""
-    return [] if bench.config.synthetic else unknown_sources(bench.config, bench.facts)
-
-
-def _clear_leftovers(store: Store) -> None:
-    """Files that killed runs had not finished, if they are older than an hour."""
+def _delete_leftovers(store: Store) -> None:
+    """Deletes unfinished files of killed runs."""
     for file in (store.folder / "records").glob("*/*/.*.tmp"):
         with suppress(FileNotFoundError):  # another run has just finished it
-            if time.time() - file.stat().st_mtime > 3600:
+            if time.time() - file.stat().st_mtime > LEFTOVER:
                 file.unlink()
 
 
-class _Watch:
-    """Counts outcomes, tells of them, and leaves a note of where the run is for `bench status`."""
+class _Tally:
+    """Counts outcomes, reports progress, and writes the heartbeat for `bench status`."""
 
     def __init__(self, store: Store, total: int, before: int, mine: dict[str, Cell], executor: str, progress):
         self.total, self.before, self.now = total, before, 0
         self.failed: dict[str, str] = {}
         self.stop: str | None = None
-        self._mine, self._progress, self._store = mine, progress, store
-        self._began = self._beaten = time.time()
-        self._note = store.folder / "running" / f"{file_name(f'{os.uname().nodename}-{os.getpid()}')}.json"
-        self._executor = executor
+        self._mine, self._progress = mine, progress
+        self._beat_at = time.time()
+        self._run = {"host": os.uname().nodename, "pid": os.getpid(), "executor": executor, "began": self._beat_at, "wanted": len(mine)}
+        self._note = store.folder / "running" / f"{file_name('{host}-{pid}'.format(**self._run))}.json"
         self._beat()
         self._ended = threading.Event()
-        threading.Thread(target=self._go_on_beating, daemon=True).start()
+        threading.Thread(target=self._keep_beating, daemon=True).start()
         if progress:
             progress(before, total, "")
 
     def __call__(self, outcome: Outcome) -> bool:
-        cell = self._mine[outcome.key]
+        """Counts an outcome. Returns True if no further cell may start."""
         if outcome.stop:
             self.stop = outcome.stop
             return True
@@ -177,33 +181,25 @@ class _Watch:
             self.failed[outcome.key] = outcome.error
         else:
             self.now += 1
-        if time.time() - self._beaten > BEAT:
+        if time.time() - self._beat_at > BEAT:
             self._beat()
         if self._progress:
+            cell = self._mine[outcome.key]
             self._progress(self.before + self.now + len(self.failed), self.total, f"{cell.task} {cell.expert}")
         return False
 
     def _beat(self) -> None:
-        self._beaten = time.time()
-        note = {
-            "host": os.uname().nodename,
-            "pid": os.getpid(),
-            "executor": self._executor,
-            "began": self._began,
-            "beat": self._beaten,
-            "wanted": len(self._mine),
-            "done": self.now,
-            "failed": len(self.failed),
-        }
-        with suppress(OSError):  # the next record says it
+        self._beat_at = time.time()
+        note = {**self._run, "beat": self._beat_at, "done": self.now, "failed": len(self.failed)}
+        with suppress(OSError):  # the next record reports it
             write_atomically(self._note, json.dumps(note).encode())
 
-    def _go_on_beating(self) -> None:
-        """A cell may take hours."""
+    def _keep_beating(self) -> None:
         while not self._ended.wait(PULSE):
             self._beat()
 
     def end(self) -> None:
+        """Ends the heartbeat."""
         self._ended.set()
-        with suppress(OSError):  # of a folder that can no longer be written
+        with suppress(OSError):  # the folder can no longer be written
             self._note.unlink(missing_ok=True)

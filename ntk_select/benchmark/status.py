@@ -1,30 +1,31 @@
-"""How far is a benchmark, what failed, and how long will the rest take?"""
+"""Progress of a benchmark: done and failed cells, active runs, and the remaining time."""
 
 import os
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from .cells import Cell
-from .store import Store, read_json
+from ntk_select.benchmark.cells import Cell
+from ntk_select.benchmark.store import Store, read_json
 
 QUIET = 600.0
-"""Seconds without a sign after which a runner of another machine counts as gone."""
+"""Seconds without a heartbeat after which a run on another machine counts as ended."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """Where a benchmark stands.
+    """Progress of a benchmark.
 
     Attributes:
       name: of its config.
-      rows: for each kind and task (cells, done, failed).
-      cells, done, failed: of all.
-      failures: of cells that failed and were not done since: task, expert, seed, error.
-      runners: what is at work: executor, seconds since its last sign, cells done and failed by it.
-      seconds_left: for those that are at work now, by the time that cells of the same kind, images and task took; None where nobody is, or nothing is known.
+      rows: (cells, done, failed) by kind and task.
+      cells, done, failed: totals.
+      failures: of cells that failed and have not succeeded since: task, expert, seed, error.
+      runners: active runs: executor, seconds since the last heartbeat, cells done and failed.
+      seconds_left: estimate for the active runs, from the duration of cells of the same kind, images and task; None without active runs or durations.
     """
 
     name: str
@@ -38,7 +39,7 @@ class Status:
 
 
 def status(folder: str | Path) -> Status:
-    """Reads the folder alone, while others may be writing into it.
+    """Progress of the benchmark in a folder, which runs may be writing to.
 
     Raises:
       ConfigError: it holds no benchmark.
@@ -46,72 +47,71 @@ def status(folder: str | Path) -> Status:
     """
     store = Store(folder)
     name, cells, done = store.manifest()["name"], store.cells(), store.done()
-    undone = {cell.key for cell in cells} - done
-    failures = {key: failure for key, failure in store.failures().items() if key in undone}
-    rows = {}
-    for kind in dict.fromkeys((cell.kind, cell.task) for cell in cells):
-        keys = [cell.key for cell in cells if (cell.kind, cell.task) == kind]
-        rows[kind] = len(keys), sum(key in done for key in keys), sum(key in failures for key in keys)
+    open_cells = {cell.key for cell in cells} - done
+    failures = {key: failure for key, failure in store.failures().items() if key in open_cells}
+    rows: dict[tuple[str, str], tuple[int, int, int]] = {}
+    for cell in cells:
+        before = rows.get((cell.kind, cell.task), (0, 0, 0))
+        rows[cell.kind, cell.task] = before[0] + 1, before[1] + (cell.key in done), before[2] + (cell.key in failures)
     now = time.time()
-    runners = [note for file in sorted((store.folder / "running").glob("*.json")) if (note := _note(file)) and _at_work(note, now)]
-    waiting = [cell for cell in cells if cell.key not in done and cell.key not in failures]
+    runners = [note for file in sorted((store.folder / "running").glob("*.json")) if (note := _note(file)) and _is_active(note, now)]
+    waiting = [cell for cell in cells if cell.key in open_cells and cell.key not in failures]
     return Status(
         name,
         rows,
         len(cells),
-        sum(cell.key in done for cell in cells),
+        len(cells) - len(open_cells),
         len(failures),
         list(failures.values()),
         [{**note, "silent": now - note["beat"]} for note in runners],
-        _left(store, cells, waiting, runners) if runners and waiting else None,
+        _seconds_left(store, cells, waiting, runners) if runners and waiting else None,
     )
 
 
 def _note(file: Path) -> dict[str, Any] | None:
-    """What a runner left; None for one that has just ended."""
+    """The heartbeat of a run; None for one that has just ended."""
     try:
         return read_json(file, ("host", "pid", "began", "beat"))
     except FileNotFoundError:
         return None
 
 
-def _at_work(note: dict[str, Any], now: float) -> bool:
-    """Whether a runner has given a sign lately, and, if it is of this machine, still lives."""
+def _is_active(note: dict[str, Any], now: float) -> bool:
+    """Whether a run has a recent heartbeat, and, on this machine, its process still exists."""
     if note["host"] == os.uname().nodename:
         try:
             os.kill(note["pid"], 0)
         except ProcessLookupError:
             return False
-        except PermissionError:  # somebody else's
+        except PermissionError:  # another user's
             return True
     return now - note["beat"] < QUIET
 
 
-def _left(store: Store, cells: list[Cell], waiting: list[Cell], runners: list[dict[str, Any]]) -> float | None:
-    """The seconds that cells of the same kind took, divided by how many are being done at the same time."""
+def _seconds_left(store: Store, cells: list[Cell], waiting: list[Cell], runners: list[dict[str, Any]]) -> float | None:
+    """The seconds that similar cells took, divided by the number of cells that are measured at the same time."""
     took: dict[str, float] = {}
     for kind in dict.fromkeys(cell.kind for cell in cells):
         table = store.read(kind, columns=["key", "cell_seconds"])
         if table.num_rows:
             took |= dict(zip(table["key"].to_pylist(), table["cell_seconds"].to_pylist(), strict=True))
+    if not took:
+        return None
     known = [cell for cell in cells if cell.key in took]
-    alike: dict[tuple, list[float]] = {}
+    alike = defaultdict(list)
     for cell in known:
         for likeness in _likenesses(cell):
-            alike.setdefault(likeness, []).append(took[cell.key])
-    wanted = [next((mean(alike[likeness]) for likeness in _likenesses(cell) if likeness in alike), None) for cell in waiting]
-    rough = mean(took.values()) if took else None
-    if rough is None:
-        return None
+            alike[likeness].append(took[cell.key])
+    rough = mean(took.values())
+    work = sum(next((mean(alike[likeness]) for likeness in _likenesses(cell) if likeness in alike), rough) for cell in waiting)
     began = min(note["began"] for note in runners)
     recent = sum(took[cell.key] for cell in known if (file := store.record_file(cell)).is_file() and file.stat().st_mtime >= began)
     wall = max(note["beat"] for note in runners) - began
-    together = max(1.0, recent / wall) if wall > 0 else 1.0
-    return sum(rough if seconds is None else seconds for seconds in wanted) / together
+    return work / max(1.0, recent / wall if wall > 0 else 1.0)
 
 
 def _likenesses(cell: Cell) -> list[tuple]:
-    """Cells that take about as long, the closest first."""
+    """Properties that cells of similar duration share, the most specific first."""
     architecture = cell.settings.get("architecture", cell.expert)
     return [
         (cell.kind, cell.role, cell.task, cell.images, architecture),

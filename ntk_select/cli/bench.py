@@ -1,23 +1,23 @@
-"""`ntk-select bench`: every expert on every task, scored and fine-tuned, on one machine or many."""
+"""`ntk-select bench`: scores and fine-tunes every expert on every task, on one machine or many."""
 
 import math
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
-from ntk_select.cli.console import Flag, check_writable, command, print_json, print_line, print_table, progress_bar, remark, split
+from ntk_select.cli.console import duration, print_json, print_line, print_table, progress_bar, remark
+from ntk_select.cli.options import Flag, Json, check_writable, group, split, typed
 from ntk_select.errors import ConfigError
 
 SHOWN = 10
-"""Failures that are told one by one."""
+"""Failures that are printed one by one."""
 
 
 @dataclass(frozen=True)
 class BenchRun:
-    """Measure what has no record yet. Stopped at any moment, the same command goes on."""
+    """Compute the cells that have no record yet. After an interruption the same command resumes."""
 
     config: tyro.conf.Positional[Path]
     """A TOML file, such as scripts/configs/smoke.toml."""
@@ -26,47 +26,45 @@ class BenchRun:
     executor: str = "local"
     """local (this process), processes (of this machine), or ray (a cluster)."""
     workers: int = 0
-    """How many at the same time; 0 for as many as there is room for."""
+    """Number of parallel workers; 0 for as many as fit."""
     data: Path | None = None
-    """Folder that stands for {data} in the config."""
+    """Folder that replaces {data} in the config."""
     address: str | None = None
-    """Of a running Ray cluster: auto, HOST:PORT or ray://HOST:10001; without it one is started here."""
+    """Address of a running Ray cluster: auto, HOST:PORT or ray://HOST:10001; by default a cluster is started on this machine."""
     cpus: float = 1
-    """Of a Ray worker."""
+    """CPUs per Ray worker."""
     gpus: float = 0
-    """Of a Ray worker."""
+    """GPUs per Ray worker."""
     shard: str = "1/1"
-    """i/n: this is the i-th of n runs on the same folder, as of a job array."""
-    json: Flag = field(default=False)
-    """Print JSON instead of sentences."""
+    """i/n: this is the i-th of n runs on the same folder, as in a job array."""
+    json: Json = False
 
     def run(self) -> int:
-        """Runs. Returns 1 if cells failed."""
+        """Runs the benchmark. Returns 1 if cells failed."""
         from ntk_select.benchmark import run
 
         shard = _shard(self.shard)
         for option, value in (("--cpus", self.cpus), ("--gpus", self.gpus)):
             if not 0 <= value < math.inf:
-                raise ConfigError(f"{option} {value:g} must be a number from 0, of a single Ray worker.")
+                raise ConfigError(f"{option} {value:g} must be a number from 0, for a single Ray worker.")
         if self.data is not None and not self.data.expanduser().is_dir():
-            raise ConfigError(f"--data {str(self.data)!r} is not a folder. Give the one that stands for {{data}} in the config.")
+            raise ConfigError(f"--data {str(self.data)!r} is not a folder. Give the folder that replaces {{data}} in the config.")
         check_writable(self.out)
-        options = {"address": self.address, "cpus": self.cpus, "gpus": self.gpus}
+        options = {"executor": self.executor, "workers": self.workers, "data": self.data, "shard": shard}
+        options |= {"address": self.address, "cpus": self.cpus, "gpus": self.gpus}
         with progress_bar("cells") as progress:
-            found = run(
-                self.config, self.out, executor=self.executor, workers=self.workers, data=self.data, shard=shard, progress=progress, **options
-            )
+            found = run(self.config, self.out, progress=progress, **options)
         if self.json:
             print_json(asdict(found))
             return 1 if found.failed else 0
         rest = found.cells - found.before - found.now - len(found.failed)
         line = f"{found.cells:,} cells: {found.before:,} were done, {found.now:,} are new, {len(found.failed):,} failed"
-        print_line(line + (f", {rest:,} are other shards'" if rest else "") + f"; {found.seconds:,.0f} s.")
+        print_line(line + (f", {rest:,} belong to other shards" if rest else "") + f"; {found.seconds:,.0f} s.")
         for warning in found.warnings:
             remark(warning, "yellow")
         for error in list(dict.fromkeys(found.failed.values()))[:SHOWN]:
             remark(error, "red")
-        print_line("Next: " + (command("bench", "status", str(self.out)) if found.failed or rest else command("bench", "report", str(self.out))))
+        print_line("Next: " + typed("bench", "status" if found.failed or rest else "report", str(self.out)))
         return 1 if found.failed else 0
 
 
@@ -80,19 +78,18 @@ def _shard(text: str) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class BenchPlan:
-    """Say how many cells, operations and hours a benchmark is, before anything is begun."""
+    """Estimate the cells, operations and hours of a benchmark before it is started."""
 
     config: tyro.conf.Positional[Path]
     """A TOML file."""
     data: Path | None = None
-    """Folder that stands for {data} in the config."""
-    measure: Flag = field(default=False)
+    """Folder that replaces {data} in the config."""
+    measure: Flag = False
     """Time a few training steps of each architecture, which takes minutes for large networks, instead of one convolution."""
-    json: Flag = field(default=False)
-    """Print JSON instead of a table."""
+    json: Json = False
 
     def run(self) -> int:
-        """Counts the operations of each architecture, and times this machine."""
+        """Counts the operations of each architecture, measures the speed of this machine, and prints both."""
         from ntk_select.benchmark.plan import plan, total
 
         what = "measuring" if self.measure else "counting"
@@ -100,8 +97,8 @@ class BenchPlan:
         def line(done: int, total: int, name: str) -> None:
             remark(f"{what} {name} ({done + 1} of {total})")
 
-        with progress_bar(what) as bar:
-            found = plan(self.config, data=self.data, measure=self.measure, progress=bar if sys.stderr.isatty() else line)
+        with progress_bar(what) as progress:
+            found = plan(self.config, data=self.data, measure=self.measure, progress=progress if sys.stderr.isatty() else line)
         if self.json:
             print_json({**asdict(found), "total": asdict(total(found))})
             return 0
@@ -119,7 +116,7 @@ class BenchPlan:
         ]
         columns = ["cells", "images per class", "number", "images trained on", "passed forward", "FLOPs", "device-hours here, roughly"]
         speeds = ", ".join(f"{name} {speed.images_per_second:,.1f} images/s" for name, speed in found.speeds.items())
-        skipped = f"; {found.skipped} pairs left out (own source)" if found.skipped else ""
+        skipped = f"; {found.skipped} pairs left out (source overlap)" if found.skipped else ""
         print_table(
             f"{found.experts} experts, {found.tasks} tasks{skipped}. Training on one device of this machine: {speeds}",
             columns,
@@ -134,12 +131,11 @@ class BenchPlan:
 
 @dataclass(frozen=True)
 class BenchStatus:
-    """Say how far a benchmark is, what failed, and how long the rest will take."""
+    """Show the progress of a benchmark, its failures, and the time left."""
 
     folder: tyro.conf.Positional[Path]
-    """That of bench run --out."""
-    json: Flag = field(default=False)
-    """Print JSON instead of a table."""
+    """The folder of bench run --out."""
+    json: Json = False
 
     def run(self) -> int:
         """Reads the folder. Returns 1 if cells failed."""
@@ -157,40 +153,33 @@ class BenchStatus:
         print_table(found.name, ["kind", "task", "cells", "done", "failed"], rows, right=("cells", "done", "failed"))
         for runner in found.runners:
             print_line(
-                f"At work: {runner['executor']}, {runner['done']:,} of its {runner['wanted']:,} cells done, last sign {runner['silent']:.0f} s ago."
+                f"Running: {runner['executor']}, {runner['done']:,} of its {runner['wanted']:,} cells done, last heartbeat {runner['silent']:.0f} s ago."
             )
         if found.seconds_left is not None:
-            print_line(f"About {_time(found.seconds_left)} left.")
+            print_line(f"About {duration(found.seconds_left)} left.")
         elif found.done + found.failed < found.cells:
-            print_line("Nobody is at work. To go on type the command again that began it: ntk-select bench run CONFIG --out " + str(self.folder))
+            print_line("Not running. To resume, repeat the command that started it: " + typed("bench", "run", "CONFIG", "--out", str(self.folder)))
         for failure in found.failures[:SHOWN]:
-            told = f"{failure['task']}, {failure['expert']}, seed {failure['seed']}: {failure['error']}"
-            remark(told, "red")
+            remark(f"{failure['task']}, {failure['expert']}, seed {failure['seed']}: {failure['error']}", "red")
         if len(found.failures) > SHOWN:
             remark(f"and {len(found.failures) - SHOWN} more, in {self.folder / 'failures'}")
         return 1 if found.failed else 0
 
 
-def _time(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
-
-
 @dataclass(frozen=True)
 class BenchReport:
-    """Write tables, figures and one HTML page of what was measured."""
+    """Write tables, figures and one HTML page of the results."""
 
     folder: tyro.conf.Positional[Path]
-    """That of bench run --out."""
+    """The folder of bench run --out."""
     out: Path | None = None
-    """Folder of the report; FOLDER/report by default."""
+    """Folder of the report; by default FOLDER/report."""
     only: tuple[str, ...] = ()
     """Only these: figure_1 to figure_8, table_1 to table_4, scores, paired, ..."""
-    json: Flag = field(default=False)
-    """Print the paths as JSON."""
+    json: Json = False
 
     def run(self) -> int:
-        """Writes."""
+        """Writes the report."""
         from ntk_select.benchmark.report.write import report
 
         with progress_bar("writing") as progress:
@@ -205,22 +194,22 @@ class BenchReport:
 
 @dataclass(frozen=True)
 class BenchPack:
-    """Put the records of a benchmark into a few small files, to be kept or sent."""
+    """Pack the records of a benchmark into a few small files, to archive or send."""
 
     folder: tyro.conf.Positional[Path]
-    """That of bench run --out."""
+    """The folder of bench run --out."""
     out: Path
-    """Another folder, from which bench report reads as from the first."""
+    """Another folder; bench status and bench report read it like the first."""
 
     def run(self) -> int:
-        """Packs."""
+        """Packs the records."""
         from ntk_select.benchmark import Store
 
         store = Store(self.folder)
         store.manifest()
         check_writable(self.out)
         if self.out.expanduser().resolve() == store.folder.resolve():
-            raise ConfigError(f"--out {str(self.out)!r} is the folder itself. Give another one.")
+            raise ConfigError(f"--out {str(self.out)!r} is the folder itself. Give another folder.")
         try:
             packed = store.pack(self.out)
         except OSError as error:
@@ -230,18 +219,12 @@ class BenchPack:
         return 0
 
 
-@dataclass(frozen=True)
-class Bench:
-    """Every expert on every task, scored and fine-tuned: run, plan, status, report, pack."""
-
-    command: (
-        Annotated[BenchRun, tyro.conf.subcommand("run", prefix_name=False)]
-        | Annotated[BenchPlan, tyro.conf.subcommand("plan", prefix_name=False)]
-        | Annotated[BenchStatus, tyro.conf.subcommand("status", prefix_name=False)]
-        | Annotated[BenchReport, tyro.conf.subcommand("report", prefix_name=False)]
-        | Annotated[BenchPack, tyro.conf.subcommand("pack", prefix_name=False)]
-    )
-
-    def run(self) -> int:
-        """Runs the subcommand."""
-        return self.command.run()
+Bench = group(
+    "Bench",
+    "Score and fine-tune every expert on every task: run, plan, status, report, pack.",
+    run=BenchRun,
+    plan=BenchPlan,
+    status=BenchStatus,
+    report=BenchReport,
+    pack=BenchPack,
+)

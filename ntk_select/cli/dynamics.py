@@ -1,10 +1,37 @@
-"""`ntk-select dynamics`: a fine-tuning as the kernel predicts it, and the fine-tuning itself."""
+"""`ntk-select dynamics`: a fine-tuning as the kernel predicts it, compared with the fine-tuning itself."""
 
+import csv
 import dataclasses
-from dataclasses import dataclass, field
+import io
+import json
+import math
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from ntk_select.cli.console import Flag, command, zoo_option
+from ntk_select._runtime.files import write_output
+from ntk_select.cli.console import percent, print_json, print_line, print_table, progress_bar, remark, saving
+from ntk_select.cli.options import Flag, Json, TaskUri, Zoo, check_writable, load_expert, repeated
+from ntk_select.errors import ConfigError, MissingDependencyError, did_you_mean
+
+MOST_STEPS = 10**9
+NOT_SETTINGS = ("expert", "task", "linear", "explain", "memory_gb", "out", "json")
+"""Options that are recorded elsewhere, or do not affect the curves."""
+TABLE = {
+    "step": "step",
+    "loss_formula": "loss: formula",
+    "loss_linear": "linearised",
+    "loss_real": "real",
+    "loss_error": "error",
+    "test_output_error": "test outputs: error",
+    "agreement": "same answers",
+    "accuracy_formula": "accuracy: formula",
+    "accuracy_real": "real ",
+}
+"""Columns of the printed table: curve -> heading."""
 
 
 @dataclass(frozen=True)
@@ -13,63 +40,236 @@ class Dynamics:
 
     expert: str
     """The expert."""
-    task: str
-    """The task: digits, fashion_mnist, folder:PATH, zip:PATH, npz:PATH, tfds:NAME, or the path of a folder or archive."""
-    zoo: tuple[str, ...] = ("builtin",)
-    """Where the expert is: builtin, folders of experts, or several of them."""
+    task: TaskUri
+    zoo: Zoo = ("builtin",)
     lr: float | None = None
     """Learning rate. Default: 0.1 x the largest stable learning rate of the linearised network."""
     steps: int = 50
     """Steps of training."""
     optimizer: str = "gd"
-    """gd, momentum or nesterov: what trains in steps."""
+    """gd, momentum or nesterov."""
     momentum: float | None = None
-    """Of the last two; 0.9 if not given."""
+    """Momentum of the last two; 0.9 by default."""
     weight_decay: float = 0.0
-    """Strength of the pull back to the pre-trained weights."""
+    """Decay towards the pre-trained weights."""
     loss: str = "mean"
     """mean, half_sum or sum of squares; cross_entropy or cross_entropy_sum."""
     layers: str = "all"
     """Parameters that are fine-tuned: all, last_conv, ^head/, or another regular expression over their paths."""
     head: str = "random"
-    """The new head starts random, or zero."""
+    """Initialisation of the new head: random, or zero."""
     encoding: str = "onehot"
     """onehot: one output per class; pm1: for two classes, one output of -1 and +1, as in the paper's binary case."""
     outputs: str = "full"
     """full: the exact kernel; trace: its mean over the outputs, used for each of them."""
     method: str = "auto"
-    """auto: dense or matrix-free, whichever costs less."""
+    """dense, matrix-free, or auto for the cheaper one."""
     per_class: int = 10
     """Training images per class, at most."""
     test: int = 100
     """Test images, at most."""
     batch: int | None = None
-    """Images in a mini-batch; all of them at every step, if not given."""
+    """Images per mini-batch; by default each step uses all images."""
     seed: int = 0
-    """Of the images, the head and the mini-batches."""
+    """Seed of the images, the head and the mini-batches."""
     linear: bool = True
-    """Also train the linearised network, which the formula should meet to rounding."""
-    explain: Flag = field(default=False)
-    """Also say, layer by layer, how much of the kernel the features' kernel and other simpler ones stand for (appendix A)."""
+    """Also train the linearised network, which the formula should match up to rounding."""
+    explain: Flag = False
+    """Also report, layer by layer, how much of the kernel is explained by the feature kernel and other simpler ones (appendix A)."""
     memory_gb: float | None = None
-    """Memory that the kernel may take; by default half of what is free."""
+    """Memory that the kernel may use; by default half of what is free."""
     out: Path | None = None
-    """Folder for the figure (dynamics.png), the table (dynamics.csv) and everything (dynamics.json)."""
-    json: Flag = field(default=False)
-    """Print JSON instead of text."""
+    """Folder for the figure (dynamics.png), the table (dynamics.csv) and the full record (dynamics.json)."""
+    json: Json = False
 
     def run(self) -> int:
         """Predicts, trains, prints and saves."""
-        from ntk_select.cli.dynamics_run import run  # here, for it imports JAX
+        import numpy as np
 
-        return run(self)
+        from ntk_select.data import load_task
+        from ntk_select.experts.new_head import with_new_head
+        from ntk_select.linearized import draw_batches, layer_factors
+        from ntk_select.linearized.experiment import run_experiment
+        from ntk_select.tasks.task import probe_sample
 
-    def again(self, *more: str) -> str:
-        """The command to type for the same again, with more options."""
-        words = ["dynamics", "--expert", self.expert, "--task", self.task, *zoo_option(self.zoo)]
-        for option in dataclasses.fields(self)[3:]:
-            value = getattr(self, option.name)
-            if option.name not in ("out", "json") and value != option.default:
-                name = option.name.replace("_", "-")
-                words += [f"--{name}"] if value is True else [f"--no-{name}"] if value is False else [f"--{name}", str(value)]
-        return command(*words, *more)
+        began = time.perf_counter()
+        momentum = _check(self)
+        task, source = load_task(self.task), load_expert(self.zoo, self.expert)
+        sample = probe_sample(task, per_class=self.per_class, seed=self.seed)
+        y = self._targets(sample.labels, len(sample.class_names))
+        expert = with_new_head(source, y.shape[1], head=self.head, seed=self.seed)
+        if self.out is not None:
+            check_writable(self.out)
+        x = np.asarray(expert.preprocess(sample.images))
+        x_test, y_test = self._test_images(task, expert, sample)
+        if self.batch is not None and not 1 <= self.batch <= len(x):
+            raise ConfigError(f"--batch {self.batch} must be a whole number from 1 to the {len(x)} training images.")
+        with progress_bar("dynamics") as progress:
+            found = run_experiment(
+                expert,
+                x,
+                y,
+                x_test=x_test,
+                test_targets=y_test,
+                batches=None if self.batch is None else draw_batches(len(x), self.batch, self.steps, self.seed),
+                momentum=momentum,
+                progress=progress,
+                **{
+                    name: getattr(self, name)
+                    for name in ("optimizer", "lr", "weight_decay", "loss", "steps", "layers", "outputs", "method", "memory_gb", "linear")
+                },
+            )
+        record = _record(self, found, task, len(x), 0 if x_test is None else len(x_test))
+        if self.explain:
+            record["layers"] = [layer._asdict() for layer in layer_factors(expert, x, layers=self.layers, memory_gb=self.memory_gb)]
+        files = [] if self.out is None else saving("The curves", lambda: _save(self.out.expanduser(), found, record))
+        if self.json:
+            print_json(record | {"files": [str(path) for path in files or ()]})
+        else:
+            _print(self, record, found.first_step, time.perf_counter() - began)
+            print_line(f"The files are in {self.out.expanduser()}" if files else "Next: " + repeated(self, "--out", "runs/dynamics"))
+        return 1 if files is None else 0
+
+    def _targets(self, labels, classes: int):
+        """(n, c), where c is 1 for the encoding -1 and +1."""
+        from ntk_select.linearized.losses import targets
+
+        return targets(labels, classes, encoding=self.encoding).reshape(len(labels), -1)
+
+    def _test_images(self, task, expert, sample) -> tuple:
+        """Inputs and targets of test images whose classes are among the training classes, sampled by the seed; (None, None) without any."""
+        import numpy as np
+
+        from ntk_select.tasks.task import further_sample
+
+        if task.test_images is None or not self.test:
+            return None, None
+        more = further_sample(task, sample, most=self.test, seed=[self.seed, 1], test=True)
+        if not len(more):
+            return None, None
+        return np.asarray(expert.preprocess(more.images)), self._targets(more.labels, len(more.class_names))
+
+
+def _check(command: Dynamics) -> float:
+    """Raises ConfigError before any computation for invalid options. Returns the momentum."""
+    from ntk_select.linearized.losses import CROSS_ENTROPY, check_loss
+    from ntk_select.linearized.network import KERNEL_METHODS
+    from ntk_select.linearized.optimizers import OPTIMIZERS, Optimizer
+
+    stepping = [name for name in OPTIMIZERS if name != "flow"]
+    check_loss(command.loss)
+    if not 0 <= command.steps <= MOST_STEPS:
+        raise ConfigError(f"--steps {command.steps} must be a whole number from 0 to {MOST_STEPS:,}.")
+    if command.test < 0:
+        raise ConfigError(f"--test {command.test} must be a whole number from 0.")
+    if command.lr is not None and not 0 < command.lr < math.inf:
+        raise ConfigError(f"--lr {command.lr} must be a positive number.")
+    if command.method not in KERNEL_METHODS:
+        raise ConfigError(f"--method {command.method} is unknown.{did_you_mean(command.method, KERNEL_METHODS)}")
+    if command.optimizer == "flow":
+        raise ConfigError("--optimizer flow is continuous, and real training takes steps. Try: --optimizer gd, with a small --lr")
+    if command.optimizer not in stepping:
+        raise ConfigError(f"--optimizer {command.optimizer} is unknown.{did_you_mean(command.optimizer, stepping)}")
+    if command.loss in CROSS_ENTROPY and command.lr is None:
+        raise ConfigError(f"A largest stable learning rate is known for squared losses only. Try: {repeated(command, '--lr', '0.01')}")
+    if command.loss in CROSS_ENTROPY and command.encoding == "pm1":
+        raise ConfigError(f"--loss {command.loss} needs one output per class. Try: --encoding onehot")
+    usual = 0.9 if command.optimizer in ("momentum", "nesterov") else 0.0
+    return Optimizer(command.optimizer, command.lr or 1.0, usual if command.momentum is None else command.momentum, command.weight_decay).momentum
+
+
+def _record(command: Dynamics, found, task, n: int, n_test: int) -> dict[str, Any]:
+    """The whole result as JSON-ready values."""
+    import jax
+
+    from ntk_select.data import describe
+
+    kernel, options = found.comparison.kernel, {field.name: getattr(command, field.name) for field in dataclasses.fields(command)}
+    settings = {name: value for name, value in options.items() if name not in NOT_SETTINGS}
+    return {
+        "expert": command.expert,
+        "task": describe(task) | {"uri": command.task},
+        "images": n,
+        "test_images": n_test,
+        "settings": settings | {"lr": found.optimizer.lr, "momentum": found.optimizer.momentum, "largest_stable_lr": found.largest_stable_lr},
+        "kernel": {"method": kernel.method, "why": kernel.reason, "products": found.comparison.formula.products},
+        "theory": found.theory(),
+        "regime": found.regime(),
+        "curves": found.curves(),
+        "device": jax.devices()[0].platform,
+        "versions": {name: version(name) for name in ("ntk-select", "jax", "numpy")},
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _save(folder: Path, found, record: dict[str, Any]) -> list[Path]:
+    """Writes the record, the table and, with matplotlib, the figure. Raises ConfigError where the folder cannot be written."""
+    table, settings = io.StringIO(), record["settings"]
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(record["curves"])
+    writer.writerows(zip(*record["curves"].values(), strict=True))
+    files = [
+        write_output(folder / "dynamics.json", json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False).encode()),
+        write_output(folder / "dynamics.csv", table.getvalue().encode()),
+    ]
+    title = (
+        f"{record['expert']} on {record['task']['name']}: {settings['optimizer']}, lr {settings['lr']:.3g}, {settings['layers']} layers, {found.loss}"
+    )
+    try:
+        files.append(found.comparison.report(folder / "dynamics.png", title=title, loss=found.loss))
+    except MissingDependencyError as error:
+        remark(f"No figure was written. {error}")
+    return files
+
+
+def _print(command: Dynamics, record: dict[str, Any], first_step: float, seconds: float) -> None:
+    from ntk_select.linearized.compare import table_rows
+
+    settings, theory, curves, kernel = record["settings"], record["theory"], record["curves"], record["kernel"]
+    images = f"{record['images']} training and {record['test_images']} test images"
+    print_line(f"Fine-tuning {command.expert} on {record['task']['name']}, {images}, in {seconds:.1f} s", style="bold")
+    stable = settings["largest_stable_lr"]
+    print_line(
+        f"{settings['optimizer']}, lr {settings['lr']:.4g}"
+        + (f" ({settings['lr'] / stable:.2g} x the largest stable learning rate of the linearised network)" if stable else "")
+        + f", layers {command.layers}, loss {command.loss}; {kernel['method']} kernel"
+        + (f", {kernel['products']} products." if kernel["products"] else ".")
+    )
+    names = {key: name for key, name in TABLE.items() if key in curves}
+    rows = [[_cell(key, curves[key][place]) for key in names] for place in table_rows(len(curves["step"]))]
+    optional = [TABLE[key] for key in ("loss_linear", "agreement", "test_output_error", "accuracy_real", "accuracy_formula")]
+    print_table("Predicted and real", list(names.values()), rows, right=tuple(names.values()), optional=optional)
+    for sentence in record["regime"]["sentences"]:
+        print_line(sentence)
+    if not record["regime"]["throughout"]:
+        print_line("For a closer prediction: a smaller --lr, fewer --steps, or fewer trained parameters, as in --layers ^head/")
+    if theory.get("measured_speed") is not None:
+        print_line(
+            f"First step: to first order in the learning rate the kernel predicts that the loss falls by {first_step * theory['speed']:.4g} "
+            f"(equation 3 of the paper); it changed by {-first_step * theory['measured_speed']:+.4g}."
+        )
+    if "generalization" in theory:
+        print_line(
+            f"Difficulty of the labels for this kernel: {theory['generalization']:.4g} (equation 4, Y'(kernel + r)^-1 Y with r = "
+            f"{theory['ridge']:.3g}). Among experts on the same images, a lower value promises better generalisation."
+        )
+        print_line(
+            f"Initial decrease of the error: {theory['quadratic_form']:.4g} (equation 5, dY' kernel dY, with dY the error at the start); its lower "
+            f"bound is {max(theory['quadratic_form_bound'], 0):.4g}, which is larger the easier that error is to fit."
+        )
+    if command.explain:
+        head = ["parameter", "share", "by features", "by inputs", "by cotangents", "by inputs x cotangents"]
+        rows = [
+            [str(layer["name"]).removeprefix("params/"), *("" if value is None else percent(value) for value in list(layer.values())[1:])]
+            for layer in record["layers"]
+        ]
+        title = "How much of each parameter's kernel simpler kernels explain (appendix A)"
+        print_table(title, head, rows, right=tuple(head[1:]), optional=("by inputs", "by cotangents"))
+
+
+def _cell(key: str, value: float | None) -> str:
+    if value is None:
+        return "inf"
+    if key == "step":
+        return f"{value:.0f}"
+    return f"{value:.1%}" if key.endswith("error") or key.startswith(("accuracy", "agreement")) else f"{value:.4g}"

@@ -1,43 +1,44 @@
-"""`ntk-select scores`: which scores are there, what does each ask, and what does it need?"""
+"""`ntk-select scores`: lists the scores, and shows what one measures and needs."""
 
-from dataclasses import dataclass, field
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Any
 
 import tyro
 
-from ntk_select.cli.console import Flag, command, print_json, print_line, print_table, remark
+from ntk_select.cli.console import print_json, print_line, print_table, remark
+from ntk_select.cli.options import Json, group, typed
 from ntk_select.errors import ConfigError, did_you_mean
 
-QUESTIONS = {
-    "What accuracy will fine-tuning reach (the recipe, simulated from the kernel)?": ("forecast",),
-    "Does a kernel correlate with the labels?": (
+SUBJECTS = {
+    "Accuracy after fine-tuning, forecast by simulating the recipe from the kernel": ("forecast",),
+    "Correlation of a kernel with the labels": (
         *("lfc", "lfc_off_diagonal", "lfc_centered", "lfc_cosine", "cka"),
         *("lgc", "lgc_off_diagonal", "lgc_centered", "lgc_cosine", "cka_gradient"),
     ),
-    "How well do simple classifiers do, one image left out at a time?": ("knn", "knn5", "linear_probe"),
-    "Are the classes apart, by a model of the features?": (
+    "Leave-one-out accuracy of simple classifiers on the features": ("knn", "knn5", "linear_probe"),
+    "Separability of the classes by a model of the features": (
         *("hscore", "hscore_shrinkage", "logme", "sfda", "pactran", "transrate", "gbc", "parc", "nleep", "etran", "ncti"),
     ),
-    "How do spread, sparsity and such of the features compare with the other experts'?": ("feature_metrics",),
-    "Do the expert's own predictions tell the labels?": ("leep", "nce"),
-    "Does it find the same images alike as a small network trained on the task?": ("rsa", "dds"),
-    "How near is its source data to the task?": ("domain_similarity", "domain_similarity_own"),
-    "How little must training move the weights to fit the labels (equation 4)?": ("generalization", "generalization_features"),
-    "Do features and gradients find the same images alike, so that LFC can stand for LGC?": ("cka_features_gradient",),
-    "What is known without looking, which a score must beat?": ("best_elsewhere", "source_accuracy", "source_size", "num_params", "random"),
+    "Spread, sparsity and other statistics of the features, relative to the other experts'": ("feature_metrics",),
+    "Information about the labels in the expert's own predictions": ("leep", "nce"),
+    "Similarity to a small network trained on the task": ("rsa", "dds"),
+    "Similarity of the source data to the task": ("domain_similarity", "domain_similarity_own"),
+    "Distance that the weights must move to fit the labels (equation 4)": ("generalization", "generalization_features"),
+    "Agreement of features and gradients, so that LFC can replace LGC": ("cka_features_gradient",),
+    "Baselines without features, which a score must beat": ("best_elsewhere", "source_accuracy", "source_size", "num_params", "random"),
 }
+"""What the scores of this package measure, in the order of the list."""
 
 
 @dataclass(frozen=True)
 class ScoresList:
-    """List the scores that `ntk-select rank --scores` takes, those of installed packages included."""
+    """List the scores that `ntk-select rank --scores` takes, including those of installed packages."""
 
-    json: Flag = field(default=False)
-    """Print JSON instead of a table."""
+    json: Json = False
 
     def run(self) -> int:
-        """Prints one line a score."""
-        from ntk_select.scores.installed import known_scores
+        """Prints one line per score."""
+        from ntk_select.scores.table import known_scores
 
         known = known_scores()
         for name, trouble in known.broken.items():
@@ -46,58 +47,65 @@ class ScoresList:
         if self.json:
             print_json(facts)
             return 0
-        places = [name for names in QUESTIONS.values() for name in names]
-        facts.sort(key=lambda one: places.index(one["name"]) if one["name"] in places else len(places))
+        order = [name for names in SUBJECTS.values() for name in names]
+        facts.sort(key=lambda one: order.index(one["name"]) if one["name"] in order else len(order))
         above = ["", *(one["question"] for one in facts)]
-        asked = ["" if one["question"] == last else one["question"] for one, last in zip(facts, above, strict=False)]
         rows = [
-            [one["name"], question, ", ".join(one["needs"]) or "nothing", _better(one), one["range"]]
-            for one, question in zip(facts, asked, strict=True)
+            [
+                one["name"],
+                "" if one["question"] == last else one["question"],
+                ", ".join(one["needs"]) or "nothing",
+                one["group"],
+                _better(one),
+                one["range"],
+            ]
+            for one, last in zip(facts, above, strict=False)
         ]
-        columns = ["score", "what it asks", "what it needs", "better", "range"]
-        print_table(f"{len(rows)} scores", columns, rows, optional=("range", "better"), sentences=("what it asks", "what it needs"))
-        print_line("Next: " + command("scores", "show", rows[0][0]))
+        columns = ["score", "what it measures", "what it needs", "group", "better", "range"]
+        print_table(f"{len(rows)} scores", columns, rows, optional=("range", "better"), sentences=("what it measures", "what it needs"))
+        print_line("Next: " + typed("scores", "show", rows[0][0]))
         return 0
 
 
 @dataclass(frozen=True)
 class ScoresShow:
-    """Show what one score asks and needs, where it is defined, and what values it takes."""
+    """Show what one score measures and needs, where it is defined, and its range."""
 
     name: tyro.conf.Positional[str]
     """The score."""
-    json: Flag = field(default=False)
-    """Print JSON instead of a table."""
+    json: Json = False
 
     def run(self) -> int:
         """Prints the score."""
-        from ntk_select.scores import INPUTS
-        from ntk_select.scores.installed import known_scores
+        from ntk_select.scores.table import known_scores
 
         scores, broken = known_scores()
         if self.name in broken:
             raise ConfigError(f"Score {self.name!r} of an installed package cannot be loaded: {broken[self.name]}")
         if self.name not in scores:
-            raise ConfigError(f"Score {self.name!r} is unknown.{did_you_mean(self.name, scores)} Type: ntk-select scores list")
+            raise ConfigError(f"Score {self.name!r} is unknown.{did_you_mean(self.name, scores)} Try: ntk-select scores list")
         facts = _facts(self.name, scores[self.name])
         if self.json:
-            print_json(facts | {"inputs": {name: INPUTS[name].meaning for name in (*facts["needs"], *facts["optional"])}})
+            print_json(facts | {"inputs": {name: scores[self.name].input(name).meaning for name in (*facts["needs"], *facts["optional"])}})
             return 0
-        rows = [["question", facts["question"]]]
-        rows += [["needs", f"{name}: {INPUTS[name].meaning}"] for name in facts["needs"]]
-        rows += [["uses if there", f"{name}: {INPUTS[name].meaning}"] for name in facts["optional"]]
-        rows += [[name, facts[name]] for name in ("range", "reference", "cost")] + [["better", _better(facts)]]
-        rows += [["compares", "with the other experts of the zoo; alone it has no value"]] if facts["relative_to_the_zoo"] else []
+        rows = [["measures", facts["question"]]]
+        rows += [["needs", f"{name}: {scores[self.name].input(name).meaning}"] for name in facts["needs"]]
+        rows += [["uses if available", f"{name}: {scores[self.name].input(name).meaning}"] for name in facts["optional"]]
+        rows += [[name, facts[name]] for name in ("range", "reference", "cost", "group")] + [["better", _better(facts)]]
+        rows += [["relative", "to the other experts of the zoo; a single expert has no value"]] if facts["relative_to_the_zoo"] else []
         print_table(self.name, ["field", "value"], [row for row in rows if row[1]], sentences=("value",))
-        print_line("Next: " + command("rank", "--task", "digits", "--scores", self.name))
+        print_line("Next: " + typed("rank", "--task", "digits", "--scores", self.name))
         return 0
 
 
 def _facts(name: str, score: Any) -> dict[str, Any]:
-    question = next((asked for asked, names in QUESTIONS.items() if name in names), "")
+    from ntk_select.scores.table import GROUPS
+
+    subject = next((subject for subject, names in SUBJECTS.items() if name in names), "")
     return {
         "name": name,
-        "question": question or (score.fn.__doc__ or "").strip().partition("\n")[0],
+        "group": next(name for name, group in GROUPS.items() if group == score.group),
+        "question": subject or (score.fn.__doc__ or "").strip().partition("\n")[0],
         "needs": list(score.needs),
         "optional": list(score.optional),
         "range": score.range,
@@ -112,15 +120,4 @@ def _better(facts: dict[str, Any]) -> str:
     return "higher" if facts["higher_is_better"] else "lower"
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Which scores are there, what does each ask, and what does it need?"""
-
-    command: (
-        Annotated[ScoresList, tyro.conf.subcommand("list", prefix_name=False)]
-        | Annotated[ScoresShow, tyro.conf.subcommand("show", prefix_name=False)]
-    )
-
-    def run(self) -> int:
-        """Runs the sub-command."""
-        return self.command.run()
+Scores = group("Scores", "List the scores, or show what one measures and needs.", list=ScoresList, show=ScoresShow)

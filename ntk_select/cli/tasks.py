@@ -1,14 +1,14 @@
-"""`ntk-select tasks`: list the kinds of task, show one, prepare a set of the benchmark."""
+"""`ntk-select tasks`: lists the kinds of task, shows one, prepares a data set of the benchmark."""
 
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
-from rich.text import Text
 
-from ntk_select.cli.console import Flag, command, out, print_json, print_line, print_table, progress_bar
+from ntk_select.cli.console import print_json, print_line, print_table, print_text, progress_bar
+from ntk_select.cli.options import Flag, Json, group, typed
 from ntk_select.errors import ConfigError, near
 
 FACTS = ("split", "note", "licence", "citation", "home", "obtain", "layout", "download", "evidence")
@@ -18,10 +18,9 @@ FACTS = ("split", "note", "licence", "citation", "home", "obtain", "layout", "do
 class TasksList:
     """List the kinds of task, and with --all the nineteen data sets of the benchmark."""
 
-    all: Flag = field(default=False)
-    """Also the data sets of the benchmark, each of which is a kind of its own."""
-    json: Flag = field(default=False)
-    """Print JSON instead of a table."""
+    all: Flag = False
+    """Also list the data sets of the benchmark, each of which is a kind of its own."""
+    json: Json = False
 
     def run(self) -> int:
         """Prints the kinds."""
@@ -43,9 +42,9 @@ class TasksList:
             print_line(
                 "Or the path of a folder, .zip or .npz."
                 + (f" {len(sets)} data sets of the benchmark have names too: " if sets else "")
-                + (command("tasks", "list", "--all") if sets else "")
+                + (typed("tasks", "list", "--all") if sets else "")
             )
-            print_line("Next: " + command("tasks", "show", "digits"))
+            print_line("Next: " + typed("tasks", "show", "digits"))
             return 0
         rows = [
             [
@@ -62,18 +61,17 @@ class TasksList:
             columns = ["kind", "set", "role", "images", "classes", "prepared"]
             title = "Data sets of the benchmark, each a kind of its own; their authors publish them, tasks show NAME says where"
             print_table(title, columns, rows, right=("images", "classes"), optional=("role",), sentences=("set",))
-            print_line("Next: " + command("tasks", "show", rows[0][0]))
+            print_line("Next: " + typed("tasks", "show", rows[0][0]))
         return 0
 
 
 @dataclass(frozen=True)
 class TasksShow:
-    """Show sizes, classes and oddities of a task."""
+    """Show sizes, classes and peculiarities of a task."""
 
     uri: tyro.conf.Positional[str]
     """The task."""
-    json: Flag = field(default=False)
-    """Print JSON instead of a table."""
+    json: Json = False
 
     def run(self) -> int:
         """Prints the task."""
@@ -98,40 +96,39 @@ class TasksShow:
         rows = [[entry["name"], str(entry["train"]), "-" if entry["test"] is None else str(entry["test"])] for entry in facts["classes"]]
         size = "{} x {} pixels, {} channel(s)".format(*facts["image_size"], facts["channels"])
         print_table(
-            f"{facts['name']}: first image {size}; licence {facts['licence'] or 'not known'}",
+            f"{facts['name']}: first image {size}; licence {facts['licence'] or 'unknown'}",
             ["class", "train", "test"],
             rows,
             right=("train", "test"),
         )
-        out().print(Text(f"{facts['train']} training images, {facts['test'] or 0} test images, {facts['num_classes']} classes."))
+        print_text(f"{facts['train']} training images, {facts['test'] or 0} test images, {facts['num_classes']} classes.")
         for warning in facts["warnings"]:
-            out().print(Text(f"Note: {warning}"))
-        print_line("Next: " + command("rank", "--task", self.uri))
+            print_text(f"Note: {warning}")
+        print_line("Next: " + typed("rank", "--task", self.uri))
         return 0
 
 
 @dataclass(frozen=True)
 class TasksPrepare:
-    """Make a set of the benchmark ready from the archive that its authors publish."""
+    """Prepare a data set of the benchmark from the archive that its authors publish."""
 
     name: tyro.conf.Positional[str]
-    """The set, as `ntk-select tasks list` names it."""
+    """The data set, as `ntk-select tasks list --all` names it."""
     archive: Path
     """The archive, or the folder with the archives and lists that `ntk-select tasks show NAME` describes."""
     data_dir: Path | None = None
-    """Where to put it; by default where TensorFlow Datasets looks ($TFDS_DATA_DIR or ~/tensorflow_datasets)."""
-    any_size: Flag = field(default=False)
-    """Accept an archive whose images or classes differ in number from the table."""
-    json: Flag = field(default=False)
-    """Print JSON instead of sentences."""
+    """Output folder; by default that of TensorFlow Datasets ($TFDS_DATA_DIR or ~/tensorflow_datasets)."""
+    any_size: Flag = False
+    """Accept an archive whose numbers of images or classes differ from the table."""
+    json: Json = False
 
     def run(self) -> int:
-        """Prepares the set."""
+        """Prepares the data set."""
         from ntk_select.data import task_kinds
 
         kinds = {name: kind for name, kind in task_kinds().items() if kind.prepare}
         if self.name not in kinds:
-            raise ConfigError(f"{self.name!r} is no set that can be prepared.{near(self.name, kinds)} To see them type: ntk-select tasks list --all")
+            raise ConfigError(f"{self.name!r} is not a data set that can be prepared.{near(self.name, kinds)} Try: ntk-select tasks list --all")
         with progress_bar(f"Preparing {self.name}") as progress:
             done = kinds[self.name].prepare(self.archive, data_dir=self.data_dir, any_size=self.any_size, progress=progress)
         uri = self.name if self.data_dir is None else f"{self.name}:{os.path.abspath(self.data_dir.expanduser())}"
@@ -141,12 +138,12 @@ class TasksPrepare:
         print_line(f"{done.train:,} training and {done.test:,} test images of {done.classes:,} classes in {done.folder}")
         if done.left_out:
             print_line(f"Note: {done.left_out:,} files are left out, because they are not images.")
-        print_line("Next: " + command("tasks", "show", uri))
+        print_line("Next: " + typed("tasks", "show", uri))
         return 0
 
 
 def _row(kind: Any) -> dict[str, Any]:
-    """What the list says of a set; nothing of other kinds."""
+    """What the list shows of a data set of the benchmark; nothing for other kinds."""
     if kind.known is None:
         return {}
     known = kind.known
@@ -155,7 +152,7 @@ def _row(kind: Any) -> dict[str, Any]:
 
 
 def _facts(kind: Any, argument: str) -> dict[str, Any]:
-    """What is known of a set, where it lies, and what to type if it lies nowhere."""
+    """What is known of a data set, its folder if it is prepared, and else the command that prepares it."""
     folder = kind.find(argument)
     return {"known": asdict(kind.known), "prepared": folder and str(folder), "next": None if folder else kind.next_command(argument)}
 
@@ -167,16 +164,6 @@ def _print_facts(facts: dict[str, Any]) -> None:
     print_table(f"{known['title']}, a {known['role']} of the benchmark", ["field", "value"], rows, sentences=("value",))
 
 
-@dataclass(frozen=True)
-class Tasks:
-    """List the kinds of task, show one, or prepare a set of the benchmark."""
-
-    command: (
-        Annotated[TasksList, tyro.conf.subcommand("list", prefix_name=False)]
-        | Annotated[TasksShow, tyro.conf.subcommand("show", prefix_name=False)]
-        | Annotated[TasksPrepare, tyro.conf.subcommand("prepare", prefix_name=False)]
-    )
-
-    def run(self) -> int:
-        """Runs the sub-command."""
-        return self.command.run()
+Tasks = group(
+    "Tasks", "List the kinds of task, show one, or prepare a data set of the benchmark.", list=TasksList, show=TasksShow, prepare=TasksPrepare
+)

@@ -1,22 +1,25 @@
-"""How well a score picks experts: measures on one target, the exact expectation of a random order, and intervals over targets.
+"""Evaluation of scores: measures on one target, the exact expectation of a random order, and intervals over targets.
 
     lfc = [Target("birds", scores, accuracies, reference=0), ...]
     print(interval("spearman", lfc), interval("top_k_gain", lfc, k=3), paired("spearman", lfc, lgc), against_random("top_k_gain", lfc, k=3))
 
-Scores (e,) are higher for better experts and NaN where an expert has none; accuracies (e,) are 0 to 1. Selections count ties and experts
+Scores (e,) are higher for better experts and NaN where an expert has none; accuracies (e,) are 0 to 1. Selections handle ties and experts
 without a score by the exact mean over random orders; correlations leave experts without a score out. The baseline of every measure is the
-exact expectation over all orders of the experts (`random_expectation`, `against_random`), never one order that was drawn.
+exact expectation over all orders of the experts (`random_expectation`, `against_random`), never a single random order.
 """
 
-from ntk_select.evaluate.budget import gain_against_cost
-from ntk_select.evaluate.chance import random_expectation
-from ntk_select.evaluate.comparison import Paired, against_random, paired
-from ntk_select.evaluate.correlations import kendall, pearson, spearman, weighted_tau
-from ntk_select.evaluate.groups import across_groups, within_groups
-from ntk_select.evaluate.leaderboard import leave_one_out
-from ntk_select.evaluate.measures import MEASURES
-from ntk_select.evaluate.multiplicity import holm
-from ntk_select.evaluate.selection import hit_rate, regret, top_k_accuracy, top_k_gain, trials_to_best
+from ntk_select.evaluate.comparison import Paired, against_random, holm, paired
+from ntk_select.evaluate.correlations import across_groups, kendall, pearson, spearman, weighted_tau, within_groups
+from ntk_select.evaluate.measures import MEASURES, random_expectation
+from ntk_select.evaluate.selection import (
+    gain_against_cost,
+    hit_rate,
+    leave_one_out,
+    regret,
+    top_k_accuracy,
+    top_k_gain,
+    trials_to_best,
+)
 from ntk_select.evaluate.target import Target
 from ntk_select.evaluate.uncertainty import Interval, interval
 

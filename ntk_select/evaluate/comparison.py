@@ -1,4 +1,4 @@
-"""Paired comparison of two scores on the same targets, and of a score with a random order."""
+"""Paired comparison of two scores on the same targets and of a score with a random order, with p-values."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,12 +7,9 @@ import numpy as np
 from jaxtyping import Float
 
 from ntk_select.errors import ConfigError
-from ntk_select.evaluate.bootstrap import AXES, Settings, Table, observed, tables
-from ntk_select.evaluate.chance import expectation_of
-from ntk_select.evaluate.checked import ROUNDING
-from ntk_select.evaluate.measures import Measure, named_measure
-from ntk_select.evaluate.target import Target
-from ntk_select.evaluate.uncertainty import Interval, interval_of
+from ntk_select.evaluate.measures import Measure, expectation_of, named_measure
+from ntk_select.evaluate.target import ROUNDING, Target, numbers
+from ntk_select.evaluate.uncertainty import AXES, Interval, Settings, Table, interval_of, observed, tables
 
 MOST_EXACT = 14
 RANDOM_SIGNS = 10_000
@@ -144,3 +141,28 @@ def _refuse_unpaired(targets_a: Sequence[Target], targets_b: Sequence[Target]) -
             raise ConfigError(f"Target {a.name!r} is paired with {b.name!r} of other name or accuracies. Give the same targets for both, in order.")
         if len(a.scores) != len(b.scores) and 1 not in (len(a.scores), len(b.scores)):
             raise ConfigError(f"Target {a.name!r} has {len(a.scores)} and {len(b.scores)} draws. Allowed: as many of both, or one.")
+
+
+def holm(p_values: Float[np.ndarray, " p"]) -> Float[np.ndarray, " p"]:
+    """Holm's step-down correction: reject where the result is below 0.05, and a false rejection anywhere has at most 5 % chance.
+
+    It holds for tests that depend on each other in any way, and is never weaker than Bonferroni.
+
+    Args:
+      p_values: 0 to 1; NaN for a test that could not be made. It stays NaN and is not counted.
+
+    Returns:
+      Adjusted p-values in the same places, at least as large as given, at most 1.
+
+    Raises:
+      ConfigError: not one-dimensional, or outside 0 to 1.
+
+    Cost: O(p log p).  Reference: Holm 1979, Scandinavian Journal of Statistics 6.
+    """
+    given = numbers(p_values, "p_values")
+    known = np.flatnonzero(~np.isnan(given))
+    if given.ndim != 1 or ((given[known] < 0) | (given[known] > 1)).any():
+        raise ConfigError("p_values are not a row of numbers from 0 to 1. Allowed: one a test, NaN where there is none.")
+    adjusted, order = np.full(given.shape, np.nan), known[np.argsort(given[known])]
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(given[order] * np.arange(len(order), 0, -1)))
+    return adjusted

@@ -1,19 +1,22 @@
-"""How far do scores and accuracies order the experts alike? Correlations over the experts that have a score.
+"""Correlations of scores and accuracies over the experts, over all of them and within groups.
 
 All are NaN when fewer than three experts have a score, or when one side is the same for all of them.
-None changes when the scores are shifted or multiplied by a positive number; all but `pearson` see only their order.
+None changes when the scores are shifted or multiplied by a positive number; all but `pearson` depend on their order only.
 """
 
-import numpy as np
-from jaxtyping import Float
+from collections.abc import Callable, Sequence
 
-from ntk_select.evaluate.checked import pair
+import numpy as np
+from jaxtyping import Float, Num
+
+from ntk_select.errors import ConfigError, did_you_mean
+from ntk_select.evaluate.target import names_of_groups, pair
 
 LEAST_EXPERTS = 3
 
 
 def pearson(scores: Float[np.ndarray, " e"], accuracies: Float[np.ndarray, " e"]) -> float:
-    """Linear correlation, as `scipy.stats.pearsonr`. It is moved by one expert far from the others.
+    """Linear correlation, as `scipy.stats.pearsonr`. It is sensitive to outliers.
 
     Args:
       scores: higher is better, NaN for an expert without a score.
@@ -32,7 +35,7 @@ def pearson(scores: Float[np.ndarray, " e"], accuracies: Float[np.ndarray, " e"]
 
 
 def spearman(scores: Float[np.ndarray, " e"], accuracies: Float[np.ndarray, " e"]) -> float:
-    """Correlation of ranks, those that tie with the mean of theirs, as `scipy.stats.spearmanr`.
+    """Rank correlation, ties with their mean rank, as `scipy.stats.spearmanr`.
 
     Returns:
       -1 to 1, or NaN. The mean over random orders is exactly 0.
@@ -42,10 +45,16 @@ def spearman(scores: Float[np.ndarray, " e"], accuracies: Float[np.ndarray, " e"
 
     Cost: O(e log e).  Used by: the paper, figure 6; RSA, DDS.
     """
+    known = _known(scores, accuracies)
+    return float("nan") if known is None else rank_correlation(*known)
+
+
+def rank_correlation(a: Num[np.ndarray, " m"], b: Num[np.ndarray, " m"]) -> float:
+    """Spearman's correlation of any two vectors of finite numbers, ties with their mean rank; NaN if one is constant."""
     from scipy.stats import rankdata
 
-    known = _known(scores, accuracies)
-    return float("nan") if known is None else _pearson(*(rankdata(side) for side in known))
+    ranks = [rankdata(side) for side in (a, b)]
+    return _pearson(*ranks) if all(len(side) and np.ptp(side) > 0 for side in ranks) else float("nan")
 
 
 def kendall(scores: Float[np.ndarray, " e"], accuracies: Float[np.ndarray, " e"]) -> float:
@@ -70,7 +79,7 @@ def weighted_tau(scores: Float[np.ndarray, " e"], accuracies: Float[np.ndarray, 
 
     Returns:
       -1 to 1, or NaN. The mean over random orders is 0 when no accuracies tie. With ties, above all
-      among the best, it is not: subtract `random_expectation`, or report `kendall` beside it.
+      among the best, it is not: subtract `random_expectation`, or report `kendall` as well.
 
     Raises:
       ConfigError: as `pearson`.
@@ -114,3 +123,71 @@ def _tau(a: np.ndarray, b: np.ndarray, weights: np.ndarray) -> float:
     """A pair weighs the sum of its two weights, so that a weighted sum over rows is half of the sum over all pairs."""
     ab, aa, bb = (weights @ (left * right).sum(axis=1) for left, right in ((a, b), (a, a), (b, b)))
     return float(np.clip(ab / np.sqrt(aa * bb), -1, 1))
+
+
+Correlation = Callable[[np.ndarray, np.ndarray], float]
+CORRELATIONS: dict[str, Correlation] = {"kendall": kendall, "pearson": pearson, "spearman": spearman, "weighted_tau": weighted_tau}
+
+
+def within_groups(measure: str | Correlation, scores: Float[np.ndarray, " e"], accuracies: Float[np.ndarray, " e"], groups: Sequence[str]) -> float:
+    """Mean of a correlation within the groups, each weighted by its experts that have a score.
+
+    Groups with fewer than three such experts, or with an undefined correlation, are left out, with their weight.
+
+    Args:
+      measure: "spearman", "kendall", "pearson", "weighted_tau", or a function of scores and accuracies.
+      scores: higher is better, NaN for an expert without a score.
+      accuracies: after fine-tuning, 0 to 1.
+      groups: of each expert, such as its architecture.
+
+    Returns:
+      -1 to 1, or NaN when no group is left. Unchanged when the scores of one group are all shifted.
+
+    Raises:
+      ConfigError: an unknown measure, other shapes, infinite scores, accuracies outside 0 to 1, another number of groups.
+    """
+    scores, accuracies = pair(scores, accuracies)
+    groups = names_of_groups(groups, len(scores))
+    correlation, found, sizes = _named(measure), [], []
+    for group in np.unique(groups):
+        inside = (groups == group) & ~np.isnan(scores)
+        if inside.sum() >= LEAST_EXPERTS and np.isfinite(value := correlation(scores[inside], accuracies[inside])):
+            found.append(value)
+            sizes.append(inside.sum())
+    return float(np.average(found, weights=sizes)) if found else float("nan")
+
+
+def across_groups(scores: Float[np.ndarray, " e"], accuracies: Float[np.ndarray, " e"], groups: Sequence[str]) -> float:
+    """Pairs of experts of different groups: those in the right order minus those in the wrong order, divided by all that differ in accuracy.
+
+    A pair that ties in the scores counts 0 and stays in the divisor, so that a score that does not tell groups apart has the value 0.
+    With every expert in a group of its own this is Somers' D, `scipy.stats.somersd(accuracies, scores)`.
+
+    Args:
+      scores: higher is better; experts without a score (NaN) are left out.
+      accuracies: after fine-tuning, 0 to 1.
+      groups: of each expert, such as its architecture.
+
+    Returns:
+      -1 to 1, or NaN when no two experts of different groups differ in accuracy. The mean over random orders is 0.
+
+    Raises:
+      ConfigError: as `within_groups`.
+
+    Cost: O(e^2) time and memory.
+    """
+    scores, accuracies = pair(scores, accuracies)
+    groups = names_of_groups(groups, len(scores))
+    scored = ~np.isnan(scores)
+    scores, accuracies, groups = scores[scored], accuracies[scored], groups[scored]
+    signs = np.sign(accuracies[:, None] - accuracies) * (groups[:, None] != groups)
+    pairs = np.count_nonzero(signs)
+    return float((signs * np.sign(scores[:, None] - scores)).sum() / pairs) if pairs else float("nan")
+
+
+def _named(measure: str | Correlation) -> Correlation:
+    if callable(measure):
+        return measure
+    if measure not in CORRELATIONS:
+        raise ConfigError(f"{measure!r} is not a correlation.{did_you_mean(str(measure), CORRELATIONS)}")
+    return CORRELATIONS[measure]

@@ -1,32 +1,38 @@
-"""What was measured on one target task: scores over probe draws, accuracies over fine-tuning seeds."""
+"""Measurements of one target task, and checks of scores, accuracies and options.
 
+Every error message says what was given and what is allowed.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from ntk_select._runtime.checks import is_whole
 from ntk_select.errors import ConfigError
-from ntk_select.evaluate.budget import checked_costs
-from ntk_select.evaluate.checked import fractions, names_of_groups, not_negative, numbers, whole, without_infinity
 
 DECIMALS = 12
+"""Of accuracies averaged over seeds."""
+ROUNDING = 1e-12
+"""Accuracies are counts of images divided by a count: a smaller difference is a rounding error."""
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """One target task. All fields speak of the same e experts in the same order.
+    """Measurements of one target task. All fields have the same e experts in the same order.
 
     Attributes:
       name: of the task.
-      scores: (d, e), one row a probe draw, or (e,) for one draw; higher is better, NaN for an expert without a score.
-      accuracies: (s, e), one row a fine-tuning seed, or (e,) for one seed; 0 to 1, without NaN.
+      scores: (d, e), one row per probe sample, or (e,) for a single one; higher is better, NaN for an expert without a score.
+      accuracies: (s, e), one row per fine-tuning seed, or (e,) for a single one; 0 to 1, without NaN.
       reference: index of the expert that is used without a selection, or None.
-      groups: of each expert, such as its architecture, or None.
-      costs: of fine-tuning each expert, or None.
-      scoring_cost: of the scores of all experts, in the unit of `costs`.
+      groups: the group of each expert, such as its architecture, or None.
+      costs: cost of fine-tuning each expert, or None.
+      scoring_cost: cost of scoring all experts, in the unit of `costs`.
 
     Raises:
-      ConfigError: shapes that do not agree, infinite scores, accuracies outside 0 to 1, a reference that is no index.
+      ConfigError: shapes that do not agree, infinite scores, accuracies outside 0 to 1, a reference that is not an index.
     """
 
     name: str
@@ -49,7 +55,7 @@ class Target:
         scores = without_infinity(_rows(self.scores, "scores", "draws"))
         if scores.shape[1] != experts:
             raise ConfigError(f"scores are for {scores.shape[1]} experts, and accuracies for {experts}. Give both for the same experts.")
-        if self.reference is not None and not (whole(self.reference) and 0 <= self.reference < experts):
+        if self.reference is not None and not (is_whole(self.reference) and 0 <= self.reference < experts):
             raise ConfigError(f"reference is {self.reference!r}. Allowed: the index of an expert, 0 to {experts - 1}, or None.")
         self._set("accuracies", accuracies)
         self._set("scores", scores)
@@ -75,7 +81,7 @@ class Target:
 
 
 def _rows(given, name: str, axis: str) -> np.ndarray:
-    """A vector is one row."""
+    """The values as a matrix; a vector becomes one row."""
     values = numbers(given, name)
     values = values[None] if values.ndim == 1 else values
     if values.ndim != 2 or not values.size:
@@ -83,3 +89,80 @@ def _rows(given, name: str, axis: str) -> np.ndarray:
             f"{name} have the shape {np.shape(given)}. Allowed: ({axis}, experts), or (experts,) for one of the {axis}; at least one of each."
         )
     return values
+
+
+def numbers(given, name: str) -> np.ndarray:
+    """The values as float64. Raises ConfigError if they are not numbers."""
+    try:
+        return np.asarray(given, np.float64)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{name} are not an array of numbers. Allowed: a float array, NaN where there is no value.") from error
+
+
+def one_per_expert(given, name: str, experts: int | None = None) -> Float[np.ndarray, " e"]:
+    """One number per expert. Raises ConfigError for another shape or no expert."""
+    values = numbers(given, name)
+    if values.ndim != 1 or not values.size:
+        raise ConfigError(f"{name} have the shape {values.shape}. Allowed: one number per expert, at least one expert, (e,).")
+    if experts is not None and len(values) != experts:
+        raise ConfigError(f"{name} are for {len(values)} experts, and accuracies for {experts}. Give both for the same experts, in the same order.")
+    return values
+
+
+def without_infinity(values: np.ndarray, name: str = "scores") -> np.ndarray:
+    """The values, finite or NaN. Raises ConfigError for infinity."""
+    if np.isinf(values).any():
+        raise ConfigError(f"{name} hold infinity. Allowed: finite numbers, and NaN for an expert without a score.")
+    return values
+
+
+def fractions(values: np.ndarray, name: str = "accuracies") -> np.ndarray:
+    """The values, finite and from 0 to 1. Raises ConfigError for anything else."""
+    wrong = ~((values >= 0) & (values <= 1))
+    if wrong.any():
+        raise ConfigError(f"{name} hold {values[wrong][0]:g}. Allowed: 0 to 1 (divide percentages by 100), without NaN.")
+    return values
+
+
+def pair(scores, accuracies) -> tuple[Float[np.ndarray, " e"], Float[np.ndarray, " e"]]:
+    """Scores (NaN: none) and accuracies of the same experts. Raises ConfigError."""
+    accuracies = fractions(one_per_expert(accuracies, "accuracies"))
+    return without_infinity(one_per_expert(scores, "scores", len(accuracies))), accuracies
+
+
+def not_negative(given: float, name: str) -> float:
+    """One finite number from 0. Raises ConfigError for anything else."""
+    value = numbers(given, name)
+    if value.ndim or not np.isfinite(value) or value < 0:
+        raise ConfigError(f"{name} is {given!r}. Allowed: a finite number, 0 or more.")
+    return float(value)
+
+
+def fraction(given: float, name: str) -> float:
+    """One number from 0 to 1. Raises ConfigError for anything else."""
+    value = numbers(given, name)
+    if value.ndim or not 0 <= value <= 1:
+        raise ConfigError(f"{name} is {given!r}. Allowed: an accuracy, 0 to 1.")
+    return float(value)
+
+
+def first(k: int, experts: int) -> int:
+    """How many experts are tried. Raises ConfigError unless it is 1 to their number."""
+    if not is_whole(k) or not 1 <= k <= experts:
+        raise ConfigError(f"k is {k!r}, and there are {experts} experts. Allowed: a whole number, 1 to {experts}.")
+    return int(k)
+
+
+def names_of_groups(groups: Sequence[str], experts: int) -> np.ndarray:
+    """One name per expert. Raises ConfigError for another number of them."""
+    if isinstance(groups, str) or len(groups) != experts:
+        raise ConfigError(f"groups has the length {len(groups)}, and there are {experts} experts. Give the group of each, as ('resnet', 'densenet').")
+    return np.array([str(group) for group in groups])
+
+
+def checked_costs(costs: Float[np.ndarray, " e"], experts: int) -> Float[np.ndarray, " e"]:
+    """One cost per expert. Raises ConfigError for negative, infinite and NaN."""
+    costs = one_per_expert(costs, "costs", experts)
+    if not (np.isfinite(costs) & (costs >= 0)).all():
+        raise ConfigError("costs hold a number that is negative, infinite or NaN. Allowed: 0 or more for every expert.")
+    return costs

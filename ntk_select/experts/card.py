@@ -1,4 +1,4 @@
-"""Where does an expert come from, and how is its input made?"""
+"""Cards of experts: provenance and preprocessing, as stored in `card.json`."""
 
 import json
 import math
@@ -12,24 +12,24 @@ from ntk_select.experts.preprocess import Preprocess
 
 @dataclass(frozen=True)
 class Card:
-    """The record beside an expert's weights (`card.json`).
+    """The record stored with the weights of an expert (`card.json`).
 
     Args:
       name: name of the expert.
       architecture: name in the architecture table, e.g. "resnet50".
-      source: name of the data set it was trained on.
-      preprocess: how its input is made.
+      source: name of the data set that it was trained on.
+      preprocess: preprocessing of the input.
       sha256: of the weights file, hexadecimal.
-      num_classes: outputs of the head; 0 of a network that has none.
+      num_classes: outputs of the head; 0 without a head.
       config: keyword arguments of the architecture beyond `num_classes`.
       class_names, class_counts: of the source data set, in the order of the head.
       num_images: training images of the source.
-      test_accuracy: top-1 on the source's test set, 0 .. 1.
-      initialised_from: name of the expert whose weights it started from; None when from scratch.
+      test_accuracy: top-1 accuracy on the test set of the source, 0 .. 1.
+      initialised_from: name of the expert whose weights were the initial ones; None if trained from scratch.
       licence: terms of the weights.
-      num_parameters: batch statistics not counted.
-      origin: file or hub name that was converted.
-      training: recipe, seed, epochs and whatever makes it reproducible.
+      num_parameters: without batch statistics.
+      origin: converted file or name on the hub.
+      training: recipe, seed, epochs and further settings for reproduction.
     """
 
     name: str
@@ -51,7 +51,8 @@ class Card:
 
     @property
     def seen(self) -> tuple[str, ...]:
-        """Names of the data sets that it was trained on: its source, and the other domains of a multi-domain expert. Not those of `initialised_from`."""
+        """Names of the data sets that it was trained on: its source, and the other domains of a multi-domain expert. Those of `initialised_from` are
+        not included."""
         domains = self.training.get("domains", ())
         return tuple(dict.fromkeys([self.source, *map(str, domains if isinstance(domains, list | tuple) else ())]))
 
@@ -64,18 +65,18 @@ class Card:
         """Reads a card. `where` is the file's name, for error messages.
 
         Raises:
-          ModelError: not JSON, or a field is missing, unknown or of the wrong type.
+          ModelError: the text is not JSON, or a field is missing, unknown or of the wrong type.
         """
         try:
             record = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
-            json.dumps(record, ensure_ascii=False).encode()  # "\ud800" is no text that can be written or shown
+            json.dumps(record, ensure_ascii=False).encode()  # rejects "\ud800", which cannot be encoded
         except (ValueError, RecursionError) as error:
             raise ModelError(
-                f"{where} is not valid JSON ({error}). Make the card anew with: ntk-select zoo convert CHECKPOINT --arch NAME"
+                f"{where} is not valid JSON ({error}). To make the card again, try: ntk-select zoo convert CHECKPOINT --arch NAME"
             ) from error
         if not isinstance(record, dict):
             raise ModelError(
-                f"{where} holds a {type(record).__name__}, a card is an object with the fields {', '.join(f.name for f in fields(cls))}."
+                f"{where} contains a {type(record).__name__}; a card is an object with the fields {', '.join(f.name for f in fields(cls))}."
             )
         known = {f.name for f in fields(cls)}
         required = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
@@ -97,7 +98,7 @@ class Card:
 
 
 def _refuse_constant(name: str):
-    raise ValueError(f"{name} is no number in JSON")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def _finite(text: str) -> float:
@@ -124,13 +125,13 @@ def _or_null(check):
 _FIELDS = {
     **{key: (_is_text, "be text") for key in ("name", "architecture", "source", "sha256")},
     **{key: (_or_null(_is_text), "be text or null") for key in ("initialised_from", "licence", "origin")},
-    "num_classes": (_is_count, "be a whole number, 0 without a head"),
-    **{key: (_or_null(_is_count), "be a whole number or null") for key in ("num_images", "num_parameters")},
+    "num_classes": (_is_count, "be an integer, 0 without a head"),
+    **{key: (_or_null(_is_count), "be an integer or null") for key in ("num_images", "num_parameters")},
     "test_accuracy": (_or_null(lambda value: isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1), "lie in 0..1"),
     "preprocess": (lambda value: isinstance(value, dict), "be an object"),
     "config": (lambda value: isinstance(value, dict) and "num_classes" not in value, "be an object without num_classes"),
     "training": (lambda value: isinstance(value, dict), "be an object"),
     "class_names": (_list_of(_is_text), "be a list of texts"),
-    "class_counts": (_list_of(_is_count), "be a list of whole numbers"),
+    "class_counts": (_list_of(_is_count), "be a list of integers"),
 }
-"""What each field of a card must be, and how that is said."""
+"""Check of each field of a card, and its description in error messages."""

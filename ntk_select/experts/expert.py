@@ -1,4 +1,4 @@
-"""What is an expert: a pre-trained network, and what the scores may ask of it."""
+"""Experts: pre-trained networks as plain callables and arrays."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,11 +18,11 @@ class LastConv:
     """The last convolution of a network, whose weights LGC differentiates by default.
 
     Args:
-      path: keys from the root of `params` to the kernel, which is laid out (kh, kw, cin, cout); or as one text, "Conv_1/kernel".
-      strides, padding: of the convolution, as `jax.lax.conv_general_dilated` takes them.
-      pooled: slice (start, stop) of the pre-logits that the output channels become, when channel o of the
-        convolution reaches pre-logit start + o and no other pre-logit, and the head is linear. None when the
-        network ends in any other way (AlexNet). It is what makes LGC independent of the number of classes.
+      path: keys from the root of `params` to the kernel (kh, kw, cin, cout); or as one string, "Conv_1/kernel".
+      strides, padding: of the convolution, as for `jax.lax.conv_general_dilated`.
+      pooled: slice (start, stop) of the pre-logits that the output channels become, if channel o of the convolution affects
+        only pre-logit start + o, and the head is linear. None for all other networks (AlexNet). With it the cost of LGC
+        is independent of the number of classes.
     """
 
     path: tuple[str, ...]
@@ -38,7 +38,7 @@ class LastConv:
 
 
 class Taps(NamedTuple):
-    """What one forward pass gives: logits (n, c), pre-logits (n, d), input of the last convolution (n, h, w, cin)."""
+    """Activations of one forward pass: logits (n, c), pre-logits (n, d), input of the last convolution (n, h, w, cin)."""
 
     logits: jax.Array
     features: jax.Array
@@ -47,14 +47,14 @@ class Taps(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class SourceStatistics:
-    """What is kept of an expert's source data, for scores that compare it with the task.
+    """Statistics of the source data of an expert, for scores that compare it with the task.
 
     Args:
-      class_counts: (s,) training images of each source class.
-      class_means: (s, d) means of the expert's own pre-logits; None when unknown.
-      reference_class_means: (s, d') the same by one extractor for the whole zoo; None when unknown.
-      reference: loads that extractor; experts that compare share its name.
-      reference_name: of the extractor.
+      class_counts: (s,) numbers of training images per source class.
+      class_means: (s, d) class means of the pre-logits of the expert; None if unknown.
+      reference_class_means: (s, d') class means of the pre-logits of an extractor shared by the zoo; None if unknown.
+      reference: loads that extractor; only experts with the same extractor are comparable.
+      reference_name: name of the extractor.
 
     Raises:
       ModelError: means that are not (s, d), or not finite.
@@ -73,7 +73,7 @@ class SourceStatistics:
             if means is not None and (np.ndim(means) != 2 or len(means) != len(self.class_counts) or not np.isfinite(means).all()):
                 raise ModelError(
                     f"Source statistics: {name} of shape {np.shape(means)} for {len(self.class_counts)} class counts; "
-                    "it must be finite, (classes, features), one row a class."
+                    "they must be finite, (classes, features), one row per class."
                 )
 
 
@@ -83,26 +83,26 @@ class Expert:
 
     Args:
       name: unique in its zoo.
-      apply_fn: apply_fn({"params": params, **state}, x) -> logits (n, c). Give a hashable callable (a
-        module-level function, or a frozen dataclass with `__call__`) and experts that share it share
-        its compilation.
-      params: what is differentiated: arrays in nested dictionaries; of nnx, `nnx.to_pure_dict(nnx.state(module, nnx.Param))`.
-      state: what is not, e.g. {"batch_stats": ...}.
+      apply_fn: apply_fn({"params": params, **state}, x) -> logits (n, c). Experts with the same hashable callable (a
+        module-level function, or a frozen dataclass with `__call__`) share compilations.
+      params: arrays that are differentiated, in nested dictionaries; for nnx, `nnx.to_pure_dict(nnx.state(module, nnx.Param))`.
+      state: all other variables, e.g. {"batch_stats": ...}.
       features_fn: features_fn({"params": params, **state}, x) -> pre-logits (n, d), the input of the head.
-      head: keys from the root of `params` to the linear head, a mapping with "kernel" (d, c) and, if any, "bias"; or as one text,
+      head: keys from the root of `params` to the linear head, a mapping with "kernel" (d, c) and, if any, "bias"; or as one string,
         "classifier/out".
       last_conv: the last convolution: a `LastConv`, or only the keys to its kernel, ("Conv_1", "kernel") or "Conv_1/kernel".
       preprocess: images (uint8, of any sizes) -> network input (n, size, size, 3); usually a `Preprocess`.
-      card: where the expert comes from.
+      card: provenance of the expert.
       taps_fn: taps_fn({"params": params, **state}, x, perturbation) -> `Taps`, where `perturbation` (or None) is
         added to the output of the last convolution. Optional: with it one forward pass serves all scores, and
-        LGC of the last convolution needs no per-example weight gradient.
+        LGC of the last convolution needs no per-example weight gradients.
       train_fn: train_fn({"params": params, **state}, x) -> (`Taps`, new state) in training mode (batch norm over the batch). Optional;
-        nothing but training needs it.
-      source: what is known of the data it was trained on. Optional.
+        needed only for training.
+      source: statistics of the source data. Optional.
 
     Raises:
-      ModelError: `params` holds nnx variables instead of arrays, `state` holds "params", or `head` or `last_conv` name nothing in `params`.
+      ModelError: `params` contains nnx variables instead of arrays, `state` contains "params", or `head` or `last_conv` do not exist in
+        `params`.
     """
 
     name: str
@@ -120,10 +120,10 @@ class Expert:
 
     def __post_init__(self):
         if "params" in self.state:
-            raise ModelError(f"Expert {self.name!r}: state must not contain 'params'. Type: Expert(..., params=variables['params'], state=rest)")
+            raise ModelError(f"Expert {self.name!r}: state must not contain 'params'. Try: Expert(..., params=variables['params'], state=rest)")
         if (kind := _kind_of_nnx(self.params)) is not None:
             raise ModelError(
-                f"Expert {self.name!r}: params holds nnx variables ({kind}), not arrays. Type: nnx.to_pure_dict(params), "
+                f"Expert {self.name!r}: params contains nnx variables ({kind}), not arrays. Try: nnx.to_pure_dict(params), "
                 "or ntk_select.nnx_expert(name, module, x, head=...), which takes the module itself"
             )
         if self.last_conv is not None and not isinstance(self.last_conv, LastConv):
@@ -136,21 +136,21 @@ class Expert:
 
     @property
     def variables(self) -> dict[str, Any]:
-        """{"params": params, **state}, as `apply_fn` takes it."""
+        """{"params": params, **state}, the first argument of `apply_fn`."""
         return {"params": self.params, **self.state}
 
     def with_variables(self, variables: Variables) -> "Expert":
-        """The same expert with other variables, laid out as `variables`."""
+        """The same expert with other variables of the same structure."""
         return replace(self, params=variables["params"], state={key: value for key, value in variables.items() if key != "params"})
 
     @property
     def head_kernel(self) -> np.ndarray | None:
-        """Weights (d, c) of the linear head, None when the expert has none."""
+        """Weights (d, c) of the linear head, None without a head."""
         return None if self.head is None else leaf_at(self.params, (*self.head, "kernel"), "head")
 
     @property
     def num_params(self) -> int:
-        """Number of parameters, batch statistics not counted."""
+        """Number of parameters, without batch statistics."""
         return sum(int(np.size(leaf)) for leaf in jax.tree.leaves(self.params))
 
     def __repr__(self):
@@ -158,16 +158,16 @@ class Expert:
 
 
 def as_path(keys: str | tuple[str, ...]) -> tuple[str, ...]:
-    """Keys: "stage/head" is ("stage", "head"). Raises ModelError for anything but a text, tuple or list."""
+    """A path as a tuple of keys: "stage/head" is ("stage", "head"). Raises ModelError for other types than strings, tuples and lists."""
     if not isinstance(keys, str | tuple | list):
         raise ModelError(
-            f"{keys!r} is no path of a layer. Allowed are keys from the root of params, as one text or a tuple: 'stage/head', ('stage', 'head')."
+            f"{keys!r} is not a path of a layer. Allowed: keys from the root of params, as one string or a tuple: 'stage/head', ('stage', 'head')."
         )
     return tuple(keys.split("/")) if isinstance(keys, str) else tuple(keys)
 
 
 def _kind_of_nnx(params) -> str | None:
-    """The type of the first part that is Flax nnx's own: a State, a Variable, a Module. Its arrays lie one level deeper than they seem to."""
+    """The type of the first nnx object (State, Variable, Module) in nested params; None without any."""
     if any(kind.__module__.startswith("flax.nnx") for kind in type(params).__mro__):
         return type(params).__name__
     inner = params.values() if isinstance(params, Mapping) else params if isinstance(params, list | tuple) else ()
@@ -175,12 +175,12 @@ def _kind_of_nnx(params) -> str | None:
 
 
 def leaf_at(params, path: tuple[str, ...], purpose: str):
-    """The leaf of nested mappings at `path`. Raises ModelError with the keys that exist."""
+    """The leaf of nested mappings at `path`. Raises ModelError with the existing keys."""
     node = params
     for depth, key in enumerate(path):
         if not isinstance(node, Mapping) or key not in node:
             keys = ", ".join(map(str, node)) if isinstance(node, Mapping) else "(an array)"
-            raise ModelError(f"The {purpose} is {'/'.join(path)!r}, but params has no {'/'.join(path[: depth + 1])!r}. There is: {keys}.")
+            raise ModelError(f"The {purpose} is {'/'.join(path)!r}, but params has no {'/'.join(path[: depth + 1])!r}. Available: {keys}.")
         node = node[key]
     if isinstance(node, Mapping):
         raise ModelError(f"The {purpose} is {'/'.join(path)!r}, a group of parameters. Name one of its arrays: {', '.join(map(str, node))}.")

@@ -1,10 +1,10 @@
-"""Which variables of a network for many domains belong to all of them, and which to one?
+"""Multi-domain networks: variables shared by all domains, and variables of each domain.
 
-A multi-domain network is a common part and a part of its own for each domain; put together they are the variables of an ordinary network,
-so that each domain is an expert like any other. A parallel adapter, a 1x1 convolution beside a 3x3 one of the same stride, is added to the
-middle of the 3x3 kernel: the same function, without another layer.
+Shared and domain-specific variables together are those of an ordinary network, so that each domain is an ordinary expert. A parallel
+adapter, a 1x1 convolution parallel to a 3x3 one of the same stride, is added to the centre of the 3x3 kernel: the same function without
+another layer.
 
-Reference: Deshpande et al. 2021, section 4.1; Rebuffi et al. 2018 (parallel adapters, with batch norm of their own).
+Reference: Deshpande et al. 2021, section 4.1; Rebuffi et al. 2018 (parallel adapters with their own batch norm).
 """
 
 from collections.abc import Mapping
@@ -19,19 +19,19 @@ SHARINGS = {
     "multi_bn": "everything but heads and batch norm (statistics, scale, bias)",
     "adapters": "everything but heads, batch norm and 1x1 convolutions parallel to those of 3x3",
 }
-"""What all domains have in common."""
+"""Variables shared by all domains."""
 
 ADAPTER = "adapter"
 
 
 def check_sharing(sharing: str) -> None:
-    """Raises ConfigError when there is no such way of sharing."""
+    """Raises ConfigError unless `sharing` is a key of `SHARINGS`."""
     if sharing not in SHARINGS:
         raise ConfigError(f"sharing={sharing!r} is unknown.{did_you_mean(str(sharing), SHARINGS)}")
 
 
 def split(variables: Mapping[str, Any], sharing: str, head: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(common, own) parts of a network's {"params": ..., "batch_stats": ...}; adapters begin at zero, so that `compose` gives the network back.
+    """Splits {"params": ..., "batch_stats": ...} into (common, own) parts. Adapters are initialised to zero, so that `compose` is the inverse.
 
     Raises:
       ConfigError: `sharing` is unknown.
@@ -63,7 +63,7 @@ def _empty(value) -> bool:
 
 
 def compose(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """The variables of the ordinary network of one domain. Raises ModelError when an adapter does not fit its kernel."""
+    """The variables of the ordinary network of one domain. Raises ModelError if an adapter does not fit its kernel."""
     whole = dict(common)
     for key, value in own.items():
         if key == ADAPTER:
@@ -72,6 +72,6 @@ def compose(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]
     if ADAPTER in own:
         kernel, adapter = whole["kernel"], own[ADAPTER]
         if adapter.shape != (1, 1, *kernel.shape[2:]):
-            raise ModelError(f"An adapter of shape {adapter.shape} does not go beside a kernel of shape {kernel.shape}.")
+            raise ModelError(f"An adapter of shape {adapter.shape} does not fit a kernel of shape {kernel.shape}.")
         whole["kernel"] = kernel + jnp.pad(adapter, ((1, 1), (1, 1), (0, 0), (0, 0)))
     return whole

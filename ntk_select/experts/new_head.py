@@ -1,4 +1,4 @@
-"""How does an expert get a head for a new task? Its pre-logits go into a fresh linear layer."""
+"""Experts with a new linear head for another task, on the pre-logits of the original expert."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -17,14 +17,14 @@ _OLD = "source_head"
 
 @dataclass(frozen=True)
 class _OfBackbone:
-    """A function of the expert, asked with the variables of the new one. The old head stays where it is expected, as a constant."""
+    """A function of the original expert, called with the variables of the new one. The old head is passed as a constant."""
 
     fn: Callable
     head: tuple[str, ...]
     old: str
 
     def original(self, variables):
-        """The variables as the expert knew them."""
+        """The variables in the structure of the original expert."""
         state = {key: value for key, value in variables.items() if key not in ("params", self.old)}
         backbone = variables["params"]["backbone"]
         return {"params": _with(backbone, self.head, variables[self.old]) if self.old in variables else backbone, **state}
@@ -58,37 +58,37 @@ def with_new_head(expert: Expert, num_classes: int, *, head: str = "random", see
     Args:
       expert: with `features_fn`.
       num_classes: of the new task, at least 1 (one output for two classes of -1 and +1).
-      head: "random": weights uniform between -1 / sqrt(d) and 1 / sqrt(d), as PyTorch begins, zero bias; "zero": all zero, which
-        gives the backbone no gradient at the start, so that the kernel is that of the features and LGC is nothing.
+      head: "random": weights uniform in [-1 / sqrt(d), 1 / sqrt(d)] as in PyTorch, zero bias; "zero": all zero, so that the
+        initial gradient of the backbone is zero, the kernel is the feature kernel and LGC is undefined.
       seed: of the random head.
-      x: one network input (1, ...), to count the pre-logits of an expert that has no head, and to check those of one that has.
+      x: one network input (1, ...), to determine the number of pre-logits of an expert without a head, and to check it otherwise.
 
     Returns:
-      An `Expert` of the same name, whose params are {"backbone": ..., "head": {"kernel", "bias"}}; the old head is in its state.
+      An `Expert` of the same name with params {"backbone": ..., "head": {"kernel", "bias"}}; the old head is in its state.
 
     Raises:
-      ConfigError: `head` is unknown, or a number is not allowed.
-      ModelError: the expert has no `features_fn`, or neither a head nor `x`, or pre-logits that are not (n, d) or do not fit its head.
+      ConfigError: `head` is unknown, or a number is out of range.
+      ModelError: the expert has no `features_fn`, or neither a head nor `x`, or its pre-logits are not (n, d) or do not fit its head.
     """
     if head not in HEADS:
         raise ConfigError(f"head={head!r} is unknown.{did_you_mean(str(head), HEADS)}")
     check_count("num_classes", num_classes, 1)
     check_count("seed", seed, 0)
     if expert.features_fn is None:
-        raise ModelError(f"Expert {expert.name!r} has no features_fn, so that no new head can be put on it. Type: Expert(..., features_fn=...)")
+        raise ModelError(f"Expert {expert.name!r} has no features_fn, which a new head needs. Try: Expert(..., features_fn=...)")
     if expert.head_kernel is None and x is None:
-        raise ModelError(f"Expert {expert.name!r} has no head that says how many pre-logits there are. Type: with_new_head(..., x=one input)")
+        raise ModelError(f"Expert {expert.name!r} has no head from which the number of pre-logits is known. Try: with_new_head(..., x=one input)")
     shape = None if x is None else jax.eval_shape(expert.features_fn, expert.variables, x[:1])
     if shape is not None and len(shape.shape) != 2:
-        raise ModelError(f"features_fn of expert {expert.name!r} gives {shape.shape} for one input; pre-logits must be (1, d).")
+        raise ModelError(f"features_fn of expert {expert.name!r} returns {shape.shape} for one input; pre-logits must be (1, d).")
     width, dtype = (shape.shape[1], shape.dtype) if expert.head_kernel is None else (expert.head_kernel.shape[0], expert.head_kernel.dtype)
     if shape is not None and shape.shape[1] != width:
-        raise ModelError(f"features_fn of expert {expert.name!r} gives {shape.shape[1]} pre-logits, but its head takes {width}.")
+        raise ModelError(f"features_fn of expert {expert.name!r} returns {shape.shape[1]} pre-logits, but its head takes {width}.")
     end = width**-0.5 if head == "random" else 0.0
     weights = np.random.default_rng(seed).uniform(-end, end, (width, num_classes))
     backbone, old = _without(expert.params, expert.head)
     path, key = expert.head or (), _OLD
-    while key in expert.state:  # an expert that has been given a head before
+    while key in expert.state:  # an expert that already had a new head
         key += "_before"
     state = dict(expert.state) | ({} if old is None else {key: old})
     last_conv = expert.last_conv and replace(expert.last_conv, path=("backbone", *expert.last_conv.path))
@@ -115,7 +115,7 @@ def _linear(variables, features):
 
 
 def _without(tree, path: tuple[str, ...] | None):
-    """The tree without what lies at `path`, and that."""
+    """The tree without the part at `path`, and that part."""
     if not path:
         return tree, None
     if len(path) == 1:
@@ -129,17 +129,17 @@ def _with(tree: Mapping, path: tuple[str, ...], part):
 
 
 def has_new_head(expert: Expert) -> bool:
-    """Whether it comes from `with_new_head`, so that its parameters are no longer laid out as its architecture does."""
+    """Whether the expert comes from `with_new_head`, so that its params no longer have the structure of its architecture."""
     return isinstance(expert.apply_fn, _Logits)
 
 
 def in_place(tuned: Expert, original: Expert) -> dict[str, Any]:
-    """The variables of an expert from `with_new_head`, laid out as those of the original one, the new head where its head was.
+    """The variables of an expert from `with_new_head` in the structure of the original one, with the new head in place of its head.
 
     Raises:
       ModelError: the original has no head.
     """
     if original.head is None:
-        raise ModelError(f"Expert {original.name!r} has no head, in the place of which the new one could be put.")
+        raise ModelError(f"Expert {original.name!r} has no head that the new one could replace.")
     params = _with(tuned.params["backbone"], original.head, dict(tuned.params["head"]))
     return {"params": params, **{key: tuned.state[key] for key in original.state}}

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ntk_select._runtime.out_of_memory import MemoryShrunkWarning, in_words, is_out_of_memory
+from ntk_select._runtime.memory import MemoryShrunkWarning, is_out_of_memory, reason_of
 from ntk_select._runtime.progress import timed
 from ntk_select.errors import ConfigError, ModelError
 from ntk_select.experts.expert import Expert, leaf_at
@@ -203,7 +203,7 @@ def _batched(fn, batch_size: int, arrays, *, again=None, inner: bool = False, pr
         except Exception as error:
             if not is_out_of_memory(error) or (inner and size == 1):
                 raise
-            said = in_words(error)
+            said = reason_of(error)
         else:
             for leaf in jax.tree.leaves(result):
                 if len(leaf) != size:

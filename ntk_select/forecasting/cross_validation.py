@@ -1,4 +1,4 @@
-"""Cross-validation of the simulated training: accuracy and loss of the linearised network on images that were held out."""
+"""Cross-validation of the simulated training: accuracy and loss of the linearised network on held-out images."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -8,28 +8,27 @@ from jaxtyping import Bool, Float, Int, Num
 
 from ntk_select._runtime.checks import check_count
 from ntk_select.errors import TaskError, UndefinedScoreError, not_finite
-from ntk_select.evaluate.intervals import wilson
-from ntk_select.evaluate.resampling import Z95
-from ntk_select.forecasting.simulate import Batches, Course, draw_batches, simulate
+from ntk_select.evaluate.resampling import Z95, wilson
+from ntk_select.forecasting.simulate import Batches, SimulatedTraining, draw_batches, simulate
 from ntk_select.linearized.problem import AnyArray
 from ntk_select.training.finetuning.recipe import Recipe
-from ntk_select.training.finetuning.run import HOPELESS
+from ntk_select.training.finetuning.trainer import DIVERGENCE_FACTOR
 
 FOLDS, REPEATS = 10, 2
-ONE_EACH = "Every class has one image only, so that none can be held out. Give at least two of a class, or look at more: --per-class 5 (per_class=5)"
-MOST_NUMBERS = 2**28
-"""Of all simulated trainings together; beyond it they follow one after the other."""
+ONE_EACH = "Every class has only one image, so that none can be held out. Give at least two images of a class. Try: --per-class 5 (per_class=5)"
+MAX_NUMBERS = 2**28
+"""Numbers in memory up to which all trainings are simulated together; above, one after the other."""
 
 
 class Split(NamedTuple):
-    """One simulated training: places that are trained on, and whether each image is held out."""
+    """Indices of the training images of one simulated training, and a mask of the held-out images."""
 
     trained: Int[np.ndarray, "..."]
     held: Bool[np.ndarray, " n"]
 
 
 class Curve(NamedTuple):
-    """What is expected after each epoch: of held-out images accuracy and loss, and the mean loss of training."""
+    """Expected accuracy and loss of held-out images after each epoch, and mean training loss of each epoch."""
 
     accuracies: Float[np.ndarray, " epochs"]
     losses: Float[np.ndarray, " epochs"]
@@ -37,18 +36,18 @@ class Curve(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Outlook:
-    """What is expected of one learning rate. Intervals are 95 %, over the choice of the images that judge.
+class RateForecast:
+    """Forecast for one learning rate. Intervals are 95 %, over the choice of held-out images.
 
     Attributes:
-      learning_rate: of the first epochs.
-      accuracy, low, high: share of held-out images that are answered rightly, 0 .. 1, and its interval.
-      balanced_accuracy, balanced_low, balanced_high: the mean over classes.
+      learning_rate: before any decay.
+      accuracy, low, high: accuracy on held-out images, 0 to 1, and its interval.
+      balanced_accuracy, balanced_low, balanced_high: mean accuracy over classes.
       loss, loss_low, loss_high: mean cross-entropy of held-out images, in nats.
-      curve: the same after each epoch.
+      curve: accuracy and losses after each epoch.
       distance: |w - w_0| after training.
-      diverged: the simulation did: a loss is not finite, or a thousand times that of guessing.
-      log_likelihoods, right: of each image, mean over the trainings that held it out; NaN where none did.
+      diverged: whether a loss is not finite, or exceeds that of uniform guessing a thousandfold.
+      log_likelihoods, correct: of each image, mean over the trainings that held it out; NaN if none did.
     """
 
     learning_rate: float
@@ -65,7 +64,7 @@ class Outlook:
     distance: float
     diverged: bool
     log_likelihoods: Float[np.ndarray, " n"]
-    right: Float[np.ndarray, " n"]
+    correct: Float[np.ndarray, " n"]
 
 
 def cross_validate(
@@ -80,29 +79,29 @@ def cross_validate(
     repeats: int = REPEATS,
     seed: int = 0,
     start: Float[AnyArray, "n c"] | None = None,
-) -> list[Outlook]:
-    """Simulates the recipe on parts of the images and asks for the others, once for each learning rate.
+) -> list[RateForecast]:
+    """Simulates the recipe on part of the images and evaluates it on the others, for each learning rate.
 
     Args:
       kernel: of all images, as for `simulate`.
-      labels: class ids, any integers. Their names play no part, and the order of the images does so only where the kernel does not tell
-        them apart: folds go by the order of its diagonal.
+      labels: class ids, any integers. Results do not depend on the names of classes or the order of images: images are sorted by the diagonal
+        of the kernel (ties excepted) before they are divided into folds.
       recipe, learning_rates, start: as for `simulate`.
-      shots: images of each class that a training has. None for all, of which each is held out once in each of `repeats` divisions into
-        `folds` parts; else `folds` x `repeats` random choices.
-      images: of the fine-tuning that is forecast, all classes together; by default as many as the training images and their fold.
+      shots: training images per class of each simulated training, chosen at random `folds` x `repeats` times. None: stratified cross-validation,
+        `repeats` times with `folds` folds.
+      images: number of training images of the fine-tuning that is forecast; by default all images (None), or those of `shots`.
       folds, repeats: as above.
-      seed: of the division and of the order of the batches.
+      seed: of the folds and of the order of batches.
 
     Returns:
-      One `Outlook` for each rate, in the order given.
+      One `RateForecast` per learning rate, in the given order.
 
     Raises:
-      TaskError: labels that do not fit.
-      UndefinedScoreError: one class, no class with two images, or a kernel that is not finite.
+      TaskError: kernel or labels of a wrong shape or type.
+      UndefinedScoreError: a single class, no class with two images, or a kernel that is not finite.
       ConfigError: an option is not allowed.
 
-    Cost: `folds` x `repeats` simulations for each rate; see `simulate`.
+    Cost: `folds` x `repeats` simulations per learning rate; see `simulate`.
     """
     check_count("folds", folds, 2)
     check_count("repeats", repeats, 1)
@@ -113,23 +112,22 @@ def cross_validate(
     kernel = kernel[np.ix_(order, order)]
     start = None if start is None else np.asarray(start)[order]
     classes = int(ids.max()) + 1
-    splits = _choices(ids, shots, folds * repeats, seed) if shots is not None else _divisions(ids, folds, repeats, seed)
+    splits = _random_splits(ids, shots, folds * repeats, seed) if shots is not None else _stratified_folds(ids, folds, repeats, seed)
     trained = len(ids) if shots is None else int(np.minimum(np.bincount(ids), shots).sum())
     batches = draw_batches([split.trained for split in splits], recipe, images or trained, seed)
     each = 6 * len(ids) * classes + batches.rows.shape[3] * kernel[0].size
-    together = each * len(splits) * len(learning_rates) <= MOST_NUMBERS
+    together = each * len(splits) * len(learning_rates) <= MAX_NUMBERS
     groups = [(learning_rates, slice(None))] if together else [((rate,), slice(q, q + 1)) for rate in learning_rates for q in range(len(splits))]
-    courses = [
+    simulations = [
         simulate(kernel, ids, Batches(*(part[chosen] for part in batches)), rates, recipe, start=start, outputs=False) for rates, chosen in groups
     ]
-    course = courses[0] if together else _joined(courses, len(learning_rates))
-    return [_outlook(rate, _of_rate(course, place), splits, ids, np.argsort(order)) for place, rate in enumerate(learning_rates)]
+    simulated = simulations[0] if together else _joined(simulations, len(learning_rates))
+    return [_rate_forecast(rate, _of_rate(simulated, index), splits, ids, np.argsort(order)) for index, rate in enumerate(learning_rates)]
 
 
-def best(outlooks: list[Outlook]) -> Outlook | None:
-    """The rate with the least loss on held-out images; None where all diverged."""
-    known = [outlook for outlook in outlooks if not outlook.diverged]
-    return min(known, key=lambda outlook: outlook.loss) if known else None
+def best(forecasts: list[RateForecast]) -> RateForecast | None:
+    """The learning rate with the smallest loss on held-out images; None if all diverged."""
+    return min((one for one in forecasts if not one.diverged), key=lambda one: one.loss, default=None)
 
 
 def _read(kernel, labels) -> tuple[np.ndarray, np.ndarray]:
@@ -137,27 +135,27 @@ def _read(kernel, labels) -> tuple[np.ndarray, np.ndarray]:
     if kernel.ndim not in (2, 4) or kernel.shape[0] != kernel.shape[1] or kernel.dtype.kind not in "fiub":
         raise TaskError(f"The kernel has shape {kernel.shape} and type {kernel.dtype}; it must be (n, n) or (n, n, c, c), real numbers.")
     if labels.shape != kernel.shape[:1] or labels.dtype.kind not in "iu":
-        raise TaskError(f"labels has shape {labels.shape} and type {labels.dtype} for {len(kernel)} images; give one whole number per image.")
+        raise TaskError(f"labels has shape {labels.shape} and type {labels.dtype} for {len(kernel)} images; give one integer per image.")
     if not np.isfinite(kernel).all():
         raise UndefinedScoreError(not_finite("The kernel holds"))
     ids = np.unique(labels, return_inverse=True)[1]
     if len(ids) == 0 or ids.max() == 0:
-        raise UndefinedScoreError("There are images of one class only, so that there is nothing to forecast.")
+        raise UndefinedScoreError("All images are of one class: there is nothing to forecast.")
     if np.bincount(ids).max() < 2:
         raise UndefinedScoreError(ONE_EACH)
     return kernel if kernel.dtype.kind == "f" else kernel.astype(np.float64), ids
 
 
 def _canonical(kernel, ids) -> Int[np.ndarray, " n"]:
-    """Places of the images in an order that the kernel alone decides, as far as its diagonal tells images apart."""
+    """Indices of the images in an order determined by the diagonal of the kernel, so that results do not depend on the given order."""
     diagonal = np.einsum("ii...->i...", kernel).reshape(len(ids), -1).sum(axis=1)
     least = np.full(ids.max() + 1, np.inf)
     np.minimum.at(least, ids, diagonal)
     return np.lexsort((diagonal, least[ids]))
 
 
-def _divisions(ids, folds: int, repeats: int, seed: int) -> list[Split]:
-    """Stratified folds. The only image of a class is always trained on."""
+def _stratified_folds(ids, folds: int, repeats: int, seed: int) -> list[Split]:
+    """Stratified folds. The only image of a class is always a training image."""
     splits = []
     for repeat in range(repeats):
         rng, fold, first = np.random.default_rng([seed, repeat]), np.full(len(ids), -1), 0
@@ -170,12 +168,12 @@ def _divisions(ids, folds: int, repeats: int, seed: int) -> list[Split]:
     return splits
 
 
-def _choices(ids, shots: int, count: int, seed: int) -> list[Split]:
-    """Random choices of `shots` images of each class; of a class with no more, all but one."""
+def _random_splits(ids, shots: int, count: int, seed: int) -> list[Split]:
+    """Random training sets of `shots` images per class; all but one of a class with no more than `shots`."""
     check_count("shots", shots, 1)
     splits = []
-    for draw in range(count):
-        rng, trained = np.random.default_rng([seed, draw]), []
+    for split in range(count):
+        rng, trained = np.random.default_rng([seed, split]), []
         for label in dict.fromkeys(ids.tolist()):
             members = rng.permutation(np.flatnonzero(ids == label))
             trained.append(members[: min(shots, max(len(members) - 1, 1))])
@@ -184,37 +182,37 @@ def _choices(ids, shots: int, count: int, seed: int) -> list[Split]:
     return splits
 
 
-def _joined(courses: list[Course], rates: int) -> Course:
-    count = len(courses) // rates
-    stacked = (np.concatenate(parts, axis=1) for parts in list(zip(*courses, strict=True))[:-1])
-    return Course(*(part.reshape(rates, count, *part.shape[2:]) for part in stacked), None)
+def _joined(simulations: list[SimulatedTraining], rates: int) -> SimulatedTraining:
+    count = len(simulations) // rates
+    stacked = (np.concatenate(parts, axis=1) for parts in list(zip(*simulations, strict=True))[:-1])
+    return SimulatedTraining(*(part.reshape(rates, count, *part.shape[2:]) for part in stacked), None)
 
 
-def _of_rate(course: Course, place: int) -> Course:
-    return Course(*(part if part is None else part[place] for part in course))
+def _of_rate(simulated: SimulatedTraining, index: int) -> SimulatedTraining:
+    return SimulatedTraining(*(part if part is None else part[index] for part in simulated))
 
 
-def _outlook(rate: float, course: Course, splits: list[Split], ids, back) -> Outlook:
+def _rate_forecast(rate: float, simulated: SimulatedTraining, splits: list[Split], ids, back) -> RateForecast:
     held = np.stack([split.held for split in splits])
     times = held.sum(axis=0)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        ceiling = HOPELESS * np.log(ids.max() + 1)
-        sums = (np.where(held[:, None], part, 0).astype(np.float64).sum(axis=0) for part in (course.log_likelihoods, course.right))
-        likelihoods, right = (total / times for total in sums)  # (epochs, n)
+        ceiling = DIVERGENCE_FACTOR * np.log(ids.max() + 1)
+        sums = (np.where(held[:, None], part, 0).astype(np.float64).sum(axis=0) for part in (simulated.log_likelihoods, simulated.correct))
+        likelihoods, correct = (total / times for total in sums)  # (epochs, n)
         known = times > 0
-        sound = np.isfinite(course.losses) & (course.losses <= ceiling)
-        diverged = not (sound.all() and np.isfinite(course.distances).all() and np.isfinite(likelihoods[-1, known]).all())
-        curve = Curve(right[:, known].mean(axis=1), -likelihoods[:, known].mean(axis=1), course.losses.astype(np.float64).mean(axis=0))
-        return Outlook(
+        sound = np.isfinite(simulated.losses) & (simulated.losses <= ceiling)
+        diverged = not (sound.all() and np.isfinite(simulated.distances).all() and np.isfinite(likelihoods[-1, known]).all())
+        curve = Curve(correct[:, known].mean(axis=1), -likelihoods[:, known].mean(axis=1), simulated.losses.astype(np.float64).mean(axis=0))
+        return RateForecast(
             rate,
-            *_share(right[-1, known]),
-            *_balanced(right[-1, known], ids[known]),
+            *_share(correct[-1, known]),
+            *_balanced(correct[-1, known], ids[known]),
             *_mean(-likelihoods[-1, known]),
             curve,
-            float(course.distances.mean()),
+            float(simulated.distances.mean()),
             bool(diverged),
             likelihoods[-1][back],
-            right[-1][back],
+            correct[-1][back],
         )
 
 
@@ -232,5 +230,5 @@ def _share(values) -> tuple[float, float, float]:
 def _balanced(values, ids) -> tuple[float, float, float]:
     present = np.unique(ids)
     mean = float(np.mean([values[ids == label].mean() for label in present]))
-    # As many images as would give the same variance, were they evenly spread.
+    # The number of images that would give the same variance if they were spread evenly over the classes.
     return mean, *wilson(mean, len(present) ** 2 / float((1 / np.bincount(ids)[present]).sum()))

@@ -1,4 +1,4 @@
-"""The forecast of one expert on one task: expected accuracy, learning rate and explanation."""
+"""`forecast`: the expected accuracy of one expert on one task, its learning rate, and an explanation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +13,8 @@ from ntk_select.errors import ConfigError, ModelError, UndefinedScoreError
 from ntk_select.experts.expert import Expert
 from ntk_select.experts.network_inputs import network_inputs
 from ntk_select.forecasting.cross_validation import FOLDS, ONE_EACH, REPEATS, best, cross_validate
+from ntk_select.forecasting.explanation import nonlinearity_at, shares_of_layers
 from ntk_select.forecasting.kernel import TrainingNetwork, training_kernel
-from ntk_select.forecasting.linearity import linearity, shares_of_layers
 from ntk_select.forecasting.result import Forecast
 from ntk_select.resolve import as_expert, as_task
 from ntk_select.tasks.copies import distinct
@@ -37,46 +37,47 @@ def forecast(
     explain: bool = True,
     progress: Progress | bool | None = None,
 ) -> Forecast:
-    """Forecasts a fine-tuning from the kernel: the recipe is simulated for the linearised network, with cross-validation on the probe sample.
+    """Forecasts a fine-tuning from the kernel: the recipe is simulated for the linearised network and cross-validated on the probe sample.
 
     Args:
       expert: with `features_fn` and `preprocess`; with batch norm also `train_fn`. Or the name of an embedded expert, or the folder of one.
-      task: only training images are used. Or its URI, as for `load_task`.
-      recipe: of the fine-tuning that is forecast, as for `finetune`; `Recipe()` by default. Its augmentation is not simulated.
-      shots: training images of each class that the fine-tuning will have; by default as many as are looked at. With fewer than that, the
-        simulated trainings are on random choices of so many, and all others judge.
+      task: of which only training images are used; or its URI, as for `load_task`.
+      recipe: of the fine-tuning, as for `finetune`; `Recipe()` by default. Augmentation is not simulated.
+      shots: training images per class of the fine-tuning; by default as many as the probe sample has. If fewer, simulated trainings use random
+        subsets of that size and are evaluated on all other images.
       learning_rates: to try.
-      per_class: images of each class that are looked at, those of `probe_sample` with the same seed; copies of one image count once.
-      seed: of the probe sample, the directions, the division into folds and the batches.
+      per_class: images per class of the probe sample, the same as `probe_sample` with this seed; copies of one image count once.
+      seed: of the probe sample, the directions, the folds and the batches.
       folds, repeats: of cross-validation; see `cross_validate`.
-      directions: behind the kernel; see `training_kernel`.
-      explain: also say which layers the kernel comes from, and how linear the network is as far as training goes.
+      directions: number of random directions for the kernel; see `training_kernel`.
+      explain: also compute the share of each layer in the kernel, and the deviation from linearity at the expected end of training.
       progress: called with (done, all, what). None shows a bar on a terminal or in a notebook, False nothing.
 
     Returns:
-      A `Forecast`. Print it, or `plot()` it.
+      A `Forecast`, with a short report as its repr and a figure, `plot()`.
 
     Raises:
       ConfigError: an option is not allowed.
-      TaskError: `per_class` or `seed` out of range, or a task that was named cannot be loaded.
+      TaskError: `per_class` or `seed` is out of range, or a task given by its URI cannot be loaded.
       UndefinedScoreError: no class has two images.
-      ModelError: the expert has no pre-logits, preprocess or training mode, its numbers are not finite, or every learning rate diverges.
+      ModelError: the expert has no pre-logits, preprocess or training mode, its outputs are not finite, or every learning rate diverges.
 
-    Cost: `directions` forward-mode passes of the probe sample, each two to three forward passes; the simulation takes `epochs` times n / batch
-    steps of n c batch products for each of folds x repeats x rates; `explain` as many passes of some images as there are layers, and a gradient.
+    Cost: `directions` forward-mode passes over the probe sample, each as expensive as two to three forward passes. The simulation takes `epochs` x
+    n / batch steps of n c batch multiplications for each of folds x repeats x rates. `explain` adds one pass of some images per part of the
+    network, and a gradient.
 
-    Reference: Deshpande et al. 2021, Prop. 1; what is approximated is said in the README of this folder.
+    Reference: Deshpande et al. 2021, Prop. 1.
     """
     expert, task = as_expert(expert), as_task(task)
     recipe = Recipe() if recipe is None else recipe
     if not isinstance(recipe, Recipe):
-        raise ConfigError(f"recipe={recipe!r} must be a Recipe. Type: Recipe(epochs=30)")
+        raise ConfigError(f"recipe={recipe!r} must be a Recipe. Try: Recipe(epochs=30)")
     rates = checked_rates(learning_rates)
     if shots is not None:
         check_count("shots", shots, 1)
     if expert.preprocess is None:
         raise ModelError(
-            f"Expert {expert.name!r} has no preprocess, so that images cannot enter it. Type: Expert(..., preprocess=Preprocess(size=224))"
+            f"Expert {expert.name!r} has no preprocess, which converts images to network inputs. Try: Expert(..., preprocess=Preprocess(size=224))"
         )
     check_count("folds", folds, 2)
     check_count("repeats", repeats, 1)
@@ -89,7 +90,7 @@ def forecast(
     counts = np.bincount(task.labels, minlength=task.num_classes)
     images = len(sample) if shots is None else int(np.minimum(counts, shots).sum())
     fewer = shots is not None and shots < np.bincount(sample.labels).max()
-    outlooks = cross_validate(
+    forecasts = cross_validate(
         kernel.with_head(recipe.head),
         sample.labels,
         recipe,
@@ -100,17 +101,17 @@ def forecast(
         repeats=repeats,
         seed=seed,
     )
-    chosen = best(outlooks)
+    chosen = best(forecasts)
     if chosen is None:
         raise ModelError(
-            f"With every learning rate ({', '.join(f'{rate:g}' for rate in rates)}) the simulated training of expert {expert.name!r} diverges, as real "
-            f"training would. Type: learning_rates={min(rates) / 10:g}"
+            f"The simulated training of expert {expert.name!r} diverges at every learning rate ({', '.join(f'{rate:g}' for rate in rates)}), as real "
+            f"training would. Try: learning_rates={min(rates) / 10:g}"
         )
     shares, nonlinearity = None, None
     if explain:
         shares = shares_of_layers(TrainingNetwork(expert, x, recipe.batch_norm), x, kernel, recipe.head, seed=seed)
-        nonlinearity = linearity(expert, x, sample.labels, recipe, chosen.distance, seed=seed)
-    start = float(jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(expert.params))))
+        nonlinearity = nonlinearity_at(expert, x, sample.labels, recipe, chosen.distance, seed=seed)
+    initial_norm = float(jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(expert.params))))
     return Forecast(
         expert=expert.name,
         task=task.name,
@@ -118,13 +119,13 @@ def forecast(
         classes=len(sample.class_names),
         training_images=images,
         recipe=recipe,
-        by_rate={outlook.learning_rate: outlook for outlook in outlooks},
+        by_rate={one.learning_rate: one for one in forecasts},
         best=chosen,
         per_class=int(per_class),
         shots=None if shots is None else int(shots),
         seed=int(seed),
         directions=kernel.directions,
-        weights=start,
+        initial_norm=initial_norm,
         shares=shares,
         nonlinearity=nonlinearity,
         warnings=tuple(remarks),

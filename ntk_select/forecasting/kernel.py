@@ -1,9 +1,9 @@
-"""The kernel of a network as its training sees it, estimated from random directions in the space of its parameters.
+"""The kernel of a network in training mode, estimated from random directions in parameter space.
 
-With batch norm in training mode the outputs for one image depend on the weights through the statistics of the batch as well. No image has a
-gradient of its own then, but the derivative of all pre-logits of a batch along a direction of the parameters is one forward-mode pass. The
-kernel's trace over the d pre-logits is the mean, over random signs w, of J(x) w . J(x') w; each direction averages over d pre-logits, so that
-few are enough.
+With batch norm in training mode, the outputs for one image depend on the whole batch through its statistics, so that single images have no
+gradient of their own. The derivative of all pre-logits of a batch along one direction of the parameters is still a forward-mode pass. The trace
+of the kernel over the d pre-logits is the mean over random signs w of J(x) w . J(x') w. Each direction averages over d pre-logits, so that
+few directions suffice.
 """
 
 import math
@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ntk_select._runtime.checks import check_count
-from ntk_select._runtime.out_of_memory import MemoryShrunkWarning, in_words, is_out_of_memory
+from ntk_select._runtime.memory import MemoryShrunkWarning, is_out_of_memory, reason_of
 from ntk_select.errors import ConfigError, ModelError, not_finite
 from ntk_select.experts.expert import Expert
 from ntk_select.experts.network_inputs import NetworkInputs
@@ -27,24 +27,24 @@ from ntk_select.kernels.engine.arguments import leaf_names, select
 from ntk_select.kernels.engine.program import Program, outputs_of, trace
 from ntk_select.training.finetuning.finetune import cores
 from ntk_select.training.finetuning.recipe import BATCH_NORMS
-from ntk_select.training.finetuning.run import train_fn_of
+from ntk_select.training.finetuning.trainer import train_fn_of
 
-LEAST_DIRECTIONS, MOST_DIRECTIONS = 2, 16
+MIN_DIRECTIONS, MAX_DIRECTIONS = 2, 16
 DERIVATIVES = 4096
-"""Pre-logits times directions that are enough: wide networks average over many pre-logits."""
+"""Number of pre-logits times directions for a sufficient average; wide networks need fewer directions."""
 PIXELS = 256 * 224**2
-"""Of the images that pass together; 256 of 224 pixels."""
+"""Pixels per pass: 256 images of 224 x 224."""
 SMALL = 64**2
-"""Pixels of an image up to which a pass leaves cores of a CPU idle, so that several directions pass at the same time."""
+"""Pixels per image up to which one pass does not use all cores of a CPU, so that several directions are computed at the same time."""
 
 
 class TrainingKernel(NamedTuple):
-    """What the linearised training of a network with a fresh head needs to know of it.
+    """Pre-logits of a network and their kernel, from which its training with a new head is simulated.
 
     Attributes:
-      features: pre-logits, as training sees them.
-      backbone: trace over the d pre-logits of their kernel in the parameters of the backbone.
-      directions: behind `backbone`.
+      features: pre-logits in the batch-norm mode of training.
+      backbone: trace over the d pre-logits of their kernel with respect to the parameters of the backbone.
+      directions: number of random directions from which `backbone` is estimated.
     """
 
     features: Float[np.ndarray, "n d"]
@@ -52,10 +52,10 @@ class TrainingKernel(NamedTuple):
     directions: int
 
     def with_head(self, head: str = "random") -> Float[np.ndarray, "n n"]:
-        """The kernel of each output, in expectation over a fresh head: of the backbone under the head, plus the head's own.
+        """The kernel of each output in expectation over a new head: the backbone's contribution plus the head's own.
 
         Args:
-          head: of `with_new_head`: "random" has weights of variance 1 / 3d, under "zero" the backbone does not move at the start.
+          head: as for `with_new_head`. "random": weights of variance 1 / 3d; "zero": the backbone has no gradient at the start.
         """
         own = self.features @ self.features.T + 1
         return own + self.backbone / (3 * self.features.shape[1]) if head == "random" else own
@@ -70,24 +70,24 @@ def training_kernel(
     seed: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> TrainingKernel:
-    """The kernel of an expert's pre-logits in all parameters below its head.
+    """The kernel of an expert's pre-logits with respect to all parameters below its head.
 
     Args:
-      expert: with `features_fn`; of one with batch norm also `train_fn`, unless batch_norm="frozen".
-      x: n network inputs, those that are trained on and those that are held out.
-      batch_norm: "train": with the statistics of the batch, which depend on the weights; "frozen": with the expert's own.
-      directions: random directions; as `directions_for` says if None.
+      expert: with `features_fn`; with batch norm also `train_fn`, unless batch_norm="frozen".
+      x: n network inputs, for training and held out.
+      batch_norm: "train": with the statistics of the batch, which depend on the weights; "frozen": with the expert's running statistics.
+      directions: number of random directions; `directions_for(d)` if None.
       seed: of the directions.
       progress: called with (directions done, all, what).
 
     Returns:
-      A `TrainingKernel`; `backbone` is an unbiased estimate of rank d times `directions` at most.
+      A `TrainingKernel`; `backbone` is an unbiased estimate, of rank at most d times `directions`.
 
     Raises:
-      ConfigError: an option that is not allowed, or memory for not one image.
-      ModelError: no pre-logits, no `train_fn` though there is a state, a network without forward-mode derivatives, or NaN.
+      ConfigError: an option is not allowed, or memory does not suffice for a single image.
+      ModelError: the expert has no pre-logits, a state but no `train_fn`, no forward-mode derivatives, or NaN outputs.
 
-    Cost: `directions` forward-mode passes, each two to three forward passes; nothing of the size of n gradients is held.
+    Cost: `directions` forward-mode passes, each as expensive as two to three forward passes. No per-image gradients are stored.
     """
     if batch_norm not in BATCH_NORMS:
         raise ConfigError(f"batch_norm={batch_norm!r} is unknown. Allowed: {', '.join(BATCH_NORMS)}.")
@@ -105,24 +105,24 @@ def training_kernel(
             if not is_out_of_memory(error):
                 raise
             if portions >= len(x):
-                raise ConfigError(f"Memory ran out with a single image in the network ({in_words(error)}). End other programs.") from error
+                raise ConfigError(f"Memory ran out with a single image in the network ({reason_of(error)}). Try: end other programs") from error
             portions = min(2 * portions, len(x))
             warnings.warn(
-                f"Memory ran out ({in_words(error)}). The kernel of {expert.name!r} is begun again in {portions} portions.",
+                f"Memory ran out ({reason_of(error)}). The kernel of {expert.name!r} is computed again in {portions} portions.",
                 MemoryShrunkWarning,
                 stacklevel=2,
             )
 
 
 def directions_for(width: int) -> int:
-    """As many random directions as are taken where none are asked for, for so many pre-logits."""
-    return min(max(LEAST_DIRECTIONS, DERIVATIVES // width), MOST_DIRECTIONS)
+    """Default number of random directions for `width` pre-logits."""
+    return min(max(MIN_DIRECTIONS, DERIVATIVES // width), MAX_DIRECTIONS)
 
 
 class TrainingNetwork:
-    """An expert's pre-logits as training sees them, as a function of the backbone's parameters.
+    """An expert's pre-logits in training mode as a function of the backbone's parameters.
 
-    Experts of one architecture share what is compiled, whatever head they had.
+    Experts of one architecture share compiled programs, whatever their heads.
 
     Args:
       expert, x, batch_norm: as for `training_kernel`.
@@ -130,7 +130,7 @@ class TrainingNetwork:
     Attributes:
       width: d, the number of pre-logits.
       names: "/"-joined paths of the parameters, in the order of `leaves`.
-      chosen: places of those that are trained.
+      chosen: indices of the trained ones.
     """
 
     def __init__(self, expert: Expert, x, batch_norm: str):
@@ -148,31 +148,31 @@ class TrainingNetwork:
         self.width = jax.eval_shape(features, self._backbone, jax.ShapeDtypeStruct(x.shape, x.dtype)).shape[1]
         self._programs: dict[tuple, tuple[Program, tuple]] = {}
 
-    def along(self, images, key: jax.Array, among: Sequence[bool] | None = None) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
-        """Pre-logits, and their derivative along random signs of the parameters.
+    def along(self, images, key: jax.Array, mask: Sequence[bool] | None = None) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
+        """Pre-logits of a batch, and their derivative along random signs of the parameters.
 
         Args:
-          images: of one batch.
-          key: of the signs.
-          among: for each chosen leaf whether it is moved; all if None.
+          images: one batch.
+          key: random key of the signs.
+          mask: for each chosen leaf whether it is moved; all if None.
         """
         if images.shape not in self._programs:
             self._programs[images.shape] = trace(self._features, self._backbone, images)
         program, values = self._programs[images.shape]
-        moved = np.ones(len(self.chosen)) if among is None else np.asarray(among, np.float64)
+        moved = np.ones(len(self.chosen)) if mask is None else np.asarray(mask, np.float64)
         try:
             return program.jit(_derivative, self.chosen)(values, self.leaves, images, key, moved)
         except TypeError as error:
             if "forward-mode" not in str(error):
                 raise
             raise ModelError(
-                f"Expert {self.name!r} uses a function with a reverse rule only (jax.custom_vjp), so that it cannot be differentiated along a "
-                "direction. Give that function a jax.custom_jvp rule."
+                f"Expert {self.name!r} uses a function that has a reverse-mode rule only (jax.custom_vjp), so that it has no forward-mode derivative. "
+                "Try: give that function a jax.custom_jvp rule"
             ) from error
 
 
 def of_chosen(program: Program, chosen: tuple[int, ...], values, leaves, images) -> tuple[Callable[[list], Array], list[Array]]:
-    """The program's output as a function of the chosen leaves alone, and where these are now."""
+    """The program's output as a function of the chosen leaves alone, and their values."""
 
     def output(moved):
         given = list(leaves)
@@ -186,8 +186,8 @@ def of_chosen(program: Program, chosen: tuple[int, ...], values, leaves, images)
 def _derivative(program: Program, chosen: tuple[int, ...], values, leaves, images, key, moved):
     features, picked = of_chosen(program, chosen, values, leaves, images)
     signs = [
-        jax.random.rademacher(jax.random.fold_in(key, index), leaf.shape, leaf.dtype) * moved[place].astype(leaf.dtype)
-        for place, (index, leaf) in enumerate(zip(chosen, picked, strict=True))
+        jax.random.rademacher(jax.random.fold_in(key, index), leaf.shape, leaf.dtype) * moved[position].astype(leaf.dtype)
+        for position, (index, leaf) in enumerate(zip(chosen, picked, strict=True))
     ]
     with jax.default_matmul_precision("highest"):
         return jax.jvp(features, (picked,), (signs,))
@@ -218,9 +218,9 @@ def _estimated(network: TrainingNetwork, x, portions: int, directions: int, seed
 
 
 def _in_threads(network: TrainingNetwork, x, parts: list, directions: int, seed: int) -> Iterator[list]:
-    """What `along` gives for each direction, in their order."""
+    """Results of `along` for each direction, in order."""
 
-    device = jax.config.jax_default_device  # of this thread; others do not know it
+    device = jax.config.jax_default_device  # a thread-local setting
 
     def one(direction: int) -> list:
         with jax.default_device(device):

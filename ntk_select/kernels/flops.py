@@ -20,18 +20,18 @@ def forward_flops(fn: Callable, *arguments) -> float:
       arguments: arrays, trees of arrays, or their shapes (`jax.ShapeDtypeStruct`); nothing is computed.
     """
     (program, _), total = trace(fn, *arguments), 0.0
-    wanted = set(program.outputs)
-    for step in reversed(program.steps):
-        if wanted.isdisjoint(step.outputs):
+    wanted = set(program.outvars)
+    for eqn in reversed(program.eqns):
+        if wanted.isdisjoint(eqn.outvars):
             continue
-        wanted.update(step.inputs)
-        if step.name == "dot_general":
-            (contracted, _), _ = step.settings["dimension_numbers"]
-            inner = math.prod(program.shapes[step.inputs[0]].shape[axis] for axis in contracted)
-        elif step.name == "conv_general_dilated":
-            kernel, layout = program.shapes[step.inputs[1]].shape, step.settings["dimension_numbers"].rhs_spec
+        wanted.update(eqn.invars)
+        if eqn.name == "dot_general":
+            (contracted, _), _ = eqn.params["dimension_numbers"]
+            inner = math.prod(program.avals[eqn.invars[0]].shape[axis] for axis in contracted)
+        elif eqn.name == "conv_general_dilated":
+            kernel, layout = program.avals[eqn.invars[1]].shape, eqn.params["dimension_numbers"].rhs_spec
             inner = math.prod(kernel[axis] for axis in layout[1:])
         else:
             continue
-        total += 2.0 * inner * math.prod(program.shapes[step.outputs[0]].shape)
+        total += 2.0 * inner * math.prod(program.avals[eqn.outvars[0]].shape)
     return total

@@ -130,9 +130,9 @@ def asked(expert_or_fn, x, *, params, layers: str, outputs, batch_size: int) -> 
             return PooledQuestion(expert, forward(expert, x, last_conv=True, batch_size=batch_size), outputs)
         return Question(*expert_question(expert, layers, outputs))
     if params is None:
-        raise ConfigError("A function needs its parameters. Type: gradient_kernel(fn, x, params=params, layers='all')")
+        raise ConfigError("A function needs its parameters. Try: gradient_kernel(fn, x, params=params, layers='all')")
     if layers == "last_conv":
-        raise ConfigError("A function does not say which its last convolution is. Type: layers='all', or a regular expression over parameter paths.")
+        raise ConfigError("A function does not say which its last convolution is. Try: layers='all', or a regular expression over parameter paths.")
     if isinstance(outputs, str) and outputs == "features":
         raise ConfigError("A function has no features of its own. Give the function of the features, with outputs='trace'.")
     return Question(expert_or_fn, params, outputs, None if layers == "all" else layers)
@@ -182,7 +182,7 @@ def expert_question(expert: Expert, layers: str, outputs) -> tuple[Callable, Any
     fn = expert.apply_fn
     if isinstance(outputs, str) and outputs == "features":
         if expert.features_fn is None:
-            raise ModelError(f"Expert {expert.name!r} has no features_fn, which outputs='features' needs. Type: outputs='trace'")
+            raise ModelError(f"Expert {expert.name!r} has no features_fn, which outputs='features' needs. Try: outputs='trace'")
         fn, outputs = expert.features_fn, "trace"
     chosen = of_params(layers, expert.last_conv.path if layers == "last_conv" else None)
     if not any(map(chosen, leaf_names(expert.variables))):

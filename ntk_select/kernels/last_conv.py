@@ -52,7 +52,7 @@ def _channel_scale(expert: Expert, passes: ProbePass, outputs) -> np.ndarray:
     if isinstance(outputs, str) and outputs == "features":
         return np.full(stop - start, passes.features.shape[1] ** -0.5)
     if expert.head is None:
-        raise ModelError(f"Expert {expert.name!r} has no head, so that its outputs have no gradient here. Type: outputs='features'")
+        raise ModelError(f"Expert {expert.name!r} has no head, so that its outputs have no gradient here. Try: outputs='features'")
     weights = np.asarray(expert.head_kernel)[start:stop]
     if isinstance(outputs, str):
         return weights.sum(axis=1) if outputs == "sum" else np.linalg.norm(weights, axis=1) * weights.shape[1] ** -0.5

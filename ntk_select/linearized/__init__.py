@@ -1,23 +1,24 @@
-"""The linearised theory of fine-tuning as tools: predicted curves, the network that they are exact for, and real training."""
+"""The linearised theory of fine-tuning: predicted curves, the linearised network, and real training to compare with."""
 
-from ntk_select.linearized.compare import Beside, Comparison, beside, compare_training
+import warnings
+
+from ntk_select.linearized.compare import Comparison, compare_training
 from ntk_select.linearized.layers import LayerFactors, layer_factors
 from ntk_select.linearized.loss_curve import loss_curve, max_stable_lr, time_to_loss
+from ntk_select.linearized.losses import targets
 from ntk_select.linearized.network import Linearized, NetworkKernel, linearize, network_kernel
-from ntk_select.linearized.predict import Prediction, predict, targets
+from ntk_select.linearized.predict import Prediction, predict
 from ntk_select.linearized.ridge import kernel_ridge
 from ntk_select.linearized.theory import generalization_score, initial_speed, label_spectrum, speed_bound
 from ntk_select.linearized.train import Trajectory, draw_batches, train
 
 __all__ = [
-    "Beside",
     "Comparison",
     "LayerFactors",
     "Linearized",
     "NetworkKernel",
     "Prediction",
     "Trajectory",
-    "beside",
     "compare_training",
     "draw_batches",
     "generalization_score",
@@ -35,3 +36,11 @@ __all__ = [
     "time_to_loss",
     "train",
 ]
+_RENAMED = {"beside": "compare_training", "Beside": "Comparison"}
+
+
+def __getattr__(name: str):
+    if name not in _RENAMED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"{__name__}.{name} is deprecated. Try: {__name__}.{_RENAMED[name]}", DeprecationWarning, stacklevel=2)
+    return globals()[_RENAMED[name]]

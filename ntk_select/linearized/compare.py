@@ -1,4 +1,4 @@
-"""Three curves of one training: the formula, the linearised network trained, the real network trained; and their differences."""
+"""Comparison of the kernel prediction, training of the linearised network, and real training: curves, errors, table and figure."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ from ntk_select.linearized.regime import Regime, regime
 from ntk_select.linearized.train import Trajectory, train
 
 TABLE_ROWS = 9
-# Colours of Okabe & Ito 2008, which colour-blind readers tell apart; line styles tell them apart in print.
+# Colours of Okabe & Ito 2008, distinguishable with colour blindness; line styles differ for print.
 STYLES = {
     "real training": {"color": "black", "linewidth": 1.8},
     "formula": {"color": "#D55E00", "linewidth": 1.6, "linestyle": "--"},
@@ -28,16 +28,16 @@ STYLES = {
 
 
 class Discrepancy(NamedTuple):
-    """How far one curve is from real training, at each of t times.
+    """Error of a curve relative to real training, at t times.
 
     Attributes:
       loss: |L - L_real| / L_real on the training examples.
-      test_loss: the same on the test examples.
-      test_outputs: |f - f_real| / |f_real - f_0| on the test examples: 1 is as wrong as no training at all.
-      agreement: share of test examples with the same answer, by the largest output or by the sign of a single one.
-      distance: |w - w_0| over that of real training.
+      test_loss: the same on test examples.
+      test_outputs: |f - f_real| / |f_real - f_0| on test examples; 1 is as wrong as no training at all.
+      agreement: fraction of test examples with the same predicted class (largest output, or sign of a single output).
+      distance: |w - w_0| relative to that of real training.
 
-    All are infinite, and answers unequal, where real training overflowed.
+    Where real training overflowed, errors are infinite and predicted classes count as different.
     """
 
     loss: Float[np.ndarray, " t"]
@@ -48,15 +48,15 @@ class Discrepancy(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """The three curves at the same numbers of steps. Printed, a table of the training losses and the steps up to which the formula can be
-    trusted; `report(path)` draws all of it.
+    """Three curves at the same numbers of steps. The repr is a table of training losses and the steps up to which the formula can be
+    trusted; `report(path)` draws a figure.
 
     Attributes:
-      formula: from the kernel alone.
-      linear: fn_lin, trained; None if it was not asked for.
-      real: the network itself, trained from the same start with the same batches.
-      kernel: that the formula used.
-      targets, test_targets: what was to be learnt.
+      formula: predicted from the kernel.
+      linear: training of fn_lin; None if not requested.
+      real: training of the network itself, from the same start with the same batches.
+      kernel: used by the formula.
+      targets, test_targets: as given.
     """
 
     formula: Prediction
@@ -78,15 +78,15 @@ class Comparison(NamedTuple):
         return "\n".join([head, *lines, *self.regime().sentences()])
 
     def report(self, path: str | Path, *, title: str = "", loss: str = "") -> Path:
-        """Writes the figure of the curves: .png, .svg or .pdf.
+        """Writes a figure of the curves: .png, .svg or .pdf.
 
         Args:
           path: of the file.
-          title: above the figure.
-          loss: name of the loss, for the axis.
+          title: of the figure.
+          loss: name of the loss, for the axis label.
 
         Raises:
-          ConfigError: another ending, or a place that cannot be written.
+          ConfigError: another extension, or a path that cannot be written.
           MissingDependencyError: matplotlib is not installed.
         """
         from ntk_select._runtime.files import write_output
@@ -95,10 +95,10 @@ class Comparison(NamedTuple):
         return write_output(path, plot_curves(self, title=title, loss=loss, file_format=format_of(path)))
 
     def discrepancy(self, curve: str = "formula") -> Discrepancy:
-        """Of the "formula", or of the "linear" training, from real training. Where neither has moved, it is zero."""
+        """Error of the "formula" or the "linear" training relative to real training; zero where neither has changed."""
         found = {"formula": self.formula, "linear": self.linear}.get(curve)
         if found is None:
-            raise ConfigError(f"There is no curve {curve!r} here. Allowed: 'formula', and 'linear' where beside(..., linear=True) was asked for.")
+            raise ConfigError(f"There is no curve {curve!r}. Allowed: 'formula', and 'linear' after compare_training(..., linear=True).")
         real, loss = self.real, _relative(found.train_losses, self.real.train_losses)
         test_loss = None if real.test_losses is None else _relative(found.test_losses, real.test_losses)
         distance = _ratio(found.distances, real.distances)
@@ -110,15 +110,15 @@ class Comparison(NamedTuple):
         return Discrepancy(loss, test_loss, outputs, _agreement(found.test_outputs, real.test_outputs), distance)
 
     def regime(self) -> Regime:
-        """The steps of this training up to which the formula can be trusted, for the loss and for single answers."""
+        """The steps of this training up to which the formula can be trusted, for the loss and for individual predictions."""
         apart = self.discrepancy()
         return regime(self.real.times, apart.loss, apart.test_outputs, apart.agreement)
 
     def accuracy(self, curve: str = "real") -> Float[np.ndarray, " t"] | None:
-        """Share of test examples that "formula", "linear" or "real" training answers rightly; None without test targets."""
+        """Test accuracy of the "formula", "linear" or "real" training, 0 to 1; None without test targets."""
         found = {"formula": self.formula, "linear": self.linear, "real": self.real}.get(curve)
         if found is None:
-            raise ConfigError(f"There is no curve {curve!r} here. Allowed: 'formula', 'real', and 'linear' where it was asked for.")
+            raise ConfigError(f"There is no curve {curve!r}. Allowed: 'formula', 'real', and 'linear' after compare_training(..., linear=True).")
         return None if self.test_targets is None else _agreement(found.test_outputs, self.test_targets[None])
 
 
@@ -145,33 +145,33 @@ def compare_training(
     batch_size: int | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Comparison:
-    """Predicts a training from the kernel, and does it.
+    """Predicts a training from the kernel, carries it out, and compares both.
 
     Args:
       expert_or_fn, params, layers: as for `linearize`.
       x, targets, x_test, test_targets: as for `train`.
-      lr, optimizer, momentum, weight_decay, loss, batches: as for `predict`; the optimiser must take steps.
-      steps, times: as for `train`; the start is always recorded as well.
-      kernel: of the same network and examples, if it is there already (`network_kernel`).
-      linear: also train the linearised network. The formula says where it goes; this checks it.
-      batch_size: examples in one pass.
+      lr, optimizer, momentum, weight_decay, loss, batches: as for `predict`, with a discrete optimiser.
+      steps, times: as for `train`; step 0 is always recorded.
+      kernel: of the same network and examples, from `network_kernel`; computed if None.
+      linear: also train the linearised network, which checks the formula.
+      batch_size: examples per pass.
       progress: called with (done, all, what).
 
     Returns:
-      A `Comparison`: `formula`, `linear` and `real`, each with times, train_losses, train_outputs, distances and, where there are
-      test examples, test_outputs and test_losses; the `kernel`; and the methods `discrepancy()`, `accuracy()` and `report("curves.png")`.
+      A `Comparison`: `formula`, `linear` and `real`, each with times, train_losses, train_outputs, distances and, with test
+      examples, test_outputs and test_losses; the `kernel`; and the methods `discrepancy()`, `accuracy()` and `report("curves.png")`.
 
     Raises:
       ConfigError: as `predict` and `train`, or optimizer="flow".
 
-    Cost: the kernel, and two trainings, of which the linearised one costs about twice the real one.
+    Cost: the kernel and two trainings; the linearised one costs about twice the real one.
     """
     method = Optimizer(optimizer, lr, momentum, weight_decay)
     if not method.discrete:
-        raise ConfigError("Real training takes steps. Type: optimizer='gd', with a small lr for the flow")
+        raise ConfigError("Real training takes discrete steps. Try: optimizer='gd', with a small lr to approximate the flow")
     when = np.union1d(0.0, read_times(method, times, steps))
     if kernel is not None and x_test is not None and kernel.cross_kernel is None:
-        raise ConfigError("kernel= has no cross_kernel for x_test. Type: kernel=network_kernel(expert, x, x_test), or leave kernel out")
+        raise ConfigError("kernel= has no cross_kernel for x_test. Try: kernel=network_kernel(expert, x, x_test), or leave kernel out")
     x, x_test = read_two_sides(x, x_test)
 
     def named(what: str):
@@ -192,24 +192,21 @@ def compare_training(
     return Comparison(formula, linearised, real, kernel, np.asarray(targets), None if test_targets is None else np.asarray(test_targets))
 
 
-beside, Beside = compare_training, Comparison
-
-
-def answers(outputs: Float[np.ndarray, "t n ..."]) -> Int[np.ndarray, "t n"]:
-    """The class of each example: the largest output, or the sign of a single one; -1 where the outputs are not finite."""
+def predicted_classes(outputs: Float[np.ndarray, "t n ..."]) -> Int[np.ndarray, "t n"]:
+    """Predicted class of each example: the largest output, or the sign of a single output; -1 if outputs are not finite."""
     rows = outputs[..., None] if outputs.ndim == 2 else outputs
     found = (rows[..., 0] > 0).astype(int) if rows.shape[2] == 1 else rows.argmax(axis=2)
     return np.where(np.isfinite(rows).all(axis=2), found, -1)
 
 
 def table_rows(count: int) -> Int[np.ndarray, " rows"]:
-    """Indices of the times that a printed table shows, the first and the last among them."""
+    """Indices of the times shown in a printed table, including the first and the last."""
     return np.unique(np.linspace(0, count - 1, TABLE_ROWS).round().astype(int))
 
 
 def _agreement(given: np.ndarray, real: np.ndarray) -> np.ndarray:
-    """Share of equal answers; -1 equals nothing."""
-    given, real = answers(given), answers(real)
+    """Fraction of equal classes; -1 equals nothing."""
+    given, real = predicted_classes(given), predicted_classes(real)
     return ((given == real) & (real >= 0)).mean(axis=1)
 
 
@@ -225,7 +222,7 @@ def _relative(given: np.ndarray, real: np.ndarray) -> np.ndarray:
 
 
 def _ratio(above: np.ndarray, below: np.ndarray, both_zero: float = 1.0) -> np.ndarray:
-    """above / below; infinity where both overflowed."""
+    """above / below; infinity if both overflowed."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         ratio = np.where((above == 0) & (below == 0), both_zero, above / below)
     return np.where(np.isnan(ratio), np.inf, ratio)
@@ -236,7 +233,7 @@ def _norms(arrays: np.ndarray) -> np.ndarray:
 
 
 def plot_curves(found: Comparison, *, title: str = "", loss: str = "", file_format: str = "png") -> bytes:
-    """The content of the file that `Comparison.report` writes. Raises MissingDependencyError where matplotlib is not installed."""
+    """Content of the file written by `Comparison.report`. Raises MissingDependencyError if matplotlib is not installed."""
     figure = new_figure(11, 7.4, "The figure of the curves")
     axes = figure.subplots(2, 2)
     curves = {"real training": found.real, "formula": found.formula, "linearised training": found.linear}
@@ -264,13 +261,13 @@ def plot_curves(found: Comparison, *, title: str = "", loss: str = "", file_form
         panel(axes[0, 1], "test loss", of_curves("test_losses"), log=True)
     apart = found.discrepancy()
     errors = {"training loss": apart.loss, "test loss": apart.test_loss, "test outputs": apart.test_outputs}
-    errors["different answers"] = None if apart.agreement is None else 1 - apart.agreement
+    errors["different predictions"] = None if apart.agreement is None else 1 - apart.agreement
     percent = [None if values is None else 100 * values for values in errors.values()]
     colours = ({"color": colour} for colour in ("#D55E00", "#CC79A7", "#009E73", "0.4"))
     panel(axes[1, 0], "error of the formula, relative to real training (%)", dict(zip(errors, zip(percent, colours, strict=True), strict=True)))
     axes[1, 0].set_ylim(bottom=0)
     axes[1, 0].legend(frameon=False, fontsize=9)
-    panel(axes[1, 1], "distance of the weights from the start", of_curves("distances"))
+    panel(axes[1, 1], "distance of the weights from initialisation", of_curves("distances"))
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle(literal(title), fontsize=12)

@@ -1,8 +1,8 @@
-"""The share of the kernel that the feature kernel explains, layer by layer: the approximation of the paper's appendix A.
+"""The share of each layer's kernel explained by simpler kernels: the approximation of the paper's appendix A.
 
-The gradient of a layer is a sum over positions of products: what entered, times the cotangent of what left. If both factors
-varied independently over positions and pairs of examples, the layer's kernel would be the product of two kernels: of inputs
-and of cotangents, each summed over positions. The paper goes on to put the features' kernel in its place.
+The gradient of a layer is a sum over positions of outer products of its input and the cotangent of its output. If both factors
+varied independently over positions and pairs of examples, the kernel of the layer would be the product of two kernels, of inputs and
+of cotangents, each summed over positions. The paper then replaces it by the feature kernel.
 """
 
 from collections.abc import Callable
@@ -17,28 +17,29 @@ from ntk_select.errors import ConfigError
 from ntk_select.experts.expert import Expert
 from ntk_select.experts.probe import forward, in_batches
 from ntk_select.kernels.alignment import CONSTANT, feature_kernel
+from ntk_select.kernels.engine.analyse import analyse
 from ntk_select.kernels.engine.arguments import check_batch_size, count_examples, read_examples
 from ntk_select.kernels.engine.factors import Stored, factors
 from ntk_select.kernels.engine.ntk import ntk
-from ntk_select.kernels.engine.structure import Structure, analyse
+from ntk_select.kernels.engine.structure import Structure
 from ntk_select.linearized.network import as_network
 from ntk_select.linearized.problem import AnyArray, Examples, host_only
 
 
 class LayerFactors(NamedTuple):
-    """A layer's share of the kernel, and how much of it simpler kernels explain.
+    """A layer's share of the kernel, and the fractions of it explained by simpler kernels.
 
-    Each `explained_by` number is the squared correlation over all pairs of examples, 0 to 1: the share of the kernel's variance
-    that the best multiple of the simpler kernel plus a constant accounts for. A constant and a multiple do not change eq. 8.
+    Each `explained_by` number is the squared correlation over all pairs of examples, 0 to 1: the fraction of the kernel's
+    variance explained by an affine function of the simpler kernel, to which eq. 8 is invariant.
 
     Attributes:
       name: path of the parameter; "all" for their sum.
       share: of the trace.
-      explained_by_features: by the kernel of the pre-logits; None where they are not known.
-      explained_by_inputs: by that of what entered the layer, summed over positions.
-      explained_by_cotangents: by that of the cotangents of what left it.
-      explained_by_product: by the product of the last two, entry by entry: exact (1) for a layer that sees one position.
-        The last three are None for parameters that do not multiply (biases, scales) and for the sum.
+      explained_by_features: by the kernel of the pre-logits; None if unknown.
+      explained_by_inputs: by the kernel of the layer's inputs, summed over positions.
+      explained_by_cotangents: by the kernel of the cotangents of its outputs.
+      explained_by_product: by the product of the last two, entry by entry: exact (1) for a layer with a single
+        position. The last three are None for parameters other than weights (biases, scales) and for the sum.
     """
 
     name: str
@@ -64,27 +65,27 @@ def layer_factors(
     batch_size: int = 8,
     memory_gb: float | None = None,
 ) -> list[LayerFactors]:
-    """The kernel (class trace) taken apart: first the sum, then every parameter, in the order of the tree.
+    """Decomposes the kernel (class trace): first the sum, then every parameter, in tree order.
 
     Args:
       expert_or_fn, params, layers: as for `linearize`.
-      x: preprocessed network inputs, two at least.
-      features: pre-logits; taken from the expert if None.
-      batch_size: examples in one pass.
-      memory_gb: for the kernels.
+      x: preprocessed network inputs, at least two.
+      features: pre-logits; computed by the expert if None.
+      batch_size: examples per pass.
+      memory_gb: memory budget of the kernels.
 
     Raises:
-      ConfigError: shapes that do not fit, or `layers` that match nothing.
+      ConfigError: incompatible shapes, or `layers` that match nothing.
 
     Reference: Deshpande et al. 2021, appendix A; the last linear layer needs no approximation, its kernel is that of the features
-    (E10 in linearized/README.md).  Cost: `ntk(..., by_layer=True)` and one more backward pass an output.
+    (E10 in docs/theory.md).  Cost: `ntk(..., by_layer=True)` and one more backward pass per output.
     """
     network = as_network(expert_or_fn, params, layers)
     x = read_examples(x, "x")
     check_batch_size(batch_size)
     batch_size = batch_size or 8
     if count_examples(x) < 2:
-        raise ConfigError("x holds one example; a kernel's variance over pairs needs two.")
+        raise ConfigError("x holds one example; the variance of a kernel over pairs needs at least two.")
     if features is None and isinstance(expert_or_fn, Expert) and expert_or_fn.features_fn is not None:
         features = forward(expert_or_fn, x, batch_size=batch_size).features
     kernels = ntk(network.fn, network.params, x, layers=network.layers, by_layer=True, memory_gb=memory_gb, accumulate="float64")
@@ -106,7 +107,7 @@ def layer_factors(
 
 
 def explained(kernel: Float[AnyArray, "n n"], by: Float[AnyArray, "n n"]) -> float:
-    """Squared Pearson correlation of the entries; zero where one of the two is constant up to rounding."""
+    """Squared Pearson correlation of the entries; zero if one of the two is constant up to rounding."""
     a, b = np.asarray(kernel, np.float64).ravel(), np.asarray(by, np.float64).ravel()
     centred_a, centred_b = a - a.mean(), b - b.mean()
     if centred_a @ centred_a <= CONSTANT * (a @ a) or centred_b @ centred_b <= CONSTANT * (b @ b):
@@ -115,7 +116,7 @@ def explained(kernel: Float[AnyArray, "n n"], by: Float[AnyArray, "n n"]) -> flo
 
 
 def _factor_kernels(network, x, batch_size: int) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """For each weight used once: kernels of inputs and cotangents summed over positions, and the sum over groups of their products."""
+    """For each weight used once: kernels of inputs and cotangents, summed over positions, and the sum over groups of their products."""
     structure, values, leaves = analyse(network.fn, network.params, x, network.layers)
     used_once = [position for position, leaf in enumerate(structure.leaves) if leaf.structured and len(leaf.taps) == 1]
     if not used_once:

@@ -1,4 +1,4 @@
-"""The training loss of the linearised network in closed form: Prop. 1, for every optimiser of `optimizers`."""
+"""The training loss of the linearised network in closed form: Prop. 1 for flow, gradient descent and momentum."""
 
 import math
 from bisect import bisect_left
@@ -13,7 +13,7 @@ from ntk_select.errors import ConfigError
 from ntk_select.linearized.losses import squared_loss
 from ntk_select.linearized.optimizers import Optimizer, Scalar, read_times
 from ntk_select.linearized.problem import Kernel, Problem, Times, Values, checked_outputs, host_only, read_problem
-from ntk_select.linearized.spectrum import MOST_PRODUCTS, TOLERANCE, all_modes, eigenvalues_of_kernel, find_modes
+from ntk_select.linearized.spectrum import MAX_PRODUCTS, TOLERANCE, all_modes, eigenvalues_of_kernel, find_modes
 
 
 @host_only
@@ -29,36 +29,36 @@ def loss_curve(
     weight_decay: Scalar = 0.0,
     loss: str = "half_sum",
     tolerance: float = TOLERANCE,
-    most_products: int = MOST_PRODUCTS,
+    max_products: int = MAX_PRODUCTS,
 ) -> Float[np.ndarray, " t"]:
-    """Training losses of the linearised network under full-batch training, exactly.
+    """Exact training losses of the linearised network under full-batch training.
 
     Args:
-      kernel: Theta. (n, n): one for all outputs, as `ntk(..., outputs="trace")` gives it (the class-trace approximation, exact
-        for a single output); (n, n, c, c): `outputs="full"`, exact; or a function v -> Theta v on arrays like `residual`.
-        Eigenvalues of an array below four roundings of its type are taken for zero.
-      residual: y - f_0, targets minus outputs before training; targets are +1 and -1, one-hot, or any numbers.
-      lr: learning rate. Under flow only lr times t matters.
-      times, steps: at these times, or after 0, 1, ..., steps steps; flow takes steps for times as well.
+      kernel: Theta. (n, n): shared by all outputs, as from `ntk(..., outputs="trace")` (the class-trace approximation, exact
+        for a single output); (n, n, c, c): `outputs="full"`, exact; or a function v -> Theta v on arrays shaped like `residual`.
+        Eigenvalues of an array below 4 epsilon (of its dtype) times the largest are set to zero.
+      residual: y - f_0, targets minus outputs before training; targets are +1 and -1, one-hot, or arbitrary.
+      lr: learning rate. For the flow, only lr times t matters.
+      times, steps: at these times, or after 0, 1, ..., steps steps; for the flow, steps are times.
       optimizer: "flow", "gd", "momentum" or "nesterov", full batch: dw/dt = -lr grad; w <- w - lr grad; and as `optax.sgd`.
-      momentum: of the last two, from 0 to below 1.
-      weight_decay: strength of weight_decay/2 |w - w_0|^2, towards the start. The losses are without this term.
-      loss: "half_sum", "sum" or "mean" of squares; see `squared_loss`. It sets both the gradient and what is returned.
-      tolerance: of each loss, relative, when the kernel is a function.
-      most_products: with the kernel, when it is a function.
+      momentum: of "momentum" and "nesterov", from 0 to below 1.
+      weight_decay: strength of weight_decay/2 |w - w_0|^2, towards the initial weights. Losses are without this term.
+      loss: "half_sum", "sum" or "mean" of squares; see `squared_loss`. It determines both the gradient and the returned values.
+      tolerance: relative tolerance of each loss, for a kernel function.
+      max_products: maximal number of products with a kernel function.
 
     Returns:
-      Losses in float64. They grow without bound, to infinity at last, where lr is above `max_stable_lr`.
+      Losses in float64; they grow without bound, up to infinity, if lr is above `max_stable_lr`.
 
     Raises:
-      ConfigError: shapes that do not fit, a kernel that is not symmetric or not positive semi-definite, an option that is not
-        allowed, or a function that needs more than `most_products` products.
+      ConfigError: incompatible shapes, a kernel that is not symmetric or not positive semi-definite, an option that is not
+        allowed, or a kernel function that needs more than `max_products` products.
 
     Reference: Deshpande et al. 2021, Prop. 1 and eq. 1. As printed, with exponent -2 lr Theta t, it holds for "half_sum"; for
     the loss that the paper states, "sum", the exponent is -4 lr Theta t.
 
-    Cost: one eigendecomposition of an (n, n) or (n c, n c) matrix, O(m^3), then O(m) a time; for a function as many products
-    as it takes, usually some tens: more for longer times, whose curve depends on smaller eigenvalues.
+    Cost: one eigendecomposition of an (n, n) or (n c, n c) matrix, O(m^3), then O(m) per time; for a kernel function,
+    usually some tens of products, and more for longer times, which depend on smaller eigenvalues.
     """
     method = Optimizer(optimizer, lr, momentum, weight_decay)
     when = read_times(method, times, steps)
@@ -68,7 +68,7 @@ def loss_curve(
     def squares(modes):
         return modes.squares(method, slope, when)
 
-    return value * squares(find_modes(read_problem(kernel, residual), residual, squares, tolerance=tolerance, most_products=most_products))
+    return value * squares(find_modes(read_problem(kernel, residual), residual, squares, tolerance=tolerance, max_products=max_products))
 
 
 @host_only
@@ -85,16 +85,16 @@ def max_stable_lr(
     """The learning rate below which full-batch training of the linearised network converges: 2 / (slope lambda + weight_decay).
 
     Args:
-      kernel: (n, n), (n, n, c, c), a function v -> Theta v, or the largest eigenvalue alone.
-      size: n times c, the number of residuals, for loss="mean"; taken from a kernel (n, n, c, c) and from `shape`.
-      shape: of the outputs, (n,) or (n, c), where the kernel is a function.
-      optimizer, momentum, weight_decay, loss: as for `loss_curve`. Momentum multiplies the rate by 1 + momentum, Nesterov's by
-        (1 + momentum) / (1 + 2 momentum); flow has no largest rate.
+      kernel: (n, n), (n, n, c, c), a function v -> Theta v, or only the largest eigenvalue.
+      size: n times c, the number of residuals, for loss="mean"; inferred from a kernel (n, n, c, c) or from `shape`.
+      shape: of the outputs, (n,) or (n, c), for a kernel function.
+      optimizer, momentum, weight_decay, loss: as for `loss_curve`. Momentum multiplies the result by 1 + momentum, Nesterov momentum by
+        (1 + momentum) / (1 + 2 momentum); it is infinite for the flow.
 
     Raises:
       ConfigError: as `loss_curve`, or `size` is needed and missing.
 
-    Cost: the largest eigenvalue: O(m^3), or for a function some tens of products (SciPy's eigsh, to five digits).
+    Cost: the largest eigenvalue: O(m^3), or some tens of products with a kernel function (SciPy's eigsh, to five digits).
     """
     method = Optimizer(optimizer, 1.0, momentum, weight_decay)
     if size is not None:
@@ -102,10 +102,10 @@ def max_stable_lr(
     if is_number(kernel):
         largest = float(kernel)
         if not 0 <= largest < math.inf:
-            raise ConfigError(f"kernel={kernel!r}, its largest eigenvalue, must be a number from 0.")
+            raise ConfigError(f"kernel={kernel!r}, its largest eigenvalue, must be a number of at least 0.")
     elif callable(kernel):
         if not isinstance(shape, tuple) or len(shape) not in (1, 2) or min(shape) < 1:
-            raise ConfigError(f"A kernel function does not say how many outputs it moves; shape={shape!r}. Type: shape=(n, c)")
+            raise ConfigError(f"A kernel function requires the shape of the outputs; given: shape={shape!r}. Try: shape=(n, c)")
         size = math.prod(shape)
         largest = _largest_of_function(read_problem(kernel, np.zeros(shape)))
     else:
@@ -122,23 +122,23 @@ def max_stable_lr(
         problem = read_problem(kernel, outputs)
         largest = float(eigenvalues_of_kernel(np.linalg.eigvalsh(problem.matrix), problem.epsilon)[-1])
     if loss == "mean" and size is None:
-        raise ConfigError("loss='mean' divides by the number of residuals, n times c. Type: size=n * c")
+        raise ConfigError("loss='mean' divides by the number of residuals, n times c. Try: size=n * c")
     rate = squared_loss(loss, size or 1).slope * largest + weight_decay
     return math.inf if rate == 0 else method.largest_rate / rate
 
 
 def _largest_of_function(problem: Problem) -> float:
-    """Raises ConfigError where ARPACK does not find it."""
+    """The largest eigenvalue of a kernel function. Raises ConfigError if ARPACK does not converge."""
     size = problem.n * problem.c
     start = np.random.default_rng(0).normal(size=size)
     moved = problem.product(start)
-    if size == 1 or not moved.any():  # ARPACK takes neither
+    if size == 1 or not moved.any():  # ARPACK accepts neither
         return float(moved[0] / start[0])
     operator = LinearOperator((size, size), matvec=lambda v: problem.product(np.asarray(v).reshape(-1)), dtype=np.float64)
     try:
         return float(eigsh(operator, 1, which="LA", tol=1e-5, v0=start, return_eigenvectors=False)[0])
     except ArpackError as error:
-        raise ConfigError(f"The kernel function's largest eigenvalue was not found: {error} Give the kernel as an array.") from error
+        raise ConfigError(f"The kernel function's largest eigenvalue was not found: {error} Try: the kernel as an array") from error
 
 
 @host_only
@@ -152,32 +152,32 @@ def time_to_loss(
     momentum: Scalar = 0.0,
     weight_decay: Scalar = 0.0,
     loss: str = "half_sum",
-    most_steps: int = 1_000_000,
+    max_steps: int = 1_000_000,
 ) -> float:
     """The first time, or number of steps, at which the training loss is at most `target`.
 
     Args:
       target: in the convention of `loss`.
-      most_steps: where losses are computed step by step (momentum; descent with weight decay), no further than this.
+      max_steps: limit where losses are computed step by step (momentum; gradient descent with weight decay).
       kernel, residual, lr, optimizer, momentum, weight_decay, loss: as for `loss_curve`; the kernel as an array.
 
     Returns:
-      A float; a whole number for optimisers that take steps. Infinity where the loss never gets there, or not within `most_steps`.
+      A float; a whole number for discrete optimisers. Infinity if the loss is never reached, or not within `max_steps`.
 
     Raises:
-      ConfigError: as `loss_curve`; a target that is no number; or a kernel that is a function.
+      ConfigError: as `loss_curve`; a target that is not a number; or a kernel function.
 
-    Cost: one eigendecomposition; some tens of evaluations for flow and plain descent, else one a step.
+    Cost: one eigendecomposition; some tens of evaluations for flow and gradient descent, otherwise one per step.
     """
     method = Optimizer(optimizer, lr, momentum, weight_decay)
     residual = checked_outputs(residual, "residual")
     value, slope = squared_loss(loss, residual.size)
-    check_count("most_steps", most_steps, 0)
+    check_count("max_steps", max_steps, 0)
     if not is_number(target):
         raise ConfigError(f"target={target!r} must be a number, a loss.")
     target = float(target)
     if callable(kernel):
-        raise ConfigError("time_to_loss needs all eigenvalues: give the kernel as an array, or read the time off loss_curve.")
+        raise ConfigError("time_to_loss needs all eigenvalues. Try: the kernel as an array, or read the time off loss_curve")
     modes = all_modes(read_problem(kernel, residual), residual)
 
     def losses(*times: float) -> np.ndarray:
@@ -189,8 +189,8 @@ def time_to_loss(
     monotone = rate < method.largest_rate and (not method.discrete or (method.optimizer == "gd" and not weight_decay))
     if not monotone:
         first, width = 0, 64
-        while first <= most_steps:
-            below = losses(*range(first, min(first + width, most_steps + 1))) <= target
+        while first <= max_steps:
+            below = losses(*range(first, min(first + width, max_steps + 1))) <= target
             if below.any():
                 return float(first + np.argmax(below))
             first, width = first + width, min(2 * width, 4096)

@@ -1,4 +1,4 @@
-"""The linearised network as a function, and the kernel of a network as an array or as products, whichever costs less."""
+"""The linearised network as a function, and the kernel of a network as an array or as a matrix-free product."""
 
 import warnings
 from collections.abc import Callable
@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.experts.expert import Expert
+from ntk_select.kernels.engine.analyse import GeneralRouteWarning, analyse, check_independent
 from ntk_select.kernels.engine.arguments import (
     available_memory,
     check_batch_size,
@@ -24,21 +25,21 @@ from ntk_select.kernels.engine.arguments import (
 )
 from ntk_select.kernels.engine.ntk import ntk, ntk_plan
 from ntk_select.kernels.engine.plan import BALANCE, DISPATCH, passes_of
-from ntk_select.kernels.engine.structure import GeneralRouteWarning, Structure, analyse, check_independent
+from ntk_select.kernels.engine.structure import Structure
 from ntk_select.kernels.engine.vector_product import BatchedProduct, hold
 from ntk_select.kernels.gradients import expert_question, of_params
 from ntk_select.linearized.problem import Examples, TestExamples, host_only
 
 KERNEL_METHODS = ("auto", "dense", "matrix-free")
 EXPECTED_PRODUCTS = 30
-"""Products with the kernel that a curve is expected to need, for the choice between the two methods."""
+"""Assumed number of products with the kernel per curve, for the choice between the two methods."""
 EIGEN_FLOPS = 12
-"""Operations of a symmetric eigendecomposition with vectors, in units of the third power of its size."""
+"""Operations of a symmetric eigendecomposition with vectors, in units of its size cubed."""
 DEFAULT_BATCH = 64
 
 
 class Network(NamedTuple):
-    """fn(params, x), and which leaves of params are trained: a function of the "/"-joined path, or None for all."""
+    """fn(params, x), and the selection of trained leaves of params: a function of the "/"-joined path, or None for all."""
 
     fn: Callable[[Any, Any], Any]
     params: Any
@@ -51,24 +52,24 @@ class Network(NamedTuple):
 
 
 def as_network(expert_or_fn: Expert | Callable, params: Any = None, layers: Any = None) -> Network:
-    """An expert with all its variables, of which only parameters are trained; or a function with its parameters.
+    """An expert with all its variables, of which only parameters are trained, or a function with its parameters.
 
     Raises:
       ConfigError: a function without parameters, or `layers` that match nothing.
-      ModelError: "last_conv" of an expert that does not know its own.
+      ModelError: "last_conv" for an expert without `last_conv`.
     """
     if isinstance(expert_or_fn, Expert):
         if params is not None:
-            raise ConfigError("An expert brings its own parameters: leave params out, or give its apply_fn instead of the expert.")
+            raise ConfigError("An expert has its own parameters. Try: leave params= out, or pass its apply_fn instead of the expert")
         if callable(layers):
             network = Network(expert_or_fn.apply_fn, expert_or_fn.variables, of_params(layers, None))
         else:
             fn, variables, _, chosen = expert_question(expert_or_fn, "all" if layers is None else layers, "trace")
             return Network(fn, variables, chosen)
     elif not callable(expert_or_fn):
-        raise ConfigError(f"Give an Expert or a function fn(params, x); given: {type(expert_or_fn).__name__}.")
+        raise ConfigError(f"Expected an Expert or a function fn(params, x); given: {type(expert_or_fn).__name__}.")
     elif params is None:
-        raise ConfigError("A function needs its parameters. Type: params=")
+        raise ConfigError("A function requires its parameters. Try: params=")
     else:
         network = Network(expert_or_fn, params, None if isinstance(layers, str) and layers == "all" else layers)
     select(network.params, network.layers)
@@ -77,7 +78,7 @@ def as_network(expert_or_fn: Expert | Callable, params: Any = None, layers: Any 
 
 @dataclass(frozen=True, eq=False)
 class Linearized:
-    """fn_lin(params, x) = fn(params_0, x) + J(x) (params - params_0): linear in params, and trained like any network."""
+    """fn_lin(params, x) = fn(params_0, x) + J(x) (params - params_0): linear in params, and trainable like any network."""
 
     fn: Callable[[Any, Any], Any]
     start: Any
@@ -89,11 +90,11 @@ class Linearized:
         return f"Linearized({getattr(self.fn, '__name__', type(self.fn).__name__)}, linear in {linear:,} of {every:,} numbers)"
 
     def __call__(self, params: Any, x: Examples) -> Float[Array, "n c"]:
-        """The outputs. Leaves that are not chosen are held at the start."""
+        """The outputs. Leaves that are not trained are held at their initial values."""
         call, picked, held = hold(self.fn, self.start, self.chosen)
         leaves, treedef = jax.tree.flatten(params)
         if treedef != jax.tree.structure(self.start):
-            raise ConfigError("These parameters have another structure than those of the expansion. Type: linearized.start, and change its leaves")
+            raise ConfigError("params have another tree structure than the point of expansion. Try: the structure of linearized.start")
         moved = [jnp.asarray(leaves[index], leaf.dtype) - leaf for index, leaf in zip(self.chosen, picked, strict=True)]
         with jax.default_matmul_precision("highest"):
             outputs, change = jax.jvp(lambda leaves: call(leaves, held, x), (picked,), (moved,))
@@ -101,31 +102,31 @@ class Linearized:
 
 
 def linearize(expert_or_fn: Expert | Callable[[Any, Any], Any], params: Any = None, *, layers: Any = None) -> Linearized:
-    """The network linearised in its parameters around where they are: fn_lin of the paper's appendix A.
+    """The network linearised at its current parameters: fn_lin of the paper's appendix A.
 
     Args:
       expert_or_fn: an `Expert`, whose function is then of its variables {"params": ..., **state}; or fn(params, x).
-      params: of a function; the point of expansion.
+      params: of a function: the point of expansion.
       layers: parameters in which it is linear: None or "all", "last_conv" (of an expert), a regular expression over the paths,
-        or a function path -> bool. The others do not count.
+        or a function path -> bool. The others are constants.
 
     Returns:
       A function fn_lin(params, x) that can be differentiated, compiled, and trained with any Optax optimiser.
 
     Raises:
       ConfigError: `layers` matches nothing, or a function has no parameters.
-      ModelError: layers="last_conv" of an expert that does not know its own.
+      ModelError: layers="last_conv" for an expert without `last_conv`.
 
-    Reference: `neural_tangents.linearize`; `jax.linearize` for a fixed x.  Cost: twice to three times a forward pass.
+    Reference: `neural_tangents.linearize`; `jax.linearize` for a fixed x.  Cost: two to three forward passes.
     """
     network = as_network(expert_or_fn, params, layers)
     return Linearized(network.fn, network.params, network.chosen)
 
 
 class NetworkProduct:
-    """v -> Theta v of a network, batch by batch: what Lanczos and conjugate gradients need. No example may influence another.
+    """v -> Theta v of a network, one batch at a time, for Lanczos and conjugate gradients. Outputs must not depend on the rest of the batch.
 
-    Cost of a product: a backward pass of x and a forward-mode pass of x, or of x_test for `cross`.
+    Cost per product: a backward pass and a forward-mode pass over x; for `cross`, the latter over x_test.
     """
 
     def __init__(self, network: Network, x, x_test=None, *, batch_size: int = DEFAULT_BATCH, precision: str = "highest"):
@@ -144,19 +145,19 @@ class NetworkProduct:
         return self.push(self.pull(v), self.x_test)
 
     def pull(self, v: Float[np.ndarray, "n ..."]) -> list[Float[Array, "..."]]:
-        """J' v, one array for each trained leaf."""
+        """J' v, one array per trained leaf."""
         self.count += 1
         with jax.default_matmul_precision(self._precision):
             return self._product.pull(self.x, np.asarray(v, self._dtype).reshape(self._shape))
 
     def push(self, direction: list[Float[Array, "..."]], x) -> Float[np.ndarray, "n ..."]:
-        """J(x) times a direction in the trained leaves."""
+        """J(x) times a direction in the space of the trained leaves."""
         with jax.default_matmul_precision(self._precision):
             return np.asarray(self._product.push(x, direction))
 
 
 def check_network(fn: Callable, params: Any, chosen: tuple[int, ...], x: Examples) -> Structure:
-    """The structure of a network. Raises ModelError where its outputs for an example depend on the other examples."""
+    """The structure of a network. Raises ModelError if outputs depend on the rest of the batch."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", GeneralRouteWarning)  # no kernel is computed here
         structure = analyse(fn, params, x, chosen=chosen).structure
@@ -171,18 +172,24 @@ class NetworkKernel(NamedTuple):
       kernel: (n, n, c, c), (n, n), or a function.
       cross_kernel: (n2, n, c, c), (n2, n), or a function; None without test examples.
       method: "dense" or "matrix-free".
-      why: the predicted costs, in words.
+      reason: estimated costs of both methods, in words.
     """
 
     kernel: Any
     cross_kernel: Any
     method: str
-    why: str
+    reason: str
 
     def __repr__(self):
         shapes = [name for name in ("kernel", "cross_kernel") if getattr(self, name) is not None]
-        said = (f"{name} {getattr(getattr(self, name), 'shape', 'as a function')}" for name in shapes)
-        return f"NetworkKernel({self.method}: {', '.join(said)})"
+        parts = (f"{name} {getattr(getattr(self, name), 'shape', 'as a function')}" for name in shapes)
+        return f"NetworkKernel({self.method}: {', '.join(parts)})"
+
+    @property
+    def why(self) -> str:
+        """Deprecated name of `reason`."""
+        warnings.warn("NetworkKernel.why is deprecated. Try: NetworkKernel.reason", DeprecationWarning, stacklevel=2)
+        return self.reason
 
 
 @host_only
@@ -200,22 +207,22 @@ def network_kernel(
     precision: str = "highest",
     progress: Callable[[int, int, str], None] | None = None,
 ) -> NetworkKernel:
-    """The kernel of training examples, and of test with training examples, as an array or as a product.
+    """The kernel of training examples, and of test with training examples, as arrays or as functions.
 
     Args:
       expert_or_fn, params, layers: as for `linearize`.
       x, x_test: preprocessed network inputs.
-      outputs: "full": (n, n, c, c), exact; "trace": (n, n), the mean over outputs, which stands for all of them.
-      method: "dense" computes the kernel; "matrix-free" hands out products with the full kernel; "auto" takes dense where kernel
-        and eigenvectors fit into memory and cost less than `EXPECTED_PRODUCTS` products.
-      memory_gb: budget of the dense way; half of what is free if None.
-      batch_size: examples in one pass.
+      outputs: "full": (n, n, c, c), exact; "trace": (n, n), the mean over outputs, shared by all of them.
+      method: "dense": the kernel as an array; "matrix-free": a function v -> Theta v with the full kernel; "auto": dense if kernel and
+        eigenvectors fit into memory and cost less than `EXPECTED_PRODUCTS` products.
+      memory_gb: budget of the dense method; half of the free memory if None.
+      batch_size: examples per pass.
       precision: of products: "highest", "high" or "default".
       progress: called with (done, all, what).
 
     Raises:
-      ConfigError: an option that is not allowed, "trace" with "matrix-free", or shapes that do not fit.
-      ModelError: examples influence each other.
+      ConfigError: an option that is not allowed, "trace" with "matrix-free", or incompatible shapes.
+      ModelError: outputs for one example depend on other examples.
 
     Cost: see `ntk` and `NetworkProduct`.
     """
@@ -224,26 +231,26 @@ def network_kernel(
     if outputs not in ("full", "trace"):
         raise ConfigError(f"outputs={outputs!r} is unknown.{did_you_mean(str(outputs), ('full', 'trace'))}")
     if outputs == "trace" and method == "matrix-free":
-        raise ConfigError("Products are with the full kernel; outputs='trace' needs method='dense'.")
+        raise ConfigError("Products use the full kernel; outputs='trace' requires method='dense'.")
     check_precision(precision)
     check_batch_size(batch_size)
     network = as_network(expert_or_fn, params, layers)
     x, x_test = read_two_sides(x, x_test)
     structure = check_network(network.fn, network.params, network.chosen, x)
-    dense, products, why = _costs(network, structure, x, x_test, outputs, memory_gb)
+    dense, products, reason = _costs(network, structure, x, x_test, outputs, memory_gb)
     chosen = method if method != "auto" else "dense" if outputs == "trace" or dense <= products else "matrix-free"
     if chosen == "matrix-free":
         product = NetworkProduct(network, x, x_test, batch_size=batch_size or DEFAULT_BATCH, precision=precision)
-        return NetworkKernel(product, None if x_test is None else product.cross, chosen, why)
+        return NetworkKernel(product, None if x_test is None else product.cross, chosen, reason)
     options = {"outputs": outputs, "layers": network.layers, "memory_gb": memory_gb, "batch_size": batch_size, "precision": precision}
     options["progress"] = progress
     kernel = ntk(network.fn, network.params, x, **options)
     cross = None if x_test is None else ntk(network.fn, network.params, x_test, x, **options)
-    return NetworkKernel(kernel, cross, chosen, why)
+    return NetworkKernel(kernel, cross, chosen, reason)
 
 
 def _costs(network: Network, structure: Structure, x, x_test, outputs: str, memory_gb) -> tuple[float, float, str]:
-    """Operations of either way, infinite where the dense one does not fit; and both in words."""
+    """Operations of the dense (infinite if it does not fit into memory) and the matrix-free method, and a sentence on both."""
     memory = available_memory(memory_gb)
     n, n2, c = count_examples(x), 0 if x_test is None else count_examples(x_test), structure.outputs
     size = n * c if outputs == "full" else n
@@ -256,7 +263,7 @@ def _costs(network: Network, structure: Structure, x, x_test, outputs: str, memo
         flops = ntk_plan(network.fn, network.params, x, **question).flops
         if n2:
             flops += ntk_plan(network.fn, network.params, x_test, x, **question).flops
-    except ConfigError:  # not even one example fits: the dense way is none
+    except ConfigError:  # not even one example fits into memory
         flops = np.inf
     eigen = EIGEN_FLOPS * float(size) ** 3 + BALANCE * need
     room = f"{need / 1e9:.2g} GB" + (f" where {memory / 1e9:.2g} are allowed" if need > memory else "")

@@ -1,4 +1,4 @@
-"""The steps of one training up to which its prediction from the kernel can be trusted, as measured in that training."""
+"""The regime of validity of the kernel prediction: the steps up to which it is close to real training."""
 
 from typing import NamedTuple
 
@@ -6,21 +6,21 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 LOSS_CLOSE = 0.05
-"""Relative error of the training loss up to which it counts as predicted."""
+"""Largest relative error of a training loss that counts as predicted."""
 OUTPUTS_CLOSE = 0.1
-"""Error of the test outputs, relative to how far they have moved, up to which they count as predicted."""
+"""Largest error of test outputs, relative to their change since the start, that counts as predicted."""
 ANSWERS_CLOSE = 0.95
-"""Share of test examples answered alike from which single answers count as predicted."""
+"""Smallest fraction of test examples with the same predicted class for which classes count as predicted."""
 
 
 class Regime(NamedTuple):
-    """Last recorded steps up to which the formula is close to real training, without a gap since the start.
+    """Last recorded steps up to which the formula stays close to real training.
 
     Attributes:
       steps: of the whole training.
-      loss: up to which the training loss is within `LOSS_CLOSE`.
-      outputs: up to which the test outputs are within `OUTPUTS_CLOSE` of how far they have moved; None without test examples.
-      answers: up to which at least `ANSWERS_CLOSE` of the test examples are answered alike; None without test examples.
+      loss: step up to which the training loss is within `LOSS_CLOSE`.
+      outputs: step up to which test outputs are within `OUTPUTS_CLOSE` of their change; None without test examples.
+      answers: step up to which at least `ANSWERS_CLOSE` of predicted classes are equal; None without test examples.
       largest_loss_error: over the whole training.
       last_loss_error, last_output_error, last_agreement: at the end of it.
     """
@@ -36,39 +36,39 @@ class Regime(NamedTuple):
 
     @property
     def single_answers(self) -> float | None:
-        """The step up to which outputs and answers for single examples are both predicted."""
+        """Step up to which both outputs and classes of individual test examples are predicted; None without test examples."""
         return None if self.outputs is None or self.answers is None else min(self.outputs, self.answers)
 
     @property
     def throughout(self) -> bool:
-        """Whether all that was compared is predicted up to the end."""
+        """Whether everything compared is predicted up to the end."""
         return self.steps == min(self.loss, self.steps if self.single_answers is None else self.single_answers)
 
     def sentences(self) -> list[str]:
-        """The regime in words: what was measured, and what the formula can be used for."""
+        """The regime in sentences: the measured errors, and for what the formula can be used."""
         end = f"{self.steps:g}"
         said = [
             f"Training loss: within {_percent(LOSS_CLOSE)} of real training {_until(self.loss, end)}; at most {_percent(self.largest_loss_error)} off, "
             f"{_percent(self.last_loss_error)} at step {end}."
             if np.isfinite(self.largest_loss_error)
-            else f"Training loss: within {_percent(LOSS_CLOSE)} of real training {_until(self.loss, end)}; later one of them is not finite."
+            else f"Training loss: within {_percent(LOSS_CLOSE)} of real training {_until(self.loss, end)}; later, one of the two is not finite."
         ]
         if self.single_answers is not None:
             said += [
-                f"Test outputs: within {_percent(OUTPUTS_CLOSE)} of how far they have moved {_until(self.outputs, end)}; "
+                f"Test outputs: within {_percent(OUTPUTS_CLOSE)} of their change since the start {_until(self.outputs, end)}; "
                 f"{_percent(self.last_output_error)} off at step {end}.",
-                f"Answers: at least {_percent(ANSWERS_CLOSE)} of the test images are answered alike {_until(self.answers, end)}; "
+                f"Predicted classes: equal for at least {_percent(ANSWERS_CLOSE)} of the test images {_until(self.answers, end)}; "
                 f"{_percent(self.last_agreement)} at step {end}.",
             ]
         return [*said, self._conclusion()]
 
     def _conclusion(self) -> str:
         if self.throughout:
-            what = "the training loss" if self.single_answers is None else "the loss and for single answers"
+            what = "the training loss" if self.single_answers is None else "the loss and for individual predictions"
             return f"In this run the formula can be trusted throughout for {what}."
-        parts = [] if self.single_answers is None else [f"for single answers up to step {self.single_answers:g}"]
+        parts = [] if self.single_answers is None else [f"for individual predictions up to step {self.single_answers:g}"]
         parts.append(f"for the {'loss' if parts else 'training loss'} up to step {self.loss:g}")
-        return f"In this run the formula can be trusted {' and '.join(parts)}; beyond, it shows the course and not the values."
+        return f"In this run the formula can be trusted {' and '.join(parts)}; after that, only its trend."
 
 
 def regime(
@@ -77,7 +77,7 @@ def regime(
     outputs: Float[np.ndarray, " t"] | None = None,
     agreement: Float[np.ndarray, " t"] | None = None,
 ) -> Regime:
-    """The regime of a training that was compared at `times`, from its `Discrepancy`: errors of `loss` and test `outputs`, and `agreement`."""
+    """The regime from a `Discrepancy` at `times`: errors of `loss` and test `outputs`, and `agreement`."""
     return Regime(
         float(times[-1]),
         _last(times, loss <= LOSS_CLOSE),
@@ -91,7 +91,7 @@ def regime(
 
 
 def _last(times: Float[np.ndarray, " t"], good: Bool[np.ndarray, " t"]) -> float:
-    """The last time before the first that is not good; the start, which both share, where that is the first."""
+    """The last time before the first that is not good; at least the start, where both curves agree."""
     return float(times[-1] if good.all() else times[max(int(good.argmin()) - 1, 0)])
 
 

@@ -1,4 +1,4 @@
-"""Kernel ridge regression on the residual: where training with weight decay towards the start ends."""
+"""Kernel ridge regression on the residual: the limit of training with weight decay towards the initial weights."""
 
 import math
 from typing import NamedTuple
@@ -10,14 +10,14 @@ from scipy.sparse.linalg import LinearOperator, cg
 
 from ntk_select._runtime.checks import is_number
 from ntk_select.errors import ConfigError
+from ntk_select.linearized.losses import read_outputs_and_targets
 from ntk_select.linearized.optimizers import Scalar
-from ntk_select.linearized.predict import read_outputs_and_targets
 from ntk_select.linearized.problem import CrossKernel, Kernel, TestValues, Values, checked_outputs, host_only, read_cross, read_problem
 from ntk_select.linearized.spectrum import check_tolerance
 
 
 class Ridge(NamedTuple):
-    """Coefficients a = (Theta + ridge)^-1 (y - f_0), outputs f_0 + Theta a on training, and if asked for on test examples."""
+    """Coefficients a = (Theta + ridge)^-1 (y - f_0), outputs f_0 + Theta a on training and, with a cross kernel, test examples."""
 
     coefficients: Float[np.ndarray, "n ..."]
     train_outputs: Float[np.ndarray, "n ..."]
@@ -39,17 +39,17 @@ def kernel_ridge(
 
     Args:
       kernel, cross_kernel: as for `predict`.
-      targets: y.
-      ridge: positive, absolute. Training a squared loss with weight decay ends at ridge = weight_decay / slope, where slope is 1
+      targets: y, on the training examples.
+      ridge: positive, absolute. Training a squared loss with weight decay converges to ridge = weight_decay / slope, where slope is 1
         for "half_sum", 2 for "sum", 2 / (n c) for "mean".
       outputs, test_outputs: f_0; zero if None.
-      tolerance: of the residual of the linear system, relative, where the kernel is a function.
+      tolerance: relative residual of the linear system, for a kernel function.
 
     Raises:
-      ConfigError: shapes that do not fit, a ridge that is not positive or too small for a singular kernel.
+      ConfigError: incompatible shapes, a ridge that is not positive or too small for a singular kernel.
 
-    Reference: scikit-learn's KernelRidge with kernel="precomputed" is the same where f_0 = 0.  Cost: a Cholesky factorisation,
-    O(m^3) for a matrix (m, m); for a function, conjugate gradients.
+    Reference: scikit-learn's KernelRidge with kernel="precomputed" gives the same for f_0 = 0.  Cost: a Cholesky factorisation,
+    O(m^3) for a matrix (m, m); conjugate gradients for a kernel function.
     """
     targets = checked_outputs(targets, "targets")
     outputs, targets = read_outputs_and_targets(np.zeros_like(targets) if outputs is None else outputs, targets, "half_sum", "outputs", "targets")
@@ -62,23 +62,19 @@ def kernel_ridge(
         try:
             factor = cho_factor(problem.matrix + ridge * np.eye(len(problem.matrix)))
         except LinAlgError as error:
-            raise ConfigError(
-                f"kernel + ridge is not positive definite at ridge={ridge:g}. Give a larger ridge, or the kernel in float64."
-            ) from error
+            raise ConfigError(f"kernel + ridge is not positive definite at ridge={ridge:g}. Try: a larger ridge, or the kernel in float64") from error
         a = cho_solve(factor, problem.flat(residual)).reshape(-1)
     else:
         operator = LinearOperator((residual.size,) * 2, matvec=lambda v: problem.product(v.reshape(-1)) + ridge * v.reshape(-1), dtype=np.float64)
         a, failed = cg(operator, residual.reshape(-1), rtol=tolerance, maxiter=10 * residual.size)
         if failed:
-            raise ConfigError(f"Conjugate gradients did not reach tolerance={tolerance:g} at ridge={ridge:g}. Give a larger ridge or tolerance.")
+            raise ConfigError(f"Conjugate gradients did not reach tolerance={tolerance:g} at ridge={ridge:g}. Try: a larger ridge or tolerance")
     test = None
     if cross_kernel is not None:
         if callable(cross_kernel) and test_outputs is None:
-            raise ConfigError(
-                "A function as cross_kernel= does not say how many test examples there are. Type: test_outputs= their outputs, or zeros"
-            )
+            raise ConfigError("A function cross_kernel= requires test_outputs=, for the number of test examples. Try: test_outputs=np.zeros((n2, c))")
         start = np.zeros((len(cross_kernel), *outputs.shape[1:])) if test_outputs is None else checked_outputs(test_outputs, "test_outputs")
         test = start + read_cross(cross_kernel, problem, start)(a)
     elif test_outputs is not None:
-        raise ConfigError("test_outputs= need cross_kernel= beside them.")
+        raise ConfigError("test_outputs= requires cross_kernel=.")
     return Ridge(problem.like(a), outputs + problem.product(a).reshape(outputs.shape), test)

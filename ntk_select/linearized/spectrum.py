@@ -1,4 +1,4 @@
-"""The residual in eigenvectors of the kernel: all of them by `eigh`, or those that Lanczos finds from the residual itself."""
+"""The residual in the eigenbasis of the kernel: by a full eigendecomposition, or by Lanczos for a kernel function."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ from ntk_select.linearized.optimizers import Optimizer
 from ntk_select.linearized.problem import Problem
 
 TOLERANCE = 1e-8
-MOST_PRODUCTS = 1000
+MAX_PRODUCTS = 1000
 TABLE_ENTRIES = 2**22
-"""Entries of a (times, eigenvalues) table that are in memory at once."""
+"""Maximal number of entries of a (times, eigenvalues) table in memory."""
 
 
 @dataclass(frozen=True, eq=False)
 class Modes:
-    """residual = vectors @ coordinates; eigenvalues are not negative, and the k columns of an (n, k) residual share them."""
+    """residual = vectors @ coordinates, with non-negative eigenvalues shared by the k columns of an (n, k) residual."""
 
     values: Float[np.ndarray, " m"]
     coordinates: Float[np.ndarray, "m k"]
@@ -44,35 +44,35 @@ class Modes:
         return np.sqrt(weighted_squares(optimizer.factors(self.values, slope, times)[1], self.values * self.energy))
 
     def apply(self, factors: Float[np.ndarray, " m"]) -> Float[np.ndarray, " all"]:
-        """A function of the kernel, given by its values on the eigenvalues, times the residual."""
-        present = self.coordinates != 0  # factors of absent directions may be infinite
+        """A function of the kernel, given by its values at the eigenvalues, times the residual."""
+        present = self.coordinates != 0  # factors of directions without residual may be infinite
         moved = np.multiply(factors[:, None], self.coordinates, out=np.zeros_like(self.coordinates), where=present)
         return (self.vectors @ moved).reshape(-1)
 
 
 def weighted_squares(factors: Float[np.ndarray, "t m"], weights: Float[np.ndarray, " m"]) -> Float[np.ndarray, " t"]:
-    """Sum of weights times factors squared. Factors of weight zero may be infinite."""
+    """Sum of weights times squared factors. Factors of weight zero may be infinite."""
     present = weights > 0
     with np.errstate(over="ignore"):
         return np.square(factors[:, present]) @ weights[present]
 
 
 def eigenvalues_of_kernel(values: Float[np.ndarray, " m"], epsilon: float) -> Float[np.ndarray, " m"]:
-    """Ascending eigenvalues, of which those below four roundings of the largest, noise of a kernel of lower rank, are zero.
+    """Ascending eigenvalues; those below 4 epsilon times the largest are rounding errors and set to zero.
 
     Raises:
-      ConfigError: a negative one.
+      ConfigError: a negative eigenvalue beyond rounding.
     """
     if values[0] < -1e-3 * max(values[-1], 0.0) or values[-1] < 0:
         raise ConfigError(
-            f"kernel has the eigenvalue {values[0]:.3g} beside the largest {values[-1]:.3g}: it is not positive semi-definite. "
-            "Type: ntk_select.certify(kernel), and compute it in float64"
+            f"kernel has the eigenvalue {values[0]:.3g}, the largest being {values[-1]:.3g}: it is not positive semi-definite. "
+            "Try: ntk_select.certify(kernel), and compute it in float64"
         )
     return np.where(values > 4 * epsilon * values[-1], values, 0.0)
 
 
 def all_modes(problem: Problem, residual: np.ndarray) -> Modes:
-    """By one eigendecomposition, O(m^3) for a matrix (m, m), whatever the number of times. Raises ConfigError for one that is no kernel."""
+    """All modes by one eigendecomposition, O(m^3) for a matrix (m, m). Raises ConfigError if it is not positive semi-definite."""
     values, vectors = np.linalg.eigh(problem.matrix)
     return Modes(eigenvalues_of_kernel(values, problem.epsilon), vectors.T @ problem.flat(residual), vectors)
 
@@ -83,15 +83,15 @@ def find_modes(
     quantity: Callable[[Modes], np.ndarray] | None,
     *,
     tolerance: float = TOLERANCE,
-    most_products: int = MOST_PRODUCTS,
+    max_products: int = MAX_PRODUCTS,
 ) -> Modes:
-    """All modes where there is a matrix; else Lanczos from the residual until `quantity(modes)` has converged.
+    """All modes of a matrix; for a kernel function, Lanczos from the residual until `quantity(modes)` has converged.
 
     Raises:
-      ConfigError: it has not converged after `most_products`, or an option is not allowed.
+      ConfigError: no convergence after `max_products` products, or an option is not allowed.
     """
     check_tolerance(tolerance)
-    check_count("most_products", most_products, 1)
+    check_count("max_products", max_products, 1)
     if problem.matrix is not None:
         return all_modes(problem, residual)
     start = np.asarray(residual, np.float64).reshape(-1)
@@ -101,11 +101,11 @@ def find_modes(
     def of_ritz(values, coordinates):
         return quantity(Modes(np.maximum(values, 0.0), coordinates[:, None], np.empty((0, len(values)))))
 
-    ritz = lanczos(problem.product, start, of_ritz, tolerance=tolerance, most=most_products)
+    ritz = lanczos(problem.product, start, of_ritz, tolerance=tolerance, max_products=max_products)
     if not ritz.converged:
         raise ConfigError(
-            f"After {most_products} products with the kernel the curve still changes by more than {tolerance:g} of itself. "
-            "Give a larger most_products= or tolerance=, or the kernel as an array."
+            f"After {max_products} products with the kernel the curve still changes by more than {tolerance:g}, relative. "
+            "Try: a larger max_products= or tolerance=, or the kernel as an array"
         )
     return Modes(np.maximum(ritz.values, 0.0), ritz.coordinates[:, None], ritz.vectors)
 
@@ -117,7 +117,7 @@ def check_tolerance(tolerance) -> None:
 
 
 class Ritz(NamedTuple):
-    """Approximate eigenvalues, coordinates of the start vector in the orthonormal vectors, and whether they converged."""
+    """Ritz values, coordinates of the start vector in the orthonormal Ritz vectors, and whether the quantity converged."""
 
     values: Float[np.ndarray, " m"]
     coordinates: Float[np.ndarray, " m"]
@@ -131,37 +131,37 @@ def lanczos(
     quantity: Callable[[np.ndarray, np.ndarray], np.ndarray],
     *,
     tolerance: float,
-    most: int,
+    max_products: int,
     every: int = 5,
 ) -> Ritz:
     """Ritz values of a symmetric operator v -> A v in the Krylov space of `start`, with full reorthogonalisation.
 
     After m products, f(A) start is exact for polynomials f of degree below m, start' f(A) start up to degree 2 m - 1 (Gauss
-    quadrature). It stops at `most` products, or when no number of `quantity(values, coordinates)` has changed by more than
-    `tolerance`, relative, in `every` products, twice in a row.  Cost: m products, O(size m^2) for orthogonality, memory of m vectors.
+    quadrature). It stops at `max_products` products, or when `quantity(values, coordinates)` has changed by at most
+    `tolerance`, relative, over `every` products, twice in a row.  Cost: m products, O(size m^2) for orthogonality, memory of m vectors.
     """
     size, norm = len(start), float(np.linalg.norm(start))
-    most = min(most, size)
-    basis = np.empty((min(most, 64), size))
+    max_products = min(max_products, size)
+    basis = np.empty((min(max_products, 64), size))
     basis[0] = start / norm
     diagonal, off_diagonal, previous, n_converged = [], [], None, 0
     while True:
         k = len(diagonal) + 1
         w = product(basis[k - 1])
         diagonal.append(float(w @ basis[k - 1]))
-        for _ in range(2):  # twice is enough (Kahan)
+        for _ in range(2):  # reorthogonalising twice is enough (Kahan)
             w = w - basis[:k].T @ (basis[:k] @ w)
         beta = float(np.linalg.norm(w))
         closed = beta <= 1e-14 * max(map(abs, diagonal)) or k == size
-        if closed or k == most or k % every == 0:
+        if closed or k == max_products or k % every == 0:
             values, rotation = eigh_tridiagonal(diagonal, off_diagonal)
             current = np.asarray(quantity(values, norm * rotation[0]))
-            with np.errstate(invalid="ignore"):  # infinite twice counts as converged
+            with np.errstate(invalid="ignore"):  # infinity both times counts as converged
                 steady = previous is not None and ((current == previous) | (np.abs(current - previous) <= tolerance * np.abs(current))).all()
             n_converged, previous = (n_converged + 1 if steady else 0), current
-            if closed or k == most or n_converged == 2:
+            if closed or k == max_products or n_converged == 2:
                 return Ritz(values, norm * rotation[0], basis[:k].T @ rotation, bool(closed or n_converged == 2))
         off_diagonal.append(beta)
         if k == len(basis):
-            basis = np.concatenate([basis, np.empty_like(basis)])[:most]
+            basis = np.concatenate([basis, np.empty_like(basis)])[:max_products]
         basis[k] = w / beta

@@ -1,4 +1,4 @@
-"""Equations 3, 4 and 5 of the paper, each in its corrected form, and the spectrum of the labels."""
+"""Equations 3, 4 and 5 of the paper in corrected form, and the spectrum of the labels."""
 
 import math
 from typing import NamedTuple
@@ -14,12 +14,12 @@ from ntk_select.linearized.problem import Kernel, Values, checked_outputs, host_
 from ntk_select.linearized.spectrum import TOLERANCE, all_modes, check_tolerance, find_modes
 
 RELATIVE_RIDGE = 1e-4
-"""Ridge of the generalisation score where none is given, in units of the mean eigenvalue."""
+"""Default ridge of the generalisation score, in units of the mean eigenvalue."""
 
 
 @host_only
 def initial_speed(kernel: Kernel, residual: Values, *, lr: Scalar = 1.0, loss: str = "half_sum") -> float:
-    """How fast the loss begins to fall: -dL/dt at time 0 under gradient flow.
+    """Initial speed of training: -dL/dt at time 0 under gradient flow.
 
     Args:
       kernel, residual, lr, loss: as for `loss_curve`.
@@ -29,9 +29,9 @@ def initial_speed(kernel: Kernel, residual: Values, *, lr: Scalar = 1.0, loss: s
       by n^2 c^2 for "mean". Never negative; equal to the squared norm of the loss's gradient, times lr.
 
     Raises:
-      ConfigError: shapes that do not fit, or an unknown loss.
+      ConfigError: incompatible shapes, or an unknown loss.
 
-    Reference: Deshpande et al. 2021, eq. 3, whose printed coefficient has lost a factor (E3 in linearized/README.md).
+    Reference: Deshpande et al. 2021, eq. 3, whose printed coefficient lacks a factor (E3 in docs/theory.md).
     Cost: one product with the kernel, O(n^2 c^2) at most.
     """
     residual = checked_outputs(residual, "residual")
@@ -41,7 +41,7 @@ def initial_speed(kernel: Kernel, residual: Values, *, lr: Scalar = 1.0, loss: s
 
 
 class Generalization(NamedTuple):
-    """Y' (Theta + ridge)^-1 Y, the bound sqrt(2 value / n) on the test loss that it enters, and the ridge."""
+    """Y' (Theta + ridge)^-1 Y, the bound sqrt(2 value / n) on the test loss, and the ridge."""
 
     value: float
     bound: float
@@ -50,20 +50,20 @@ class Generalization(NamedTuple):
 
 @host_only
 def generalization_score(kernel: Kernel, targets: Values, *, ridge: Scalar | None = None, tolerance: float = TOLERANCE) -> Generalization:
-    """How well the linearised network should generalise: Y' (Theta + ridge)^-1 Y; lower is better.
+    """Generalisation score of the linearised network: Y' (Theta + ridge)^-1 Y; lower is better.
 
-    Along unit eigenvectors v_k with eigenvalues s_k it is the sum of (v_k' Y)^2 / (s_k + ridge): small where the labels lie along
-    large eigenvalues.
+    Along unit eigenvectors v_k with eigenvalues s_k it is the sum of (v_k' Y)^2 / (s_k + ridge): small if the labels are aligned
+    with eigenvectors of large eigenvalues.
 
     Args:
       kernel: as for `loss_curve`.
-      targets: Y, all of them; for the residual instead, give it (the two are equal only where f_0 = 0, E5).
+      targets: Y; or the residual dY, which equals Y only for f_0 = 0 (E5).
       ridge: absolute, from 0; None takes 1e-4 of the mean eigenvalue. Zero needs an invertible kernel: a feature kernel has rank
         d < n at most (E4).
       tolerance: relative, where the kernel is a function.
 
     Raises:
-      ConfigError: shapes that do not fit, a negative ridge, ridge 0 with a singular kernel, or no ridge with a function.
+      ConfigError: incompatible shapes, a negative ridge, ridge 0 with a singular kernel, or no ridge with a function.
 
     Reference: Deshpande et al. 2021, eq. 4; Arora et al. 2019, who bound the test loss, for a two-layer ReLU network on inputs of
     norm one, by sqrt(2 Y' Theta^-1 Y / n) and a term O(sqrt(log n / n)). For other networks it is a score, not a bound.
@@ -73,10 +73,10 @@ def generalization_score(kernel: Kernel, targets: Values, *, ridge: Scalar | Non
     problem = read_problem(kernel, targets)
     if ridge is None:
         if problem.matrix is None:
-            raise ConfigError("A kernel function does not know its mean eigenvalue. Type: ridge= an absolute number")
+            raise ConfigError("The mean eigenvalue of a kernel function is unknown. Try: an absolute ridge=")
         ridge = RELATIVE_RIDGE * float(np.trace(problem.matrix)) / len(problem.matrix)
     if not is_number(ridge) or not 0 <= ridge < math.inf:
-        raise ConfigError(f"ridge={ridge!r} must be a number from 0, or None.")
+        raise ConfigError(f"ridge={ridge!r} must be a number of at least 0, or None.")
 
     check_tolerance(tolerance)
     if problem.matrix is None and not targets.any():
@@ -89,15 +89,13 @@ def generalization_score(kernel: Kernel, targets: Values, *, ridge: Scalar | Non
     modes = find_modes(problem, targets, inverse, tolerance=tolerance)
     smallest, largest = modes.values.min(), modes.values.max()
     if smallest + ridge <= 1e-13 * largest or largest == 0:
-        raise ConfigError(
-            f"The kernel is singular (eigenvalues from {smallest:.3g} to {largest:.3g}) and ridge={ridge:g} does not mend it. Type: ridge=None"
-        )
+        raise ConfigError(f"kernel + ridge is singular at ridge={ridge:g} (eigenvalues of the kernel from {smallest:.3g} to {largest:.3g}). Try: ridge=None")
     value = float(inverse(modes))
     return Generalization(value, float(np.sqrt(2 * value / problem.n)), float(ridge))
 
 
 class SpeedBound(NamedTuple):
-    """dY' Theta dY, and the number that it can never be below."""
+    """dY' Theta dY, and its lower bound."""
 
     speed: float
     bound: float
@@ -107,8 +105,8 @@ class SpeedBound(NamedTuple):
 def speed_bound(kernel: Kernel, residual: Values, *, ridge: Scalar | None = None) -> SpeedBound:
     """Eq. 5: dY' Theta dY >= |dY|^4 / (dY' (Theta + ridge)^-1 dY) - ridge |dY|^2.
 
-    A residual that generalises well starts fast; the converse does not follow (E6). Equal where the residual lies in one
-    eigenspace.
+    A small generalisation score implies a high initial speed; the converse does not hold (E6). Equality if the residual is in a
+    single eigenspace.
 
     Args:
       kernel: as an array.
@@ -127,7 +125,7 @@ def speed_bound(kernel: Kernel, residual: Values, *, ridge: Scalar | None = None
 
 
 class LabelSpectrum(NamedTuple):
-    """Eigenvalues, largest first; the share of |Y|^2 along each eigenvector; the same summed from the largest eigenvalue on."""
+    """Eigenvalues, largest first; the fraction of |Y|^2 along each eigenvector; and its cumulative sum."""
 
     values: Float[np.ndarray, " m"]
     shares: Float[np.ndarray, " m"]
@@ -143,23 +141,23 @@ class LabelSpectrum(NamedTuple):
 
 @host_only
 def label_spectrum(kernel: Kernel, targets: Values) -> LabelSpectrum:
-    """Shares of the labels along the kernel's eigenvectors. Early in the order: learnt fast, and from few examples.
+    """Fraction of the labels along each eigenvector of the kernel. Labels along large eigenvalues are learnt fast, and from few examples.
 
     Args:
       kernel: as an array, (n, n) or (n, n, c, c).
       targets: labels or residual.
 
     Raises:
-      ConfigError: shapes that do not fit, targets that are all zero, or a kernel that is a function.
+      ConfigError: incompatible shapes, targets that are all zero, or a kernel function.
 
     Cost: one eigendecomposition.
     """
     targets = checked_outputs(targets, "targets")
     problem = read_problem(kernel, targets)
     if problem.matrix is None:
-        raise ConfigError("label_spectrum needs all eigenvectors: give the kernel as an array.")
+        raise ConfigError("label_spectrum needs all eigenvectors. Try: the kernel as an array")
     if not targets.any():
-        raise ConfigError("targets are all zero: they lie along no eigenvector.")
+        raise ConfigError("targets are all zero: their spectrum is undefined.")
     modes = all_modes(problem, targets)
     shares = modes.energy[::-1] / modes.energy.sum()
     return LabelSpectrum(modes.values[::-1], shares, np.cumsum(shares))

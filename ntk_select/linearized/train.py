@@ -1,4 +1,4 @@
-"""Training a network, or its linearisation, with any Optax optimiser, and recording its outputs."""
+"""Training of a network or its linearisation with any Optax optimiser, with recorded outputs."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,22 +15,22 @@ from ntk_select.experts.probe import InBatches
 from ntk_select.kernels.engine.arguments import check_batch_size, count_examples, read_examples, some_examples
 from ntk_select.kernels.engine.program import Program, outputs_of, trace
 from ntk_select.kernels.engine.vector_product import BatchedProduct, hold, padded_batches
-from ntk_select.linearized.losses import example_losses, is_mean, loss_value
+from ntk_select.linearized.losses import example_losses, is_mean, loss_value, read_outputs_and_targets
 from ntk_select.linearized.network import DEFAULT_BATCH, Linearized, as_network, check_network
-from ntk_select.linearized.optimizers import Optimizer, read_times
-from ntk_select.linearized.predict import one_line_summary, read_batches, read_outputs_and_targets
+from ntk_select.linearized.optimizers import Optimizer, read_batches, read_times
+from ntk_select.linearized.predict import one_line_summary
 from ntk_select.linearized.problem import Batches, Examples, TestExamples, TestValues, Times, Values, host_only
 
 
 class Trajectory(NamedTuple):
-    """A network at each of t numbers of steps.
+    """A network in training, recorded after t numbers of steps.
 
     Attributes:
       times: numbers of steps.
-      train_outputs, test_outputs: (t, n, c); the latter None without test examples.
-      train_losses, test_losses: over all examples, without the term of the weight decay.
+      train_outputs, test_outputs: (t, n, c); `test_outputs` is None without test examples.
+      train_losses, test_losses: over all examples, without the weight-decay term.
       distances: |w_t - w_0|.
-      params: at the end.
+      params: after the last step.
     """
 
     times: Float[np.ndarray, " t"]
@@ -64,40 +64,40 @@ def train(
     batch_size: int | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Trajectory:
-    """Trains and records.
+    """Trains a network and records its outputs, losses and distance from the initial weights.
 
     Args:
-      expert_or_fn, params, layers: as for `linearize`; a `Linearized` is trained from its own start.
-      x, targets: training examples, preprocessed, and what is to be learnt, in the shape of the outputs.
-      optimizer: an Optax optimiser of the gradient of the loss plus weight_decay (w - w_0). It sees the trained leaves as a
-        list, so that masks by path do not apply (`layers` does that); those that evaluate the loss themselves (L-BFGS) do not.
+      expert_or_fn, params, layers: as for `linearize`; a `Linearized` is trained from its own point of expansion.
+      x, targets: preprocessed training examples, and targets in the shape of the outputs.
+      optimizer: an Optax optimiser, applied to the gradient of the loss plus weight_decay (w - w_0). It sees the trained leaves as a
+        list: masks by path do not work (use `layers`), nor do optimisers that evaluate the loss themselves (L-BFGS).
       steps, times: record after 0, 1, ..., steps steps, or after those in `times`.
       loss: as for `predict`.
-      weight_decay: towards the start.
-      batches: for each step the indices of its examples; None takes all of them at every step.
-      x_test, test_targets: evaluated whenever something is recorded.
-      batch_size: examples in one pass through the network; a step is cut into such passes. None takes 64.
+      weight_decay: towards the initial weights.
+      batches: indices of the examples of each step; None uses all examples at every step.
+      x_test, test_targets: evaluated at every recorded step.
+      batch_size: examples per pass through the network, into which each step is divided; 64 if None.
       progress: called with (done, all, "steps").
 
     Returns:
-      A `Trajectory`; losses in float64, of outputs in the network's own type.
+      A `Trajectory`; losses in float64, outputs in the dtype of the network.
 
     Raises:
-      ConfigError: shapes that do not fit, or an option that is not allowed.
-      ModelError: examples influence each other.
+      ConfigError: incompatible shapes, or an option that is not allowed.
+      ModelError: outputs for one example depend on other examples.
 
-    Cost: a forward and a backward pass of the batch a step, a forward pass of everything a record.
+    Cost: a forward and a backward pass of the batch per step, and a forward pass of all examples per record.
     """
     if isinstance(expert_or_fn, Linearized):
         if params is not None or layers is not None:
-            raise ConfigError("A linearised network is trained from its own start in its own layers: leave params and layers out.")
+            raise ConfigError("A linearised network has its own params and layers. Try: leave params= and layers= out")
         fn, start, chosen = expert_or_fn, expert_or_fn.start, expert_or_fn.chosen
     else:
         network = as_network(expert_or_fn, params, layers)
         fn, start, chosen = network.fn, network.params, network.chosen
     check_batch_size(batch_size)
     if not callable(getattr(optimizer, "init", None)) or not callable(getattr(optimizer, "update", None)):
-        raise ConfigError(f"optimizer={optimizer!r} is no Optax optimiser. Type: optimizer=optax.sgd(0.01)")
+        raise ConfigError(f"optimizer={optimizer!r} is not an Optax optimiser. Try: optimizer=optax.sgd(0.01)")
     when = read_times(Optimizer("gd", weight_decay=weight_decay), times, steps)
     x = read_examples(x, "x")
     check_network(fn, start, chosen, x)
@@ -113,7 +113,7 @@ def train(
         if test_targets is not None:
             test_targets = read_outputs_and_targets(test_outputs, test_targets, loss, "the network's test outputs", "test_targets")[1]
     elif test_targets is not None:
-        raise ConfigError("test_targets= need x_test= beside them.")
+        raise ConfigError("test_targets= requires x_test=.")
     leaves, state, update = first, optimizer.init(first), _compiled_update(optimizer, float(weight_decay), first)
     records, recorded, last, everything = {}, set(when.astype(int)), int(when.max()), np.arange(count_examples(x))
     for step in range(last + 1):
@@ -139,7 +139,7 @@ def train(
 
 
 class _Run(BatchedProduct):
-    """Outputs and gradients of a network in its trained leaves, batch by batch."""
+    """Outputs of a network, and gradients with respect to its trained leaves, one batch at a time."""
 
     def __init__(self, fn, start, chosen, loss: str, size: int):
         super().__init__(*hold(fn, start, chosen), size)
@@ -150,11 +150,11 @@ class _Run(BatchedProduct):
         return np.asarray(self._in_batches(lambda *batch: self._run(_outputs, (), leaves, jax.tree.unflatten(treedef, batch)), *flat))
 
     def gradient(self, leaves, x, targets, batch) -> list[jax.Array]:
-        share, total = 1 / len(batch) if is_mean(self._loss) else 1.0, None
+        weight, total = 1 / len(batch) if is_mean(self._loss) else 1.0, None
         with jax.default_matmul_precision("highest"):
             for rows, real in padded_batches(len(batch), self._in_batches.size):
-                places = batch[rows]
-                part = self._run(_gradient, (self._loss,), leaves, some_examples(x, places), targets[places], share * real)
+                examples = batch[rows]
+                part = self._run(_gradient, (self._loss,), leaves, some_examples(x, examples), targets[examples], weight * real)
                 total = part if total is None else [a + b for a, b in zip(total, part, strict=True)]
         return total
 
@@ -175,7 +175,7 @@ def _gradient(program: Program, loss: str, values, leaves, held, x, targets, wei
 
 
 def _compiled_update(optimizer: optax.GradientTransformation, weight_decay: float, first: list) -> Callable:
-    """update(leaves, state, gradient, first) -> leaves and state. Optimisers with the same operations share what is compiled."""
+    """update(leaves, state, gradient, first) -> leaves and state. Optimisers with the same operations share the compiled program."""
 
     def update(leaves, state, gradient, first):
         if weight_decay:
@@ -195,10 +195,10 @@ def _distance(leaves: list, first: list) -> float:
 
 
 def draw_batches(n: int, size: int, steps: int, seed: int = 0) -> list[Int[np.ndarray, " b"]]:
-    """Indices of `steps` mini-batches: epoch after epoch in a new order, what is left over of an epoch is dropped.
+    """Indices of `steps` random mini-batches: each epoch is a new permutation, and its incomplete last batch is dropped.
 
     Raises:
-      ConfigError: `size` is not between 1 and n, or `steps` is no whole number from 0.
+      ConfigError: `size` is not between 1 and n, or `steps` is not a non-negative integer.
     """
     check_count("steps", steps, 0)
     if not is_whole(size) or not 1 <= size <= n:

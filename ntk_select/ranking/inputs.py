@@ -1,4 +1,4 @@
-"""Inputs of the scores from each expert: one forward pass for all of them, and what is known from elsewhere."""
+"""Inputs of the scores for each expert: from one forward pass shared by all scores, from its card, and from other networks."""
 
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 
 from ntk_select._runtime.cache import Cache
 from ntk_select._runtime.progress import timed
-from ntk_select.errors import DataError, ModelError, NtkSelectError, explained
+from ntk_select.errors import ConfigError, DataError, ModelError, NtkSelectError, explained
 from ntk_select.experts.expert import Expert
 from ntk_select.experts.network_inputs import IN_MEMORY, DecodedImages, NetworkInputs, resized
 from ntk_select.experts.preprocess import Preprocess
@@ -19,44 +19,48 @@ from ntk_select.kernels.engine.ntk import ntk_plan
 from ntk_select.kernels.gradients import expert_question, gradient_kernel
 from ntk_select.kernels.last_conv import pooled_kernel
 from ntk_select.ranking.keys import Keys
-from ntk_select.scores import Features
+from ntk_select.scores import Features, Input, Score
 from ntk_select.tasks.task import ProbeSample, Task
 
 MAX_PRODUCTS = 5e12
-"""What a ranking spends on one expert's gradient kernel where its cost grows with the number of outputs: minutes of a CPU."""
+"""Largest number of products for one expert's gradient kernel, minutes of a CPU. It matters where the cost grows with the number of outputs."""
 
 PASSES = {"features", "source_probs", "gradient_kernel", "training_kernel"}
-"""Inputs that need the images to pass through the expert."""
+"""Inputs that need a pass of the images through the expert."""
 
 
-class Gatherer:
-    """Gathers the inputs of one expert after another, on the same images.
+class ScoreInputs:
+    """Computes the inputs of scores for one expert after another, on the same images.
 
     Args:
       task, sample: the images.
-      needs: names of inputs that the scores want; nothing else is computed.
-      seed: handed to scores that draw.
+      scores: by name; only inputs that they take are computed.
+      seed: of scores with random numbers.
       batch_size: images per forward pass.
-      cache: where passes and kernels are kept.
-      reference: of RSA and DDS: an expert trained on the task, a function that gives one, or the name of a network to train.
+      cache: of passes and kernels.
+      reference: for RSA and DDS: an expert trained on the task, a function that returns one, or the name of a network to train.
       measured: fine-tuned accuracies by expert and task.
-      names: of all experts that are to be compared.
+      names: of all experts of the ranking.
       recipe, learning_rates: of the fine-tuning that is forecast; None for the paper's.
       layers: whose gradients LGC takes: "last_conv", "all", or a regular expression for the "/"-joined paths of parameters.
-      progress: told what is being trained.
+      progress: called during the training of the reference network.
 
     Attributes:
+      needs: names of the inputs that the scores take.
       headless: experts whose kernel is that of their pre-logits.
-      extractors: names of the extractors behind the source means that were used.
+      extractors: names of the extractors of the source means that were used.
       seconds: spent once for the whole zoo, by step.
-      not_kept: experts whose passes the cache cannot tell from others.
+      uncached: experts whose passes have no key in the cache.
+
+    Raises:
+      ConfigError: two scores bring different inputs of one name.
     """
 
     def __init__(
         self,
         task: Task,
         sample: ProbeSample,
-        needs: set[str],
+        scores: Mapping[str, Score],
         *,
         seed: int,
         batch_size: int,
@@ -69,7 +73,9 @@ class Gatherer:
         layers: str = "last_conv",
         progress: Callable[[int, int, str], None] | None = None,
     ):
-        self.task, self.sample, self.needs = task, sample, needs
+        self.task, self.sample, self.scores = task, sample, scores
+        self.needs = {name for score in scores.values() for name in score.takes}
+        self._own = _own_inputs(scores)
         self.seed, self.batch_size, self.cache = seed, batch_size, cache
         self.reference, self.progress = reference, progress
         self.recipe, self.learning_rates, self.layers = recipe, learning_rates, layers
@@ -77,14 +83,14 @@ class Gatherer:
         self.headless: list[str] = []
         self.extractors: dict[str, None] = {}
         self.seconds: dict[str, float] = {}
-        self.not_kept: list[str] = []
+        self.uncached: list[str] = []
         self._images = DecodedImages(sample.images)
         self._resized: dict[tuple, np.ndarray] = {}
         self._keys = Keys()
         self._of_extractor: dict[Any, np.ndarray | str] = {}
 
     def of(self, name: str, expert: Expert, seconds: dict[str, float]) -> tuple[dict[str, Any], dict[str, str]]:
-        """The inputs that can be had, and for those that cannot the reason. Adds the time of each step to `seconds`.
+        """The inputs that are available, and for the others the reason. Adds the time of each step to `seconds`.
 
         Raises:
           NtkSelectError: the images cannot enter the expert.
@@ -99,12 +105,18 @@ class Gatherer:
                     x = self._network_inputs(expert)
             except ModelError as error:
                 if not self.needs - PASSES - {"labels"}:
-                    raise  # nothing is left of this expert
+                    raise  # no score of this expert is left
                 reasons |= dict.fromkeys(PASSES, str(error))
             else:
                 found, more = self._passed(expert, x, self.needs, seconds)
                 inputs |= found
                 reasons |= more
+        for name_of_input, own in self._own.items():
+            try:
+                with timed(seconds, "inputs"):
+                    inputs[name_of_input] = own.compute(expert, self.sample)
+            except Exception as error:  # foreign code may raise anything
+                reasons[name_of_input] = explained(error)
         if "reference_features" in self.needs:
             self._give(inputs, reasons, "reference_features", self._reference_features)
         self._from_card(name, expert, inputs, reasons)
@@ -112,24 +124,24 @@ class Gatherer:
 
     @cached_property
     def _task_key(self) -> str:
-        """Identifies the task and the images that were drawn from it."""
+        """Identifies the task and its probe sample."""
         drawn = np.stack([self.sample.indices, self.sample.labels]).astype("<i8").tobytes()
         return f"{self.task.name}, {len(self.sample)} images, {zlib.crc32(drawn):08x}"
 
     def _give(self, inputs, reasons, name: str, found) -> None:
-        """A value, or the text of the reason why there is none."""
+        """Adds a value to the inputs, or a string to the reasons."""
         if isinstance(found, str):
             reasons[name] = found
         else:
             inputs[name] = found
 
-    # What passes through the expert
+    # Passes through the expert
 
     def _network_inputs(self, expert: Expert) -> np.ndarray | NetworkInputs:
         preprocess = expert.preprocess
         if preprocess is None:
             raise ModelError(
-                f"Expert {expert.name!r} has no preprocess, so that images cannot enter it. Type: Expert(..., preprocess=Preprocess(size=224))"
+                f"Expert {expert.name!r} has no preprocess, so that it takes no images. Try: Expert(..., preprocess=Preprocess(size=224))"
             )
         if not isinstance(preprocess, Preprocess):
             return np.asarray(preprocess(self._images))
@@ -139,7 +151,7 @@ class Gatherer:
         return NetworkInputs(self._resized[preprocess.geometry], preprocess)
 
     def _passed(self, expert: Expert, x, needs: set[str], seconds: dict[str, float]) -> tuple[dict[str, Any], dict[str, str]]:
-        """Features, softmax and kernels of one expert, from the cache where they are known; `needs` are the inputs that are wanted."""
+        """Features, softmax and kernels of one expert, cached if possible; `needs` names the inputs to compute."""
         with_kernel = "gradient_kernel" in needs
         with timed(seconds, "cache"):
             of_passes, of_kernel = self._keys_of(expert, x, with_kernel)
@@ -164,7 +176,7 @@ class Gatherer:
             self.headless.append(expert.name)
         inputs, reasons = dict(kernel or {}), {"gradient_kernel": reason} if reason else {}
         known = arrays.get("features")
-        sentence = f"Expert {expert.name!r} has no features_fn, and so no features. Type: Expert(..., features_fn=...)"
+        sentence = f"Expert {expert.name!r} has no features_fn, and so no features. Try: Expert(..., features_fn=...)"
         self._give(inputs, reasons, "features", sentence if known is None else Features(known))
         if "source_probs" in needs:
             self._give(inputs, reasons, "source_probs", _source_probs(expert, arrays["logits"]))
@@ -174,25 +186,25 @@ class Gatherer:
         return inputs, reasons
 
     def _keys_of(self, expert: Expert, x, with_kernel: bool) -> tuple[str | None, str | None]:
-        """Keys of the passes and of the kernel; None where nothing is kept."""
+        """Keys of the passes and of the kernel; None where they are not cached."""
         if not self.cache:
             return None, None
         try:
             passes = self._keys.of_passes(expert, x)
             kernel = self._keys.of_kernel(expert, x, passes, self.layers) if with_kernel and passes else None
-        except Exception:  # an expert is foreign code, and can be scored without being kept
+        except Exception:  # foreign code; the expert is scored without the cache
             passes = kernel = None
         if passes is None:
-            self.not_kept.append(expert.name)
+            self.uncached.append(expert.name)
         return passes, kernel
 
     def _training_kernel(self, expert: Expert, x, of_passes: str | None) -> np.ndarray | str:
-        """The kernel of the fine-tuning that is forecast, from the cache where it is known; or why there is none."""
+        """The kernel of the fine-tuning that is forecast, cached if possible; or the reason why there is none."""
         from ntk_select.forecasting.kernel import training_kernel
         from ntk_select.training.finetuning.recipe import Recipe  # here, for it imports Optax
 
         recipe, key = self.recipe or Recipe(), None
-        with suppress(Exception):  # an expert is foreign code, and can be scored without being kept
+        with suppress(Exception):  # foreign code; the expert is scored without the cache
             key = of_passes and self._keys.of_training_kernel(expert, x, of_passes, recipe.batch_norm, recipe.head, self.seed)
         if (known := self.cache.get(key)) is not None:
             return known["training_kernel"]
@@ -206,15 +218,15 @@ class Gatherer:
         return kernel
 
     def _gradient_kernel(self, expert: Expert, x, passes: ProbePass | None, outputs: str) -> tuple[np.ndarray | None, str]:
-        """The kernel, from passes with a pooled last convolution if they are there; or None and why there is none."""
+        """The kernel, from passes with a pooled last convolution if given; or None and the reason."""
         try:
             if passes is not None:
                 kernel = pooled_kernel(expert, passes, outputs)
             elif (cost := self._products(expert, x, outputs)) > MAX_PRODUCTS:
                 return None, (
-                    f"The exact kernel of this network's ending needs {cost:.1e} products, above the {MAX_PRODUCTS:.0e} that a ranking spends on it. "
-                    "To have it all the same call ntk_select.lgc(expert, x, labels), or for less, with its error, "
-                    "ntk_select.lgc(..., sketch=ntk_select.Sketch(kind='jvp'))."
+                    f"The exact kernel of the last layers of this network needs {cost:.1e} products; the limit in a ranking is {MAX_PRODUCTS:.0e}. "
+                    "Try: ntk_select.lgc(expert, x, labels), or in less time, with an error estimate, "
+                    "ntk_select.lgc(..., sketch=ntk_select.Sketch(kind='jvp'))"
                 )
             else:
                 kernel = gradient_kernel(expert, np.asarray(x), layers=self.layers, outputs=outputs, batch_size=self.batch_size)
@@ -223,7 +235,7 @@ class Gatherer:
         return (kernel, "") if np.isfinite(kernel).all() else (None, "The gradients hold NaN or infinity.")
 
     def _products(self, expert: Expert, x, outputs) -> float:
-        """What the engine expects to multiply for the kernel, forward passes apart."""
+        """Products that the engine estimates for the kernel, without forward passes."""
         if expert.last_conv is None and self.layers == "last_conv":
             return 0.0
         fn, variables, outputs, layers = expert_question(expert, self.layers, outputs)
@@ -231,11 +243,11 @@ class Gatherer:
         plan = ntk_plan(fn, variables, shape_only, outputs=outputs, layers=layers)
         return (plan.flops - plan.pass_flops) / 2
 
-    # What is known from elsewhere
+    # Other networks, the card, other tasks
 
     @cached_property
     def _reference_features(self) -> np.ndarray | str:
-        """Pre-logits of the reference network: once for the zoo."""
+        """Pre-logits of the reference network, computed once for the zoo."""
         with timed(self.seconds, "reference"):
             return self._features_of_reference()
 
@@ -255,13 +267,13 @@ class Gatherer:
         except DataError:
             raise
         except Exception as error:
-            return f"The reference network of RSA and DDS could not be had: {explained(error)}"
+            return f"The reference network of RSA and DDS is not available: {explained(error)}"
         if not isinstance(found, str):
             self.cache.put(key, {"features": found})
         return found
 
     def _features_through(self, expert: Expert) -> np.ndarray | str:
-        """Pre-logits of the images by another network than the one that is scored."""
+        """Pre-logits of the images by a network that is not scored."""
         found, reasons = self._passed(expert, self._network_inputs(expert), set(), {})
         return found["features"].array if "features" in found else reasons["features"]
 
@@ -269,12 +281,12 @@ class Gatherer:
         card, source = expert.card, expert.source
         for key, value in (("source_size", card and card.num_images), ("source_accuracy", card and card.test_accuracy)):
             if key in self.needs:
-                self._give(inputs, reasons, key, f"The card of expert {name!r} does not name it." if value is None else value)
+                self._give(inputs, reasons, key, f"The card of expert {name!r} does not have it." if value is None else value)
         if "accuracies_elsewhere" in self.needs:
             known = self.elsewhere.get(name)
-            sentence = "No accuracy on another task was given. Type: rank(..., measured={expert: {task: accuracy}}), or --measured FILE.json"
+            sentence = "No accuracy on another task was given. Try: rank(..., measured={expert: {task: accuracy}}), or --measured FILE.json"
             if known is not None and len(known) == 0:
-                sentence, known = "There is no other task on which all these experts were fine-tuned.", None
+                sentence, known = "There is no other task on which all of these experts were fine-tuned.", None
             self._give(inputs, reasons, "accuracies_elsewhere", sentence if known is None else known)
         if not self.needs & {"source_means", "own_source_means"}:
             return
@@ -284,7 +296,7 @@ class Gatherer:
         own = None if source is None else source.class_means
         self._give(inputs, reasons, "own_source_means", unknown if own is None else own)
         if source is None or source.reference_class_means is None or source.reference is None:
-            reasons["source_means"] = unknown if source is None else f"The extractor behind the source means of expert {name!r} is not at hand."
+            reasons["source_means"] = unknown if source is None else f"The extractor behind the source means of expert {name!r} is not available."
             return
         features = self._features_of_extractor(source)
         self._give(inputs, reasons, "source_means", features if isinstance(features, str) else source.reference_class_means)
@@ -293,7 +305,7 @@ class Gatherer:
             inputs["domain_features"] = features
 
     def _features_of_extractor(self, source) -> np.ndarray | str:
-        """Pre-logits of the extractor that made the source means: once for all experts that share it."""
+        """Pre-logits of the extractor that made the source means, computed once for all experts that share it."""
         if source.reference not in self._of_extractor:
             with timed(self.seconds, "extractor"):
                 try:
@@ -306,15 +318,25 @@ class Gatherer:
         return self._of_extractor[source.reference]
 
 
+def _own_inputs(scores: Mapping[str, Score]) -> dict[str, Input]:
+    """The inputs that scores bring themselves, by name."""
+    own: dict[str, Input] = {}
+    for score in scores.values():
+        for name, given in score.inputs.items():
+            if own.setdefault(name, given) != given:
+                raise ConfigError(f"Two scores bring an input {name!r}, and not the same. Give one of them another name.")
+    return own
+
+
 def _plain(array) -> np.ndarray:
-    """As NumPy's own types, which files keep: bfloat16 becomes float32, exactly."""
+    """The array in a type of NumPy, which files can hold: bfloat16 becomes float32, exactly."""
     array = np.asarray(array)
     return array.astype(np.float32) if array.dtype.kind == "V" else array
 
 
 def _source_probs(expert: Expert, logits: np.ndarray) -> np.ndarray | str:
     if expert.head is None:
-        return f"Expert {expert.name!r} has no head, so that it predicts no source classes. nleep asks the same without one."
+        return f"Expert {expert.name!r} has no head, so that it predicts no source classes. nleep needs none."
     from scipy.special import softmax
 
     if logits.shape[1] < 2:
@@ -323,6 +345,6 @@ def _source_probs(expert: Expert, logits: np.ndarray) -> np.ndarray | str:
 
 
 def _elsewhere(measured: Mapping[str, Mapping[str, float]], task: str) -> dict[str, np.ndarray]:
-    """For each expert its accuracies on the other tasks, those on which all of `measured` were tried."""
+    """For each expert its accuracies on the other tasks on which all experts of `measured` were fine-tuned."""
     common = set.intersection(*(set(row) - {task} for row in measured.values())) if measured else set()
     return {name: np.array([row[other] for other in sorted(common)]) for name, row in measured.items()}

@@ -1,4 +1,4 @@
-"""The order of the experts, which of them cannot be told from the best, and the verdict in words."""
+"""Order of the experts, contenders for the first place, and the verdict in words, with the measured predictive power of the score."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -9,12 +9,58 @@ from ntk_select.evaluate.resampling import HalfSamples
 from ntk_select.ranking.record import ExpertScores, firsts
 from ntk_select.scores import Score, ScoreResult
 
+BENCHMARK = "the embedded benchmark (23 small experts, 7 targets of small images)"
+PER_CLASS = (5, 20)
+"""Images per class, for the score and for the fine-tuning."""
+
+SPEARMAN: dict[str, tuple[float | None, float | None]] = {
+    "forecast": (0.58, 0.69),
+    "lfc": (0.09, 0.22),
+    "lgc": (0.16, 0.27),
+    "leep": (0.30, 0.32),
+    "nce": (0.25, 0.36),
+    "nleep": (None, 0.22),
+    "rsa": (0.10, 0.01),
+    "dds": (0.14, 0.06),
+    "domain_similarity": (-0.27, -0.14),
+    "domain_similarity_own": (-0.13, -0.02),
+    "feature_metrics": (0.16, 0.22),
+    "hscore": (0.34, 0.13),
+    "hscore_shrinkage": (-0.06, -0.05),
+    "logme": (0.08, 0.16),
+    "transrate": (0.03, -0.07),
+    "gbc": (0.04, 0.15),
+    "parc": (0.29, 0.22),
+    "sfda": (0.17, 0.06),
+    "etran": (0.25, -0.01),
+    "ncti": (0.03, 0.25),
+    "pactran": (0.06, 0.04),
+    "knn": (0.29, 0.33),
+    "knn5": (0.31, 0.31),
+    "linear_probe": (0.25, 0.23),
+    "cka": (0.27, 0.28),
+    "cka_gradient": (0.16, 0.24),
+    "cka_features_gradient": (-0.25, -0.09),
+    "generalization": (-0.02, 0.01),
+    "generalization_features": (-0.02, 0.01),
+    "lfc_off_diagonal": (0.13, 0.24),
+    "lfc_centered": (0.27, 0.28),
+    "lfc_cosine": (0.27, 0.18),
+    "lgc_off_diagonal": (0.22, 0.30),
+    "lgc_centered": (0.16, 0.24),
+    "lgc_cosine": (0.08, 0.15),
+    "best_elsewhere": (0.60, 0.72),
+    "source_accuracy": (-0.19, -0.12),
+    "source_size": (0.15, 0.07),
+    "num_params": (0.24, 0.25),
+}
+"""Mean over the targets for each of `PER_CLASS`, with intervals in scripts/results/benchmark.md. None if the score had too few images."""
 NAMED = 4
-"""Experts that a sentence names; of more it gives the ranks."""
+"""Largest number of experts that a sentence names; for more it gives their ranks."""
 
 
 def ordered(rows: list[ExpertScores], deciding: str, score: Score) -> list[ExpertScores]:
-    """Best first by the deciding score; behind them those whose value would be about the same for any labels; those without it last, by name."""
+    """Best first by the deciding score; then experts whose value is not informative; last, by name, experts without a value."""
     sign = -1 if score.higher_is_better else 1
 
     def key(row: ExpertScores):
@@ -25,39 +71,39 @@ def ordered(rows: list[ExpertScores], deciding: str, score: Score) -> list[Exper
 
 
 def contenders(rows: list[ExpertScores], on_halves: dict[str, np.ndarray], deciding: str, halves: HalfSamples) -> tuple[str, ...]:
-    """Names of the experts that cannot be told from the best, itself the first, in the order of the ranking.
+    """Names of the experts that cannot be distinguished from the best, starting with the best, in the order of the ranking.
 
-    They need not be neighbours: one further down with few or noisy values may be among them when those between are not. Where the
-    best has no interval they are those of equal value.
+    They need not be neighbours: an expert with noisy values can be among them although experts above it are not. If the
+    best has no interval, they are the experts of equal value.
     """
     scored = [row for row in rows if isinstance(row.scores[deciding], ScoreResult)]
     if not scored:
         return ()
     scored = [row for row in scored if bool(row.scores[deciding].remark) == bool(scored[0].scores[deciding].remark)]
     best, found = scored[0], [scored[0].name]
-    judged = best.name in on_halves and np.isfinite(halves.margin(on_halves[best.name]))
+    has_error = best.name in on_halves and np.isfinite(halves.margin(on_halves[best.name]))
     for row in scored[1:]:
         difference = row.scores[deciding].value - best.scores[deciding].value
-        if difference == 0 or (judged and not halves.told_apart(on_halves[best.name], on_halves[row.name], difference)):
+        if difference == 0 or (has_error and not halves.distinguishes(on_halves[best.name], on_halves[row.name], difference)):
             found.append(row.name)
     return tuple(found)
 
 
 def judgement(
-    rows: list[ExpertScores], among: Sequence[str], deciding: str, scores: Mapping[str, Score], *, images: int, draws: int, halved: bool
+    rows: list[ExpertScores], among: Sequence[str], deciding: str, scores: Mapping[str, Score], *, images: int, resamples: int, halved: bool
 ) -> str:
-    """The verdict in one sentence; where the score is an accuracy, what the best is expected to reach; and whom other scores put first.
+    """The verdict in one sentence; for a forecast the expected accuracy of the best; and the experts that other scores put first.
 
     Args:
       rows: in order.
-      among: of `contenders`.
-      deciding: the score that decides.
-      scores: all of the ranking.
-      images: of the probe sample.
-      draws: half-samples that were asked for.
+      among: the result of `contenders`.
+      deciding: name of the score that determines the order.
+      scores: all scores of the ranking.
+      images: size of the probe sample.
+      resamples: number of half-samples requested.
       halved: whether there were any.
     """
-    verdict = _verdict(rows, among, deciding, scores[deciding], images, draws, halved)
+    verdict = _verdict(rows, among, deciding, scores[deciding], images, resamples, halved)
     return " ".join(filter(None, (verdict, _expected(rows, deciding), _disagreement(rows, deciding, scores))))
 
 
@@ -73,7 +119,7 @@ def _expected(rows: list[ExpertScores], deciding: str) -> str:
 
 
 def _disagreement(rows: list[ExpertScores], deciding: str, scores: Mapping[str, Score]) -> str:
-    """Whom the other scores that look at the images put first, where that is not the best. Scores that would fit any labels do not count."""
+    """The experts that other scores put first, except scores that do not depend on the images or are not informative."""
     if not rows or not isinstance(rows[0].scores[deciding], ScoreResult):
         return ""
     others: dict[str, list[str]] = {}
@@ -83,14 +129,14 @@ def _disagreement(rows: list[ExpertScores], deciding: str, scores: Mapping[str, 
             others.setdefault(first[0] if len(first) == 1 else f"{first[0]} (tied with {len(first) - 1})", []).append(name)
     if not others:
         return ""
-    told = sorted(others.items(), key=lambda item: -len(item[1]))
-    shown = [f"{expert} by {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}" for expert, names in told[:NAMED]]
-    return f"Other scores disagree; first is {'; '.join(shown)}{f'; and {len(told) - NAMED} others' if len(told) > NAMED else ''}."
+    by_votes = sorted(others.items(), key=lambda item: -len(item[1]))
+    shown = [f"{expert} by {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}" for expert, names in by_votes[:NAMED]]
+    return f"Other scores disagree; first is {'; '.join(shown)}{f'; and {len(by_votes) - NAMED} others' if len(by_votes) > NAMED else ''}."
 
 
-def _verdict(rows: list[ExpertScores], among: Sequence[str], deciding: str, score: Score, images: int, draws: int, halved: bool) -> str:
+def _verdict(rows: list[ExpertScores], among: Sequence[str], deciding: str, score: Score, images: int, resamples: int, halved: bool) -> str:
     if not among:
-        return f"No expert could be given the score {deciding}."
+        return f"No expert has the score {deciding}."
     best, scored = rows[0], sum(isinstance(row.scores[deciding], ScoreResult) for row in rows)
     equal = [row.name for row in rows if row.name in among and row.scores[deciding].value == best.scores[deciding].value]
     highest = f"{deciding} is {'highest' if score.higher_is_better else 'lowest'} for {best.name}"
@@ -99,16 +145,16 @@ def _verdict(rows: list[ExpertScores], among: Sequence[str], deciding: str, scor
         return f"{highest}, and says nothing about the task."
     if best.scores[deciding].remark:
         chance = best.scores[deciding].by_chance.get("value")
-        told = "" if chance is None else f": shuffled labels give it {chance:.4g}"
-        return f"{highest} on these {images} images, with {best.scores[deciding].value:.4g}, which says little{told}."
+        compared = "" if chance is None else f": shuffled labels give it {chance:.4g}"
+        return f"{highest} on these {images} images, with {best.scores[deciding].value:.4g}, which is not informative{compared}."
     if not score.resampled:
-        return f"{highest} on these {images} images. It has no intervals: half-samples of the images cost too much, or do not tell its error."
-    if draws == 0:
-        return f"{highest} on these {images} images; without draws nothing can be said of how surely."
+        return f"{highest} on these {images} images. It has no intervals: half-samples of the images cost too much, or do not estimate its error."
+    if resamples == 0:
+        return f"{highest} on these {images} images; without half-samples (resamples=0) its uncertainty is not known."
     if not halved:
-        return f"{highest} on these {images} images; some classes have too few of them to say how surely."
+        return f"{highest} on these {images} images; some classes have too few of them to estimate the uncertainty."
     if best.scores[deciding].low is None:
-        return f"{highest} on these {images} images; half-samples of them do not tell how surely: it has no value there, or always the same."
+        return f"{highest} on these {images} images; half-samples of them give no uncertainty: it has no value there, or always the same."
     if scored == 1:
         return f"{best.name} is the only expert{'' if len(rows) == 1 else f' with the score {deciding}'}; there is nothing to compare."
     highest += f" on these {images} images"
@@ -119,8 +165,8 @@ def _verdict(rows: list[ExpertScores], among: Sequence[str], deciding: str, scor
     if not close:
         return f"{highest}."
     if len(among) == scored:
-        return f"{highest}, but no other expert can be told from it: the choice of images explains the differences (95 %)."
-    return f"{highest}; {_those(rows, close)} cannot be told from it (95 %, over the choice of images)."
+        return f"{highest}, but no other expert can be distinguished from it: the choice of images explains the differences (95 %)."
+    return f"{highest}; {_those(rows, close)} cannot be distinguished from it (95 %, over the choice of images)."
 
 
 def _those(rows: list[ExpertScores], others: Sequence[str]) -> str:
@@ -132,3 +178,17 @@ def _those(rows: list[ExpertScores], others: Sequence[str]) -> str:
     ends = [rank for rank in ranks if rank + 1 not in ranks]
     spans = [f"{start}" if start == end else f"{start} to {end}" for start, end in zip(starts, ends, strict=True)]
     return f"the {len(others)} others at rank {', '.join(spans)}"
+
+
+def evidence_for(score: str) -> str:
+    """How well a score has predicted fine-tuned accuracy, in one sentence."""
+    known = [(value, images) for value, images in zip(SPEARMAN.get(score, ()), PER_CLASS, strict=False) if value is not None]
+    if not known:
+        return unmeasured(score)
+    numbers = " and ".join(f"{value:.2f} at {images} images per class" for value, images in reversed(known))
+    return f"Measured on {BENCHMARK}, {score} has a rank correlation with accuracy after fine-tuning of {numbers} (1 is perfect, 0 is chance)."
+
+
+def unmeasured(score: str) -> str:
+    """The sentence for a score without a measurement."""
+    return f"How well {score} predicts accuracy after fine-tuning has not been measured."

@@ -1,4 +1,4 @@
-"""Keys of a ranking's computations for the cache, made of everything that decides the numbers."""
+"""Cache keys of passes, kernels and reference networks: digests of everything that determines the numbers."""
 
 import inspect
 from dataclasses import is_dataclass
@@ -22,24 +22,24 @@ class Keys:
         self._programs: dict[Any, str | None] = {}
 
     def of_passes(self, expert: Expert, x) -> str | None:
-        """Weights, images as they enter, programs, and what computes. None where a program calls back to Python."""
+        """Key of weights, preprocessed images, programs and device. None if a program calls back to Python."""
         programs = [self._program(fn, expert, x) for fn in (expert.apply_fn, expert.features_fn, expert.taps_fn) if fn is not None]
         images = (x.pixels, repr(x.preprocess)) if isinstance(x, NetworkInputs) else (np.asarray(x),)
         return None if None in programs else key_of("passes", _where(), digest_of_params(expert.variables), *images, *programs)
 
     def of_kernel(self, expert: Expert, x, passes: str, layers: str = "last_conv") -> str:
-        """What the passes are, the layers, the head, and the program of the gradient with its derivative rules."""
+        """Key of the passes, the layers, the head, and the program of the gradient with its derivative rules."""
         fn = expert.features_fn if expert.head is None and expert.features_fn is not None else expert.apply_fn
         return key_of("gradient kernel", passes, layers, repr(expert.last_conv), repr(expert.head), str(self._program(fn, expert, x, gradient=True)))
 
     def of_training_kernel(self, expert: Expert, x, passes: str, batch_norm: str, head: str, seed: int) -> str | None:
-        """What the passes are, the program of training, how batch norm is trained, the head, and the random directions."""
+        """Key of the passes, the program of training, the mode of batch norm, the head, and the random directions."""
         train_fn = expert.train_fn
         program = "" if train_fn is None else digest_of_program(lambda variables, x: train_fn(variables, x)[0].features, expert.variables, x[:1])
         return program if program is None else key_of("training kernel", passes, program, batch_norm, head, repr(expert.head), str(seed))
 
     def of_reference(self, task: Task, sample: ProbeSample, network: str, seed: int) -> str:
-        """Where a trained reference starts, how it is trained, on what, and which images it is shown.
+        """Key of the initial weights, the recipe and the training images of a reference network, and of the probe sample.
 
         Raises:
           ConfigError: `network` is unknown.
@@ -78,10 +78,10 @@ class Keys:
 
 
 def _holds_no_weights(fn) -> bool:
-    """Whether a function may be remembered: closures would keep the weights of every expert alive."""
+    """Whether a function can be a key of a dictionary: closures would keep the weights of every expert in memory."""
     return (is_dataclass(fn) and type(fn).__hash__ is not None) or (inspect.isfunction(fn) and fn.__closure__ is None)
 
 
 def _where() -> str:
-    """What computes."""
+    """Version of JAX, device and precision."""
     return f"{jax.__version__} {jax.devices()[0].platform} {jax.config.jax_enable_x64}"

@@ -1,19 +1,21 @@
-"""A ranking as a figure: every expert's scores with their intervals, or its place by every score where there are many."""
+"""Figures of a ranking (scores with intervals, or places if there are many scores) and of the agreement of scores."""
 
 import textwrap
+from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 
 from ntk_select._runtime.figures import colours, file_content, literal, new_figure
 from ntk_select.scores import ScoreResult
 
 LETTERS = 12
-"""Of a title, along an inch."""
+"""Characters of a title per inch."""
 MOST_PANELS = 6
-"""Scores that get a panel each; more are shown by the places that they give."""
+"""Largest number of scores with a panel each; for more scores the figure shows the place of each expert by each score."""
 
 
-def figure_bytes(ranking, file_format: str) -> bytes:
+def ranking_figure(ranking, file_format: str) -> bytes:
     """The figure as a file's content: "png", "svg" or "pdf". Raises MissingDependencyError without matplotlib."""
     experts, names = ranking.experts, ranking.score_names
     height = 1.9 + 0.26 * max(len(experts), 3)
@@ -27,8 +29,8 @@ def figure_bytes(ranking, file_format: str) -> bytes:
         _values(figure, axes, ranking)
     axes[0].set_yticks(range(len(experts)), [f"{literal(expert.name)}  {expert.rank}" for expert in experts])
     axes[0].set_ylim(max(len(experts), 1) - 0.5, -0.5)
-    said = f"{ranking.task['name']}: {ranking.judgement} {ranking.evidence}"
-    title = textwrap.fill(said, int(LETTERS * figure.get_figwidth()), break_on_hyphens=False)
+    text = f"{ranking.task['name']}: {ranking.judgement} {ranking.evidence}"
+    title = textwrap.fill(text, int(LETTERS * figure.get_figwidth()), break_on_hyphens=False)
     figure.suptitle(literal(title), fontsize=10)
     return file_content(figure, file_format)
 
@@ -67,3 +69,25 @@ def _places(figure, axis, ranking) -> None:
     axis.set_xticks(range(len(ranking.score_names)), [literal(name) for name in ranking.score_names], rotation=90)
     axis.tick_params(length=0)
     figure.colorbar(image, ax=axis, label="place by the score", shrink=0.8)
+
+
+def agreement_figure(names: Sequence[str], matrix: Float[np.ndarray, "s s"], file_format: str, title: str = "") -> bytes:
+    """A heat map of correlations between scores, as a file's content. Raises MissingDependencyError without matplotlib."""
+    size = 2.8 + 0.36 * len(names)
+    figure = new_figure(size + 0.6, size, "The figure of an agreement")
+    axes = figure.subplots()
+    image = axes.imshow(matrix, cmap=colours("RdBu_r"), vmin=-1, vmax=1)
+    places = range(len(names))
+    axes.set_xticks(places, list(map(literal, names)), rotation=90)
+    axes.set_yticks(places, list(map(literal, names)))
+    axes.tick_params(length=0)
+    for i in places:
+        for j in places:
+            if i != j and np.isfinite(matrix[i, j]):
+                dark = abs(matrix[i, j]) > 0.6
+                text = f"{matrix[i, j]:.1f}".replace("-0.0", "0.0")
+                axes.text(j, i, text, ha="center", va="center", fontsize=6, color="white" if dark else "0.2")
+    figure.colorbar(image, ax=axes, shrink=0.6, label="Spearman correlation over experts")
+    if title:
+        axes.set_title(literal(title), fontsize=10)
+    return file_content(figure, file_format)

@@ -1,4 +1,4 @@
-"""A ranking, and its forms: table, JSON, pandas, files."""
+"""A ranking and its representations: table, HTML, JSON, pandas, files."""
 
 import csv
 import html
@@ -12,18 +12,19 @@ from typing import Any
 from ntk_select._runtime.figures import format_of
 from ntk_select._runtime.files import write_output
 from ntk_select.errors import did_you_mean, missing
+from ntk_select.ranking.agreement import agreement
+from ntk_select.ranking.plot import ranking_figure
 from ntk_select.scores import SCORES, ScoreResult, Unavailable
-from ntk_select.scores.dissimilarity import ranked
-from ntk_select.scores.record import is_telling
+from ntk_select.scores.score import is_informative
 
-LONGEST, MOST_REMARKS = 300, 12
-"""Letters of a remark below the table, and remarks."""
+LONGEST, MOST_NOTES = 300, 12
+"""Characters of a note below the table, and number of notes."""
 UNEVEN = 0.3
-"""Difference of the two sides of an interval, in units of its width, from which both ends are shown."""
+"""Difference of the two sides of an interval, in units of its width, above which both ends are shown."""
 MOST_COLUMNS = 6
-"""Scores that a printed ranking shows side by side."""
+"""Largest number of scores in a printed table."""
 CONTENDER, EQUAL = "~", "="
-"""Stand behind the rank of an expert that cannot be told from the best, or has the same value."""
+"""Marks after the rank of an expert that cannot be distinguished from the best, or has the same value."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,10 @@ class ExpertScores:
     """One row of a ranking.
 
     Attributes:
-      rank: 1 is best. Experts whose deciding score is unavailable come last.
+      rank: 1 is best. Experts without the deciding score are last.
       scores: outcome of each score, by name.
-      seconds: time by step: "load", "preprocess", "cache" (looking up what is known), "forward", "backward" (gradients and their
-        kernel), "scores", "intervals". Steps that were not needed are absent.
+      seconds: by step: "load", "preprocess", "cache" (look-up), "forward", "backward" (gradients and their
+        kernel), "inputs" (a score's own), "scores", "intervals". Steps that were not needed are absent.
       score_seconds: of "scores", by score.
     """
 
@@ -54,12 +55,12 @@ class ExpertScores:
 
 
 OF_ACCURACY = ("accuracy", "accuracy_low", "accuracy_high", "learning_rate")
-"""Details of a forecast that stand beside its value."""
+"""Details of a forecast that its JSON has next to the value."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An expert that could not be scored, and the sentence that says why."""
+    """An expert that could not be scored, and the error message."""
 
     name: str
     error: str
@@ -67,20 +68,20 @@ class Failure:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Experts in the order in which they are worth fine-tuning, best first.
+    """Experts in the order in which to try fine-tuning, best first.
 
     `len(ranking)`, iteration and `ranking[0]` are over the experts; `ranking["name"]` is the row of one.
 
     Attributes:
-      task: name, uri, classes, images seen, copies left out, images per class, seed, warnings.
-      score_names: the scores.
-      deciding: the score that decides the order: the first that at least half of the experts have.
-      evidence: how well that score has predicted accuracy after fine-tuning, in one sentence; "" where no expert has it.
-      fine_tuning: recipe and learning rates of the forecast; None where there is none.
+      task: name, uri, classes, images of the probe sample, duplicates left out, images per class, seed, warnings.
+      score_names: names of the scores.
+      deciding: the score that determines the order: the first that at least half of the experts have.
+      evidence: how well that score has predicted accuracy after fine-tuning, in one sentence; "" if no expert has it.
+      fine_tuning: recipe and learning rates of the forecast; None without one.
       experts: best first.
       failures: experts that could not be scored.
-      contenders: names of the experts that cannot be told from the best one, itself the first; empty if no expert has the deciding score.
-      judgement: that in words, what the best is expected to reach, and whom other scores put first.
+      contenders: names of the experts that cannot be distinguished from the best, starting with the best; empty if no expert has the deciding score.
+      judgement: the verdict in words, the expected accuracy of the best, and the experts that other scores put first.
       higher_is_better: the direction of each score.
       shared_seconds: time spent once for all experts: "reference" (a network trained on the task), "extractor".
     """
@@ -100,12 +101,12 @@ class Ranking:
 
     @property
     def best(self) -> str | None:
-        """Name of the first expert; None when none could be scored."""
+        """Name of the first expert; None if no expert has the deciding score."""
         return self.experts[0].name if self.contenders else None
 
     @property
     def tied(self) -> int:
-        """Number of `contenders`: 1 where the best stands alone, 0 where no expert has the deciding score."""
+        """Number of `contenders`: 1 if the best can be distinguished from all others, 0 if no expert has the deciding score."""
         return len(self.contenders)
 
     def __len__(self):
@@ -115,7 +116,7 @@ class Ranking:
         return iter(self.experts)
 
     def __getitem__(self, key: int | slice | str) -> ExpertScores | tuple[ExpertScores, ...]:
-        """The row at a place, the rows of a slice, or the row of a name. Raises IndexError or KeyError."""
+        """The row at an index, the rows of a slice, or the row of a name. Raises IndexError or KeyError."""
         if not isinstance(key, str):
             return self.experts[key]
         for row in self.experts:
@@ -124,14 +125,16 @@ class Ranking:
         raise KeyError(f"{key!r} is not in this ranking.{did_you_mean(key, [row.name for row in self.experts])}")
 
     def places(self, name: str) -> dict[str, float]:
-        """Place of each expert by one score, 1 the best, those that tie on the mean of their places; experts without it are absent."""
+        """Place of each expert by one score, 1 is best, ties have their mean place; experts without the score are absent."""
+        from scipy.stats import rankdata
+
         sign = -1 if self.higher_is_better.get(name, True) else 1
         known = [expert for expert in self.experts if isinstance(expert.scores[name], ScoreResult)]
-        ranks = ranked([sign * expert.scores[name].value for expert in known])
+        ranks = rankdata([sign * expert.scores[name].value for expert in known])
         return {expert.name: float(rank) for expert, rank in zip(known, ranks, strict=True)}
 
     def shown_rank(self, row: ExpertScores) -> str:
-        """The rank, with a mark behind it where the expert cannot be told from the best, or has the same value."""
+        """The rank, with a mark if the expert cannot be distinguished from the best or has the same value."""
         if row.name not in self.contenders[1:]:
             return str(row.rank)
         name = self.deciding or self.score_names[0]
@@ -139,45 +142,48 @@ class Ranking:
 
     @property
     def marks(self) -> list[str]:
-        """What the marks behind ranks mean, those that occur."""
+        """The meaning of the marks after ranks, for marks that occur."""
         shown = {self.shown_rank(row)[-1] for row in self.experts}
-        said = {CONTENDER: "cannot be told from the first (95 %, over the choice of images).", EQUAL: "has the same value as the first."}
-        return [f"{mark} {meaning}" for mark, meaning in said.items() if mark in shown]
+        meanings = {CONTENDER: "cannot be distinguished from the first (95 %, over the choice of images).", EQUAL: "has the same value as the first."}
+        return [f"{mark} {meaning}" for mark, meaning in meanings.items() if mark in shown]
 
     def _table(self) -> list[list[str]]:
-        """Rows of text under a heading; of many scores only the deciding one."""
+        """Rows of text below a heading; of many scores only the deciding one."""
         names = self.score_names if len(self.score_names) <= MOST_COLUMNS else (self.deciding or self.score_names[0],)
         cells = [[self.shown_rank(row), row.name, *(cell(row.scores[name], name) for name in names)] for row in self.experts]
         return [["rank", "expert", *names], *cells]
 
-    def _lines_below(self) -> list[str]:
-        marked = self.marks
-        remarks = [f"{', '.join(names)} unavailable{extent}: {reason}" for (extent, reason), names in self.reasons().items()]
-        remarks += [f"{', '.join(names)}: {remark}" for remark, names in self.remarks().items()]
-        remarks += [f"{failure.name} failed: {failure.error}" for failure in self.failures]
-        remarks += [f"Note: {warning}" for warning in self.task.get("warnings", ())]
-        remarks = [remark if len(remark) <= LONGEST else remark[: LONGEST - 4] + " ..." for remark in remarks]
-        if len(remarks) > MOST_REMARKS:
-            remarks[MOST_REMARKS:] = [f"and {len(remarks) - MOST_REMARKS} more remarks: see failures, and the reason of each score that is not there"]
+    def notes(self) -> list[str]:
+        """Sentences on what is missing or uncertain: unavailable scores, remarks on values, failures, warnings."""
+        notes = [f"{', '.join(names)} unavailable{extent}: {reason}" for (extent, reason), names in self.reasons().items()]
+        notes += [f"{', '.join(names)}: {remark}" for remark, names in self.remarks().items()]
+        notes += [f"{failure.name} failed: {failure.error}" for failure in self.failures]
+        return notes + [f"Note: {warning}" for warning in self.task.get("warnings", ())]
+
+    def summary_lines(self) -> list[str]:
+        """The lines below a printed ranking: marks, notes (shortened where they are long or many), judgement and evidence."""
+        notes = [note if len(note) <= LONGEST else note[: LONGEST - 4] + " ..." for note in self.notes()]
+        if len(notes) > MOST_NOTES:
+            notes[MOST_NOTES:] = [f"and {len(notes) - MOST_NOTES} more notes: see notes()"]
         hidden = len(self.score_names) - len(self._table()[0]) + 2
-        marked += [f"{hidden} more scores: to_pandas() has all."] if hidden else []
-        return [*marked, *remarks, *filter(None, (self.judgement, self.evidence))]
+        more = [f"{hidden} more scores: see to_pandas()."] if hidden else []
+        return [*self.marks, *more, *notes, *filter(None, (self.judgement, self.evidence))]
 
     def __repr__(self):
         table = self._table()
         widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
         lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in table]
-        return "\n".join([f"Ranking of {len(self.experts)} experts for {self.task['name']}", *lines, *self._lines_below()])
+        return "\n".join([f"Ranking of {len(self.experts)} experts for {self.task['name']}", *lines, *self.summary_lines()])
 
     def _repr_html_(self) -> str:
         head, *rows = self._table()
         cells = [f"<tr>{''.join(f'<th>{html.escape(text)}</th>' for text in head)}</tr>"]
         cells += [f"<tr>{''.join(f'<td>{html.escape(text)}</td>' for text in row)}</tr>" for row in rows]
         title = html.escape(f"Ranking of {len(self.experts)} experts for {self.task['name']}")
-        return "".join([f"<p>{title}</p><table>{''.join(cells)}</table>", *(f"<p>{html.escape(line)}</p>" for line in self._lines_below())])
+        return "".join([f"<p>{title}</p><table>{''.join(cells)}</table>", *(f"<p>{html.escape(line)}</p>" for line in self.summary_lines())])
 
     def remarks(self) -> dict[str, list[str]]:
-        """Names of the scores whose values say little, by one expert's remark for all."""
+        """Names of the scores whose values are not informative, by the remark of one expert."""
         found: dict[str, list[str]] = {}
         for name in self.score_names:
             remarks = [row.scores[name].remark for row in self.experts if isinstance(row.scores[name], ScoreResult) and row.scores[name].remark]
@@ -186,7 +192,7 @@ class Ranking:
         return found
 
     def reasons(self) -> dict[tuple[str, str], list[str]]:
-        """Names of the scores that lack for the same reason, by how many experts lack them ("" for all) and one expert's reason for all."""
+        """Names of unavailable scores, by how many experts lack them ("" for all) and the reason of one expert."""
         found: dict[tuple[str, str], list[str]] = {}
         for name in self.score_names:
             reasons = [e.scores[name].reason for e in self.experts if not isinstance(e.scores[name], ScoreResult)]
@@ -213,7 +219,7 @@ class Ranking:
         return rows
 
     def to_dict(self) -> dict[str, Any]:
-        """The ranking as JSON-ready values; what `ntk-select rank --json` prints."""
+        """The ranking as JSON-ready values, as `ntk-select rank --json` prints them."""
 
         def outcome(result: ScoreResult | Unavailable):
             if isinstance(result, Unavailable):
@@ -261,9 +267,9 @@ class Ranking:
         return pandas.DataFrame(self._rows())
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Writes ranking.json, ranking.csv and ranking.parquet (and ranking.png with matplotlib), each whole or not at all.
+        """Writes ranking.json, ranking.csv and ranking.parquet (and ranking.png with matplotlib), each atomically.
 
-        Where three scores can be compared also agreement.json (and .png): which of them order the experts alike.
+        If at least three scores can be compared, also agreement.json (and .png), the correlations between scores.
 
         Returns the paths. Raises ConfigError when the folder cannot be written.
         """
@@ -279,38 +285,34 @@ class Ranking:
             "ranking.csv": text.getvalue().encode(),
             "ranking.parquet": _parquet(rows),
         }
-        from ntk_select.ranking import agree, plot
-
-        together = agree.agreement(self)
-        together = together if len(together.known) > 2 else None
-        if together is not None:
-            contents["agreement.json"] = (json.dumps(together.to_dict(), indent=1) + "\n").encode()
+        between_scores = agreement(self)
+        compared = len(between_scores.known) > 2
+        if compared:
+            contents["agreement.json"] = (json.dumps(between_scores.to_dict(), indent=1) + "\n").encode()
         try:
-            contents["ranking.png"] = plot.figure_bytes(self, "png")
-            if together is not None:
-                contents["agreement.png"] = agree.figure_bytes(together, "png", self.task["name"])
+            contents["ranking.png"] = ranking_figure(self, "png")
+            if compared:
+                contents["agreement.png"] = between_scores.figure("png", self.task["name"])
         except ImportError:
             pass
         return [write_output(folder / name, content) for name, content in contents.items()]
 
     def report(self, path: str | Path) -> Path:
         """Writes the figure of the ranking: .png, .svg or .pdf. Raises ConfigError for another ending or an unwritable place."""
-        from ntk_select.ranking.plot import figure_bytes
-
         path = Path(path).expanduser()
-        return write_output(path, figure_bytes(self, format_of(path)))
+        return write_output(path, ranking_figure(self, format_of(path)))
 
 
 def firsts(rows: Sequence[ExpertScores], name: str, higher_is_better: bool = True) -> list[str]:
-    """Names of the experts that are best by one score: several where they tie, none where no expert has it or it would fit any labels."""
-    known = {row.name: row.scores[name].value for row in rows if is_telling(row.scores[name])}
+    """Names of the experts that are best by one score: several if they tie, none if no expert has an informative value."""
+    known = {row.name: row.scores[name].value for row in rows if is_informative(row.scores[name])}
     best = (max if higher_is_better else min)(known.values(), default=None)
     return [expert for expert, value in known.items() if value == best]
 
 
 def cell(outcome: ScoreResult | Unavailable, name: str) -> str:
-    """A score as a table shows it: 0.204 ±0.022; 0.98 [0.90, 1.00] where the interval lies unevenly around the value; in per cent where it is an
-    accuracy; with what chance gives where it says little."""
+    """A score as a table shows it: 0.204 ±0.022; 0.98 [0.90, 1.00] if the interval is not symmetric; in per cent if it is an
+    accuracy; with the value by chance if it is not informative."""
     if not isinstance(outcome, ScoreResult):
         return "-"
     percent = name in SCORES and SCORES[name].unit == "accuracy"

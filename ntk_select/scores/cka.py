@@ -1,12 +1,12 @@
-"""CKA: how alike are two kernels on the same images, once both are centred?"""
+"""Centred kernel alignment (CKA) of two kernels on the same images."""
 
 import numpy as np
 from jaxtyping import Int, Num
 
 from ntk_select.errors import TaskError, UndefinedScoreError, not_finite
 from ntk_select.kernels.alignment import CONSTANT, double_centred, label_kernel
+from ntk_select.scores.dissimilarity import unbiased_centring
 from ntk_select.scores.features import Features, as_features, checked_classes, class_sums, labelled
-from ntk_select.scores.rsa import unbiased_centring
 
 
 def kernel_alignment(a: Num[np.ndarray, "n n"], b: Num[np.ndarray, "n n"], *, unbiased: bool = False) -> float:
@@ -14,12 +14,12 @@ def kernel_alignment(a: Num[np.ndarray, "n n"], b: Num[np.ndarray, "n n"], *, un
 
     Args:
       a, b: symmetric, at any positive scales.
-      unbiased: leave out the diagonal and centre without bias, so that unrelated kernels have 0 on average; otherwise few images and
-        many features lift every kernel.
+      unbiased: leave out the diagonal and centre without bias, so that unrelated kernels have mean 0; otherwise the value is
+        biased upwards for few images and many features.
 
     Returns:
-      0 to 1 for positive semi-definite kernels, -1 to 1 when unbiased; 1 if one is a positive multiple of the other. Unlike LFC it does not see a
-      shift of the features.
+      0 to 1 for positive semi-definite kernels, -1 to 1 when unbiased; 1 if one is a positive multiple of the other. Unlike LFC it is
+      invariant to shifts of the features.
 
     Raises:
       TaskError: not square, different sizes, or not finite.
@@ -39,12 +39,12 @@ def kernel_alignment(a: Num[np.ndarray, "n n"], b: Num[np.ndarray, "n n"], *, un
     centred = [unbiased_centring(kernel) if unbiased else double_centred(kernel) for kernel in kernels]
     norms = [np.linalg.norm(kernel) for kernel in centred]
     if any(norm**2 <= CONSTANT * (kernel**2).sum() for norm, kernel in zip(norms, kernels, strict=True)):
-        raise UndefinedScoreError("A kernel is the same for all images (constant or zero features?), so that it is like no other.")
+        raise UndefinedScoreError("A kernel is the same for all images (constant or zero features?), so that its alignment is undefined.")
     return float(np.clip((centred[0] * centred[1]).sum() / (norms[0] * norms[1]), -1, 1))
 
 
 def cka(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n"]) -> float:
-    """Alignment of the feature kernel with the label kernel, without forming either.
+    """Alignment of the feature kernel with the label kernel, computed without either matrix.
 
     Args:
       features: pre-logits.
@@ -56,7 +56,7 @@ def cka(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n
     Raises:
       UndefinedScoreError: one class only, one image in every class, constant features.
 
-    Reference: as `kernel_alignment`.  Cost: O(n d min(n, d)), and nothing where other scores have decomposed the features.
+    Reference: as `kernel_alignment`.  Cost: O(n d min(n, d)), shared with other scores that decompose the features.
     """
     features, ids, counts = labelled(features, labels)
     sums = class_sums(features.svd.coordinates, ids)
@@ -73,8 +73,8 @@ def cka_gradient(gradient_kernel: Num[np.ndarray, "n n"], labels: Int[np.ndarray
 
 
 def cka_features_gradient(features: Num[np.ndarray, "n d"] | Features, gradient_kernel: Num[np.ndarray, "n n"]) -> float:
-    """Alignment of the feature kernel with the gradient kernel: how far LFC can stand for LGC. As `kernel_alignment`."""
+    """Alignment of the feature kernel with the gradient kernel: how well LFC can replace LGC. Range and errors as `kernel_alignment`."""
     features = as_features(features)
     if features.constant:
-        raise UndefinedScoreError("The features are constant over all images (or zero), so that their kernel is like no other.")
+        raise UndefinedScoreError("The features are constant over all images (or zero), so that the alignment of their kernel is undefined.")
     return kernel_alignment(features.centred @ features.centred.T, gradient_kernel)

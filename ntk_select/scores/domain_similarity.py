@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, Num
 from ntk_select.errors import ConfigError, TaskError, UndefinedScoreError, missing
 from ntk_select.kernels.alignment import checked_labels
 from ntk_select.scores.features import Features, as_features, class_means
-from ntk_select.scores.record import ScoreResult
+from ntk_select.scores.score import ScoreResult
 
 GAMMA = 0.01
 MIN_IMAGES = 5

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int, Num
 
 from ntk_select.errors import UndefinedScoreError
-from ntk_select.scores.record import ScoreResult
+from ntk_select.scores.score import ScoreResult
 
 
 def forecast(
@@ -48,4 +48,4 @@ def forecast(
         )
     interval = {"accuracy": found.accuracy, "accuracy_low": found.low, "accuracy_high": found.high}
     details = {"balanced_accuracy": found.balanced_accuracy, "loss": found.loss, "learning_rate": found.learning_rate, "distance": found.distance}
-    return ScoreResult(found.accuracy, found.low, found.high, {**interval, **details}, found.right)
+    return ScoreResult(found.accuracy, found.low, found.high, {**interval, **details}, found.correct)

@@ -6,7 +6,7 @@ from jaxtyping import Int, Num
 from ntk_select.errors import UndefinedScoreError
 from ntk_select.kernels.alignment import CONSTANT, checked_kernel
 from ntk_select.scores.features import Features, checked_classes, labelled, one_hot
-from ntk_select.scores.record import ScoreResult
+from ntk_select.scores.score import ScoreResult
 
 
 def generalization(gradient_kernel: Num[np.ndarray, "n n"], labels: Int[np.ndarray, " n"]) -> ScoreResult:

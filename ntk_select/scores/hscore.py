@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float, Int, Num
 
 from ntk_select.scores.features import Features, class_means, labelled
-from ntk_select.scores.record import ScoreResult
+from ntk_select.scores.score import ScoreResult
 
 
 def hscore(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n"]) -> ScoreResult:

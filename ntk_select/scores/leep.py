@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 
 from ntk_select.errors import TaskError, UndefinedScoreError, not_finite
 from ntk_select.scores.features import checked_classes, one_hot
-from ntk_select.scores.record import ScoreResult
+from ntk_select.scores.score import ScoreResult
 
 OWN = 0.5
 """Share of what is known of an image's source classes that comes from the image itself, above which labels are learnt by heart."""

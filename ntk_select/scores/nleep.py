@@ -8,7 +8,7 @@ from jaxtyping import Int, Num
 from ntk_select.errors import ConfigError, UndefinedScoreError, did_you_mean, missing
 from ntk_select.scores.features import Features, labelled
 from ntk_select.scores.leep import leep
-from ntk_select.scores.record import ScoreResult
+from ntk_select.scores.score import ScoreResult
 
 COVARIANCES = ("diag", "full", "spherical", "tied")
 ENERGY = 0.8

@@ -1,4 +1,4 @@
-"""PACTran: what does a PAC-Bayes bound promise a linear head on the features?"""
+"""PACTran: the PAC-Bayes bound of a linear head on the features."""
 
 import math
 
@@ -8,7 +8,7 @@ from jaxtyping import Int, Num
 from ntk_select.errors import ConfigError
 from ntk_select.scores.discriminant import unit_rows
 from ntk_select.scores.features import Features, labelled
-from ntk_select.scores.record import ScoreResult
+from ntk_select.scores.score import ScoreResult
 
 MOST_STEPS = 200
 
@@ -18,7 +18,7 @@ def pactran(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray,
 
     With features of mean 0 and mean square norm d, weights w (c d of them, the biases are free), a prior of variance v = prior / d and
     lambda = strength n / v, the bound is min_w [L(w) + |w|^2 / (2 strength n)] + c d / (2 lambda) log(1 + lambda v tr H / (c d)): mean
-    cross-entropy and the weights' distance from the prior, then what the posterior's width costs, tr H the curvature of L at the
+    cross-entropy and the weights' distance from the prior, then the cost of the posterior's width, with tr H the curvature of L at the
     optimum. The log is the exact optimum over the posterior's variance.
 
     Args:
@@ -37,7 +37,6 @@ def pactran(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray,
     Reference: Ding et al. 2022, PACTran, section 4.3.  Cost: at most 200 steps of L-BFGS, O(n k c) each, k the rank.
     """
     from scipy.optimize import minimize
-    from scipy.special import logsumexp
 
     for name, given in (("strength", strength), ("prior", prior)):
         if not 0 < given < math.inf:
@@ -49,7 +48,8 @@ def pactran(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray,
 
     def log_probabilities(weights):
         logits = rows @ weights[:k] + weights[k]
-        return logits - logsumexp(logits, axis=1, keepdims=True)
+        logits -= logits.max(axis=1, keepdims=True)
+        return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
     def objective(flat):
         weights = flat.reshape(k + 1, c)

@@ -1,12 +1,12 @@
-"""PARC: are images of different classes further apart than images of one?"""
+"""PARC: rank correlation of the distances between images with whether their labels differ."""
 
 import numpy as np
 from jaxtyping import Int, Num
 
 from ntk_select.errors import ConfigError, UndefinedScoreError
-from ntk_select.scores.dissimilarity import correlation_distances, pairs, ranked, standardised
+from ntk_select.scores.dissimilarity import correlation_distances, pairs, standardised
 from ntk_select.scores.features import Features, labelled
-from ntk_select.scores.record import ScoreResult
+from ntk_select.scores.score import ScoreResult
 
 COMPONENTS = 32
 
@@ -35,6 +35,8 @@ def parc(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " 
     Reference: Bolya et al. 2021, Scalable diverse model selection for accessible transfer learning.
     Cost: O(n d min(n, d) + n^2 log n).
     """
+    from scipy.stats import rankdata
+
     if components is not None and components < 2:
         raise ConfigError(f"parc: components={components!r} must be at least 2, or None.")
     features, ids, _ = labelled(features, labels)
@@ -44,7 +46,7 @@ def parc(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " 
     if components is not None and components < rows.shape[1]:
         principal = Features(rows).svd.coordinates[:, :components]
         rows = principal if principal.shape[1] > 1 else rows
-    ranks = ranked(pairs(correlation_distances(rows)))
+    ranks = rankdata(pairs(correlation_distances(rows)))
     different = pairs(ids[:, None] != ids)
     far, near = int(different.sum()), int((~different).sum())
     auc = (ranks[different].sum() - far * (far + 1) / 2) / (far * near)

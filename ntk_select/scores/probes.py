@@ -7,7 +7,7 @@ from ntk_select.errors import ConfigError, UndefinedScoreError
 from ntk_select.scores.discriminant import of_own_class
 from ntk_select.scores.dissimilarity import squared_distances
 from ntk_select.scores.features import Features, labelled, one_hot
-from ntk_select.scores.record import ScoreResult
+from ntk_select.scores.score import ScoreResult
 
 TIE = 1e-9
 """Votes closer than this are equal, and distances, relatively."""

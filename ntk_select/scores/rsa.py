@@ -1,10 +1,19 @@
-"""RSA and DDS: does the expert find the same images alike as a small network that was trained on the task?"""
+"""RSA and DDS: similarity of the expert's dissimilarity matrix to that of a small network trained on the task."""
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Num
 
 from ntk_select.errors import ConfigError, UndefinedScoreError, did_you_mean
-from ntk_select.scores.dissimilarity import correlation_distances, cosine_distances, of_same_images, pairs, spearman, squared_distances, standardised
+from ntk_select.evaluate.correlations import rank_correlation
+from ntk_select.scores.dissimilarity import (
+    correlation_distances,
+    cosine_distances,
+    of_same_images,
+    pairs,
+    squared_distances,
+    standardised,
+    unbiased_centring,
+)
 from ntk_select.scores.features import Features
 
 DISTANCES = {"cosine": cosine_distances, "correlation": correlation_distances, "euclidean": squared_distances}
@@ -16,28 +25,31 @@ def rsa(features: Num[np.ndarray, "n d"] | Features, reference_features: Num[np.
     Args:
       features: pre-logits of the expert.
       reference_features: pre-logits, of the same images, of a small network trained on the task.
-      standardize: give every feature mean 0 and variance 1 first, which later work found better.
+      standardize: scale every feature to mean 0 and variance 1 first, which later work found better.
 
     Returns:
-      -1 to 1, higher is better; unchanged by positive scales of either side. Labels enter through the reference alone.
+      -1 to 1, higher is better; unchanged by positive scales of either side. Labels enter only through the reference network.
 
     Raises:
       UndefinedScoreError: fewer than 3 images, an image whose features are all equal, or images that are all equally far apart.
-      TaskError: other numbers of images, or features that are not finite.
+      TaskError: different numbers of images, or features that are not finite.
 
     Reference: Dwivedi & Roig 2019, Representation similarity analysis for efficient task taxonomy and transfer learning.
     Cost: O(n^2 d + n^2 log n).
     """
     features, reference = of_same_images(features, reference_features, 3)
     sides = [correlation_distances(standardised(side) if standardize else side.array) for side in (features, reference)]
-    return spearman(*map(pairs, sides))
+    value = rank_correlation(*map(pairs, sides))
+    if np.isnan(value):
+        raise UndefinedScoreError("All pairs of images are equally far apart, so that there is nothing to rank.")
+    return value
 
 
 def dds(features: Num[np.ndarray, "n d"] | Features, reference_features: Num[np.ndarray, "n d2"] | Features, *, distance: str = "cosine") -> float:
     """Duality diagram similarity: cosine of the two networks' dissimilarity matrices after unbiased double centring.
 
     Args:
-      features, reference_features: as for `rsa`; every feature gets mean 0 and variance 1 first.
+      features, reference_features: as for `rsa`; every feature is scaled to mean 0 and variance 1 first.
       distance: between images: "cosine" (best in the paper), "correlation", or "euclidean" (squared).
 
     Returns:
@@ -46,7 +58,7 @@ def dds(features: Num[np.ndarray, "n d"] | Features, reference_features: Num[np.
 
     Raises:
       UndefinedScoreError: fewer than 4 images, an image without direction, or images that are all equally far apart.
-      TaskError: other numbers of images, or features that are not finite.
+      TaskError: different numbers of images, or features that are not finite.
       ConfigError: `distance` is unknown.
 
     Reference: Dwivedi et al. 2020, Duality diagram similarity, with the centring of Szekely & Rizzo 2014.  Cost: O(n^2 d).
@@ -61,13 +73,3 @@ def dds(features: Num[np.ndarray, "n d"] | Features, reference_features: Num[np.
             raise UndefinedScoreError("All pairs of images are equally far apart, so that there is nothing to compare.")
     norms = [np.linalg.norm(side) for side in sides]
     return float(np.clip((sides[0] * sides[1]).sum() / (norms[0] * norms[1]), -1, 1))
-
-
-def unbiased_centring(matrix: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
-    """The U-centred matrix: diagonal 0, rows and columns that sum to 0, so that inner products have no bias. n at least 4."""
-    n = len(matrix)
-    matrix = matrix - np.diag(np.diag(matrix))
-    rows = matrix.sum(axis=1) / (n - 2)
-    centred = matrix - rows[:, None] - rows + rows.sum() / (n - 1)
-    np.fill_diagonal(centred, 0)
-    return centred

@@ -5,7 +5,7 @@ from jaxtyping import Int, Num
 
 from ntk_select.scores.discriminant import analysed, of_own_class, posteriors, shrunk, within
 from ntk_select.scores.features import Features, class_means, labelled
-from ntk_select.scores.record import ScoreResult
+from ntk_select.scores.score import ScoreResult
 
 
 def sfda(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n"]) -> ScoreResult:

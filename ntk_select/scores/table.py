@@ -1,301 +1,257 @@
-"""The table of scores."""
+"""The table of scores: reference, range, direction, cost and group of each; and the scores of installed packages."""
 
 import math
 from functools import partial
+from importlib.metadata import entry_points
+from typing import NamedTuple
 
+from ntk_select.errors import explained
 from ntk_select.kernels.alignment import kernel_label_correlation
+from ntk_select.scores import etran, feature_metrics, gbc, ncti
 from ntk_select.scores.baselines import best_elsewhere, num_params, random_score, source_accuracy, source_size
 from ntk_select.scores.cka import cka, cka_features_gradient, cka_gradient
 from ntk_select.scores.domain_similarity import domain_similarity, domain_similarity_own
-from ntk_select.scores.etran import etran, etran_terms
-from ntk_select.scores.feature_metrics import feature_metrics, feature_metrics_terms
 from ntk_select.scores.features import fits_any_labels
 from ntk_select.scores.forecast import forecast
-from ntk_select.scores.gbc import COMPONENTS as GBC_COMPONENTS
-from ntk_select.scores.gbc import gbc
 from ntk_select.scores.generalization import generalization, generalization_features
 from ntk_select.scores.hscore import hscore, hscore_saturation, hscore_shrinkage
 from ntk_select.scores.leep import leep, nce
 from ntk_select.scores.lfc import lfc
 from ntk_select.scores.logme import logme
-from ntk_select.scores.ncti import COMPONENTS as NCTI_COMPONENTS
-from ntk_select.scores.ncti import ncti, ncti_terms
 from ntk_select.scores.nleep import nleep
 from ntk_select.scores.pactran import pactran
 from ntk_select.scores.parc import parc
 from ntk_select.scores.probes import knn, linear_probe
-from ntk_select.scores.record import Score
 from ntk_select.scores.rsa import dds, rsa
+from ntk_select.scores.score import Score
 from ntk_select.scores.sfda import sfda
 from ntk_select.scores.transrate import transrate, transrate_saturation
 
 PAPER = "Deshpande et al. 2021, A linearized framework and a new benchmark for model selection for fine-tuning"
+KERNEL = "CKA of Cortes et al. 2012; Kornblith et al. 2019, Similarity of neural network representations"
 
-FEATURES = ("features", "labels")
-GRADIENTS = ("gradient_kernel", "labels")
-HEAD = ("source_probs", "labels")
-PAIR = ("features", "reference_features")
-SVD = "O(n d min(n, d))"
+of_features = partial(Score, needs=("features", "labels"), cost="O(n d min(n, d))")
+of_gradients = partial(Score, needs=("gradient_kernel", "labels"), cost="O(n^2)")
+of_head = partial(Score, needs=("source_probs", "labels"))
+of_reference = partial(Score, needs=("features", "reference_features"), most_draws=25)
+baseline = partial(Score, resampled=False, cost="none", group="baseline")
 
-
-def _hscore_limits(classes: int) -> tuple[float, float]:
-    return 0.0, classes - 1.0
-
-
-def _nce_limits(classes: int) -> tuple[float, float]:
-    return -math.log(classes), 0.0
-
-
-def _gbc_limits(classes: int) -> tuple[float, float]:
-    return -classes * (classes - 1.0), 0.0
+accuracy = {"range": "0 to 1", "limits": (0.0, 1.0)}
+correlation = {"range": "-1 to 1", "limits": (-1.0, 1.0)}
+at_least_0 = {"range": "0 or above", "limits": (0.0, math.inf)}
+at_most_0 = {"range": "0 or below", "limits": (-math.inf, 0.0)}
+costly = {"most_draws": 25}
+"""For scores that take more than a few milliseconds on some hundred images."""
+ablation = {"group": "ablation"}
 
 
-UNIT, CORRELATION, POSITIVE, NEGATIVE = (0.0, 1.0), (-1.0, 1.0), (0.0, math.inf), (-math.inf, 0.0)
-"""Limits of values."""
-COSTLY = 25
-"""Half-samples of scores that take more than a few milliseconds on some hundred images."""
+def _lgc(gradient_kernel, labels, **variant):
+    return kernel_label_correlation(gradient_kernel, labels, **variant)
 
 
-def _lgc(gradient_kernel, labels):
-    return kernel_label_correlation(gradient_kernel, labels)
-
-
-def _lfc_off_diagonal(features, labels):
-    return lfc(features, labels, diagonal=False)
-
-
-def _lfc_centered(features, labels):
-    return lfc(features, labels, center=True)
-
-
-def _lfc_cosine(features, labels):
-    return lfc(features, labels, kernel="cosine")
-
-
-def _lgc_off_diagonal(gradient_kernel, labels):
-    return kernel_label_correlation(gradient_kernel, labels, diagonal=False)
-
-
-def _lgc_centered(gradient_kernel, labels):
-    return kernel_label_correlation(gradient_kernel, labels, center=True)
-
-
-def _lgc_cosine(gradient_kernel, labels):
-    return kernel_label_correlation(gradient_kernel, labels, normalize=True)
-
-
-def _knn5(features, labels):
-    return knn(features, labels, neighbours=5)
-
-
+# Groups. Rank correlations below are over the experts of the embedded benchmark (scripts/results/embedded): at 20 images per class, the mean over
+# 7 targets and 2 probe samples. Clustered by average linkage at 0.8, the scores form 18 clusters, and the group "main" has one score of each; in
+# addition to lfc, lgc of the same cluster (0.83), because the paper compares the two. Of a cluster it has the score that is cheapest or
+# best known, and defined for few images. In the group "ablation" are the others of each cluster, with the score that they agree with:
+#   lfc_centered = cka, lgc_centered = cka_gradient (1.00: the same order for classes of equal size); lfc_off_diagonal lfc 0.97;
+#   lgc_off_diagonal lgc 0.96; lfc_cosine cka 0.87; lgc_cosine cka_gradient 0.90; nleep cka 0.85; knn5 knn 0.82; nce leep 0.89; hscore gbc 0.88;
+#   generalization_features hscore_shrinkage 0.96; sfda, pactran hscore_shrinkage 0.90; etran hscore_shrinkage 0.87; linear_probe logme 0.81;
+# and two that are no scores of an expert on their own: cka_features_gradient does not look at labels, and domain_similarity_own is not
+# comparable between experts.
 SCORES: dict[str, Score] = {
     "forecast": Score(
-        forecast,
-        ("training_kernel", "labels"),
-        True,
-        f"{PAPER}, Prop. 1: the recipe simulated for the linearised network, with cross-validation",
-        "0 to 1, accuracy after fine-tuning",
-        "20 simulated trainings for each learning rate",
-        ("recipe", "learning_rates", "seed"),
+        fn=forecast,
+        needs=("training_kernel", "labels"),
+        optional=("recipe", "learning_rates", "seed"),
+        reference=f"{PAPER}, Prop. 1: the recipe simulated for the linearised network, with cross-validation",
+        range="0 to 1, accuracy after fine-tuning",
+        limits=(0.0, 1.0),
+        cost="20 simulated trainings for each learning rate",
         unit="accuracy",
-        limits=UNIT,
     ),
-    "lfc": Score(lfc, FEATURES, True, f"{PAPER}, eq. 8 with the feature kernel", "-1 to 1", SVD, limits=CORRELATION),
-    "lgc": Score(_lgc, GRADIENTS, True, f"{PAPER}, eq. 8 with the gradient kernel of the last convolution", "-1 to 1", "O(n^2)", limits=CORRELATION),
-    "leep": Score(leep, HEAD, True, "Nguyen et al. 2020, LEEP", "0 or below", "O(n s c)", limits=NEGATIVE),
-    "rsa": Score(
-        rsa,
-        PAIR,
-        True,
-        "Dwivedi & Roig 2019, Representation similarity analysis",
-        "-1 to 1",
-        "O(n^2 d + n^2 log n)",
-        most_draws=COSTLY,
-        limits=CORRELATION,
-    ),
+    "lfc": of_features(fn=lfc, reference=f"{PAPER}, eq. 8 with the feature kernel", **correlation),
+    "lgc": of_gradients(fn=_lgc, reference=f"{PAPER}, eq. 8 with the gradient kernel of the last convolution", **correlation),
+    "leep": of_head(fn=leep, reference="Nguyen et al. 2020, LEEP", cost="O(n s c)", **at_most_0),
+    "rsa": of_reference(fn=rsa, reference="Dwivedi & Roig 2019, Representation similarity analysis", cost="O(n^2 d + n^2 log n)", **correlation),
     "domain_similarity": Score(
-        domain_similarity,
-        ("source_means", "source_counts", "domain_features", "labels"),
-        True,
-        "Cui et al. 2018, Large scale fine-grained categorization, eq. 3; one extractor for the zoo",
-        "0 to 1",
-        "transport of s by c classes",
-        ("class_counts",),
-        limits=UNIT,
+        fn=domain_similarity,
+        needs=("source_means", "source_counts", "domain_features", "labels"),
+        optional=("class_counts",),
+        reference="Cui et al. 2018, Large scale fine-grained categorization, eq. 3; one extractor for the zoo",
+        cost="transport of s by c classes",
+        **accuracy,
     ),
     "feature_metrics": Score(
-        feature_metrics_terms,
-        ("features",),
-        True,
-        "a reconstruction of Ueno & Kondo 2020, A base model selection methodology for efficient fine-tuning",
-        "about -3 to 3, mean 0 over the zoo",
-        "O(n d)",
-        ("sparsity_weight",),
-        combine=feature_metrics,
+        fn=feature_metrics.feature_metrics_terms,
+        combine=feature_metrics.feature_metrics,
+        needs=("features",),
+        optional=("sparsity_weight",),
+        reference="a reconstruction of Ueno & Kondo 2020, A base model selection methodology for efficient fine-tuning",
+        range="about -3 to 3, mean 0 over the zoo",
+        cost="O(n d)",
     ),
-    "random": Score(
-        random_score, (), True, f"{PAPER}, baseline of section 4.3", "0 to 1", "none", ("name", "seed", "task_key"), resampled=False, limits=UNIT
+    "random": baseline(fn=random_score, needs=(), optional=("name", "seed", "task_key"), reference=f"{PAPER}, baseline of section 4.3", **accuracy),
+    "nce": of_head(
+        fn=nce,
+        reference="Tran et al. 2019, Transferability and hardness of supervised classification tasks",
+        range="-log c to 0",
+        limits=lambda classes: (-math.log(classes), 0.0),
+        cost="O(n s)",
+        **ablation,
     ),
-    "nce": Score(
-        nce,
-        HEAD,
-        True,
-        "Tran et al. 2019, Transferability and hardness of supervised classification tasks",
-        "-log c to 0",
-        "O(n s)",
-        limits=_nce_limits,
-    ),
-    "nleep": Score(
-        nleep,
-        FEATURES,
-        True,
-        "Li et al. 2021, Ranking neural checkpoints",
-        "0 or below",
-        "EM of 5 c clusters",
-        ("seed",),
+    "nleep": of_features(
+        fn=nleep,
+        optional=("seed",),
+        reference="Li et al. 2021, Ranking neural checkpoints",
+        cost="EM of 5 c clusters",
         resampled=False,
-        limits=NEGATIVE,
+        **at_most_0,
+        **ablation,
     ),
-    "hscore": Score(
-        hscore,
-        FEATURES,
-        True,
-        "Bao et al. 2019, An information-theoretic approach to transferability",
-        "0 to min(d, c - 1)",
-        SVD,
-        limits=_hscore_limits,
+    "hscore": of_features(
+        fn=hscore,
+        reference="Bao et al. 2019, An information-theoretic approach to transferability",
+        range="0 to min(d, c - 1)",
+        limits=lambda classes: (0.0, classes - 1.0),
         saturation=hscore_saturation,
+        **ablation,
     ),
-    "hscore_shrinkage": Score(
-        hscore_shrinkage, FEATURES, True, "Ibrahim et al. 2021, Newer is not always better", "0 to (c - 1) n / (n - 1)", SVD, limits=POSITIVE
+    "hscore_shrinkage": of_features(
+        fn=hscore_shrinkage,
+        reference="Ibrahim et al. 2021, Newer is not always better",
+        range="0 to (c - 1) n / (n - 1)",
+        limits=(0.0, math.inf),
     ),
-    "logme": Score(logme, FEATURES, True, "You et al. 2021, LogME, with the exact evidence", "any number", SVD, most_draws=COSTLY),
-    "transrate": Score(
-        transrate,
-        FEATURES,
-        True,
-        "Huang et al. 2022, Frustratingly easy transferability estimation",
-        "0 or above",
-        SVD,
-        limits=POSITIVE,
-        saturation=transrate_saturation,
+    "logme": of_features(fn=logme, reference="You et al. 2021, LogME, with the exact evidence", range="any number", **costly),
+    "transrate": of_features(
+        fn=transrate, reference="Huang et al. 2022, Frustratingly easy transferability estimation", saturation=transrate_saturation, **at_least_0
     ),
-    "gbc": Score(
-        gbc,
-        FEATURES,
-        True,
-        "Pandy et al. 2022, Bhattacharyya class separability",
-        "-c (c - 1) to 0",
-        f"{SVD} + O(c^2)",
+    "gbc": of_features(
+        fn=gbc.gbc,
+        reference="Pandy et al. 2022, Bhattacharyya class separability",
+        range="-c (c - 1) to 0",
+        limits=lambda classes: (-classes * (classes - 1.0), 0.0),
+        cost="O(n d min(n, d)) + O(c^2)",
         resampled=False,
-        limits=_gbc_limits,
-        saturation=partial(fits_any_labels, components=GBC_COMPONENTS),
+        saturation=partial(fits_any_labels, components=gbc.COMPONENTS),
     ),
-    "parc": Score(
-        parc,
-        FEATURES,
-        True,
-        "Bolya et al. 2021, Scalable diverse model selection",
-        "-100 to 100",
-        f"{SVD} + O(n^2 log n)",
-        most_draws=COSTLY,
+    "parc": of_features(
+        fn=parc,
+        reference="Bolya et al. 2021, Scalable diverse model selection",
+        range="-100 to 100",
         limits=(-100.0, 100.0),
+        cost="O(n d min(n, d)) + O(n^2 log n)",
+        **costly,
     ),
-    "dds": Score(dds, PAIR, True, "Dwivedi et al. 2020, Duality diagram similarity", "-1 to 1", "O(n^2 d)", most_draws=COSTLY, limits=CORRELATION),
-    "sfda": Score(
-        sfda, FEATURES, True, "Shao et al. 2022, Not all models are equal", "0 to 1", SVD, most_draws=COSTLY, limits=UNIT, saturation=fits_any_labels
+    "dds": of_reference(fn=dds, reference="Dwivedi et al. 2020, Duality diagram similarity", cost="O(n^2 d)", **correlation),
+    "sfda": of_features(
+        fn=sfda, reference="Shao et al. 2022, Not all models are equal", saturation=fits_any_labels, **accuracy, **costly, **ablation
     ),
-    "etran": Score(
-        etran_terms,
-        FEATURES,
-        True,
-        "Gholami et al. 2023, ETran",
-        "0 to 1, relative to the zoo",
-        SVD,
-        most_draws=COSTLY,
-        combine=etran,
-        limits=UNIT,
+    "etran": of_features(
+        fn=etran.etran_terms,
+        combine=etran.etran,
+        reference="Gholami et al. 2023, ETran",
+        range="0 to 1, relative to the zoo",
+        limits=(0.0, 1.0),
         saturation=fits_any_labels,
+        **costly,
+        **ablation,
     ),
-    "ncti": Score(
-        ncti_terms,
-        FEATURES,
-        True,
-        "Wang et al. 2023, How far pre-trained models are from neural collapse",
-        "-1 to 2, relative to the zoo",
-        SVD,
-        combine=ncti,
+    "ncti": of_features(
+        fn=ncti.ncti_terms,
+        combine=ncti.ncti,
+        reference="Wang et al. 2023, How far pre-trained models are from neural collapse",
+        range="-1 to 2, relative to the zoo",
         limits=(-1.0, 2.0),
-        saturation=partial(fits_any_labels, components=NCTI_COMPONENTS),
+        saturation=partial(fits_any_labels, components=ncti.COMPONENTS),
     ),
-    "pactran": Score(
-        pactran, FEATURES, True, "Ding et al. 2022, PACTran, Gaussian", "0 or below", "200 steps of O(n d c)", resampled=False, limits=NEGATIVE
+    "pactran": of_features(
+        fn=pactran, reference="Ding et al. 2022, PACTran, Gaussian", cost="200 steps of O(n d c)", resampled=False, **at_most_0, **ablation
     ),
-    "knn": Score(knn, FEATURES, True, "1-NN, leave one out: Bolya et al. 2021", "0 to 1", "O(n^2 d)", most_draws=COSTLY, limits=UNIT),
-    "knn5": Score(_knn5, FEATURES, True, "5-NN, leave one out", "0 to 1", "O(n^2 d)", most_draws=COSTLY, limits=UNIT),
-    "linear_probe": Score(linear_probe, FEATURES, True, "ridge classification, leave one out: Allen 1974", "0 to 1", SVD, limits=UNIT),
-    "cka": Score(
-        cka, FEATURES, True, "Cortes et al. 2012; Kornblith et al. 2019, Similarity of neural network representations", "0 to 1", SVD, limits=UNIT
-    ),
-    "cka_gradient": Score(cka_gradient, GRADIENTS, True, "CKA of the gradient kernel and the label kernel", "0 to 1", "O(n^2)", limits=UNIT),
+    "knn": of_features(fn=knn, reference="1-NN, leave one out: Bolya et al. 2021", cost="O(n^2 d)", **accuracy, **costly),
+    "knn5": of_features(fn=partial(knn, neighbours=5), reference="5-NN, leave one out", cost="O(n^2 d)", **accuracy, **costly, **ablation),
+    "linear_probe": of_features(fn=linear_probe, reference="ridge classification, leave one out: Allen 1974", **accuracy, **ablation),
+    "cka": of_features(fn=cka, reference=KERNEL, **accuracy),
+    "cka_gradient": of_gradients(fn=cka_gradient, reference="CKA of the gradient kernel and the label kernel", **accuracy),
     "cka_features_gradient": Score(
-        cka_features_gradient,
-        ("features", "gradient_kernel"),
-        True,
-        "CKA of the feature kernel and the gradient kernel",
-        "0 to 1",
-        "O(n^2 d)",
-        limits=UNIT,
+        fn=cka_features_gradient,
+        needs=("features", "gradient_kernel"),
+        reference="CKA of the feature kernel and the gradient kernel",
+        cost="O(n^2 d)",
+        **accuracy,
+        **ablation,
     ),
-    "generalization": Score(
-        generalization,
-        GRADIENTS,
-        False,
-        f"{PAPER}, eq. 4, in units of the mean eigenvalue",
-        "0 to 10,000",
-        "O(n^3)",
-        resampled=False,
+    "generalization": of_gradients(
+        fn=generalization,
+        higher_is_better=False,
+        reference=f"{PAPER}, eq. 4, in units of the mean eigenvalue",
+        range="0 to 10,000",
         limits=(0.0, 10_000.0),
-    ),
-    "generalization_features": Score(
-        generalization_features,
-        FEATURES,
-        False,
-        f"{PAPER}, eq. 4 with the feature kernel, in units of the mean eigenvalue",
-        "0 to 10,000",
-        "O(n^3)",
+        cost="O(n^3)",
         resampled=False,
-        limits=(0.0, 10_000.0),
     ),
-    "lfc_off_diagonal": Score(_lfc_off_diagonal, FEATURES, True, f"{PAPER}, eq. 8 without the self-pairs", "-1 to 1", SVD, limits=CORRELATION),
-    "lfc_centered": Score(_lfc_centered, FEATURES, True, f"{PAPER}, eq. 8 with centred features", "-1 to 1", SVD, limits=CORRELATION),
-    "lfc_cosine": Score(_lfc_cosine, FEATURES, True, f"{PAPER}, eq. 8 with features of norm 1", "-1 to 1", SVD, limits=CORRELATION),
-    "lgc_off_diagonal": Score(_lgc_off_diagonal, GRADIENTS, True, f"{PAPER}, eq. 8 without the self-pairs", "-1 to 1", "O(n^2)", limits=CORRELATION),
-    "lgc_centered": Score(_lgc_centered, GRADIENTS, True, f"{PAPER}, eq. 8 with the centred kernel", "-1 to 1", "O(n^2)", limits=CORRELATION),
-    "lgc_cosine": Score(_lgc_cosine, GRADIENTS, True, f"{PAPER}, eq. 8 with gradients of norm 1", "-1 to 1", "O(n^2)", limits=CORRELATION),
+    "generalization_features": of_features(
+        fn=generalization_features,
+        higher_is_better=False,
+        reference=f"{PAPER}, eq. 4 with the feature kernel, in units of the mean eigenvalue",
+        range="0 to 10,000",
+        limits=(0.0, 10_000.0),
+        cost="O(n^3)",
+        resampled=False,
+        **ablation,
+    ),
+    "lfc_off_diagonal": of_features(fn=partial(lfc, diagonal=False), reference=f"{PAPER}, eq. 8 without the self-pairs", **correlation, **ablation),
+    "lfc_centered": of_features(fn=partial(lfc, center=True), reference=f"{PAPER}, eq. 8 with centred features", **correlation, **ablation),
+    "lfc_cosine": of_features(fn=partial(lfc, kernel="cosine"), reference=f"{PAPER}, eq. 8 with features of norm 1", **correlation, **ablation),
+    "lgc_off_diagonal": of_gradients(fn=partial(_lgc, diagonal=False), reference=f"{PAPER}, eq. 8 without the self-pairs", **correlation, **ablation),
+    "lgc_centered": of_gradients(fn=partial(_lgc, center=True), reference=f"{PAPER}, eq. 8 with the centred kernel", **correlation, **ablation),
+    "lgc_cosine": of_gradients(fn=partial(_lgc, normalize=True), reference=f"{PAPER}, eq. 8 with gradients of norm 1", **correlation, **ablation),
     "domain_similarity_own": Score(
-        domain_similarity_own,
-        ("own_source_means", "source_counts", "features", "labels"),
-        True,
-        "Cui et al. 2018, with the expert as the extractor",
-        "0 to 1",
-        "transport of s by c classes",
-        ("class_counts",),
-        limits=UNIT,
+        fn=domain_similarity_own,
+        needs=("own_source_means", "source_counts", "features", "labels"),
+        optional=("class_counts",),
+        reference="Cui et al. 2018, with the expert as the extractor",
+        cost="transport of s by c classes",
+        **accuracy,
+        **ablation,
     ),
-    "best_elsewhere": Score(
-        best_elsewhere, ("accuracies_elsewhere",), True, "static leaderboard, this task left out", "0 to 1", "none", resampled=False, limits=UNIT
+    "best_elsewhere": baseline(fn=best_elsewhere, needs=("accuracies_elsewhere",), reference="static leaderboard, this task left out", **accuracy),
+    "source_size": baseline(fn=source_size, needs=("source_size",), reference="images of the source", **at_least_0),
+    "source_accuracy": baseline(
+        fn=source_accuracy, needs=("source_accuracy",), reference="Renggli et al. 2022, Which model to transfer?, task-agnostic", **accuracy
     ),
-    "source_size": Score(source_size, ("source_size",), True, "images of the source", "0 or above", "none", resampled=False, limits=POSITIVE),
-    "source_accuracy": Score(
-        source_accuracy,
-        ("source_accuracy",),
-        True,
-        "Renggli et al. 2022, Which model to transfer?, task-agnostic",
-        "0 to 1",
-        "none",
-        resampled=False,
-        limits=UNIT,
-    ),
-    "num_params": Score(num_params, ("num_params",), True, "size of the network", "0 or above", "none", resampled=False, limits=POSITIVE),
+    "num_params": baseline(fn=num_params, needs=("num_params",), reference="size of the network", **at_least_0),
 }
+
+GROUPS = {"all": "main", "ablation": "ablation", "baselines": "baseline"}
+"""Names that stand for all scores of a group."""
+
+
+class Known(NamedTuple):
+    """Scores by name.
+
+    Attributes:
+      scores: those of this package, then those of installed packages, which cannot replace the former.
+      broken: errors of the scores that could not be loaded.
+    """
+
+    scores: dict[str, Score]
+    broken: dict[str, str]
+
+
+def known_scores() -> Known:
+    """The table of this package, and the entry points `ntk_select.scores`."""
+    scores, broken = dict(SCORES), {}
+    for entry in entry_points(group="ntk_select.scores"):
+        if entry.name in scores:
+            continue
+        try:
+            found = entry.load()
+        except Exception as error:  # foreign code may raise anything
+            broken[entry.name] = explained(error)
+            continue
+        if isinstance(found, Score):
+            scores[entry.name] = found
+        else:
+            broken[entry.name] = f"it is a {type(found).__name__}, not an ntk_select.scores.Score"
+    return Known(scores, broken)

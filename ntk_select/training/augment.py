@@ -1,4 +1,4 @@
-"""Augmentation: views of training images that leave what is on them as it is."""
+"""Augmentation: random crops, flips and affine maps of training images that preserve their class."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ AUGMENTATIONS = {
     "flip": {"flip_horizontal": True},
     "none": {},
 }
-"""By name, what `augmented` does to small images. At larger sizes "crop" is a random resized crop (`random_resized_crop`)."""
+"""Options of `augmented` for small images, by name. At larger sizes "crop" is a `RandomResizedCrop`."""
 
 
 def augmented(
@@ -32,17 +32,17 @@ def augmented(
     flip_horizontal: bool = False,
     flip_vertical: bool = False,
 ):
-    """Random maps of float images (n, h, w, c), each its own.
+    """Augments float images (n, h, w, c), each independently.
 
     Args:
-      key: of the draws.
-      images: of any range.
-      pad: black pixels put around, before a crop of the old size at random; images are taken to begin at 0.
-      shift: the same in pixels, but edges are repeated.
-      rotate: in degrees, either way.
-      zoom, shear: as shares. Rotation, zoom and shear are bilinear; whole-pixel moves and flips stay exact.
-      brightness: share by which values are scaled, and added.
-      flip_horizontal, flip_vertical: with probability one half.
+      key: random key.
+      images: in any range; black is 0.
+      pad: black pixels added on each side before a random crop of the original size.
+      shift: as `pad`, but edge pixels are repeated.
+      rotate: largest rotation in degrees, in either direction.
+      zoom, shear: largest relative change. Rotation, zoom and shear interpolate bilinearly; shifts by whole pixels and flips are exact.
+      brightness: largest relative change of scale, and largest offset.
+      flip_horizontal, flip_vertical: flip with probability one half.
     """
     n, height, width, _ = images.shape
     keys = jax.random.split(key, 8)
@@ -68,7 +68,7 @@ def augmented(
 
 
 def _affine(image, angle, scale, slant):
-    """One image turned, scaled and sheared about its middle."""
+    """One image rotated, scaled and sheared about its centre."""
     height, width, _ = image.shape
     rows, columns = jnp.meshgrid(jnp.arange(height) - (height - 1) / 2, jnp.arange(width) - (width - 1) / 2, indexing="ij")
     where = [
@@ -80,15 +80,15 @@ def _affine(image, angle, scale, slant):
 
 @dataclass(frozen=True)
 class RandomResizedCrop:
-    """A crop of random place, area and shape, resized to the network's size, and perhaps mirrored: the usual training view at 224 pixels.
+    """A crop of random position, area and aspect ratio, resized to the network's input size, with an optional random horizontal flip.
 
     Args:
       preprocess: gives size and interpolation.
-      area: least and largest share of the image.
-      ratio: least and largest width over height.
-      flip: mirrors with probability one half.
+      area: smallest and largest fraction of the image area.
+      ratio: smallest and largest width over height.
+      flip: flip horizontally with probability one half.
 
-    Reference: Szegedy et al. 2015; the defaults are torchvision's, as is the fall-back to the middle after ten draws that do not fit.
+    Reference: Szegedy et al. 2015; the defaults are those of torchvision, as is the central crop after ten samples that do not fit.
     """
 
     preprocess: Preprocess
@@ -110,7 +110,7 @@ class RandomResizedCrop:
         return np.repeat(view[..., None], 3, axis=-1) if view.ndim == 2 else np.ascontiguousarray(view)
 
     def window(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-        """(top, left, height, width) of the crop in an image of this size."""
+        """(top, left, height, width) of a random crop in an image of this size."""
         for _ in range(10):
             area = height * width * rng.uniform(*self.area)
             ratio = np.exp(rng.uniform(*np.log(self.ratio)))
@@ -125,14 +125,13 @@ class RandomResizedCrop:
 
 
 def automatic(preprocess: Callable | None, flips_keep_class: bool | None) -> str:
-    """The augmentation that "auto" stands for: crops and flips, without flips where these change the class. Inputs that another preprocessing
-    than a `Preprocess` makes are left as they are."""
+    """The augmentation of "auto": crops and flips, or only crops if flips change the class; none for inputs that are not from a `Preprocess`."""
     if not isinstance(preprocess, Preprocess):
         return "none"
     return "crop" if flips_keep_class is False else "crop_flip"
 
 
 def check_augmentation(name: str) -> None:
-    """Raises ConfigError when there is no augmentation of this name."""
+    """Raises ConfigError if there is no augmentation of this name."""
     if name not in ("auto", *AUGMENTATIONS):
         raise ConfigError(f"augment={name!r} is unknown. Allowed: auto, {', '.join(AUGMENTATIONS)}.")

@@ -1,4 +1,4 @@
-"""How does a training go on after it was cut? By the last state that Orbax kept."""
+"""Checkpoints with Orbax, from which an interrupted training resumes."""
 
 import dataclasses
 import errno
@@ -18,20 +18,21 @@ import numpy as np
 
 from ntk_select._runtime.files import file_name
 from ntk_select.errors import ConfigError, explained
-from ntk_select.training.step import TrainState
+from ntk_select.training.loop import TrainState
 
 EVERY_SECONDS = 20.0
-LOOKED_AT = 64
+SAMPLED = 64
+"""Lazily decoded images that a fingerprint hashes."""
 
 
 class Checkpoints:
-    """Kept states of one training, as a context.
+    """Checkpoints of one training, as a context manager.
 
     Args:
-      folder: of all trainings; None keeps nothing.
-      name: of this one, for people.
-      settings: records, mappings, texts and numbers that decide the training. Others are never continued from its states.
-      every_seconds: a state is kept when so much time has passed since the last. 0 keeps every epoch.
+      folder: of all trainings; None disables checkpoints.
+      name: readable prefix of this training's folder.
+      settings: dataclasses, mappings, strings and numbers that determine the training. Training resumes only from checkpoints of equal settings.
+      every_seconds: minimal time between two checkpoints; 0 writes one every epoch.
 
     Raises:
       ConfigError: the folder cannot be written.
@@ -52,7 +53,7 @@ class Checkpoints:
             try:
                 self._manager = ocp.CheckpointManager(self.folder, options=options)
             except OSError as error:
-                raise ConfigError(f"Checkpoints cannot be kept in {self.folder}: {error.strerror}. Give another folder.") from error
+                raise ConfigError(f"Checkpoints cannot be written to {self.folder}: {error.strerror}. Try: another folder") from error
         return self
 
     def __exit__(self, *_):
@@ -60,27 +61,32 @@ class Checkpoints:
             self._manager.close()
 
     def latest(self, state: TrainState) -> tuple[int, TrainState, dict[str, Any]]:
-        """(epochs done, state, notes) of the last kept state; (0, `state`, {}) when there is none.
+        """(epochs done, state, notes) of the last checkpoint; (0, `state`, {}) if there is none.
 
         Raises:
-          ConfigError: it is damaged.
+          ConfigError: the checkpoint is damaged.
         """
         if self._manager is None or (epoch := self._manager.latest_step()) is None:
             return 0, state, {}
         import orbax.checkpoint as ocp
 
         try:
-            kept = self._manager.restore(epoch, args=ocp.args.Composite(state=ocp.args.StandardRestore(state), notes=ocp.args.JsonRestore()))
-            if kept["notes"]["sha256"] != _sha256(kept["state"], kept["notes"]["notes"]):  # Orbax itself sees turned bits in some places only
-                raise ValueError("its numbers are not those that were kept")
-        except Exception as error:  # whatever Orbax and its storage raise on damaged files
+            restored = self._manager.restore(epoch, args=ocp.args.Composite(state=ocp.args.StandardRestore(state), notes=ocp.args.JsonRestore()))
+            if restored["notes"]["sha256"] != _sha256(
+                restored["state"], restored["notes"]["notes"]
+            ):  # Orbax itself detects flipped bits in some files only
+                raise ValueError("its checksum does not match")
+        except Exception as error:  # Orbax and its storage raise many types on damaged files
             raise ConfigError(
-                f"The checkpoint {self.folder}/{epoch} cannot be read ({explained(error)}). Delete the folder to begin anew."
+                f"The checkpoint {self.folder}/{epoch} cannot be read ({explained(error)}). Try: delete the folder to start again"
             ) from error
-        return epoch, kept["state"], kept["notes"]["notes"]
+        return epoch, restored["state"], restored["notes"]["notes"]
 
     def save(self, epoch: int, state: TrainState, notes: Mapping[str, Any], *, now: bool = False) -> None:
-        """Keeps a state with notes that JSON can hold, if it is time to, or `now`. A full disk costs the states, never the training: it warns."""
+        """Writes a checkpoint of the state and JSON-compatible notes, if `every_seconds` have passed or `now`.
+
+        If the disk is full or read-only it warns, and training continues without checkpoints.
+        """
         if (
             self._manager is None
             or self._full
@@ -94,47 +100,47 @@ class Checkpoints:
         try:
             self._manager.save(epoch, args=ocp.args.Composite(state=ocp.args.StandardSave(state), notes=ocp.args.JsonSave(notes)))
         except Exception as error:  # Orbax and its storage raise ValueError as well as OSError
-            if (reason := _of_the_disk(error)) is None:
+            if (reason := _disk_error(error)) is None:
                 raise
             self._full = True
             for half in self.folder.glob("*.orbax-checkpoint-tmp"):
                 shutil.rmtree(half, ignore_errors=True)
             warnings.warn(
-                f"Checkpoints can no longer be kept in {self.folder}: {reason}. The training goes on; if it is cut, it begins at an earlier state.",
+                f"Checkpoints can no longer be written to {self.folder}: {reason}. Training continues; if interrupted, it resumes from an earlier one.",
                 stacklevel=2,
             )
         self._last = time.monotonic()
 
-    def then(self, report: Callable[[int, float], None], losses: list[float]) -> Callable[[int, TrainState, float], None]:
-        """An `after_epoch` for `train_epochs`: adds the loss to `losses`, keeps the state with them as notes, and reports (epochs done, loss)."""
+    def after_epoch(self, report: Callable[[int, float], None], losses: list[float]) -> Callable[[int, TrainState, float], None]:
+        """An `after_epoch` callback for `train_epochs`: appends the loss to `losses`, saves both, and calls `report(epochs done, loss)`."""
 
-        def after_epoch(epoch: int, state: TrainState, loss: float) -> None:
+        def callback(epoch: int, state: TrainState, loss: float) -> None:
             losses.append(loss)
             self.save(epoch, state, {"losses": losses})
             report(epoch, loss)
 
-        return after_epoch
+        return callback
 
-    def forget(self) -> None:
-        """Deletes what was kept; the training is done."""
+    def delete(self) -> None:
+        """Deletes the checkpoints."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _of_the_disk(error: Exception) -> str | None:
-    """What is the matter with the disk, if that is what an exception says."""
-    said = " ".join(str(error).split())
+def _disk_error(error: Exception) -> str | None:
+    """The error of the disk that an exception reports, if any."""
+    message = " ".join(str(error).split())
     known = (os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES))
-    return next((reason for reason in known if reason in said), None)
+    return next((reason for reason in known if reason in message), None)
 
 
 def fingerprint(images: Sequence[np.ndarray], labels: np.ndarray) -> str:
-    """What tells one set of labelled images from another: all labels; of an array all pixels, of images that are decoded when asked for 64 of them."""
+    """Digest of labelled images: all labels, and all pixels of an array, or `SAMPLED` images of a lazily decoded sequence."""
     digest = hashlib.sha256(np.ascontiguousarray(labels).tobytes())
     if isinstance(images, np.ndarray):
         digest.update(np.ascontiguousarray(images).tobytes())
     else:
-        for place in np.unique(np.linspace(0, len(images) - 1, LOOKED_AT).astype(int)):
+        for place in np.unique(np.linspace(0, len(images) - 1, SAMPLED).astype(int)):
             digest.update(np.ascontiguousarray(images[int(place)]).tobytes())
     return digest.hexdigest()
 
@@ -147,8 +153,8 @@ def _sha256(state: TrainState, notes: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def number_of(text: str) -> int:
-    """A 32-bit number that stands for a text."""
+def seed_from(text: str) -> int:
+    """A 32-bit seed from a string, by CRC-32."""
     return zlib.crc32(text.encode())
 
 

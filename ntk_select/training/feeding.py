@@ -1,4 +1,4 @@
-"""How do images reach a network in training: batch by batch, each time in another view?"""
+"""Batches of images for training and evaluation: from memory, or decoded in threads, with augmentation."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,25 +9,24 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 
 from ntk_select.errors import ConfigError, missing
 from ntk_select.experts.expert import Variables
 from ntk_select.experts.preprocess import Preprocess
 from ntk_select.experts.probe import call
 from ntk_select.training.augment import AUGMENTATIONS, RandomResizedCrop, augmented
-from ntk_select.training.step import InMemory, epoch_of
 
 SMALL = 64
-"""Pixels a side up to which images are kept in memory, resized once, and varied on the device."""
+"""Image side in pixels up to which images are resized once, held in memory, and augmented on the device."""
 
 
 class Feed(NamedTuple):
-    """Batches of uint8 images with labels, and how they become network inputs.
+    """Batches of uint8 images with labels, and their conversion to network inputs.
 
     Attributes:
-      batches: (generator of random numbers) -> one epoch of (images, labels); `batches.steps` says how many.
-      prepare: (key, images) -> float inputs, to be compiled with the training step.
+      batches: (random generator) -> the (images, labels) of one epoch; `batches.steps` is their number.
+      prepare: (key, images) -> float inputs, compiled with the training step; None if the batches are inputs already.
     """
 
     batches: Callable[[np.random.Generator], Iterable[tuple[np.ndarray, np.ndarray]]]
@@ -41,45 +40,45 @@ def feed(
     augment: str | Mapping[str, Any],
     batch_size: int,
     *,
-    rest: bool = False,
+    remainder: bool = False,
     streams: int = 1,
 ) -> Feed:
     """Training batches for a network.
 
-    Up to `SMALL` pixels the images are resized once and lie in memory; crops and flips happen on the device. Above, each view is cut out of
-    the image as it was stored, decoded anew, in threads (needs the package grain); "crop" then is a random resized crop.
+    Up to `SMALL` pixels, images are resized once and held in memory, and augmented on the device. Above, each epoch decodes the stored images
+    again in threads (needs the package grain), and "crop" is a random resized crop.
 
     Args:
       images: of the task, of any sizes.
-      preprocess: of the expert. Of a callable that is no `Preprocess` the inputs are computed once and left as they are.
+      preprocess: of the expert. For a callable other than `Preprocess`, inputs are computed once and not augmented.
       augment: one of `AUGMENTATIONS`, or options of `augmented` for small images.
       batch_size: at most the number of images.
-      rest: keep the smaller batch that is left over at the end of an epoch.
-      streams: feeds that are read at the same time, and share the threads.
+      remainder: keep the smaller last batch of an epoch.
+      streams: feeds read at the same time, which share the decoding threads.
 
     Raises:
-      ConfigError: an augmentation is asked of inputs of which only a callable knows what they are.
+      ConfigError: augmentation of inputs that a callable other than `Preprocess` computes.
     """
     if not isinstance(preprocess, Preprocess):
         if augment != "none":
-            raise ConfigError(f"augment={augment!r} needs a Preprocess; the inputs of this expert are made by {preprocess!r}. Say augment='none'.")
-        return Feed(InMemory(np.asarray(preprocess(images)), labels, batch_size, rest=rest), None)
+            raise ConfigError(f"augment={augment!r} needs a Preprocess; this expert's inputs are computed by {preprocess!r}. Try: augment='none'")
+        return Feed(InMemory(np.asarray(preprocess(images)), labels, batch_size, remainder=remainder), None)
     if preprocess.size <= SMALL:
         options = AUGMENTATIONS[augment] if isinstance(augment, str) else augment
-        return Feed(InMemory(preprocess.resized(images), labels, batch_size, rest=rest), _Prepare(preprocess, tuple(options.items())))
+        return Feed(InMemory(preprocess.resized(images), labels, batch_size, remainder=remainder), _Prepare(preprocess, tuple(options.items())))
     crop, flip = (isinstance(augment, str) and word in augment for word in ("crop", "flip"))
     view = RandomResizedCrop(preprocess, flip=flip) if crop else _Whole(preprocess, flip)
-    return Feed(Decoded(images, labels, view, batch_size, rest=rest, threads=max(1, threads() // streams)), _Prepare(preprocess))
+    return Feed(Decoded(images, labels, view, batch_size, remainder=remainder, threads=max(1, threads() // streams)), _Prepare(preprocess))
 
 
 def threads() -> int:
-    """Threads that decode images: two for each core, sixteen at most."""
+    """Number of threads that decode images: two per core, at most sixteen."""
     return min(2 * (os.cpu_count() or 1), 16)
 
 
 @dataclass(frozen=True)
 class _Prepare:
-    """Augmented and normalised, equal for equal settings, so that compilations are shared."""
+    """Augmentation and normalisation. Hashable, so that equal settings share compiled steps."""
 
     preprocess: Preprocess
     options: tuple[tuple[str, Any], ...] = ()
@@ -92,7 +91,7 @@ class _Prepare:
 
 @dataclass(frozen=True)
 class _Whole:
-    """The view of evaluation, perhaps mirrored."""
+    """The evaluation view, with an optional random horizontal flip."""
 
     preprocess: Preprocess
     flip: bool
@@ -102,24 +101,55 @@ class _Whole:
         return np.ascontiguousarray(view[:, ::-1]) if self.flip and rng.random() < 0.5 else view
 
 
-class Decoded:
-    """Batches of images that do not fit into memory: decoded, cut and resized in threads, a few batches ahead.
+class InMemory:
+    """Random batches of arrays in memory.
 
     Args:
-      images: fetched one by one; the sequence must be safe to read from threads.
-      labels: of them.
-      view: (image, generator of random numbers) -> uint8 (size, size, 3).
+      images, labels: of n examples.
       batch_size: at most n.
-      rest: as for `InMemory`.
-      threads: that decode.
+      remainder: keep the smaller last batch of an epoch, unless it is a single example; otherwise it is dropped.
+
+    Attributes:
+      seen: examples per epoch.
+      steps: batches per epoch.
     """
 
-    def __init__(self, images: Sequence[np.ndarray], labels, view, batch_size: int, *, rest: bool = False, threads: int = 8):
-        self.images, self.labels, self.view, self.batch_size, self.threads = images, labels, view, batch_size, threads
-        self.seen, self.steps = epoch_of(len(labels), batch_size, rest)
+    def __init__(self, images: Shaped[np.ndarray, "n ..."], labels: Int[np.ndarray, " n"], batch_size: int, *, remainder: bool = False):
+        self.images, self.labels, self.batch_size = images, labels, batch_size
+        self.seen, self.steps = epoch_size(len(images), batch_size, remainder)
 
     def __call__(self, rng: np.random.Generator) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-        """One epoch. Each view depends on the epoch's generator and the image's number alone, not on the threads."""
+        """The batches of one epoch."""
+        order = rng.permutation(len(self.images))[: self.seen]
+        for first in range(0, self.seen, self.batch_size):
+            chosen = order[first : first + self.batch_size]
+            yield self.images[chosen], self.labels[chosen]
+
+
+def epoch_size(n: int, batch_size: int, remainder: bool) -> tuple[int, int]:
+    """(examples, batches) of an epoch over n examples. A last batch of one example is always dropped: it has no batch statistics."""
+    left = n % batch_size if remainder and n % batch_size > 1 else 0
+    return n // batch_size * batch_size + left, n // batch_size + bool(left)
+
+
+class Decoded:
+    """Batches of images that do not fit into memory: decoded, cropped and resized in threads, a few batches ahead.
+
+    Args:
+      images: a sequence that is safe to index from several threads.
+      labels: one per image.
+      view: (image, random generator) -> uint8 (size, size, 3).
+      batch_size: at most n.
+      remainder: as for `InMemory`.
+      threads: number of decoding threads.
+    """
+
+    def __init__(self, images: Sequence[np.ndarray], labels, view, batch_size: int, *, remainder: bool = False, threads: int = 8):
+        self.images, self.labels, self.view, self.batch_size, self.threads = images, labels, view, batch_size, threads
+        self.seen, self.steps = epoch_size(len(labels), batch_size, remainder)
+
+    def __call__(self, rng: np.random.Generator) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+        """The batches of one epoch. Each view depends on the epoch's generator and the image's index alone, not on threads."""
         try:
             import grain
         except ImportError as error:
@@ -130,7 +160,7 @@ class Decoded:
 
 
 class _Views:
-    """The images of one epoch by their place in it, as grain reads them."""
+    """The images of one epoch as a random-access source for grain."""
 
     def __init__(self, decoded: Decoded, order, seed: int):
         self.decoded, self.order, self.seed = decoded, order, seed
@@ -144,15 +174,15 @@ class _Views:
         return self.decoded.view(self.decoded.images[number], rng), self.decoded.labels[number]
 
 
-def outputs_of(
+def batched_outputs(
     fn: Callable[[Variables, Any], Any], variables: Variables, images: Sequence[np.ndarray], preprocess: Callable, batch_size: int | None = None
 ) -> Iterator[Float[np.ndarray, "b d"]]:
-    """fn(variables, inputs) of all images in the view of evaluation, batch after batch.
+    """Yields fn(variables, inputs) of all images in the evaluation view, one batch at a time.
 
-    The last batch is filled up, so that there is one program. Images that are decoded when asked for are decoded in threads, one batch ahead.
+    The last batch is padded, so that a single program is compiled. Lazily decoded images are decoded in threads, one batch ahead.
 
     Args:
-      batch_size: images in a pass; 256 up to `SMALL` pixels, else 32.
+      batch_size: images per pass; by default 256 up to `SMALL` pixels, otherwise 32.
     """
     if batch_size is None:
         batch_size = 256 if getattr(preprocess, "size", SMALL) <= SMALL else 32

@@ -1,4 +1,4 @@
-"""What does a small network learn from the task alone? RSA and DDS ask experts whether they see it as that network does."""
+"""The reference network of RSA and DDS: a small network trained from scratch on the target task."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,8 @@ from ntk_select._runtime.checks import check_count
 from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.experts.expert import Expert
 from ntk_select.tasks.task import Task
-from ntk_select.training.step import InMemory, TrainState, begin, cross_entropy, make_step, sgd, train_epochs
+from ntk_select.training.feeding import InMemory
+from ntk_select.training.loop import TrainState, begin, cross_entropy, make_step, sgd, train_epochs
 
 EPOCHS, BATCH = 30, 32
 LEAST_STEPS = 500
@@ -17,16 +18,16 @@ MOST_IMAGES = 20_000
 
 
 def check_reference(network: str) -> None:
-    """Raises ConfigError when there is no reference network of this name."""
-    from ntk_select.models.reference import REFERENCE_NETWORKS
+    """Raises ConfigError if there is no reference network of this name."""
+    from ntk_select.models.architectures import REFERENCE_NETWORKS
 
     if network not in (known := REFERENCE_NETWORKS):
         raise ConfigError(f"The reference network {network!r} is unknown.{did_you_mean(str(network), known)}")
 
 
 def untrained_reference(task: Task, network: str, seed: int):
-    """The network that `trained_reference` begins with: (expert, learning rate, most steps). Raises as that does."""
-    from ntk_select.models.reference import REFERENCE_NETWORKS
+    """The initial network of `trained_reference`: (expert, learning rate, maximal number of steps). Raises as that does."""
+    from ntk_select.models.architectures import REFERENCE_NETWORKS
 
     check_count("seed", seed, 0)
     check_reference(network)
@@ -34,27 +35,27 @@ def untrained_reference(task: Task, network: str, seed: int):
 
 
 def recipe() -> str:
-    """What else decides a trained reference, in words, for whoever keeps one."""
+    """The fixed settings of the training as a string, for cache keys."""
     return f"{EPOCHS} epochs, batches of {BATCH}, {LEAST_STEPS} steps, {MOST_IMAGES} images"
 
 
 def trained_reference(task: Task, network: str = "tiny", *, seed: int = 0, progress: Callable[[int, int, str], None] | None = None) -> Expert:
     """A small network trained from scratch on the training images of a task.
 
-    The recipe of the paper's fine-tuning: batches of 32, Nesterov momentum 0.9, weight decay 1e-4, the learning rate divided by ten at
-    one half and at five sixths of 30 epochs; of fewer where a tiny network has learnt enough after 1,000 steps, of more until it has taken 500.
+    The recipe is that of the paper's fine-tuning: batches of 32, Nesterov momentum 0.9, weight decay 1e-4, 30 epochs, the learning rate divided
+    by ten after 1/2 and 5/6 of them. The number of epochs is raised to give at least 500 steps, and lowered to give at most 1,000 for "tiny".
 
     Args:
-      task: only its training images are used, at most 20,000 of them; test images are not.
-      network: "tiny" (seconds to a minute on a CPU) or "resnet18", the paper's, at its learning rate 0.005.
-      seed: of weights and order.
+      task: at most 20,000 of its training images are used, and no test images.
+      network: "tiny" (seconds to a minute on a CPU), or "resnet18" as in the paper, at learning rate 0.005.
+      seed: of the initial weights, the choice of images and the order of batches.
       progress: called with (epochs done, epochs, name).
 
     Returns:
-      The trained expert; its name is that of the network.
+      The trained expert, named after the network.
 
     Raises:
-      ConfigError: `network` is unknown, or `seed` no whole number from 0.
+      ConfigError: `network` is unknown, or `seed` is not a non-negative integer.
       ModelError: training diverged.
 
     Reference: Dwivedi & Roig 2019; Deshpande et al. 2021, section 4.2 and appendix C.

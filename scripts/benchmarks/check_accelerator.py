@@ -4,8 +4,8 @@
     python scripts/benchmarks/check_accelerator.py --size 32 --networks resnet18 --dense 1024   # small, to try it on a CPU
     python scripts/benchmarks/check_accelerator.py --out check.json
 
-It ends with status 1 where a result is further from float64 than its tolerance. No network, no data: images are noise,
-the expert is one of the embedded ones.
+Exits with status 1 if a result is further from float64 than its tolerance. Needs no network and no data: images are
+noise, the expert is one of the embedded ones.
 """
 
 import json
@@ -39,7 +39,7 @@ class Check:
     size: int = 224
     """Pixels of the timed networks."""
     networks: tuple[str, ...] = ("resnet18", "resnet50")
-    """Which networks are timed."""
+    """The timed networks."""
     shapes: tuple[str, ...] = ("8x8", "1x128")
     """Examples x outputs of the timed kernels."""
     examples: int = 16
@@ -151,7 +151,7 @@ def _timed(run: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def _on_host(run: Callable[[Callable], Any]) -> np.ndarray:
-    """What run(cast) gives on the host, with `cast` to float64."""
+    """The result of run(cast) on the host, with `cast` to float64."""
 
     def cast(tree):
         return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64) if np.asarray(leaf).dtype.kind == "f" else leaf, tree)

@@ -1,13 +1,13 @@
-"""What does a random projection of gradients lose? Exact and sketched kernels of the embedded zoo, beside each other.
+"""Compares exact and sketched kernels of the embedded zoo.
 
     python scripts/benchmarks/compare_kernels.py                          # eighteen experts, six kinds; about ten minutes on two cores
     python scripts/benchmarks/compare_kernels.py --only neu_steel-resnet_small --kinds countsketch gaussian --seeds 10
     python scripts/benchmarks/compare_kernels.py --layers all --per-class 5      # the whole network; the exact kernels take minutes
 
-For each kind and dimension k: relative Frobenius error of the kernel beside the law sqrt((1 + r) / k), which falls with
-1 / sqrt(k); error of LGC; whether its interval holds the exact score; change of the order of the experts; time and memory.
-Writes into --out: a figure (compare_kernels.png), all numbers (compare_kernels.json) and one file an expert in experts/.
-What is there already is not computed again. Only ratios of times carry over to another machine.
+For each kind and dimension k: relative Frobenius error of the kernel, measured and by the law sqrt((1 + r) / k); error of
+LGC; whether its interval contains the exact score; change of the order of the experts; time and memory. Writes into --out:
+a figure (compare_kernels.png), all numbers (compare_kernels.json) and one file per expert in experts/. Resumable: existing
+files are not computed again. Only ratios of times carry over to another machine.
 """
 
 import hashlib
@@ -16,20 +16,20 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from ntk_select.data import load_task
-from ntk_select.models import ZOO
 from rich.console import Console
 from rich.table import Table
 
 import ntk_select as ns
 from ntk_select._runtime.files import write_atomically
-from ntk_select.cli.console import progress_bar, split
-from ntk_select.cli.sketch_comparison import compare
-from ntk_select.cli.sketch_comparison_plot import comparison_figure
-from ntk_select.cli.sketch_comparison_record import Comparison, merged
+from ntk_select.cli.console import progress_bar
+from ntk_select.cli.options import split
+from ntk_select.data import load_task
 from ntk_select.errors import ConfigError, DataError, MissingDependencyError, did_you_mean
+from ntk_select.kernels.comparison import Comparison, compare, merged
+from ntk_select.kernels.comparison_plot import comparison_figure
 from ntk_select.kernels.sketches.hashing import SCHEME
 from ntk_select.kernels.sketches.projection import ALL_KINDS
+from ntk_select.models import ZOO
 
 CONSOLE = Console(width=190, highlight=False)
 
@@ -50,10 +50,10 @@ def main(
 
     Args:
       task: a task URI.
-      only: these experts alone.
+      only: restricts the experts to these.
       kinds: of sketches.
       dims: columns.
-      seeds: how many; they are 0, 1, ...
+      seeds: number of seeds, 0, 1, ...
       per_class: images per class.
       layers: last_conv, all, or a regular expression over parameter paths.
       dense_most: largest dimension for rademacher and gaussian, whose time grows with it.
@@ -78,16 +78,16 @@ def main(
         for place, name in enumerate(names):
             expert = ZOO[name]()
             x = np.asarray(expert.preprocess(sample.images))
-            asked = question | {"scheme": SCHEME, "weights": expert.card.sha256, "images": _digest(x, sample.labels)}
+            request = question | {"scheme": SCHEME, "weights": expert.card.sha256, "images": _digest(x, sample.labels)}
             file = out / "experts" / f"{name}.json"
-            part = _kept(file, asked)
+            part = _stored(file, request)
             if part is None:
 
                 def within(done: int, steps: int, what: str, place=place) -> None:
                     progress(place * steps + done, len(names) * steps, what)
 
                 part = compare({name: expert}, x, sample.labels, **question, progress=within)
-                write_atomically(file, _json({"asked": asked, "comparison": part.to_dict()}))
+                write_atomically(file, _json({"asked": request, "comparison": part.to_dict()}))
             parts.append(part)
     comparison = merged(parts)
     what = f"{task}, {len(sample)} images, layers {layers}, experts: {len(names)}, seeds: {seeds}"
@@ -102,11 +102,11 @@ def main(
     return comparison
 
 
-def _kept(file: Path, asked: dict) -> Comparison | None:
-    """What was computed before for the same question; None if nothing was."""
+def _stored(file: Path, request: dict) -> Comparison | None:
+    """The stored comparison of an equal request; None if there is none."""
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-        return Comparison.from_dict(record["comparison"]) if record["asked"] == asked else None
+        return Comparison.from_dict(record["comparison"]) if record["asked"] == request else None
     except (OSError, ValueError, KeyError, TypeError, DataError):
         return None
 

@@ -1,10 +1,10 @@
-"""What does a predicted loss curve cost: by one eigendecomposition of the kernel, or by Lanczos on products with it?
+"""Cost of a predicted loss curve: one eigendecomposition of the kernel, compared with Lanczos on products with it.
 
-    python scripts/benchmarks/dynamics.py                        # both ways up to 400 images; about five minutes on two cores
+    python scripts/benchmarks/dynamics.py                        # both methods up to 400 images; about five minutes on two cores
     python scripts/benchmarks/dynamics.py --sizes --alone 5000 --task zip:cifar10.zip    # matrix-free alone, where the kernel no longer fits
 
-Each measurement runs in a process of its own, which says its peak memory. Times include compilation; only ratios mean something
-on another machine.
+Each measurement runs in its own process, which reports its peak memory. Times include compilation; only ratios carry over to
+another machine.
 """
 
 import json
@@ -17,12 +17,12 @@ from dataclasses import dataclass
 import numpy as np
 import optax
 import tyro
-from ntk_select.data import load_task
-from ntk_select.models import ZOO
 from rich.console import Console
 from rich.table import Table
 
 import ntk_select as ns
+from ntk_select.data import load_task
+from ntk_select.models import ZOO
 
 LINEAR = ns.linearized
 
@@ -37,7 +37,7 @@ class Measure:
     task: str
     lr: float
     steps: int
-    most_products: int
+    max_products: int
 
 
 def measured(ask: Measure) -> dict:
@@ -51,14 +51,14 @@ def measured(ask: Measure) -> dict:
     before = peak()
     began = time.perf_counter()
     kernel = LINEAR.network_kernel(expert, x, method=ask.method)
-    found = LINEAR.loss_curve(kernel.kernel, y - start, lr=ask.lr, steps=ask.steps, optimizer="gd", loss="mean", most_products=ask.most_products)
+    found = LINEAR.loss_curve(kernel.kernel, y - start, lr=ask.lr, steps=ask.steps, optimizer="gd", loss="mean", max_products=ask.max_products)
     seconds = time.perf_counter() - began
     products = getattr(kernel.kernel, "count", 0)
-    return {"seconds": seconds, "peak_gb": peak(), "before_gb": before, "products": products, "why": kernel.why, "curve": found.tolist()}
+    return {"seconds": seconds, "peak_gb": peak(), "before_gb": before, "products": products, "why": kernel.reason, "curve": found.tolist()}
 
 
 def peak() -> float:
-    """Gigabytes that this process has held at most."""
+    """Peak memory of this process in gigabytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "linux" else 1e9)
 
 
@@ -69,7 +69,7 @@ def main(
     task: str = "digits",
     lr: float = 0.005,
     steps: int = 200,
-    most_products: int = 300,
+    max_products: int = 300,
     measure: str = "",
 ) -> None:
     """Measures and prints a table.
@@ -81,7 +81,7 @@ def main(
       task: a task URI.
       lr: of plain descent on the mean squared error.
       steps: length of the curve.
-      most_products: limit of the matrix-free way.
+      max_products: limit of the matrix-free way.
       measure: one measurement as JSON; what the script asks of itself.
     """
     if measure:
@@ -94,7 +94,7 @@ def main(
     for n in (*sizes, *alone):
         curves = {}
         for method in ("dense", "matrix-free") if n in sizes else ("matrix-free",):
-            ask = {"n": n, "method": method, "expert": expert, "task": task, "lr": lr, "steps": steps, "most_products": most_products}
+            ask = {"n": n, "method": method, "expert": expert, "task": task, "lr": lr, "steps": steps, "max_products": max_products}
             done = subprocess.run([sys.executable, __file__, "--measure", json.dumps(ask)], capture_output=True, text=True)
             if done.returncode:
                 console.print(done.stderr[-2000:], markup=False)

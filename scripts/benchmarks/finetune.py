@@ -1,11 +1,11 @@
-"""How fast is fine-tuning, beside PyTorch training the same network in the same run?
+"""Throughput of fine-tuning, compared with PyTorch training the same network in the same run.
 
     python scripts/benchmarks/finetune.py                        one training, and the search over three learning rates
-    python scripts/benchmarks/finetune.py --profile              where the time of a step goes
+    python scripts/benchmarks/finetune.py --profile              profile of a step
     python scripts/benchmarks/finetune.py --arch resnet50 --size 224 --batch-size 32 --no-peer --precision bfloat16
 
 The peer is the embedded small ResNet in PyTorch, with the same weights (their outputs are compared first), SGD with Nesterov momentum, and the
-faster of its two memory layouts. Both sides take batches from memory; the views are made by neither. Rounds alternate; medians are printed.
+faster of its two memory layouts. Both sides read batches from memory, without augmentation. Rounds alternate; medians are printed.
 """
 
 import collections
@@ -23,12 +23,12 @@ from typing import Annotated
 import jax
 import numpy as np
 import tyro
-from ntk_select.models import fresh_expert
-from ntk_select.models.mapping import to_state_dict
 
 from ntk_select.experts.preprocess import Preprocess
 from ntk_select.kernels.flops import TRAINING, forward_flops
-from ntk_select.training.step import begin, cross_entropy, make_step, sgd
+from ntk_select.models import fresh_expert
+from ntk_select.models.state_dict import to_state_dict
+from ntk_select.training.loop import begin, cross_entropy, make_step, sgd
 
 RATES = (0.01, 0.005, 0.001)
 
@@ -100,7 +100,7 @@ def main(
       rounds: of all measurements.
       precision: of ours: float32 or bfloat16.
       peer: whether PyTorch is measured (only the small ResNet).
-      show_profile: where the time of a step goes, instead.
+      show_profile: profile of a step, instead.
     """
     expert = fresh_expert(arch, arch, num_classes=10, preprocess=Preprocess(size))
     rng = np.random.default_rng(0)

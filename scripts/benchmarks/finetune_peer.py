@@ -1,4 +1,4 @@
-"""How does PyTorch train the embedded small ResNet? The peer of finetune.py."""
+"""The embedded small ResNet trained by PyTorch: the peer of finetune.py."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -4,8 +4,9 @@
     python scripts/benchmarks/forecast.py choices --records scripts/results/embedded --data FOLDER --out runs/forecast --tasks digits neu_steel
     python scripts/benchmarks/forecast.py cost --architecture resnet50 --images 250
 
-`fidelity` reads records alone. `choices` computes kernels anew, in training mode and with the expert's own statistics, from 4 to 32 directions,
-and simulates them; it goes on where it was cut. `cost` times one forecast beside the forward passes that LFC needs, and beside one training step.
+`fidelity` only reads records. `choices` computes kernels again, in training mode and with the expert's own statistics, from 4 to 32
+directions, and simulates them; interrupted runs resume. `cost` compares one forecast with the forward passes that LFC needs and with one
+training step.
 """
 
 import json
@@ -21,8 +22,6 @@ import jax
 import numpy as np
 import pyarrow.parquet as parquet
 import tyro
-from ntk_select.models import open_zoo
-from ntk_select.models.architectures import fresh_expert
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
@@ -34,6 +33,8 @@ from ntk_select.benchmark.config import read_config
 from ntk_select.benchmark.facts import load
 from ntk_select.forecasting.cross_validation import best, cross_validate
 from ntk_select.forecasting.kernel import directions_for, training_kernel
+from ntk_select.models import open_zoo
+from ntk_select.models.architectures import fresh_expert
 from ntk_select.training.finetuning.recipe import LEARNING_RATES
 
 CONSOLE = Console(width=150)
@@ -46,16 +47,16 @@ def rows_of(folder: Path, kind: str) -> list[dict]:
 
 
 def measured(folder: Path) -> dict[tuple, float]:
-    """Fine-tuned accuracy by task, images per class, seed and expert; balanced where the benchmark says so."""
+    """Fine-tuned accuracy by task, images per class, seed and expert; balanced where the benchmark does so."""
     config = tomllib.loads(json.loads((folder / "bench.json").read_text())["config"])
     balanced = {name for name, task in config["tasks"].items() if task.get("judged_by") == "balanced_accuracy"}
     name = {True: "balanced_accuracy", False: "accuracy"}
-    truth = [row for row in rows_of(folder, "truth") if row["role"] == "truth"]
-    return {(r["task"], r["images_per_class"], r["seed"], r["expert"]): r[name[r["task"] in balanced]] for r in truth}
+    rows = [row for row in rows_of(folder, "truth") if row["role"] == "truth"]
+    return {(r["task"], r["images_per_class"], r["seed"], r["expert"]): r[name[r["task"] in balanced]] for r in rows}
 
 
 def forecast(folder: Path) -> dict[tuple, dict]:
-    """What was forecast for the same cells."""
+    """Forecast accuracy of the same cells."""
     return {
         (r["task"], r["images_per_class"], r["seed"], r["expert"]): json.loads(r["terms"])
         for r in rows_of(folder, "score")
@@ -65,7 +66,7 @@ def forecast(folder: Path) -> dict[tuple, dict]:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Predicted beside measured accuracy."""
+    """Predicted and measured accuracy."""
 
     records: Path = Path("scripts/results/embedded")
     """Folder of a benchmark's records, packed."""
@@ -73,13 +74,13 @@ class Fidelity:
     """File of the scatter figure."""
 
     def run(self) -> None:
-        """Prints a line for each target and size, and draws."""
-        truth, predicted = measured(self.records), forecast(self.records)
+        """Prints a line for each target and size, and plots."""
+        ground_truth, predicted = measured(self.records), forecast(self.records)
         both = defaultdict(list)
-        for key in sorted(truth.keys() & predicted.keys(), key=str):
+        for key in sorted(ground_truth.keys() & predicted.keys(), key=str):
             task, shots, seed, expert = key
             if seed == 0:
-                both[shots, task].append((predicted[key], truth[key], expert))
+                both[shots, task].append((predicted[key], ground_truth[key], expert))
         table = Table("images per class", "target", "experts", "Spearman", "bias", "mean |error|", "95 % interval holds", "slope of differences")
         for shots in sorted({shots for shots, _ in both}):
             lines = [self._line(both[one]) for one in both if one[0] == shots]
@@ -124,7 +125,7 @@ def _scatter(both: dict, file_format: str) -> bytes:
 
 @dataclass(frozen=True)
 class Choices:
-    """What the choices of the forecast are worth: Spearman with measured accuracy, mean over the targets."""
+    """Ablation of the forecast's choices: Spearman correlation with measured accuracy, mean over the targets."""
 
     data: Path
     """Folder of the benchmark's data."""
@@ -133,19 +134,19 @@ class Choices:
     config: Path = Path("scripts/configs/embedded_benchmark.toml")
     """Its config."""
     out: Path = Path("runs/forecast")
-    """Folder for kernels; what is there is not computed again."""
+    """Folder for kernels; existing ones are not computed again."""
     tasks: tuple[str, ...] = ()
     """Only these targets."""
 
     def run(self) -> None:
-        """Computes what is missing and prints a table."""
-        truth, config, zoo = measured(self.records), read_config(self.config), open_zoo(["builtin"])
+        """Computes missing kernels and prints a table."""
+        ground_truth, config, zoo = measured(self.records), read_config(self.config), open_zoo(["builtin"])
         found = defaultdict(lambda: defaultdict(list))
         for name in self.tasks or config.tasks:
             task, recipe = load(name, config.tasks[name], self.data), config.recipe_of(name)
-            for shots in sorted({key[1] for key in truth if key[0] == name}):
-                experts = sorted(key[3] for key in truth if key[:3] == (name, shots, 0))
-                real = [truth[name, shots, 0, expert] for expert in experts]
+            for shots in sorted({key[1] for key in ground_truth if key[0] == name}):
+                experts = sorted(key[3] for key in ground_truth if key[:3] == (name, shots, 0))
+                real = [ground_truth[name, shots, 0, expert] for expert in experts]
                 values = [self._of(replace(zoo[expert](), name=expert), task, shots, recipe) for expert in experts]
                 for way in values[0]:
                     for score in ("accuracy", "loss"):
@@ -181,7 +182,7 @@ class Choices:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of one forecast beside the forward passes that LFC needs and a step of training."""
+    """Seconds of one forecast, of the forward passes that LFC needs, and of a training step."""
 
     architecture: str = "resnet50"
     """Of the network, with random weights."""

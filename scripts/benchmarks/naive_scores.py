@@ -1,6 +1,6 @@
-"""The reference formulas of the scores, written down as they are read: what `scores.py` is measured against.
+"""The formulas of the scores as they are published, the reference for `scores.py`.
 
-Nothing is shared, nothing is rearranged: n x n kernels, d x d covariances, one matrix a class. Not for use.
+Nothing is shared or rearranged: n x n kernels, d x d covariances, one matrix per class. Slow; only for comparison.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""How long does the exact kernel take, beside neural-tangents, and does the plan predict it?
+"""Time and memory of the exact kernel, compared with neural-tangents and with the engine's own plan.
 
     python scripts/benchmarks/ntk.py                                   # all of it, about ten minutes on two cores
     python scripts/benchmarks/ntk.py --peer-python OLD/bin/python      # with structured derivatives, which need jax 0.4.23
@@ -7,8 +7,8 @@
     python scripts/benchmarks/ntk.py --suite before --before CHECKOUT  # each row in an earlier version of this package as well
 
 OLD is an environment with `pip install jax==0.4.23 jaxlib==0.4.23 neural-tangents==0.6.5 "numpy<2" "scipy<1.13"`.
-Every measurement is a process of its own, so that peak memory is its own as well; compilation is not in the times.
-The work is the class trace of `ntk_workload.network`, float32. Only ratios carry over to another machine.
+Every measurement is a process of its own, so that peak memory can be read; times exclude compilation.
+The workload is the class trace of `ntk_workload.network`, float32. Only ratios carry over to another machine.
 """
 
 import json
@@ -124,7 +124,7 @@ ROWS = {
 
 @dataclass(frozen=True)
 class Leak:
-    """Memory that stays after many functions, each of which captures an array of its own."""
+    """Memory that is not released after many functions, each of which captures an array of its own."""
 
     functions: int = 100
     megabytes: int = 25
@@ -142,16 +142,16 @@ class Leak:
 
 
 def _resident() -> int:
-    """The most bytes of memory that this process has held."""
+    """Peak memory of this process in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Measurements beside each other."""
+    """Suites of measurements."""
 
     suite: Literal["all", "peer", "scaling", "spaces", "accelerator", "before"] = "all"
-    """Which: beside neural-tangents; growth with the examples; per-layer choice; 224 pixels on an accelerator; beside an earlier version."""
+    """Suite: against neural-tangents; growth with the examples; per-layer choice; 224 pixels on an accelerator; against an earlier version."""
     before: Path | None = None
     """A checkout of an earlier version of this package."""
     peer_python: Path | None = None
@@ -159,7 +159,7 @@ class Suite:
     repeats: int = 3
     """Timed runs of each; the fastest counts."""
     peak_tflops: float | None = None
-    """Of the device in float32, to give the fraction that is reached."""
+    """Peak of the device in float32, to report the fraction that is reached."""
 
     def run(self) -> None:
         """Measures and prints the tables."""
@@ -259,7 +259,7 @@ def _flag(key: str, value) -> list:
 
 
 def _measured(command: list, path: Path | None = None) -> dict:
-    """What a command prints as JSON; `path` is where it looks for packages first."""
+    """The JSON output of a command; `path` comes first in its search path for packages."""
     environment = os.environ | ({} if path is None else {"PYTHONPATH": str(path.resolve())})
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, cwd=HERE, env=environment)
     if done.returncode:

@@ -17,13 +17,13 @@ from ntk_workload import images, network, weights
 
 
 def neural_tangents():
-    """neural-tangents, on a current JAX through the bridge; without the part that wants TensorFlow."""
+    """neural-tangents, patched for a current JAX, without the part that needs TensorFlow."""
     if jax.__version__ == "0.4.23":
         sys.modules["neural_tangents.experimental"] = types.ModuleType("neural_tangents.experimental")
         import neural_tangents
 
         return neural_tangents
-    from ntk_select.kernels.neural_tangents import import_neural_tangents
+    from ntk_select.kernels.engine.neural_tangents import import_neural_tangents
 
     return import_neural_tangents()
 

@@ -1,4 +1,4 @@
-"""The network that kernels are timed on: ResNet-18 for 32-pixel images, in plain JAX, for any version of JAX.
+"""The network on which kernels are timed: ResNet-18 for 32-pixel images, in plain JAX, for any version of JAX.
 
 3 x 3 stem, no pooling, four stages of two blocks, batch norm in evaluation mode, which is a scale and a shift.
 """

@@ -1,9 +1,9 @@
-"""How fast does the error of Prop. 1 vanish in one step? f(w - lr grad) against f - lr Theta dL/df, over learning rates.
+"""Error of Proposition 1 in one step: f(w - lr grad) against f - lr Theta dL/df, over learning rates.
 
     python scripts/benchmarks/one_step_error.py                        # the embedded zoo on digits; a minute or two on two cores
 
 For a smooth network the error of the linearisation falls with the square of the learning rate: slope 2. ReLU networks have
-kinks, which a step of any length crosses somewhere: what is measured is printed. Everything in float64.
+kinks, some of which a step of any length crosses; the measured slope is printed. Everything in float64.
 """
 
 import jax
@@ -12,14 +12,14 @@ jax.config.update("jax_enable_x64", True)
 
 import numpy as np  # noqa: E402
 import tyro  # noqa: E402
-from ntk_select.data import load_task  # noqa: E402
-from ntk_select.models import ZOO  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 import ntk_select as ns  # noqa: E402
-from ntk_select.cli.console import split  # noqa: E402
+from ntk_select.cli.options import split  # noqa: E402
+from ntk_select.data import load_task  # noqa: E402
 from ntk_select.linearized.network import NetworkProduct, as_network  # noqa: E402
+from ntk_select.models import ZOO  # noqa: E402
 
 
 def errors(expert: ns.Expert, x: np.ndarray, y: np.ndarray, lrs: np.ndarray) -> tuple[float, np.ndarray]:

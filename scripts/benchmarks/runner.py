@@ -1,10 +1,10 @@
-"""What does the runner of benchmarks cost beside the work, and what does a second node bring?
+"""Overhead of the benchmark runner, and throughput of a second node.
 
-    python scripts/benchmarks/runner.py                    everything, as the issue asks for it: some minutes of two idle cores
+    python scripts/benchmarks/runner.py                    everything: some minutes on two idle cores
     python scripts/benchmarks/runner.py --only overhead    overhead, many or nodes alone
-    python scripts/benchmarks/runner.py --cells 4 --many-cells 50 --node-cells 8 --seconds 0.2    whether it works
+    python scripts/benchmarks/runner.py --cells 4 --many-cells 50 --node-cells 8 --seconds 0.2    a quick check
 
-Cells are made up: they sleep, which leaves the cores to the runner. Nothing is kept.
+Cells are simulated: they sleep, which leaves the cores to the runner. Results are only printed.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ LOOPBACK = "127.0.0.2"
 
 
 def config_of(folder: Path, cells: int, seconds: float) -> Path:
-    """A config of so many made-up cells, or a few more: at most 50 experts on at most 20 tasks, as often as need be."""
+    """A config of at least this many simulated cells: at most 50 experts on at most 20 tasks, repeated as needed."""
     experts = 50 if cells >= 1000 else min(cells, 10)
     tasks = min(20, -(-cells // experts))
     seeds = list(range(-(-cells // (experts * tasks))))
@@ -50,7 +50,7 @@ def worked(out: Path) -> float:
 
 
 def clock(times: list[float]) -> Callable[[int, int, str], None]:
-    """Progress that notes when a cell was done."""
+    """Progress that records when each cell finished."""
 
     def progress(_done: int, _total: int, name: str) -> None:
         if name:
@@ -60,7 +60,7 @@ def clock(times: list[float]) -> Callable[[int, int, str], None]:
 
 
 def overhead(folder: Path, cells: int, seconds: float) -> None:
-    """Wall time beside the work: of the whole run, whose workers start Python and load JAX, and of the part in which all workers were at work."""
+    """Overhead: of the whole run, whose workers start Python and load JAX, and of the part in which all workers were busy."""
     config = config_of(folder, cells, seconds)
     print(f"overhead of the runner, {len_of(config)} cells of {seconds:g} s")
     for executor, workers in (("local", 1), ("processes", 2)):
@@ -79,7 +79,7 @@ def len_of(config: Path) -> int:
 
 
 def many(folder: Path, cells: int) -> None:
-    """Planned, executed, found done, and reported."""
+    """Seconds to plan, execute, find finished, and report cells."""
     config, out = config_of(folder, cells, 0.0), folder / "many"
     print(f"{len_of(config)} cells that take no time")
     steps = {
@@ -95,7 +95,7 @@ def many(folder: Path, cells: int) -> None:
 
 @contextlib.contextmanager
 def cluster(nodes: int) -> Iterator[str]:
-    """The address of a Ray cluster of so many nodes with a core each, on this machine alone."""
+    """The address of a Ray cluster of this many one-core nodes on this machine."""
     import ray
     from ray.cluster_utils import Cluster
 
@@ -111,7 +111,7 @@ def cluster(nodes: int) -> Iterator[str]:
 
 
 def nodes(folder: Path, cells: int, seconds: float) -> None:
-    """Cells a second of one node and of two, while all were at work."""
+    """Cells per second of one node and of two, while all were busy."""
     config, found = config_of(folder, cells, seconds), {}
     print(f"throughput of Ray nodes, {len_of(config)} cells of {seconds:g} s")
     for count in (1, 2):
@@ -121,7 +121,7 @@ def nodes(folder: Path, cells: int, seconds: float) -> None:
         amid = times[len(times) // 5 : len(times) - count]
         found[count] = (len(amid) - 1) / (amid[-1] - amid[0])
         print(f"  {count} node{'s' * (count > 1)} {found[count]:8.2f} cells/s")
-    print(f"  two beside one: {found[2] / found[1]:.2f} times")
+    print(f"  two nodes, in units of one: {found[2] / found[1]:.2f} times")
 
 
 def main(
@@ -132,7 +132,7 @@ def main(
     many_cells: int = 10_000,
     node_cells: int = 60,
 ) -> None:
-    """Prints what the runner costs.
+    """Prints the overhead of the runner.
 
     Args:
       only: one of the three measurements.

@@ -1,9 +1,9 @@
-"""Which scores agree with which? Rank correlations over the experts of a zoo, averaged over tasks, as a figure and a table.
+"""Rank correlations between scores over the experts of a zoo, averaged over tasks, as a figure and a table.
 
     python scripts/benchmarks/score_agreement.py --tasks digits zip:DIR/magnetic_tile.zip zip:DIR/grocery.zip --out runs/agreement
 
-Experts that were trained on a task, or started from weights that were, are left out there. Passes through the experts are kept in
-the cache of `ntk-select rank`, and the ranking of every task in the output folder: a run that was cut goes on.
+Experts that were trained on a task, or initialised from weights that were, are excluded for it. Forward passes are cached in
+the cache of `ntk-select rank`, and the ranking of every task in the output folder: interrupted runs resume.
 """
 
 import json
@@ -13,35 +13,36 @@ from pathlib import Path
 
 import numpy as np
 import tyro
-from ntk_select.data import load_task
-from ntk_select.models import open_zoo
 from rich.console import Console
 from rich.table import Table
 
 import ntk_select as ns
 from ntk_select._runtime.cache import default_folder
 from ntk_select._runtime.files import write_atomically
-from ntk_select.cli.console import progress_bar, split
+from ntk_select.cli.console import progress_bar
+from ntk_select.cli.options import split
+from ntk_select.data import load_task
+from ntk_select.models import open_zoo
 from ntk_select.ranking import Agreement, ExpertScores, Ranking
 from ntk_select.scores import SCORES, ScoreResult, Unavailable
 
 CONSOLE = Console(width=160)
 
 
-def strangers(zoo: dict, task: str) -> dict:
+def unrelated(zoo: dict, task: str) -> dict:
     """Experts that have not seen the task: neither trained on it nor on top of weights that were."""
     seen = {name: load.card.seen for name, load in zoo.items()}
     return {name: load for name, load in zoo.items() if task not in (*seen[name], *seen.get(load.card.initialised_from, ()))}
 
 
 def ranked(uri: str, zoo: dict, folder: Path, per_class: int, seed: int) -> Ranking:
-    """The ranking of one task by all scores, from the folder if it is there."""
+    """The ranking of one task by all scores, from the folder if it exists there."""
     task = load_task(uri)
     file = folder / f"{task.name}-{per_class}-{seed}" / "ranking.json"
     if not file.exists():
         began = time.perf_counter()
         with progress_bar(task.name) as progress:
-            ranking = ns.rank(strangers(zoo, task.name), task, "all", per_class, seed, draws=0, cache=default_folder(), progress=progress)
+            ranking = ns.rank(unrelated(zoo, task.name), task, "ablation", per_class, seed, resamples=0, cache=default_folder(), progress=progress)
         ranking.save(file.parent)
         CONSOLE.print(f"{task.name}: {len(ranking.experts)} experts, {ranking.task['images']} images, {time.perf_counter() - began:.0f} s")
     return read(file)
@@ -62,7 +63,7 @@ def read(file: Path) -> Ranking:
 
 
 def pairs_table(found: Agreement, often: np.ndarray, how: str) -> Table:
-    """For every score those that it agrees with most, and how it stands to LFC and LGC."""
+    """For every score the scores that it agrees with most, and its correlation with LFC and LGC."""
     table = Table(title=f"Spearman correlation {how}, mean over tasks (and the smallest)")
     for column in ("score", "lfc", "lgc", "source_size", "knn", "agrees most with"):
         table.add_column(column)
@@ -81,7 +82,7 @@ def pairs_table(found: Agreement, often: np.ndarray, how: str) -> Table:
 def main(
     tasks: tuple[str, ...] = ("digits",), zoo: tuple[str, ...] = ("builtin",), out: Path = Path("runs/agreement"), per_class: int = 25, seed: int = 0
 ) -> None:
-    """Ranks the zoo for every task by all scores and lays the orders beside each other.
+    """Ranks the zoo for every task by all scores and compares the rankings.
 
     Args:
       tasks: task URIs.
@@ -105,7 +106,7 @@ def main(
 
 
 def by_architecture(ranking: Ranking) -> list[Ranking]:
-    """The ranking cut into one for each architecture: a score that only tells wide networks from narrow ones has nothing to say within."""
+    """The ranking split by architecture, which removes what a score owes to the width of a network."""
     kinds = dict.fromkeys(expert.architecture for expert in ranking.experts)
     return [replace(ranking, experts=tuple(expert for expert in ranking.experts if expert.architecture == kind)) for kind in kinds]
 

@@ -1,14 +1,13 @@
-"""Cost of the scores: LFC and LGC of an expert and its images; all scores of features, beside the naive formulas; imports.
+"""Cost of the scores: LFC and LGC of an expert and its images; all scores of features, compared with the naive formulas; imports.
 
     python scripts/benchmarks/scores.py                                  # two embedded experts, digits
     python scripts/benchmarks/scores.py --arch resnet101 --size 224      # random weights: the cost is the same
-    python scripts/benchmarks/scores.py --features                       # every score of features, beside naive_scores.py
+    python scripts/benchmarks/scores.py --features                       # every score of features, compared with naive_scores.py
     python scripts/benchmarks/scores.py --imports                        # what `import ntk_select` costs
     python scripts/benchmarks/scores.py --memory 500 5000                # peak memory of a ranking of so many images of 224 pixels
 
-LFC and LGC start from the same resized images in memory and end with the number; their calls alternate, so that a
-slow moment of the machine meets both. Compilation is in the first call, given apart. Only ratios carry over to
-another machine.
+LFC and LGC start from the same resized images in memory; their calls alternate, so that a slow moment of the machine
+affects both. The first call includes compilation and is reported separately. Only ratios carry over to another machine.
 """
 
 import json
@@ -25,14 +24,14 @@ import jax
 import numpy as np
 import tyro
 from naive_scores import NAIVE, NAIVE_TERMS
-from ntk_select.data import load_task
-from ntk_select.models import ZOO, build, initialise, make_expert
 from rich.console import Console
 from rich.table import Table
 
 import ntk_select as ns
+from ntk_select.data import load_task
 from ntk_select.experts.expert import Expert
 from ntk_select.experts.probe import forward
+from ntk_select.models import ZOO, build, initialise, make_expert
 from ntk_select.scores import SCORES, Features
 
 
@@ -83,7 +82,7 @@ def measure(expert: Expert, task: ns.Task, *, per_class: int, repeats: int, batc
 
 
 def measure_features(n: int, d: int, c: int) -> list[dict[str, str | float]]:
-    """Seconds of every score that features and labels suffice for: alone, among all others (decompositions shared), and naive."""
+    """Seconds of every score that needs only features and labels: alone, among all others (decompositions shared), and naive."""
     rng = np.random.default_rng(0)
     names = [name for name, score in SCORES.items() if score.needs == ("features", "labels")]
 
@@ -115,7 +114,7 @@ def measure_features(n: int, d: int, c: int) -> list[dict[str, str | float]]:
 
 
 class Noise(Sequence):
-    """Images of 256 pixels, made when they are asked for, as a decoder does."""
+    """Images of 256 pixels, generated on access, as a decoder does."""
 
     def __init__(self, count: int):
         self._count = count
@@ -128,7 +127,7 @@ class Noise(Sequence):
 
 
 def patches(_variables, x):
-    """Means over patches of 8 x 8 pixels: a network that costs nothing, so that only the way of the images is measured."""
+    """Means over patches of 8 x 8 pixels: a network of negligible cost, so that only the handling of images is measured."""
     return x.reshape(len(x), x.shape[1] // 8, 8, x.shape[2] // 8, 8, 3).mean((2, 4)).reshape(len(x), -1)
 
 
@@ -137,16 +136,16 @@ def peak_memory(images: int, size: int) -> dict[str, float | int]:
     expert = ns.Expert("patches", patches, {}, features_fn=patches, preprocess=ns.Preprocess(size, resize=256 * size // 224))
     task = ns.Task("noise", Noise(images), np.arange(images) % 100, tuple(map(str, range(100))))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    seconds = seconds_of(lambda: ns.rank([expert], task, ("lfc",), per_class=images, draws=0, progress=False))
+    seconds = seconds_of(lambda: ns.rank([expert], task, ("lfc",), per_class=images, resamples=0, progress=False))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"images": images, "GB before": before, "peak GB": peak, "MB for an image": 1024 * (peak - before) / images, "seconds": seconds}
+    return {"images": images, "GB before": before, "peak GB": peak, "MB per image": 1024 * (peak - before) / images, "seconds": seconds}
 
 
 def in_fresh_processes(images: tuple[int, ...], size: int) -> list[dict]:
     """`peak_memory` of each number of images, in a process of its own."""
     rows = []
     for count in images:
-        program = f"import json, benchmark_scores as b; print(json.dumps(b.peak_memory({count}, {size})))"
+        program = f"import json, scores as b; print(json.dumps(b.peak_memory({count}, {size})))"
         found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, cwd=Path(__file__).parent)
         rows.append(json.loads(found.stdout.splitlines()[-1]))
     return rows

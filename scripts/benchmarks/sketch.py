@@ -1,14 +1,14 @@
-"""What do sketches cost on top of the gradients, are they unbiased, and is their error the predicted one?
+"""Sketches: cost on top of the gradients, bias, and error compared with its law.
 
-    python scripts/benchmarks/sketch.py                                    # all of it but the accelerator, about twenty minutes on two cores
+    python scripts/benchmarks/sketch.py                                    # all but the accelerator, about twenty minutes on two cores
     python scripts/benchmarks/sketch.py --suite time --peer-python P/bin/python
     python scripts/benchmarks/sketch.py --suite unbiased --seeds 1000
     python scripts/benchmarks/sketch.py --suite ranking                    # the embedded zoo, 10,000 columns
     python scripts/benchmarks/sketch.py --suite accelerator                # ResNet-50, 224 pixels, 1,000 examples
 
-P is an environment with a CPU build of PyTorch, `pip install --no-deps traker`, numpy, tqdm and scikit-learn; without it the
-two libraries are left out. The work of the time suite is `ntk_workload.network`, the gradient of the sum of its outputs,
-float32; compilation is not counted; calls of what is compared alternate. Only ratios carry over to another machine.
+P is an environment with a CPU build of PyTorch, `pip install --no-deps traker`, numpy, tqdm and scikit-learn; without it these
+two libraries are omitted. The workload of the time suite is the gradient of the sum of the outputs of `ntk_workload.network`,
+in float32, without compilation; compared calls alternate. Only ratios carry over to another machine.
 """
 
 import json
@@ -33,16 +33,16 @@ from rich.console import Console
 from rich.table import Table
 
 import ntk_select as ns
+from ntk_select.kernels.engine.analyse import analyse
 from ntk_select.kernels.engine.arguments import read_outputs
 from ntk_select.kernels.engine.factors import Stored, factors
-from ntk_select.kernels.engine.structure import analyse
 
 HERE = Path(__file__).parent
 KINDS = ("countsketch", "srht", "rademacher", "gaussian", "kronecker")
 
 
 class Gradients:
-    """Per-example gradients of the sum of the outputs and nothing else: the yardstick."""
+    """Per-example gradients of the sum of the outputs and nothing else: the reference."""
 
     def __init__(self, fn, params, x, *, layers=None, outputs="sum", batches=(4, 8, 16, 32)):
         self.structure, values, leaves = analyse(fn, params, x, layers)
@@ -67,7 +67,7 @@ class Gradients:
             jax.block_until_ready(self.of(self.x[first : first + (batch or self.batch)]))
 
     def consumed(self, batch: int | None = None) -> None:
-        """The same, but of each gradient only its squared norm is kept: nothing is written that need not be."""
+        """The same, reduced to the squared norm of each gradient: gradients are not written to memory."""
         for first in range(0, len(self.x), batch or self.consumed_batch):
             with jax.default_matmul_precision("highest"):
                 part = jnp.asarray(self.x[first : first + (batch or self.consumed_batch)])
@@ -101,7 +101,7 @@ class Suite:
     """Measurements of sketches."""
 
     suite: Literal["all", "unbiased", "time", "ranking", "accelerator"] = "all"
-    """Which one."""
+    """Which suite."""
     dim: int = 8192
     """Columns in the time suite."""
     examples: int = 64
@@ -113,7 +113,7 @@ class Suite:
     peer_python: Path | None = None
     """A Python with traker and scikit-learn."""
     peer_rows: int = 32
-    """Gradient rows that the two libraries and, beside them, the dense kinds project."""
+    """Gradient rows that the two libraries and the dense kinds project."""
 
     def run(self) -> None:
         """Measures and prints the tables."""
@@ -133,12 +133,12 @@ class Suite:
             "per example",
             "ms",
             "in units of the gradients",
-            "of gradients that are not kept",
+            "of gradients that are not stored",
             title=f"{gradients.parameters:,} parameters, {self.dim} columns",
         )
         words = {
             "gradients": f"per-example gradients, batches of {gradients.batch}",
-            "consumed": f"the same, norms alone kept, batches of {gradients.consumed_batch}",
+            "consumed": f"the same, norms only, batches of {gradients.consumed_batch}",
         }
         for name, values in times.items():
             table.add_row(words.get(name, f"ns.sketch, {name}"), _ms(statistics.median(values), len(x)), f"{ratio[name]:.2f}", f"{spare[name]:.2f}")
@@ -260,10 +260,10 @@ class Suite:
         gradients = Gradients(module.apply, variables, x[:64], layers="^params/", batches=(8, 16, 32))
         gradients.x = x
         run = partial(ns.sketch, module.apply, variables, x, layers="^params/", outputs="sum", dim=8192)
-        times = in_turn({"gradients, norms alone kept": gradients.consumed, "countsketch": run}, 2)
+        times = in_turn({"gradients, norms only": gradients.consumed, "countsketch": run}, 2)
         best = {name: min(values) for name, values in times.items()}
         for name, seconds in best.items():
-            print(f"{name}: {seconds:.2f} s for 1,000 examples, {seconds / best['gradients, norms alone kept']:.2f} of the gradients")
+            print(f"{name}: {seconds:.2f} s for 1,000 examples, {seconds / best['gradients, norms only']:.2f} of the gradients")
         statistics_ = jax.devices()[0].memory_stats() or {}
         print(f"peak memory: {statistics_.get('peak_bytes_in_use', 0) / 1e9:.2f} GB on {jax.devices()[0].device_kind}")
 

@@ -1,7 +1,7 @@
-"""What are the variances of sketched kernels, exactly? Written from their definitions, for gradients that are given.
+"""Exact variances of sketched kernels for given gradients, from their definitions.
 
 Each function takes the gradients (n, p) of one leaf and returns the variance (n, n) of <Z_i, Z_j>, or its mean over entries.
-Pairs of an entry with itself never meet; what else is left out tells the kinds apart.
+No kind adds the product of an entry with itself; the kinds differ in which other pairs they leave out.
 """
 
 import numpy as np

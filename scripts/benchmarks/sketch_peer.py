@@ -3,7 +3,7 @@
     python sketch_peer.py traker ROWS.npy DIM
     python sketch_peer.py scikit-learn ROWS.npy DIM
 
-It needs numpy and the library alone (traker: with a CPU build of PyTorch), so that it runs in an environment of its own.
+Needs only numpy and the library (traker: and a CPU build of PyTorch), so that it runs in its own environment.
 """
 
 import json
@@ -15,7 +15,7 @@ import numpy as np
 
 
 def traker(rows: np.ndarray, dim: int):
-    """The projector for CPUs: random signs, a block of columns at a time, made anew for each batch."""
+    """The projector for CPUs: random signs, a block of columns at a time, generated again for each batch."""
     import torch
     from trak.projectors import BasicProjector, ProjectionType
 
@@ -27,7 +27,7 @@ def traker(rows: np.ndarray, dim: int):
 
 
 def scikit_learn(rows: np.ndarray, dim: int):
-    """A sparse random matrix, kept in memory; making it is counted apart."""
+    """A sparse random matrix, stored in memory; its generation is timed separately."""
     from sklearn.random_projection import SparseRandomProjection
 
     began = time.perf_counter()

@@ -1,14 +1,14 @@
 """Rank two functions of your own for a task.
 
-Any function of (variables, images) will do; here: raw pixels, and pixels that were scrambled differently in every
-image, which no score should like.
+Any function of (variables, images) can be an expert; here: raw pixels, and pixels that are permuted differently in every
+image, which should have low scores.
 """
 
 # %%
 import numpy as np
-from ntk_select.data import load_task
 
 import ntk_select as ns
+from ntk_select.data import load_task
 
 task = load_task("digits")
 

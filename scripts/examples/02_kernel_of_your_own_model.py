@@ -1,6 +1,6 @@
 """The exact neural tangent kernel of a function of your own.
 
-Any JAX function (params, x) -> (n, c) will do; here: two convolutions and a linear layer, without any framework, on
+Any JAX function (params, x) -> (n, c) has one; here: two convolutions and a linear layer, without any framework, on
 handwritten digits. The kernel is checked against explicit Jacobians.
 """
 
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from ntk_select.data import load_task
 
 import ntk_select as ns
+from ntk_select.data import load_task
 from ntk_select.kernels.plot import heat_map
 
 sample = ns.probe_sample(load_task("digits"), per_class=8)
@@ -34,7 +34,7 @@ params = {name: {"kernel": rng.normal(0, np.prod(shape[:-1]) ** -0.5, shape).ast
 for name in ("first", "second"):
     params[name]["bias"] = np.zeros(shapes[name][-1], np.float32)
 
-# %% What will be done, and what should it cost? Nothing is computed yet.
+# %% The plan: algorithm and cost of each layer. Nothing is computed yet.
 print(ns.ntk_plan(network, params, x))
 
 # %% The kernel, layer by layer; their sum is the whole.
@@ -45,7 +45,7 @@ error = np.abs(kernel - brute_force).max() / np.abs(brute_force).max()
 print(f"\n{kernel.shape} kernel; largest difference from explicit Jacobians {error:.1e} of the largest entry")
 assert error < 1e-5, "the engine must be exact"
 
-# %% Which layers carry it? And is it what a kernel must be?
+# %% Share of each layer in the trace; a check that the kernel is positive semi-definite.
 shares = {name: np.trace(layer) / np.trace(kernel) for name, layer in layers.items()}
 for name, share in sorted(shares.items(), key=lambda item: -item[1]):
     print(f"{share:7.1%}  {name}")
@@ -55,7 +55,7 @@ certificate = ns.certify(kernel)
 print(certificate)
 assert certificate.holds
 
-# %% Do images of one class have similar gradients, before any training?
+# %% Correlation with the labels before any training.
 correlation = ns.kernel_label_correlation(kernel, sample.labels)
 shuffled = ns.kernel_label_correlation(kernel, rng.permutation(sample.labels))
 print(f"correlation with the labels {correlation:.3f}; with shuffled labels {shuffled:.3f}")

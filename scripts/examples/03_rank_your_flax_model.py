@@ -1,7 +1,7 @@
-"""Rank two Flax networks of your own, one in linen and one in nnx, and look at the kernels of both.
+"""Rank two Flax networks of your own, one in linen and one in nnx, and compute their kernels.
 
-Both are the same small convolutional network with batch norm. The linen one has learnt to read the digits 0 to 4; the nnx one
-has learnt nothing. The task is to read 5 to 9.
+Both are the same small convolutional network with batch norm. The linen one is trained on the digits 0 to 4; the nnx one
+is not trained. The task is to classify 5 to 9.
 """
 
 # %%
@@ -10,10 +10,10 @@ import jax
 import numpy as np
 import optax
 from flax import nnx
-from ntk_select.data import load_task
-from ntk_select.models import linen_expert, nnx_expert
 
 import ntk_select as ns
+from ntk_select.data import load_task
+from ntk_select.models import linen_expert, nnx_expert
 
 digits = load_task("digits")
 images, labels = np.stack(digits.images), np.asarray(digits.labels)
@@ -61,8 +61,8 @@ for _ in range(150):
     batch = rng.choice(len(x), 64, replace=False)
     variables, state = step(variables, state, x[batch], y[batch])
 
-# %% As an expert. One input passes through it, so that pre-logits and the geometry of the last convolution are found. Its channels
-# are pooled and nothing else on their way to the head: LGC then costs one step back, whatever the number of classes.
+# %% As an expert. One input is passed through it to find the pre-logits and the geometry of the last convolution. Its channels
+# are only normalised, rectified and pooled on their way to the head (`pooled=True`): LGC then costs one backward pass for any number of classes.
 trained = linen_expert(
     "trained on 0 to 4", module, variables, x[:1], head="head", last_conv="Conv_1", preprocess=preprocess, pooled=True, train={"train": True}
 )
@@ -86,10 +86,10 @@ class Nnx(nnx.Module):
 
 fresh = nnx_expert("untrained", Nnx(nnx.Rngs(0)), x[:1], head="head", last_conv="convs/1", preprocess=preprocess, pooled=True)
 
-# %% Which should be fine-tuned?
+# %% The ranking.
 ranking = ns.rank([fresh, trained], task, scores=("lfc", "lgc", "knn"))
 print(ranking)
-assert ranking.best == trained.name, "who can read five digits should be ahead"
+assert ranking.best == trained.name, "the trained network should be ahead"
 
 # %% The exact kernel of both: `apply_fn` takes all variables, the kernel differentiates the parameters.
 sample = preprocess(ns.probe_sample(task, per_class=5).images)

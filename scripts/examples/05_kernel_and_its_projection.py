@@ -1,15 +1,15 @@
-"""A kernel beside its random projections: how wrong are they, and did they know it?
+"""A kernel and its random projections, with their true, predicted and measured errors.
 
-For one embedded expert and handwritten digits. Each sketch says what error to expect (a law in its dimension) and what error it has
-(as its two halves disagree); here both are laid beside the true one.
+For one embedded expert and handwritten digits. Each sketch predicts its error (a law in its dimension) and measures it
+(the difference between its two halves); both are compared with the true error.
 """
 
 # %%
 import numpy as np
-from ntk_select.data import load_task
-from ntk_select.models import open_zoo
 
 import ntk_select as ns
+from ntk_select.data import load_task
+from ntk_select.models import open_zoo
 
 expert = open_zoo(["builtin"])["fashion_mnist-resnet_small"]()
 sample = ns.probe_sample(load_task("digits"), per_class=3)
@@ -41,7 +41,7 @@ for dim in (256, 2048):
     errors.append(error)
 assert errors[-1] < errors[0], "more columns are better"
 
-# %% A sketch that is as wide as asked for: the score within 0.02, with 95 % confidence.
+# %% A sketch that is as wide as needed for a standard error of 0.02 of the score.
 within = ns.lgc(expert, x, labels, sketch=ns.Sketch(dim="auto", error=0.02))
 print(
     f"LGC of the last convolution {ns.lgc(expert, x, labels):.4f}; from {within.dim} columns {within.value:.4f} [{within.low:.4f}, {within.high:.4f}]"

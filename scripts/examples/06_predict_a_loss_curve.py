@@ -1,6 +1,6 @@
-"""Predict how fine-tuning will go, before it begins; then fine-tune, and look.
+"""Predict the loss curve of fine-tuning, then fine-tune and compare.
 
-Near its pre-trained weights a network is almost linear in them, and its kernel says how training will go (proposition 1 of
+Near its pre-trained weights a network is almost linear in them, and its kernel determines how training goes (Proposition 1 of
 Deshpande et al. 2021). Here: an embedded expert with a new head, sixty digits, thirty steps of gradient descent.
 """
 
@@ -9,10 +9,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from ntk_select.data import load_task
-from ntk_select.models import open_zoo
 
 import ntk_select as ns
+from ntk_select.data import load_task
+from ntk_select.models import open_zoo
 
 L = ns.linearized
 original = open_zoo(["builtin"])["fashion_mnist-resnet_small"]()
@@ -21,7 +21,7 @@ x, targets = original.preprocess(sample.images), np.eye(10, dtype=np.float32)[sa
 training = np.arange(len(x)) % 3 > 0
 expert = ns.with_new_head(original, num_classes=10)
 
-# %% The kernel says how large a learning rate may be, and what each will do.
+# %% The kernel gives the largest stable learning rate, and the loss curve at any other.
 kernel = L.network_kernel(expert, x[training], x[~training])
 lr = 0.1 * L.max_stable_lr(kernel.kernel, loss="mean")
 print(f"kernel {kernel.kernel.shape}; learning rate {lr:.4f}")

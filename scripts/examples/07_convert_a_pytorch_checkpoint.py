@@ -1,6 +1,6 @@
-"""A PyTorch checkpoint of your own becomes an expert, and gives the answers that it gave.
+"""Convert a PyTorch checkpoint of your own into an expert with the same outputs.
 
-Needs PyTorch and torchvision. Here: a ResNet-18 with seven classes, saved the usual way. The command that does the same:
+Needs PyTorch and torchvision. Here: a ResNet-18 with seven classes, saved the usual way. The equivalent command:
 
     ntk-select zoo convert resnet18.pth --arch resnet18 --size 64 --resize 64 --out my_zoo
 """
@@ -12,24 +12,24 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
+
+import ntk_select as ns
 from ntk_select.data import load_task
 from ntk_select.models import open_zoo
 from ntk_select.models.convert import convert_checkpoint
-
-import ntk_select as ns
 
 torch.manual_seed(0)
 network = torchvision.models.resnet18(num_classes=7).eval()
 folder = Path(tempfile.mkdtemp())
 torch.save(network.state_dict(), folder / "resnet18.pth")
 
-# %% Every tensor must find its place; what the images must look like, no file says.
+# %% Every tensor must match a variable. A file does not record the preprocessing.
 card = convert_checkpoint(
     folder / "resnet18.pth", architecture="resnet18", source="nothing yet", preprocess=ns.Preprocess(size=64, resize=64), out=folder / "zoo/mine"
 )
 print(card)
 
-# %% The same answers.
+# %% The same outputs.
 expert = open_zoo([folder / "zoo"])["mine"]()
 task = load_task("digits")
 x = expert.preprocess(task.images[:4])

@@ -1,6 +1,7 @@
-"""Port a network of PyTorch that `zoo convert` does not know: the ResNet-20 for CIFAR, in linen, with the tensors of a checkpoint.
+"""Port a PyTorch network that `zoo convert` does not support: the ResNet-20 for CIFAR, in linen, with the tensors of a checkpoint.
 
-The layers have PyTorch's names, so that a dozen lines find each tensor's place. Here the checkpoint holds random numbers; put your own in its place.
+The layers have PyTorch's names, so that a dozen lines map tensors to variables. Here the checkpoint holds random numbers; replace it
+by your own.
 """
 
 # %%
@@ -12,15 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from ntk_select.data import load_task
-from ntk_select.models import linen_expert
-from ntk_select.models.convert import read_checkpoint
 from safetensors.numpy import save_file
 
 import ntk_select as ns
+from ntk_select.data import load_task
+from ntk_select.models import linen_expert
+from ntk_select.models.convert import read_checkpoint
 
 
-# %% The network. Padding is explicit, as PyTorch pads; "SAME" of JAX pads a strided convolution on the other side.
+# %% The network. Padding is explicit, as PyTorch pads; JAX's "SAME" pads a strided convolution on the other side.
 class Block(nn.Module):
     """Two convolutions and a shortcut without parameters: every other pixel, zeros for the new channels."""
 
@@ -53,7 +54,7 @@ class ResNet20(nn.Module):
         return nn.Dense(self.num_classes, name="linear")(x.mean((1, 2)))
 
 
-# %% Each variable takes its tensor: PyTorch has (out, in, height, width) and (out, in), Flax (height, width, in, out) and (in, out).
+# %% The tensor of each variable: PyTorch has (out, in, height, width) and (out, in), Flax (height, width, in, out) and (in, out).
 WORDS = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 AXES = {1: (0,), 2: (1, 0), 4: (2, 3, 1, 0)}
 
@@ -71,7 +72,7 @@ def ported(state, shapes):
 module, x = ResNet20(), np.zeros((1, 32, 32, 3), np.float32)
 shapes = jax.eval_shape(module.init, jax.random.key(0), x)
 
-# %% In place of your checkpoint: random numbers under PyTorch's names, with the prefix that DataParallel leaves.
+# %% A stand-in for your checkpoint: random numbers under PyTorch's names, with the prefix of DataParallel.
 rng, file = np.random.default_rng(0), Path(tempfile.mkdtemp()) / "resnet20.safetensors"
 state = {}
 for path, leaf in flatten_dict(shapes).items():
@@ -82,7 +83,7 @@ save_file(state, file)
 
 variables = ported(read_checkpoint(file), shapes)
 
-# %% As an expert. On their way to the head the channels of the last convolution are only normalised, rectified and averaged: pooled=True.
+# %% As an expert. The channels of the last convolution are only normalised, rectified and averaged on their way to the head: pooled=True.
 preprocess = ns.Preprocess(32, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
 resnet20 = linen_expert(
     "resnet20",

@@ -1,7 +1,7 @@
-"""Rank vision transformers that are used as those of Hugging Face's Flax classes are.
+"""Rank vision transformers with the interface of Hugging Face's Flax classes.
 
-Such a model holds a linen module and its params, takes images with `deterministic`, and returns an object with `logits`. The class below stands in
-for one, so that nothing is downloaded; with transformers below version 5, write in its place
+Such a model holds a linen module and its params, takes images with `deterministic`, and returns an object with `logits`. The class
+below stands in for one, so that nothing is downloaded; with transformers below version 5, use instead
 
     model = transformers.FlaxViTForImageClassification.from_pretrained("google/vit-base-patch16-224")
 
@@ -15,10 +15,10 @@ import flax.linen as nn
 import jax
 import numpy as np
 import optax
-from ntk_select.data import load_task
-from ntk_select.models import linen_expert
 
 import ntk_select as ns
+from ntk_select.data import load_task
+from ntk_select.models import linen_expert
 
 digits = load_task("digits")
 images, labels = np.stack(digits.images), np.asarray(digits.labels)
@@ -33,7 +33,7 @@ def preprocess(images):
 
 # %% A small stand-in: patches of 2 x 2, a class token, two blocks, a classifier on the class token.
 class Output(NamedTuple):
-    """What a model of Hugging Face returns."""
+    """The output of a Hugging Face model."""
 
     logits: Any
 
@@ -57,14 +57,14 @@ class ViT(nn.Module):
 
 
 class Model(NamedTuple):
-    """What `from_pretrained` gives, as far as it matters here."""
+    """The part of a `from_pretrained` model that is used here."""
 
     module: nn.Module
     params: Any
 
 
 def pretrained(steps):
-    """A model that has learnt to read the digits 0 to 4."""
+    """A model trained on the digits 0 to 4."""
     module, x, y = ViT(), preprocess(images[known]), labels[known]
     params, tx = jax.jit(module.init)(jax.random.key(0), x[:1])["params"], optax.adam(2e-3)
 
@@ -83,9 +83,9 @@ def pretrained(steps):
     return Model(module, params)
 
 
-# %% An expert returns an array of logits: five lines around `model.module`. The params lie one level deeper, under the attribute's name.
+# %% An expert returns an array of logits: five lines that wrap `model.module`. The params are one level deeper, under the attribute's name.
 class Logits(nn.Module):
-    """The logits of a model of Hugging Face."""
+    """The logits of a Hugging Face model."""
 
     model: nn.Module
 
@@ -109,10 +109,10 @@ def as_expert(name, model):
 
 trained, untrained = (as_expert(name, pretrained(steps)) for name, steps in (("trained on 0 to 4", 150), ("untrained", 0)))
 
-# %% Scores of features need nothing else.
+# %% Scores of features work as they are.
 ranking = ns.rank([untrained, trained], task, scores=("lfc", "knn"))
 print(ranking)
-assert ranking.best == trained.name, "who can read five digits should be ahead"
+assert ranking.best == trained.name, "the trained network should be ahead"
 
 # %% LGC differentiates the last convolution by default; a transformer has none, so name the layers: here those after the last attention.
 sample = ns.probe_sample(task, per_class=5)

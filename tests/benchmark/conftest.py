@@ -1,4 +1,4 @@
-"""What do the tests of benchmark/ share? Configs, made-up cells, and a zoo of small experts with a task of a few images."""
+"""Shared by the tests of the benchmark: configs, synthetic cells, and a zoo of small experts with a task of a few images."""
 
 import contextlib
 import multiprocessing
@@ -13,11 +13,11 @@ from types import MappingProxyType
 import jax
 import numpy as np
 import pytest
-from ntk_select.models import build, initialise
-from ntk_select.models.weights import write_expert
 
 from ntk_select import Card, Preprocess
 from ntk_select.benchmark import Store
+from ntk_select.models import build, initialise
+from ntk_select.models.weights import write_expert
 
 SHAPE = {"stage_sizes": [1], "widths": [3], "stem": "small"}
 CODE = """

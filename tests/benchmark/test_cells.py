@@ -1,4 +1,4 @@
-"""Does the key of a cell change with everything that decides its numbers, and with nothing else?"""
+"""The key of a cell changes with everything that determines its numbers, and with nothing else."""
 
 import json
 from dataclasses import asdict, replace
@@ -47,9 +47,9 @@ def with_tasks(**birds) -> dict:
     return {**CONFIG, "tasks": {**CONFIG["tasks"], "birds": {**CONFIG["tasks"]["birds"], **birds}}}
 
 
-def test_every_expert_meets_every_task_with_every_number_of_images_and_seed():
+def test_every_expert_is_measured_on_every_task_with_every_number_of_images_and_seed():
     count = {kind: len(found) for kind, found in keys().items()}
-    pairs = 5  # of three experts and two tasks one is on its own source
+    pairs = 5  # of three experts and two tasks; one pair overlaps
     assert count == {"score": pairs * 2 * 2, "truth": pairs * 2 * 2, "untrained": 2 * 2 * 2, "search": 2 * 2 * 2, "kernel": 2}
 
 
@@ -72,7 +72,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize(("change", "kinds"), CHANGES.values(), ids=CHANGES.keys())
-def test_a_key_changes_with_what_decides_the_numbers_of_its_kind(change, kinds):
+def test_a_key_changes_with_what_determines_the_numbers_of_its_kind(change, kinds):
     before, after = keys(), keys({**CONFIG, **change})
     assert {kind for kind in before if not before[kind] & after[kind]} == kinds
     assert {kind for kind in before if before[kind] == after[kind]} == set(before) - kinds
@@ -84,7 +84,7 @@ def test_a_key_changes_with_the_weights_of_the_expert():
     assert changed == {cell.key for some in (EXPERTS, other) for cell in cells(CONFIG, some) if cell.expert == "elm"}
 
 
-def test_an_untrained_network_is_known_by_the_reference_whose_images_it_takes():
+def test_the_key_of_an_untrained_network_depends_on_the_reference_whose_preprocessing_it_has():
     other = {**EXPERTS, "ash": replace(EXPERTS["ash"], digest="of other weights")}
     assert not keys()["untrained"] & keys(CONFIG, other)["untrained"]
 
@@ -108,7 +108,7 @@ SAME = {
     },
     "numbers that stand twice": {**CONFIG, "shots": [5, 20, 5], "per_class": [20, 5, 20], "probe_seeds": [0, 1, 1], "finetune_seeds": [0, 0, 1]},
     "what is the default": {**CONFIG, "recipe": {"epochs": 4, "batch_size": 32, "momentum": 0.9}, "choose": "validation"},
-    "whole numbers as fractions": {**CONFIG, "recipe": {"epochs": 4, "weight_decay": 1e-4}, "own_source": "skip"},
+    "whole numbers as fractions": {**CONFIG, "recipe": {"epochs": 4, "weight_decay": 1e-4}, "source_overlap": "skip"},
     "whether trainings go on after a cut": {**CONFIG, "checkpoints": True},
     "sizes for a plan": with_tasks(train=5, test=5, num_classes=2),
     "by what it is judged": with_tasks(judged_by="balanced_accuracy"),
@@ -134,34 +134,34 @@ def test_no_two_cells_have_one_key():
     assert len({cell.key for cell in found}) == len(found)
 
 
-def test_a_key_outlives_json():
+def test_a_key_survives_json():
     for cell in cells():
         again = Cell(**json.loads(json.dumps(asdict(cell))))
         assert (again.key, again.group) == (cell.key, cell.group)
 
 
-def test_one_truth_of_the_reference_is_apart_from_its_search_even_at_the_same_rates():
+def test_fine_tuning_of_the_reference_is_separate_from_its_search_even_at_the_same_rates():
     found = cells({**CONFIG, "search_rates": CONFIG["learning_rates"]})
     mine = {cell.role: cell for cell in found if cell.expert == "ash" and cell.kind == "truth"}
     assert mine["truth"].settings["rates"] == mine["search"].settings["rates"] == [0.1, 0.01]
     assert mine["truth"].key != mine["search"].key
 
 
-def test_an_expert_on_its_own_source_is_skipped_or_measured_as_the_config_says():
+def test_an_expert_that_overlaps_with_the_source_is_skipped_or_measured_as_the_config_says():
     skipped = grid(parsed(CONFIG, "bench.toml"), EXPERTS, TASKS)
-    assert skipped.skipped == {("oak", "birds"): "own source (nests)"}
+    assert skipped.skipped == {("oak", "birds"): "source overlap (nests)"}
     assert not [cell for cell in skipped.cells if (cell.expert, cell.task) == ("oak", "birds")]
-    marked = grid(parsed({**CONFIG, "own_source": "mark"}, "bench.toml"), EXPERTS, TASKS)
+    marked = grid(parsed({**CONFIG, "source_overlap": "mark"}, "bench.toml"), EXPERTS, TASKS)
     assert not marked.skipped
     assert {cell.key for cell in skipped.cells} < {cell.key for cell in marked.cells}
 
 
-def test_a_reference_on_its_own_source_is_not_searched():
+def test_a_reference_that_overlaps_with_the_source_is_not_searched():
     experts = {**EXPERTS, "ash": replace(EXPERTS["ash"], seen=("trees", "nests"))}
     assert {cell.task for cell in cells(CONFIG, experts) if cell.role == "search"} == {"fish"}
 
 
-def test_first_seeds_come_first_scores_before_truth_and_figures_last():
+def test_first_seeds_come_first_scores_before_ground_truth_and_figures_last():
     found = cells({**CONFIG, "probe_seeds": [3, 1], "finetune_seeds": [4, 2]})
     rounds = [
         (cell.seed not in (3, 4, 0), {"score": 0, "truth": 1}[cell.kind] if cell.role in ("", "truth") and cell.kind != "kernel" else 2)
@@ -171,7 +171,7 @@ def test_first_seeds_come_first_scores_before_truth_and_figures_last():
     assert next(cell.kind for cell in found if cell.seed in (3, 4)) == "score"
 
 
-def test_cells_of_one_group_lie_together():
+def test_cells_of_one_group_are_adjacent():
     seen, last = set(), None
     for cell in cells():
         if cell.group != last and cell.role in ("", "truth"):
@@ -186,7 +186,7 @@ def test_scores_that_count_never_see_more_images_than_fine_tuning_or_the_paper()
     assert config.probe_of(4) is None
 
 
-def test_a_network_of_the_task_sees_the_shots_for_which_its_scores_count():
+def test_the_reference_network_sees_the_shots_for_which_its_scores_count():
     config = parsed({**CONFIG, "per_class": [5, 10, 25], "shots": [5, 20, 40]}, "bench.toml")
     assert [config.shots_seen("birds", probe) for probe in (5, 10, 25)] == [5, 20, 40]
     alone = parsed({**CONFIG, "per_class": [5, 10], "shots": [5]}, "bench.toml")
@@ -194,7 +194,7 @@ def test_a_network_of_the_task_sees_the_shots_for_which_its_scores_count():
     assert parsed({**CONFIG, "per_class": [5, "all"], "shots": [5, "full"]}, "bench.toml").shots_seen("birds", None) is None
 
 
-def test_made_up_cells_are_all_different_and_know_their_numbers():
+def test_synthetic_cells_are_all_different():
     made = {"experts": 3, "tasks": 2, "signal": 0.5}
     config = {"finetune_seeds": [0, 1], "synthetic": made}
     found = cells(config, {}, {})
@@ -207,20 +207,20 @@ def test_made_up_cells_are_all_different_and_know_their_numbers():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"experts": ["asch*"]}, r"experts = \['asch\*'\] fits no expert of the zoo.*Allowed: ash, elm, oak"),
+        ({"experts": ["asch*"]}, r"experts = \['asch\*'\] matches no expert of the zoo.*Allowed: ash, elm, oak"),
         ({"reference": "aash"}, "no expert 'aash' in the zoo. Did you mean 'ash'"),
         ({"kernels": {"experts": ["el"], "tasks": ["birds"], "epochs": [0]}}, "no expert 'el' in the zoo. Did you mean 'elm'"),
-        ({"reference": None, "untrained": []}, 'search_rates is beside the reference expert.*Add: reference = "NAME"'),
-        ({"reference": None, "search_rates": []}, "untrained is beside the reference expert, and there is none"),
+        ({"reference": None, "untrained": []}, 'search_rates needs a reference expert to compare with.*Add: reference = "NAME"'),
+        ({"reference": None, "search_rates": []}, "untrained needs a reference expert to compare with, and there is none"),
     ],
 )
-def test_names_that_mean_nothing_are_refused(change, words):
+def test_unknown_names_are_refused(change, words):
     config = {name: value for name, value in {**CONFIG, **change}.items() if value is not None}
     with pytest.raises(ConfigError, match=words):
         cells(config)
 
 
-def test_scores_are_a_set_and_what_no_score_asks_for_is_in_no_key():
+def test_scores_are_a_set_and_options_that_no_score_uses_are_in_no_key():
     assert keys({**CONFIG, "scores": ["rsa", "lfc", "rsa"]})["score"] == keys()["score"]
     alone = {**CONFIG, "scores": ["lfc"]}
     assert keys({**alone, "reference_network": "resnet18"})["score"] == keys(alone)["score"]
@@ -230,24 +230,24 @@ def test_scores_are_a_set_and_what_no_score_asks_for_is_in_no_key():
     assert "best_elsewhere" not in everything
 
 
-def test_scores_that_only_look_elsewhere_are_refused():
-    with pytest.raises(ConfigError, match=r"scores = \['best_elsewhere'\] names only scores that look at accuracies elsewhere.*add another"):
+def test_only_scores_that_use_other_tasks_are_refused():
+    with pytest.raises(ConfigError, match=r"scores = \['best_elsewhere'\] names only scores that use accuracies on other tasks.*add another"):
         cells({**CONFIG, "scores": ["best_elsewhere"]})
 
 
-def test_what_a_card_says_besides_the_weights_is_known_to_scores_alone():
+def test_entries_of_a_card_other_than_the_weights_affect_scores_alone():
     changed = {**EXPERTS, "ash": replace(EXPERTS["ash"], card_digest="a test accuracy was added")}
     before, after = keys(), keys(CONFIG, changed)
     assert {kind for kind in before if before[kind] != after[kind]} == {"score"}
 
 
-def test_scores_that_count_for_several_shots_know_of_the_fewest():
+def test_scores_that_count_for_several_shots_use_the_fewest():
     config = parsed({**CONFIG, "per_class": [5, 25], "shots": [5, 10, 30, "full"]}, "bench.toml")
     assert [config.shots_seen("birds", probe) for probe in (5, 25)] == [5, 30]
 
 
-def test_a_reference_that_takes_no_part_is_refused():
-    with pytest.raises(ConfigError, match=r"The reference 'ash' fits none of experts = \['elm'\].*Add it to them"):
+def test_a_reference_that_does_not_take_part_is_refused():
+    with pytest.raises(ConfigError, match=r"The reference 'ash' matches none of experts = \['elm'\].*Add it"):
         cells({**CONFIG, "experts": ["elm"], "kernels": {**CONFIG["kernels"], "experts": ["elm"]}})
 
 

@@ -1,4 +1,4 @@
-"""Digests of images cover every byte, and are remembered only while the files that hold them stay as they are."""
+"""Digests of images cover every byte, and are cached only until the files change."""
 
 import os
 import shutil
@@ -7,13 +7,11 @@ import zipfile
 
 import numpy as np
 import pytest
-from ntk_select.data import load_task
 from PIL import Image
 
-from ntk_select._runtime import file_states
 from ntk_select._runtime.cache import Cache
-from ntk_select.benchmark.content import digest_of_images
-from ntk_select.benchmark.facts import task_facts
+from ntk_select.benchmark.facts import digest_of_images, task_facts
+from ntk_select.data import load_task
 from ntk_select.tasks.task import ChosenImages
 
 
@@ -35,8 +33,8 @@ def cache(tmp_path):
 
 @pytest.fixture
 def later(monkeypatch):
-    """The files of a test count as old."""
-    monkeypatch.setattr(file_states, "FRESH", -3600.0)
+    """The files of a test count as old: their digests may be cached."""
+    monkeypatch.setattr("ntk_select._runtime.cache.FRESH", -3600.0)
 
 
 def entries(cache):
@@ -72,7 +70,7 @@ def test_a_digest_is_computed_once_and_the_same_from_the_cache(photos, cache, la
 
 
 @pytest.mark.parametrize("place", [1, 50, 97])
-def test_one_changed_byte_of_one_image_is_seen_though_size_and_time_stay(photos, cache, later, place):
+def test_one_changed_byte_is_detected_although_size_and_time_stay(photos, cache, later, place):
     task = load_task(photos)
     before = digest_of_images(task.images, cache)
     ((file,), _) = task.images.origin(place)
@@ -86,7 +84,7 @@ def test_one_changed_byte_of_one_image_is_seen_though_size_and_time_stay(photos,
     assert digest_of_images(load_task(photos).images, cache) != before
 
 
-def test_facts_of_a_folder_that_is_split_know_its_bytes(photos):
+def test_facts_of_a_split_folder_depend_on_its_bytes(photos):
     task = load_task(photos).with_test_split()
     before = task_facts(task)
     ((file,), _) = task.test_images.origin(3)
@@ -96,12 +94,12 @@ def test_facts_of_a_folder_that_is_split_know_its_bytes(photos):
     assert (before.train_digest == after.train_digest, before.digest == after.digest) == (True, False)
 
 
-def test_files_that_are_younger_than_their_clock_can_tell_are_not_remembered(photos, cache):
+def test_digests_of_very_recent_files_are_not_cached(photos, cache):
     digest_of_images(load_task(photos).images, cache)
     assert entries(cache) == 0
 
 
-def test_files_that_change_while_they_are_read_are_not_remembered(photos, cache, later):
+def test_digests_of_files_that_change_while_they_are_read_are_not_cached(photos, cache, later):
     task = load_task(photos)
 
     class Changing(Counted):
@@ -154,7 +152,7 @@ def test_parts_of_the_same_files_have_digests_of_their_own(photos, cache, later)
     assert found == [digest_of_images(part, cache) for part in parts]
 
 
-def test_images_in_no_file_are_digested_anew(cache):
+def test_digests_of_images_without_files_are_not_cached(cache):
     values = np.arange(24, dtype=np.uint8).reshape(6, 2, 2)
     listed = list(values)
     assert digest_of_images(values, cache) == digest_of_images(listed, cache) == digest_of_images(ChosenImages(listed, np.arange(6)), cache)
@@ -162,7 +160,7 @@ def test_images_in_no_file_are_digested_anew(cache):
     assert entries(cache) == 0
 
 
-def test_a_file_that_went_away_cannot_be_vouched_for(photos, cache, later):
+def test_a_digest_is_not_cached_if_a_file_has_disappeared(photos, cache, later):
     images = load_task(photos).images
 
     class Gone(Counted):
@@ -173,7 +171,7 @@ def test_a_file_that_went_away_cannot_be_vouched_for(photos, cache, later):
     assert entries(cache) == 0
 
 
-def test_a_sequence_may_tell_the_origin_of_none(photos, cache, later):
+def test_a_sequence_may_have_no_origins(photos, cache, later):
     class Unknown(Counted):
         def origin(self, place):
             return None

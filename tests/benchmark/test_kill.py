@@ -1,4 +1,4 @@
-"""Does a run that is killed at any moment, or loses its workers, go on as if nothing had happened?"""
+"""A run that is killed at any moment, or loses its workers, resumes to the records of an undisturbed run."""
 
 import os
 import signal
@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from ntk_select.benchmark import Store, run
-from ntk_select.benchmark.executors.queue import ATTEMPTS
+from ntk_select.benchmark.executors import ATTEMPTS
 
 SEVERAL = pytest.mark.parametrize("executor", ["local", "processes"])
 KILLS = 10
 DEADLY = """
 import os, sys
 from pathlib import Path
-import ntk_select.benchmark.work as work
+import ntk_select.benchmark.measure as work
 from ntk_select.benchmark.measure import measured
 
 def deadly(bench, cell):
@@ -28,11 +28,11 @@ def deadly(bench, cell):
 
 work.measured = deadly
 """
-"""For sitecustomize: a worker that begins one of the cells dies."""
+"""For sitecustomize: a worker that starts one of the cells dies."""
 
 
 def killed_and_resumed(config, out, executor: str, begin, most: int, data=None) -> int:
-    """Kills a run ten times, at moments that are drawn, and lets it end. Gives the number of times that it was really cut."""
+    """Kills a run at ten random moments, and lets it end. Returns how often it was really interrupted."""
     rng, cut = np.random.default_rng(0), 0
     for _ in range(KILLS):
         running = begin(config, out, executor, data)
@@ -59,7 +59,7 @@ def test_a_run_that_is_killed_ten_times_gives_the_records_of_an_undisturbed_one(
 
 
 @pytest.mark.slow
-def test_workers_of_a_run_that_was_killed_alone_end_by_themselves(synthetic, tmp_path, begin):
+def test_workers_end_after_their_run_is_killed(synthetic, tmp_path, begin):
     running = begin(synthetic(experts=10, tasks=6, seconds=0.1), tmp_path / "out", "processes")
     running.until(2)
     workers = running.workers()
@@ -74,7 +74,7 @@ def test_workers_of_a_run_that_was_killed_alone_end_by_themselves(synthetic, tmp
 
 
 @pytest.mark.slow
-def test_the_cell_of_a_worker_that_is_killed_is_begun_again(synthetic, tmp_path, begin, numbers):
+def test_the_cell_of_a_killed_worker_is_started_again(synthetic, tmp_path, begin, numbers):
     config = synthetic(experts=10, tasks=4, seconds=0.05)
     running, gone = begin(config, tmp_path / "out", "processes"), set()
     for records in (1, 12):
@@ -88,7 +88,7 @@ def test_the_cell_of_a_worker_that_is_killed_is_begun_again(synthetic, tmp_path,
 
 
 @pytest.mark.slow
-def test_a_cell_that_kills_its_worker_every_time_fails_and_the_rest_go_on(synthetic, tmp_path, begin):
+def test_a_cell_that_kills_its_worker_every_time_fails_and_the_others_are_measured(synthetic, tmp_path, begin):
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(DEADLY)
     environment = {"BEGUN": str(tmp_path / "begun"), "PYTHONPATH": str(tmp_path / "site")}

@@ -1,4 +1,4 @@
-"""Do the workers of a real Ray cluster of two nodes give the records of a local run, whatever is lost on the way?"""
+"""The workers of a real Ray cluster of two nodes give the records of a local run, whatever is lost on the way."""
 
 import importlib
 import os
@@ -11,12 +11,12 @@ from ntk_select.benchmark import Store, run
 from ntk_select.errors import ConfigError
 
 ray = pytest.importorskip("ray")
-on_ray = importlib.import_module("ntk_select.benchmark.executors.on_ray")  # beside it the package has the function of that name
+executor = importlib.import_module("ntk_select.benchmark.ray_executor")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning"),  # JAX, where Ray begins the programs of a node
 ]
-NODE = {"num_cpus": 1, "node_ip_address": on_ray.LOOPBACK, "include_dashboard": False, "object_store_memory": 80_000_000}
+NODE = {"num_cpus": 1, "node_ip_address": executor.LOOPBACK, "include_dashboard": False, "object_store_memory": 80_000_000}
 ALONE = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_ADDRESS": ""}
 
 
@@ -97,7 +97,7 @@ def test_two_nodes_give_the_records_of_a_local_run(cluster, synthetic, tmp_path,
     assert run(config, tmp_path / "out", executor="ray", address=cluster.address).now == 0
 
 
-def test_the_cell_of_a_worker_that_is_killed_is_begun_again(cluster, synthetic, tmp_path, numbers, undisturbed):
+def test_the_cell_of_a_killed_worker_is_started_again(cluster, synthetic, tmp_path, numbers, undisturbed):
     config = synthetic(experts=8, tasks=5, seconds=0.1)
 
     def kill():
@@ -136,24 +136,24 @@ def test_a_node_that_comes_later_takes_its_part(cluster, synthetic, tmp_path):
 
 
 def test_a_cluster_that_has_lost_all_room_ends_the_run_in_a_sentence(cluster, synthetic, tmp_path, monkeypatch):
-    monkeypatch.setattr(on_ray, "STARTING", 1.0)
+    monkeypatch.setattr(executor, "STARTING", 1.0)
     large = cluster.add_node(**NODE | {"num_cpus": 3})
     removed = Then(6, lambda: cluster.remove_node(large, allow_graceful=False) or True)
     options = {"executor": "ray", "address": cluster.address, "cpus": 3, "progress": removed}
-    with pytest.raises(ConfigError, match="cluster has lost its workers, and has no room for others. Add nodes, and type the same"):
+    with pytest.raises(ConfigError, match="cluster has lost its workers, and has no room for others. Add nodes, and run the same"):
         run(synthetic(experts=8, tasks=5, seconds=0.1), tmp_path / "out", **options)
     assert removed.happened
     assert 6 <= len(Store(tmp_path / "out").done()) < 40
 
 
-def test_a_cell_that_kills_its_worker_every_time_fails_and_the_rest_go_on(cluster, synthetic, tmp_path, monkeypatch):
-    class Deadly(on_ray._Worker):
+def test_a_cell_that_kills_its_worker_every_time_fails_and_the_others_are_measured(cluster, synthetic, tmp_path, monkeypatch):
+    class Deadly(executor._Worker):
         def measure(self, cell):
             if (cell.expert, cell.task) == ("expert001", "task001"):
                 os.kill(os.getpid(), 9)
             return super().measure(cell)
 
-    monkeypatch.setattr(on_ray, "_Worker", Deadly)
+    monkeypatch.setattr(executor, "_Worker", Deadly)
     summary = run(synthetic(experts=3, tasks=2), tmp_path / "out", executor="ray", address=cluster.address)
     (error,) = summary.failed.values()
     assert error.startswith("Its worker was lost 3 times (")
@@ -161,12 +161,12 @@ def test_a_cell_that_kills_its_worker_every_time_fails_and_the_rest_go_on(cluste
 
 
 def test_a_worker_that_cannot_begin_ends_the_run_in_a_sentence(cluster, synthetic, tmp_path, monkeypatch):
-    class Broken(on_ray._Worker):
+    class Broken(executor._Worker):
         def __init__(self, *_):
             raise ImportError("ntk_select is not installed on this node")
 
-    monkeypatch.setattr(on_ray, "_Worker", Broken)
-    with pytest.raises(ConfigError, match="No worker can begin on the Ray cluster: .*ntk_select is not installed on this node"):
+    monkeypatch.setattr(executor, "_Worker", Broken)
+    with pytest.raises(ConfigError, match="No worker can start on the Ray cluster: .*ntk_select is not installed on this node"):
         run(synthetic(), tmp_path / "out", executor="ray", address=cluster.address)
 
 
@@ -180,7 +180,7 @@ def test_a_worker_finds_what_lies_where_the_command_was_typed(cluster, zoo, data
 
 
 def test_a_cluster_without_room_is_refused(cluster, synthetic, tmp_path):
-    with pytest.raises(ConfigError, match="no room for a worker of 64 CPUs and 0 GPUs. Give less: --cpus 1"):
+    with pytest.raises(ConfigError, match="no room for a worker of 64 CPUs and 0 GPUs. .*Try: --cpus 1"):
         run(synthetic(), tmp_path / "out", executor="ray", address=cluster.address, cpus=64)
 
 
@@ -193,12 +193,12 @@ def test_without_an_address_a_cluster_is_begun_here_and_ended(synthetic, tmp_pat
     assert numbers(tmp_path / "out") == undisturbed(config)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", f"{on_ray.LOOPBACK}:1", "localhost:1"])
+@pytest.mark.parametrize("address", ["127.0.0.1:1", f"{executor.LOOPBACK}:1", "localhost:1"])
 def test_a_cluster_that_is_not_there_is_refused_at_once(synthetic, tmp_path, address):
-    with pytest.raises(ConfigError, match=f"No Ray cluster answers at '{address}' .*refused.*Start one: ray start --head"):
+    with pytest.raises(ConfigError, match=f"No Ray cluster answers at '{address}' .*refused.*Start one. Try: ray start --head"):
         run(synthetic(), tmp_path / "out", executor="ray", address=address)
 
 
 def test_what_is_no_address_is_refused(synthetic, tmp_path):
-    with pytest.raises(ConfigError, match="No Ray cluster answers at 'nowhere' .*Start one: ray start --head"):
+    with pytest.raises(ConfigError, match="No Ray cluster answers at 'nowhere' .*Start one. Try: ray start --head"):
         run(synthetic(), tmp_path / "out", executor="ray", address="nowhere")

@@ -1,4 +1,4 @@
-"""Do cells hold the numbers that ranking and fine-tuning give directly?"""
+"""Cells hold the numbers that ranking and fine-tuning give directly."""
 
 import json
 import shutil
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ntk_select.data import load_task
-from ntk_select.models import fresh_expert, open_zoo
 
 import ntk_select as ns
 from ntk_select.benchmark import Store, run
-from ntk_select.scores import SCORES, ScoreResult
+from ntk_select.data import load_task
+from ntk_select.models import fresh_expert, open_zoo
+from ntk_select.scores import SCORES, ScoreResult, Terms
 from ntk_select.scores.lfc import lfc
 from ntk_select.tasks.task import ChosenImages, probe_sample
 from ntk_select.training.finetuning import Recipe, finetune
@@ -30,7 +30,7 @@ probe_seeds = [1]
 finetune_seeds = [1]
 learning_rates = [0.01, 0.1]
 {more}
-own_source = "{own_source}"
+source_overlap = "{source_overlap}"
 [recipe]
 epochs = 2
 batch_size = 4
@@ -53,16 +53,16 @@ learning_rate = 0.05
 pytestmark = pytest.mark.usefixtures("quickly")
 
 
-def config_text(zoo, *, scores=SCORE_NAMES, own_source="skip", more="") -> str:
+def config_text(zoo, *, scores=SCORE_NAMES, source_overlap="skip", more="") -> str:
     text = CONFIG
-    for name, value in {"zoo": str(zoo), "own_source": own_source, "more": more, "scores": json.dumps(list(scores))}.items():
+    for name, value in {"zoo": str(zoo), "source_overlap": source_overlap, "more": more, "scores": json.dumps(list(scores))}.items():
         text = text.replace(f"{{{name}}}", value)
     return text
 
 
 @pytest.fixture(scope="module", autouse=True)
 def short_references():
-    """The network of RSA and DDS learns for four steps."""
+    """The network of RSA and DDS is trained for four steps."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ntk_select.training.reference.EPOCHS", 2)
         patch.setattr("ntk_select.training.reference.LEAST_STEPS", 4)
@@ -71,7 +71,7 @@ def short_references():
 
 @pytest.fixture(scope="module")
 def out(zoo, data, tmp_path_factory):
-    """The records of a benchmark of three experts, of which all but none have seen trees."""
+    """The records of a benchmark of three experts, all of which were trained on trees."""
     folder = tmp_path_factory.mktemp("real")
     (folder / "real.toml").write_text(config_text(zoo))
     summary = run(folder / "real.toml", folder / "out", data=data)
@@ -94,23 +94,23 @@ def rows(out, kind: str, **wanted) -> list[dict]:
 
 
 def known(task: ns.Task, name: str, shots: int, seed: int) -> ns.Task:
-    """The task of someone who has labelled so many images of each class."""
+    """The task with `shots` training images per class."""
     places = probe_sample(task, per_class=shots, seed=seed).indices
     return replace(task, name=name, images=ChosenImages(task.images, places), labels=task.labels[places])
 
 
-def test_experts_on_their_own_source_are_left_out_and_said_so(out):
+def test_experts_that_overlap_with_the_source_are_skipped_with_the_reason(out):
     assert {row["expert"] for row in rows(out, "score", task="others")} == {"ash", "elm", "oak"}
     assert rows(out, "score", task="things") == []  # `oak` started from an expert of trees
     assert rows(out, "truth", task="things") == []
     skipped = {(entry["expert"], entry["task"]): entry["reason"] for entry in Store(out).manifest()["skipped"]}
-    assert skipped == {(name, "things"): "own source (trees)" for name in ("ash", "elm", "oak")}
+    assert skipped == {(name, "things"): "source overlap (trees)" for name in ("ash", "elm", "oak")}
 
 
 def test_scores_are_those_of_a_ranking_without_intervals(out, experts, task):
     mine = replace(task, name="others")
     reference = trained_reference(known(task, "others", 4, 1), "tiny", seed=1)
-    ranking = ns.rank(list(experts.values()), mine, SCORE_NAMES, per_class=3, seed=1, draws=0, reference=reference)
+    ranking = ns.rank(list(experts.values()), mine, SCORE_NAMES, per_class=3, seed=1, resamples=0, reference=reference)
     terms = {}
     for row in ranking.experts:
         mine = {each["score"]: each for each in rows(out, "score", expert=row.name)}
@@ -125,21 +125,21 @@ def test_scores_are_those_of_a_ranking_without_intervals(out, experts, task):
                 assert (found["value"], found["unavailable"]) == (outcome.value, None)
             else:
                 assert (found["value"], found["unavailable"]) == (None, outcome.reason)
-    compared = SCORES["etran"].combined([ScoreResult(0.0, details=terms[row.name]) for row in ranking.experts])
+    compared = SCORES["etran"].combined([Terms(terms[row.name]) for row in ranking.experts])
     assert [outcome.value for outcome in compared] == [row.scores["etran"].value for row in ranking.experts]
     assert {row["score"] for row in rows(out, "score") if row["unavailable"]} == {"source_accuracy"}
 
 
 def test_the_network_of_rsa_is_trained_on_the_shots_alone(out, experts, task):
-    """Of twelve images of each class the truth trains on four; a network that saw all of them gives other numbers."""
+    """Fine-tuning uses four of twelve images per class; a network that saw all of them gives other numbers."""
     of_all = trained_reference(replace(task, name="others"), "tiny", seed=1)
-    ranking = ns.rank(list(experts.values()), replace(task, name="others"), ["rsa"], per_class=3, seed=1, draws=0, reference=of_all)
+    ranking = ns.rank(list(experts.values()), replace(task, name="others"), ["rsa"], per_class=3, seed=1, resamples=0, reference=of_all)
     for row in ranking.experts:
         (found,) = rows(out, "score", expert=row.name, score="rsa")
         assert found["value"] != row.scores["rsa"].value
 
 
-def test_truth_is_what_fine_tuning_gives(out, experts, task):
+def test_ground_truth_is_the_result_of_fine_tuning(out, experts, task):
     recipe = Recipe(epochs=1, batch_size=4, augment="none")
     for name, expert in experts.items():
         (found,) = rows(out, "truth", expert=name, task="others")
@@ -187,7 +187,7 @@ def test_a_kernel_after_some_epochs_is_that_of_a_recipe_that_stops_there(out, ex
     assert found["accuracy"] == result.accuracy
 
 
-def test_every_row_says_where_it_is_from(out):
+def test_every_row_has_its_origin(out):
     for kind in ("score", "truth", "kernel"):
         for row in rows(out, kind):
             assert row["kind"] == kind
@@ -219,9 +219,9 @@ def test_an_expert_that_cannot_be_loaded_costs_its_own_cells_alone(broken_zoo, d
 
 
 @pytest.mark.slow
-def test_an_own_source_that_is_marked_is_measured_and_untrained_networks_as_well(zoo, data, tmp_path, experts, task):
+def test_marked_source_overlaps_and_untrained_networks_are_measured(zoo, data, tmp_path, experts, task):
     name = "untrained:resnet_small"
-    (tmp_path / "real.toml").write_text(config_text(zoo, scores=["lfc"], own_source="mark", more='untrained = ["resnet_small"]'))
+    (tmp_path / "real.toml").write_text(config_text(zoo, scores=["lfc"], source_overlap="mark", more='untrained = ["resnet_small"]'))
     out = tmp_path / "out"
     assert run(tmp_path / "real.toml", out, data=data).failed == {}
     marked = {(row["expert"], row["task"]): row["own_source"] for row in rows(out, "score")}
@@ -234,7 +234,7 @@ def test_an_own_source_that_is_marked_is_measured_and_untrained_networks_as_well
 
 
 @pytest.mark.slow
-def test_failing_cells_in_other_processes_are_recorded_and_the_rest_go_on(broken_zoo, data, tmp_path):
+def test_failing_cells_in_other_processes_are_recorded_and_the_others_are_measured(broken_zoo, data, tmp_path):
     (tmp_path / "real.toml").write_text(config_text(broken_zoo, scores=["lfc"]))
     summary = run(tmp_path / "real.toml", tmp_path / "out", executor="processes", workers=2, data=data)
     assert {each["expert"] for each in Store(tmp_path / "out").failures().values()} == {"elm"}

@@ -1,4 +1,4 @@
-"""Does a run measure every cell once, whatever fails, and lose nothing?"""
+"""A run measures every cell once, records failures, and loses nothing when the disk is full."""
 
 import errno
 import os
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ntk_select.benchmark import Store, run
-from ntk_select.benchmark.work import NO_PLACE, Work
+from ntk_select.benchmark import Store, measure, run
+from ntk_select.benchmark.measure import NOT_WRITABLE, Work
 from ntk_select.errors import ConfigError, ModelError, TaskError
 
 SEVERAL = pytest.mark.parametrize("executor", ["local", "processes"])
@@ -21,21 +21,21 @@ def out(tmp_path):
 
 
 def failing(monkeypatch, error: Exception, fails) -> None:
-    """Cells for which `fails(cell)` raise an error when they are measured here."""
-    from ntk_select.benchmark import measure, work
+    """Cells for which `fails(cell)` raise an error when they are measured in this process."""
+    real = measure.measured
 
     def measured(bench, cell):
         if fails(cell):
             raise error
-        return measure.measured(bench, cell)
+        return real(bench, cell)
 
-    monkeypatch.setattr(work, "measured", measured)
+    monkeypatch.setattr(measure, "measured", measured)
 
 
 @SEVERAL
-def test_every_cell_is_measured_once(synthetic, out, executor):
-    told = []
-    summary = run(synthetic(), out, executor=executor, workers=2, progress=lambda *what: told.append(what))
+def test_every_cell_is_measured_once(synthetic, out, executor, numbers, tmp_path):
+    config, told = synthetic(), []
+    summary = run(config, out, executor=executor, workers=2, progress=lambda *what: told.append(what))
     assert (summary.cells, summary.before, summary.now, summary.failed) == (12, 0, 12, {})
     store = Store(out)
     assert store.done() == {cell.key for cell in store.cells()} == set(store.read("synthetic")["key"].to_pylist())
@@ -43,6 +43,9 @@ def test_every_cell_is_measured_once(synthetic, out, executor):
     assert {total for _, total, _ in told} == {12}
     assert told[-1][2].startswith("task")
     assert not list((out / "running").glob("*"))
+    if executor != "local":
+        run(config, tmp_path / "here")
+        assert numbers(out) == numbers(tmp_path / "here")
 
 
 @SEVERAL
@@ -55,14 +58,6 @@ def test_a_second_run_measures_nothing(synthetic, out, executor):
     assert {file: file.stat().st_mtime_ns for file in out.glob("records/*/*/*")} == before
 
 
-def test_processes_measure_the_same_numbers_as_this_one(synthetic, tmp_path, numbers):
-    config = synthetic(seeds=(0, 1))
-    run(config, tmp_path / "a")
-    run(config, tmp_path / "b", executor="processes", workers=2)
-    assert numbers(tmp_path / "a") == numbers(tmp_path / "b")
-    assert len(numbers(tmp_path / "a")) == 24
-
-
 def test_a_larger_config_only_adds_cells(synthetic, out):
     run(synthetic(experts=2), out)
     summary = run(synthetic(experts=3), out)
@@ -70,7 +65,7 @@ def test_a_larger_config_only_adds_cells(synthetic, out):
     assert (run(synthetic(experts=2), out).now, len(Store(out).cells())) == (0, 6)
 
 
-def test_a_cell_that_fails_is_recorded_and_the_rest_go_on(synthetic, out, monkeypatch):
+def test_a_cell_that_fails_is_recorded_and_the_others_are_measured(synthetic, out, monkeypatch):
     config = synthetic()
     with monkeypatch.context() as patch:
         failing(patch, ZeroDivisionError("by nothing\nat all"), lambda cell: cell.expert == "expert001")
@@ -86,7 +81,7 @@ def test_a_cell_that_fails_is_recorded_and_the_rest_go_on(synthetic, out, monkey
     assert Store(out).failures() == {}
 
 
-def test_an_error_of_this_package_is_recorded_as_it_is_without_a_trace(synthetic, out, monkeypatch):
+def test_an_error_of_this_package_is_recorded_without_a_trace(synthetic, out, monkeypatch):
     failing(monkeypatch, ModelError("It has no head."), lambda cell: cell.task == "task000")
     summary = run(synthetic(), out)
     assert set(summary.failed.values()) == {"It has no head."}
@@ -94,9 +89,7 @@ def test_an_error_of_this_package_is_recorded_as_it_is_without_a_trace(synthetic
 
 
 def test_rows_that_no_file_can_hold_are_a_failure_of_their_cell(synthetic, out, monkeypatch):
-    from ntk_select.benchmark import work
-
-    monkeypatch.setattr(work, "measured", lambda _bench, cell: [{"key": cell.key, "value": object() if cell.task == "task000" else 1.0}])
+    monkeypatch.setattr(measure, "measured", lambda _bench, cell: [{"key": cell.key, "value": object() if cell.task == "task000" else 1.0}])
     summary = run(synthetic(), out)
     assert (summary.now, len(summary.failed)) == (8, 4)
     assert all("object" in error for error in summary.failed.values())
@@ -113,7 +106,7 @@ def test_shards_divide_the_cells_among_them(synthetic, tmp_path):
 
 
 @pytest.mark.parametrize("order", [(1, 2, 3), (3, 1, 2)])
-def test_shards_that_begin_at_different_times_leave_no_cell_out(synthetic, out, order):
+def test_shards_that_start_at_different_times_leave_no_cell_out(synthetic, out, order):
     config = synthetic(experts=6, tasks=4)
     counts = [run(config, out, shard=(place, 3)).now for place in order]
     assert sum(counts) == len(Store(out).done()) == 24
@@ -121,7 +114,7 @@ def test_shards_that_begin_at_different_times_leave_no_cell_out(synthetic, out, 
 
 
 @pytest.mark.parametrize("shard", [(0, 2), (3, 2), (1, 0)])
-def test_a_shard_that_is_none_is_refused(synthetic, out, shard):
+def test_an_impossible_shard_is_refused(synthetic, out, shard):
     with pytest.raises(ConfigError, match=f"shard {shard[0]}/{shard[1]} must be one of 1/N to N/N"):
         run(synthetic(), out, shard=shard)
 
@@ -140,7 +133,9 @@ def test_a_folder_that_can_no_longer_be_written_ends_the_run_in_a_sentence(synth
 
     with monkeypatch.context() as patch:
         patch.setattr("ntk_select.benchmark.store.write_atomically", until_full)
-        with pytest.raises(ConfigError, match=rf"The run ended: of .*out {NO_PLACE[code]}. 3 of 12 cells are done and kept.*type the same command"):
+        with pytest.raises(
+            ConfigError, match=rf"The run ended, because .*out cannot be written: {NOT_WRITABLE[code]}. 3 of 12 cells are done.*run the same command"
+        ):
             run(config, out)
     assert len(Store(out).done()) == 3  # two of the five are what the benchmark is
     assert not list(out.glob("running/*"))
@@ -149,7 +144,7 @@ def test_a_folder_that_can_no_longer_be_written_ends_the_run_in_a_sentence(synth
     assert numbers(out) == numbers(tmp_path / "undisturbed")
 
 
-def test_a_folder_that_is_full_where_a_failure_is_to_be_recorded_ends_the_run_as_well(synthetic, out, monkeypatch):
+def test_a_folder_in_which_no_failure_can_be_recorded_ends_the_run_too(synthetic, out, monkeypatch):
     failing(monkeypatch, ModelError("It has no head."), lambda _: True)
 
     def full(*_):
@@ -168,7 +163,7 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_measured(syn
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of one megabyte, where this user may make one."""
+    """A file system of one megabyte, if this user may mount one."""
     place = tmp_path / "disk"
     place.mkdir()
     made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], capture_output=True, check=False)
@@ -195,7 +190,7 @@ def test_a_disk_that_is_full_loses_nothing_that_was_done(synthetic, small_disk, 
     assert numbers(small_disk / "out") == numbers(tmp_path / "undisturbed")
 
 
-def test_what_a_killed_run_had_not_finished_goes_after_an_hour(synthetic, out):
+def test_unfinished_files_of_killed_runs_are_deleted_after_an_hour(synthetic, out):
     config = synthetic()
     run(config, out)
     folder = next(out.glob("records/synthetic/*"))
@@ -207,7 +202,7 @@ def test_what_a_killed_run_had_not_finished_goes_after_an_hour(synthetic, out):
     assert (old.exists(), young.exists()) == (False, True)
 
 
-def test_another_run_may_end_its_file_while_leftovers_are_looked_for(synthetic, out, monkeypatch):
+def test_another_run_may_finish_its_file_while_leftovers_are_deleted(synthetic, out, monkeypatch):
     config = synthetic()
     run(config, out)
     gone = next(out.glob("records/synthetic/*")) / ".a.parquet.1.tmp"
@@ -222,13 +217,13 @@ WORDS = {
 
 
 @pytest.mark.parametrize(("change", "words"), WORDS.values(), ids=WORDS.keys())
-def test_options_that_mean_nothing_are_refused_before_anything_is_written(synthetic, out, change, words):
+def test_unknown_options_are_refused_before_anything_is_written(synthetic, out, change, words):
     with pytest.raises(ConfigError, match=words):
         run(**{"config_path": synthetic(), "out": out} | change)
     assert not out.exists()
 
 
-def test_names_of_a_config_that_mean_nothing_are_refused_before_anything_is_written(write, out, data):
+def test_unknown_names_in_a_config_are_refused_before_anything_is_written(write, out, data):
     text = 'scores = ["{score}"]\nzoo = ["{zoo}"]\n[tasks.things]\nuri = "npz:{data}/{file}.npz"\n'
     fill = {"{score}": "lfc", "{zoo}": "builtin", "{file}": "things"}
     for key, value, error, words in (
@@ -263,8 +258,8 @@ def test_work_can_be_sent_to_a_worker_even_after_it_was_used_here(synthetic, out
     assert work(cell).error is None
 
 
-def test_whoever_edits_the_config_meanwhile_does_not_change_what_is_measured(synthetic, out, monkeypatch):
-    """The text is read once: keys, manifest and workers speak of the same config."""
+def test_editing_the_config_during_a_run_does_not_change_what_is_measured(synthetic, out, monkeypatch):
+    """The text is read once: keys, manifest and workers use the same config."""
     config, laid_out = synthetic(noise=0.01), run.__globals__["laid_out"]
 
     def edited(bench):
@@ -282,7 +277,7 @@ def test_a_negative_number_of_workers_is_refused(synthetic, out):
         run(synthetic(), out, executor="processes", workers=-1)
 
 
-def test_a_run_gives_signs_while_a_cell_takes_long(synthetic, out, monkeypatch):
+def test_a_run_has_a_heartbeat_during_a_long_cell(synthetic, out, monkeypatch):
     import json
     import time
 
@@ -296,14 +291,12 @@ def test_a_run_gives_signs_while_a_cell_takes_long(synthetic, out, monkeypatch):
         beats.append(json.loads(note.read_text())["beat"])
         return [{"key": cell.key}]
 
-    from ntk_select.benchmark import work
-
-    monkeypatch.setattr(work, "measured", measured)
+    monkeypatch.setattr(measure, "measured", measured)
     run(synthetic(experts=1, tasks=1), out)
     assert beats[0] < beats[1]
 
 
-def test_failures_are_packed_as_well(synthetic, out, tmp_path, monkeypatch):
+def test_failures_are_packed_too(synthetic, out, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         failing(patch, ModelError("it is broken"), lambda cell: cell.expert == "expert001")
         run(synthetic(), out)

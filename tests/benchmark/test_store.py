@@ -1,4 +1,4 @@
-"""Is a record there whole or not at all, and can anybody read it?"""
+"""A record is written whole or not at all, and pandas and DuckDB can read it."""
 
 import errno
 import os
@@ -38,7 +38,7 @@ def test_a_record_is_read_as_it_was_written(store):
     assert store.read("truth").num_rows == 0
 
 
-def test_records_of_one_kind_lie_apart_from_those_of_another(store):
+def test_records_of_one_kind_are_separate_from_those_of_another(store):
     store.put(cell(1), [row(1)])
     store.put(cell(1, "truth"), [{"key": cell(1, "truth").key, "trials": [{"learning_rate": 0.1, "diverged": None}]}])
     store.put(cell(2, "truth"), [{"key": cell(2, "truth").key, "trials": [{"learning_rate": 0.2, "diverged": "it left all numbers"}]}])
@@ -64,7 +64,7 @@ def test_a_record_that_cannot_be_written_leaves_nothing_half_written(store, monk
     assert store.read("score").to_pylist() == [row(1)]
 
 
-def test_what_a_killed_run_had_not_finished_is_no_record(store):
+def test_an_unfinished_file_of_a_killed_run_is_not_a_record(store):
     store.put(cell(1), [row(1)])
     file = store.record_file(cell(2))
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +82,7 @@ def test_a_damaged_record_is_named(store, keep):
         store.read("score")
 
 
-def test_a_record_in_which_any_byte_was_lost_is_read_or_named(store):
+def test_a_record_with_a_damaged_byte_is_read_or_named(store):
     store.put(cell(1), [row(1)])
     file = store.record_file(cell(1))
     content = file.read_bytes()
@@ -94,7 +94,7 @@ def test_a_record_in_which_any_byte_was_lost_is_read_or_named(store):
             assert str(file) in str(error)  # noqa: PT017 - most places are noticed, not all
 
 
-def test_duckdb_and_pandas_read_records_whose_columns_hold_nothing_in_some(store):
+def test_duckdb_and_pandas_read_records_with_columns_that_are_empty_in_some(store):
     duckdb, pandas = pytest.importorskip("duckdb"), pytest.importorskip("pandas")
     for number in range(12):
         known = number % 2
@@ -107,7 +107,7 @@ def test_duckdb_and_pandas_read_records_whose_columns_hold_nothing_in_some(store
     assert set(store.read("score").to_pandas()["expert"]) == set(frame["expert"])
 
 
-def test_duckdb_reads_nested_columns_that_hold_nothing_in_some(store):
+def test_duckdb_reads_nested_columns_that_are_empty_in_some(store):
     duckdb = pytest.importorskip("duckdb")
     for number, diverged in enumerate((None, "it left all numbers", None)):
         store.put(cell(number, "truth"), [{"key": cell(number, "truth").key, "trials": [{"learning_rate": 0.1, "diverged": diverged}]}])
@@ -116,7 +116,7 @@ def test_duckdb_reads_nested_columns_that_hold_nothing_in_some(store):
     assert sorted(str(each[0]) for each in found) == ["None", "None", "it left all numbers"]
 
 
-def test_a_failure_is_kept_until_the_cell_succeeds(store):
+def test_a_failure_is_stored_until_the_cell_succeeds(store):
     store.put_failure(cell(1), "ModelError: no head", "Traceback ...")
     assert store.done() == set()
     (found,) = store.failures().values()
@@ -127,7 +127,7 @@ def test_a_failure_is_kept_until_the_cell_succeeds(store):
     assert store.done() == {cell(1).key}
 
 
-def test_cells_and_what_a_benchmark_is_are_read_as_they_were_written(store):
+def test_manifest_and_cells_are_read_as_they_were_written(store):
     cells = [cell(1), cell(2, images=None), Cell("truth", "ash", "birds", 5, 0, "search", {"recipe": {"epochs": 2}})]
     store.put_manifest({"name": "bench"}, cells)
     assert store.manifest() == {"name": "bench"}
@@ -151,7 +151,7 @@ def test_packed_records_are_the_same_and_can_be_added_to(store, tmp_path):
 
 def test_a_folder_without_a_benchmark_is_refused(tmp_path):
     with pytest.raises(
-        ConfigError, match=r"holds no benchmark .bench.json is not there.. Give the folder of a run.*Type: ntk-select bench run CONFIG --out"
+        ConfigError, match=r"holds no benchmark .there is no bench.json.. Give the folder of a run.*Try: ntk-select bench run CONFIG --out"
     ):
         Store(tmp_path).manifest()
     with pytest.raises(ConfigError, match="holds no benchmark"):
@@ -163,7 +163,7 @@ def test_a_folder_without_a_benchmark_is_refused(tmp_path):
         Store(tmp_path / "my run").manifest()
 
 
-def test_a_run_close_to_a_folder_that_is_none_is_named(tmp_path):
+def test_a_benchmark_close_to_the_folder_is_named(tmp_path):
     Store(tmp_path / "runs" / "birds").put_manifest({"name": "bench"}, [cell(1)])
     (tmp_path / "runs" / "birds" / "report").mkdir()
     for wrong in ("runs", "runs/bird", "runs/birds/report"):

@@ -1,14 +1,14 @@
-"""What do the tests of the command share? A zoo of small experts and a task of a few images, written where users would."""
+"""Fixtures of the tests of the command line: a zoo of small experts and a task of a few images, as files."""
 
 from functools import partial
 
 import jax
 import numpy as np
 import pytest
-from ntk_select.models import build, initialise
-from ntk_select.models.weights import write_expert
 
 from ntk_select import Card, Preprocess
+from ntk_select.models import build, initialise
+from ntk_select.models.weights import write_expert
 
 CONFIG = {"stage_sizes": [1], "widths": [3], "stem": "small"}
 

@@ -1,5 +1,6 @@
-"""Does `ntk-select bench` run, plan, tell, report and pack what the config says, and refuse what it cannot do in a sentence?"""
+"""`ntk-select bench` runs, plans, shows, reports and packs what the config describes, and rejects invalid input in one sentence."""
 
+import importlib
 import json
 import os
 import time
@@ -50,7 +51,7 @@ def test_status_of_a_stopped_run_says_what_is_missing_and_how_to_go_on(config, t
     capsys.readouterr()
     assert main(["bench", "status", str(out)]) == 1
     told = capsys.readouterr()
-    assert "Nobody is at work. To go on type the command again that began it: ntk-select bench run CONFIG" in told.out
+    assert "Not running. To resume, repeat the command that started it: ntk-select bench run CONFIG" in told.out
     assert "task001, expert000, seed 0: the images are gone" in told.err
     assert main(["bench", "run", str(config), "--out", str(out)]) == 0
     assert "21 were done, 3 are new" in capsys.readouterr().out
@@ -124,10 +125,9 @@ def test_plan_counts_the_images_of_every_training(real, capsys):
 @pytest.fixture
 def nothing_compiled(monkeypatch):
     """No training step of a network is made, and the device's speed is given."""
-    import ntk_select.training.zoo.speed as speed
-
+    speed = importlib.import_module("ntk_select.training.zoo.plan")  # the package has a function of the same name
     monkeypatch.setattr(speed, "make_step", lambda *_, **__: pytest.fail("a training step was compiled"))
-    monkeypatch.setattr("ntk_select.benchmark.plan.training_rate", lambda size, batch, precision: 3e10)
+    monkeypatch.setattr(speed, "training_rate", lambda size, batch, precision: 3e10)
 
 
 UNTRAINED_ZOO = """
@@ -215,12 +215,12 @@ def test_a_plan_that_measures_times_steps_of_each_architecture(real, capsys):
 def test_the_paper_config_is_planned_without_looking_anything_up_for_every_cell(monkeypatch):
     """Of 23,667 cells; the networks apart, which other tests count."""
     import ntk_select.benchmark.plan as planning
-    from ntk_select.training.zoo.speed import Network, Speed
 
+    speed = importlib.import_module("ntk_select.training.zoo.plan")  # the package has a function of the same name
     config = Path(__file__).parents[2] / "scripts" / "configs" / "paper_benchmark.toml"
-    monkeypatch.setattr(planning, "abstract_network", lambda _: Network(None, None, (8, 100)))
-    monkeypatch.setattr(planning, "estimated_speed", lambda *_: Speed(1e9, 8, 2.0, 8, False))
-    monkeypatch.setattr(planning, "training_rate", lambda *_, **__: 1e10)
+    monkeypatch.setattr(speed, "abstract_network", lambda _: speed.Network(None, None, (8, 100)))
+    monkeypatch.setattr(speed, "estimated_speed", lambda *_: speed.Speed(1e9, 8, 2.0, 8, False))
+    monkeypatch.setattr(speed, "training_rate", lambda *_, **__: 1e10)
     looked_up = []
     monkeypatch.setattr(planning, "scores_of", lambda config, known=planning.scores_of: looked_up.append(config) or known(config))
     found = planning.plan(config)

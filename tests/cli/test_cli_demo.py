@@ -1,4 +1,4 @@
-"""Does `ntk-select demo` rank the embedded experts for digits, fine-tune the right ones, and lay the truth beside the ranking?"""
+"""`ntk-select demo` ranks the embedded experts for digits, fine-tunes the right ones, and prints measured accuracies next to the ranking."""
 
 import json
 from dataclasses import replace
@@ -6,14 +6,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from ntk_select.data import load_task
-from ntk_select.models import open_zoo
 
 import ntk_select as ns
 from ntk_select.cli import main
 from ntk_select.cli.demo import SHOTS, TOP
 from ntk_select.cli.finetune import REFERENCE
+from ntk_select.data import load_task
 from ntk_select.errors import ConfigError
+from ntk_select.models import open_zoo
 from ntk_select.training import finetuning
 from ntk_select.training.finetuning.result import FinetuneResult, Trial
 
@@ -34,13 +34,14 @@ def ranking():
     """Of some of the embedded experts, the reference among them, in an order of no meaning."""
     experts = open_zoo(["builtin"])
     some = dict.fromkeys([*list(experts)[:5], REFERENCE])
-    return ns.rank({name: experts[name] for name in some}, load_task("digits"), per_class=3, scores=("random",), draws=20)
+    return ns.rank({name: experts[name] for name in some}, load_task("digits"), per_class=3, scores=("random",), resamples=20)
 
 
 @pytest.fixture
 def demo(ranking, monkeypatch, tmp_path, capsys):
     """demo("--json") with a ranking and fine-tunings that are at hand: exit status, stdout, stderr, and what was asked for."""
     asked, order = [], [row.name for row in ranking.experts]
+    monkeypatch.setattr("ntk_select.ranking.plot.figure_bytes", lambda *_: b"a figure")  # drawing takes most of the time
 
     def ranked(experts, task, **options):
         asked.append(("rank", sorted(experts), task.name, {key: options[key] for key in options if key != "progress"}))
@@ -102,11 +103,14 @@ def test_the_table_lies_the_truth_beside_the_ranking_in_its_order(demo):
 
 
 def test_best_rates_at_the_end_of_the_grid_are_told(demo, monkeypatch):
-    assert "an end of the three" not in demo().out
+    assert "the largest or smallest of the three" not in demo().out
     tuned = finetuning.finetune
     monkeypatch.setattr(finetuning, "finetune", lambda *given, **options: replace(tuned(*given, **options), edge="largest"))
     count = len(chosen(demo().order))
-    assert f"Of {count} of these {count} the best rate is an end of the three: ntk-select finetune goes on past it." in demo().out
+    assert (
+        f"For {count} of these {count} the best rate is the largest or smallest of the three: ntk-select finetune also tries rates beyond."
+        in demo().out
+    )
 
 
 def test_out_holds_the_ranking_and_each_fine_tuning(demo):

@@ -1,4 +1,4 @@
-"""Does `ntk-select finetune` print what `finetune` finds, keep what it is told to keep, lose nothing, and say in a sentence what it refuses?"""
+"""`ntk-select finetune` prints and saves the results of `finetune`, whatever fails, and rejects invalid options in one sentence."""
 
 import json
 import math
@@ -11,13 +11,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from ntk_select.data import load_task
-from ntk_select.models import open_zoo
-from ntk_select.models.weights import write_expert
 
 import ntk_select as ns
 from ntk_select.cli import main
+from ntk_select.data import load_task
 from ntk_select.errors import ConfigError, ModelError
+from ntk_select.models import open_zoo
+from ntk_select.models.weights import write_expert
 from ntk_select.training import finetuning
 
 pytestmark = pytest.mark.usefixtures("quickly")
@@ -177,7 +177,7 @@ def test_save_model_puts_the_first_seed_of_each_expert_where_it_says(ran, zoo, n
     assert ran("--save-model", str(tmp_path / "kept"), "--seeds", "1", "--replace")[0] == 0  # again, in its own place
     status, _, err = ran("--save-model", str(tmp_path / "kept"))
     assert status == 2
-    assert "There is already an expert 'ash-on-bright_things'" in err
+    assert "already contains an expert 'ash-on-bright_things'" in err
     assert "--replace" in err
 
 
@@ -266,7 +266,7 @@ def test_a_result_that_cannot_be_kept_is_still_printed(ran, monkeypatch, tmp_pat
     def refuse(*_, **__):
         raise ModelError("The disk is full.")
 
-    monkeypatch.setattr(finetuning, "keep", refuse)
+    monkeypatch.setattr(finetuning, "save_expert", refuse)
     status, out, err = ran("--json", "--save-model", str(tmp_path))
     assert status == 1
     assert math.isfinite(json.loads(out)["results"][0]["accuracy"])
@@ -297,15 +297,10 @@ def test_ctrl_c_ends_with_130_and_the_next_call_goes_on(ran, monkeypatch, tmp_pa
     ("options", "message"),
     [
         ({"lr": "fast"}, "ntk-select: --lr 'fast' is not a number."),
-        ({"lr": "0"}, "ntk-select: learning_rates=[0.0] must be numbers above 0"),
-        ({"lr": "nan"}, "must be numbers above 0"),
         ({"lr": ","}, "ntk-select: --lr needs at least one number."),
         ({"seeds": "1.5"}, "ntk-select: --seeds '1.5' is not a whole number."),
-        ({"seeds": "-1"}, "seed=-1 must be a whole number from 0"),
         ({"shots": "many"}, "ntk-select: --shots 'many' is not a whole number."),
         ({"shots": "5,20"}, "ntk-select: --shots '5,20' must be one number, or full."),
-        ({"shots": "0"}, "shots=0 must be a whole number from 1"),
-        ({"epochs": "0"}, "epochs=0 must be a whole number from 1"),
         ({"batch_size": "1"}, "batch_size=1 must be a whole number from 2"),
         ({"choose": "papers"}, "choose='papers' is unknown. Did you mean 'paper'"),
         ({"search": "optuma"}, "search='optuma' is unknown. Did you mean 'optuna'"),

@@ -1,11 +1,11 @@
-"""Does `ntk-select scores` tell of every score what a choice among them needs?"""
+"""`ntk-select scores` shows what each score measures and needs."""
 
 import json
 
 import pytest
 
 from ntk_select.cli import main
-from ntk_select.cli.scores import QUESTIONS
+from ntk_select.cli.scores import SUBJECTS
 from ntk_select.errors import ConfigError
 from ntk_select.ranking.rank import chosen_scores
 from ntk_select.scores import INPUTS, SCORES, Score
@@ -40,13 +40,13 @@ def installed(monkeypatch):
             return Score(own, ("features",), False, "nobody", "0 or 1")
 
     monkeypatch.setattr(
-        "ntk_select.scores.installed.entry_points",
+        "ntk_select.scores.table.entry_points",
         lambda group: [Entry("own"), Entry("lfc"), Entry("broken")] if group == "ntk_select.scores" else [],
     )
 
 
 def test_every_score_of_the_table_has_one_question():
-    asked = [name for names in QUESTIONS.values() for name in names]
+    asked = [name for names in SUBJECTS.values() for name in names]
     assert sorted(asked) == sorted(SCORES)
 
 
@@ -63,7 +63,7 @@ def test_list_as_json_says_what_the_table_of_scores_says(typed):
             score.range,
             score.reference,
         )
-        assert name in QUESTIONS[row["question"]]
+        assert name in SUBJECTS[row["question"]]
 
 
 def test_list_has_a_line_for_each_and_says_what_to_type_next(typed):
@@ -82,7 +82,7 @@ def test_show_explains_the_inputs_and_the_direction(typed):
     assert SCORES["generalization"].reference in shown
     assert "better lower" in shown
     assert json.loads(typed("show", "leep", "--json")[1])["inputs"] == {name: INPUTS[name].meaning for name in SCORES["leep"].needs}
-    assert "alone it has no value" in typed("show", "etran")[1]
+    assert "a single expert has no value" in typed("show", "etran")[1]
 
 
 def test_scores_of_installed_packages_are_listed_and_replace_none(typed, installed):

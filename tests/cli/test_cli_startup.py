@@ -1,4 +1,4 @@
-"""Is only what the chosen command needs imported, and is everything said that was said before?"""
+"""Help, lists and errors import neither JAX nor what only other commands need; `--help` describes every command."""
 
 import importlib
 import subprocess

@@ -1,4 +1,4 @@
-"""Does `ntk-select tasks` show the kinds of task and what is in one?"""
+"""`ntk-select tasks` lists the kinds of task, describes one, and prepares data sets."""
 
 import io
 import json
@@ -9,9 +9,9 @@ import zipfile
 
 import numpy as np
 import pytest
-from ntk_select.data import KNOWN, task_kinds
 
 from ntk_select.cli import main
+from ntk_select.data import KNOWN, task_kinds
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_list_as_json_is_one_document(capsys):
 def test_show_prints_sizes_and_classes(capsys, npz):
     assert main(["tasks", "show", npz()]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "two things: first image 8 x 6 pixels, 1 channel(s); licence not known" in shown
+    assert "two things: first image 8 x 6 pixels, 1 channel(s); licence unknown" in shown
     assert "5 training images, 1 test images, 2 classes." in shown
     assert "dark" in shown
 
@@ -151,7 +151,7 @@ def test_prepare_then_show(capsys, own_folder, tiles):
     main(["tasks", "show", "magnetic_tile"])
     words = [str(tiles) if word == "PATH" else word for word in next_words(capsys.readouterr().out)]
     assert main(words[1:]) == 2
-    assert "add --any-size" in capsys.readouterr().err
+    assert "try: --any-size" in capsys.readouterr().err
     assert main([*words[1:], "--any-size"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith(f"18 training and 6 test images of 3 classes in {own_folder}")
@@ -200,10 +200,10 @@ def test_files_that_are_left_out_are_counted(capsys, own_folder, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["folder"], "ntk-select: 'folder' is no set that can be prepared."),
-        (["magnetic-tile"], "ntk-select: 'magnetic-tile' is no set that can be prepared. Did you mean 'magnetic_tile'"),
+        (["folder"], "ntk-select: 'folder' is not a data set that can be prepared."),
+        (["magnetic-tile"], "ntk-select: 'magnetic-tile' is not a data set that can be prepared. Did you mean 'magnetic_tile'"),
         (["cub200"], "ntk-select: cub200 is prepared by TensorFlow Datasets, not here."),
-        (["eu_flood"], "ntk-select: There is no file or folder 'x.zip'. Needed is: a folder with"),
+        (["eu_flood"], "ntk-select: There is no file or folder 'x.zip'. Expected: a folder with"),
     ],
 )
 def test_what_cannot_be_prepared_is_one_sentence_and_status_2(capsys, own_folder, words, message):

@@ -8,13 +8,13 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from ntk_select.models import ZOO, build, initialise, open_zoo
-from ntk_select.models.convert import to_state_dict
-from ntk_select.models.weights import write_expert
 from safetensors.numpy import load_file, save_file
 
 from ntk_select import Card, Preprocess
 from ntk_select.cli import main
+from ntk_select.models import ZOO, build, initialise, open_zoo
+from ntk_select.models.convert import to_state_dict
+from ntk_select.models.weights import write_expert
 
 CONFIG = {"stage_sizes": [1], "widths": [3], "stem": "small"}
 
@@ -102,7 +102,7 @@ def test_show_prints_the_card(typed, zoo):
 def test_show_of_an_unknown_expert_is_one_sentence_and_status_2(typed, zoo):
     status, out, err = typed("show", "brich", "--zoo", zoo)
     assert (status, out) == (2, "")
-    beginning = "ntk-select: There is no expert 'brich' in the zoo. Did you mean 'birch'? To see what there is type: "
+    beginning = "ntk-select: There is no expert 'brich' in the zoo. Did you mean 'birch'? Try: "
     assert err.startswith(beginning)
     assert shlex.split(err.removeprefix(beginning)) == ["ntk-select", "zoo", "list", "--zoo", str(zoo)]
 
@@ -121,13 +121,13 @@ def test_zoos_may_be_separated_by_commas_as_in_rank(typed, zoo, tmp_path, comman
 
 
 def test_verify_counts_what_is_whole(typed, zoo):
-    assert typed("verify", "--zoo", zoo)[:2] == (0, "2 of 2 experts are whole.\n")
+    assert typed("verify", "--zoo", zoo)[:2] == (0, "2 of 2 experts are intact.\n")
     content = (zoo / "ash" / "model.safetensors").read_bytes()
     (zoo / "ash" / "model.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     status, out, _ = typed("verify", "--zoo", zoo)
     assert status == 1
     assert "ash: Weights" in out
-    assert "1 of 2 experts are whole." in out
+    assert "1 of 2 experts are intact." in out
     status, out, _ = typed("verify", "--zoo", zoo, "--json")
     outcome = json.loads(out)
     assert status == 1
@@ -140,7 +140,7 @@ def test_verify_goes_on_past_a_card_with_a_wrong_config(typed, zoo, config):
     change_card(zoo / "ash", config=config)
     status, out, _ = typed("verify", "--zoo", zoo)
     assert status == 1
-    assert "1 of 2 experts are whole." in out
+    assert "1 of 2 experts are intact." in out
 
 
 @pytest.mark.parametrize("changes", [{"num_parameters": "many"}, {"training": {"loss": float("nan")}}])
@@ -223,9 +223,9 @@ def test_which_weights_were_taken_is_printed_and_others_can_be_asked_for(typed, 
     status, out, _ = typed(*arguments, "usual")
     said = " ".join(out.split())
     assert status == 0
-    assert "Weights taken: ema_model (an average over training). Also in the file: model. To take model: --weights model" in said
+    assert "Weights selected: ema_model (an average over training). Also in the file: model. To take model: --weights model" in said
     assert "The prefix 'ema_model.' of names was dropped." in said
-    assert "Left out, as they lie outside the network: criterion.weight" in said
+    assert "Ignored, since they are outside the network: criterion.weight" in said
     assert typed(*arguments, "other", "--weights", "model")[0] == 0
     experts = open_zoo([str(tmp_path / "zoo")])
     for name, factor in (("usual", 1), ("other", 2)):
@@ -233,7 +233,7 @@ def test_which_weights_were_taken_is_printed_and_others_can_be_asked_for(typed, 
     assert "model.criterion" not in said
     status, _, err = typed(*arguments, "third", "--weights", "teacher")
     assert status == 2
-    assert "holds no weights under 'teacher'. There are: " in err
+    assert "contains no weights under 'teacher'. There are: " in err
 
 
 def test_a_head_is_dropped_when_asked(typed, checkpoint, tmp_path):
@@ -254,7 +254,7 @@ def test_outputs_of_the_original_are_checked(typed, checkpoint, tmp_path):
     np.savez(tmp_path / "y.npz", inputs=x, logits=np.asarray(expert.apply_fn(expert.variables, x)))
     status, out, _ = typed(*arguments, "--replace")
     assert status == 0
-    assert "Checked against 2 outputs of the original" in " ".join(out.split())
+    assert "Compared with 2 outputs of the original" in " ".join(out.split())
 
 
 def test_an_expert_of_the_same_name_is_replaced_only_when_asked(typed, checkpoint, tmp_path):

@@ -1,4 +1,4 @@
-"""Does `ntk-select zoo train` plan without leaving a trace, train what the config says, and take up again what was cut?"""
+"""`ntk-select zoo train` plans without writing files, trains the experts of a config, and resumes interrupted training."""
 
 import importlib
 import json
@@ -7,11 +7,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from ntk_select.models import open_zoo
-from ntk_select.models.architectures import fresh_expert
 
 from ntk_select.cli import main
 from ntk_select.errors import ModelError
+from ntk_select.models import open_zoo
+from ntk_select.models.architectures import fresh_expert
 
 CONFIG = """
 seed = 1
@@ -133,7 +133,7 @@ def test_the_table_names_what_was_trained_and_what_to_type_next(ran, place, tiny
 
 
 def test_ctrl_c_ends_with_130_and_the_next_call_gives_the_weights_of_a_training_that_was_not_cut(ran, place, tiny, monkeypatch):
-    from ntk_select.cli import zoo_train
+    from ntk_select.cli import zoo as module
 
     status, _, _ = ran("--only", "stripes-resnet_small", "--out", str(place / "whole"), "--work", str(place / "work of whole"))
     assert status == 0
@@ -155,7 +155,7 @@ def test_ctrl_c_ends_with_130_and_the_next_call_gives_the_weights_of_a_training_
             pass
 
     with monkeypatch.context() as patch:
-        patch.setattr(zoo_train, "progress_bar", Cut)
+        patch.setattr(module, "progress_bar", Cut)
         status, out, err = ran("--only", "stripes-resnet_small")
     assert (status, out) == (130, "")
     assert "stopped" in err
@@ -171,8 +171,8 @@ def test_ctrl_c_ends_with_130_and_the_next_call_gives_the_weights_of_a_training_
         (("--only", "cats"), {}, "ntk-select: No expert's name contains 'cats'. There is: stripes-resnet_small"),
         (("--plan", "--only", "cats"), {}, "ntk-select: No expert's name contains 'cats'."),
         ((), {"config": "no.toml"}, "no.toml cannot be read"),
-        ((), {"data": None}, "Say where the data is: --data FOLDER"),
-        (("--plan",), {"data": None}, "Say where the data is: --data FOLDER"),
+        ((), {"data": None}, "Give the folder of the data. Try: --data FOLDER"),
+        (("--plan",), {"data": None}, "Give the folder of the data. Try: --data FOLDER"),
         ((), {"data": "/nowhere"}, "There is no file '/nowhere/stripes.npz'"),
         (("--devices", "0"), {}, "ntk-select: --devices=0 must be a whole number from 1."),
         (("--devices", "99"), {}, "ntk-select: --devices 99: this machine has"),

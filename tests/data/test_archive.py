@@ -7,9 +7,9 @@ import tarfile
 import zipfile
 
 import pytest
+
 from ntk_select.data.published import archive as archive_module
 from ntk_select.data.published.archive import Archive
-
 from ntk_select.errors import DataError
 
 NOISE = os.urandom(4000)
@@ -50,7 +50,7 @@ def test_links_in_a_tar_are_not_read(tmp_path):
     (tmp_path / "a.tar").write_bytes(tar_bytes({"x.txt": "/etc/passwd", "y.txt": b"y"}))
     with Archive(tmp_path / "a.tar", "x.txt") as archive:
         assert archive.names == ["y.txt"]
-        with pytest.raises(DataError, match=r"a.tar: there is no x.txt. Needed is: x.txt."):
+        with pytest.raises(DataError, match=r"a.tar: there is no x.txt. Expected: x.txt."):
             archive.find("x.txt")
 
 
@@ -73,7 +73,7 @@ def test_truncated_archives_are_refused(tmp_path, zip_with):
     squeezed = gzip.compress(whole)
     for name, content in (gone | {"a.tgz": squeezed[:3000], "b.tgz": squeezed[:-4]}).items():
         (tmp_path / name).write_bytes(content)
-        refused(tmp_path / name, rf"{name}: not an archive that can be read .*Is it complete\?")
+        refused(tmp_path / name, rf"{name}: cannot be read as an archive .*Is it complete\?")
 
 
 def test_a_damaged_entry_is_named_when_it_is_read(tmp_path, zip_with):
@@ -88,7 +88,7 @@ def test_a_damaged_entry_is_named_when_it_is_read(tmp_path, zip_with):
 def test_the_same_name_twice_is_refused(tmp_path):
     for name in ("a.tar", "b.tar"):
         (tmp_path / name).write_bytes(tar_bytes({"x/1.jpg": b""}))
-    refused(tmp_path, r"'x/1.jpg' is there twice, in .*a.tar and in .*b.tar. Keep one.")
+    refused(tmp_path, r"'x/1.jpg' occurs twice, in .*a.tar and in .*b.tar. Keep one.")
 
 
 def test_lists_and_images_that_are_there_twice_are_refused(tmp_path):
@@ -113,9 +113,9 @@ def test_an_image_too_large_is_refused_and_a_list_too_large_is_not_read(tmp_path
 
 
 def test_what_is_not_there_or_of_another_kind_says_what_is_needed(tmp_path):
-    refused(tmp_path / "gone.zip", r"There is no file or folder '.*gone.zip'. Needed is: a folder with x.txt.")
+    refused(tmp_path / "gone.zip", r"There is no file or folder '.*gone.zip'. Expected: a folder with x.txt.")
     (tmp_path / "a.rar").write_bytes(b"Rar!")
-    refused(tmp_path / "a.rar", r"a.rar: not an archive that is known by its name. Allowed: a folder, .zip, .tar, .tar.gz, .tgz.")
+    refused(tmp_path / "a.rar", r"a.rar: not an archive by its file name. Allowed: a folder, .zip, .tar, .tar.gz, .tgz.")
 
 
 def test_files_are_closed_when_the_archive_is_refused(tmp_path):

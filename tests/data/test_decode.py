@@ -8,9 +8,9 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from ntk_select.data.decode import decode_image
 from PIL import Image
 
+from ntk_select.data.decode import decode_image
 from ntk_select.errors import DataError
 
 
@@ -118,7 +118,7 @@ def test_pillows_warning_about_large_images_is_an_error_here(encoded, pixels, mo
 
 
 @hypothesis.given(place=st.integers(0, 10_000), value=st.integers(0, 255), form=st.sampled_from(["PNG", "JPEG", "GIF", "TIFF", "BMP"]))
-@hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture], deadline=None)
+@hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture], max_examples=40)
 @pytest.mark.filterwarnings("ignore")
 def test_a_damaged_byte_gives_pixels_or_a_data_error(encoded, pixels, place, value, form):
     data = bytearray(encoded(pixels(0), form))

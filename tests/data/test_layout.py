@@ -4,8 +4,8 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from ntk_select.data.layout import natural, read_layout
 
+from ntk_select.data.layout import natural, read_layout
 from ntk_select.errors import DataError
 
 BOTH = ["train/cat/1.png", "train/cat/2.png", "train/dog/1.jpg", "train/dog/2.jpg", "test/cat/9.png", "test/dog/9.png"]
@@ -37,13 +37,13 @@ def test_a_validation_folder_serves_as_test(layout, name):
 def test_test_is_taken_before_validation_and_what_is_left_over_is_said(layout):
     found = layout([*BOTH, "val/cat/7.png", "masks/cat/1.png"])
     assert found.test == layout(BOTH).test
-    assert found.warnings == ["Not read, because they are beside the training folder: masks, val."]
+    assert found.warnings == ["Ignored, because they are next to the training folder: masks, val."]
 
 
 def test_a_test_folder_of_images_without_classes_is_not_read(layout):
     found = layout([*BOTH[:4], "test/unknown1.png"])
     assert found.test is None
-    assert found.warnings == ["Not read, because they are beside the training folder: test."]
+    assert found.warnings == ["Ignored, because they are next to the training folder: test."]
 
 
 def test_training_is_train(layout):
@@ -76,6 +76,9 @@ def test_ids_and_files_follow_the_natural_order(layout):
 def test_the_natural_order_does_not_depend_on_the_order_given(names, random):
     shuffled = random.sample(names, len(names))
     assert sorted(names, key=natural) == sorted(shuffled, key=natural)
+
+
+def test_the_natural_order_is_that_of_numbers():
     assert [f"n{i}" for i in range(101)] == sorted((f"n{i}" for i in reversed(range(101))), key=natural)
 
 
@@ -83,7 +86,7 @@ def test_a_class_of_the_test_set_alone_comes_last_and_is_said(layout):
     found = layout([*BOTH, "test/ant/1.png"])
     assert found.class_names == ("cat", "dog", "ant")
     assert ("test/ant/1.png", 2) in found.test
-    assert found.warnings == ["Classes with test images alone, which scores never see: ant."]
+    assert found.warnings == ["Classes with test images only, which scores never see: ant."]
 
 
 def test_classes_without_test_images_or_with_one_training_image_are_said(layout):
@@ -104,29 +107,29 @@ def test_what_systems_leave_behind_is_ignored(layout):
     assert layout([*BOTH, *junk], ["train/.ipynb_checkpoints"]) == layout(BOTH)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("@eaDir", "#recycle", "@Recycle", "@Recently-Snapshot", "@__thumb", "lost+found", "$RECYCLE.BIN", "System Volume Information", "FOUND.000"),
-        *("found.012", "RECYCLER", "Recycled", "~snapshot", "TheVolumeSettingsFolder", "$Extend", "$WINDOWS.~BT", "$AVG", "LOST.DIR", "Config.Msi"),
-        *("__MACOSX", ".AppleDouble", ".Trash-1000", ".Trashes", ".thumbnails", ".ipynb_checkpoints", "__pycache__", "Network Trash Folder"),
-    ],
-)
+SYSTEM_FOLDERS = [
+    *("@eaDir", "#recycle", "@Recycle", "@Recently-Snapshot", "@__thumb", "lost+found", "$RECYCLE.BIN", "System Volume Information", "FOUND.000"),
+    *("found.012", "RECYCLER", "Recycled", "~snapshot", "TheVolumeSettingsFolder", "$Extend", "$WINDOWS.~BT", "$AVG", "LOST.DIR", "Config.Msi"),
+    *("__MACOSX", ".AppleDouble", ".Trash-1000", ".Trashes", ".thumbnails", ".ipynb_checkpoints", "__pycache__", "Network Trash Folder"),
+]
+
+
 @pytest.mark.parametrize("where", ["", "train/", "train/cat/", "test/", "wrap/"])
-def test_folders_of_systems_are_ignored_wherever_they_are(layout, where, name):
+def test_system_folders_are_ignored_wherever_they_are(layout, where):
     files = [f"wrap/{path}" for path in BOTH] if where == "wrap/" else BOTH
-    found = layout([*files, f"{where}{name}/1.png", f"{where}{name}/cat/SYNOPHOTO_THUMB_M.jpg"], [f"{where}{name}"])
-    assert found == layout(files)
+    for name in SYSTEM_FOLDERS:
+        found = layout([*files, f"{where}{name}/1.png", f"{where}{name}/cat/SYNOPHOTO_THUMB_M.jpg"], [f"{where}{name}"])
+        assert found == layout(files), name
 
 
-@pytest.mark.parametrize("name", ["$5", "$x$", "$", "$HOME `ls`", "found", "found.1000", "lost", "snapshot", "recycle"])
-def test_classes_of_similar_names_are_kept(layout, name):
-    assert set(layout(["cat/1.png", f"{name}/1.png"]).class_names) == {"cat", name}
+def test_classes_whose_names_resemble_system_folders_are_read(layout):
+    for name in ["$5", "$x$", "$", "$HOME `ls`", "found", "found.1000", "lost", "snapshot", "recycle"]:
+        assert set(layout(["cat/1.png", f"{name}/1.png"]).class_names) == {"cat", name}
 
 
-@pytest.mark.parametrize("name", ["Thumbs.db", "ehthumbs.db", "desktop.ini", ".DS_Store", "._1.png", "1.png@SynoEAStream", "Icon\r", "~$1.png"])
-def test_files_of_systems_are_ignored_without_a_word(layout, name):
-    assert layout([*BOTH, name, f"train/{name}", f"train/cat/{name}"]) == layout(BOTH)
+def test_system_files_are_ignored_without_a_warning(layout):
+    for name in ["Thumbs.db", "ehthumbs.db", "desktop.ini", ".DS_Store", "._1.png", "1.png@SynoEAStream", "Icon\r", "~$1.png"]:
+        assert layout([*BOTH, name, f"train/{name}", f"train/cat/{name}"]) == layout(BOTH), name
 
 
 def test_files_that_are_not_images_may_lie_outside_class_folders(layout):
@@ -138,7 +141,7 @@ def test_files_in_class_folders_that_are_no_images_are_left_out_and_counted(layo
     found = layout([*BOTH, *others])
     assert (found.class_names, found.train, found.test) == (layout(BOTH).class_names, layout(BOTH).train, layout(BOTH).test)
     (said,) = found.warnings
-    assert said.startswith("Left out of class folders, because they are no images: 4 files .txt, ")
+    assert said.startswith("Ignored in class folders, because they are not images: 4 files .txt, ")
     for words in ("1 file .csv", "1 file without a suffix", "1 video", "1 PDF document", "train/cat/0.txt", " and 3 more)."):
         assert words in said
 
@@ -146,10 +149,10 @@ def test_files_in_class_folders_that_are_no_images_are_left_out_and_counted(layo
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (["notes.txt", "labels.csv"], r"class folder 'train/ant' holds no image, but 1 file .csv, 1 file .txt: .*Images end in .*\.jpg"),
-        (["a.mov", "b.MP4"], r"holds no image, but 2 videos: .*ffmpeg"),
-        (["a.pdf"], r"holds no image, but 1 PDF document: .*pdftoppm"),
-        (["1", "2"], r"holds no image, but 2 files without a suffix"),
+        (["notes.txt", "labels.csv"], r"class folder 'train/ant' contains no image, but 1 file .csv, 1 file .txt: .*Images end in .*\.jpg"),
+        (["a.mov", "b.MP4"], r"contains no image, but 2 videos: .*ffmpeg"),
+        (["a.pdf"], r"contains no image, but 1 PDF document: .*pdftoppm"),
+        (["1", "2"], r"contains no image, but 2 files without a suffix"),
     ],
 )
 def test_a_class_folder_without_an_image_says_what_it_holds(layout, files, message):
@@ -157,29 +160,29 @@ def test_a_class_folder_without_an_image_says_what_it_holds(layout, files, messa
         layout([*BOTH, *(f"train/ant/{name}" for name in files)])
 
 
-@pytest.mark.parametrize(
-    ("name", "what"),
-    [
-        ("a.HEIC", "1 HEIC photograph in"),
-        ("a.heif", "1 HEIC photograph in"),
-        ("a.avif", "1 AVIF image in"),
-        ("a.jxl", "1 JPEG XL image in"),
-        ("a.CR2", "1 raw photograph of a camera in"),
-        ("a.nef", "1 raw photograph of a camera in"),
-        ("a.dng", "1 raw photograph of a camera in"),
-        ("a.ARW", "1 raw photograph of a camera in"),
-        ("a.svg", "1 SVG drawing in"),
-        ("a.psd", "1 Photoshop file in"),
-        ("a.eps", "1 PostScript drawing .EPS. in"),
-        ("a.dcm", "1 DICOM image in"),
-    ],
-)
-def test_pictures_of_formats_that_are_not_read_are_called_what_they_are(layout, name, what):
-    with pytest.raises(DataError, match=rf"{what} class folder 'train/cat' cannot be read: train/cat/{name}\.") as caught:
-        layout([*BOTH, f"train/cat/{name}"])
-    assert "Delete" not in str(caught.value)
-    with pytest.raises(DataError, match=f"images outside any class folder: train/{name}"):
-        layout([*BOTH, f"train/{name}"])
+FOREIGN = [
+    ("a.HEIC", "1 HEIC photograph in"),
+    ("a.heif", "1 HEIC photograph in"),
+    ("a.avif", "1 AVIF image in"),
+    ("a.jxl", "1 JPEG XL image in"),
+    ("a.CR2", "1 raw photograph of a camera in"),
+    ("a.nef", "1 raw photograph of a camera in"),
+    ("a.dng", "1 raw photograph of a camera in"),
+    ("a.ARW", "1 raw photograph of a camera in"),
+    ("a.svg", "1 SVG drawing in"),
+    ("a.psd", "1 Photoshop file in"),
+    ("a.eps", "1 PostScript drawing .EPS. in"),
+    ("a.dcm", "1 DICOM image in"),
+]
+
+
+def test_images_of_unsupported_formats_are_named(layout):
+    for name, what in FOREIGN:
+        with pytest.raises(DataError, match=rf"{what} class folder 'train/cat' cannot be read: train/cat/{name}\.") as caught:
+            layout([*BOTH, f"train/cat/{name}"])
+        assert "Delete" not in str(caught.value)
+        with pytest.raises(DataError, match=f"images outside any class folder: train/{name}"):
+            layout([*BOTH, f"train/{name}"])
 
 
 @pytest.mark.parametrize("path", ["1.png", "train/1.png", "test/1.JPEG"])
@@ -199,7 +202,7 @@ def test_an_empty_class_folder_is_named(layout, folder):
 
 
 def test_folders_inside_class_folders_are_refused(layout):
-    with pytest.raises(DataError, match=r"class folder 'train/cat' has folders inside \(train/cat/black\).*Allowed: train/CLASS/IMAGE"):
+    with pytest.raises(DataError, match=r"class folder 'train/cat' contains folders \(train/cat/black\).*Allowed: train/CLASS/IMAGE"):
         layout([*BOTH, "train/cat/black/1.png"])
 
 

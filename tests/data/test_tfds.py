@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ntk_select.data import load_task, prepared
 
+from ntk_select.data import load_task
+from ntk_select.data import tfds as tfds_module
 from ntk_select.errors import DataError, TaskError
 
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -110,6 +111,7 @@ def test_a_pickled_task_reads_the_same_images(shapes):
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(task)).images[3], task.images[3])
 
 
+@pytest.mark.nightly  # the same test of prepared sets of the benchmark is quick
 def test_tensorflow_is_not_imported(shapes):
     code = (
         "import sys; from ntk_select.data import load_task; task = load_task(sys.argv[1]); task.images[0];"
@@ -123,7 +125,7 @@ def test_one_configuration_is_taken_and_of_several_one_has_to_be_named(prepare, 
     prepare(tmp_path, config="small")
     assert load_task(f"tfds:shapes@{tmp_path}").name == "shapes-small"
     prepare(tmp_path, config="large", splits={"train": range(6)})
-    with pytest.raises(DataError, match=r"several configurations. Type tfds:shapes/large or tfds:shapes/small, with @"):
+    with pytest.raises(DataError, match=r"several configurations. Try: tfds:shapes/large or tfds:shapes/small, with @"):
         load_task(f"tfds:shapes@{tmp_path}")
     assert len(load_task(f"tfds:shapes/large@{tmp_path}").labels) == 6
 
@@ -141,7 +143,7 @@ def test_a_test_split_without_labels_is_passed_over_for_validation(prepare, tmp_
     prepare(tmp_path, splits={"train": range(6), "test": range(90, 93), "validation": range(6, 10)})
     task = load_task(f"tfds:shapes@{tmp_path}")
     assert len(task.test_labels) == 4
-    assert task.details["warnings"] == ["Not read, because it has images without a label: the split 'test'."]
+    assert task.details["warnings"] == ["Ignored, because it has images without a label: the split 'test'."]
 
 
 def test_supervised_keys_are_honoured_and_other_images_are_not_decoded(prepare, tmp_path):
@@ -153,7 +155,7 @@ def test_supervised_keys_are_honoured_and_other_images_are_not_decoded(prepare, 
 
 def test_a_set_without_an_image_or_label_lists_its_features(prepare, tmp_path):
     prepare(tmp_path, features={"image": tfds.features.Image(), "age": tfds.features.Scalar(np.int64)}, supervised=None)
-    with pytest.raises(DataError, match=r"needed are a feature 'image'.* and a feature 'label'.*It has age: Scalar, image: Image."):
+    with pytest.raises(DataError, match=r"expected a feature 'image'.* and a feature 'label'.*It has age: Scalar, image: Image."):
         load_task(f"tfds:shapes@{tmp_path}")
 
 
@@ -166,7 +168,7 @@ def test_a_set_without_a_training_split_lists_its_splits(prepare, tmp_path):
 def test_a_set_that_is_not_prepared_says_what_to_type(shapes):
     with pytest.raises(
         DataError,
-        match=rf"tfds:cifar100 is not prepared in {shapes}\. .*type: python -c .*builder\('cifar100', data_dir='{shapes}', .*download_and_pre",
+        match=rf"tfds:cifar100 is not prepared in {shapes}\. .*try: python -c .*builder\('cifar100', data_dir='{shapes}', .*download_and_pre",
     ):
         load_task(f"tfds:cifar100@{shapes}")
     with pytest.raises(DataError, match=r"is not prepared in .*\. Did you mean 'shapes'"):
@@ -185,7 +187,7 @@ def test_another_file_format_is_refused(shapes, tmp_path):
     shutil.copytree(shapes, tmp_path / "tf")
     info = next((tmp_path / "tf").rglob("dataset_info.json"))
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
-    with pytest.raises(DataError, match=r"prepared as tfrecord, which cannot be read without TensorFlow.*file_format='array_record'"):
+    with pytest.raises(DataError, match=r"prepared as tfrecord, which needs TensorFlow.*file_format='array_record'"):
         load_task(f"tfds:shapes@{tmp_path / 'tf'}")
 
 
@@ -206,7 +208,7 @@ def test_a_folder_that_cannot_be_read_is_named(shapes, monkeypatch):
     def refuse(path):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(prepared.Path, "iterdir", refuse)
+    monkeypatch.setattr(tfds_module.Path, "iterdir", refuse)
     with pytest.raises(DataError, match=r"shapes: the folder cannot be read \(Permission denied\)"):
         load_task(f"tfds:shapes@{shapes}")
 
@@ -244,5 +246,5 @@ def test_encoded_bytes_and_the_files_that_hold_them_are_known(shapes):
 
 def test_several_labels_per_image_are_called_multi_label(prepare, tmp_path):
     several = tfds.features.Sequence(tfds.features.ClassLabel(names=CLASSES))
-    with pytest.raises(DataError, match=r"It has image: Image, label: Sequence\. Labels of several classes per image \(multi-label\) are no task"):
+    with pytest.raises(DataError, match=r"It has image: Image, label: Sequence\. Multi-label data sets are not supported"):
         load_task(f"tfds:shapes@{prepare(tmp_path, features={'image': tfds.features.Image(), 'label': several})}")

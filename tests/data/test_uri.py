@@ -1,5 +1,6 @@
-"""Task URIs mean what they say, and every mistake gets a sentence."""
+"""Task URIs are parsed as documented, every mistake gets an error message, and descriptions can be written as JSON."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +9,10 @@ import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from ntk_select.data import KNOWN, TASKS, TaskKind, load_task, task_kinds
+
+from ntk_select.data import KNOWN, TASKS, TaskKind, describe, load_task, task_kinds
 from ntk_select.data import uri as uri_module
 from ntk_select.data.uri import parse_uri
-
 from ntk_select.errors import DataError, TaskError
 from ntk_select.tasks.task import Task
 
@@ -55,7 +56,7 @@ def test_a_path_that_is_not_there_is_an_error_with_an_example(kind, path):
 
 def test_an_unknown_name_gets_near_matches_and_an_example():
     with pytest.raises(
-        TaskError, match=r"^There is no folder or file 'fashion-mnist', and no .*\. Did you mean 'fashion_mnist'\? .*type: ntk-select tasks list$"
+        TaskError, match=r"^There is no folder or file 'fashion-mnist', and no .*\. Did you mean 'fashion_mnist'\? .*try: ntk-select tasks list$"
     ):
         load_task("fashion-mnist")
     with pytest.raises(TaskError, match=r"'foldr:photos', and no task of that name\. Did you mean 'folder'\?"):
@@ -109,3 +110,32 @@ def test_importing_the_folder_loads_nothing_heavy():
         "print([m for m in ('PIL', 'sklearn', 'tensorflow_datasets', 'tensorflow', 'jax', 'ntk_select.models') if m in new])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_the_counts_are_those_of_the_files(folder_of):
+    root = folder_of(["train/cat/1.png", "train/cat/2.png", "train/dog/1.png", "test/cat/1.png", "test/ant/1.png"])
+    found = json.loads(json.dumps(describe(load_task(root))))
+    assert found == {
+        "name": "photos",
+        "uri": str(root),
+        "licence": None,
+        "train": 3,
+        "test": 2,
+        "num_classes": 3,
+        "classes": [{"name": "cat", "train": 2, "test": 1}, {"name": "dog", "train": 1, "test": 0}, {"name": "ant", "train": 0, "test": 1}],
+        "per_class": {"fewest": 1, "most": 2},
+        "image_size": [6, 5],
+        "channels": 3,
+        "warnings": [
+            "Classes with test images only, which scores never see: ant.",
+            "Classes without test images: dog.",
+            "Classes with one training image: dog.",
+        ],
+    }
+
+
+def test_a_task_without_test_set_names_or_details_is_described_too():
+    found = describe(Task("t", np.zeros((4, 3, 2), np.uint8), np.array([0, 1, 1, 1]), ("a", "b"), licence="MIT"))
+    assert (found["test"], found["classes"][1], found["channels"], found["image_size"]) == (None, {"name": "b", "train": 3, "test": None}, 1, [3, 2])
+    assert (found["uri"], found["licence"], found["per_class"], found["warnings"]) == (None, "MIT", {"fewest": 1, "most": 3}, [])
+    json.dumps(found)

@@ -1,4 +1,4 @@
-"""What do the tests of the measures share? The meaning of ties by brute force, and small cases with ties."""
+"""Fixtures shared by the tests of measures: tie-breaking by brute force, and small cases with ties."""
 
 from itertools import pairwise, permutations
 

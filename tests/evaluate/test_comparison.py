@@ -1,4 +1,4 @@
-"""Does the comparison of two scores use pairs, and is its p-value that of SciPy's permutation test?"""
+"""Comparisons of two scores are paired, and p-values are those of exact permutation tests and of Holm."""
 
 from dataclasses import replace
 from itertools import permutations
@@ -44,7 +44,7 @@ def test_a_clear_difference_is_seen_and_a_score_against_itself_is_equal(benchmar
     assert (same.share, same.p_value) == (0.5, 1)
 
 
-def test_two_useless_scores_are_not_told_apart_too_often(benchmark):
+def test_two_useless_scores_are_not_distinguishes_too_often(benchmark):
     p = [ev.paired("kendall", benchmark(0.0, 1), benchmark(0.0, 1), resamples=100).p_value for _ in range(100)]
     assert np.mean(np.array(p) <= 0.1) < 0.2
 
@@ -163,3 +163,37 @@ def test_what_has_no_expectation_is_refused(rng):
         ev.against_random("top_k_gain", targets)
     with pytest.raises(ConfigError, match="spearman has no option 'k'"):
         ev.against_random("spearman", targets, k=3)
+
+
+def test_a_case_by_hand():
+    np.testing.assert_allclose(ev.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(ev.holm([0.6, 0.7]), [1, 1])
+
+
+def test_what_is_rejected_is_what_the_step_down_rule_rejects(rng):
+    for _ in range(50):
+        p, level = rng.random(7) ** 4, 0.1
+        rejected = np.zeros(7, bool)
+        for step, test in enumerate(np.argsort(p)):
+            if p[test] > level / (7 - step):
+                break
+            rejected[test] = True
+        np.testing.assert_array_equal(ev.holm(p) <= level, rejected)
+
+
+def test_nan_stays_and_is_not_counted():
+    np.testing.assert_allclose(ev.holm([0.02, np.nan, 0.01]), [0.02, np.nan, 0.02])
+    assert np.isnan(ev.holm([np.nan])).all()
+    assert ev.holm([]).shape == (0,)
+
+
+def test_false_rejections_anywhere_stay_rare(rng):
+    p = rng.random((2000, 10))
+    assert np.mean([ev.holm(row).min() <= 0.05 for row in p]) < 0.065
+    assert np.mean(p.min(axis=1) <= 0.05) > 0.3
+
+
+@pytest.mark.parametrize("p", [[0.1, 1.2], [-0.1], [[0.1, 0.2]]])
+def test_what_is_no_p_value_is_refused(p):
+    with pytest.raises(ConfigError, match="p_values are not a row of numbers from 0 to 1"):
+        ev.holm(p)

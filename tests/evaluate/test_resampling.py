@@ -1,10 +1,10 @@
-"""Half-samples are what they claim to be, and their intervals hold the truth as often as they say."""
+"""Half-samples have the stated properties, and intervals have their nominal coverage."""
 
 import numpy as np
 import pytest
 from scipy.stats import t
 
-from ntk_select.evaluate.resampling import Z95, HalfSamples, degrees_of_freedom, half_samples
+from ntk_select.evaluate.resampling import Z95, HalfSamples, degrees_of_freedom, half_samples, wilson
 from ntk_select.scores import SCORES, Features
 from ntk_select.scores.lfc import lfc
 
@@ -16,7 +16,7 @@ def counts(labels, half):
 
 
 def test_every_half_sample_holds_the_smaller_half_of_each_class_without_duplicates():
-    for half in half_samples(LABELS, draws=50, seed=0).rows:
+    for half in half_samples(LABELS, resamples=50, seed=0).rows:
         assert len(np.unique(half)) == len(half)
         found = counts(LABELS, half)
         assert found.pop(9) in (0, 1)
@@ -24,10 +24,10 @@ def test_every_half_sample_holds_the_smaller_half_of_each_class_without_duplicat
 
 
 def test_the_scale_is_the_root_of_kept_over_left_out_of_the_class_where_it_is_largest():
-    assert half_samples(LABELS, draws=20, seed=0).scale == 1
-    assert half_samples(np.repeat([0, 1], 10), draws=20, seed=0).scale == 1
-    assert half_samples(np.repeat([0, 1], 5), draws=20, seed=0).scale == pytest.approx(np.sqrt(2 / 3))
-    assert half_samples(np.repeat([0, 1], [5, 25]), draws=20, seed=0).scale == pytest.approx(np.sqrt(12 / 13))
+    assert half_samples(LABELS, resamples=20, seed=0).scale == 1
+    assert half_samples(np.repeat([0, 1], 10), resamples=20, seed=0).scale == 1
+    assert half_samples(np.repeat([0, 1], 5), resamples=20, seed=0).scale == pytest.approx(np.sqrt(2 / 3))
+    assert half_samples(np.repeat([0, 1], [5, 25]), resamples=20, seed=0).scale == pytest.approx(np.sqrt(12 / 13))
 
 
 def test_degrees_of_freedom_are_those_of_welch_for_equal_variances():
@@ -41,7 +41,7 @@ def test_degrees_of_freedom_are_those_of_welch_for_equal_variances():
     [((25, 1), False), ((25, 2), False), ((25, 25, 1), False), ((25, 3), True), ((3, 3), False), ((4, 4), True), ((3,) * 8, False)],
 )
 def test_where_one_or_two_images_decide_there_are_no_half_samples(sizes, there):
-    found = half_samples(np.repeat(np.arange(len(sizes)), sizes), draws=50, seed=0)
+    found = half_samples(np.repeat(np.arange(len(sizes)), sizes), resamples=50, seed=0)
     assert bool(found.rows) == there
     assert found.degrees_of_freedom >= 2 or not there
 
@@ -49,18 +49,18 @@ def test_where_one_or_two_images_decide_there_are_no_half_samples(sizes, there):
 def test_intervals_are_wider_where_classes_are_small(rng):
     values = rng.normal(size=100)
     for size in (4, 5, 25):
-        found = half_samples(np.repeat([0, 1], size), draws=50, seed=0)
+        found = half_samples(np.repeat([0, 1], size), resamples=50, seed=0)
         assert found.margin(values) == pytest.approx(t.ppf(0.975, 2 * (size - 1)) * found.standard_error(values))
     assert HalfSamples(()).margin(values) == pytest.approx(Z95 * np.std(values, ddof=1))
 
 
 def test_values_that_do_not_vary_are_no_sign_of_certainty():
     assert np.isnan(HalfSamples(()).standard_error(np.full(50, 0.7)))
-    assert not HalfSamples(()).told_apart(np.full(50, 0.7), np.full(50, 0.6), 0.1)
+    assert not HalfSamples(()).distinguishes(np.full(50, 0.7), np.full(50, 0.6), 0.1)
 
 
 def test_every_image_of_a_class_is_taken_equally_often_and_singletons_in_every_second_draw():
-    taken = np.bincount(np.concatenate(half_samples(LABELS, draws=2000, seed=1).rows), minlength=len(LABELS)) / 2000
+    taken = np.bincount(np.concatenate(half_samples(LABELS, resamples=2000, seed=1).rows), minlength=len(LABELS)) / 2000
     assert np.abs(taken[LABELS == 9] - 0.5).max() < 4 * 0.5 / np.sqrt(2000)
     assert np.abs(taken[LABELS == 2] - 0.4).max() < 4 * 0.5 / np.sqrt(2000)
     assert np.abs(taken[(LABELS == 5) | (LABELS == 7)] - 0.5).max() < 4 * 0.5 / np.sqrt(2000)
@@ -68,11 +68,11 @@ def test_every_image_of_a_class_is_taken_equally_often_and_singletons_in_every_s
 
 @pytest.mark.parametrize("labels", [np.arange(6), np.repeat(np.arange(5), 2), np.array([0, 1, 2, 3, 4, 4, 4])])
 def test_where_most_images_are_alone_or_in_pairs_there_are_no_half_samples(labels):
-    assert half_samples(labels, draws=50, seed=0).rows == ()
+    assert half_samples(labels, resamples=50, seed=0).rows == ()
 
 
 def test_the_seed_decides_the_draws():
-    first, again, other = ([half.tolist() for half in half_samples(LABELS, draws=20, seed=seed).rows] for seed in (1, 1, 2))
+    first, again, other = ([half.tolist() for half in half_samples(LABELS, resamples=20, seed=seed).rows] for seed in (1, 1, 2))
     assert first == again != other
     assert len(first) == 20
 
@@ -83,7 +83,7 @@ def test_standard_error_of_a_mean_is_its_true_standard_deviation(per_class):
     rng, classes, samples = np.random.default_rng(0), 5, 300
     labels = np.repeat(np.arange(classes), per_class)
     spread = np.array([0.5, 1, 1, 2, 3])
-    halves = half_samples(labels, draws=200, seed=0)
+    halves = half_samples(labels, resamples=200, seed=0)
     draws = [np.eye(classes)[labels[half]].T / np.bincount(labels[half])[:, None] for half in halves.rows]
     values = rng.normal(size=(samples, len(labels))) * spread[labels] + 10 * labels
     on_halves = np.stack([(values[:, half] @ weights.T).mean(axis=1) for half, weights in zip(halves.rows, draws, strict=True)])
@@ -97,7 +97,7 @@ def coverage_of_lfc(per_class, *, samples, draws):
     rng = np.random.default_rng(1)
     labels = np.repeat(np.arange(5), per_class)
     means = rng.normal(size=(5, 8)) * 0.5
-    halves = half_samples(labels, draws=draws, seed=0)
+    halves = half_samples(labels, resamples=draws, seed=0)
     values, errors = [], []
     for _ in range(samples):
         features = means[labels] + rng.normal(size=(len(labels), 8))
@@ -118,7 +118,7 @@ def test_intervals_of_other_scores_hold_their_mean_over_draws_of_the_images(name
     PACTran, a second each time, was measured once, with 30 samples, and lies among them.
     """
     rng, labels = np.random.default_rng(1), np.repeat(np.arange(5), 25)
-    centres, halves = rng.normal(size=(5, 20)) * 0.5, half_samples(labels, draws=25, seed=0)
+    centres, halves = rng.normal(size=(5, 20)) * 0.5, half_samples(labels, resamples=25, seed=0)
     values, errors = [], []
     for _ in range(60):
         features = Features(np.maximum(rng.normal(size=(125, 20)) + centres[labels], 0))
@@ -136,7 +136,7 @@ def test_standard_error_of_lfc_is_its_spread_over_probe_draws_from_a_pool(per_cl
     pool_labels = np.repeat(np.arange(6), 200)
     pool = np.maximum(1 + rng.normal(size=(6, 16))[pool_labels] * 0.3 + rng.normal(size=(1200, 16)), 0)
     labels = np.repeat(np.arange(6), per_class)
-    halves = half_samples(labels, draws=60, seed=0)
+    halves = half_samples(labels, resamples=60, seed=0)
     values, errors = [], []
     for _ in range(40):
         features = pool[np.concatenate([rng.choice(200, per_class, replace=False) + 200 * c for c in range(6)])]
@@ -150,22 +150,22 @@ WHOLE = HalfSamples((), 1.0)
 
 def test_differences_are_judged_as_pairs(rng):
     common, noise = rng.normal(size=400), 0.01 * rng.normal(size=400)
-    assert WHOLE.told_apart(common, common + noise, 0.05)
-    assert not WHOLE.told_apart(common, rng.normal(size=400), 0.05)
+    assert WHOLE.distinguishes(common, common + noise, 0.05)
+    assert not WHOLE.distinguishes(common, rng.normal(size=400), 0.05)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("scale", [1.0, 0.5])
-def test_told_apart_means_more_than_196_standard_errors(sign, scale):
+def test_distinguishes_means_more_than_196_standard_errors(sign, scale):
     other, best = np.zeros(100), np.tile([-1.0, 1.0], 50)
     error = scale * np.sqrt(100 / 99)
-    assert HalfSamples((), scale).told_apart(best, other, sign * 1.97 * error)
-    assert not HalfSamples((), scale).told_apart(best, other, sign * 1.95 * error)
+    assert HalfSamples((), scale).distinguishes(best, other, sign * 1.97 * error)
+    assert not HalfSamples((), scale).distinguishes(best, other, sign * 1.95 * error)
 
 
-def test_equal_experts_are_never_told_apart():
+def test_equal_experts_are_never_distinguishes():
     values = np.arange(20.0)
-    assert not WHOLE.told_apart(values, values, 0.0)
+    assert not WHOLE.distinguishes(values, values, 0.0)
 
 
 def test_half_samples_without_a_value_are_left_out_in_pairs_and_too_few_prove_nothing(rng):
@@ -174,7 +174,7 @@ def test_half_samples_without_a_value_are_left_out_in_pairs_and_too_few_prove_no
     assert WHOLE.standard_error(best - other) == pytest.approx(np.std((best - other)[35:], ddof=1))
     other[35:45] = np.nan
     assert np.isnan(WHOLE.standard_error(best - other))
-    assert not WHOLE.told_apart(best, other, 1000.0)
+    assert not WHOLE.distinguishes(best, other, 1000.0)
 
 
 # False claims and coverage over a grid of class sizes
@@ -192,7 +192,7 @@ def claims_and_coverage(sizes, score, *, signal=0.0, tasks=100, draws=60, truths
     of the first holds its expectation, and on which that of the difference holds its own. None where there are no intervals."""
     rng = np.random.default_rng(3)
     labels = np.repeat(np.arange(len(sizes)), sizes)
-    halves = half_samples(labels, draws=draws, seed=0)
+    halves = half_samples(labels, resamples=draws, seed=0)
     if not halves.rows:
         return None
 
@@ -209,7 +209,7 @@ def claims_and_coverage(sizes, score, *, signal=0.0, tasks=100, draws=60, truths
     for _ in range(tasks):
         fresh, _ = projected(sizes, 0.0, rng.normal(size=(2, 64, 32)) / 8, rng)
         on_halves = np.array([values(fresh, rows) for rows in halves.rows]).T
-        claimed += halves.told_apart(*on_halves, np.subtract(*values(fresh)))
+        claimed += halves.distinguishes(*on_halves, np.subtract(*values(fresh)))
         features, _ = projected(sizes, signal, fixed, rng)
         found, on_halves = values(features), np.array([values(features, rows) for rows in halves.rows]).T
         margins = [halves.margin(of) for of in (on_halves[0], on_halves[0] - on_halves[1])]
@@ -257,3 +257,29 @@ def test_false_claims_and_coverage_over_a_grid_of_class_sizes(sizes, score):
         claimed, *covered = found
         assert claimed <= 0.05 + 3 * error
         assert min(covered) >= 0.95 - 3 * error
+
+
+def test_the_interval_of_a_share_is_that_of_wilson():
+    assert wilson(0.0, 10)[0] == 0
+    assert 0.2 < wilson(0.0, 10)[1] < 0.35
+    np.testing.assert_allclose(wilson(1.0, 10)[1], 1)
+    np.testing.assert_allclose(wilson(0.5, 1e6), [0.5 - 1.96 * 0.5e-3, 0.5 + 1.96 * 0.5e-3], atol=1e-6)
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 5), (3, 7), (352, 411), (411, 411)])
+def test_it_is_the_interval_of_scipy(right, n):
+    from scipy.stats import binomtest
+
+    np.testing.assert_allclose(wilson(right / n, n), binomtest(right, n).proportion_ci(method="wilson"), rtol=1e-9, atol=1e-12)
+
+
+def test_an_interval_holds_the_share_it_is_for():
+    rng = np.random.default_rng(0)
+    for share, n in ((0.5, 30), (0.9, 30), (0.97, 100)):
+        intervals = [wilson(np.mean(rng.random(n) < share), n) for _ in range(2000)]
+        assert 0.92 < np.mean([low <= share <= high for low, high in intervals]) < 0.985
+
+
+def test_of_411_images_at_85_percent_it_reaches_three_and_a_half_points_either_way():
+    low, high = wilson(352 / 411, 411)
+    assert 100 * (high - low) / 2 == pytest.approx(3.4, abs=0.1)

@@ -1,4 +1,4 @@
-"""Is a target checked at the border, and are seeds averaged without breaking ties?"""
+"""Targets are checked when they are made, and averages over seeds keep ties."""
 
 from itertools import permutations
 

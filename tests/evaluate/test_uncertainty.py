@@ -1,4 +1,4 @@
-"""Is the interval that of a plain bootstrap, and does it hold the truth as often as it says?"""
+"""Intervals equal those of a plain bootstrap, and have their nominal coverage."""
 
 from collections import Counter
 from functools import partial
@@ -9,7 +9,7 @@ import pytest
 
 import ntk_select.evaluate as ev
 from ntk_select.errors import ConfigError
-from ntk_select.evaluate.bootstrap import multisets
+from ntk_select.evaluate.uncertainty import multisets
 
 
 def benchmark(rng, t=6, d=3, s=3, e=10, skill=1.0, **fields):
@@ -149,13 +149,13 @@ def test_it_is_printed_with_as_many_digits_as_it_knows():
 @pytest.mark.parametrize(
     ("measure", "options", "sentence"),
     [
-        ("spearmann", {}, "'spearmann' is no measure. Did you mean 'spearman'"),
+        ("spearmann", {}, "'spearmann' is not a measure. Did you mean 'spearman'"),
         ("regret", {"kk": 2}, "regret has no option 'kk'. Did you mean 'k'"),
         ("spearman", {"k": 2}, r"spearman has no option 'k'. Allowed: \(none\)"),
         ("top_k_gain", {"reference": 0.5}, "top_k_gain has no option 'reference'. Allowed: k"),
         (lambda *_: 0.0, {"k": 2}, r"Options \(k\) go with the name of a measure"),
         ("top_k_gain", {}, r"top_k_gain needs the reference of every target, and target 't0' has none"),
-        ("within_groups", {}, r"within_groups needs the groups of every target, .* Type: Target\(..., groups=...\)"),
+        ("within_groups", {}, r"within_groups needs the groups of every target, .* Try: Target\(..., groups=...\)"),
         ("across_groups", {}, "across_groups needs the groups"),
         ("regret", {"k": 11}, "k is 11, and there are 10 experts"),
         ("spearman", {"resamples": 10}, "resamples is 10. Allowed: a whole number, 100 or more"),

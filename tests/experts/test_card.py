@@ -1,4 +1,4 @@
-"""Does a card survive being written and read, and is a wrong one refused in words?"""
+"""Cards survive a round trip through JSON; invalid ones are rejected with an error message."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Is an expert checked when it is made, and do its parts come out as they went in?"""
+"""Experts are validated on construction, and their parts are unchanged."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Is a network for many domains its parts put together, and a parallel adapter another middle of a kernel?"""
+"""Multi-domain networks are composed of their parts; a parallel adapter is added to the centre of a kernel."""
 
 import jax
 import jax.numpy as jnp

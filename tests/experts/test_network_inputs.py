@@ -1,4 +1,4 @@
-"""Network inputs equal those of the preprocessing, for any part of them, in memory or in a file."""
+"""Network inputs equal those of the preprocessing, for any slice, in memory or in a file."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Does an expert with a new head give features @ W + b, and do gradients flow as they should?"""
+"""Experts with a new head compute features @ W + b, with the right gradients."""
 
 import jax
 import jax.numpy as jnp

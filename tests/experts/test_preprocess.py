@@ -1,4 +1,4 @@
-"""Preprocessing equals Pillow's resize, torchvision's crop and the textbook's normalisation, in bounded memory."""
+"""Preprocessing equals Pillow's resizing, torchvision's crop and the standard normalisation, in bounded memory."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""Is an expert found out whose answer to an image depends on the other images, and is no other one suspected?"""
+"""Experts whose outputs depend on the rest of the batch are detected, without false positives."""
 
 from contextlib import nullcontext
 

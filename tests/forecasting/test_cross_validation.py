@@ -13,7 +13,7 @@ RECIPE = ns.Recipe(epochs=8, batch_size=8)
 
 def test_every_image_is_held_out_once_in_every_division_and_never_trained_on_then():
     ids = np.array([0] * 7 + [1] * 4 + [2])
-    splits = room._divisions(ids, folds=3, repeats=2, seed=0)
+    splits = room._stratified_folds(ids, folds=3, repeats=2, seed=0)
     assert len(splits) == 6
     for split in splits:
         assert not split.held[split.trained].any()
@@ -26,7 +26,7 @@ def test_every_image_is_held_out_once_in_every_division_and_never_trained_on_the
 
 def test_of_shots_as_many_are_trained_on_and_all_others_judge():
     ids = np.array([0] * 7 + [1] * 4 + [2] * 2 + [3])
-    for split in room._choices(ids, shots=3, count=5, seed=0):
+    for split in room._random_splits(ids, shots=3, count=5, seed=0):
         assert np.bincount(ids[split.trained]).tolist() == [3, 3, 1, 1]
         np.testing.assert_array_equal(split.held, ~np.isin(np.arange(14), split.trained))
 
@@ -49,15 +49,15 @@ def test_neither_the_order_of_the_images_nor_the_names_of_the_classes_count(blob
     for one, two in zip(found, other, strict=True):
         assert one.accuracy == two.accuracy
         np.testing.assert_allclose(one.loss, two.loss, rtol=1e-9)
-        np.testing.assert_array_equal(one.right[order], two.right)
+        np.testing.assert_array_equal(one.correct[order], two.correct)
         np.testing.assert_allclose(one.log_likelihoods[order], two.log_likelihoods, rtol=1e-8)
 
 
 def test_the_numbers_are_means_over_the_held_out_images(blobs):
     kernel, labels = blobs()
     for one in cross_validate(kernel, labels, RECIPE, (0.01, 0.001)):
-        np.testing.assert_allclose(one.accuracy, one.right.mean())
-        np.testing.assert_allclose(one.balanced_accuracy, np.mean([one.right[labels == label].mean() for label in range(3)]))
+        np.testing.assert_allclose(one.accuracy, one.correct.mean())
+        np.testing.assert_allclose(one.balanced_accuracy, np.mean([one.correct[labels == label].mean() for label in range(3)]))
         np.testing.assert_allclose(one.loss, -one.log_likelihoods.mean())
         np.testing.assert_allclose([one.curve.accuracies[-1], one.curve.losses[-1]], [one.accuracy, one.loss])
         assert one.curve.accuracies.shape == one.curve.losses.shape == one.curve.training_losses.shape == (8,)
@@ -87,7 +87,7 @@ def test_more_images_forecast_more(blobs):
 def test_one_after_the_other_gives_what_all_together_give(blobs, monkeypatch):
     kernel, labels = blobs()
     together = cross_validate(kernel, labels, RECIPE, (0.01, 0.001), folds=3)
-    monkeypatch.setattr(room, "MOST_NUMBERS", 1)
+    monkeypatch.setattr(room, "MAX_NUMBERS", 1)
     for one, two in zip(together, cross_validate(kernel, labels, RECIPE, (0.01, 0.001), folds=3), strict=True):
         np.testing.assert_allclose(one.log_likelihoods, two.log_likelihoods, rtol=1e-10)
         np.testing.assert_allclose(one.curve.training_losses, two.curve.training_losses, rtol=1e-10)
@@ -103,17 +103,17 @@ def test_a_rate_that_diverges_is_told_and_never_the_best(blobs):
 
 
 BAD = {
-    "one class": (lambda k, y: (k, np.zeros_like(y), {}), UndefinedScoreError, "one class only"),
+    "one class": (lambda k, y: (k, np.zeros_like(y), {}), UndefinedScoreError, "All images are of one class"),
     "one image each": (
         lambda k, y: (k[:3, :3], np.arange(3), {}),
         UndefinedScoreError,
-        "one image only, so that none can be held out.*--per-class 5",
+        "only one image, so that none can be held out.*--per-class 5",
     ),
     "nan": (lambda k, y: (np.where(k > 0, np.nan, k), y, {}), UndefinedScoreError, "The kernel holds NaN"),
     "shape": (lambda k, y: (k[:, :3], y, {}), TaskError, r"shape \(24, 3\)"),
     "text": (lambda k, y: (k.astype(str), y, {}), TaskError, "real numbers"),
     "labels": (lambda k, y: (k, y[:3], {}), TaskError, r"labels has shape \(3,\)"),
-    "kind of labels": (lambda k, y: (k, y / 2, {}), TaskError, "one whole number per image"),
+    "kind of labels": (lambda k, y: (k, y / 2, {}), TaskError, "one integer per image"),
     "folds": (lambda k, y: (k, y, {"folds": 1}), ConfigError, "folds=1 must be a whole number from 2"),
     "repeats": (lambda k, y: (k, y, {"repeats": 0}), ConfigError, "repeats=0"),
     "seed": (lambda k, y: (k, y, {"seed": -1}), ConfigError, "seed=-1"),

@@ -1,5 +1,7 @@
 """The estimated kernel of training against explicit Jacobians: without bias, in training mode through the statistics of the batch."""
 
+from functools import lru_cache
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 import ntk_select as ns
-from ntk_select._runtime.out_of_memory import MemoryShrunkWarning
+from ntk_select._runtime.memory import MemoryShrunkWarning
 from ntk_select.errors import ConfigError, ModelError
 from ntk_select.experts.expert import Taps
 from ntk_select.forecasting import kernel as room
@@ -29,10 +31,14 @@ class Small(nn.Module):
         return nn.Dense(self.classes, name="head")(x)
 
 
-def small(classes=4, seed=0, name="small"):
-    module = Small(classes)
-    variables = module.init(jax.random.key(seed), jnp.zeros((1, 6, 6, 3)))
-    moved = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64) + 0.3, variables["batch_stats"])
+@lru_cache
+def small(classes=4):
+    """An expert with random parameters and running statistics that are not those of any batch."""
+    module, rng = Small(classes), np.random.default_rng(0)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 6, 6, 3)))
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape) / max(np.sqrt(leaf.size / leaf.shape[-1]), 1), shapes["params"])
+    params["norm"]["scale"] += 1
+    moved = {"norm": {"mean": np.full(3, 0.8), "var": np.full(3, 3.0)}}
 
     def features_fn(variables, x):
         return module.apply(variables, x, mutable=["intermediates"])[1]["intermediates"]["features"][0]
@@ -41,8 +47,7 @@ def small(classes=4, seed=0, name="small"):
         logits, changed = module.apply(variables, x, train=True, mutable=["batch_stats", "intermediates"])
         return Taps(logits, changed["intermediates"]["features"][0]), {"batch_stats": changed["batch_stats"]}
 
-    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
-    return ns.Expert(name, module.apply, params, {"batch_stats": moved}, features_fn=features_fn, head="head", train_fn=train_fn)
+    return ns.Expert("small", module.apply, params, {"batch_stats": moved}, features_fn=features_fn, head="head", train_fn=train_fn)
 
 
 @pytest.fixture(scope="module")
@@ -50,63 +55,69 @@ def x():
     return np.random.default_rng(0).normal(size=(7, 6, 6, 3))
 
 
-def exact(expert, x, batch_norm):
-    """Sum over pre-logits of the kernel in all parameters but the head's, by explicit Jacobians of the whole batch."""
+@pytest.fixture(scope="module")
+def jacobians(x):
+    """By batch-norm mode: (n, d, p), the explicit Jacobian of the pre-logits of the whole batch in all parameters but the head's."""
+    return {mode: jacobian(small(), x, mode) for mode in ("train", "frozen")}
+
+
+@pytest.fixture(scope="module")
+def exact(jacobians):
+    """By batch-norm mode: sum over pre-logits of their kernel in all parameters but the head's."""
+    return {mode: np.einsum("iop,jop->ij", rows, rows) for mode, rows in jacobians.items()}
+
+
+def jacobian(expert, x, batch_norm):
 
     def features(params):
         variables = {**expert.variables, "params": {**params, "head": expert.params["head"]}}
         return expert.features_fn(variables, x) if batch_norm == "frozen" else expert.train_fn(variables, x)[0].features
 
-    jacobian = jax.jacrev(features)({key: value for key, value in expert.params.items() if key != "head"})
-    rows = np.concatenate([np.asarray(leaf).reshape(*leaf.shape[:2], -1) for leaf in jax.tree.leaves(jacobian)], axis=2)
-    return np.einsum("iop,jop->ij", rows, rows)
+    leaves = jax.tree.leaves(jax.jit(jax.jacrev(features))({key: value for key, value in expert.params.items() if key != "head"}))
+    return np.concatenate([np.asarray(leaf).reshape(*leaf.shape[:2], -1) for leaf in leaves], axis=2)
 
 
 @pytest.mark.parametrize("batch_norm", ["train", "frozen"])
-def test_it_is_the_kernel_of_the_batch_without_bias(batch_norm, x):
+def test_it_is_the_kernel_of_the_batch_without_bias(batch_norm, x, exact):
     """The mean over seeds, entry by entry, in units of its own standard error."""
-    expert = small()
-    expected = exact(expert, x, batch_norm)
-    drawn = np.array([training_kernel(expert, x, batch_norm=batch_norm, directions=1, seed=seed).backbone for seed in range(SEEDS)])
+    expected = exact[batch_norm]
+    drawn = np.array([training_kernel(small(), x, batch_norm=batch_norm, directions=1, seed=seed).backbone for seed in range(SEEDS)])
     z = (drawn.mean(0) - expected) / (drawn.std(0, ddof=1) / np.sqrt(SEEDS))
     assert np.abs(z).max() < 4.5
     assert 0.5 < np.sqrt((z**2).mean()) < 1.6
-    wrong = exact(expert, x, {"train": "frozen", "frozen": "train"}[batch_norm])
+    wrong = exact[{"train": "frozen", "frozen": "train"}[batch_norm]]
     z = (drawn.mean(0) - wrong) / (drawn.std(0, ddof=1) / np.sqrt(SEEDS))
     assert np.sqrt((z**2).mean()) > 2.5  # the other mode is told apart
 
 
-def test_more_directions_are_the_mean_of_single_ones_and_less_noisy(x):
-    expert = small()
-    expected = exact(expert, x, "train")
+def test_more_directions_are_the_mean_of_single_ones_and_less_noisy(x, exact):
     errors = {
-        k: np.mean([np.linalg.norm(training_kernel(expert, x, directions=k, seed=s).backbone - expected) ** 2 for s in range(8)]) for k in (2, 32)
+        k: np.mean([np.linalg.norm(training_kernel(small(), x, directions=k, seed=s).backbone - exact["train"]) ** 2 for s in range(8)])
+        for k in (2, 32)
     }
     assert 4 < errors[2] / errors[32] < 64  # 16 in expectation
 
 
-def test_with_a_frozen_norm_it_is_the_engines_kernel(x):
+def test_with_a_frozen_norm_it_is_the_engines_kernel(x, exact):
     expert = small()
     engine = 5 * ns.ntk(
         lambda params, x: expert.features_fn({**expert.variables, "params": params}, x), expert.params, x, layers="^(conv|norm|layer)/"
     )
-    np.testing.assert_allclose(engine, exact(expert, x, "frozen"), rtol=1e-9)
+    np.testing.assert_allclose(engine, exact["frozen"], rtol=1e-9)
     estimate = training_kernel(expert, x, batch_norm="frozen", directions=400).backbone
     assert np.linalg.norm(estimate - engine) < 0.15 * np.linalg.norm(engine)
 
 
-def test_with_a_head_it_is_the_mean_over_heads(x):
-    """Of 200 fresh heads: the kernel of an output of each, by the engine."""
-    expert = small()
-    drawn = []
-    for seed in range(200):
-        network = ns.with_new_head(expert, 1, seed=seed)
-        drawn.append(ns.ntk(lambda p, x, n=network: n.apply_fn({**n.variables, "params": p}, x), network.params, x))
-    features = np.asarray(expert.features_fn(expert.variables, x))
-    found = TrainingKernel(features, exact(expert, x, "frozen"), 1).with_head("random")
-    z = (np.mean(drawn, 0) - found) / (np.std(drawn, 0, ddof=1) / np.sqrt(len(drawn)))
+def test_with_a_head_it_is_the_mean_over_heads(x, jacobians, exact):
+    """The kernel of each of 400 outputs of a new head: the gradient in the backbone is w' J, in the head the pre-logits and 1."""
+    weights = ns.with_new_head(small(), 400, seed=3).params["head"]["kernel"]
+    features = np.asarray(small().features_fn(small().variables, x))
+    gradients = np.einsum("do,ndp->onp", weights, jacobians["frozen"])
+    kernels = gradients @ gradients.transpose(0, 2, 1) + features @ features.T + 1
+    found = TrainingKernel(features, exact["frozen"], 1)
+    z = (kernels.mean(0) - found.with_head("random")) / (kernels.std(0, ddof=1) / np.sqrt(len(kernels)))
     assert np.abs(z).max() < 4.5
-    np.testing.assert_allclose(TrainingKernel(features, exact(expert, x, "frozen"), 1).with_head("zero"), features @ features.T + 1)
+    np.testing.assert_allclose(found.with_head("zero"), features @ features.T + 1)
 
 
 def test_experts_that_differ_in_their_heads_share_their_programs(x):
@@ -147,11 +158,11 @@ def test_in_portions_a_frozen_network_gives_the_same(x, monkeypatch):
 def test_memory_that_runs_out_is_met_with_smaller_portions(x, monkeypatch):
     whole, real, sizes = training_kernel(small(), x, batch_norm="frozen", directions=2), TrainingNetwork.along, []
 
-    def along(self, images, key, among=None):
+    def along(self, images, key, mask=None):
         sizes.append(len(images))
         if len(images) > least:
             raise MemoryError("no room")
-        return real(self, images, key, among)
+        return real(self, images, key, mask)
 
     monkeypatch.setattr(TrainingNetwork, "along", along)
     least = 4
@@ -187,9 +198,9 @@ BAD = {
     "no training mode": (
         lambda: (ns.Expert("b", lambda v, x: x, {"w": np.ones(2)}, {"stats": np.ones(2)}, features_fn=lambda v, x: x.reshape(len(x), -1)), {}),
         ModelError,
-        r"'b' has state \(stats\) and no train_fn .* Recipe\(batch_norm='frozen'\)",
+        r"'b' has state \(stats\) but no train_fn .* Recipe\(batch_norm='frozen'\)",
     ),
-    "reverse mode only": (lambda: (reverse_only(), {}), ModelError, "reverse rule only .* jax.custom_jvp rule"),
+    "reverse mode only": (lambda: (reverse_only(), {}), ModelError, "reverse-mode rule only .* jax.custom_jvp rule"),
     "not finite": (
         lambda: (
             ns.Expert("b", lambda v, x: x, {"w": np.full((108, 2), np.nan)}, features_fn=lambda v, x: x.reshape(len(x), -1) @ v["params"]["w"]),

@@ -8,33 +8,37 @@ import pytest
 
 import ntk_select as ns
 from ntk_select.forecasting.simulate import Batches, draw_batches, simulate
-from ntk_select.training.step import InMemory, stepwise
+from ntk_select.training.feeding import InMemory
+from ntk_select.training.loop import step_decay
 
 
 def trained(fn, params, x, labels, batches, rate, recipe):
     """Outputs and mean losses after each epoch, and how far the weights moved; by Optax, step by step, in the weights."""
-    x, labels, classes = jnp.asarray(x), jnp.asarray(labels), fn(params, x[:1]).shape[1]
+    run, x = jax.jit(fn), jnp.asarray(x)
+    targets = np.eye(run(params, x).shape[1])[labels]
     epochs, steps = batches.rows.shape[1:3]
-    rates = stepwise(rate, epochs, steps, recipe.decays)
+    rates = step_decay(rate, epochs, steps, recipe.decays)
     start, found, means = params, [], []
     optimizer = optax.sgd(1.0, momentum=recipe.momentum or None, nesterov=recipe.nesterov and recipe.momentum > 0)
     state = optimizer.init(params)
 
-    def loss(params, rows, share):
-        logits = jax.nn.log_softmax(fn(params, x[rows]))
-        return -(logits * jax.nn.one_hot(labels[rows], classes)).sum(1) @ share
+    def loss(params, weights):
+        return -(jax.nn.log_softmax(fn(params, x)) * targets).sum(1) @ weights
 
     gradient = jax.jit(jax.value_and_grad(loss))
+    change_of = jax.jit(optimizer.update)
     for epoch in range(epochs):
         losses = []
         for step in range(steps):
-            value, slope = gradient(params, batches.rows[0, epoch, step], batches.weights[0, epoch, step])
+            weights = np.zeros(len(x))
+            np.add.at(weights, batches.rows[0, epoch, step], batches.weights[0, epoch, step])
+            value, slope = jax.device_get(gradient(params, weights))
             decayed = jax.tree.map(lambda g, w, w0: g + recipe.weight_decay * (w - w0), slope, params, start)
             # PyTorch's momentum does not know the rate, which here changes with the epochs.
-            change, state = optimizer.update(decayed, state, params)
-            params = jax.tree.map(lambda w, c, rate=rates[epoch, step]: w + rate * c, params, change)
+            change, state = change_of(decayed, state)
+            params = jax.tree.map(lambda w, c, rate=rates[epoch, step]: w + rate * np.asarray(c), params, change)
             losses.append(float(value))
-        found.append(np.asarray(fn(params, x)))
+        found.append(np.asarray(run(params, x)))
         means.append(np.mean(losses))
     moved = sum(float(((a - b) ** 2).sum()) for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(start), strict=True))
     return np.array(found), np.array(means), np.sqrt(moved)
@@ -61,7 +65,7 @@ def test_a_linear_head_is_trained_as_in_the_space_of_its_weights(name, rng):
     np.testing.assert_allclose(found.distances[1, 0], moved, rtol=1e-10)
     logs = np.log(np.exp(outputs) / np.exp(outputs).sum(-1, keepdims=True))[:, np.arange(20), labels]
     np.testing.assert_allclose(found.log_likelihoods[1, 0], logs, rtol=1e-9, atol=1e-12)
-    np.testing.assert_array_equal(found.right[1, 0], outputs.argmax(-1) == labels)
+    np.testing.assert_array_equal(found.correct[1, 0], outputs.argmax(-1) == labels)
 
 
 def test_a_linearised_expert_is_trained_as_in_the_space_of_its_weights(networks, rng):
@@ -96,7 +100,7 @@ def test_it_is_predict_where_the_rate_is_constant(blobs):
 def test_an_epoch_has_the_batches_of_a_fine_tuning():
     recipe = ns.Recipe(epochs=2, batch_size=8)
     for n in (5, 8, 17, 20):
-        batches, real = draw_batches([np.arange(n)], recipe, n, seed=0), InMemory(np.zeros(n), np.zeros(n, int), min(8, n), rest=True)
+        batches, real = draw_batches([np.arange(n)], recipe, n, seed=0), InMemory(np.zeros(n), np.zeros(n, int), min(8, n), remainder=True)
         assert batches.rows.shape[:3] == (1, 2, real.steps)
         sizes = (batches.weights[0, 0] > 0).sum(1)
         assert sizes.tolist() == [len(images) for images, _ in real(np.random.default_rng(0))]
@@ -115,16 +119,16 @@ def test_what_diverges_is_not_finite_and_answers_nothing(blobs):
     recipe = ns.Recipe(epochs=30, batch_size=24, weight_decay=0.5)
     found = simulate(kernel, labels, draw_batches([np.arange(24)], recipe, 24, 0), (1e200,), recipe)
     assert not np.isfinite(found.losses).all()
-    assert not found.right[0, 0, -1].any()
+    assert not found.correct[0, 0, -1].any()
 
 
 def test_float32_is_close_to_float64(blobs):
     kernel, labels = blobs()
-    recipe, courses = ns.Recipe(), []
+    recipe, found = ns.Recipe(epochs=12), []
     for dtype in (np.float32, np.float64):
-        courses.append(simulate(kernel.astype(dtype), labels, draw_batches([np.arange(24)], recipe, 24, 0), (0.01,), recipe))
-        assert courses[-1].outputs.dtype == dtype
-    np.testing.assert_allclose(courses[0].outputs, courses[1].outputs, rtol=1e-3, atol=1e-3)
+        found.append(simulate(kernel.astype(dtype), labels, draw_batches([np.arange(24)], recipe, 24, 0), (0.01,), recipe))
+        assert found[-1].outputs.dtype == dtype
+    np.testing.assert_allclose(found[0].outputs, found[1].outputs, rtol=1e-3, atol=1e-3)
 
 
 def test_batches_are_what_was_given():

@@ -1,4 +1,4 @@
-"""What do the fuzzing tests share? The targets, in a folder of their own that they leave as it was."""
+"""Fixtures of the fuzzing tests: targets that run in a folder of their own and leave it unchanged."""
 
 from collections.abc import Callable
 from types import ModuleType

@@ -1,4 +1,4 @@
-"""Which inputs are nearly valid? Strategies for damaged bytes and changed documents."""
+"""Strategies for nearly valid inputs: damaged bytes and modified documents."""
 
 import copy
 import datetime

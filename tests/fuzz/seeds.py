@@ -1,4 +1,4 @@
-"""Which inputs are valid? From these, fuzzers and properties begin."""
+"""Valid inputs: the seeds of fuzzers and property tests."""
 
 import gzip
 import io

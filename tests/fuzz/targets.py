@@ -1,4 +1,4 @@
-"""What may become of any bytes that a user gives? A result, or a sentence of this package, and nothing written.
+"""Targets of the fuzzers: any bytes give a result or an error of this package, and nothing is written.
 
 One function a surface: bytes and a folder of its own in, what was read out, or None where the input was refused. The properties
 of this folder's tests call them, and so does `scripts/fuzz.py`.
@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from ntk_select.data import TASKS, load_task
 from ntk_select.data.decode import decode_image
-from ntk_select.data.idx import read_idx
+from ntk_select.data.builtin import read_idx
 from ntk_select.data.layout import read_layout
 from ntk_select.data.uri import parse_uri
-from ntk_select.data.zipped import is_plain_path
+from ntk_select.data.image_folder import is_plain_path
 from ntk_select.models.convert import read_checkpoint
 from ntk_select.models.weights import flatten, read_weights
 from ntk_select.models.zoo import open_zoo

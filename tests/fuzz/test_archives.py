@@ -1,4 +1,4 @@
-"""Are the bytes of any file that holds images or arrays a task, or an error in a sentence?"""
+"""Arbitrary bytes as an archive or array file give a task, or an error message."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Does coverage-guided fuzzing find nothing in some thousand inputs of each surface?"""
+"""Coverage-guided fuzzing finds no fault in some thousand inputs per target."""
 
 import subprocess
 import sys

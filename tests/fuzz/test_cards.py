@@ -1,4 +1,4 @@
-"""Is any text a card that can be written and read again, or an error in a sentence?"""
+"""Arbitrary text is a card that survives a round trip, or an error message."""
 
 import json
 

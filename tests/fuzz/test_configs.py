@@ -1,4 +1,4 @@
-"""Is any TOML file a config, or an error in a sentence?"""
+"""Arbitrary TOML files are configs, or give an error message."""
 
 import tomllib
 

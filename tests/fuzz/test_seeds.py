@@ -1,4 +1,4 @@
-"""Are the inputs from which fuzzers begin valid? Otherwise the properties would hold of nothing."""
+"""The seeds of the fuzzers are valid inputs, so that the properties are not vacuous."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Is any text a task, a zoo, or an error in a sentence?"""
+"""Arbitrary text as a URI is a task, a zoo, or an error message."""
 
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""Are the bytes of any file of weights or kernels read as they are, or refused in a sentence?"""
+"""Arbitrary bytes as a weights or kernel file are read exactly, or rejected with an error message."""
 
 import json
 import struct

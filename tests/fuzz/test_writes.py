@@ -1,4 +1,4 @@
-"""Whatever is written, cut and written again, does each file hold the whole of what was written last, with nothing beside it?"""
+"""After any sequence of writes and interruptions each file has the complete content of the last write, without leftovers."""
 
 import os
 from pathlib import Path

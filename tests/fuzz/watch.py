@@ -1,4 +1,4 @@
-"""Did anything reach beyond a folder: a file written, moved or removed elsewhere, a program started, a connection made?"""
+"""Detects side effects outside a folder: files written, moved or removed, programs started, connections opened."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What becomes of an archive that attacks? Nothing is unpacked to disk, little into memory, and the user sees a sentence."""
+"""Malicious archives give an error message; nothing is unpacked to disk, and little into memory."""
 
 import bz2
 import gzip
@@ -35,7 +35,7 @@ def _only_the_archive_is_there_afterwards(tmp_path):
 def zipped(path, entries, packed=zipfile.ZIP_DEFLATED):
     """A zip of (name or ZipInfo, content)."""
     with warnings.catch_warnings(), zipfile.ZipFile(path, "w", packed) as archive:
-        warnings.simplefilter("ignore")  # of a name that is there twice
+        warnings.simplefilter("ignore")  # of a name that occurs twice
         for entry, content in entries:
             archive.writestr(entry, content)
     return path
@@ -69,7 +69,7 @@ ZIPS = {
     "a path of Windows": ([("C:/cat/1.png", png(1))], PLAIN.format("'C:/cat/1.png'")),
     "backslashes": ([("cat\\..\\1.png", png(1))], PLAIN.format(r"'cat\\\\\.\.\\\\1\.png'")),
     "a symbolic link": ([(linked("cat/1.png"), "/etc/passwd")], r"entry 'cat/1\.png': is a symbolic link\. Pack the file itself"),
-    "an entry twice": ([("cat/1.png", png(1)), ("cat/1.png", png(2))], r"entry 'cat/1\.png': is there twice\. Pack the archive again"),
+    "an entry twice": ([("cat/1.png", png(1)), ("cat/1.png", png(2))], r"entry 'cat/1\.png': occurs twice\. Pack the archive again"),
     "no entries": (None, r"pets\.zip: there are no class folders\. Allowed: train/CLASS/IMAGE"),
 }
 
@@ -97,10 +97,10 @@ def test_a_name_that_hides_another_behind_a_null_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", r"pets\.zip: not a zip archive that can be read \(File is not a zip file\)\. Is it complete"),
-        (b"<html>404</html>", r"pets\.zip is a web page, .*Fetch the file itself\.$"),
-        (b"PK\x05\x06" + bytes(18) + b"more than was promised", r"not a zip archive that can be read|there are no class folders"),
-        (b"PK\x05\x06" + bytes(4) + b"\xff" * 12 + b"\0\0", r"not a zip archive that can be read"),
+        (b"", r"pets\.zip: cannot be read as a zip archive \(File is not a zip file\)\. Is it complete"),
+        (b"<html>404</html>", r"pets\.zip is a web page, .*Download the file itself\.$"),
+        (b"PK\x05\x06" + bytes(18) + b"more than was promised", r"cannot be read as a zip archive|there are no class folders"),
+        (b"PK\x05\x06" + bytes(4) + b"\xff" * 12 + b"\0\0", r"cannot be read as a zip archive"),
     ],
     ids=["no bytes", "a web page", "text behind it", "counts of all ones"],
 )
@@ -172,17 +172,17 @@ TARS = {
     "an absolute path": ([member("/etc/evil.png", b"x")], OUT.format(r"'/etc/evil\.png'")),
     "a path of Windows": ([member("C:\\evil.png", b"x")], OUT.format(r"'C:\\\\evil\.png'")),
     "a link with a path out of it": ([member("../a.png", None, tarfile.SYMTYPE, "x")], OUT.format(r"'\.\./a\.png'")),
-    "a file twice": ([member("a.png", b"x"), member("./a.png", b"y")], r"'a\.png' is there twice, in .*pets\.tar and in .*pets\.tar\. Keep one"),
+    "a file twice": ([member("a.png", b"x"), member("./a.png", b"y")], r"'a\.png' occurs twice, in .*pets\.tar and in .*pets\.tar\. Keep one"),
     "a name not in UTF-8": ([member("a\udcff.png", b"x")], r"entry 'a\\udcff\.png': its name is not UTF-8\. Rename it or pack the archive again"),
-    "no bytes": (b"", r"pets\.tar: not an archive that can be read \(.*\)\. Is it complete\? Download it again"),
-    "a web page": (b"<html>" * 200, r"pets\.tar is a web page, .*Fetch the file itself\.$"),
+    "no bytes": (b"", r"pets\.tar: cannot be read as an archive \(.*\)\. Is it complete\? Download it again"),
+    "a web page": (b"<html>" * 200, r"pets\.tar is a web page, .*Download the file itself\.$"),
     "a petabyte": (headed("a.png", b"\x80" + (2**50).to_bytes(11, "big")) + bytes(1024), r"has 1,125,899,906,842,624 bytes unpacked; allowed are"),
     "a hidden file that leads back to the first": (
         headed("x.png", b"00000000000\0") + headed(".hidden", BACK) + bytes(1024),
-        r"not an archive that can be read \(the entry '\.hidden' has -1,024 bytes\)",
+        r"cannot be read as an archive \(the entry '\.hidden' has -1,024 bytes\)",
     ),
-    "a size below zero": (headed("a.png", BACK) + bytes(1024), r"not an archive that can be read"),
-    "without an end": (headed("a.png", b"00000000000\0"), r"not an archive that can be read \(the block that marks the end is missing\)"),
+    "a size below zero": (headed("a.png", BACK) + bytes(1024), r"cannot be read as an archive"),
+    "without an end": (headed("a.png", b"00000000000\0"), r"cannot be read as an archive \(the block that marks the end is missing\)"),
 }
 
 
@@ -208,12 +208,12 @@ def test_links_and_devices_of_a_tar_are_not_read(tmp_path):
 def test_a_compressed_tar_that_was_cut_is_refused(tmp_path, cut):
     path = tarred(tmp_path / "pets.tar.gz", [member("a.png", bytes(range(256)) * 9)], "w:gz")
     path.write_bytes(path.read_bytes()[:-cut])
-    with pytest.raises(DataError, match=r"pets\.tar\.gz: not an archive that can be read \(.*\)\. Is it complete\? Download it again"):
+    with pytest.raises(DataError, match=r"pets\.tar\.gz: cannot be read as an archive \(.*\)\. Is it complete\? Download it again"):
         opened(path)
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
 def test_a_compressed_file_that_is_no_tar_is_refused(tmp_path, pack):
     (tmp_path / "pets.tar.gz").write_bytes(pack(b"hello" * 999))
-    with pytest.raises(DataError, match=r"pets\.tar\.gz: not an archive that can be read"):
+    with pytest.raises(DataError, match=r"pets\.tar\.gz: cannot be read as an archive"):
         opened(tmp_path / "pets.tar.gz")

@@ -1,4 +1,4 @@
-"""A file of arrays (.npz, IDX, a saved kernel) that is damaged, lies or attacks is refused with a sentence, and nothing is run."""
+"""Damaged, inconsistent or malicious array files (.npz, IDX, saved kernels) are rejected with an error message, and nothing is executed."""
 
 import gzip
 import io
@@ -47,14 +47,14 @@ def shaped(shape: str, kind: str = "'|u1'") -> bytes:
 
 def packed(path, entries):
     with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
-        warnings.simplefilter("ignore")  # of a name that is there twice
+        warnings.simplefilter("ignore")  # of a name that occurs twice
         for name, content in entries:
             archive.writestr(f"{name}.npy", content)
     return path
 
 
 UNREADABLE = r"bad\.npz: array 'images' cannot be read \({}.*\)\. Save it again as a plain array"
-LABEL_KIND = r"bad\.npz: array 'labels' is {}; needed are integers \(4,\), one class an image\."
+LABEL_KIND = r"bad\.npz: array 'labels' is {}; expected integers \(4,\), one class an image\."
 TASKS = {
     "more bytes than the world has": ({"images": shaped("(1099511627776, 64, 64, 3)")}, UNREADABLE.format("Unable to allocate 12")),
     "fewer bytes than promised": ({"images": shaped("(40, 6, 5, 3)")}, UNREADABLE.format("")),
@@ -73,7 +73,7 @@ TASKS = {
     "records": ({"images": npy(np.zeros(4, [("r", "u1"), ("g", "u1")]))}, r"array 'images' is .*\(4,\); images are uint8"),
     "channels first": (
         {"images": npy(IMAGES.transpose(0, 3, 1, 2))},
-        r"\(4, 3, 6, 5\); allowed are .*If channels come first type: images\.transpose",
+        r"\(4, 3, 6, 5\); allowed are .*If channels come first, try: images\.transpose",
     ),
     "no images": ({"images": npy(IMAGES[:0]), "labels": npy(LABELS[:0])}, r"array 'images' is uint8 \(0, 6, 5, 3\); allowed are .*, not empty"),
     "labels that are NaN": ({"labels": npy(LABELS * np.nan)}, LABEL_KIND.format(r"float64 \(4,\)")),
@@ -84,12 +84,12 @@ TASKS = {
         {"labels": npy(LABELS - 1)},
         r"labels run from -1 to 0; allowed are 0 and above\. Images without a label have to be left out",
     ),
-    "labels beyond the names": ({"class_names": npy(np.array(["a"]))}, r"labels run from 0 to 1; allowed are 0 \.\. 0, positions in class_names"),
+    "labels beyond the names": ({"class_names": npy(np.array(["a"]))}, r"labels run from 0 to 1; allowed are 0 \.\. 0, indices into class_names"),
     "a name twice": ({"class_names": npy(np.array(["a", "a"]))}, r"array 'class_names' has 'a' twice; each class needs a name of its own"),
     "names that are objects": ({"class_names": shaped("(2,)", "'|O'")}, r"array 'class_names' cannot be read \(Object arrays"),
     "names that are numbers": (
         {"class_names": npy(LABELS)},
-        r"array 'class_names' is int64 \(4,\); needed is text \(classes,\)\. Type: class_names=np\.array",
+        r"array 'class_names' is int64 \(4,\); expected strings \(classes,\)\. Type: class_names=np\.array",
     ),
 }
 
@@ -132,14 +132,14 @@ def idx(kind: int, *shape: int) -> bytes:
 
 IDX = {
     "no bytes": (b"", r"not an IDX file of unsigned bytes with 3 dimensions: it starts with ''"),
-    "a web page": (b"<html>404</html>", r"is a web page, .*Fetch the file itself\.$"),
+    "a web page": (b"<html>404</html>", r"is a web page, .*Download the file itself\.$"),
     "text": (b"hello", r"it starts with '68 65 6c 6c'"),
     "floats": (idx(13, 1, 2, 2) + bytes(16), r"it starts with '00 00 0d 03', not '00 00 08 03'"),
     "labels for images": (idx(8, 4) + bytes(4), r"it starts with '00 00 08 01', not '00 00 08 03'"),
-    "cut": (idx(8, 2, 2, 2) + bytes(7), r"its header promises 8 values, it has 7\. Fetch it again"),
-    "too long": (idx(8, 2, 2, 2) + bytes(9), r"its header promises 8 values, it has more\. Fetch it again"),
+    "cut": (idx(8, 2, 2, 2) + bytes(7), r"its header declares 8 values, it has 7\. Fetch it again"),
+    "too long": (idx(8, 2, 2, 2) + bytes(9), r"its header declares 8 values, it has more\. Fetch it again"),
     "a lie of 2**96": (idx(8, *[2**32 - 1] * 3), r"allowed are 1,073,741,824\. It is damaged"),
-    "a bomb": (gzip.compress(idx(8, 2, 2, 2) + bytes(2**25)), r"its header promises 8 values, it has more"),
+    "a bomb": (gzip.compress(idx(8, 2, 2, 2) + bytes(2**25)), r"its header declares 8 values, it has more"),
     "cut gzip": (gzip.compress(idx(8, 2, 2, 2) + bytes(8))[:-4], r"cannot be read \(Compressed file ended.*\)\. Is it complete\? Fetch it again"),
     "gzip with a wrong checksum": (gzip.compress(idx(8, 2, 2, 2) + bytes(8))[:-8] + bytes(8), r"cannot be read \(CRC check failed.*Fetch it again"),
 }

@@ -1,4 +1,4 @@
-"""What does `zoo convert` say of a checkpoint that is damaged, lies or attacks? A sentence, and nothing is left in the zoo."""
+"""`zoo convert` rejects damaged, inconsistent or malicious checkpoints with an error message, and leaves nothing in the zoo."""
 
 import json
 import os
@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ntk_select.models import build
-from ntk_select.models.mapping import tensor_table
 from safetensors.numpy import save
 
 from ntk_select.cli import main
 from ntk_select.errors import ModelError, escaped
+from ntk_select.models import build
+from ntk_select.models.state_dict import tensor_table
 
 TABLE = tensor_table(build("resnet_small", num_classes=3))
 ONE = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
@@ -34,11 +34,11 @@ def spoilt(name: str, value: float):
     return lambda key, array: np.where(np.arange(array.size).reshape(array.shape) == 1, np.float32(value), array) if key == name else array
 
 
-NOT_SOUND = r"bad\.safetensors is not a sound safetensors file \(.*{}.*\)\. Fetch it again"
+NOT_SOUND = r"bad\.safetensors is not a valid safetensors file \(.*{}.*\)\. Fetch it again"
 UNFIT = r"bad\.safetensors as resnet_small: The checkpoint does not fit ResNet\. .*{}"
 
 FILES = {
-    "of no bytes": (b"", r"bad\.safetensors is empty: it has no bytes\. Fetch it again"),
+    "of no bytes": (b"", r"bad\.safetensors is empty\. Fetch it again"),
     "cut in the header": (save(sound())[:100], NOT_SOUND.format("invalid header length")),
     "cut in the numbers": (save(sound())[:-1], NOT_SOUND.format("incomplete metadata")),
     "with more behind it": (save(sound()) + b"x", NOT_SOUND.format("incomplete metadata")),

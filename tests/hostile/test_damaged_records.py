@@ -1,4 +1,4 @@
-"""What becomes of results, checkpoints and kernels on disk in which bits were turned? They are named, never believed."""
+"""Results, checkpoints and kernels with flipped bits on disk are rejected by name."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from ntk_select.benchmark.cells import Cell
 from ntk_select.benchmark.status import status
 from ntk_select.errors import ConfigError, DataError
 from ntk_select.training.checkpoints import Checkpoints
-from ntk_select.training.step import begin, sgd
+from ntk_select.training.loop import begin, sgd
 
 
 def cell(number: int) -> Cell:
@@ -130,7 +130,7 @@ def test_a_training_goes_on_from_what_was_kept(kept):
         np.testing.assert_array_equal(found, expected)
 
 
-REFUSED = r"The checkpoint .*mine-[0-9a-f]{16}/2 cannot be read \(.*\)\. Delete the folder to begin anew"
+REFUSED = r"The checkpoint .*mine-[0-9a-f]{16}/2 cannot be read \(.*\)\. Try: delete the folder to start again"
 
 
 def test_a_turned_bit_in_the_weights_of_a_training_is_noticed(kept):

@@ -1,4 +1,4 @@
-"""What do `zoo verify` and `open_zoo` say of an expert's folder that is damaged?"""
+"""`zoo verify` and `open_zoo` name the fault of a damaged expert folder."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def instead(make):
     return put
 
 
-OTHER = r"model\.safetensors have sha256 [0-9a-f]{12}\.\.\., the card says [0-9a-f]{12}\.\.\.; one of the two was changed or cut"
+OTHER = r"model\.safetensors have sha256 [0-9a-f]{12}\.\.\., the card says [0-9a-f]{12}\.\.\.; one of the two was modified or truncated"
 NO_JSON = r"ash/card\.json is not valid JSON \({}.*\)\. Make the card anew with: ntk-select zoo convert CHECKPOINT --arch NAME"
 DAMAGE = {
     "a bit of the length": (bit(0), OTHER),
@@ -83,8 +83,8 @@ DAMAGE = {
     "a folder for weights": (instead(Path.mkdir), r"model\.safetensors cannot be read: Is a directory"),
     "a pipe for weights": (instead(os.mkfifo), r"model\.safetensors cannot be read: it is not a plain file"),
     "a link to itself": (instead(lambda path: path.symlink_to(path.name)), r"cannot be read: Too many levels of symbolic links"),
-    "NaN": (named(weights(spoilt("fc/kernel", np.nan))), r"model\.safetensors hold NaN or infinity in params/fc/kernel\."),
-    "infinity": (named(weights(spoilt("fc/bias", np.inf))), r"hold NaN or infinity in params/fc/bias\."),
+    "NaN": (named(weights(spoilt("fc/kernel", np.nan))), r"model\.safetensors contain NaN or infinity in params/fc/kernel\."),
+    "infinity": (named(weights(spoilt("fc/bias", np.inf))), r"contain NaN or infinity in params/fc/bias\."),
     "a variance below zero": (
         named(weights(spoilt("bn1/var", -1.0))),
         r"hold negative variances in batch_stats/bn1/var, batch_stats/layer1_0/bn1/var",
@@ -151,4 +151,4 @@ def test_rank_reports_an_expert_with_nan_and_ranks_the_other(zoo, tmp_path, caps
     assert main(arguments) == 1
     found = json.loads(capsys.readouterr().out)
     assert [expert["name"] for expert in found["experts"] if expert["rank"] is not None] == ["oak"]
-    assert "hold NaN or infinity in params/fc/kernel" in json.dumps(found)
+    assert "contain NaN or infinity in params/fc/kernel" in json.dumps(found)

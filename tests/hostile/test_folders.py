@@ -1,4 +1,4 @@
-"""Names of any kind are read right, and folders that cannot be read are refused with a sentence."""
+"""File names of any kind are read correctly; unreadable folders are rejected with an error message."""
 
 import io
 import json
@@ -114,11 +114,11 @@ def make(kind):
 
 
 BAD = {
-    "a link to itself": r"pets/cat/self\.png: a broken link, or not a plain file\. Delete it",
-    "a link to nothing": r"pets/cat/gone\.png: a broken link, or not a plain file\. Delete it",
-    "a pipe": r"pets/cat/pipe\.png: a broken link, or not a plain file\. Delete it",
+    "a link to itself": r"pets/cat/self\.png: a broken link, or not a regular file\. Delete it",
+    "a link to nothing": r"pets/cat/gone\.png: a broken link, or not a regular file\. Delete it",
+    "a pipe": r"pets/cat/pipe\.png: a broken link, or not a regular file\. Delete it",
     "links to the folder above": r"pets/cat/up\d+/cat/up.*: more than 8 folders deep\. Is one a link to a folder above it",
-    "a folder with the name of an image": r"class folder 'cat' has folders inside \(cat/album\.png\), so its classes are not clear\. Allowed: train/CLASS/IMAGE",
+    "a folder with the name of an image": r"class folder 'cat' contains folders \(cat/album\.png\), so its classes are not clear\. Allowed: train/CLASS/IMAGE",
     "an empty class": r"class folder 'bird' is empty\. Put images into it or delete it",
     "another kind of picture": r"1 HEIC photograph in class folder 'cat' cannot be read: cat/phone\.heic\. Convert to JPEG",
     "an image outside": r"images outside any class folder: loose\.png\. Move or delete them",

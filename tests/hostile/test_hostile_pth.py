@@ -1,4 +1,4 @@
-"""What does `zoo convert` say of a .pth that attacks? A sentence; nothing in it is run, and it costs no memory."""
+"""`zoo convert` rejects malicious .pth files with an error message, without executing them or allocating much memory."""
 
 import os
 import pickle
@@ -61,10 +61,10 @@ def turned_bit(torch, path, marker):
 FILES = {
     bare_pickle: "holds a posix.mkdir, not a state dict, and nothing in it was run",
     in_the_state_dict: "54 tensors missing: bn1.bias, bn1.weight",
-    as_a_key: "holds no tensors",
-    in_a_sound_zip: "holds no tensors: a (posix.mkdir)",
+    as_a_key: "contains no tensors",
+    in_a_sound_zip: "contains no tensors: a (posix.mkdir)",
     a_whole_module: "2 tensors unknown: weight, bias",
-    one_number_as_a_trillion: "fc.weight of checkpoint {path} cannot be converted: its shape (1000000000, 1000) has more values than the file holds",
+    one_number_as_a_trillion: "fc.weight of checkpoint {path} cannot be converted: its shape (1000000000, 1000) has more elements than the file",
     turned_bit: "is damaged or was not written by torch.save (BadZipFile: Bad CRC-32 for file 'bad/data.pkl'), and nothing in it was run",
 }
 

@@ -1,4 +1,4 @@
-"""An odd image in a folder gives the right pixels, or a sentence that names the file."""
+"""Unusual images in a folder give the right pixels, or an error message that names the file."""
 
 import io
 import struct
@@ -54,7 +54,7 @@ STRANGE = UNREADABLE.format("its first bytes are not those of JPEG, PNG, BMP, GI
 LARGE = r"pets/cats/cat\.png: the image is too large \({}.*\)\. Make it smaller: experts see a few hundred pixels a side"
 BAD = {
     "no bytes": (b"", NAMED.format(r"empty\. Replace or delete it")),
-    "a web page": (b"<html>404 not found</html>", NAMED.format(r"a web page, .*\. Fetch the file itself\.")),
+    "a web page": (b"<html>404 not found</html>", NAMED.format(r"a web page, .*\. Download the file itself\.")),
     "a pointer of Git LFS after a byte-order mark": (
         b"\xef\xbb\xbfversion https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
         NAMED.format(r"a Git LFS pointer, .*git lfs pull\."),

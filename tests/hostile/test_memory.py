@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import ntk_select as ns
-from ntk_select._runtime.host_memory import free_memory
-from ntk_select._runtime.out_of_memory import MemoryShrunkWarning, is_out_of_memory
+from ntk_select._runtime.memory import free_memory
+from ntk_select._runtime.memory import MemoryShrunkWarning, is_out_of_memory
 from ntk_select.errors import ConfigError
 from ntk_select.experts import probe
 from ntk_select.kernels.engine import execute
@@ -136,7 +136,7 @@ def test_tiles_that_are_done_are_not_computed_again(monkeypatch, tmp_path):
 
 def test_where_single_examples_do_not_fit_a_sentence_says_what_to_do(monkeypatch):
     watch_tiles(monkeypatch, exhausted)
-    with pytest.warns(MemoryShrunkWarning), pytest.raises(ConfigError, match=r"even with tiles of 1 example \(RESOURCE.*type: layers="):
+    with pytest.warns(MemoryShrunkWarning), pytest.raises(ConfigError, match=r"even with tiles of 1 example \(RESOURCE.*Try: .*layers="):
         ns.ntk(fn, {"w": W}, X)
 
 
@@ -236,7 +236,7 @@ LIMITED = """
     import jax, jax.numpy as jnp, numpy as np
     import ntk_select as ns
     from ntk_select.kernels.engine.arguments import available_memory
-    from ntk_select._runtime.out_of_memory import MemoryShrunkWarning
+    from ntk_select._runtime.memory import MemoryShrunkWarning
 
     def entering(x, xp):
         return xp.sin(x[:, None, :] * xp.arange(1, 241, dtype=np.float32)[:, None])

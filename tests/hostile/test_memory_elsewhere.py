@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import ntk_select as ns
-from ntk_select._runtime.out_of_memory import MemoryShrunkWarning
+from ntk_select._runtime.memory import MemoryShrunkWarning
 from ntk_select.errors import ConfigError
 from ntk_select.experts.expert import Expert, LastConv, Taps
 from ntk_select.experts.probe import forward as forward_pass
@@ -90,9 +90,9 @@ def no_room_for_kernels(monkeypatch):
 def test_a_kernel_that_has_no_room_itself_is_refused_before_anything_is_computed(monkeypatch):
     monkeypatch.setattr(ntk_module, "compute", lambda *_, **__: pytest.fail("the work began"))
     x = np.random.default_rng(2).normal(size=(40, 5))
-    with pytest.raises(ConfigError, match=r"The kernel itself, 1.3e-05 GB, does not fit into memory. Type: out= a folder"):
+    with pytest.raises(ConfigError, match=r"The kernel itself, 1.3e-05 GB, does not fit into memory. Try: out= a folder"):
         ns.ntk(fn, {"w": W}, x, memory_gb=3e-5)
-    with pytest.raises(ConfigError, match=r"The kernels of 1 layers, 1.3e-05 GB each, do not fit .* Type: layers= one at a time"):
+    with pytest.raises(ConfigError, match=r"The kernels of 1 layers, 1.3e-05 GB each, do not fit .* Try: layers= one at a time"):
         ns.ntk(fn, {"w": W}, x, memory_gb=3e-5, by_layer=True)
 
 

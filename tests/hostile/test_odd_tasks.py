@@ -1,4 +1,4 @@
-"""What do odd labels, odd images and odd experts come to? A value that can be computed by hand, or a sentence."""
+"""Unusual labels, images and experts give a value that can be computed by hand, or an error message."""
 
 import re
 from dataclasses import replace
@@ -39,7 +39,7 @@ def lfc_by_hand(images, labels) -> float:
 
 
 def lfc_of(task: ns.Task, *, per_class: int = 25):
-    (row,) = ns.rank([expert()], task, ["lfc"], per_class, draws=0).experts
+    (row,) = ns.rank([expert()], task, ["lfc"], per_class, resamples=0).experts
     return row.scores["lfc"]
 
 
@@ -78,7 +78,7 @@ def test_whole_numbers_of_any_kind_are_class_ids(kind):
 
 def test_a_class_without_images_is_no_class_and_is_named():
     with_gap = np.where(LABELS == 1, 3, LABELS)
-    ranking = ns.rank([expert()], task(labels=with_gap, names=(*N, "dogwood")), ["lfc"], draws=0)
+    ranking = ns.rank([expert()], task(labels=with_gap, names=(*N, "dogwood")), ["lfc"], resamples=0)
     assert ranking.experts[0].scores["lfc"].value == pytest.approx(lfc_by_hand(IMAGES, LABELS), rel=1e-5)
     assert ranking.task["classes"] == 3
     assert any("left out (1): beech" in warning for warning in ranking.task["warnings"])
@@ -143,7 +143,7 @@ OF_FEATURES = [name for name, score in SCORES.items() if set(score.needs) <= {"f
 def test_every_score_of_features_has_a_finite_value_or_a_reason(kind):
     images = {"constant": np.full_like(IMAGES, 7), "duplicates": IMAGES[LABELS * 4], "one image a class": IMAGES[[0, 4, 8]]}[kind]
     labels = LABELS if len(images) == 12 else np.arange(3)
-    found = ns.rank([expert(), expert(lambda v, x: jnp.tanh(flat(v, x)), "other")], task(images, labels), OF_FEATURES, draws=0)
+    found = ns.rank([expert(), expert(lambda v, x: jnp.tanh(flat(v, x)), "other")], task(images, labels), OF_FEATURES, resamples=0)
     assert not found.failures
     for row in found.experts:
         for name, outcome in row.scores.items():
@@ -164,7 +164,7 @@ def test_five_thousand_classes_are_ranked():
     images, labels = np.repeat(colours, 2, axis=0), np.repeat(np.arange(CLASSES), 2)
     many = ns.Task("many", images, labels, tuple(map(str, range(CLASSES))))
     pixel = ns.Expert("pixel", first_pixel, {}, features_fn=first_pixel, preprocess=lambda images: np.stack([image[0, 0] / 255 for image in images]))
-    (row,) = ns.rank([pixel], many, ["lfc", "num_params"], draws=0, batch_size=4096).experts
+    (row,) = ns.rank([pixel], many, ["lfc", "num_params"], resamples=0, batch_size=4096).experts
     x = images[:, 0, 0].astype(np.float32) / np.float32(255)
     gram, n = x.astype(np.float64).T @ x, len(x)
     sums, total = 2.0 * x[::2].astype(np.float64), x.sum(0, dtype=np.float64)
@@ -198,7 +198,7 @@ def first_pixel(variables, x):
     ids=["NaN", "infinity", "one NaN", "a row too many", "one row", "no features", "one axis", "four axes", "complex", "raises"],
 )
 def test_an_expert_with_impossible_features_fails_alone(features_fn, sentence):
-    ranking = ns.rank([expert(features_fn), expert(name="good")], task(), ["lfc"], draws=0)
+    ranking = ns.rank([expert(features_fn), expert(name="good")], task(), ["lfc"], resamples=0)
     (failure,) = ranking.failures
     assert failure.name == "odd"
     assert re.search(sentence, failure.error)
@@ -207,17 +207,17 @@ def test_an_expert_with_impossible_features_fails_alone(features_fn, sentence):
 
 
 def test_features_that_are_constant_are_a_reason_and_no_value():
-    (row,) = ns.rank([expert(lambda v, x: jnp.ones((len(x), 3)))], task(), ["lfc", "knn"], draws=0).experts
+    (row,) = ns.rank([expert(lambda v, x: jnp.ones((len(x), 3)))], task(), ["lfc", "knn"], resamples=0).experts
     assert "constant" in row.scores["lfc"].reason
     assert "constant" in row.scores["knn"].reason
 
 
 def test_an_expert_that_mixes_the_examples_of_a_batch_fails_alone():
     mixing = expert(lambda v, x: flat(v, x) - flat(v, x).mean(0))
-    ranking = ns.rank([mixing, expert(name="good")], task(), ["lfc"], draws=0)
+    ranking = ns.rank([mixing, expert(name="good")], task(), ["lfc"], resamples=0)
     assert ranking.best == "good"
     assert "Expert 'odd': its answer to an image depends on the other images of the batch" in ranking.failures[0].error
-    (alone,) = ns.rank([mixing], task(), ["lfc"], draws=0, batch_size=1).experts
+    (alone,) = ns.rank([mixing], task(), ["lfc"], resamples=0, batch_size=1).experts
     assert "constant" in alone.scores["lfc"].reason
 
 
@@ -231,7 +231,7 @@ def test_an_expert_that_mixes_the_examples_of_a_batch_fails_alone():
     ids=["tuple", "dictionary", "nothing"],
 )
 def test_an_expert_that_returns_no_array_is_said_so(name, given, sentence):
-    (failure,) = ns.rank([replace(expert(), **{name: given})], task(), ["lfc"], draws=0).failures
+    (failure,) = ns.rank([replace(expert(), **{name: given})], task(), ["lfc"], resamples=0).failures
     assert re.search(sentence, failure.error)
 
 
@@ -241,7 +241,7 @@ def test_an_expert_that_returns_no_array_is_said_so(name, given, sentence):
     ids=["none", "too few", "raises"],
 )
 def test_a_preprocess_that_cannot_be_is_said(preprocess, sentence):
-    ranking = ns.rank([expert(preprocess=preprocess)], task(), ["lfc"], draws=0)
+    ranking = ns.rank([expert(preprocess=preprocess)], task(), ["lfc"], resamples=0)
     said = [failure.error for failure in ranking.failures] + [row.scores["lfc"].reason for row in ranking.experts]
     assert len(said) == 1
     assert sentence in said[0]
@@ -253,8 +253,8 @@ def test_a_preprocess_that_cannot_be_is_said(preprocess, sentence):
     [
         ([], "There is no expert to rank"),
         ([expert(), expert()], "Two experts are named 'odd'; names must differ"),
-        ([3], "Expected an expert, or what names one; given: int"),
-        (None, "Expected an expert, or what names one; given: NoneType"),
+        ([3], "Expected an expert or a name of one; given: int"),
+        (None, "Expected an expert or a name of one; given: NoneType"),
         ("built in", "There is no expert, zoo or folder 'built in'. Did you mean 'builtin'"),
     ],
     ids=["none", "two of one name", "numbers", "None", "a text"],
@@ -297,9 +297,9 @@ def test_options_of_a_wrong_kind_are_a_sentence(options, sentence):
         (lambda: ns.lfc(np.ones((2, 2)) * 1j, [0, 1]), "must be real numbers"),
         (lambda: ns.ntk(lambda p, x: x @ p, np.ones((2, 1)), np.ones((3, 2)), method=None), "method=None is unknown"),
         (lambda: ns.ntk(lambda p, x: x @ p, np.ones((2, 1)), np.ones((3, 2)), out=""), "an empty text"),
-        (lambda: ns.finetune(None, task()), "Expected an expert, or what names one; given: NoneType"),
-        (lambda: ns.finetune(expert(), 3), "task= takes a Task, or its name or path; given: int"),
-        (lambda: ns.linearized.loss_curve(np.eye(2), np.ones(2), lr=0.1, steps=10**12), "asks for a curve of as many points"),
+        (lambda: ns.finetune(None, task()), "Expected an expert or a name of one; given: NoneType"),
+        (lambda: ns.finetune(expert(), 3), "task= must be a Task, or its name or path; given: int"),
+        (lambda: ns.linearized.loss_curve(np.eye(2), np.ones(2), lr=0.1, steps=10**12), "is a curve of more than"),
         (lambda: ns.Preprocess(4, mean=None), "mean=None, .* both need three numbers"),
         (lambda: ns.Preprocess(4, interpolation=3), "interpolation 3 is unknown"),
     ],

@@ -1,4 +1,4 @@
-"""What do the commands say to options that cannot be? One sentence, a status that is not zero, no traceback, and nothing made."""
+"""Invalid options end with one sentence, status 2, no traceback, and no files."""
 
 import json
 import re
@@ -9,11 +9,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from ntk_select.models import build, initialise
-from ntk_select.models.weights import write_expert
 
 from ntk_select import Card, Preprocess
 from ntk_select.cli import main
+from ntk_select.models import build, initialise
+from ntk_select.models.weights import write_expert
 
 HUGE = "9" * 30
 SMOKE = str(Path(__file__).parents[2] / "scripts/configs/smoke.toml")
@@ -31,7 +31,7 @@ RANK = [
     ("--scores lfcc", "'lfcc' is unknown. Did you mean 'lfc'"),
     ("--scores ,", "No score was named. Allowed: "),
     ("--only asch", "no expert 'asch' in the zoo. Did you mean 'ash'"),
-    ("--only ,", "--only names no expert. To see what there is type: ntk-select zoo list"),
+    ("--only ,", "--only names no expert. Try: ntk-select zoo list"),
     ("--scores rsa --reference tinny", "'tinny' is unknown. Did you mean 'tiny'"),
     ("--measured nothing.json", "cannot be read as JSON: .*No such file"),
     ("--measured file", "cannot be read as JSON"),
@@ -52,23 +52,23 @@ KERNEL = [
     ("--kind ntq", "no such kind. Did you mean 'ntk'"),
     ("--outputs sume", "Did you mean 'sum'"),
     ("--layers [", "is not a regular expression: unterminated character set"),
-    ("--layers nolayer", "--layers nolayer matches no parameter. Allowed: bn1/bias"),
+    ("--layers nolayer", "layers='nolayer' matches no parameter. Allowed: bn1/bias"),
     ("--precision highst", "Did you mean 'highest'"),
     ("--per-class 0", "per_class is 0"),
     ("--seed -1", "seed is -1"),
     ("--memory-gb 0", "memory_gb=0.0 must be a positive number of gigabytes"),
     ("--memory-gb nan", "memory_gb=nan must be a positive number"),
     ("--memory-gb inf", "memory_gb=inf must be a positive number"),
-    ("--memory-gb 1e-9", "Not even one example at a time .*Type: memory_gb="),
-    ("--out kernel.txt", r"does not end in \.npz\. Give a name such as kernel\.npz"),
+    ("--memory-gb 1e-9", "Not even one example at a time .*Try: memory_gb="),
+    ("--out kernel.txt", r"does not end in \.npz\. Try: --out kernel\.npz"),
     ("--out file/kernel.npz", "cannot be written: file is not a folder"),
-    ("--dim 8", "--dim belong to --kind sketch"),
-    ("--plan --kind sketch", "nothing is planned for a sketch"),
-    ("--kind feature --float64", "--float64 belong to --kind ntk"),
+    ("--dim 8", "--dim cannot be combined with --kind ntk"),
+    ("--plan --kind sketch", "a sketch needs no plan"),
+    ("--kind feature --float64", "--float64 cannot be combined with --kind feature"),
     ("--kind sketch --dim 0", "dim=0 must be a whole number from 1 to"),
     ("--kind sketch --dim x", "--dim x must be a whole number, or auto"),
     ("--kind sketch --dim " + HUGE, "must be a whole number from 1 to"),
-    ("--kind sketch --dim 7 --blocks 2", "cannot be cut into 2 blocks .*Type: dim=8"),
+    ("--kind sketch --dim 7 --blocks 2", "cannot be cut into 2 blocks .*Try: dim=8"),
     ("--kind sketch --blocks 0", "blocks=0 must be a whole number from 1"),
     ("--kind sketch --sketch countsketh", "Did you mean 'countsketch'"),
     ("--kind sketch --sketch jvp --dim auto", "dim='auto' needs a kind whose error is known"),
@@ -82,13 +82,13 @@ DYNAMICS = [
     ("--lr fast", "could not convert string to float|invalid"),
     ("--steps -1", "--steps -1 must be a whole number from 0"),
     ("--steps " + HUGE, "--steps 9+ must be a whole number from 0 to 1,000,000,000"),
-    ("--optimizer adam", "--optimizer adam is unknown"),
-    ("--optimizer flow", "--optimizer flow cannot be trained with"),
-    ("--optimizer gd --momentum 0.9", "momentum=0.9 belongs to optimizer='momentum'"),
+    ("--optimizer adam", "--optimizer adam is unknown. Allowed: gd, momentum, nesterov"),
+    ("--optimizer flow", "--optimizer flow is continuous, .* Try: --optimizer gd"),
+    ("--optimizer gd --momentum 0.9", "momentum=0.9 .* optimizer='momentum'"),
     ("--optimizer momentum --momentum 1.5", "momentum=1.5 must be a number from 0 to below 1"),
-    ("--weight-decay nan", "weight_decay=nan must be a number from 0"),
+    ("--weight-decay nan", "weight_decay=nan must be a number"),
     ("--loss means", "Did you mean 'mean'"),
-    ("--loss cross_entropy", "Type: ntk-select dynamics .* --lr 0.01"),
+    ("--loss cross_entropy", "known for squared losses only. Try: ntk-select dynamics --expert ash .* --lr 0.01"),
     ("--layers [", "is not a regular expression"),
     ("--head big", "head='big' is unknown. Allowed: random, zero"),
     ("--encoding oneht", "'oneht' is unknown"),
@@ -103,8 +103,8 @@ FINETUNE = [
     ("--shots 0", "shots=0 must be a whole number from 1"),
     ("--shots 1,2", "--shots '1,2' must be one number, or full"),
     ("--shots fulll", "--shots 'fulll' is not a whole number"),
-    ("--lr 0", r"learning_rates=\[0\.0\] must be numbers above 0"),
-    ("--lr nan", r"learning_rates=\[nan\] must be numbers above 0"),
+    ("--lr 0", r"learning_rates=\[0\.0\] must be "),
+    ("--lr nan", r"learning_rates=\[nan\] must be "),
     ("--lr 0.1;0.2", "--lr '0.1;0.2' is not a number"),
     ("--lr ,,", "--lr needs at least one number"),
     ("--seeds a", "--seeds 'a' is not a whole number"),
@@ -124,7 +124,7 @@ FINETUNE = [
 ]
 BENCH = [
     ("run nothing.toml --out made", "The config nothing.toml cannot be read: No such file"),
-    ("run file --out made", "The config file is no valid TOML"),
+    ("run file --out made", "The config file is not valid TOML"),
     (f"run {SMOKE} --out file", "--out 'file' cannot be written"),
     (f"run {SMOKE} --out made --executor locl", "Did you mean 'local'"),
     (f"run {SMOKE} --out made --workers -1", "workers=-1 must be a whole number from 0"),
@@ -150,12 +150,12 @@ ZOO = [
     ("convert file --arch resnet18 --out made --std 0 0 0", "std above 0"),
     ("convert file --arch resnet18 --out made --interpolation bilin", "Did you mean 'bilinear'"),
     ("train nothing.toml --data . --out made", "The config nothing.toml cannot be read"),
-    ("train file --data . --out made", "The config file is no valid TOML"),
+    ("train file --data . --out made", "The config file is not valid TOML"),
 ]
 TASKS = [
     ("show digitz", "There is no folder or file 'digitz', and no task of that name. Did you mean 'digits'"),
     ("show folder:file", "file"),
-    ("prepare grosery --archive x", "is no set that can be prepared. Did you mean 'grocery'|is no set that can be prepared"),
+    ("prepare grosery --archive x", "is not a data set that can be prepared"),
     ("prepare magnetic_tile --archive nothing", "nothing"),
 ]
 CASES = [

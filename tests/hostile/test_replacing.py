@@ -1,18 +1,18 @@
-"""Is anything lost when an expert is written where something lies already?"""
+"""Nothing is lost when an expert is written to an existing path."""
 
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from ntk_select.models import build
-from ntk_select.models.mapping import tensor_table
-from ntk_select.models.weights import flatten, read_weights, write_expert
 from safetensors.numpy import save_file
 
 from ntk_select import Card, Preprocess
 from ntk_select.cli import main
 from ntk_select.errors import ModelError
+from ntk_select.models import build
+from ntk_select.models.state_dict import tensor_table
+from ntk_select.models.weights import flatten, read_weights, write_expert
 
 CARD = Card("ash", "resnet18", "trees", Preprocess(size=8), "", 2)
 
@@ -64,7 +64,7 @@ def test_what_is_no_expert_is_never_replaced(tmp_path, put):
     with pytest.raises(ModelError, match=REFUSED[put]):
         write(tmp_path / "ash", 2, replace_existing=True)
     with pytest.raises(
-        ModelError, match=r"There is already something at .*ash\. Choose another name, or replace it: --replace, from Python replace_existing=True"
+        ModelError, match=r"ash already exists. Choose another name, or try: --replace, from Python replace_existing=True"
     ):
         write(tmp_path / "ash", 2)
     assert contents(tmp_path) == before

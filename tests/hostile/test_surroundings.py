@@ -1,4 +1,4 @@
-"""What if the disk is full, a folder read-only, or no home there? A sentence, the old file as it was, and nothing half written."""
+"""A full disk, a read-only folder or a missing home directory gives one sentence, leaves old files unchanged, and no partial ones."""
 
 import errno
 import io
@@ -17,11 +17,11 @@ import pytest
 import ntk_select as ns
 from ntk_select._runtime import cache, files
 from ntk_select._runtime.files import write_atomically
-from ntk_select.cli import console, main
+from ntk_select.cli import main, options
 from ntk_select.errors import ConfigError, DataError, NtkSelectError
 from ntk_select.kernels.file import SavedKernel
 from ntk_select.training.checkpoints import Checkpoints
-from ntk_select.training.step import begin, sgd
+from ntk_select.training.loop import begin, sgd
 
 pytestmark = pytest.mark.usefixtures("quickly")
 FULL = "No space left on device"
@@ -79,7 +79,7 @@ def left(folder: Path) -> set[str]:
 @pytest.fixture
 def no_figure(monkeypatch):
     """Drawing takes seconds."""
-    monkeypatch.setattr("ntk_select.ranking.plot.figure_bytes", lambda *_: b"a figure")
+    monkeypatch.setattr("ntk_select.ranking.record.ranking_figure", lambda *_: b"a figure")
 
 
 @pytest.mark.usefixtures("no_figure", "full_at_the_end")
@@ -133,7 +133,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_training(tmp_path, monkeyp
 
     with Checkpoints(tmp_path, "mine", "settings", every_seconds=0) as kept:
         monkeypatch.setattr(kept._manager, "save", refuse)
-        with pytest.warns(UserWarning, match=f"Checkpoints can no longer be kept in .*: {FULL}. The training goes on"):
+        with pytest.warns(UserWarning, match=f"Checkpoints can no longer be written to .*: {FULL}. Training continues"):
             kept.save(1, state, {})
         kept.save(2, state, {})  # and says it once
     assert tried == [1]
@@ -156,7 +156,7 @@ def test_a_ranking_that_cannot_be_saved_is_printed_all_the_same(monkeypatch, tmp
     [
         (OSError(errno.ENOSPC, FULL, "somewhere/x"), 2, "ntk-select: somewhere/x cannot be written or read: No space left on device."),
         (OSError(errno.EROFS, "Read-only file system"), 2, "ntk-select: something cannot be written or read: Read-only file system."),
-        (MemoryError(), 2, "ntk-select: Memory ran out. End other programs"),
+        (MemoryError(), 2, "ntk-select: Out of memory. Try: a smaller --per-class"),
         (KeyboardInterrupt(), 130, "ntk-select: stopped."),
         (NtkSelectError("That is wrong."), 2, "ntk-select: That is wrong."),
     ],
@@ -219,7 +219,7 @@ def read_only():
 def test_a_read_only_folder_is_refused_before_the_work(read_only):
     for folder in (read_only, read_only / "new" / "deep"):
         with pytest.raises(ConfigError, match="--out '.*inside.*' cannot be written: Permission denied. Give another folder."):
-            console.check_writable(folder)
+            options.check_writable(folder)
     with pytest.raises(ConfigError, match="k.npz cannot be written: Permission denied"):
         saved_kernel().save(read_only / "k.npz")
     with pytest.raises(DataError, match="cannot hold the kernel: .*Permission denied"):
@@ -231,9 +231,9 @@ def test_a_read_only_folder_is_refused_before_the_work(read_only):
 
 
 def test_the_check_of_a_folder_leaves_nothing(tmp_path):
-    console.check_writable(tmp_path / "new" / "deep")
+    options.check_writable(tmp_path / "new" / "deep")
     (tmp_path / "there").mkdir()
-    console.check_writable(tmp_path / "there")
+    options.check_writable(tmp_path / "there")
     assert [path.name for path in tmp_path.rglob("*")] == ["there"]
 
 
@@ -247,7 +247,7 @@ def test_without_a_home_the_cache_has_no_place_and_a_path_with_a_tilde_is_refuse
     monkeypatch.setattr(Path, "expanduser", no_home)
     assert cache.default_folder() is None
     with pytest.raises(ConfigError, match="--out '~/x' cannot be written: Could not determine home"):
-        console.check_writable(Path("~/x"))
+        options.check_writable(Path("~/x"))
 
 
 BARE = """

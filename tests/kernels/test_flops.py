@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ntk_select.models.architectures import build, initialise
 
 from ntk_select.kernels.flops import forward_flops
+from ntk_select.models.architectures import build, initialise
 
 
 def test_a_dense_layer_takes_two_operations_a_weight_and_example():

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ntk_select.models.architectures import build, initialise, make_expert
 
 from ntk_select.errors import ConfigError, ModelError
 from ntk_select.experts.expert import Expert
@@ -16,6 +15,7 @@ from ntk_select.kernels.engine.execute import kernel_of_op
 from ntk_select.kernels.engine.layer_ops import conv_op
 from ntk_select.kernels.engine.ntk import ntk
 from ntk_select.kernels.gradients import gradient_kernel
+from ntk_select.models.architectures import build, initialise, make_expert
 from ntk_select.scores.lgc import lgc
 
 pytestmark = pytest.mark.usefixtures("quickly")

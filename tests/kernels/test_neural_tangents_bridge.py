@@ -10,11 +10,11 @@ import pytest
 from jax.interpreters import ad
 
 from ntk_select.errors import ConfigError, MissingDependencyError
-from ntk_select.kernels import neural_tangents as bridge
+from ntk_select.kernels.engine import neural_tangents as bridge
+from ntk_select.kernels.engine.analyse import analyse
 from ntk_select.kernels.engine.arguments import read_outputs, select
 from ntk_select.kernels.engine.jacobian import jacobian_kernel
-from ntk_select.kernels.engine.structure import analyse
-from ntk_select.kernels.neural_tangents import import_neural_tangents, neural_tangents_kernel
+from ntk_select.kernels.engine.neural_tangents import import_neural_tangents, neural_tangents_kernel
 
 C = 3
 RUNNING = ["JACOBIAN_CONTRACTION", "NTK_VECTOR_PRODUCTS"]
@@ -120,7 +120,7 @@ def test_unknown_implementation_is_named():
 
 def test_structured_derivatives_name_the_jax_they_need(monkeypatch):
     monkeypatch.setattr(jax, "__version__", "0.10.2")
-    with pytest.raises(ConfigError, match=r"needs jax 0\.4\.23.*installed is jax 0\.10\.2.*Type: method='structured'"):
+    with pytest.raises(ConfigError, match=r"needs jax 0\.4\.23.*installed is jax 0\.10\.2.*Try: method='structured'"):
         neural_tangents_kernel(network, PARAMS, X1, None, None, (0,), implementation="STRUCTURED_DERIVATIVES")
 
 
@@ -129,7 +129,7 @@ def test_import_leaves_jax_as_it_was_without_tensorflow_and_is_quick():
 import sys, time
 import jax, jax.core, numpy as np
 from jax.interpreters import ad
-from ntk_select.kernels.neural_tangents import import_neural_tangents, neural_tangents_kernel
+from ntk_select.kernels.engine.neural_tangents import import_neural_tangents, neural_tangents_kernel
 from ntk_select.kernels.engine.arguments import read_outputs
 state = lambda: [dict(vars(module)) for module in (jax.core, ad, jax.extend.core)] + ["jax.util" in sys.modules, hasattr(jax, "util")]
 before, start = state(), time.perf_counter()
@@ -177,7 +177,7 @@ def imported():
 def test_import_that_fails_half_way_says_why_and_leaves_nothing_behind():
     before = [dict(vars(jax.core)), dict(vars(ad)), "jax.util" in sys.modules]
     sys.meta_path.insert(0, Refuse("neural_tangents._src.stax", AttributeError("jax.core.Gone has gone\nlong ago")))
-    sentence = r"cannot be imported on jax [\d.]+ \(AttributeError: jax.core.Gone has gone\); it was tested with jax 0.4.23 and 0.10.2\. Type: method='structured'"
+    sentence = r"cannot be imported on jax [\d.]+ \(AttributeError: jax.core.Gone has gone\); it was tested with jax 0.4.23 and 0.10.2\. Try: method='structured'"
     with pytest.raises(MissingDependencyError, match=sentence):
         import_neural_tangents()
     assert not imported()

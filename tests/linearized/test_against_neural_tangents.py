@@ -10,7 +10,7 @@ import pytest
 import scipy.linalg
 
 from ntk_select.errors import MissingDependencyError
-from ntk_select.kernels.neural_tangents import import_neural_tangents
+from ntk_select.kernels.engine.neural_tangents import import_neural_tangents
 from ntk_select.linearized import max_stable_lr, predict
 
 LR, TIMES = 0.5, np.array([0.0, 1.0, 30.0, 700.0])

@@ -7,8 +7,8 @@ import optax
 import pytest
 
 from ntk_select.errors import ConfigError
-from ntk_select.linearized import beside, draw_batches, network_kernel, predict, train
-from ntk_select.linearized.compare import answers
+from ntk_select.linearized import compare_training, draw_batches, network_kernel, predict, train
+from ntk_select.linearized.compare import predicted_classes
 
 
 def linear(params, x):
@@ -17,7 +17,7 @@ def linear(params, x):
 
 def run(world, **options):
     given = {"lr": 0.01, "steps": 20, "params": world.params, "x_test": world.x_test, "test_targets": world.test_targets}
-    return beside(world.fn, world.x, world.targets, **(given | options))
+    return compare_training(world.fn, world.x, world.targets, **(given | options))
 
 
 @pytest.fixture(scope="module")
@@ -90,16 +90,16 @@ def test_accuracy_is_the_share_of_right_answers(several, three):
 
 def test_a_single_output_answers_by_its_sign(binary):
     goal, test_goal = binary.targets[:, None], binary.test_targets[:, None]
-    found = beside(binary.fn, binary.x, goal, lr=0.01, steps=5, params=binary.params, x_test=binary.x_test, test_targets=test_goal)
+    found = compare_training(binary.fn, binary.x, goal, lr=0.01, steps=5, params=binary.params, x_test=binary.x_test, test_targets=test_goal)
     np.testing.assert_allclose(found.accuracy(), ((found.real.test_outputs > 0) == (test_goal > 0)).mean(axis=(1, 2)))
-    assert (answers(np.array([[-1.0, 2.0]])) == [[0, 1]]).all()
-    assert (answers(np.array([[[-1.0], [2.0]]])) == [[0, 1]]).all()
-    assert (answers(np.array([[[1.0, 2.0], [3.0, 0.0]]])) == [[1, 0]]).all()
+    assert (predicted_classes(np.array([[-1.0, 2.0]])) == [[0, 1]]).all()
+    assert (predicted_classes(np.array([[[-1.0], [2.0]]])) == [[0, 1]]).all()
+    assert (predicted_classes(np.array([[[1.0, 2.0], [3.0, 0.0]]])) == [[1, 0]]).all()
 
 
 def test_outputs_that_are_not_finite_answer_nothing():
-    assert (answers(np.array([[np.nan, np.inf, 2.0]])) == [[-1, -1, 1]]).all()
-    assert (answers(np.array([[[np.nan, 2.0], [3.0, -np.inf], [1.0, 0.0]]])) == [[-1, -1, 0]]).all()
+    assert (predicted_classes(np.array([[np.nan, np.inf, 2.0]])) == [[-1, -1, 1]]).all()
+    assert (predicted_classes(np.array([[[np.nan, 2.0], [3.0, -np.inf], [1.0, 0.0]]])) == [[-1, -1, 0]]).all()
 
 
 def test_training_that_diverges_agrees_with_nothing_and_raises_nothing(several):
@@ -120,7 +120,7 @@ def test_the_start_is_recorded_as_well(several):
 
 def test_a_kernel_that_is_there_is_not_computed_again(several, monkeypatch):
     kernel = network_kernel(several.fn, several.x, several.x_test, params=several.params, method="dense")
-    monkeypatch.delattr(sys.modules[beside.__module__], "network_kernel")
+    monkeypatch.delattr(sys.modules[compare_training.__module__], "network_kernel")
     found = run(several, kernel=kernel, linear=False)
     assert found.kernel is kernel
 
@@ -161,30 +161,30 @@ def test_where_neither_has_moved_nothing_differs(independent, several):
 
 @pytest.mark.parametrize("curve", ["real", "lin", None])
 def test_unknown_curves_are_refused(three, curve):
-    with pytest.raises(ConfigError, match=rf"There is no curve {curve!r} here. Allowed: 'formula', and 'linear'"):
+    with pytest.raises(ConfigError, match=rf"There is no curve {curve!r}. Allowed: 'formula', and 'linear' after compare_training"):
         three.discrepancy(curve)
 
 
 def test_a_curve_that_was_not_asked_for_is_missed(several):
     found = run(several, linear=False, steps=1)
-    with pytest.raises(ConfigError, match="There is no curve 'linear' here"):
+    with pytest.raises(ConfigError, match="There is no curve 'linear'"):
         found.discrepancy("linear")
-    with pytest.raises(ConfigError, match="There is no curve 'linear' here. Allowed: 'formula', 'real', and 'linear' where it was asked for"):
+    with pytest.raises(ConfigError, match="There is no curve 'linear'. Allowed: 'formula', 'real', and 'linear' after compare_training"):
         found.accuracy("linear")
 
 
 REFUSED = {
-    "flow": ({"optimizer": "flow"}, "Real training takes steps. Type: optimizer='gd'"),
-    "both times": ({"times": [1]}, "Give times= or steps="),
+    "flow": ({"optimizer": "flow"}, "Real training takes discrete steps. Try: optimizer='gd'"),
+    "both times": ({"times": [1]}, "Give either times= or steps="),
     "lr": ({"lr": -1}, "lr=-1 must be a positive number"),
     "targets": ({"targets": np.ones(12)}, "targets has shape"),
-    "test targets alone": ({"x_test": None}, "test_targets= need x_test= beside them"),
-    "kernel without test examples": ({"kernel": "own"}, "kernel= has no cross_kernel for x_test. Type: kernel=network_kernel"),
+    "test targets alone": ({"x_test": None}, "test_targets= requires x_test="),
+    "kernel without test examples": ({"kernel": "own"}, "kernel= has no cross_kernel for x_test. Try: kernel=network_kernel"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_beside_refuses(several, name):
+def test_compare_training_refuses(several, name):
     options, sentence = REFUSED[name]
     if options.get("kernel"):
         options = {"kernel": network_kernel(several.fn, several.x, params=several.params), "linear": False}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ntk_select.errors import MissingDependencyError
-from ntk_select.linearized import beside, compare
+from ntk_select.linearized import compare, compare_training
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def found(rng):
     x, y = rng.normal(size=(5, 4)), np.eye(2)[[0, 1, 0, 1, 1]]
 
     def run(**options):
-        return beside(fn, x, y, params=params, lr=1e-2, steps=3, **options)
+        return compare_training(fn, x, y, params=params, lr=1e-2, steps=3, **options)
 
     return run, x, y
 

@@ -177,11 +177,11 @@ def test_multiples_and_constants_do_not_change_what_is_explained(independent):
 
 
 REFUSED = {
-    "one example": ({"x": np.ones((1, 4))}, "x holds one example; a kernel's variance over pairs needs two"),
+    "one example": ({"x": np.ones((1, 4))}, "x holds one example; the variance of a kernel over pairs needs at least two"),
     "features of others": ({"features": np.ones((5, 2))}, "features has 5 rows for 12 examples"),
     "batch size": ({"batch_size": 0}, "batch_size=0 must be a positive number"),
     "layers": ({"layers": "conv"}, "layers='conv' matches no"),
-    "parameters": ({"params": None}, "A function needs its parameters"),
+    "parameters": ({"params": None}, "A function requires its parameters"),
     "examples": ({"x": "digits"}, "x must be one array of numbers"),
 }
 

@@ -204,9 +204,9 @@ def test_a_loss_that_is_never_reached_takes_for_ever(independent, options):
     kernel = rows @ rows.T
     left = residual - rows @ np.linalg.lstsq(rows, residual)[0]
     lr, rest = 0.5 / independent.largest(kernel), 0.5 * float(left @ left)
-    assert time_to_loss(kernel, residual, 0.999 * rest, lr=lr, most_steps=5000, **options) == math.inf
-    assert time_to_loss(kernel, residual, -1.0, lr=lr, most_steps=100, **options) == math.inf
-    reached = time_to_loss(kernel, residual, 1.2 * rest, lr=lr, most_steps=5000, **options)
+    assert time_to_loss(kernel, residual, 0.999 * rest, lr=lr, max_steps=5000, **options) == math.inf
+    assert time_to_loss(kernel, residual, -1.0, lr=lr, max_steps=100, **options) == math.inf
+    reached = time_to_loss(kernel, residual, 1.2 * rest, lr=lr, max_steps=5000, **options)
     assert 0 < reached < 5000
 
 
@@ -218,15 +218,15 @@ def test_steps_beyond_the_most_are_not_looked_at(independent, binary, optimizer,
     target = 0.3 * curve[0]
     first = int(np.argmax(curve <= target))
     assert first > 1
-    assert time_to_loss(binary.kernel, residual, target, most_steps=first, **options) == first
-    assert time_to_loss(binary.kernel, residual, target, most_steps=first - 1, **options) == math.inf
+    assert time_to_loss(binary.kernel, residual, target, max_steps=first, **options) == first
+    assert time_to_loss(binary.kernel, residual, target, max_steps=first - 1, **options) == math.inf
 
 
 def test_a_rate_that_diverges_may_still_pass_the_target_first(independent):
     """Along the smaller eigenvalue the residual falls for a while, before the larger one takes over."""
     kernel, residual = np.diag([1.0, 0.5]), np.array([1e-9, 1.0])
     assert time_to_loss(kernel, residual, 0.4, lr=2.2, optimizer="gd") == 1
-    assert time_to_loss(kernel, residual, 1e-30, lr=2.2, optimizer="gd", most_steps=2000) == math.inf
+    assert time_to_loss(kernel, residual, 1e-30, lr=2.2, optimizer="gd", max_steps=2000) == math.inf
 
 
 @pytest.mark.parametrize(("optimizer", "momentum"), OPTIMIZERS)
@@ -247,7 +247,7 @@ def test_a_diverging_curve_without_the_matrix_grows_to_infinity_as_well(binary):
 
 SAY_NO = {
     "kernel that is not symmetric": ({"kernel": np.triu(np.ones((3, 3)))}, "kernel is not symmetric.*cross_kernel="),
-    "kernel that is not positive": ({"kernel": np.diag([1.0, 1.0, -0.1])}, "eigenvalue -0.1 beside the largest 1: it is not positive semi-definite"),
+    "kernel that is not positive": ({"kernel": np.diag([1.0, 1.0, -0.1])}, "eigenvalue -0.1, the largest being 1: it is not positive semi-definite"),
     "kernel that is negative": ({"kernel": -np.eye(3)}, "not positive semi-definite"),
     "kernel of another size": ({"kernel": np.eye(4)}, r"kernel has shape \(4, 4\); for 3 examples and 1 outputs allowed are \(3, 3\) and"),
     "loss without closed form": ({"loss": "cross_entropy"}, "'cross_entropy' has no closed form.*predict"),
@@ -255,9 +255,9 @@ SAY_NO = {
     "tolerance": ({"tolerance": 0.0}, "tolerance=0.0 must be a number between 0 and 1"),
     "tolerance one": ({"tolerance": 1}, "tolerance=1 must be"),
     "tolerance text": ({"tolerance": "1e-3"}, "tolerance='1e-3' must be"),
-    "products": ({"most_products": 0}, "most_products=0 must be a whole number from 1"),
-    "products half": ({"most_products": 1.5}, "most_products=1.5 must be"),
-    "products bool": ({"most_products": True}, "most_products=True must be"),
+    "products": ({"max_products": 0}, "max_products=0 must be a whole number from 1"),
+    "products half": ({"max_products": 1.5}, "max_products=1.5 must be"),
+    "products bool": ({"max_products": True}, "max_products=True must be"),
 }
 
 
@@ -291,13 +291,13 @@ def test_the_largest_learning_rate_of_a_function_of_zeros():
 
 @pytest.mark.parametrize("shape", [None, 3, (), (0,), (1, 2, 3), [3]])
 def test_a_function_is_asked_with_the_shape_of_the_outputs(shape):
-    with pytest.raises(ConfigError, match=r"A kernel function does not say how many outputs it moves; shape=.*Type: shape=\(n, c\)"):
+    with pytest.raises(ConfigError, match=r"A kernel function requires the shape of the outputs; given: shape=.*Try: shape=\(n, c\)"):
         max_stable_lr(lambda v: v, shape=shape)
 
 
 @pytest.mark.parametrize("kernel", [np.eye(3), 2.0])
 def test_the_largest_learning_rate_of_a_mean_needs_the_number_of_residuals(kernel):
-    with pytest.raises(ConfigError, match="loss='mean' divides by the number of residuals, n times c. Type: size="):
+    with pytest.raises(ConfigError, match="loss='mean' divides by the number of residuals, n times c. Try: size="):
         max_stable_lr(kernel, loss="mean")
 
 
@@ -308,5 +308,5 @@ def test_the_target_loss_is_a_number(target):
 
 
 def test_the_time_to_a_loss_needs_an_array():
-    with pytest.raises(ConfigError, match="time_to_loss needs all eigenvalues: give the kernel as an array"):
+    with pytest.raises(ConfigError, match="time_to_loss needs all eigenvalues. Try: the kernel as an array"):
         time_to_loss(lambda v: v, np.ones(2), 0.1, lr=0.1)

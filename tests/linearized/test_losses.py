@@ -65,5 +65,5 @@ def test_squares_that_overflow_are_infinite():
 def test_unknown_losses_are_refused():
     with pytest.raises(ConfigError, match="loss='crossentropy' is unknown. Did you mean 'cross_entropy"):
         check_loss("crossentropy")
-    with pytest.raises(ConfigError, match="loss='cross_entropy' has no closed form. Type: .*, or one of half_sum, sum, mean"):
+    with pytest.raises(ConfigError, match="loss='cross_entropy' has no closed form. Try: .*, or one of half_sum, sum, mean"):
         squared_loss("cross_entropy", 3)

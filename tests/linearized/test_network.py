@@ -9,8 +9,8 @@ from ntk_select.models import ZOO
 
 import ntk_select as ns
 from ntk_select.errors import ConfigError, MissingDependencyError, ModelError
+from ntk_select.kernels.engine.neural_tangents import import_neural_tangents
 from ntk_select.kernels.engine.vector_product import padded_batches
-from ntk_select.kernels.neural_tangents import import_neural_tangents
 from ntk_select.linearized import linearize, network_kernel, predict, train
 from ntk_select.linearized.network import as_network
 
@@ -168,12 +168,12 @@ def test_the_cheaper_way_is_taken_and_says_why(independent, several):
     few = network_kernel(several.fn, several.x[:3], params=wide)
     assert few.method == "dense"
     assert few.kernel.shape == (3, 3, 3, 3)
-    assert "operations for the kernel" in few.why
-    assert "matrix-free" in few.why
+    assert "operations for the kernel" in few.reason
+    assert "matrix-free" in few.reason
     assert network_kernel(several.fn, independent.draw(400, 4), params=several.params).method == "matrix-free"
     large = network_kernel(several.fn, several.x, several.x_test, params=several.params, memory_gb=2e-5)
     assert large.method == "matrix-free"
-    assert "2e-05" in large.why
+    assert "2e-05" in large.reason
     assert callable(large.kernel)
     assert callable(large.cross_kernel)
 
@@ -208,7 +208,7 @@ def test_layers_of_an_expert_that_are_no_pattern_are_refused():
 
 
 def test_parameters_of_another_structure_are_refused(several):
-    with pytest.raises(ConfigError, match="These parameters have another structure than those of the expansion"):
+    with pytest.raises(ConfigError, match="params have another tree structure than the point of expansion"):
         linearize(several.fn, several.params)([np.ones(3)], several.x)
 
 
@@ -218,9 +218,9 @@ def test_an_expert_without_last_convolution_says_so():
 
 
 REFUSED = {
-    "an expert with parameters": ((linear_expert(), {"w": np.eye(3)}), {}, "An expert brings its own parameters: leave params out"),
-    "no function": (("resnet", {}), {}, r"Give an Expert or a function fn\(params, x\); given: str"),
-    "no parameters": ((jnp.matmul,), {}, "A function needs its parameters. Type: params="),
+    "an expert with parameters": ((linear_expert(), {"w": np.eye(3)}), {}, "An expert has its own parameters. Try: leave params= out"),
+    "no function": (("resnet", {}), {}, r"Expected an Expert or a function fn\(params, x\); given: str"),
+    "no parameters": ((jnp.matmul,), {}, "A function requires its parameters. Try: params="),
     "layers that match nothing": ((jnp.matmul, {"w": np.eye(2)}), {"layers": "conv"}, "layers='conv' matches no"),
     "layers of an expert that match nothing": ((linear_expert(),), {"layers": "conv"}, "layers='conv' matches no parameter"),
 }
@@ -238,12 +238,12 @@ OPTIONS = {
     "outputs": ({"outputs": "sum"}, "outputs='sum' is unknown.*Allowed: full, trace"),
     "trace without matrix": (
         {"outputs": "trace", "method": "matrix-free"},
-        "Products are with the full kernel; outputs='trace' needs method='dense'",
+        "Products use the full kernel; outputs='trace' requires method='dense'",
     ),
     "precision": ({"precision": "float64"}, "precision='float64' is unknown"),
     "batch size": ({"batch_size": 0}, "batch_size=0 must be a positive number"),
     "test examples of another shape": ({"x_test": np.ones((2, 5))}, "they must be alike"),
-    "no parameters": ({"params": None}, "A function needs its parameters"),
+    "no parameters": ({"params": None}, "A function requires its parameters"),
 }
 
 

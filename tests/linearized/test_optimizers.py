@@ -141,9 +141,9 @@ SAY_NO = {
     "momentum one": ({"optimizer": "momentum", "momentum": 1.0}, "momentum=1.0 must be a number from 0 to below 1"),
     "momentum negative": ({"optimizer": "momentum", "momentum": -0.1}, "momentum=-0.1 must be"),
     "momentum none": ({"optimizer": "momentum", "momentum": None}, "momentum=None must be"),
-    "momentum of gd": ({"optimizer": "gd", "momentum": 0.9}, "momentum=0.9 belongs to optimizer='momentum' or 'nesterov', not to 'gd'"),
-    "momentum of flow": ({"momentum": 0.9}, "belongs to optimizer='momentum' or 'nesterov', not to 'flow'"),
-    "weight decay negative": ({"weight_decay": -1e-4}, "weight_decay=-0.0001 must be a number from 0"),
+    "momentum of gd": ({"optimizer": "gd", "momentum": 0.9}, "momentum=0.9 requires optimizer='momentum' or 'nesterov', not 'gd'"),
+    "momentum of flow": ({"momentum": 0.9}, "requires optimizer='momentum' or 'nesterov', not 'flow'"),
+    "weight decay negative": ({"weight_decay": -1e-4}, "weight_decay=-0.0001 must be a number of at least 0"),
     "weight decay infinite": ({"weight_decay": math.inf}, "weight_decay=inf must be"),
     "weight decay none": ({"weight_decay": None}, "weight_decay=None must be"),
 }
@@ -166,22 +166,22 @@ def test_times_are_given_or_counted():
     assert read_times(flow, range(3), None).dtype == np.float64
 
 
-WHICH = "Give times= or steps=, one of the two"
+WHICH = "Give either times= or steps="
 TIMES = {
     "neither": (None, None, WHICH),
     "both": ([1], 1, WHICH),
     "half a step": (None, 1.5, "steps=1.5 must be a whole number from 0"),
     "negative steps": (None, -1, "steps=-1 must be a whole number from 0"),
     "steps bool": (None, True, "steps=True must be a whole number"),
-    "steps in a row": (None, [1, 2], r"steps=\[1, 2\] must be a whole number from 0. For single points type: times="),
+    "steps in a row": (None, [1, 2], r"steps=\[1, 2\] must be a whole number from 0. For single points, try: times="),
     "words": ("soon", None, "times= takes numbers; given: str"),
     "ragged": ([[1], [2, 3]], None, "times= takes numbers; given: list"),
-    "empty": ([], None, "times= takes a row of numbers from 0"),
-    "table": ([[1, 2]], None, "times= takes a row of numbers from 0"),
-    "negative": ([0, -1], None, "times= takes a row of numbers from 0"),
-    "nan": ([math.nan], None, "times= takes a row of numbers from 0"),
+    "empty": ([], None, "times= takes a one-dimensional array of non-negative numbers"),
+    "table": ([[1, 2]], None, "times= takes a one-dimensional array of non-negative numbers"),
+    "negative": ([0, -1], None, "times= takes a one-dimensional array of non-negative numbers"),
+    "nan": ([math.nan], None, "times= takes a one-dimensional array of non-negative numbers"),
     "infinity": ([1, math.inf], None, "times= must be finite here"),
-    "between steps": ([1, 2.5], None, "optimizer='gd' takes whole steps; times= holds 2.5. Type: optimizer='flow'"),
+    "between steps": ([1, 2.5], None, "optimizer='gd' takes whole steps; times= holds 2.5. Try: optimizer='flow'"),
 }
 
 

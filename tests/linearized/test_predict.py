@@ -285,7 +285,7 @@ def test_labels_become_numbers_to_regress_on():
         (([[0, 1]],), r"shape \(1, 2\); give class ids"),
         (([],), "give class ids"),
         (([True, False],), "labels has type bool"),
-        (([0, 3], 3), r"labels run from 0 to 3; allowed are 0 to 2. Type: num_classes=4"),
+        (([0, 3], 3), r"labels run from 0 to 3; allowed are 0 to 2. Try: num_classes=4"),
         (([-1, 1],), "labels run from -1 to 1; allowed are 0 to 1"),
     ],
 )
@@ -297,7 +297,7 @@ def test_labels_are_class_ids(given, sentence):
 def test_encodings_are_two():
     with pytest.raises(ConfigError, match="encoding='binary' is unknown. Allowed: onehot, pm1"):
         targets([0, 1], encoding="binary")
-    with pytest.raises(ConfigError, match="encoding='pm1' is for two classes; there are 3"):
+    with pytest.raises(ConfigError, match="encoding='pm1' requires two classes; there are 3"):
         targets([0, 1, 2], encoding="pm1")
 
 
@@ -306,29 +306,29 @@ ONE_HOT = np.eye(2)[[0, 1, 0]]
 TEST = {"cross_kernel": np.ones((2, 3)), "test_outputs": np.ones((2, 2))}
 SAY_NO = {
     "loss": ({"loss": "crossentropy"}, "loss='crossentropy' is unknown. Did you mean 'cross_entropy'"),
-    "shapes": ({"targets": np.ones(3)}, r"targets has shape \(3,\) for outputs \(3, 2\); they must be alike.*targets\(labels\)"),
-    "cross-entropy of one output": ({"outputs": ONES[:, :1], "targets": ONES[:, :1], "loss": "cross_entropy"}, "needs two outputs at least"),
-    "cross-entropy of a row": ({"outputs": ONES[:, 0], "targets": ONES[:, 0], "loss": "cross_entropy_sum"}, "needs two outputs at least"),
+    "shapes": ({"targets": np.ones(3)}, r"targets has shape \(3,\) for outputs \(3, 2\); they must be equal.*targets\(labels\)"),
+    "cross-entropy of one output": ({"outputs": ONES[:, :1], "targets": ONES[:, :1], "loss": "cross_entropy"}, "needs at least two outputs"),
+    "cross-entropy of a row": ({"outputs": ONES[:, 0], "targets": ONES[:, 0], "loss": "cross_entropy_sum"}, "needs at least two outputs"),
     "cross-entropy of no probabilities": ({"targets": ONES, "loss": "cross_entropy"}, "needs targets whose rows are probabilities"),
     "cross-entropy of negative ones": ({"targets": ONES - [0, 2] + [1, 0], "loss": "cross_entropy"}, "needs targets whose rows are probabilities"),
     "test targets that are no probabilities": ({**TEST, "test_targets": np.ones((2, 2)), "loss": "cross_entropy"}, "needs test_targets whose rows"),
-    "test targets alone": ({"test_targets": np.ones((2, 2))}, "test_targets= need cross_kernel= and test_outputs= beside them"),
-    "cross kernel alone": ({"cross_kernel": np.ones((2, 3))}, "cross_kernel= and test_outputs= belong together"),
-    "test outputs alone": ({"test_outputs": np.ones((2, 2))}, "cross_kernel= and test_outputs= belong together"),
+    "test targets alone": ({"test_targets": np.ones((2, 2))}, "test_targets= requires cross_kernel= and test_outputs="),
+    "cross kernel alone": ({"cross_kernel": np.ones((2, 3))}, "cross_kernel= and test_outputs= must be given together"),
+    "test outputs alone": ({"test_outputs": np.ones((2, 2))}, "cross_kernel= and test_outputs= must be given together"),
     "columns of test outputs": (
         {**TEST, "test_outputs": np.ones((2, 3))},
-        r"test_outputs has shape \(2, 3\); it must have as many columns as outputs, 2",
+        r"test_outputs has shape \(2, 3\); it must have as many columns as outputs: 2",
     ),
-    "a row of test outputs": ({**TEST, "test_outputs": np.ones(2)}, r"test_outputs has shape \(2,\); it must have as many columns as outputs, 2"),
+    "a row of test outputs": ({**TEST, "test_outputs": np.ones(2)}, r"test_outputs has shape \(2,\); it must have as many columns as outputs: 2"),
     "test targets of another shape": ({**TEST, "test_targets": np.ones((3, 2))}, r"test_targets has shape \(3, 2\) for test_outputs \(2, 2\)"),
-    "batches under flow": ({"batches": [[0]] * 3, "optimizer": "flow"}, "batches= belong to optimisers that take steps. Type: optimizer='gd'"),
+    "batches under flow": ({"batches": [[0]] * 3, "optimizer": "flow"}, "batches= requires a discrete optimiser. Try: optimizer='gd'"),
     "no limit of cross-entropy": (
         {"loss": "cross_entropy", "steps": None, "times": [np.inf]},
         "loss='cross_entropy' has no limit without weight decay",
     ),
     "no limit with batches": (
         {"batches": [[0]], "steps": None, "times": [1, np.inf], "weight_decay": 0.1},
-        "loss='half_sum' has no limit without weight decay, nor with batches",
+        "loss='half_sum' has no limit without weight decay or with batches",
     ),
     "limit of a function": ({"kernel": lambda v: v, "steps": None, "times": [np.inf]}, "The limit of training needs all eigenvalues.*kernel_ridge"),
     "tolerance": ({"tolerance": 2.0}, "tolerance=2.0 must be"),

@@ -84,14 +84,14 @@ def test_outputs_are_finite_real_numbers(array, sentence):
 @pytest.mark.parametrize(
     ("kernel", "sentence"),
     [
-        (np.eye(2), r"kernel has shape \(2, 2\); for 3 examples and 2 outputs allowed are \(3, 3\) and \(3, 3, 2, 2\). Type: kernel=ntk_select.ntk"),
+        (np.eye(2), r"kernel has shape \(2, 2\); for 3 examples and 2 outputs allowed are \(3, 3\) and \(3, 3, 2, 2\). Try: kernel=ntk_select.ntk"),
         (np.eye(6), r"kernel has shape \(6, 6\)"),
         (np.ones((3, 3, 1, 1)), r"kernel has shape \(3, 3, 1, 1\)"),
         (None, r"kernel has shape \(\)"),
-        (1j * np.eye(3), "kernel is complex128; it must hold real numbers"),
+        (1j * np.eye(3), "kernel has type complex128; it must hold real numbers"),
         (np.full((3, 3), np.nan), "kernel holds NaN or infinity"),
         (np.tril(np.ones((3, 3))), "kernel is not symmetric"),
-        (np.arange(36.0).reshape(3, 3, 2, 2), "kernel is not symmetric. Give the kernel of the training examples with themselves"),
+        (np.arange(36.0).reshape(3, 3, 2, 2), "kernel is not symmetric. It must be the kernel of the training examples with themselves"),
     ],
 )
 def test_kernels_fit_or_are_refused(kernel, sentence):
@@ -102,7 +102,7 @@ def test_kernels_fit_or_are_refused(kernel, sentence):
 @pytest.mark.parametrize(
     ("function", "sentence"),
     [
-        (lambda v: v[:2], r"The kernel function gave \(2, 2\) for outputs \(3, 2\); it must keep the shape"),
+        (lambda v: v[:2], r"The kernel function returned shape \(2, 2\) for outputs \(3, 2\); it must return the same shape"),
         (lambda v: v * np.nan, "The kernel function's product holds NaN or infinity"),
     ],
 )
@@ -116,7 +116,7 @@ def test_functions_keep_the_shape_and_are_finite(function, sentence):
     [
         (np.ones((3, 4)), r"cross_kernel has shape \(3, 4\); for 3 examples and 2 outputs allowed are \(4, 3\) and \(4, 3, 2, 2\)"),
         (np.full((4, 3), np.inf), "cross_kernel holds NaN or infinity"),
-        (np.full((4, 3), "a"), "cross_kernel is <U1; it must hold real numbers"),
+        (np.full((4, 3), "a"), "cross_kernel has type <U1; it must hold real numbers"),
     ],
 )
 def test_cross_kernels_fit_or_are_refused(cross, sentence):

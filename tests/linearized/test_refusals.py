@@ -31,40 +31,40 @@ def identity(v):
 
 
 REFUSED = {
-    "a ragged kernel": (lambda: loss_curve([[1.0], [1.0, 2.0]], np.ones(2), lr=1, steps=1), "kernel is a list that is no array"),
+    "a ragged kernel": (lambda: loss_curve([[1.0], [1.0, 2.0]], np.ones(2), lr=1, steps=1), "kernel is a list which is not an array"),
     "a wrong effect": (
         lambda: predict(EYE, 0 * ONES, ONES, lr=0.1, steps=1, cross_kernel=identity, test_outputs=np.ones(2)),
-        "The function cross_kernel gave .3, 1. for 2 test examples|gave .3,. for 2 test examples and 1 outputs",
+        "The function cross_kernel returned shape .3, 1. for 2 test examples|returned shape .3,. for 2 test examples and 1 outputs",
     ),
     "an effect that is not finite": (
         lambda: predict(EYE, 0 * ONES, ONES, lr=0.1, steps=1, cross_kernel=lambda v: v * np.nan, test_outputs=ONES),
-        "What the function cross_kernel gave holds NaN",
+        "The result of the function cross_kernel holds NaN",
     ),
     "an endless ridge": (lambda: kernel_ridge(EYE, ONES, ridge=np.inf), "ridge=inf must be a positive number"),
     "a tolerance below zero": (lambda: kernel_ridge(identity, ONES, ridge=1.0, tolerance=-1), "tolerance=-1 must be a number between 0 and 1"),
     "test outputs of other columns": (
         lambda: kernel_ridge(EYE, ONES, ridge=1.0, cross_kernel=np.ones((2, 3)), test_outputs=np.ones((2, 2))),
-        r"test_outputs has shape \(2, 2\); it must have as many columns as outputs, 1",
+        r"test_outputs has shape \(2, 2\); it must have as many columns as outputs: 1",
     ),
     "one test output": (
         lambda: kernel_ridge(EYE, ONES, ridge=1.0, cross_kernel=np.ones((2, 3)), test_outputs=1.0),
         "test_outputs has type float64 and shape",
     ),
-    "an endless ridge of the score": (lambda: generalization_score(EYE, ONES, ridge=np.inf), "ridge=inf must be a number from 0"),
-    "an endless ridge of the bound": (lambda: speed_bound(EYE, ONES, ridge=np.inf), "ridge=inf must be a number from 0"),
+    "an endless ridge of the score": (lambda: generalization_score(EYE, ONES, ridge=np.inf), "ridge=inf must be a number of at least 0"),
+    "an endless ridge of the bound": (lambda: speed_bound(EYE, ONES, ridge=np.inf), "ridge=inf must be a number of at least 0"),
     "a tolerance of the score": (lambda: generalization_score(identity, ONES, ridge=1, tolerance=-1), "tolerance=-1 must be"),
-    "a negative eigenvalue": (lambda: max_stable_lr(-1.0), "kernel=-1.0, its largest eigenvalue, must be a number from 0"),
+    "a negative eigenvalue": (lambda: max_stable_lr(-1.0), "kernel=-1.0, its largest eigenvalue, must be a number of at least 0"),
     "no residuals": (lambda: max_stable_lr(1.0, size=0), "size=0 must be a whole number from 1"),
-    "no shape": (lambda: max_stable_lr(identity), "A kernel function does not say how many outputs it moves; shape=None"),
+    "no shape": (lambda: max_stable_lr(identity), "A kernel function requires the shape of the outputs; given: shape=None"),
     "a limit beyond the stable rate": (
         lambda: predict(EYE, np.zeros((3, 2)), np.eye(2)[[0, 1, 1]], lr=1e3, times=np.inf, optimizer="gd", loss="cross_entropy", weight_decay=0.1),
         "lr=1000 times weight_decay=0.1 is too large: training diverges",
     ),
     "an optimiser in words": (
         lambda: ns.linearized.train(lambda p, x: x @ p, EYE, EYE, "gd", steps=1, params=EYE),
-        "optimizer='gd' is no Optax optimiser. Type: optimizer=optax.sgd",
+        "optimizer='gd' is not an Optax optimiser. Try: optimizer=optax.sgd",
     ),
-    "half a step": (lambda: time_to_loss(EYE, ONES, 0.1, lr=0.1, most_steps=1.5), "most_steps=1.5 must be a whole number from 0"),
+    "half a step": (lambda: time_to_loss(EYE, ONES, 0.1, lr=0.1, max_steps=1.5), "max_steps=1.5 must be a whole number from 0"),
     "half a batch": (lambda: draw_batches(3, 1, 1.5), "steps=1.5 must be a whole number from 0"),
     "classes as text": (lambda: targets([0, 1], "3"), "num_classes='3' must be a whole number, or None"),
 }
@@ -82,7 +82,7 @@ def test_an_eigenvalue_that_arpack_does_not_find_is_told(monkeypatch):
         raise ArpackNoConvergence("No convergence after 30 iterations.", [], [])
 
     monkeypatch.setattr(sys.modules[loss_curve.__module__], "eigsh", lost)
-    with pytest.raises(ConfigError, match="The kernel function's largest eigenvalue was not found: .*Give the kernel as an array"):
+    with pytest.raises(ConfigError, match="The kernel function's largest eigenvalue was not found: .*Try: the kernel as an array"):
         max_stable_lr(identity, shape=(5,))
 
 
@@ -173,7 +173,7 @@ ON_THE_HOST = {
     "layer_factors": lambda w: L.layer_factors(linear, X, params=w),
     "network_kernel": lambda w: L.network_kernel(linear, X, params=w),
     "train": lambda w: L.train(linear, X, X, optax.sgd(0.1), steps=1, params=w),
-    "compare_training": lambda w: L.beside(linear, X, X, lr=0.1, steps=1, params=w),
+    "compare_training": lambda w: L.compare_training(linear, X, X, lr=0.1, steps=1, params=w),
 }
 
 
@@ -194,12 +194,12 @@ DEPENDENT = {
     "a dense kernel": lambda fn: L.network_kernel(fn, X, params=EYE, method="dense"),
     "a matrix-free kernel": lambda fn: L.network_kernel(fn, X, params=EYE, method="matrix-free"),
     "layer factors": lambda fn: L.layer_factors(fn, X, params=EYE),
-    "a comparison": lambda fn: L.beside(fn, X, X, lr=0.1, steps=1, params=EYE),
+    "a comparison": lambda fn: L.compare_training(fn, X, X, lr=0.1, steps=1, params=EYE),
 }
 
 
 @pytest.mark.parametrize("name", DEPENDENT)
 def test_networks_whose_examples_influence_each_other_are_refused(name):
     DEPENDENT[name](linear)
-    with pytest.raises(ModelError, match="depend on the other examples of the batch: batch norm .* is in training mode.* Type: use_running_average"):
+    with pytest.raises(ModelError, match="depend on the other examples of the batch: batch norm .* is in training mode.* Try: use_running_average"):
         DEPENDENT[name](normalised_over_the_batch)

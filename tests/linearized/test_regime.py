@@ -20,10 +20,10 @@ def test_each_ends_at_the_last_step_before_the_first_that_is_off():
     assert not found.throughout
     assert found.sentences() == [
         "Training loss: within 5 % of real training up to step 2; at most 6 % off, 1 % at step 50.",
-        "Test outputs: within 10 % of how far they have moved up to step 1; 35 % off at step 50.",
-        "Answers: at least 95 % of the test images are answered alike up to step 5; 64 % at step 50.",
-        "In this run the formula can be trusted for single answers up to step 1 and for the loss up to step 2; beyond, it shows the course and not the "
-        "values.",
+        "Test outputs: within 10 % of their change since the start up to step 1; 35 % off at step 50.",
+        "Predicted classes: equal for at least 95 % of the test images up to step 5; 64 % at step 50.",
+        "In this run the formula can be trusted for individual predictions up to step 1 and for the loss up to step 2; after that, only its "
+        "trend.",
     ]
 
 
@@ -31,12 +31,12 @@ def test_errors_at_the_limits_still_count_and_a_prediction_may_hold_throughout()
     found = of(LOSS_CLOSE, OUTPUTS_CLOSE, ANSWERS_CLOSE)
     assert (found.loss, found.outputs, found.answers) == (50, 50, 50)
     assert found.throughout
-    assert found.sentences()[-1] == "In this run the formula can be trusted throughout for the loss and for single answers."
+    assert found.sentences()[-1] == "In this run the formula can be trusted throughout for the loss and for individual predictions."
     assert "up to the end, step 50;" in found.sentences()[0]
 
 
 @pytest.mark.parametrize(
-    ("loss", "says"), [([0, 0, 0, 0.2, 0, 0], "for the training loss up to step 2; beyond"), (0, "throughout for the training loss.")]
+    ("loss", "says"), [([0, 0, 0, 0.2, 0, 0], "for the training loss up to step 2; after that"), (0, "throughout for the training loss.")]
 )
 def test_without_test_images_only_the_loss_is_judged(loss, says):
     found = regime(TIMES, np.broadcast_to(np.asarray(loss, float), 6))

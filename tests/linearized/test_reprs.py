@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ntk_select.errors import ConfigError
-from ntk_select.linearized import Beside, LayerFactors, NetworkKernel, Prediction, Trajectory, compare, label_spectrum, linearize, predict
+from ntk_select.linearized import Comparison, LayerFactors, NetworkKernel, Prediction, Trajectory, compare, label_spectrum, linearize, predict
 
 TIMES = np.arange(21.0)
 
@@ -21,7 +21,7 @@ def found():
     formula = Prediction(TIMES, outputs, losses(0.1), np.sqrt(TIMES), outputs, test, None, 0)
     linear = Trajectory(TIMES, outputs, losses(0.1), np.sqrt(TIMES), test, None, {})
     real = linear._replace(train_losses=losses(0.12))
-    return Beside(formula, linear, real, NetworkKernel(np.eye(12), np.ones((7, 12)), "dense", "cheap"), np.zeros((12, 3)), None)
+    return Comparison(formula, linear, real, NetworkKernel(np.eye(12), np.ones((7, 12)), "dense", "cheap"), np.zeros((12, 3)), None)
 
 
 def test_three_curves_are_a_table_of_what_they_hold(found):

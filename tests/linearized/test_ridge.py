@@ -66,13 +66,13 @@ SAY_NO = {
     "ridge none": ({"ridge": None}, "ridge=None must be"),
     "ridge too small": (
         {"kernel": np.ones((3, 3)) - 1e-6 * np.eye(3), "ridge": 1e-9},
-        "kernel [+] ridge is not positive definite at ridge=1e-09. Give a larger",
+        "kernel [+] ridge is not positive definite at ridge=1e-09. Try: a larger",
     ),
     "shapes": ({"outputs": np.ones((3, 2))}, r"targets has shape \(3,\) for outputs \(3, 2\)"),
     "kernel": ({"kernel": np.eye(2)}, r"kernel has shape \(2, 2\)"),
-    "test outputs alone": ({"test_outputs": np.ones(2)}, "test_outputs= need cross_kernel= beside them"),
+    "test outputs alone": ({"test_outputs": np.ones(2)}, "test_outputs= requires cross_kernel="),
     "columns of test outputs": ({"cross_kernel": np.ones((2, 3)), "test_outputs": np.ones((2, 2))}, r"test_outputs has shape \(2, 2\)"),
-    "cross kernel of unknown size": ({"cross_kernel": lambda v: v[:2]}, "A function as cross_kernel= does not say how many test examples"),
+    "cross kernel of unknown size": ({"cross_kernel": lambda v: v[:2]}, "A function cross_kernel= requires test_outputs=, for the number of test examples"),
     "cross kernel of another size": (
         {"cross_kernel": np.ones((2, 4))},
         r"cross_kernel has shape \(2, 4\); for 3 examples and 1 outputs allowed are \(2, 3\)",
@@ -91,5 +91,5 @@ def test_gradients_that_do_not_conjugate_are_told(independent):
     """Eigenvalues over sixteen orders of magnitude, and next to no ridge."""
     vectors = np.linalg.qr(independent.draw(30, 30))[0]
     kernel = vectors * np.geomspace(1e16, 1, 30) @ vectors.T
-    with pytest.raises(ConfigError, match="Conjugate gradients did not reach tolerance=1e-14 at ridge=1e-20. Give a larger ridge or tolerance"):
+    with pytest.raises(ConfigError, match="Conjugate gradients did not reach tolerance=1e-14 at ridge=1e-20. Try: a larger ridge or tolerance"):
         kernel_ridge(lambda v: kernel @ v, np.ones(30), ridge=1e-20, tolerance=1e-14)

@@ -93,15 +93,15 @@ def test_longer_times_take_more_products(features):
 def test_too_few_products_are_refused(features, call):
     kernel, _, labels, _ = features
     function = Counted(kernel, (N,))
-    with pytest.raises(ConfigError, match=r"After 12 products with the kernel the curve still changes by more than 1e-08 of itself.*most_products="):
-        call(function, labels, lr=LR, times=[0, 1000], most_products=12)
+    with pytest.raises(ConfigError, match=r"After 12 products with the kernel the curve still changes by more than 1e-08, relative.*max_products="):
+        call(function, labels, lr=LR, times=[0, 1000], max_products=12)
     assert function.count == 12
 
 
 def test_products_as_many_as_residuals_are_always_enough(independent):
     rows, residual = independent.draw(9, 9), independent.draw(9, seed=1)
     kernel = rows @ rows.T
-    curve = loss_curve(lambda v: kernel @ v, residual, lr=0.1, times=[0, 1, 1e4], most_products=9)
+    curve = loss_curve(lambda v: kernel @ v, residual, lr=0.1, times=[0, 1, 1e4], max_products=9)
     np.testing.assert_allclose(curve, loss_curve(kernel, residual, lr=0.1, times=[0, 1, 1e4]), rtol=1e-6, atol=1e-12)
 
 
@@ -164,7 +164,7 @@ def test_small_negative_eigenvalues_are_rounding_and_large_ones_are_not():
     assert (eigenvalues(np.zeros((2, 2))) == 0).all()
     for bad in (np.diag([-2e-3, 1.0]), np.diag([-1.0, -2.0]), np.array([[0.0, 1.0], [1.0, 0.0]])):
         with pytest.raises(
-            ConfigError, match=r"kernel has the eigenvalue -.* beside the largest .*not positive semi-definite. Type: ntk_select.certify"
+            ConfigError, match=r"kernel has the eigenvalue -.*, the largest being .*not positive semi-definite. Try: ntk_select.certify"
         ):
             eigenvalues(bad)
 
@@ -176,7 +176,7 @@ def krylov(matrix, start, quantity=lambda values, coordinates: coordinates**2 @ 
         calls.append(0)
         return matrix @ v
 
-    found = lanczos(product, start, quantity, **({"tolerance": 1e-10, "most": 200} | options))
+    found = lanczos(product, start, quantity, **({"tolerance": 1e-10, "max_products": 200} | options))
     assert len(calls) == len(found.values)
     return found
 
@@ -188,7 +188,7 @@ def symmetric(independent, size, seed=0):
 
 def test_vectors_are_orthonormal_and_give_back_the_start(independent):
     matrix, start = symmetric(independent, 150), independent.draw(150, seed=1)
-    found = krylov(matrix, start, most=100, tolerance=1e-300)
+    found = krylov(matrix, start, max_products=100, tolerance=1e-300)
     assert len(found.values) == 100
     assert not found.converged
     np.testing.assert_allclose(found.vectors.T @ found.vectors, np.eye(100), atol=1e-12)
@@ -199,7 +199,7 @@ def test_vectors_are_orthonormal_and_give_back_the_start(independent):
 @pytest.mark.parametrize("m", [1, 3, 6])
 def test_quadratures_of_m_products_are_exact_up_to_degree_two_m_minus_one(independent, m):
     matrix, start = symmetric(independent, 40), independent.draw(40, seed=1)
-    found = krylov(matrix, start, most=m)
+    found = krylov(matrix, start, max_products=m)
     for degree in range(2 * m):
         exact = start @ np.linalg.matrix_power(matrix, degree) @ start
         assert (found.coordinates**2 * found.values**degree).sum() == pytest.approx(exact, rel=1e-9)
@@ -209,7 +209,7 @@ def test_quadratures_of_m_products_are_exact_up_to_degree_two_m_minus_one(indepe
 
 def test_polynomials_below_degree_m_are_exact(independent):
     matrix, start = symmetric(independent, 40), independent.draw(40, seed=1)
-    found = krylov(matrix, start, most=4)
+    found = krylov(matrix, start, max_products=4)
     for degree in range(4):
         np.testing.assert_allclose(
             found.vectors @ (found.values**degree * found.coordinates), np.linalg.matrix_power(matrix, degree) @ start, rtol=1e-8

@@ -48,12 +48,12 @@ def test_the_limit_of_a_squared_loss_is_the_closed_form(several):
 
 def test_a_flow_that_cannot_be_followed_is_told(monkeypatch):
     monkeypatch.setattr(sys.modules[predict.__module__], "solve_ivp", lambda *_, **__: SimpleNamespace(success=False, message="Steps are too small."))
-    with pytest.raises(ConfigError, match=r"The flow could not be followed to time 5: Steps are too small. Type: a smaller lr or shorter times"):
+    with pytest.raises(ConfigError, match=r"The flow could not be integrated to time 5: Steps are too small. Try: a smaller lr or shorter times"):
         predict(np.eye(3), ZEROS, ONE_HOT, lr=0.1, times=[0, 5], loss="cross_entropy")
 
 
 def test_a_limit_that_is_not_found_is_told(several):
-    with pytest.raises(ConfigError, match=r"The limit of training with weight_decay=1e-09 was not found. Type: a larger weight_decay"):
+    with pytest.raises(ConfigError, match=r"The limit of training with weight_decay=1e-09 was not found. Try: a larger weight_decay"):
         predict(several.kernel, several.outputs, several.targets, lr=0.1, times=[np.inf], loss="cross_entropy", weight_decay=1e-9)
 
 
@@ -64,9 +64,9 @@ def test_batches_may_be_of_different_sizes_and_more_than_the_steps():
     np.testing.assert_allclose(found.train_outputs[-1], 0.5 * ONE_HOT)
 
 
-WHERE = r"Each batch must be a row of places among the 3 training examples, 0 to 2"
+WHERE = r"Each batch must be a one-dimensional array of indices of the 3 training examples, 0 to 2"
 SAY_NO = {
-    "too few": ([[0], [1]], "There are 2 batches for 3 steps; give one a step"),
+    "too few": ([[0], [1]], "There are 2 batches for 3 steps; give one per step"),
     "beyond": ([[0], [3], [1]], WHERE),
     "negative": ([[0], [-1], [1]], WHERE),
     "empty": ([[0], [], [1]], WHERE),
@@ -74,7 +74,7 @@ SAY_NO = {
     "masks": ([[True, False, True]] * 3, WHERE),
     "single": ([0, 1, 2], WHERE),
     "tables": ([[[0]]] * 3, WHERE),
-    "twice": ([[0, 0], [1], [2]], "A batch names an example twice"),
+    "twice": ([[0, 0], [1], [2]], "A batch holds an index twice"),
 }
 
 

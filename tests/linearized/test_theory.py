@@ -93,13 +93,13 @@ def test_no_labels_have_the_score_zero_with_and_without_the_matrix():
 @pytest.mark.parametrize("rank", [1, 3])
 def test_a_singular_kernel_needs_a_ridge(independent, rank):
     rows, targets = independent.draw(6, rank), independent.draw(6, seed=1)
-    with pytest.raises(ConfigError, match=r"The kernel is singular \(eigenvalues from .* and ridge=0 does not mend it. Type: ridge=None"):
+    with pytest.raises(ConfigError, match=r"kernel \+ ridge is singular at ridge=0 .*Try: ridge=None"):
         generalization_score(rows @ rows.T, targets, ridge=0)
     assert 0 < generalization_score(rows @ rows.T, targets).value < np.inf
 
 
 def test_a_kernel_of_zeros_has_no_score():
-    with pytest.raises(ConfigError, match="The kernel is singular"):
+    with pytest.raises(ConfigError, match=r"kernel \+ ridge is singular"):
         generalization_score(np.zeros((3, 3)), np.ones(3))
 
 
@@ -199,18 +199,18 @@ SAY_NO = {
     "speed of a learning rate in words": (initial_speed, {"lr": "0.1"}, "lr='0.1' must be a positive number"),
     "speed of another loss": (initial_speed, {"loss": "cross_entropy"}, "has no closed form"),
     "speed of a kernel that does not fit": (initial_speed, {"kernel": np.eye(4)}, r"kernel has shape \(4, 4\)"),
-    "score of a negative ridge": (generalization_score, {"ridge": -0.1}, "ridge=-0.1 must be a number from 0, or None"),
-    "score of a ridge in words": (generalization_score, {"ridge": "auto"}, "ridge='auto' must be a number from 0, or None"),
+    "score of a negative ridge": (generalization_score, {"ridge": -0.1}, "ridge=-0.1 must be a number of at least 0, or None"),
+    "score of a ridge in words": (generalization_score, {"ridge": "auto"}, "ridge='auto' must be a number of at least 0, or None"),
     "score of no ridge for a function": (
         generalization_score,
         {"kernel": lambda v: v},
-        "A kernel function does not know its mean eigenvalue. Type: ridge=",
+        "The mean eigenvalue of a kernel function is unknown. Try: an absolute ridge=",
     ),
     "score of targets that are no numbers": (generalization_score, {"targets": ["a"] * 3}, "targets has type"),
-    "spectrum of a function": (label_spectrum, {"kernel": lambda v: v}, "label_spectrum needs all eigenvectors: give the kernel as an array"),
-    "spectrum of nothing": (label_spectrum, {"targets": np.zeros(3)}, "targets are all zero: they lie along no eigenvector"),
-    "bound of a singular kernel": (speed_bound, {"kernel": np.ones((3, 3)), "ridge": 0}, "The kernel is singular"),
-    "bound of no ridge for a function": (speed_bound, {"kernel": lambda v: v}, "does not know its mean eigenvalue"),
+    "spectrum of a function": (label_spectrum, {"kernel": lambda v: v}, "label_spectrum needs all eigenvectors. Try: the kernel as an array"),
+    "spectrum of nothing": (label_spectrum, {"targets": np.zeros(3)}, "targets are all zero: their spectrum is undefined"),
+    "bound of a singular kernel": (speed_bound, {"kernel": np.ones((3, 3)), "ridge": 0}, r"kernel \+ ridge is singular"),
+    "bound of no ridge for a function": (speed_bound, {"kernel": lambda v: v}, "mean eigenvalue of a kernel function is unknown"),
 }
 
 

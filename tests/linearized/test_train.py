@@ -152,24 +152,24 @@ def test_a_batch_has_from_one_to_all_examples(size):
         draw_batches(12, size, 3)
 
 
-LINEAR = "A linearised network is trained from its own start in its own layers: leave params and layers out"
+LINEAR = "A linearised network has its own params and layers. Try: leave params= and layers= out"
 SAY_NO = {
-    "weight decay": ({"weight_decay": -1}, "weight_decay=-1 must be a number from 0"),
+    "weight decay": ({"weight_decay": -1}, "weight_decay=-1 must be a number of at least 0"),
     "weight decay in words": ({"weight_decay": "no"}, "weight_decay='no' must be"),
     "batch size": ({"batch_size": 0}, "batch_size=0 must be a positive number"),
-    "times": ({"steps": None}, "Give times= or steps="),
+    "times": ({"steps": None}, "Give either times= or steps="),
     "half steps": ({"steps": None, "times": [0.5]}, "takes whole steps"),
     "infinity": ({"steps": None, "times": [np.inf]}, "times= must be finite here"),
     "loss": ({"loss": "hinge"}, "loss='hinge' is unknown"),
     "layers": ({"layers": "conv"}, "layers='conv' matches no"),
-    "parameters": ({"params": None}, "A function needs its parameters"),
+    "parameters": ({"params": None}, "A function requires its parameters"),
     "targets": ({"targets": np.ones(12)}, r"targets has shape \(12,\) for the network's outputs \(12, 3\)"),
     "probabilities": ({"targets": np.ones((12, 3)), "loss": "cross_entropy"}, "needs targets whose rows are probabilities"),
     "test targets": (
         {"x_test": np.ones((5, 4)), "test_targets": np.ones((4, 3))},
         r"test_targets has shape \(4, 3\) for the network's test outputs \(5, 3\)",
     ),
-    "test targets alone": ({"test_targets": np.ones((5, 3))}, "test_targets= need x_test= beside them"),
+    "test targets alone": ({"test_targets": np.ones((5, 3))}, "test_targets= requires x_test="),
     "batches": ({"batches": [[0]]}, "There are 1 batches for 2 steps"),
 }
 

@@ -1,4 +1,4 @@
-"""What do the tests of models/ share? The modules beside this file, loaded by path, because tests/ is no package."""
+"""Fixtures of the tests of models/: the helper modules of this folder, loaded by path because tests/ is not a package."""
 
 import importlib.util
 import sys

@@ -1,4 +1,4 @@
-"""Stores torchvision's answers for seeded weights and images, or prints how far ours are from them.
+"""Stores torchvision's outputs for seeded weights and images, or prints the errors of ours.
 
     python tests/models/make_torchvision_reference.py store     writes torchvision_reference.npz
     python tests/models/make_torchvision_reference.py table     prints the relative errors in both precisions
@@ -10,10 +10,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from ntk_select.models.architectures import ARCHITECTURES
 from parity import TOLERANCE, flax_outputs, relative_error
 from seeded_state import NUM_CLASSES, SIZES, names_digest, seeded_images, seeded_state
 from torchvision_oracle import torchvision_module, torchvision_outputs
+
+from ntk_select.models.architectures import ARCHITECTURES
 
 PUBLISHED = [name for name in ARCHITECTURES if not name.endswith("_small")]
 FEATURES = 64

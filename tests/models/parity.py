@@ -1,9 +1,10 @@
-"""What does our network answer, given a PyTorch state dict, and how far is that from the reference?"""
+"""Outputs of our networks for a PyTorch state dict, and their relative error."""
 
 from collections.abc import Mapping
 
 import jax
 import numpy as np
+
 from ntk_select.models.architectures import build, make_expert
 from ntk_select.models.convert import convert_state_dict
 

@@ -1,4 +1,4 @@
-"""Which weights and images do the parity tests use? The same ones with and without PyTorch, from a seed.
+"""Seeded weights and images of the parity tests, equal with and without PyTorch.
 
 Only NumPy's `RandomState` is used: its stream is frozen, so the stored reference outputs stay valid.
 """

@@ -2,14 +2,13 @@
 
 import numpy as np
 import pytest
-from ntk_select.models.architectures import build, make_expert
-from ntk_select.models.check_logits import as_outputs, check_logits_of
-from ntk_select.models.convert import convert_checkpoint, convert_state_dict
-from ntk_select.models.mapping import tensor_table
 from safetensors.numpy import save_file
 
 from ntk_select.errors import ModelError
 from ntk_select.experts.preprocess import Preprocess
+from ntk_select.models.architectures import build, make_expert
+from ntk_select.models.convert import compare_outputs, convert_checkpoint, convert_state_dict, load_outputs
+from ntk_select.models.state_dict import tensor_table
 
 NETWORK = build("resnet_small", num_classes=3)
 HOW = Preprocess(size=16, resize=16)
@@ -36,11 +35,11 @@ def test_the_same_outputs_pass_and_the_difference_is_said(expert, images):
     x = HOW(images)
     y = np.asarray(expert.apply_fn(expert.variables, x))
     for given in ({"images": images}, {"inputs": x}, {"inputs": x.astype(np.float64)}, {"inputs": np.ascontiguousarray(x.transpose(0, 3, 1, 2))}):
-        said = check_logits_of(expert, as_outputs({**given, "logits": y}))
-        assert said.startswith("Checked against 5 outputs of the original: the largest difference is ")
+        said = compare_outputs(expert, load_outputs({**given, "logits": y}))
+        assert said.startswith("Compared with 5 outputs of the original: the largest difference is ")
     largest = np.abs(y).max()
     moved = y + np.float32(0.0005) * largest * (np.arange(15).reshape(5, 3) == 7)
-    assert "the largest difference is 0.05 % of the largest logit" in check_logits_of(expert, as_outputs({"inputs": x, "logits": moved}))
+    assert "the largest difference is 0.05 % of the largest logit" in compare_outputs(expert, load_outputs({"inputs": x, "logits": moved}))
 
 
 @pytest.mark.parametrize(("kind", "allowed"), [("inputs", 0.001), ("images", 0.02)])
@@ -52,10 +51,10 @@ def test_outputs_that_differ_by_more_than_is_allowed_are_refused(expert, images,
         moved = y.copy()
         moved[place] *= 1 - factor * allowed
         if passes:
-            check_logits_of(expert, as_outputs({kind: given, "logits": moved}))
+            compare_outputs(expert, load_outputs({kind: given, "logits": moved}))
         else:
-            with pytest.raises(ModelError, match=rf"the largest difference is [\d.]+ % of the largest logit, allowed are {100 * allowed:g} %"):
-                check_logits_of(expert, as_outputs({kind: given, "logits": moved}))
+            with pytest.raises(ModelError, match=rf"the largest difference is [\d.]+ % of the largest logit, allowed: {100 * allowed:g} %"):
+                compare_outputs(expert, load_outputs({kind: given, "logits": moved}))
 
 
 def test_a_variant_of_the_same_tensors_is_refused_and_nothing_is_written(state, images, tmp_path):
@@ -72,26 +71,26 @@ def test_a_variant_of_the_same_tensors_is_refused_and_nothing_is_written(state, 
         patch.setitem(layers.STEMS, "small_strided", (4, 1, 1))
         np.savez(tmp_path / "variant.npz", inputs=x, logits=np.asarray(NETWORK.apply(variables, x)))
     np.savez(tmp_path / "same.npz", inputs=x, logits=np.asarray(NETWORK.apply(variables, x)))
-    with pytest.raises(ModelError, match=r"The original computes something else with the same tensors .* Nothing was written\."):
+    with pytest.raises(ModelError, match=r"The original has the same tensors but another computation .* Nothing was written\."):
         convert(out=tmp_path / "expert", check_logits=tmp_path / "variant.npz")
     assert not (tmp_path / "expert").exists()
     card = convert(out=tmp_path / "expert", check_logits=tmp_path / "same.npz")
-    assert "Checked against 5 outputs" in card.training["converted_from"]["notes"][0]
+    assert "Compared with 5 outputs" in card.training["converted_from"]["notes"][0]
 
 
 def test_logits_of_another_number_of_classes_are_refused(expert, images):
     with pytest.raises(
-        ModelError, match=r"The logits to check against are \(5, 4\), those of the converted network \(5, 3\)\. Nothing was written\."
+        ModelError, match=r"The logits of check_logits have shape \(5, 4\), those of the converted network \(5, 3\)\. Nothing was written\."
     ):
-        check_logits_of(expert, as_outputs({"images": images, "logits": np.ones((5, 4))}))
+        compare_outputs(expert, load_outputs({"images": images, "logits": np.ones((5, 4))}))
 
 
 def test_inputs_that_the_network_cannot_take_are_refused(state):
     network = build("alexnet", num_classes=3, hidden=8)
     shapes = {key: np.zeros(row.shape, np.float32) for key, row in tensor_table(network).items()}
     expert = make_expert("a", network, convert_state_dict(shapes, network), preprocess=HOW)
-    with pytest.raises(ModelError, match=r"The network does not take the inputs \(1, 8, 8, 3\) beside the logits"):
-        check_logits_of(expert, as_outputs({"inputs": np.ones((1, 8, 8, 3)), "logits": np.ones((1, 3))}))
+    with pytest.raises(ModelError, match=r"The network does not accept the inputs \(1, 8, 8, 3\) of check_logits"):
+        compare_outputs(expert, load_outputs({"inputs": np.ones((1, 8, 8, 3)), "logits": np.ones((1, 3))}))
 
 
 X, Y = np.ones((2, 8, 8, 3), np.float32), np.ones((2, 3))
@@ -100,9 +99,9 @@ X, Y = np.ones((2, 8, 8, 3), np.float32), np.ones((2, 3))
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({}, "check_logits holds nothing; it must hold logits"),
-        ({"x": X, "y": Y}, "check_logits holds x, y; it must hold logits"),
-        ({"logits": Y}, "check_logits holds logits; it must hold"),
+        ({}, "check_logits contains nothing; expected logits"),
+        ({"x": X, "y": Y}, "check_logits contains x, y; expected logits"),
+        ({"logits": Y}, "check_logits contains logits; expected logits"),
         ({"logits": Y, "inputs": X, "images": X}, "and either images"),
         ({"logits": Y, "images": X}, r"images is float32 \(2, 8, 8, 3\)"),
         ({"logits": Y, "inputs": X.astype(np.uint8)}, r"inputs is uint8"),
@@ -119,7 +118,7 @@ X, Y = np.ones((2, 8, 8, 3), np.float32), np.ones((2, 3))
 )
 def test_outputs_of_another_form_are_refused(given, sentence):
     with pytest.raises(ModelError, match=sentence):
-        as_outputs(given)
+        load_outputs(given)
 
 
 @pytest.mark.parametrize(
@@ -127,18 +126,18 @@ def test_outputs_of_another_form_are_refused(given, sentence):
     [
         (None, r"The file of logits .*a\.npz cannot be read: No such file"),
         (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
-        (b"PK\x03\x04", r"a\.npz is no \.npz file of numbers"),
-        (b"other", r"a\.npz is no \.npz file of numbers"),
+        (b"PK\x03\x04", r"a\.npz cannot be read as an \.npz file of numbers"),
+        (b"other", r"a\.npz cannot be read as an \.npz file of numbers"),
     ],
 )
 def test_a_file_that_is_no_npz_is_named(tmp_path, content, sentence):
     if content is not None:
         (tmp_path / "a.npz").write_bytes(content)
     with pytest.raises(ModelError, match=sentence):
-        as_outputs(tmp_path / "a.npz")
+        load_outputs(tmp_path / "a.npz")
 
 
 def test_objects_in_an_npz_are_not_unpickled(tmp_path):
     np.savez(tmp_path / "a.npz", logits=np.array([{}], object), inputs=X)
-    with pytest.raises(ModelError, match=r"a\.npz is no \.npz file of numbers"):
-        as_outputs(tmp_path / "a.npz")
+    with pytest.raises(ModelError, match=r"a\.npz cannot be read as an \.npz file of numbers"):
+        load_outputs(tmp_path / "a.npz")

@@ -1,4 +1,4 @@
-"""Checkpoint files are told apart by what is in them, whatever they are called."""
+"""Checkpoint formats are recognised by content, whatever the file name."""
 
 import gzip
 import io
@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ntk_select.models.checkpoint_file import opened_checkpoint
-from ntk_select.models.convert import read_checkpoint
 from safetensors.numpy import save
 
 from ntk_select.errors import ModelError
+from ntk_select.models.checkpoint_file import opened_checkpoint
+from ntk_select.models.convert import read_checkpoint
 
 ONE = {"conv.weight": np.arange(6, dtype=np.float32).reshape(2, 3)}
 
@@ -45,21 +45,21 @@ def test_a_header_whose_length_is_the_letter_of_json_is_no_json(tmp_path):
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2145\nsize 102\n"
 FILES = {
-    "pointer": (POINTER, "is a Git LFS pointer, not the file that it stands for. Type, in its repository: git lfs pull"),
+    "pointer": (POINTER, "is a Git LFS pointer, not the file itself. Try, in its repository: git lfs pull"),
     "pointer with a mark": (b"\xef\xbb\xbf" + POINTER, "is a Git LFS pointer"),
-    "page": (b"<!DOCTYPE html><html>404</html>", "is a web page, as a server sends in place of a file"),
+    "page": (b"<!DOCTYPE html><html>404</html>", "is a web page, as servers return for a missing file"),
     "short page": (b"\n <HTML><body>Sign in</body>", "is a web page"),
     "page with a mark": (b"\xef\xbb\xbf<!doctype html>", "is a web page"),
     "refusal of a store": (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "is a web page"),
     "refusal of an interface": (b'{"message": "Not Found"}', "is JSON text, not weights"),
-    "nothing": (b"", "is empty: it has no bytes"),
-    "gzip": (gzip.compress(b"x"), "is compressed with gzip. Unpack it: gunzip FILE"),
+    "nothing": (b"", "is empty"),
+    "gzip": (gzip.compress(b"x"), "is compressed with gzip. Try: gunzip FILE"),
     "xz": (lzma.compress(b"x"), "is compressed with xz"),
-    "HDF5": (b"\x89HDF\r\n\x1a\n", "is an HDF5 file, as Keras and TensorFlow write"),
+    "HDF5": (b"\x89HDF\r\n\x1a\n", "is an HDF5 file, as written by Keras and TensorFlow"),
     "NumPy": (b"\x93NUMPY\x01\x00", "is a NumPy array"),
-    "ONNX": (b"\x08\x07\x12\x07pytorch", "is of no known format. Allowed are .safetensors files and what torch.save has written"),
-    "cut zip": (b"PK\x03\x04" + bytes(100), "is cut off or damaged: it begins as a zip archive and does not end as one"),
-    "text": (b"hello", "is of no known format"),
+    "ONNX": (b"\x08\x07\x12\x07pytorch", "has an unknown format. Allowed: .safetensors files and files written by torch.save"),
+    "cut zip": (b"PK\x03\x04" + bytes(100), "is truncated or damaged: it begins as a zip archive and does not end as one"),
+    "text": (b"hello", "has an unknown format"),
 }
 
 
@@ -70,7 +70,7 @@ def test_what_stands_in_place_of_a_checkpoint_is_said(tmp_path, case, suffix):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(content)
     if case in ("ONNX", "text") and suffix == ".safetensors":
-        sentence = "is not a sound safetensors file"
+        sentence = "is not a valid safetensors file"
     with pytest.raises(ModelError) as caught:
         read_checkpoint(path)
     assert str(caught.value).startswith(f"Checkpoint {path} {sentence}")
@@ -79,7 +79,7 @@ def test_what_stands_in_place_of_a_checkpoint_is_said(tmp_path, case, suffix):
 def test_a_tar_archive_is_to_be_unpacked(tmp_path):
     with tarfile.open(tmp_path / "a.tar", "w") as archive:
         archive.addfile(tarfile.TarInfo("model.pth"), io.BytesIO())
-    with pytest.raises(ModelError, match=r"a\.tar is a tar archive. Unpack it"):
+    with pytest.raises(ModelError, match=r"a\.tar is a tar archive. Try: tar xf"):
         read_checkpoint(tmp_path / "a.tar")
 
 

@@ -1,4 +1,4 @@
-"""A checkpoint file becomes an expert that can be read back, and every other file is refused with a sentence."""
+"""Checkpoint files become experts that can be read back; all other files are rejected with an error message."""
 
 import argparse
 import json
@@ -11,17 +11,17 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from ntk_select.models import StoredExpert
-from ntk_select.models.architectures import build
-from ntk_select.models.checkpoint_file import opened_checkpoint
-from ntk_select.models.convert import convert_checkpoint, convert_state_dict, read_checkpoint
-from ntk_select.models.mapping import tensor_table
-from ntk_select.models.weights import flatten, read_weights
 from safetensors.numpy import save_file
 
 from ntk_select.errors import ModelError
 from ntk_select.experts.card import Card
 from ntk_select.experts.preprocess import Preprocess
+from ntk_select.models import StoredExpert
+from ntk_select.models.architectures import build
+from ntk_select.models.checkpoint_file import opened_checkpoint
+from ntk_select.models.convert import convert_checkpoint, convert_state_dict, read_checkpoint
+from ntk_select.models.state_dict import tensor_table
+from ntk_select.models.weights import flatten, read_weights
 
 NETWORK = build("resnet_small", num_classes=3)
 TABLE = tensor_table(NETWORK)
@@ -101,7 +101,7 @@ def test_an_unknown_architecture_is_answered_with_near_names(state, tmp_path):
 
 def test_a_file_needs_an_architecture(state, tmp_path):
     with pytest.raises(
-        ModelError, match=r"does not say its architecture. It looks like a resnet_small. Try: --arch resnet_small. Give one of resnet18, .*alexnet"
+        ModelError, match=r"does not declare its architecture. It looks like a resnet_small. Try: --arch resnet_small. Allowed: resnet18, .*alexnet"
     ):
         convert_checkpoint(written(state, tmp_path / "a.safetensors"), out=tmp_path / "expert")
 
@@ -124,7 +124,7 @@ def test_a_folder_that_cannot_be_written_is_named(state, tmp_path):
 def test_an_expert_is_replaced_only_when_asked(state, tmp_path):
     file, out = written(state, tmp_path / "a.safetensors"), tmp_path / "zoo" / "a"
     convert_checkpoint(file, architecture="resnet_small", out=out, source="first")
-    with pytest.raises(ModelError, match=r"There is already something at .*zoo/a.*--replace"):
+    with pytest.raises(ModelError, match=r"zoo/a already exists.*--replace"):
         convert_checkpoint(file, architecture="resnet_small", out=out, source="second")
     assert StoredExpert(out).card.source == "first"
     convert_checkpoint(file, architecture="resnet_small", out=out, source="second", replace_existing=True)
@@ -139,7 +139,7 @@ def test_a_missing_file_is_said_whatever_else_is_missing(tmp_path):
 
 
 def test_a_file_without_tensors_is_refused(tmp_path):
-    with pytest.raises(ModelError, match=r"empty\.safetensors holds no tensors"):
+    with pytest.raises(ModelError, match=r"empty\.safetensors contains no tensors"):
         read_checkpoint(written({}, tmp_path / "empty.safetensors"))
 
 
@@ -171,7 +171,7 @@ SOUND = safetensors_bytes({"weight": ("F32", (2, 3), bytes(24))})
 def test_damaged_safetensors_are_named(content, tmp_path):
     path = tmp_path / "broken.safetensors"
     path.write_bytes(content)
-    with pytest.raises(ModelError, match=r"broken\.safetensors is not a sound safetensors file"):
+    with pytest.raises(ModelError, match=r"broken\.safetensors is not a valid safetensors file"):
         read_checkpoint(path)
 
 
@@ -208,8 +208,8 @@ def test_a_training_file_becomes_the_same_expert_as_safetensors_without_pytorch(
     made = card.training["converted_from"]
     assert (made["file"], made["weights"]) == ("last.CKPT", "state_dict_ema.module._orig_mod")
     assert made["notes"] == [
-        "Weights taken: state_dict_ema.module._orig_mod (an average over training). Also in the file: state_dict.model. "
-        "To take state_dict.model: --weights state_dict.model, from Python weights='state_dict.model'",
+        "Weights selected: state_dict_ema.module._orig_mod (an average over training). Also in the file: state_dict.model. "
+        "To select state_dict.model, try: --weights state_dict.model, from Python weights='state_dict.model'",
         "The prefix 'module._orig_mod.' of all names was dropped.",
     ]
     convert_checkpoint(path, architecture="resnet_small", out=tmp_path / "other", weights="state_dict")
@@ -247,32 +247,32 @@ def test_a_training_file_may_say_its_architecture(state, tmp_path, writer):
 def test_a_file_that_says_that_it_is_a_variant_is_refused_unless_outputs_agree(state, tmp_path, writer):
     path = writer.save({"arch": "resnetblur50.bt_in1k", "state_dict": state}, tmp_path / "a.pth")
     with pytest.raises(
-        ModelError, match=r"a\.pth says that it is a 'resnetblur50', which is another network than 'resnet_small', .*--check-logits FILE"
+        ModelError, match=r"a\.pth declares the architecture 'resnetblur50', which is another network than 'resnet_small', .*--check-logits FILE"
     ):
         convert_checkpoint(path, architecture="resnet_small", out=tmp_path / "expert")
-    with pytest.raises(ModelError, match=r"a 'resnetblur50', which is none of the architectures here"):
+    with pytest.raises(ModelError, match=r"architecture 'resnetblur50', which is not one of the architectures here"):
         convert_checkpoint(path, out=tmp_path / "expert")
     x = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
     y = NETWORK.apply(convert_state_dict(state, NETWORK), x)
     card = convert_checkpoint(path, architecture="resnet_small", out=tmp_path / "expert", check_logits={"inputs": x, "logits": np.asarray(y)})
-    assert "Checked against 2 outputs" in card.training["converted_from"]["notes"][-1]
+    assert "Compared with 2 outputs" in card.training["converted_from"]["notes"][-1]
 
 
 @pytest.mark.parametrize("said", ["simclr_resnet18", "resnet18_pretrained", "timm/resnet18"])
 def test_a_file_that_names_the_architecture_among_other_words_is_taken_when_it_is_given(said, tmp_path, writer):
     path = writer.save({"arch": said, "state_dict": {}}, tmp_path / "a.pth")
-    with pytest.raises(ModelError, match=rf"says that it is a '{said}', which is none of .* If it is a resnet18 .*, type: --arch resnet18"):
+    with pytest.raises(ModelError, match=rf"declares the architecture '{said}', which is not one of .* If it is a resnet18 .*, try: --arch resnet18"):
         convert_checkpoint(path, out=tmp_path / "expert")
-    with pytest.raises(ModelError, match="holds no tensors"):
+    with pytest.raises(ModelError, match="contains no tensors"):
         convert_checkpoint(path, architecture="resnet18", out=tmp_path / "expert")
-    with pytest.raises(ModelError, match=rf"says that it is a '{said}', which is another network than 'resnet50'"):
+    with pytest.raises(ModelError, match=rf"declares the architecture '{said}', which is another network than 'resnet50'"):
         convert_checkpoint(path, architecture="resnet50", out=tmp_path / "expert")
 
 
 def test_what_else_a_file_says_that_it_is_stands_in_the_card(state, tmp_path, writer):
     path = writer.save({"arch": "my_network", "state_dict": state}, tmp_path / "a.pth")
     card = convert_checkpoint(path, architecture="resnet_small", out=tmp_path / "expert")
-    assert "The file says that it is a 'my_network'." in card.training["converted_from"]["notes"]
+    assert "The file declares the architecture 'my_network'." in card.training["converted_from"]["notes"]
 
 
 VARIANTS = (
@@ -283,7 +283,7 @@ VARIANTS = (
 @pytest.mark.parametrize("name", VARIANTS.split())
 def test_for_a_variant_no_other_network_is_suggested(name):
     with pytest.raises(
-        ModelError, match=rf"'{name}' is unknown\. It is not among the architectures here, and no other can stand in for it"
+        ModelError, match=rf"'{name}' is unknown\. It is not among the architectures here, and cannot be replaced by another"
     ) as caught:
         build(name, num_classes=1)
     assert "Did you mean" not in str(caught.value)
@@ -356,5 +356,5 @@ def test_a_pth_that_holds_itself_is_read_once(tmp_path, torch):
 @pytest.mark.oracle
 def test_a_sparse_tensor_is_named(tmp_path, torch):
     torch.save({"weight": torch.eye(3).to_sparse()}, tmp_path / "sparse.pth")
-    with pytest.raises(ModelError, match=r"sparse\.pth holds no tensors: weight \(torch\._utils\._rebuild_sparse_tensor\)"):
+    with pytest.raises(ModelError, match=r"sparse\.pth contains no tensors: weight \(torch\._utils\._rebuild_sparse_tensor\)"):
         read_checkpoint(tmp_path / "sparse.pth")

@@ -1,4 +1,4 @@
-"""Are models of the Hugging Face Hub found and described rightly? The hub is a small server on this machine."""
+"""Models of the Hugging Face Hub are found and described correctly. The hub is a small local server."""
 
 import functools
 import hashlib
@@ -9,14 +9,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
-from ntk_select.models.architectures import build
-from ntk_select.models.convert import convert_checkpoint
-from ntk_select.models.hub import HubModel, find_model
-from ntk_select.models.mapping import tensor_table
 from safetensors.numpy import save
 
 from ntk_select.errors import MissingDependencyError, ModelError
 from ntk_select.experts.preprocess import Preprocess
+from ntk_select.models.architectures import build
+from ntk_select.models.convert import convert_checkpoint
+from ntk_select.models.hub import HubModel, find_model
+from ntk_select.models.state_dict import tensor_table
 
 CONFIG = {
     "architecture": "resnet_small",
@@ -114,14 +114,14 @@ def test_what_the_caller_says_of_a_model_wins_over_its_configuration(hub, weight
 
 def test_another_architecture_than_the_configurations_is_refused_before_the_weights_are_fetched(hub, weights, tmp_path):
     hub.files.update({"org/net/config.json": json.dumps(CONFIG).encode(), "org/net/model.safetensors": weights})
-    with pytest.raises(ModelError, match=r"hf-hub:org/net says that it is a 'resnet_small', not a 'resnet50'"):
+    with pytest.raises(ModelError, match=r"hf-hub:org/net declares the architecture 'resnet_small', not 'resnet50'"):
         convert_checkpoint("hf-hub:org/net", architecture="resnet50", out=tmp_path / "expert")
     assert not any(path.endswith("model.safetensors") for path in hub.asked)
 
 
 def test_an_architecture_that_is_not_ours_is_refused_before_its_weights_are_fetched(hub, tmp_path):
     hub.files["timm/resnet50d.ra2_in1k/config.json"] = json.dumps({"architecture": "resnet50d"}).encode()
-    with pytest.raises(ModelError, match=r"'resnet50d' is unknown. It is not among the architectures here, and no other can stand in for it"):
+    with pytest.raises(ModelError, match=r"'resnet50d' is unknown. It is not among the architectures here, and cannot be replaced by another"):
         convert_checkpoint("hf-hub:timm/resnet50d.ra2_in1k", out=tmp_path / "expert")
 
 
@@ -140,7 +140,7 @@ def test_pickled_weights_are_fetched_only_when_there_are_no_safetensors(hub):
 
 def test_a_model_without_weights_is_refused(hub):
     hub.files["org/net/README.md"] = b""
-    with pytest.raises(ModelError, match=r"hf-hub:org/net holds neither model\.safetensors nor pytorch_model\.bin"):
+    with pytest.raises(ModelError, match=r"hf-hub:org/net contains neither model\.safetensors nor pytorch_model\.bin"):
         find_model("hf-hub:org/net").weights()
 
 
@@ -153,18 +153,18 @@ def test_the_revision_is_asked_for(hub):
 @pytest.mark.parametrize("name", ["hf-hub:org/absent", "hf-hub:org/net@absent"])
 def test_a_model_that_does_not_exist_is_named(name, hub):
     hub.files["org/net/config.json"] = b"{}"
-    with pytest.raises(ModelError, match=rf"{name} does not exist on the hub, or it asks for a login"):
+    with pytest.raises(ModelError, match=rf"{name} does not exist on the hub, or requires a login"):
         find_model(name)
 
 
 @pytest.mark.parametrize("name", ["hf-hub:resnet50", "hf-hub:a/b/c", "hf-hub:/b", "hf-hub:"])
 def test_a_malformed_name_is_answered_with_an_example(name):
-    with pytest.raises(ModelError, match=r"is not a name of the hub. Type: hf-hub:ORG/NAME"):
+    with pytest.raises(ModelError, match=r"is not a name of the hub. Try: hf-hub:ORG/NAME"):
         find_model(name)
 
 
 def test_a_name_that_the_client_refuses_is_reported(hub):
-    with pytest.raises(ModelError, match=r"config\.json of hf-hub:or--g/net cannot be fetched \(HFValidationError\)"):
+    with pytest.raises(ModelError, match=r"config\.json of hf-hub:or--g/net cannot be downloaded \(HFValidationError\)"):
         find_model("hf-hub:or--g/net")
 
 
@@ -267,7 +267,7 @@ def test_the_caller_may_say_the_architecture_where_the_configuration_does_not(hu
     hub.files["org/tuned/model.safetensors"] = weights
     if config is not None:
         hub.files["org/tuned/config.json"] = json.dumps(config).encode()
-    with pytest.raises(ModelError, match=r"hf-hub:org/tuned does not say its architecture\. Give one: --arch NAME, one of resnet18, "):
+    with pytest.raises(ModelError, match=r"hf-hub:org/tuned does not declare its architecture\. Try: --arch NAME, one of resnet18, "):
         convert_checkpoint("hf-hub:org/tuned", out=tmp_path / "expert")
     assert convert_checkpoint("hf-hub:org/tuned", architecture="resnet_small", out=tmp_path / "expert").architecture == "resnet_small"
 
@@ -278,7 +278,7 @@ def test_a_name_of_another_network_is_refused_whoever_says_the_architecture(hub,
     with pytest.raises(ModelError, match=rf"hf-hub:org/{name} is called '{name}', which is another network than 'resnet50', .*--check-logits FILE"):
         convert_checkpoint(f"hf-hub:org/{name}", architecture="resnet50", out=tmp_path / "expert")
     with pytest.raises(
-        ModelError, match=rf"is called '{name}', which is (none of the architectures here|another network than 'resnet50'), even where"
+        ModelError, match=rf"is called '{name}', which is (not one of the architectures here|another network than 'resnet50'), even if"
     ):
         convert_checkpoint(f"hf-hub:org/{name}", out=tmp_path / "expert")
     assert not any(path.endswith("model.safetensors") for path in hub.asked)
@@ -296,7 +296,7 @@ def test_a_name_that_holds_the_architecture_as_a_word_does_not_stand_against_it(
     hub.files[f"org/{name}/model.safetensors"] = b""
     with pytest.raises(ModelError, match="is empty"):
         convert_checkpoint(f"hf-hub:org/{name}", architecture="resnet18", out=tmp_path / "expert")
-    with pytest.raises(ModelError, match=r"If it is a resnet18 that was trained in another way, type: --arch resnet18"):
+    with pytest.raises(ModelError, match=r"If it is a resnet18 that was trained in another way, try: --arch resnet18"):
         convert_checkpoint(f"hf-hub:org/{name}", out=tmp_path / "expert")
 
 
@@ -331,5 +331,5 @@ def test_timms_defaults_stand_in_for_what_is_not_said():
     ],
 )
 def test_preprocessing_that_cannot_be_followed_is_refused(said, sentence):
-    with pytest.raises(ModelError, match=rf"config\.json of hf-hub:org/net: .*{sentence}.*(?<!\.)\. Say how the input is made"):
+    with pytest.raises(ModelError, match=rf"config\.json of hf-hub:org/net: .*{sentence}.*(?<!\.)\. Try: --size 224"):
         model(pretrained_cfg=said).preprocess()

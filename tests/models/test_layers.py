@@ -1,9 +1,10 @@
-"""Do the layers compute what PyTorch's definitions say?"""
+"""Layers agree with PyTorch's definitions."""
 
 import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+
 from ntk_select.models.layers import adaptive_average_pool, batch_norm
 
 

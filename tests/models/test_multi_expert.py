@@ -1,4 +1,4 @@
-"""Is each domain of an expert for many an expert like any other, and is every broken one refused in words?"""
+"""Each domain of a multi-domain expert is an ordinary expert; broken ones are rejected with an error message."""
 
 import copy
 import functools
@@ -7,14 +7,14 @@ import json
 import jax
 import numpy as np
 import pytest
-from ntk_select.models import FolderZoo, StoredExpert, open_zoo
-from ntk_select.models.architectures import build, initialise
-from ntk_select.models.weights import flatten, read_weights, serialise, sha256_of, write_expert, write_multi_expert
 
 from ntk_select import Card, Preprocess
 from ntk_select.cli import main
 from ntk_select.errors import ModelError
 from ntk_select.experts.multi_domain import SHARINGS, compose, split
+from ntk_select.models import FolderZoo, StoredExpert, open_zoo
+from ntk_select.models.architectures import build, initialise
+from ntk_select.models.weights import flatten, read_weights, serialise, sha256_of, write_expert, write_multi_expert
 
 CONFIG = {"stage_sizes": [1], "widths": [4], "stem": "small"}
 CLASSES = {"cats": 2, "dogs": 3}
@@ -75,7 +75,7 @@ def test_there_is_one_weights_file_and_a_card_for_each_domain_that_names_it(writ
 
 def test_writing_gives_the_cards_by_domain_and_never_over_another(written):
     folder, stored = written
-    with pytest.raises(ModelError, match="There is already something at .*pets. Choose another name, or replace it: --replace"):
+    with pytest.raises(ModelError, match="pets already exists. Choose another name, or try: --replace"):
         write_multi_expert(folder, stored, cards())
     found = write_multi_expert(folder, stored, {"cats": cards()["cats"]}, replace_existing=True)
     assert list(found) == ["cats"]
@@ -149,17 +149,17 @@ def damaged(folder, stored, how):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("no domain", r"model.safetensors hold no domain 'cats'. Domains: dogs\."),
-        ("no domains", r"hold no domain 'cats'. Domains: \(none\)"),
-        ("domains are a tensor", r"hold no domain 'cats'. Domains: \(none\)"),
-        ("nothing common", "hold no domain 'cats'"),
+        ("no domain", r"model.safetensors contain no domain 'cats'. Domains: dogs\."),
+        ("no domains", r"contain no domain 'cats'. Domains: \(none\)"),
+        ("domains are a tensor", r"contain no domain 'cats'. Domains: \(none\)"),
+        ("nothing common", "contain no domain 'cats'"),
         ("common is a tensor", "do not fit together for the domain 'cats'"),
         ("domain is a tensor", "do not fit together for the domain 'cats'"),
         ("kernel is missing", "do not fit together for the domain 'cats'"),
         ("adapter of another shape", "do not fit together for the domain 'cats'"),
         ("common tensor is missing", "do not fit the architecture: batch_stats/bn1/mean is missing"),
-        ("unknown tensor", "params/extra is not known"),
-        ("cut", "have sha256 .*one of the two was changed or cut"),
+        ("unknown tensor", "params/extra is unknown"),
+        ("cut", "have sha256 .*one of the two was modified or truncated"),
         ("card", "card@cats.json is not valid JSON"),
     ],
 )

@@ -1,317 +1,242 @@
-"""The network's tensors are found under any key and prefix, with any single linear head, and what was decided is said."""
+"""State dicts are mapped one to one to Flax variables, with every fault named; architectures are recognised by their tensors."""
 
-import argparse
-
+import flax.linen as nn
+import jax
+import ml_dtypes
 import numpy as np
 import pytest
-from ntk_select.models.architectures import build
-from ntk_select.models.mapping import tensor_table
-from ntk_select.models.state_dict import network_state, plain_state
+from flax.traverse_util import flatten_dict
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
+import ntk_select as ns
 from ntk_select.errors import ModelError
+from ntk_select.models import ARCHITECTURES, StoredExpert, open_zoo
+from ntk_select.models.architectures import build, initialise
+from ntk_select.models.convert import convert_checkpoint, convert_state_dict, to_state_dict
+from ntk_select.models.state_dict import fitting, num_classes, tensor_table
+from ntk_select.models.weights import flatten
 
-ARCHITECTURE = "resnet_small"
-
-
-def made(seed: float, architecture=ARCHITECTURE) -> dict[str, np.ndarray]:
-    """A state dict in which all numbers are `seed`."""
-    return {key: np.full(row.shape, seed, np.float32) for key, row in tensor_table(build(architecture, num_classes=3)).items()}
-
-
-STATE = made(1)
-BODY = {key: array for key, array in STATE.items() if not key.startswith("fc.")}
-HEAD = {key: array for key, array in STATE.items() if key.startswith("fc.")}
-WIDTH = HEAD["fc.weight"].shape[1]
-COUNTERS = {"bn1.num_batches_tracked": np.array(5), "layer1.0.total_ops": np.ones(1)}
-
-
-def under(prefix: str, state) -> dict:
-    return {f"{prefix}{key}": array for key, array in state.items()}
-
-
-def linear(name: str, inputs=WIDTH, outputs=5) -> dict[str, np.ndarray]:
-    return {f"{name}.weight": np.full((outputs, inputs), 2, np.float32), f"{name}.bias": np.full(outputs, 2, np.float32)}
-
-
-def found(content, architecture=ARCHITECTURE, **options):
-    return network_state(content, architecture, "Checkpoint a.pth", **options)
-
-
-def number(state) -> float:
-    return float(state.tensors["conv1.weight"].flat[0])
-
-
-def says(state, *sentences) -> bool:
-    return all(any(sentence in note for note in state.notes) for sentence in sentences)
-
-
-def test_a_plain_state_dict_is_taken_as_it_is():
-    state = found(STATE | COUNTERS)
-    assert state.tensors.keys() == (STATE | COUNTERS).keys()
-    assert (state.weights, state.notes, state.hint) == ("", (), "")
-
-
-@pytest.mark.parametrize(
-    "prefix", ["module.", "_orig_mod.", "model.", "backbone.", "encoder.", "net.", "model._orig_mod.backbone.", "module.module.", "my.own_wrapper.0."]
-)
-def test_any_common_prefix_is_dropped_and_said(prefix):
-    state = found(under(prefix, STATE | COUNTERS))
-    assert {key for key in state.tensors if key in STATE} == STATE.keys()
-    assert says(state, f"The prefix {prefix!r} of all names was dropped.")
-
-
-@pytest.mark.parametrize("architecture", ["densenet_small", "alexnet"])
-def test_prefixes_of_other_families_are_dropped(architecture):
-    state = made(1, architecture)
-    assert found(under("model.features.", state), architecture).tensors.keys() == state.keys()
-    old = {key.replace("norm1.", "norm.1.") if "denselayer" in key else key: array for key, array in state.items()}
-    assert found(under("module.", old), architecture).tensors.keys() == old.keys()
-
-
-def inside(state, *changes: tuple[str, str]) -> dict:
-    """A state dict with wrappers after the beginnings of names: ("layer1.", "_orig_mod.")."""
-    for start, wrapper in changes:
-        state = {key.replace(start, f"{start}{wrapper}", 1) if key.startswith(start) else key: array for key, array in state.items()}
-    return state
-
-
-WRAPPED = {
-    "one layer compiled": (ARCHITECTURE, inside(STATE, ("layer1.", "_orig_mod.")), "'_orig_mod'"),
-    "every layer compiled": (
-        ARCHITECTURE,
-        inside(STATE, *((f"{layer}.", "_orig_mod.") for layer in {key.split(".")[0] for key in STATE})),
-        "'_orig_mod'",
-    ),
-    "blocks sharded": (
-        ARCHITECTURE,
-        inside(STATE, ("layer1.0.", "_fsdp_wrapped_module."), ("layer2.", "_checkpoint_wrapped_module.")),
-        "'_checkpoint_wrapped_module', '_fsdp_wrapped_module'",
-    ),
-    "one inside another": (
-        ARCHITECTURE,
-        inside(STATE, ("layer1.0.", "_fsdp_wrapped_module._checkpoint_wrapped_module.")),
-        "'_checkpoint_wrapped_module', ",
-    ),
-    "the head": (ARCHITECTURE, inside(STATE, ("fc.", "module.")), "'module'"),
-    "under a prefix": (ARCHITECTURE, under("net.", inside(STATE | COUNTERS, ("bn1.", "module."))), "'module'"),
-    "features in parallel": ("alexnet", inside(made(1, "alexnet"), ("features.", "module.")), "'module'"),
-    "dense features in parallel": ("densenet_small", inside(made(1, "densenet_small"), ("features.", "module.")), "'module'"),
+SMALL = {
+    "basic blocks": build("resnet_small", num_classes=3),
+    "bottlenecks": build("resnet50", num_classes=3, stage_sizes=(1, 2), width=8),
+    "dense blocks": build("densenet_small", num_classes=3),
+    "alexnet": build("alexnet", num_classes=3, hidden=8),
 }
+NETWORK = SMALL["bottlenecks"]
+TABLE = tensor_table(NETWORK)
 
 
-@pytest.mark.parametrize("case", WRAPPED)
-def test_wrappers_inside_names_are_dropped_and_said(case):
-    architecture, content, wrappers = WRAPPED[case]
-    state = found(content, architecture)
-    expected = made(1, architecture)
-    assert {key for key in state.tensors if key in expected} == expected.keys()
-    assert all(key in expected or "num_batches" in key or "total" in key for key in state.tensors)
-    assert says(state, f"Dropped inside names: {wrappers}")
+def fresh_variables(network):
+    """Shapes and types of the variables that initialising makes."""
+    return jax.eval_shape(lambda: initialise(network, jax.random.key(0), 64))
 
 
-def test_a_name_that_is_there_with_and_without_a_wrapper_is_kept_as_it_is():
-    extra = {"layer1._orig_mod.0.conv1.weight": STATE["layer1.0.conv1.weight"]}
-    assert found(STATE | extra).tensors.keys() == (STATE | extra).keys(), "the conversion then refuses what it does not know"
+@pytest.fixture
+def state(seeded):
+    return seeded.seeded_state({key: row.shape for key, row in TABLE.items()})
 
 
-def test_of_an_unknown_network_wrappers_are_dropped():
-    assert plain_state(inside(STATE, ("layer1.", "_orig_mod.")), "Checkpoint a.pth").keys() == STATE.keys()
+@pytest.mark.parametrize("network", SMALL.values(), ids=SMALL)
+def test_each_tensor_is_one_variable_and_each_variable_one_tensor(network):
+    variables = set(flatten_dict(fresh_variables(network), sep="/"))
+    rows = [row.variable for row in tensor_table(network).values()]
+    assert len(rows) == len(set(rows))
+    assert set(rows) == variables
 
 
-@pytest.mark.parametrize(
-    "keys",
-    [("state_dict",), ("model",), ("ema",), ("net",), ("network",), ("state",), ("params",), ("model_state",), ("my_key",), ("a", "b", "c", "d")],
-)
-def test_any_wrapper_is_opened_and_named(keys):
-    content = STATE
-    for key in reversed(keys):
-        content = {key: content, "epoch": 3, "args": argparse.Namespace(lr=1)}
-    content["optimizer"] = {"state": {0: {"exp_avg": np.ones(3), "step": np.ones(())}}, "param_groups": [{"lr": 0.1}]}
-    state = found(content)
-    assert state.tensors.keys() == STATE.keys()
-    assert state.weights == ".".join(keys)
-    assert says(state, f"Weights taken: {'.'.join(keys)}")
+@pytest.mark.parametrize("network", SMALL.values(), ids=SMALL)
+def test_converting_there_and_back_changes_nothing(network, seeded):
+    state = seeded.seeded_state({key: row.shape for key, row in tensor_table(network).items()})
+    back = to_state_dict(convert_state_dict(state, network, dtype=np.float64), network)
+    assert back.keys() == state.keys()
+    for key, array in state.items():
+        np.testing.assert_array_equal(back[key], array)
 
 
-SETS = {
-    "timm": ({"state_dict": made(1), "state_dict_ema": made(2)}, 2, "state_dict_ema (an average over training)"),
-    "timm of old": ({"model": made(1), "model_ema": made(2)}, 2, "model_ema (an average over training)"),
-    "timm's order": ({"model": made(1), "state_dict": made(2)}, 2, "state_dict"),
-    "timm's order of averages": ({"model_ema": made(1), "state_dict_ema": made(2), "model": made(3)}, 2, "state_dict_ema"),
-    "ema": ({"model": made(1), "ema": made(2)}, 2, "ema (an average over training)"),
-    "net and ema": ({"ema": made(2), "net": made(1)}, 2, "ema (an average over training)"),
-    "ema in a module": ({"net": made(1), "ema": {"module": made(2), "decay": 0.9}}, 2, "ema.module (an average over training)"),
-    "shadow": ({"model": made(1), "ema": {"shadow": made(2), "decay": 0.9}}, 2, "ema.shadow (an average over training)"),
-    "Lightning": ({"state_dict": under("model.", made(1)) | under("ema_model.module.", made(2))}, 2, "state_dict.ema_model.module (an average"),
-    "one of another network": ({"student": made(1), "teacher": made(2, "resnet18")}, 1, "student"),
-    "an average without statistics": (
-        {"model": made(1), "ema": {key: array for key, array in made(2).items() if "running" not in key}},
-        1,
-        "model. Also in the file: ema.",
-    ),
-    "the same twice": ({"student": made(1), "teacher": made(1)}, 1, "student. Also in the file, with the same numbers: teacher."),
-}
+@pytest.mark.parametrize("network", SMALL.values(), ids=SMALL)
+def test_converted_variables_have_the_structure_of_initialised_ones(network, seeded):
+    state = seeded.seeded_state({key: row.shape for key, row in tensor_table(network).items()})
+    fresh, converted = (
+        jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype.name), tree) for tree in (fresh_variables(network), convert_state_dict(state, network))
+    )
+    assert converted == fresh
 
 
-@pytest.mark.parametrize("case", SETS)
-def test_of_several_sets_the_known_one_is_taken_and_named(case):
-    content, expected, label = SETS[case]
-    state = found(content)
-    assert number(state) == expected
-    assert says(state, f"Weights taken: {label}")
+def test_axes_are_in_flax_order(state):
+    variables = convert_state_dict(state, NETWORK, dtype=np.float64)
+    assert variables["params"]["conv1"]["kernel"][1, 2, 0, 4] == state["conv1.weight"][4, 0, 1, 2]
+    assert variables["params"]["fc"]["kernel"][5, 1] == state["fc.weight"][1, 5]
+    np.testing.assert_array_equal(variables["params"]["layer2_0"]["downsample_bn"]["scale"], state["layer2.0.downsample.1.weight"])
+    np.testing.assert_array_equal(variables["batch_stats"]["layer2_1"]["bn3"]["var"], state["layer2.1.bn3.running_var"])
 
 
-@pytest.mark.parametrize(
-    ("content", "labels"),
-    [
-        ({"teacher": under("backbone.", made(1)), "student": under("module.backbone.", made(2))}, "teacher.backbone, student.module.backbone"),
-        ({"online_network": made(1), "target_network": made(2)}, "online_network, target_network"),
-        (under("encoder_q.", made(1)) | under("encoder_k.", made(2)), "encoder_q, encoder_k"),
-        ({"model": made(1), "best_model": made(2)}, "model, best_model"),
-        ({"model": made(1), "ema_1": made(2), "ema_2": made(3)}, "ema_1, ema_2"),
-    ],
-)
-def test_sets_that_differ_and_of_which_none_is_known_are_refused_with_their_names(content, labels):
-    with pytest.raises(ModelError, match=rf"several sets of weights that differ, .*: {labels}\. To take {labels.split(',')[0]}: --weights"):
-        found(content)
-    for index, label in enumerate(labels.split(", ")):
-        assert number(found(content, weights=label)) == sorted({1, 2} if "ema" not in labels else {2, 3})[index]
+def test_counters_of_batch_norm_are_ignored(state):
+    counters = {"bn1.num_batches_tracked": np.int64(5), "layer1.0.bn2.num_batches_tracked": np.int64(5)}
+    found, expected = (flatten(convert_state_dict(given, NETWORK)) for given in (state | counters, state))
+    assert found.keys() == expected.keys()
 
 
-def test_any_set_can_be_chosen_by_a_part_of_its_label():
-    content = {"state_dict": under("model.", made(1)) | under("ema_model.", made(2)), "last": made(3)}
-    for weights, expected in (("model", 1), ("state_dict.model", 1), ("ema_model", 2), ("last", 3), ("state_dict", 2)):
-        assert number(found(content, weights=weights)) == expected
-    with pytest.raises(ModelError, match=r"a\.pth holds no weights under 'mode'\. There are: state_dict\.model, state_dict\.ema_model, last\."):
-        found(content, weights="mode")
-    with pytest.raises(ModelError, match=r"a\.pth holds no weights of resnet_small under 'ema'\."):
-        found({"a": np.ones(1)}, weights="ema")
+@pytest.mark.parametrize("half", [np.float16, ml_dtypes.bfloat16])
+def test_half_precision_becomes_float32_without_loss(half, state):
+    state = {key: array.astype(half) for key, array in state.items()}
+    kernel = convert_state_dict(state, NETWORK)["params"]["fc"]["kernel"]
+    assert kernel.dtype == np.float32
+    np.testing.assert_array_equal(kernel.T.astype(half), state["fc.weight"])
 
 
-def test_what_belongs_to_another_set_is_not_said_to_be_left_out():
-    state = found(under("model.", STATE) | under("ema_model.", made(2)) | {"queue": np.ones(3)})
-    assert says(state, "Also in the file: model.", "Left out, as they lie outside the network: queue.")
+def test_old_names_of_densenet_are_those_of_today(seeded):
+    network = SMALL["dense blocks"]
+    state = seeded.seeded_state({key: row.shape for key, row in tensor_table(network).items()})
+    old = {
+        key.replace("norm1.", "norm.1.").replace("norm2.", "norm.2.").replace("conv1.", "conv.1.").replace("conv2.", "conv.2."): v
+        for key, v in state.items()
+    }
+    assert "features.denseblock1.denselayer1.norm.1.running_mean" in old
+    found, expected = flatten(convert_state_dict(old, network)), flatten(convert_state_dict(state, network))
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[key], expected[key]) for key in expected)
 
 
-def test_what_lies_outside_the_network_is_left_out_and_said():
-    content = {"state_dict": under("model.", STATE) | {"criterion.weight": np.ones(3), "loss.margin": np.ones(1), "epoch": 3}}
-    state = found(content)
-    assert state.tensors.keys() == STATE.keys()
-    assert says(
-        state, "'model.' of names was dropped", "Left out, as they lie outside the network: criterion.weight, loss.margin.", "no tensors: epoch."
+def test_a_tensor_under_an_old_and_a_new_name_is_refused(seeded):
+    network = SMALL["dense blocks"]
+    state = seeded.seeded_state({key: row.shape for key, row in tensor_table(network).items()})
+    state["features.denseblock1.denselayer1.norm.1.weight"] = state["features.denseblock1.denselayer1.norm1.weight"]
+    with pytest.raises(ModelError, match=r"1 tensor given under an old and a new name: features\.denseblock1\.denselayer1\.norm1\.weight\."):
+        convert_state_dict(state, network)
+
+
+@settings(max_examples=15, deadline=None)
+@given(key=st.sampled_from(sorted(TABLE)))
+def test_any_renamed_tensor_is_reported_as_unknown_and_as_missing(key):
+    state = {name: np.ones(row.shape, np.float32) for name, row in TABLE.items()}
+    state[f"{key}_ema"] = state.pop(key)
+    with pytest.raises(ModelError) as caught:
+        convert_state_dict(state, NETWORK)
+    assert str(caught.value) == f"The checkpoint does not fit ResNet. 1 tensor unknown: {key}_ema; 1 tensor missing: {key}."
+
+
+def test_all_that_does_not_fit_is_said_at_once(state):
+    del state["bn1.bias"]
+    state["surplus.weight"] = np.ones(3)
+    state["fc.weight"] = state["fc.weight"].T
+    state["fc.bias"] = np.ones(3, np.int32)
+    state["bn1.weight"][0] = np.nan
+    state["bn1.running_var"][1] = 1e300
+    with pytest.raises(ModelError) as caught:
+        convert_state_dict(state, NETWORK)
+    assert str(caught.value) == (
+        "The checkpoint does not fit ResNet. 1 tensor unknown: surplus.weight; 1 tensor missing: bn1.bias; "
+        "1 tensor of the wrong shape: fc.weight (64, 3), expected (3, 64); 1 tensor not floating point: fc.bias (int32); "
+        "2 tensors with NaN or infinity: bn1.running_var, bn1.weight."
     )
 
 
-HEADS = {
-    "dropout before it": (BODY | linear("fc.1"), "fc.1"),
-    "first of a sequence": (BODY | linear("fc.0"), "fc.0"),
-    "timm's": (BODY | linear("head.fc"), "head.fc"),
-    "another name": (BODY | linear("classifier.1"), "classifier.1"),
-    "beside the backbone": (under("backbone.", BODY) | linear("head") | {"criterion.weight": np.ones(3)}, "head"),
-    "of its own name beside the backbone": (under("backbone.", BODY) | linear("fc"), "fc"),
-    "of its own name in a model beside its backbone": (under("model.backbone.", BODY) | linear("model.fc"), "model.fc"),
-    "beside what only training needs": (
-        under("backbone.", BODY) | linear("fc") | {"mean": np.ones(3), "val_loss.weight": np.ones(5), "train_metrics.f1.tp": np.ones(5)},
-        "fc",
-    ),
-}
+def test_long_lists_of_faults_are_cut_and_counted(state):
+    with pytest.raises(ModelError, match=rf"{len(TABLE)} tensors missing: .* and {len(TABLE) - 10} more\."):
+        convert_state_dict({}, NETWORK)
 
 
-@pytest.mark.parametrize("case", HEADS)
-def test_a_single_linear_layer_is_the_head(case):
-    content, name = HEADS[case]
-    state = found(content)
-    assert {key for key in state.tensors} == STATE.keys()
-    assert state.tensors["fc.weight"].shape == (5, WIDTH)
-    assert state.tensors["fc.bias"][0] == 2
-    assert says(state, f"The linear layer {name!r} was taken as the head 'fc'.")
+def test_variables_of_another_network_have_no_state_dict(state):
+    variables = convert_state_dict(state, NETWORK)
+    variables["params"]["fc"] = {"kernel": np.ones((64, 4)), "bias": np.ones(4)}
+    variables["params"]["surplus"] = {"kernel": np.ones((2, 2))}
+    del variables["batch_stats"]["bn1"]["mean"]
+    with pytest.raises(
+        ModelError,
+        match=r"do not fit ResNet. 1 tensor unknown: params/surplus/kernel; 1 tensor missing: batch_stats/bn1/mean; 2 tensors of the wrong",
+    ):
+        to_state_dict(variables, NETWORK)
 
 
-@pytest.mark.parametrize("architecture", ["densenet_small", "alexnet"])
-def test_a_head_of_its_own_name_beside_the_backbone_is_taken_in_other_families(architecture):
-    state = made(1, architecture)
-    layer = next(name.removesuffix(".weight") for name in reversed(state) if name in (f"{one}.weight" for one in ("classifier", "classifier.6")))
-    body = {key: array for key, array in state.items() if not key.startswith(f"{layer}.")}
-    found_state = found(under("backbone.", body) | linear(layer, inputs=state[f"{layer}.weight"].shape[1]), architecture)
-    assert found_state.tensors.keys() == state.keys()
-    assert found_state.tensors[f"{layer}.weight"].shape[0] == 5
+def test_a_network_without_a_table_is_refused():
+    with pytest.raises(ModelError, match=r"no table of PyTorch names for Dense\. There is one for ResNet, DenseNet, AlexNet"):
+        tensor_table(nn.Dense(3))
 
 
-NECKS = {
-    "a linear layer of the same width": linear("bottleneck.0", outputs=WIDTH),
-    "a batch norm": {f"neck.bn.{name}": np.ones(WIDTH, np.float32) for name in ("weight", "bias", "running_mean", "running_var")},
-    "a pooling that learns": {"pool.p": np.ones(1, np.float32)},
-    "a projection": linear("projector.0", outputs=7) | linear("projector.2", inputs=7),
-}
+pytestmark = pytest.mark.usefixtures("quickly")
 
 
-@pytest.mark.parametrize("neck", NECKS)
-@pytest.mark.parametrize("name", ["head", "fc"])
-def test_a_head_behind_other_layers_is_none(neck, name):
-    state = found(under("backbone.", BODY) | NECKS[neck] | linear(name))
-    assert state.tensors.keys() == BODY.keys()
-    assert says(state, f"The linear layer {name!r} is not the head: {min(NECKS[neck])}", "The network was taken without a head.", f"{name}.weight")
+def state_of(seeded, architecture, classes=3):
+    table = tensor_table(build(architecture, num_classes=classes))
+    return {key: np.asarray(array, np.float32) for key, array in seeded.seeded_state({key: row.shape for key, row in table.items()}).items()}
 
 
-@pytest.mark.parametrize(
-    "head",
-    [
-        linear("fc.0", outputs=7) | linear("fc.2", inputs=7),
-        linear("projection") | linear("prediction"),
-        linear("fc.0", inputs=WIDTH + 1),
-        {"fc.weight": np.ones((3, WIDTH), np.float32)},
-        {"arc_face.weight": np.ones((3, WIDTH), np.float32)},
-    ],
-    ids=["two layers", "two heads", "another width", "no bias", "another kind"],
-)
-def test_another_head_is_dropped_when_asked(head):
-    state = found(BODY | head)
-    assert "To take the network without it: --drop-head, from Python drop_head=True" in state.hint
-    dropped = found(BODY | head, drop_head=True)
-    assert dropped.tensors.keys() == BODY.keys()
-    assert (dropped.hint, says(dropped, "The head was dropped: ")) == ("", True)
+@pytest.fixture
+def small_state(seeded):
+    return state_of(seeded, "resnet_small")
 
 
-def test_a_sound_head_is_dropped_when_asked_and_layers_of_the_body_never_are():
-    assert found(STATE, drop_head=True).tensors.keys() == BODY.keys()
-    content = STATE | {"layer1.0.se.fc.weight": np.ones((2, 2), np.float32)}
-    state = found(content, drop_head=True)
-    assert state.tensors.keys() == content.keys(), "the conversion then refuses what it does not know"
+@pytest.fixture
+def headless(small_state):
+    return {key: array for key, array in small_state.items() if not key.startswith("fc.")}
 
 
-def test_what_is_no_tensor_where_one_must_be_is_named():
-    with pytest.raises(ModelError, match=r"Checkpoint a\.pth: bn1\.weight \(int\), of a type that cannot be converted\."):
-        found(STATE | {"bn1.weight": 3})
+def shapes(architecture, classes):
+    """A state dict of which only the shapes are looked at."""
+    table = tensor_table(build(architecture, num_classes=classes))
+    return {key: np.broadcast_to(np.float32(1), row.shape) for key, row in table.items()} | {"bn1.num_batches_tracked": np.int64(3)}
 
 
-def test_where_no_set_is_complete_the_others_are_named():
-    content = {"model": {key: array for key, array in made(1).items() if key != "bn1.bias"}, "other": {"conv1.weight": np.ones(1)} | BODY}
-    assert "Other weights in the file: other. To take other: --weights other" in found(content, weights="model").hint
+@pytest.mark.parametrize("architecture", ["resnet18", "densenet_small", "alexnet", *(pytest.param(n, marks=pytest.mark.slow) for n in ARCHITECTURES)])
+def test_an_architecture_is_known_by_its_tensors(architecture):
+    found = shapes(architecture, 7)
+    assert fitting(found) == [architecture]
+    assert num_classes(found, architecture) == 7
+    backbone = {key: array for key, array in found.items() if not key.startswith(("fc.", "classifier.weight", "classifier.bias", "classifier.6"))}
+    assert len(backbone) == len(found) - 2
+    assert fitting(backbone) == [architecture]
+    assert num_classes(backbone, architecture) == 0
 
 
-def test_containers_that_hold_themselves_are_looked_into_once():
-    content = {"a": dict(STATE)}
-    content["a"]["again"] = content
-    assert found(content).tensors.keys() == STATE.keys()
-    wide = {}
-    for _ in range(30):
-        wide = {f"k{i}": wide for i in range(30)}
-    assert found({"deep": wide, "model": STATE}).tensors.keys() == STATE.keys()
+def test_names_of_older_releases_are_known(seeded):
+    state = state_of(seeded, "densenet_small")
+    old = {key.replace("norm1.", "norm.1.") if "denselayer" in key else key: array for key, array in state.items()}
+    assert old.keys() != state.keys()
+    assert fitting(old) == ["densenet_small"]
 
 
-@pytest.mark.parametrize(
-    ("content", "sentence"),
-    [
-        ([np.ones(2)], "Checkpoint a.pth holds a list, not a state dict, and nothing in it was run. Save it with: torch.save"),
-        ({}, "Checkpoint a.pth holds no tensors."),
-        ({"epoch": 3, 5: 1}, r"Checkpoint a.pth holds no tensors: epoch \(int\), int \(int\)\. Allowed is a state dict"),
-    ],
-)
-def test_what_holds_no_tensors_is_said(content, sentence):
-    with pytest.raises(ModelError, match=sentence):
-        plain_state(content, "Checkpoint a.pth")
+@pytest.mark.parametrize("change", ["a tensor more", "a tensor less", "another shape", "half a head", "a head of another width"])
+def test_what_fits_nothing_looks_like_nothing(small_state, change):
+    changed = {
+        "a tensor more": small_state | {"more": np.ones(1, np.float32)},
+        "a tensor less": {key: array for key, array in small_state.items() if key != "bn1.bias"},
+        "another shape": small_state | {"conv1.weight": np.ones((2, 3, 3, 3), np.float32)},
+        "half a head": {key: array for key, array in small_state.items() if key != "fc.bias"},
+        "a head of another width": small_state | {"fc.weight": np.ones((3, 5), np.float32)},
+    }[change]
+    assert fitting(changed) == []
 
 
-def test_of_an_unknown_network_the_largest_set_is_taken_without_its_prefix():
-    state = plain_state({"small": {"a": np.ones(1)}, "net": under("module.", STATE)}, "Checkpoint a.pth")
-    assert state.keys() == STATE.keys()
+def test_a_wrong_architecture_is_answered_with_the_right_one_first_and_few_names(small_state, tmp_path):
+    save_file(small_state, tmp_path / "mine.safetensors")
+    with pytest.raises(
+        ModelError, match=r"as alexnet: It looks like a resnet_small. Try: --arch resnet_small. The checkpoint does not fit"
+    ) as caught:
+        convert_checkpoint(tmp_path / "mine.safetensors", architecture="alexnet", out=tmp_path / "expert")
+    assert sum(key in str(caught.value).replace(",", " ").split() for key in (*small_state, *tensor_table(build("alexnet", num_classes=1)))) == 10
+
+
+def test_where_nothing_fits_nothing_is_guessed(small_state, tmp_path):
+    save_file({key: array for key, array in small_state.items() if key != "bn1.bias"}, tmp_path / "mine.safetensors")
+    with pytest.raises(ModelError, match=r"as resnet_small: The checkpoint does not fit ResNet. 1 tensor missing: bn1.bias"):
+        convert_checkpoint(tmp_path / "mine.safetensors", architecture="resnet_small", out=tmp_path / "expert")
+
+
+def test_a_checkpoint_without_a_head_becomes_an_expert_without_one(small_state, headless, tmp_path):
+    save_file(headless, tmp_path / "mine.safetensors")
+    card = convert_checkpoint(
+        tmp_path / "mine.safetensors", architecture="resnet_small", out=tmp_path / "zoo" / "mine", preprocess=ns.Preprocess(size=16)
+    )
+    assert (card.num_classes, card.num_parameters) == (0, sum(array.size for key, array in headless.items() if "running" not in key))
+    save_file(small_state, tmp_path / "whole.safetensors")
+    convert_checkpoint(tmp_path / "whole.safetensors", architecture="resnet_small", out=tmp_path / "whole", preprocess=ns.Preprocess(size=16))
+    expert, whole = open_zoo([tmp_path / "zoo"])["mine"](), StoredExpert(tmp_path / "whole")()
+    assert expert.head is None
+    assert "fc" not in expert.params
+    x = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
+    features = jax.jit(whole.features_fn)(whole.variables, x)
+    for fn in (expert.apply_fn, expert.features_fn):
+        np.testing.assert_allclose(jax.jit(fn)(expert.variables, x), features, rtol=1e-5)
+    assert ns.with_new_head(expert, 4, x=x).head_kernel.shape == (features.shape[1], 4)

@@ -1,4 +1,4 @@
-"""Files of `torch.save` are read without PyTorch, and nothing in them is run."""
+"""Files of `torch.save` are read without PyTorch, and nothing in them is executed."""
 
 import argparse
 import os
@@ -10,11 +10,11 @@ from collections import OrderedDict, defaultdict
 import ml_dtypes
 import numpy as np
 import pytest
-from ntk_select.models.checkpoint_file import opened_checkpoint
-from ntk_select.models.convert import read_checkpoint
-from ntk_select.models.torch_file import Tensor, as_mapping
 
 from ntk_select.errors import ModelError
+from ntk_select.models.checkpoint_file import opened_checkpoint
+from ntk_select.models.convert import read_checkpoint
+from ntk_select.models.torch_file import StoredTensor, as_mapping
 
 NUMBERS = np.arange(24, dtype=np.float32).reshape(4, 6)
 TENSORS = {
@@ -37,7 +37,7 @@ def read(path, *keys):
     with opened_checkpoint(path) as content:
         for key in keys:
             content = as_mapping(content)[key]
-        tensors = {key: value for key, value in as_mapping(content).items() if isinstance(value, Tensor)}
+        tensors = {key: value for key, value in as_mapping(content).items() if isinstance(value, StoredTensor)}
         return {key: value.array(key) for key, value in tensors.items()}
 
 
@@ -146,7 +146,7 @@ def test_a_shape_of_more_numbers_than_the_file_holds_is_refused(tmp_path, writer
     storage = writer.Storage("FloatStorage", "0", 1)
     rebuild = writer.Global("torch._utils", "_rebuild_tensor_v2")
     for shape, strides, sentence in (
-        ((10**9, 1000), (0, 0), "more values than the file holds"),
+        ((10**9, 1000), (0, 0), "more elements than the file"),
         ((1,), (1,), r"cannot be read .*the file is damaged"),
     ):
         made = writer.Made(rebuild, (storage, 5, shape, strides, False, OrderedDict()))
@@ -162,7 +162,7 @@ def test_a_tensor_whose_numbers_are_not_there_is_named(tmp_path, writer):
     with zipfile.ZipFile(path, "w") as after:
         for name, content in entries.items():
             after.writestr(name, content)
-    with pytest.raises(ModelError, match=r"b cannot be read .*Fetch it again"):
+    with pytest.raises(ModelError, match=r"b cannot be read .*Download it again"):
         read(path)
 
 
@@ -178,14 +178,14 @@ def test_the_other_byte_order_is_read(tmp_path, writer):
         if sound:
             np.testing.assert_array_equal(read(path)["a"], [1.5, -2])
         else:
-            with pytest.raises(ModelError, match="says the byte order 'middle'"):
+            with pytest.raises(ModelError, match="declares the byte order 'middle'"):
                 read(path)
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"compression": zipfile.ZIP_DEFLATED}, r"a\.pth holds compressed records.*Save it anew with torch\.save"),
+        ({"compression": zipfile.ZIP_DEFLATED}, r"a\.pth contains compressed records.*Save it again with torch\.save"),
         ({"extra": {"archive/constants.pkl": b""}}, r"a\.pth is a TorchScript program, not a state dict"),
         ({"extra": {"other/data.pkl": b""}}, r"a\.pth is a zip archive that PyTorch did not write"),
     ],
@@ -197,7 +197,7 @@ def test_other_archives_are_told_apart(tmp_path, writer, change, sentence):
 
 def test_an_archive_of_numpy_is_told_apart(tmp_path):
     np.savez(tmp_path / "a.npz", a=NUMBERS)
-    with pytest.raises(ModelError, match=r"a\.npz is a zip archive that PyTorch did not write: it holds NumPy arrays"):
+    with pytest.raises(ModelError, match=r"a\.npz is a zip archive that PyTorch did not write: it contains NumPy arrays"):
         read(tmp_path / "a.npz")
 
 
@@ -206,7 +206,7 @@ def test_a_file_that_is_cut_anywhere_is_named(tmp_path, writer, legacy):
     content = writer.save({"a": NUMBERS, "b": NUMBERS + 1}, tmp_path / "a.pth", legacy=legacy).read_bytes()
     for length in range(2 if legacy else 4, len(content) - 1, 37):
         (tmp_path / "a.pth").write_bytes(content[:length])
-        with pytest.raises(ModelError, match=r"a\.pth is (cut off or )?damaged"):
+        with pytest.raises(ModelError, match=r"a\.pth is (truncated or )?damaged"):
             read(tmp_path / "a.pth")
 
 
@@ -218,7 +218,7 @@ def test_numbers_that_are_no_storage_are_refused(tmp_path, writer):
     with (tmp_path / "a.pth").open("wb") as file:
         Odd(file).dump({"a": NUMBERS})
     with pytest.raises(
-        ModelError, match=r"a\.pth is damaged or was not written by torch\.save \(UnpicklingError: what is said to be numbers is none"
+        ModelError, match=r"a\.pth is damaged or was not written by torch\.save \(UnpicklingError: invalid storage"
     ):
         read(tmp_path / "a.pth")
 

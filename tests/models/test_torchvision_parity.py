@@ -1,9 +1,10 @@
-"""Do the networks compute what torchvision's stored outputs say? Needs neither torch nor torchvision."""
+"""The networks reproduce stored outputs of torchvision, without torch or torchvision."""
 
 import numpy as np
 import pytest
+
 from ntk_select.models.architectures import ARCHITECTURES, build
-from ntk_select.models.mapping import tensor_table
+from ntk_select.models.state_dict import tensor_table
 
 PUBLISHED = [name for name in ARCHITECTURES if not name.endswith("_small")]
 QUICK = ("resnet18", "densenet121", "alexnet")

@@ -1,15 +1,15 @@
-"""Does training go where PyTorch's goes: every loss, weight and batch statistic, step after step?"""
+"""Training agrees with PyTorch in every loss, weight and batch statistic, step by step."""
 
 import jax
 import numpy as np
 import pytest
-from ntk_select.models.architectures import build, make_expert
-from ntk_select.models.convert import convert_state_dict
-from ntk_select.models.mapping import tensor_table
-from ntk_select.models.weights import flatten
 
 from ntk_select import with_new_head
-from ntk_select.training.step import begin, cross_entropy, make_step, sgd
+from ntk_select.models.architectures import build, make_expert
+from ntk_select.models.convert import convert_state_dict
+from ntk_select.models.state_dict import tensor_table
+from ntk_select.models.weights import flatten
+from ntk_select.training.loop import begin, cross_entropy, make_step, sgd
 
 pytestmark = [pytest.mark.oracle, pytest.mark.slow]
 

@@ -1,4 +1,4 @@
-"""Do weights lie on disk as they were, and is a file that is not sound refused?"""
+"""Weights survive a round trip through disk; invalid files are rejected."""
 
 import json
 import struct
@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ntk_select.models.weights import CARD_FILE, WEIGHTS_FILE, flatten, read_weights, serialise, sha256_of, unflatten, write_expert
 from safetensors.numpy import save
 
 from ntk_select import Card, Preprocess
 from ntk_select.errors import ModelError
+from ntk_select.models.weights import CARD_FILE, WEIGHTS_FILE, flatten, read_weights, serialise, sha256_of, unflatten, write_expert
 
 KEYS = st.text(st.characters(exclude_characters="/", codec="utf-8"), max_size=4)
 TREES = st.recursive(st.integers(), lambda inner: st.dictionaries(KEYS, inner, min_size=1, max_size=3), max_leaves=8).filter(
@@ -129,14 +129,14 @@ def test_what_stands_in_place_of_weights_is_said(tmp_path, content, sentence):
 @pytest.mark.parametrize("content", [b"not safetensors at all", serialise(VARIABLES)[:-1], b"\xff" * 100])
 def test_a_file_that_is_not_sound_is_refused(tmp_path, content):
     (tmp_path / "w").write_bytes(content)
-    with pytest.raises(ModelError, match="are not a sound safetensors file"):
+    with pytest.raises(ModelError, match="are not a valid safetensors file"):
         read_weights(tmp_path / "w")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, bad):
     (tmp_path / "w").write_bytes(serialise({"params": {f"p{i}": np.array([1, bad]) for i in range(6)}, "fine": np.ones(2)}))
-    with pytest.raises(ModelError, match=r"hold NaN or infinity in (params/p\d, ){4}params/p\d \.\.\.\."):
+    with pytest.raises(ModelError, match=r"contain NaN or infinity in (params/p\d, ){4}params/p\d \.\.\.\."):
         read_weights(tmp_path / "w")
 
 

@@ -1,4 +1,4 @@
-"""A folder of experts loads as it was written, and every broken one is refused in words."""
+"""Folders of experts load as they were written; broken ones are rejected with an error message."""
 
 import json
 import shutil
@@ -7,11 +7,11 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from ntk_select.models import FolderZoo, StoredExpert, build, initialise, open_zoo
-from ntk_select.models.weights import flatten, serialise, sha256_of, write_expert
 
 from ntk_select import Card, Preprocess
 from ntk_select.errors import ModelError
+from ntk_select.models import FolderZoo, StoredExpert, build, initialise, open_zoo
+from ntk_select.models.weights import flatten, serialise, sha256_of, write_expert
 
 CONFIG = {"stage_sizes": [1], "widths": [4], "stem": "small"}
 
@@ -79,7 +79,7 @@ def test_an_expert_loads_as_it_was_written(zoo, written):
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", "is a Git LFS pointer, .*git lfs pull"),
         (b"\xef\xbb\xbfversion https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", "is a Git LFS pointer, .*git lfs pull"),
-        (b"<!DOCTYPE html><html>Sign in</html>", "is a web page, .*Fetch the file itself"),
+        (b"<!DOCTYPE html><html>Sign in</html>", "is a web page, .*Download the file itself"),
     ],
     ids=["pointer", "pointer with a mark", "page"],
 )
@@ -157,7 +157,7 @@ def test_a_zoo_that_is_not_there_is_refused(uri, message):
 
 
 def test_a_folder_without_experts_is_refused(tmp_path):
-    with pytest.raises(ModelError, match=r"holds no expert \(no sub-folder with card.json\).*zoo convert"):
+    with pytest.raises(ModelError, match=r"contains no expert \(no sub-folder with card.json\).*zoo convert"):
         open_zoo([str(tmp_path)])
 
 
@@ -205,13 +205,13 @@ def broken(zoo, written, how):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("cut", "model.safetensors have sha256 .*one of the two was changed or cut"),
+        ("cut", "model.safetensors have sha256 .*one of the two was modified or truncated"),
         ("bit flip", "model.safetensors have sha256"),
-        ("not safetensors", "are not a sound safetensors file"),
+        ("not safetensors", "are not a valid safetensors file"),
         ("no weights", "model.safetensors cannot be read: No such file"),
-        ("nan", "hold NaN or infinity in params/fc/bias"),
+        ("nan", "contain NaN or infinity in params/fc/bias"),
         ("missing tensor", "do not fit the architecture: batch_stats/bn1/var is missing"),
-        ("unknown tensor", "params/extra is not known"),
+        ("unknown tensor", "params/extra is unknown"),
         ("wrong shape", r"params/fc/bias is \(4,\), not \(3,\)"),
         ("empty", r"is missing; .* \.\.\.\."),
         ("card not json", "card.json is not valid JSON"),

@@ -1,4 +1,4 @@
-"""Files as `torch.save` writes them, made without PyTorch: NumPy arrays become tensors."""
+"""Writer of files as from `torch.save`, without PyTorch: NumPy arrays become tensors."""
 
 import io
 import pickle

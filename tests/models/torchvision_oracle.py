@@ -1,4 +1,4 @@
-"""What does torchvision's own network answer, given a state dict?"""
+"""Outputs of torchvision's networks for a state dict."""
 
 import contextlib
 from collections.abc import Mapping

@@ -6,7 +6,7 @@ import pytest
 
 from ntk_select.benchmark.report.results import read_results
 from ntk_select.benchmark.report.summary import measured
-from ntk_select.ranking.evidence import PER_CLASS, SPEARMAN, evidence_for
+from ntk_select.ranking.judge import PER_CLASS, SPEARMAN, evidence_for
 from ntk_select.scores import SCORES
 
 RECORDS = Path(__file__).parents[2] / "scripts" / "results" / "embedded"

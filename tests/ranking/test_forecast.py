@@ -53,7 +53,7 @@ def test_the_verdict_says_what_to_expect_with_which_learning_rate(ranking):
     ) in ranking.judgement
 
 
-def test_two_experts_are_told_apart_by_the_images_that_they_answer(networks, task):
+def test_two_experts_are_distinguishes_by_the_images_that_they_answer(networks, task):
     """The same answers: nothing tells them apart, and nothing is resampled but the answers."""
     one = networks.normed_expert("one")
     found = ns.rank([one, replace(one, name="two")], task, ("forecast",), per_class=10)
@@ -134,7 +134,7 @@ def test_without_half_samples_nobody_is_called_tied(networks, task):
     """With draws=0, or two images of each class, nothing can be said; the accuracy is told all the same."""
     for options, sentence in (
         ({"draws": 0}, "without draws nothing can be said"),
-        ({"per_class": 2}, "some classes have too few of them to say how surely"),
+        ({"per_class": 2}, "some classes have too few of them to estimate the uncertainty"),
     ):
         found = ns.rank(experts(networks), task, ("forecast",), **({"per_class": 10} | options))
         values = [row.scores["forecast"].value for row in found.experts]

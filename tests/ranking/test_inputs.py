@@ -56,14 +56,14 @@ def test_leep_sees_the_softmax_of_the_experts_own_head(task):
     probs = softmax(np.asarray(logits_of(subject.variables, pixels(sample.images))), axis=1)
     for name in ("leep", "nce"):
         expected = SCORES[name](source_probs=probs, labels=sample.labels)
-        assert one(rank([subject], task, (name,), draws=0), name).value == pytest.approx(expected.value, abs=1e-12)
+        assert one(rank([subject], task, (name,), resamples=0), name).value == pytest.approx(expected.value, abs=1e-12)
 
 
 def test_each_domain_of_a_multi_domain_network_is_an_expert_with_its_own_predictions(task):
     domains = {
         f"shared@{domain}": lambda domain=domain: expert(f"shared@{domain}", state={"domain": {"bias": np.eye(4)[domain] * 3}}) for domain in (0, 1)
     }
-    ranking = rank(domains, task, ("leep", "lfc", "etran"), draws=20)
+    ranking = rank(domains, task, ("leep", "lfc", "etran"), resamples=20)
     rows = {row.name: row.scores for row in ranking.experts}
     assert set(rows) == set(domains)
     assert rows["shared@0"]["leep"].value != rows["shared@1"]["leep"].value
@@ -72,7 +72,7 @@ def test_each_domain_of_a_multi_domain_network_is_an_expert_with_its_own_predict
 
 
 def test_an_expert_without_head_says_so_where_predictions_are_needed(task):
-    outcome = one(rank([expert("a", head=None)], task, ("leep",), draws=0), "leep")
+    outcome = one(rank([expert("a", head=None)], task, ("leep",), resamples=0), "leep")
     assert outcome == Unavailable("Expert 'a' has no head, so that it predicts no source classes. nleep asks the same without one.")
 
 
@@ -81,12 +81,12 @@ def single(variables, x):
 
 
 def test_a_head_with_one_output_predicts_no_classes(task):
-    outcome = one(rank([replace(expert("a"), apply_fn=single)], task, ("nce",), draws=0), "nce")
+    outcome = one(rank([replace(expert("a"), apply_fn=single)], task, ("nce",), resamples=0), "nce")
     assert "single output" in outcome.reason
 
 
 def test_zoo_relative_scores_are_compared_and_have_intervals(task):
-    ranking = rank([expert("a", 1), expert("b", 2), expert("c", 3)], task, ("etran", "ncti", "feature_metrics"), draws=20)
+    ranking = rank([expert("a", 1), expert("b", 2), expert("c", 3)], task, ("etran", "ncti", "feature_metrics"), resamples=20)
     sample = probe_sample(task)
     features = {
         row.name: np.asarray(features_of(expert(row.name, "abc".index(row.name) + 1).variables, pixels(sample.images))) for row in ranking.experts
@@ -103,13 +103,13 @@ def test_zoo_relative_scores_are_compared_and_have_intervals(task):
 
 def test_static_scores_come_from_the_card_and_pass_no_image(task):
     card = Card("a", "resnet18", "trees", Preprocess(4), "", 4, num_images=70, test_accuracy=0.6)
-    ranking = rank([expert("a", card=card, features_fn=None, preprocess=None)], task, ("source_size", "source_accuracy", "num_params"), draws=0)
+    ranking = rank([expert("a", card=card, features_fn=None, preprocess=None)], task, ("source_size", "source_accuracy", "num_params"), resamples=0)
     assert {name: outcome.value for name, outcome in ranking.experts[0].scores.items()} == {
         "source_size": 70,
         "source_accuracy": 0.6,
         "num_params": SIDE**2 * 5 + 20,
     }
-    without = rank([expert("a")], task, ("source_size", "source_accuracy"), draws=0)
+    without = rank([expert("a")], task, ("source_size", "source_accuracy"), resamples=0)
     assert one(without, "source_size") == Unavailable("The card of expert 'a' does not name it.")
 
 
@@ -139,7 +139,7 @@ def test_domain_similarity_passes_the_task_through_the_extractor_once_for_the_zo
         return expert("extractor", 7)
 
     zoo = [expert("a", 1, source=statistics(extractor)), expert("b", 2, source=statistics(extractor, np.ones((2, 5))))]
-    ranking = rank([*zoo, expert("c", 3)], task, ("domain_similarity", "domain_similarity_own"), draws=0)
+    ranking = rank([*zoo, expert("c", 3)], task, ("domain_similarity", "domain_similarity_own"), resamples=0)
     rows, sample = {row.name: row.scores for row in ranking.experts}, probe_sample(task)
     x = pixels(sample.images)
     of = {"labels": sample.labels, "class_counts": np.array([12, 12, 12])}
@@ -177,7 +177,7 @@ def test_experts_of_two_extractors_are_warned_of_and_one_that_cannot_be_had_is_a
         ],
         task,
         ("domain_similarity",),
-        draws=0,
+        resamples=0,
     )
     reasons = {row.name: getattr(row.scores["domain_similarity"], "reason", None) for row in ranking.experts}
     assert reasons == {
@@ -185,7 +185,7 @@ def test_experts_of_two_extractors_are_warned_of_and_one_that_cannot_be_had_is_a
         "b": None,
         "c": "The extractor 'extractor' cannot be used: The weights are gone.",
         "d": "The extractor behind the source means of expert 'd' is not at hand.",
-        "e": "Expert 'e' has no features_fn, and so no features. Type: Expert(..., features_fn=...)",
+        "e": "Expert 'e' has no features_fn, and so no features. Try: Expert(..., features_fn=...)",
     }
     assert any("different extractors: extractor, another" in warning for warning in ranking.task["warnings"])
 
@@ -200,11 +200,11 @@ def test_source_statistics_that_do_not_fit_are_refused(means, message):
 def test_rsa_and_dds_lay_the_expert_beside_a_reference_that_is_given(task):
     reference = expert("reference", 9)
     x = pixels(probe_sample(task).images)
-    ranking = rank([expert("a")], task, ("rsa", "dds"), draws=0, reference=reference)
+    ranking = rank([expert("a")], task, ("rsa", "dds"), resamples=0, reference=reference)
     for name in ("rsa", "dds"):
         expected = SCORES[name](features=features_of(expert("a").variables, x), reference_features=features_of(reference.variables, x))
         assert one(ranking, name).value == pytest.approx(expected.value, abs=1e-9)
-    assert "'r' has no features_fn" in one(rank([expert("a")], task, ("rsa",), draws=0, reference=expert("r", features_fn=None)), "rsa").reason
+    assert "'r' has no features_fn" in one(rank([expert("a")], task, ("rsa",), resamples=0, reference=expert("r", features_fn=None)), "rsa").reason
 
 
 def schooled(variables, x):
@@ -230,13 +230,13 @@ def trained(monkeypatch):
 
 
 def test_a_reference_is_trained_once_for_the_zoo_and_kept(task, tmp_path, trained):
-    first = rank([expert("a"), expert("b", 1)], task, ("rsa",), seed=4, draws=0, cache=tmp_path)
-    again = rank([expert("a"), expert("b", 1)], task, ("rsa",), seed=4, draws=0, cache=tmp_path)
+    first = rank([expert("a"), expert("b", 1)], task, ("rsa",), seed=4, resamples=0, cache=tmp_path)
+    again = rank([expert("a"), expert("b", 1)], task, ("rsa",), seed=4, resamples=0, cache=tmp_path)
     assert trained == [("bright", 3, "tiny", 4)]
     assert [row.scores for row in first.experts] == [row.scores for row in again.experts]
     changed = Task("bright", task.images[::-1], LABELS[::-1], ("a", "b", "c"))
-    rank([expert("a")], changed, ("rsa",), seed=4, draws=0, cache=tmp_path)
-    rank([expert("a")], task, ("rsa",), seed=5, draws=0, cache=tmp_path)
+    rank([expert("a")], changed, ("rsa",), seed=4, resamples=0, cache=tmp_path)
+    rank([expert("a")], task, ("rsa",), seed=5, resamples=0, cache=tmp_path)
     assert len(trained) == 3
 
 
@@ -255,7 +255,7 @@ def broken_features(variables, x):
 def test_a_reference_or_extractor_that_fails_costs_its_own_scores_alone(task):
     broken = expert("broken", features_fn=broken_features)
     zoo = [expert("a", source=statistics(lambda: broken)), expert("b", 1, source=statistics(lambda: broken))]
-    for row in rank(zoo, task, ("lfc", "rsa", "domain_similarity"), draws=0, reference=broken).experts:
+    for row in rank(zoo, task, ("lfc", "rsa", "domain_similarity"), resamples=0, reference=broken).experts:
         assert isinstance(row.scores["lfc"], ScoreResult)
         assert row.scores["rsa"].reason == "The reference network of RSA and DDS could not be had: ValueError: boom"
         assert row.scores["domain_similarity"].reason == "The extractor 'extractor' cannot be used: ValueError: boom"
@@ -279,19 +279,19 @@ def passes(monkeypatch):
 
 def test_a_second_score_costs_no_forward_pass(task, tmp_path, passes):
     zoo = [expert("a", 1), expert("b", 2)]
-    first = rank(zoo, task, ("lfc", "lgc"), draws=20, cache=tmp_path)
+    first = rank(zoo, task, ("lfc", "lgc"), resamples=20, cache=tmp_path)
     assert passes == ["a", "b"]
-    again = rank([replace(one, name=f"renamed {one.name}") for one in zoo], task, ("lgc", "leep", "logme"), draws=20, cache=tmp_path)
+    again = rank([replace(one, name=f"renamed {one.name}") for one in zoo], task, ("lgc", "leep", "logme"), resamples=20, cache=tmp_path)
     assert passes == ["a", "b"]
     assert {row.name: row.scores["lgc"] for row in first.experts} == {row.name.removeprefix("renamed "): row.scores["lgc"] for row in again.experts}
     assert "forward" not in again.experts[0].seconds
-    uncached = rank(zoo, task, ("lgc", "leep", "logme"), draws=20)
+    uncached = rank(zoo, task, ("lgc", "leep", "logme"), resamples=20)
     assert [row.scores for row in again.experts] == [row.scores for row in uncached.experts]
 
 
 def test_a_kernel_that_cannot_be_had_does_not_cost_the_forward_pass_again(task, tmp_path, passes, monkeypatch):
     monkeypatch.setattr(inputs_module, "MAX_PRODUCTS", 0.0)
-    first, again = (rank([expert("a")], task, ("lgc", "lfc"), draws=0, cache=tmp_path) for _ in range(2))
+    first, again = (rank([expert("a")], task, ("lgc", "lfc"), resamples=0, cache=tmp_path) for _ in range(2))
     assert passes == ["a"]
     assert one(first, "lgc") == one(again, "lgc")
     assert "needs" in one(again, "lgc").reason
@@ -318,36 +318,36 @@ def other_logits(variables, x):
     ids=lambda change: next(iter(change)),
 )
 def test_whatever_changes_the_numbers_is_computed_anew(task, tmp_path, passes, change):
-    rank([expert("a")], task, ("lgc",), draws=0, cache=tmp_path)
+    rank([expert("a")], task, ("lgc",), resamples=0, cache=tmp_path)
     changed = replace(expert("a"), **change)
-    cached = rank([changed], task, ("lgc", "lfc"), draws=0, cache=tmp_path)
+    cached = rank([changed], task, ("lgc", "lfc"), resamples=0, cache=tmp_path)
     assert len(passes) == (1 if change.keys() & {"last_conv", "head"} else 2)  # which leave features and logits as they are
-    assert cached.experts[0].scores == rank([changed], task, ("lgc", "lfc"), draws=0).experts[0].scores
-    again = rank([changed], task, ("lgc", "lfc"), draws=0, cache=tmp_path)
+    assert cached.experts[0].scores == rank([changed], task, ("lgc", "lfc"), resamples=0).experts[0].scores
+    again = rank([changed], task, ("lgc", "lfc"), resamples=0, cache=tmp_path)
     assert "backward" not in again.experts[0].seconds
 
 
 def test_other_images_are_other_keys_and_a_damaged_file_is_computed_anew(task, tmp_path, passes):
-    rank([expert("a")], task, ("lfc",), draws=0, cache=tmp_path)
-    rank([expert("a")], task, ("lfc",), per_class=6, draws=0, cache=tmp_path)
+    rank([expert("a")], task, ("lfc",), resamples=0, cache=tmp_path)
+    rank([expert("a")], task, ("lfc",), per_class=6, resamples=0, cache=tmp_path)
     assert len(passes) == 2
     for file in tmp_path.glob("*/*.npz"):
         file.write_bytes(b"cut")
-    assert isinstance(one(rank([expert("a")], task, ("lfc",), draws=0, cache=tmp_path), "lfc"), ScoreResult)
+    assert isinstance(one(rank([expert("a")], task, ("lfc",), resamples=0, cache=tmp_path), "lfc"), ScoreResult)
     assert len(passes) == 3
 
 
 def test_a_cache_that_cannot_be_written_is_said(task, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    ranking = rank([expert("a")], task, ("lfc",), draws=0, cache=tmp_path / "file")
+    ranking = rank([expert("a")], task, ("lfc",), resamples=0, cache=tmp_path / "file")
     assert isinstance(one(ranking, "lfc"), ScoreResult)
     assert any("cannot be written" in warning for warning in ranking.task["warnings"])
 
 
 def test_a_real_expert_gives_from_the_cache_what_it_gave_before(tmp_path, passes):
     name, digits = "cifar10-resnet_small", load_task("digits")
-    first = rank({name: ZOO[name]}, digits, ("lgc", "leep", "domain_similarity"), per_class=3, draws=0, cache=tmp_path)
-    again = rank({name: ZOO[name]}, digits, ("lgc", "leep", "domain_similarity"), per_class=3, draws=0, cache=tmp_path)
+    first = rank({name: ZOO[name]}, digits, ("lgc", "leep", "domain_similarity"), per_class=3, resamples=0, cache=tmp_path)
+    again = rank({name: ZOO[name]}, digits, ("lgc", "leep", "domain_similarity"), per_class=3, resamples=0, cache=tmp_path)
     assert first.experts[0].scores == again.experts[0].scores
     assert all(isinstance(outcome, ScoreResult) for outcome in first.experts[0].scores.values())
     assert len(passes) == 1  # as expert; as the zoo's extractor the same pass serves
@@ -362,7 +362,7 @@ def test_a_score_of_ones_own_stands_beside_the_others(task):
         return float(features.centred.std())
 
     mine = Score(spread, ("features",), False, "mine", "0 or above")
-    ranking = rank([expert("a", 1), expert("b", 2)], task, {"spread": mine, "lfc": SCORES["lfc"]}, draws=20)
+    ranking = rank([expert("a", 1), expert("b", 2)], task, {"spread": mine, "lfc": SCORES["lfc"]}, resamples=20)
     values = [row.scores["spread"].value for row in ranking.experts]
     assert values == sorted(values)
     assert ranking.score_names == ("spread", "lfc")
@@ -375,7 +375,7 @@ def test_a_score_that_raises_costs_itself_alone(task, error, reason):
     def raising(features):
         raise error
 
-    ranking = rank([expert("a")], task, {"bad": Score(raising, ("features",), True, "x", "x"), "lfc": SCORES["lfc"]}, draws=20)
+    ranking = rank([expert("a")], task, {"bad": Score(raising, ("features",), True, "x", "x"), "lfc": SCORES["lfc"]}, resamples=20)
     assert one(ranking, "bad") == Unavailable(reason)
     assert isinstance(one(ranking, "lfc"), ScoreResult)
     assert not ranking.failures
@@ -394,17 +394,17 @@ def test_an_image_of_the_task_that_cannot_be_decoded_stops_the_training_of_a_ref
 def test_a_combination_that_raises_costs_its_own_score_alone(task):
     bad = Score(lambda features: {"t": 1.0}, ("features",), True, "x", "x", combine=lambda terms: 1 / 0)
     short = Score(lambda features: {"t": 1.0}, ("features",), True, "x", "x", combine=lambda terms: [1.0])
-    ranking = rank([expert("a"), expert("b", 1)], task, {"bad": bad, "short": short, "lfc": SCORES["lfc"]}, draws=20)
+    ranking = rank([expert("a"), expert("b", 1)], task, {"bad": bad, "short": short, "lfc": SCORES["lfc"]}, resamples=20)
     assert [row.scores["bad"] for row in ranking.experts] == [Unavailable("ZeroDivisionError: division by zero")] * 2
     assert all("ValueError" in row.scores["short"].reason for row in ranking.experts)
     assert all(isinstance(row.scores["lfc"], ScoreResult) for row in ranking.experts)
 
 
 def test_an_expert_that_images_cannot_enter_keeps_the_scores_that_need_none(task):
-    ranking = rank([expert("a", preprocess=None)], task, ("num_params", "lfc"), draws=0)
+    ranking = rank([expert("a", preprocess=None)], task, ("num_params", "lfc"), resamples=0)
     assert one(ranking, "num_params").value == SIDE**2 * 5 + 20
     assert "has no preprocess" in one(ranking, "lfc").reason
-    assert rank([expert("a", preprocess=None)], task, ("lfc", "lgc"), draws=0).failures
+    assert rank([expert("a", preprocess=None)], task, ("lfc", "lgc"), resamples=0).failures
 
 
 def test_accuracies_on_tasks_that_not_all_share_are_said_to_be_so(task):
@@ -427,8 +427,8 @@ def called_back(weights):
 def test_experts_that_call_back_to_python_are_not_kept(task, tmp_path):
     rng = np.random.default_rng(0)
     zoo = [replace(expert(name), features_fn=called_back(rng.random((SIDE**2, 5)))) for name in "ab"]
-    ranking = rank(zoo, task, ("lfc",), draws=0, cache=tmp_path)
-    assert [row.scores for row in ranking.experts] == [row.scores for row in rank(zoo, task, ("lfc",), draws=0).experts]
+    ranking = rank(zoo, task, ("lfc",), resamples=0, cache=tmp_path)
+    assert [row.scores for row in ranking.experts] == [row.scores for row in rank(zoo, task, ("lfc",), resamples=0).experts]
     assert len({row.scores["lfc"].value for row in ranking.experts}) == 2
     assert not list(tmp_path.glob("*/*.npz"))
     assert "Not kept in the cache, for they call back to Python or cannot be traced: a, b" in ranking.task["warnings"]
@@ -445,30 +445,30 @@ def in_half(variables, x):
 )
 def test_unusual_numbers_come_back_from_the_cache(task, tmp_path, change):
     subject = replace(expert("a"), **change)
-    first, again, never = (rank([subject], task, ("lfc", "leep"), draws=0, cache=folder) for folder in (tmp_path, tmp_path, None))
+    first, again, never = (rank([subject], task, ("lfc", "leep"), resamples=0, cache=folder) for folder in (tmp_path, tmp_path, None))
     assert first.experts[0].scores == again.experts[0].scores == never.experts[0].scores
     assert isinstance(one(first, "lfc"), ScoreResult)
     assert "forward" not in again.experts[0].seconds
 
 
 def test_a_trained_reference_is_another_where_classes_or_recipe_are(task, tmp_path, trained, monkeypatch):
-    rank([expert("a")], task, ("rsa",), draws=0, cache=tmp_path)
-    rank([expert("a")], Task("bright", task.images, LABELS, ("a", "b", "c", "d")), ("rsa",), draws=0, cache=tmp_path)
+    rank([expert("a")], task, ("rsa",), resamples=0, cache=tmp_path)
+    rank([expert("a")], Task("bright", task.images, LABELS, ("a", "b", "c", "d")), ("rsa",), resamples=0, cache=tmp_path)
     monkeypatch.setattr("ntk_select.training.reference.EPOCHS", 3)
-    rank([expert("a")], task, ("rsa",), draws=0, cache=tmp_path)
+    rank([expert("a")], task, ("rsa",), resamples=0, cache=tmp_path)
     assert [classes for _, classes, _, _ in trained] == [3, 4, 3]
 
 
 def test_a_score_without_intervals_gives_no_verdict_of_95_percent(task):
     few = Task("few", task.images[::4], LABELS[::4], ("a", "b", "c"))
-    ranking = rank([expert("a"), expert("b", 1)], few, ("hscore_shrinkage",), draws=20)
+    ranking = rank([expert("a"), expert("b", 1)], few, ("hscore_shrinkage",), resamples=20)
     assert ranking.experts[0].scores["hscore_shrinkage"].low is None
     assert ranking.tied == 1
-    assert "some classes have too few of them to say how surely" in ranking.judgement
+    assert "some classes have too few of them to estimate the uncertainty" in ranking.judgement
 
 
 def test_unbalanced_tasks_are_warned_of():
     images = np.random.default_rng(0).integers(0, 255, (33, SIDE, SIDE), dtype=np.uint8)
     labels = np.repeat([0, 1], [30, 3])
-    warnings = rank([expert("a")], Task("odd", images, labels, ("a", "b")), ("knn",), per_class=30, draws=0).task["warnings"]
+    warnings = rank([expert("a")], Task("odd", images, labels, ("a", "b")), ("knn",), per_class=30, resamples=0).task["warnings"]
     assert any(warning.startswith("Unbalanced: 30 images of the largest class, 3 of the smallest.") for warning in warnings)

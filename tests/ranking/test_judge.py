@@ -1,4 +1,4 @@
-"""The verdict: which experts cannot be told from the best, and in which words."""
+"""The verdict: which experts cannot be distinguished from the best, and in which words."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def halves_of(rows, errors, score="lfc"):
 
 
 def verdict(rows, among, scores=LFC, deciding="lfc", **options):
-    return judgement(rows, among, deciding, scores, **{"images": 60, "draws": 100, "halved": True} | options)
+    return judgement(rows, among, deciding, scores, **{"images": 60, "resamples": 100, "halved": True} | options)
 
 
 def test_those_between_that_can_be_told_from_the_best_are_not_named():
@@ -32,16 +32,16 @@ def test_those_between_that_can_be_told_from_the_best_are_not_named():
     rows = rows_of([0.30, 0.20, 0.19, 0.18])
     among = contenders(rows, halves_of(rows, [0.01, 0.01, 0.01, 0.2]), "lfc", HALVES)
     assert among == ("a", "d")
-    assert verdict(rows, among) == "lfc is highest for a on these 60 images; d cannot be told from it (95 %, over the choice of images)."
+    assert verdict(rows, among) == "lfc is highest for a on these 60 images; d cannot be distinguished from it (95 %, over the choice of images)."
 
 
 @pytest.mark.parametrize(("error", "among"), [(0.001, ("a",)), (0.03, ("a", "b")), (1.0, ("a", "b", "c"))])
-def test_the_larger_the_errors_the_more_cannot_be_told_apart(error, among):
+def test_the_larger_the_errors_the_more_cannot_be_distinguishes(error, among):
     rows = rows_of([0.30, 0.25, 0.1])
     assert contenders(rows, halves_of(rows, [error] * 3), "lfc", HALVES) == among
 
 
-def test_equal_values_cannot_be_told_apart_even_without_half_samples():
+def test_equal_values_cannot_be_distinguishes_even_without_half_samples():
     rows = rows_of([0.3, 0.3, 0.2])
     assert contenders(rows, {}, "lfc", HalfSamples(())) == ("a", "b")
 
@@ -56,7 +56,7 @@ def test_an_expert_whose_difference_has_no_error_is_not_called_behind():
 def test_nobody_has_the_score():
     rows = [ExpertScores(1, "a", None, None, 1, {"lfc": Unavailable("none")}, {})]
     assert contenders(rows, {}, "lfc", HALVES) == ()
-    assert verdict(rows, ()) == "No expert could be given the score lfc."
+    assert verdict(rows, ()) == "No expert has the score lfc."
 
 
 def test_many_are_given_by_their_ranks():
@@ -64,12 +64,12 @@ def test_many_are_given_by_their_ranks():
     names = [row.name for row in rows]
     among = [names[0], *names[2:5], names[7], *names[9:11]]
     assert len(among) > NAMED
-    assert "; the 6 others at rank 3 to 5, 8, 10 to 11 cannot be told from it" in verdict(rows, among)
+    assert "; the 6 others at rank 3 to 5, 8, 10 to 11 cannot be distinguished from it" in verdict(rows, among)
 
 
 def test_all_at_once():
     rows = rows_of([0.3, 0.29])
-    assert "no other expert can be told from it" in verdict(rows, ("a", "b"))
+    assert "no other expert can be distinguished from it" in verdict(rows, ("a", "b"))
     assert "ahead of every other expert" in verdict(rows, ("a",))
     lacking = [*rows, ExpertScores(3, "c", None, None, 1, {"lfc": Unavailable("none")}, {})]
     assert "ahead of the 1 others that have the score" in verdict(lacking, ("a",))
@@ -79,7 +79,7 @@ def test_a_score_that_would_fit_any_labels_gives_no_verdict():
     rows = rows_of([0.9, 0.8], "sfda")
     rows[0].scores["sfda"] = ScoreResult(0.9, 0.8, 1.0, remark="too few", by_chance={"value": 0.88})
     found = verdict(rows, ("a",), {"sfda": SCORES["sfda"]}, "sfda")
-    assert found == "sfda is highest for a on these 60 images, with 0.9, which says little: shuffled labels give it 0.88."
+    assert found == "sfda is highest for a on these 60 images, with 0.9, which is not informative: shuffled labels give it 0.88."
 
 
 def test_the_lowest_is_named_where_lower_is_better():
@@ -120,12 +120,12 @@ def test_equal_values_without_intervals_are_called_equal():
 def test_where_half_samples_do_not_tell_the_error_that_is_said():
     rows = rows_of([1.0, 0.9])
     rows[0].scores["lfc"] = ScoreResult(1.0)
-    assert "half-samples of them do not tell how surely" in verdict(rows, contenders(rows, {"a": np.ones(200)}, "lfc", HALVES))
+    assert "half-samples of them give no uncertainty" in verdict(rows, contenders(rows, {"a": np.ones(200)}, "lfc", HALVES))
 
 
 def test_without_intervals_the_reason_is_said():
     rows = rows_of([0.3, 0.2])
-    assert "without draws nothing can be said" in verdict(rows, ("a",), draws=0)
-    assert "some classes have too few of them to say how surely" in verdict(rows, ("a",), halved=False)
+    assert "without half-samples (resamples=0) its uncertainty is not known" in verdict(rows, ("a",), resamples=0)
+    assert "some classes have too few of them to estimate the uncertainty" in verdict(rows, ("a",), halved=False)
     costly = {"mine": Score(lambda features: 1.0, ("features",), True, "", "", resampled=False)}
     assert "It has no intervals" in verdict(rows_of([0.3, 0.2], "mine"), ("a",), costly, "mine")

@@ -8,7 +8,7 @@ from ntk_select.ranking import ExpertScores, Ranking
 from ntk_select.scores import ScoreResult, Unavailable
 
 pytest.importorskip("matplotlib")
-from ntk_select.ranking.plot import MOST_PANELS, figure_bytes
+from ntk_select.ranking.plot import MOST_PANELS, ranking_figure
 
 RANKING = Ranking(
     task={"name": "birds"},
@@ -30,7 +30,7 @@ def named(name):
 
 def texts(ranking):
     """Matplotlib writes every text of an SVG as a comment beside its outlines."""
-    lines = figure_bytes(ranking, "svg").decode().splitlines()
+    lines = ranking_figure(ranking, "svg").decode().splitlines()
     return [line.strip().removeprefix("<!-- ").removesuffix(" -->") for line in lines if line.strip().startswith("<!-- ")]
 
 
@@ -53,16 +53,16 @@ def test_points_and_intervals_lie_where_the_values_are(monkeypatch):
         return plot(axes, x, y, *style, **options)
 
     monkeypatch.setattr(Axes, "plot", watched)
-    figure_bytes(RANKING, "png")
+    ranking_figure(RANKING, "png")
     assert drawn == [([0.4, 0.6], [0, 0]), (0.5, 0), ([0.3, 0.5], [1, 1]), (0.4, 1), (0.2, 1)]
 
 
 def test_the_same_ranking_gives_the_same_picture():
-    assert figure_bytes(RANKING, "png") == figure_bytes(RANKING, "png")
+    assert ranking_figure(RANKING, "png") == figure_bytes(RANKING, "png")
 
 
 def test_a_ranking_in_which_every_expert_failed_has_an_empty_figure():
-    assert figure_bytes(replace(RANKING, experts=(), contenders=()), "png")
+    assert ranking_figure(replace(RANKING, experts=(), contenders=()), "png")
 
 
 def test_a_name_with_dollars_is_no_formula():
@@ -70,7 +70,7 @@ def test_a_name_with_dollars_is_no_formula():
 
 
 def test_a_name_in_letters_that_the_font_lacks_draws_no_warning():
-    assert figure_bytes(named("猫"), "png")
+    assert ranking_figure(named("猫"), "png")
 
 
 def test_many_scores_are_shown_by_the_places_that_they_give():

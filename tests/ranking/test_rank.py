@@ -79,7 +79,7 @@ def values(ranking, score="lfc"):
 
 
 def test_order_and_values_are_those_computed_by_hand(zoo, task):
-    ranking = rank(zoo, task, per_class=9, seed=1, draws=0)
+    ranking = rank(zoo, task, per_class=9, seed=1, resamples=0)
     sample = probe_sample(task, per_class=9, seed=1)
     x = scaled(sample.images)
     expected = {expert.name: correlation_by_hand((f := x @ expert.params["body"]["kernel"]) @ f.T, sample.labels) for expert in zoo}
@@ -92,14 +92,14 @@ def test_order_and_values_are_those_computed_by_hand(zoo, task):
 
 
 def test_the_first_score_decides_the_order(zoo, task):
-    rankings = [rank(zoo, task, ("random", "lfc"), seed=seed, draws=0) for seed in range(4)]
+    rankings = [rank(zoo, task, ("random", "lfc"), seed=seed, resamples=0) for seed in range(4)]
     orders = [[row.name for row in ranking.experts] for ranking in rankings]
     for ranking, order in zip(rankings, orders, strict=True):
         by_chance = values(ranking, "random")
         assert order == sorted(by_chance, key=by_chance.get, reverse=True)
     assert any(order != ["informed", "partly", "blind"] for order in orders)
     assert rankings[0].score_names == ("random", "lfc")
-    assert rank(zoo, task, "lfc", draws=0).score_names == rank(zoo, task, ["lfc", "lfc"], draws=0).score_names == ("lfc",)
+    assert rank(zoo, task, "lfc", resamples=0).score_names == rank(zoo, task, ["lfc", "lfc"], resamples=0).score_names == ("lfc",)
 
 
 def test_with_shuffled_labels_the_informed_expert_loses_its_lead(zoo):
@@ -107,7 +107,7 @@ def test_with_shuffled_labels_the_informed_expert_loses_its_lead(zoo):
     rng = np.random.default_rng(0)
 
     def lead(task, seed):
-        of = values(rank(zoo, task, ("lfc",), seed=seed, draws=0))
+        of = values(rank(zoo, task, ("lfc",), seed=seed, resamples=0))
         return of["informed"] - max(of["blind"], of["partly"])
 
     true = [lead(task_of(LABELS, seed=seed), seed) for seed in range(5)]
@@ -119,7 +119,7 @@ def test_with_shuffled_labels_the_informed_expert_loses_its_lead(zoo):
 
 
 def test_the_same_seed_gives_the_same_ranking_and_another_does_not(zoo, task):
-    first, again, other = (rank(zoo, task, ("lfc",), per_class=9, seed=seed, draws=20) for seed in (5, 5, 6))
+    first, again, other = (rank(zoo, task, ("lfc",), per_class=9, seed=seed, resamples=20) for seed in (5, 5, 6))
     assert [row.scores for row in first.experts] == [row.scores for row in again.experts]
     assert values(first) != values(other)
     assert (first.task["seed"], first.task["per_class"], first.task["images"], first.task["classes"]) == (5, 9, 27, 3)
@@ -127,7 +127,7 @@ def test_the_same_seed_gives_the_same_ranking_and_another_does_not(zoo, task):
 
 def test_only_training_images_are_used(zoo, task):
     with_test = task_of(LABELS, test_images=np.zeros((2, SIDE, SIDE), np.uint8), test_labels=[0, 1])
-    assert values(rank(zoo, with_test, ("lfc",), draws=0)) == values(rank(zoo, task, ("lfc",), draws=0))
+    assert values(rank(zoo, with_test, ("lfc",), resamples=0)) == values(rank(zoo, task, ("lfc",), resamples=0))
 
 
 def test_a_mapping_is_loaded_one_expert_at_a_time(zoo, task):
@@ -142,7 +142,7 @@ def test_a_mapping_is_loaded_one_expert_at_a_time(zoo, task):
 
     loaders = {f"zoo/{expert.name}": loader(expert) for expert in zoo}
     seen = []
-    ranking = rank(loaders, task, ("lfc",), draws=0, progress=lambda done, total, name: seen.append((done, total, name, list(alive))))
+    ranking = rank(loaders, task, ("lfc",), resamples=0, progress=lambda done, total, name: seen.append((done, total, name, list(alive))))
     assert ranking.best == "zoo/informed"
     assert seen == [
         (0, 3, "zoo/blind", []),
@@ -153,8 +153,8 @@ def test_a_mapping_is_loaded_one_expert_at_a_time(zoo, task):
 
 
 def test_one_expert_and_generators_are_taken(zoo, task):
-    assert rank(zoo[1], task, ("lfc",), draws=0).best == "informed"
-    assert rank((expert for expert in zoo), task, ("lfc",), draws=0).best == "informed"
+    assert rank(zoo[1], task, ("lfc",), resamples=0).best == "informed"
+    assert rank((expert for expert in zoo), task, ("lfc",), resamples=0).best == "informed"
 
 
 def test_experts_that_fail_are_reported_and_the_rest_go_on(zoo, task):
@@ -168,7 +168,7 @@ def test_experts_that_fail_are_reported_and_the_rest_go_on(zoo, task):
         "closed": lambda: replace(zoo[0], preprocess=None),
         "informed": lambda: zoo[1],
     }
-    ranking = rank(loaders, task, ("lfc",), draws=0)
+    ranking = rank(loaders, task, ("lfc",), resamples=0)
     assert [row.name for row in ranking.experts] == ["informed"]
     errors = {failure.name: failure.error for failure in ranking.failures}
     assert list(errors) == ["absent", "broken", "nan", "closed"]
@@ -181,9 +181,9 @@ def test_experts_that_fail_are_reported_and_the_rest_go_on(zoo, task):
 
 @pytest.mark.parametrize("draws", [0, 20])
 def test_when_all_fail_there_is_no_best(zoo, task, draws):
-    ranking = rank([replace(zoo[0], preprocess=None)], task, ("lfc",), draws=draws)
+    ranking = rank([replace(zoo[0], preprocess=None)], task, ("lfc",), resamples=draws)
     assert (ranking.best, ranking.tied, ranking.experts, len(ranking.failures)) == (None, 0, (), 1)
-    assert ranking.judgement == "No expert could be given the score lfc."
+    assert ranking.judgement == "No expert has the score lfc."
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, SystemExit])
@@ -196,7 +196,7 @@ def test_ctrl_c_is_not_taken_for_a_failure_of_the_expert(task, stop):
 
 
 def test_an_expert_without_last_conv_keeps_its_lfc_and_says_why_it_has_no_lgc(zoo, task):
-    ranking = rank([zoo[1], replace(zoo[0], last_conv=None)], task, draws=20)
+    ranking = rank([zoo[1], replace(zoo[0], last_conv=None)], task, resamples=20)
     with_it, without = ranking.experts
     assert isinstance(with_it.scores["lgc"], ScoreResult)
     assert isinstance(without.scores["lfc"], ScoreResult)
@@ -210,11 +210,11 @@ def test_other_layers_serve_experts_without_a_last_convolution(zoo, task):
     """The gradient of these linear networks in the body is known by hand, whether it is named or all but the head."""
     expert = replace(zoo[1], last_conv=None)
     x = scaled(probe_sample(task).images)
-    (row,) = rank([expert], task, ("lgc",), draws=0, layers="body")
+    (row,) = rank([expert], task, ("lgc",), resamples=0, layers="body")
     assert row.scores["lgc"].value == pytest.approx(correlation_by_hand(x @ x.T, probe_sample(task).labels), abs=1e-9)
-    (row,) = rank([expert], task, ("lgc",), draws=0, layers="all")
+    (row,) = rank([expert], task, ("lgc",), resamples=0, layers="all")
     assert row.scores["lgc"].value == pytest.approx(ns_lgc(expert, x, probe_sample(task).labels, layers="all"), abs=1e-9)
-    (row,) = rank([expert], task, ("lgc",), draws=0, layers="nothing")
+    (row,) = rank([expert], task, ("lgc",), resamples=0, layers="nothing")
     assert "layers='nothing' matches no parameter" in row.scores["lgc"].reason
     with pytest.raises(ConfigError, match=r"layers='\(' is not a regular expression"):
         rank([expert], task, ("lgc",), layers="(")
@@ -228,18 +228,18 @@ def test_experts_zoos_and_tasks_may_be_named():
 
 
 def test_an_expert_without_features_keeps_its_lgc(zoo, task):
-    (row,) = rank([replace(zoo[1], features_fn=None)], task, draws=0).experts
-    assert row.scores["lfc"].reason.endswith("has no features_fn, and so no features. Type: Expert(..., features_fn=...)")
+    (row,) = rank([replace(zoo[1], features_fn=None)], task, resamples=0).experts
+    assert row.scores["lfc"].reason.endswith("has no features_fn, and so no features. Try: Expert(..., features_fn=...)")
     assert isinstance(row.scores["lgc"], ScoreResult)
 
 
 def test_experts_without_the_deciding_score_come_last(zoo, task):
-    ranking = rank([replace(zoo[0], name="a", features_fn=None), zoo[2], zoo[1]], task, draws=0)
+    ranking = rank([replace(zoo[0], name="a", features_fn=None), zoo[2], zoo[1]], task, resamples=0)
     assert [row.name for row in ranking.experts] == ["informed", "partly", "a"]
 
 
 def test_an_expert_without_head_is_differentiated_at_its_features(zoo, task):
-    ranking = rank([replace(zoo[1], head=None)], task, ("lgc",), draws=0)
+    ranking = rank([replace(zoo[1], head=None)], task, ("lgc",), resamples=0)
     (row,) = ranking.experts
     assert ranking.task["warnings"] == ["Without a head, LGC is over the pre-logits, not comparable with the others: informed"]
     x = scaled(probe_sample(task).images)
@@ -248,7 +248,7 @@ def test_an_expert_without_head_is_differentiated_at_its_features(zoo, task):
 
 def test_gradients_that_are_not_finite_cost_lgc_alone(zoo, task):
     params = {**zoo[1].params, "head": {"kernel": np.full((3, 2), np.nan)}}
-    ranking = rank([replace(zoo[1], params=params)], task, draws=0)
+    ranking = rank([replace(zoo[1], params=params)], task, resamples=0)
     assert [type(row.scores["lfc"]) for row in ranking.experts] == [ScoreResult]
     assert "NaN" in ranking.experts[0].scores["lgc"].reason
 
@@ -264,7 +264,7 @@ def test_the_random_order_is_another_one_for_another_task_draw_or_number_of_imag
     zoo = [linear_expert(name, BLIND) for name in "abcdefgh"]
 
     def order(of, **options):
-        return tuple(sorted(found := values(rank(zoo, of, ("random",), draws=0, **options), "random"), key=found.get))
+        return tuple(sorted(found := values(rank(zoo, of, ("random",), resamples=0, **options), "random"), key=found.get))
 
     orders = [order(task), order(task, seed=1), order(task, per_class=2), order(replace(task, name="another"))]
     assert order(task) == orders[0]
@@ -275,17 +275,17 @@ def test_the_random_order_is_another_one_for_another_task_draw_or_number_of_imag
 
 
 def test_intervals_surround_the_value_and_draws_of_zero_give_none(zoo, task):
-    for row in rank(zoo, task, ("lfc", "random"), draws=20).experts:
+    for row in rank(zoo, task, ("lfc", "random"), resamples=20).experts:
         result = row.scores["lfc"]
         assert result.low < result.value < result.high
         assert result.value - result.low == pytest.approx(result.high - result.value)
         assert row.scores["random"].low is None
-    for row in rank(zoo, task, ("lfc",), draws=0).experts:
+    for row in rank(zoo, task, ("lfc",), resamples=0).experts:
         assert (row.scores["lfc"].low, row.scores["lfc"].high) == (None, None)
 
 
 def test_a_copy_under_another_name_is_tied(zoo, task):
-    ranking = rank([zoo[1], replace(zoo[1], name="copy")], task, ("lfc",), draws=20)
+    ranking = rank([zoo[1], replace(zoo[1], name="copy")], task, ("lfc",), resamples=20)
     assert [row.name for row in ranking.experts] == ["copy", "informed"]
     assert ranking.tied == 2
     assert ranking.contenders == ("copy", "informed")
@@ -293,7 +293,7 @@ def test_a_copy_under_another_name_is_tied(zoo, task):
 
 
 def test_an_expert_far_ahead_stands_alone(zoo, task):
-    ranking = rank(zoo, task, ("lfc",), draws=40)
+    ranking = rank(zoo, task, ("lfc",), resamples=40)
     assert ranking.tied == 1
     assert (
         ranking.judgement
@@ -302,7 +302,7 @@ def test_an_expert_far_ahead_stands_alone(zoo, task):
 
 
 def test_the_first_few_can_be_tied_and_the_rest_not(zoo, task):
-    ranking = rank([*zoo, replace(zoo[1], name="copy")], task, ("lfc",), draws=40)
+    ranking = rank([*zoo, replace(zoo[1], name="copy")], task, ("lfc",), resamples=40)
     assert ranking.tied == 2
     assert ranking.judgement == (
         "lfc is highest for copy and 1 other of equal value on these 60 images, ahead of every other expert by more than the choice of images explains (95 %)."
@@ -318,31 +318,31 @@ def test_the_first_few_can_be_tied_and_the_rest_not(zoo, task):
     ],
 )
 def test_one_expert_is_not_ahead_of_anything(zoo, task, scores, draws, sentence):
-    assert rank([zoo[1]], task, (scores,), draws=draws).judgement == sentence
+    assert rank([zoo[1]], task, (scores,), resamples=draws).judgement == sentence
 
 
 def test_constant_features_leave_no_expert_with_the_score(zoo, task):
-    ranking = rank([linear_expert("flat", np.zeros((16, 3)))], task, ("lfc",), draws=20)
-    assert ranking.judgement == "No expert could be given the score lfc."
+    ranking = rank([linear_expert("flat", np.zeros((16, 3)))], task, ("lfc",), resamples=20)
+    assert ranking.judgement == "No expert has the score lfc."
     assert "constant" in ranking.experts[0].scores["lfc"].reason
     assert ranking.best is None
 
 
 def test_one_image_a_class_is_too_few_to_claim_anything(zoo, task):
-    ranking = rank(zoo, task, ("lfc",), per_class=1, draws=20)
+    ranking = rank(zoo, task, ("lfc",), per_class=1, resamples=20)
     assert "95 %" not in ranking.judgement
     assert all(row.scores["lfc"].low is None for row in ranking.experts)
 
 
 def test_an_expert_is_not_ahead_of_those_that_have_no_score(zoo, task):
-    ranking = rank([zoo[1], replace(zoo[0], features_fn=None)], task, ("lfc",), draws=20)
+    ranking = rank([zoo[1], replace(zoo[0], features_fn=None)], task, ("lfc",), resamples=20)
     assert "ahead of all others" not in ranking.judgement
 
 
 def test_absent_and_single_image_classes_are_warned_of(zoo):
     images = task_of(LABELS).images
     task = Task("odd", images[:6], [0, 0, 0, 3, 3, 5], tuple("abcdefgh"), details={"warnings": ["Two images are the same."]})
-    record = rank(zoo, task, ("lfc",), draws=20).task
+    record = rank(zoo, task, ("lfc",), resamples=20).task
     assert record["warnings"] == [
         "Two images are the same.",
         "Classes without a training image, left out (5): b, c, e, g, h",
@@ -350,11 +350,11 @@ def test_absent_and_single_image_classes_are_warned_of(zoo):
     ]
     assert (record["classes"], record["images"], record["smallest_class"]) == (3, 6, 1)
     many = Task("odd", images[:6], [0, 0, 0, 3, 3, 5], [*"abcdefgh", "i"])
-    assert rank(zoo, many, ("lfc",), draws=0).task["warnings"][0].endswith("b, c, e, g, h ...")
+    assert rank(zoo, many, ("lfc",), resamples=0).task["warnings"][0].endswith("b, c, e, g, h ...")
 
 
 def test_seconds_are_kept_by_step(zoo, task):
-    row = rank(zoo, task, ("lfc", "lgc"), draws=20).experts[0]
+    row = rank(zoo, task, ("lfc", "lgc"), resamples=20).experts[0]
     assert list(row.seconds) == ["load", "preprocess", "cache", "forward", "backward", "scores", "intervals"]
     assert list(row.score_seconds) == ["lfc", "lgc"]
     assert row.seconds["scores"] == pytest.approx(sum(row.score_seconds.values()))
@@ -424,7 +424,7 @@ def test_one_forward_pass_serves_lfc_and_lgc(resnet, task, monkeypatch):
     monkeypatch.setattr(probe, "_to_pooled_tail", counted)
     for module, name in ((probe, "call"), (probe, "_logits_and_features")):
         monkeypatch.setattr(module, name, another)
-    ranking = rank([resnet], task, ("lfc", "lgc"), per_class=10, batch_size=16, draws=20)
+    ranking = rank([resnet], task, ("lfc", "lgc"), per_class=10, batch_size=16, resamples=20)
     assert not ranking.failures
     assert passed == [16, 16]
 
@@ -439,7 +439,7 @@ def test_experts_that_share_a_geometry_share_the_resized_images(resnet, task, mo
     monkeypatch.setattr(Preprocess, "resized", counted)
     brighter = replace(resnet, name="brighter", preprocess=Preprocess(size=6, mean=(0, 0, 0), std=(1, 1, 1)))
     larger = replace(resnet, name="larger", preprocess=Preprocess(size=6, resize=7))
-    ranking = rank([resnet, brighter, larger], task, ("lfc",), batch_size=16, draws=0)
+    ranking = rank([resnet, brighter, larger], task, ("lfc",), batch_size=16, resamples=0)
     assert resized == [(6, None, "bilinear")] * 60 + [(6, 7, "bilinear")] * 60
     assert len({row.scores["lfc"].value for row in ranking.experts}) == 3
 
@@ -454,7 +454,7 @@ def test_what_is_no_task_is_refused_in_words(zoo):
 
 
 def test_a_mapping_may_hold_experts_themselves(zoo, task):
-    assert rank({"a": zoo[1]}, task, ("lfc",), draws=0).best == "a"
+    assert rank({"a": zoo[1]}, task, ("lfc",), resamples=0).best == "a"
 
 
 def test_an_image_that_cannot_be_decoded_stops_the_ranking_with_its_name(zoo, task):
@@ -473,7 +473,7 @@ def test_an_expensive_exact_kernel_is_not_begun_but_explained(task, monkeypatch)
     variables = jax.tree.map(lambda leaf: np.full(leaf.shape, 0.01, np.float32), shapes)
     expert = make_expert("alexnet", network, variables, preprocess=Preprocess(63))
     monkeypatch.setattr(inputs, "MAX_PRODUCTS", 1e6)
-    (row,) = rank([expert], task, ("lgc",), per_class=2, draws=0).experts
+    (row,) = rank([expert], task, ("lgc",), per_class=2, resamples=0).experts
     n = len(probe_sample(task, per_class=2))
     needed = float(re.search(r"needs (\S+) products", row.scores["lgc"].reason)[1])
     assert 1e6 < needed <= n**2 * 50 * 9 * 256 * 256  # at most the products of all gradients

@@ -36,7 +36,7 @@ RANKING = Ranking(
     versions={"jax": "0"},
 )
 NOTHING = Ranking(
-    task=TASK, score_names=("lfc",), experts=(), failures=(Failure("broken", "gone"),), judgement="No expert could be given the score lfc."
+    task=TASK, score_names=("lfc",), experts=(), failures=(Failure("broken", "gone"),), judgement="No expert has the score lfc."
 )
 UNSCORED = Ranking(task=TASK, score_names=("lfc",), experts=(ExpertScores(1, "a", "s", "r", 5, {"lfc": Unavailable("none")}, {}),))
 ROWS = [
@@ -106,7 +106,7 @@ def test_experts_that_cannot_be_told_from_the_best_are_marked_wherever_they_stan
     rows = tuple(ExpertScores(i, name, None, None, 5, {"s": ScoreResult(1.0 - i / 10)}, {}) for i, name in enumerate("abcd", 1))
     found = Ranking(TASK, ("s",), rows, contenders=("a", "d"))
     assert [found.shown_rank(row) for row in found] == ["1", "2", "3", "4 ~"]
-    assert "~ cannot be told from the first (95 %, over the choice of images)." in repr(found)
+    assert "~ cannot be distinguished from the first (95 %, over the choice of images)." in repr(found)
     assert "~" not in repr(replace(found, contenders=("a",)))
 
 
@@ -144,7 +144,7 @@ def test_repr_says_why_nothing_was_ranked():
         "Ranking of 0 experts for birds",
         "rank  expert  lfc",
         "broken failed: gone",
-        "No expert could be given the score lfc.",
+        "No expert has the score lfc.",
     ]
     assert "lfc unavailable: none" in repr(UNSCORED).splitlines()
 

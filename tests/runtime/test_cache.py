@@ -1,4 +1,4 @@
-"""Does the cache give back what it was given, and never more than that?"""
+"""The cache returns exactly what was stored."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Can the ticks of a figure's axes be read?"""
+"""Ticks of the axes of figures are readable."""
 
 import pytest
 

@@ -1,18 +1,18 @@
-"""The state of files vouches for their content, or says that it cannot."""
+"""The key of file states changes with the content of the files, or is None."""
 
 import os
 import time
 
 import pytest
 
-from ntk_select._runtime import file_states
-from ntk_select._runtime.file_states import state_of
+from ntk_select._runtime import cache
+from ntk_select._runtime.cache import state_of
 
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):
     """Two files that count as old."""
-    monkeypatch.setattr(file_states, "FRESH", -3600.0)
+    monkeypatch.setattr(cache, "FRESH", -3600.0)
     paths = [str(tmp_path / name) for name in "ab"]
     for path in paths:
         with open(path, "w") as file:
@@ -49,7 +49,7 @@ def test_a_change_of_content_of_time_or_of_the_file_itself_is_another_state(file
 def test_what_cannot_be_vouched_for_has_no_state(files, tmp_path, monkeypatch):
     assert state_of([((files[0],), ""), None]) is None
     assert state_of([((str(tmp_path / "gone"),), "")]) is None
-    monkeypatch.setattr(file_states, "FRESH", 3600.0)
+    monkeypatch.setattr(cache, "FRESH", 3600.0)
     assert state_of([((files[0],), "")]) is None
     os.utime(files[0], (time.time() - 9999, time.time() - 9999))
     assert state_of([((files[0],), "")]) is None, "the time of its status is young"

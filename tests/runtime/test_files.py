@@ -1,11 +1,11 @@
-"""Files are written whole or not at all, and what lies in their place is recognised."""
+"""Files are written atomically; placeholders in place of files are recognised."""
 
 import codecs
 import os
 
 import pytest
 
-from ntk_select._runtime.files import file_name, what_instead, write_atomically
+from ntk_select._runtime.files import file_name, describe_placeholder, write_atomically
 
 
 def test_content_arrives_and_nothing_else_is_left(tmp_path):
@@ -86,7 +86,7 @@ SVG = '<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>'
     ids=["plain", "mark", "UTF-16", "Windows", "empty line", "before 1.0"],
 )
 def test_a_pointer_of_git_lfs_is_recognised_in_any_encoding(content):
-    assert what_instead(content) == "is a Git LFS pointer, not the file that it stands for. Type, in its repository: git lfs pull"
+    assert describe_placeholder(content) == "is a Git LFS pointer, not the file itself. Try, in its repository: git lfs pull"
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_pointer_of_git_lfs_is_recognised_in_any_encoding(content):
     ],
 )
 def test_a_web_page_is_recognised(content):
-    assert what_instead(content).startswith("is a web page, as a server sends in place of a file")
+    assert describe_placeholder(content).startswith("is a web page, as servers return for a missing file")
 
 
 @pytest.mark.parametrize(
@@ -123,4 +123,4 @@ def test_a_web_page_is_recognised(content):
     ],
 )
 def test_other_files_are_neither(content):
-    assert what_instead(content) is None
+    assert describe_placeholder(content) is None

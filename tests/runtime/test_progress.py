@@ -1,4 +1,4 @@
-"""A bar where somebody watches, nothing elsewhere, and the caller's own function as it is."""
+"""Progress is a bar on terminals and in notebooks, nothing elsewhere, or the function of the caller."""
 
 import io
 import sys
@@ -69,6 +69,6 @@ def test_a_notebook_gets_one_line_that_is_kept_up_to_date(monkeypatch):
 
 @pytest.mark.parametrize("given", [3, "bar"])
 def test_anything_else_is_refused(given):
-    says = r"progress= takes a function of \(done, all, what\), None \(a bar on a terminal or in a notebook\), True or False; given: "
+    says = r"progress= must be a function of \(done, total, what\), None \(a bar on a terminal or in a notebook\), True or False; given: "
     with pytest.raises(ConfigError, match=says), reporting(given, "work"):
         pass

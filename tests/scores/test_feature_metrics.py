@@ -125,7 +125,7 @@ def test_a_task_that_says_nothing_plays_no_part_and_ties_give_the_middle(rng):
         (np.array([[1.0, -0.1]]), {}, UndefinedScoreError, "negative values"),
         (np.ones((3, 1)), {}, UndefinedScoreError, "One feature alone"),
         (np.array([[1.0, 2], [0, 0]]), {}, UndefinedScoreError, "Image 1 has features that are all zero"),
-        (np.eye(3), {"sparsity_weight": 1.5}, ConfigError, "sparsity_weight=1.5 must lie in 0 .. 1"),
+        (np.eye(3), {"sparsity_weight": 1.5}, ConfigError, "sparsity_weight=1.5 must be from 0 to 1"),
         (np.eye(3), {"sparsity_weight": math.nan}, ConfigError, "sparsity_weight=nan"),
         (np.eye(3) / np.nan, {}, TaskError, "NaN or infinity"),
     ],

@@ -244,7 +244,7 @@ def test_the_functions_refuse_what_has_no_score(name, features, labels, error, m
 def test_a_zoo_relative_score_of_one_expert_says_what_to_type(inputs, name):
     outcome = SCORES[name](**inputs)
     assert isinstance(outcome, Unavailable)
-    assert "only one has it. Rank at least two, or type: SCORES[...].over(" in outcome.reason
+    assert "only one has it. Rank at least two, or try: SCORES[...].over(" in outcome.reason
 
 
 def score_of(fn, **fields):
@@ -253,16 +253,16 @@ def score_of(fn, **fields):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_value_that_is_no_number_is_a_reason(value):
-    assert score_of(lambda features: value)(features=np.eye(2)) == Unavailable(f"Its value came out as {value} on these inputs.")
+    assert score_of(lambda features: value)(features=np.eye(2)) == Unavailable(f"Its value is {value} on these inputs.")
     detailed = score_of(lambda features: ScoreResult(1.0, details={"part": value}))(features=np.eye(2))
-    assert detailed == Unavailable(f"Its part came out as {value} on these inputs.")
+    assert detailed == Unavailable(f"Its part is {value} on these inputs.")
 
 
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
         (UndefinedScoreError("nothing there"), "nothing there"),
-        (missing("POT", "This"), "This needs the package POT, which is not installed. Type: pip install POT, or: pip install 'ntk-select[scores]'"),
+        (missing("POT", "This"), "This needs the package POT, which is not installed. Try: pip install POT, or: pip install 'ntk-select[scores]'"),
         (np.linalg.LinAlgError("singular"), "A matrix of this score could not be decomposed (singular)."),
     ],
 )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ntk_select.errors import UndefinedScoreError
-from ntk_select.scores.zoo import column, min_max, standardised_terms
+from ntk_select.scores.score import column, min_max, standardised_terms
 
 TERMS = [{"a": 1.0, "b": -4.0, "c": 0.1}, {"a": 3.0, "b": -2.0, "c": 0.1}, {"a": 2.0, "b": 6.0, "c": 0.1}]
 

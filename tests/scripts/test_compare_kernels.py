@@ -1,4 +1,4 @@
-"""Does scripts/benchmarks/compare_kernels.py compare the embedded zoo, and not twice?"""
+"""scripts/benchmarks/compare_kernels.py compares the embedded zoo, and computes nothing twice."""
 
 import importlib.util
 import json
@@ -9,7 +9,7 @@ import pytest
 
 from ntk_select.errors import ConfigError
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "compare_kernels.py"
+SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmarks" / "compare_kernels.py"
 EXPERTS = ("neu_steel-resnet_small", "cifar10-resnet_small", "grocery-resnet_small")
 
 
@@ -53,7 +53,7 @@ def test_it_writes_figure_and_numbers_and_a_second_run_computes_only_what_is_new
     assert asked == [EXPERTS[2]]
     assert second.rows[: len(first.rows)] == first.rows
     assert second.experts == EXPERTS
-    (tmp_path / "experts" / f"{EXPERTS[0]}.json").write_text("{")  # cut off
+    (tmp_path / "experts" / f"{EXPERTS[0]}.json").write_text("{")  # truncated
     script.main(only=EXPERTS[:1], **options)
     script.main(only=EXPERTS[:1], **(options | {"per_class": 2}))
     assert asked == [EXPERTS[2], EXPERTS[0], EXPERTS[0]]

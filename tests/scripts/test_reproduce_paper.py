@@ -1,4 +1,4 @@
-"""Does the script that reproduces the paper say of the kept records what they hold?"""
+"""scripts/reproduce_paper.py reports the findings of the stored records."""
 
 import runpy
 from itertools import combinations
@@ -20,7 +20,7 @@ def script():
 
 
 def by_hand(store, shots):
-    """(gain of LFC's first three, gain of three random experts), one a task: means over seeds, draws one by one, all choices of three."""
+    """(gain of LFC's first three, gain of three random experts), one per task: means over seeds, draws one by one, all choices of three."""
     judged = {"magnetic_tile": "balanced_accuracy"}
     truths = [row for row in store.read("truth").to_pylist() if row["role"] == "truth" and row["images_per_class"] == shots]
     scores = [row for row in store.read("score").to_pylist() if row["score"] == "lfc" and row["images_per_class"] == shots]

@@ -1,4 +1,4 @@
-"""Does scripts/reproduce_prop1.py measure what it says, and not twice?"""
+"""scripts/reproduce_prop1.py and the benchmarks of the dynamics measure what they state, and nothing twice."""
 
 import importlib.util
 import json
@@ -14,7 +14,7 @@ SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
 def load(name):
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(Path(name).name, SCRIPTS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -25,17 +25,17 @@ def script():
     return load("reproduce_prop1")
 
 
-def test_rank_correlations_are_scipys_and_their_intervals_hold_the_truth(script):
+def test_rank_correlations_are_scipys_and_their_intervals_cover_the_true_value(script):
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 8, 30), rng.integers(0, 8, 30)
     assert script.spearman(a, b)[0] == pytest.approx(spearmanr(a, b).statistic)
     # Two normal variables of correlation r have Spearman's (6 / pi) arcsin(r / 2).
-    truth, held = 6 / np.pi * np.arcsin(0.35), 0
+    expected, covered = 6 / np.pi * np.arcsin(0.35), 0
     for _ in range(100):
         x = rng.normal(size=40)
         _, low, high = script.spearman(x, 0.7 * x + np.sqrt(1 - 0.49) * rng.normal(size=40), resamples=400)
-        held += low <= truth <= high
-    assert 85 <= held <= 100
+        covered += low <= expected <= high
+    assert 85 <= covered <= 100
 
 
 def cell(task, speed, fall, own=False):
@@ -103,23 +103,23 @@ def test_it_measures_a_cell_once_and_writes_answers_and_a_figure(script, tmp_pat
     assert record["common"]["loss"][0] - record["common"]["loss"][1] == pytest.approx(protocol.common_lr * record["speed"], rel=0.2)
     assert (tmp_path / "prop1.png").read_bytes().startswith(b"\x89PNG")
     assert "Equation 5 held in 1 of 1 cells." in capsys.readouterr().out
-    monkeypatch.setattr(script, "measure", lambda *_: pytest.fail("it was measured again"))
+    monkeypatch.setattr(script, "measure", lambda *_: pytest.fail("measured again"))
     script.main(**options)
 
 
 @pytest.mark.slow
 def test_one_step_is_predicted_better_the_smaller_it_is(capsys):
     pytest.importorskip("sklearn")
-    script = load("one_step_error")
+    script = load("benchmarks/one_step_error")
     script.main(only=("fashion_mnist-resnet_small",), per_class=1, shares=(1e-1, 1e-3, 1e-5))
     slope = float(capsys.readouterr().out.split("median ")[1].split(",")[0])
     assert 1.3 < slope < 2.3
 
 
 @pytest.mark.slow
-def test_both_ways_to_a_curve_are_measured_beside_each_other(capsys):
+def test_both_methods_for_a_curve_are_measured(capsys):
     pytest.importorskip("sklearn")
-    load("benchmark_dynamics").main(sizes=(20,), steps=5)
+    load("benchmarks/dynamics").main(sizes=(20,), steps=5)
     out = capsys.readouterr().out
     assert "matrix-free" in out
     difference = float(out.split("matrix-free")[-1].split("│")[-2])

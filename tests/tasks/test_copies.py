@@ -1,4 +1,4 @@
-"""Copies of an image are found at any size, different images are kept apart however alike they are."""
+"""Copies of an image are found at any size; different images are not taken for copies, however similar."""
 
 import io
 import tracemalloc

@@ -1,4 +1,4 @@
-"""A task is checked when it is made, and the probe sample is balanced, seeded and lazy."""
+"""Tasks are validated on construction; probe samples are balanced, seeded and lazy."""
 
 from collections.abc import Sequence
 

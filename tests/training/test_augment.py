@@ -1,6 +1,7 @@
-"""Do random views show what is on the image: exact windows, exact mirror images, turns as SciPy turns them?"""
+"""Random views: exact crops, exact flips, rotations as in SciPy, and random resized crops as in torchvision."""
 
 import sys
+from functools import partial
 
 import jax
 import numpy as np
@@ -11,9 +12,15 @@ from PIL import Image
 
 from ntk_select.errors import ConfigError, DataError, MissingDependencyError
 from ntk_select.experts.preprocess import Preprocess
-from ntk_select.training.augment import AUGMENTATIONS, RandomResizedCrop, augmented, check_augmentation
+from ntk_select.training.augment import AUGMENTATIONS, RandomResizedCrop, check_augmentation
+from ntk_select.training.augment import augmented as eager
 
 KEY = jax.random.key(3)
+
+
+def augmented(key, images, **options):
+    """In one compilation."""
+    return jax.jit(partial(eager, **options))(key, images)
 
 
 def images_of(n=40, height=5, width=6):

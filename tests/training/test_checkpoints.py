@@ -1,4 +1,4 @@
-"""Does a training that was cut go on to the same bits, and never from another's or from a damaged state?"""
+"""Interrupted training resumes to the same bits, and never from another training's or a damaged checkpoint."""
 
 import shutil
 
@@ -10,8 +10,9 @@ import pytest
 from ntk_select.errors import ConfigError
 from ntk_select.experts.expert import Taps
 from ntk_select.experts.preprocess import Preprocess
-from ntk_select.training.checkpoints import Checkpoints, number_of
-from ntk_select.training.step import InMemory, begin, cross_entropy, make_step, sgd, train_epochs
+from ntk_select.training.checkpoints import Checkpoints, seed_from
+from ntk_select.training.feeding import InMemory
+from ntk_select.training.loop import begin, cross_entropy, make_step, sgd, train_epochs
 
 X, Y = np.random.default_rng(0).normal(size=(12, 3)), np.arange(12) % 2
 
@@ -39,8 +40,8 @@ def trained(folder, epochs=6, cut_at=None, settings=("plan", 1), every_seconds=0
         first, state, notes = kept.latest(fresh())
         losses = notes.get("losses", [])
         step, rates = make_step(cross_entropy(two_layers), sgd()), np.linspace(0.1, 0.01, 18).reshape(6, 3)
-        state = train_epochs(step, state, InMemory(X, Y, 4), rates[:epochs], seed=[3], first_epoch=first, after_epoch=kept.then(report, losses))
-        kept.forget()
+        state = train_epochs(step, state, InMemory(X, Y, 4), rates[:epochs], seed=[3], first_epoch=first, after_epoch=kept.after_epoch(report, losses))
+        kept.delete()
     return state, losses, first
 
 
@@ -93,7 +94,7 @@ def test_without_a_folder_nothing_is_kept():
     with Checkpoints(None, "mine", ()) as kept:
         kept.save(1, fresh(), {})
         epoch, state, notes = kept.latest(fresh())
-        kept.forget()
+        kept.delete()
     assert (epoch, notes) == (0, {})
     same(state, fresh())
 
@@ -103,7 +104,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
         trained(tmp_path, cut_at=2)
     (folder,) = tmp_path.iterdir()
     shutil.rmtree(folder / "2" / "state")
-    with pytest.raises(ConfigError, match=r"The checkpoint .*mine-.*/2 cannot be read \(.*\). Delete the folder to begin anew"):
+    with pytest.raises(ConfigError, match=r"The checkpoint .*mine-.*/2 cannot be read \(.*\). Try: delete the folder to start again"):
         trained(tmp_path)
 
 
@@ -112,7 +113,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
         trained(tmp_path, cut_at=2)
     with (
         Checkpoints(tmp_path, "mine", ("plan", 1)) as kept,
-        pytest.raises(ConfigError, match="cannot be read .*Delete the folder to begin anew"),
+        pytest.raises(ConfigError, match="cannot be read .*Try: delete the folder to start again"),
     ):
         kept.latest(begin({"params": {"other": np.zeros(3)}}, sgd()))
 
@@ -120,11 +121,11 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
 def test_a_folder_that_cannot_be_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(ConfigError, match="Checkpoints cannot be kept in .*file/mine-.*Give another folder"),
+        pytest.raises(ConfigError, match="Checkpoints cannot be written to .*file/mine-.*Try: another folder"),
         Checkpoints(tmp_path / "file", "mine", ()),
     ):
         pass
 
 
 def test_texts_have_the_published_crc32():
-    assert number_of("123456789") == 0xCBF43926
+    assert seed_from("123456789") == 0xCBF43926

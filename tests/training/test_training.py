@@ -1,4 +1,4 @@
-"""Does training follow plain SGD step by step, in the order that is said, and stop where it diverges?"""
+"""Training follows SGD written in NumPy, in the documented order of batches, and stops at divergence."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,8 @@ from jax.sharding import Mesh
 
 from ntk_select.errors import ConfigError
 from ntk_select.experts.expert import Taps
-from ntk_select.training.step import DivergedError, InMemory, begin, cross_entropy, make_step, sgd, stepwise, train_epochs, warmup_cosine
+from ntk_select.training.feeding import InMemory
+from ntk_select.training.loop import DivergedError, begin, cross_entropy, make_step, sgd, step_decay, train_epochs, warmup_cosine
 
 X, Y = np.random.default_rng(0).normal(size=(10, 3)), np.arange(10) % 2
 W = np.random.default_rng(1).normal(size=(3, 2))
@@ -145,7 +146,7 @@ class Spoiled:
 @pytest.mark.parametrize(("epoch", "step"), [(1, 1), (1, 20), (2, 3), (2, 11), (2, 12), (2, 13)])
 def test_divergence_is_found_at_its_epoch_and_step_within_a_few_steps(epoch, step):
     batches = Spoiled(epoch, step)
-    with pytest.raises(DivergedError, match=f"Training diverged in epoch {epoch}, step {step}: .* not finite. Lower the learning rate") as caught:
+    with pytest.raises(DivergedError, match=f"Training diverged in epoch {epoch}, step {step}: .* not finite. Try: a smaller learning rate") as caught:
         train_epochs(make_step(cross_entropy(linear), sgd()), fresh(sgd()), batches, np.full((3, 20), 0.1), seed=SEED)
     assert (caught.value.epoch, caught.value.step) == (epoch, step)
     assert batches.taken <= min((epoch - 1) * 20 + step + 9, epoch * 20)
@@ -182,7 +183,7 @@ def test_bfloat16_is_close_to_float32_and_weights_stay_in_float32(rng):
 
 
 def test_step_schedules_divide_after_each_milestone():
-    rates = stepwise(0.5, 4, 2, (1, 3), 0.1)
+    rates = step_decay(0.5, 4, 2, (1, 3), 0.1)
     np.testing.assert_allclose(rates, [[0.5] * 2, [0.05] * 2, [0.05] * 2, [0.005] * 2])
 
 

@@ -1,4 +1,4 @@
-"""Does training over eight devices go where one device goes? The devices are made up, in a process of their own."""
+"""Training on eight devices gives the results of one device. The devices are simulated in a process of their own."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from ntk_select.models.architectures import build, initialise, make_expert
 
 from ntk_select.errors import ConfigError
-from ntk_select.training.step import begin, cross_entropy, make_step, sgd
+from ntk_select.training.loop import begin, cross_entropy, make_step, sgd
 
 jax.config.update("jax_enable_x64", True)
 warnings.simplefilter("error")
@@ -75,4 +75,4 @@ def test_losses_weights_and_batch_statistics_are_those_of_one_device(rows, mesh)
 
 
 def test_a_batch_that_cannot_be_shared_evenly_is_refused(rows):
-    assert rows["uneven"][0] == "A batch of 12 examples cannot be shared evenly by 8 devices. Give a multiple of 8."
+    assert rows["uneven"][0] == "A batch of 12 examples cannot be shared evenly by 8 devices. Try: batch_size=8"

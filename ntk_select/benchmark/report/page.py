@@ -1,4 +1,4 @@
-"""The results on one page that needs no server, no network and no other file."""
+"""The results on one HTML page that needs no server, no network and no other file."""
 
 import base64
 from collections import defaultdict
@@ -8,16 +8,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ntk_select.benchmark.report.columns import Column, Content
 from ntk_select.benchmark.report.results import Results
-from ntk_select.benchmark.report.tables import TABLES, Column, Content
-from ntk_select.benchmark.report.tables.in_words import what_is_missing, what_it_does_not_show, what_it_is, what_was_found
+from ntk_select.benchmark.report.words import TEXTS, what_is_missing, what_it_does_not_show, what_it_is, what_was_found
 from ntk_select.errors import missing
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 FILTER_FROM = 12
-"""Rows above which a table has a box to filter them."""
+"""Tables with more rows have a box to filter them."""
 SHORT, LONG = 42, 60
-"""Letters up to which a column of texts is not broken into lines, and from which it is given some width."""
+"""Characters up to which a column of text is not wrapped, and from which it gets a minimum width."""
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class Drawn:
     """A figure as the page shows it.
 
     Args:
-      name: by which files and links know it.
-      title: what it is of.
-      caption: the text below it; in parts, those that figures share stand once above them all.
-      svg, png: its content; None where nothing of it was measured.
-      why_not: the reason, where there is none.
+      name: of its files and links.
+      title: one line.
+      caption: the text below it, or its parts; parts that several figures share are shown once above all figures.
+      svg, png: its content; None if nothing of it was measured.
+      why_not: the reason, if there is none.
     """
 
     name: str
@@ -47,12 +47,11 @@ class Drawn:
     @property
     def parts(self) -> tuple[str, ...]:
         """The caption in parts; a text is one."""
-        found = [self.caption] if isinstance(self.caption, str) else self.caption
-        return tuple(part for part in found if part)
+        return tuple(filter(None, [self.caption] if isinstance(self.caption, str) else self.caption))
 
     @property
     def uri(self) -> str | None:
-        """The smaller of both as a data URI."""
+        """The smaller of both contents as a data URI."""
         found = [(len(content), kind, content) for kind, content in (("svg+xml", self.svg), ("png", self.png)) if content is not None]
         if not found:
             return None
@@ -66,8 +65,8 @@ def page(results: Results, figures: Sequence[Drawn], contents: Mapping[str, Cont
     Args:
       results: what was measured.
       figures: in their order.
-      contents: of tables, by their names in `TABLES`.
-      when: that stands on it.
+      contents: of tables, by their names in `tables.TABLES`.
+      when: the date on the page.
 
     Raises:
       MissingDependencyError: Jinja is not installed.
@@ -100,7 +99,7 @@ def page(results: Results, figures: Sequence[Drawn], contents: Mapping[str, Cont
 
 
 def _shared(figures: Sequence[Drawn]) -> dict[str, str]:
-    """Parts that the captions of several figures have, each with their names, as in "Figures 4, 6"."""
+    """Parts of captions that several figures have, each with their names, as in "Figures 4, 6"."""
     of = defaultdict(list)
     for figure in figures:
         for part in figure.parts if figure.uri else ():
@@ -113,26 +112,18 @@ def _listed(seeds) -> str:
 
 
 def _table(name: str, content: Content) -> dict[str, Any]:
-    kinds = [_kind(column, [row[place] for row in content.rows]) for place, column in enumerate(content.columns)]
-    rows = [
-        [
-            {"kind": kind, "value": _sorted_by(column, cell), "shown": column.shown(cell)}
-            for kind, column, cell in zip(kinds, content.columns, row, strict=True)
-        ]
-        for row in content.rows
+    by_column = zip(content.columns, zip(*content.rows, strict=True), strict=True) if content.rows else ()
+    cells = [
+        [{"kind": kind, "value": _sorted_by(column, cell), "shown": column.shown(cell)} for cell in column_cells]
+        for column, column_cells in by_column
+        for kind in [_kind(column, column_cells)]
     ]
-    return {
-        "name": name,
-        "title": TABLES[name].title,
-        "note": TABLES[name].note,
-        "missing": content.missing,
-        "columns": content.columns,
-        "rows": rows,
-    }
+    shown = {"columns": content.columns, "rows": list(zip(*cells, strict=True)), "missing": content.missing}
+    return {"name": name, "title": TEXTS[name]["title"], "note": " ".join(TEXTS[name]["text"].split()), **shown}
 
 
 def _sorted_by(column: Column, cell: Any) -> Any:
-    """A number where others in the column are: "all" images are more than any."""
+    """The value of a cell for sorting: "all" images are more than any number."""
     value = column.plain(cell)
     return "Infinity" if column.number and isinstance(value, str) else value
 
@@ -140,5 +131,5 @@ def _sorted_by(column: Column, cell: Any) -> Any:
 def _kind(column: Column, cells: Sequence[Any]) -> str:
     if column.number:
         return "number"
-    longest = max((len(column.shown(cell)) for cell in cells), default=0)
+    longest = max(len(column.shown(cell)) for cell in cells)
     return "text short" if longest <= SHORT else "text long" if longest >= LONG else "text"

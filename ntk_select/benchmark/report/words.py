@@ -1,19 +1,42 @@
-"""By which words, and in which order, does a report speak of scores, experts and images?"""
+"""Sentences of the report: what was measured, found and missing, with the terms and the order in which scores, experts and images are named."""
 
+import tomllib
+from collections import Counter
 from collections.abc import Sequence
+from math import isfinite
+from pathlib import Path
 
 from ntk_select.benchmark.config import Images
+from ntk_select.benchmark.report.results import GroundTruth, Results
+from ntk_select.benchmark.report.summary import BEST, RANDOM, baselines, in_points, measured, of_targets, usable_targets
+from ntk_select.evaluate import Interval
 
+TEXTS: dict[str, dict[str, str]] = tomllib.loads(Path(__file__).with_name("texts.toml").read_text(encoding="utf-8"))
+"""By figure and table: title, text (caption or note), and what several captions share."""
 FIRST = ("forecast", "lfc", "lgc", "leep", "rsa", "domain_similarity", "feature_metrics")
-"""Scores of the paper, which stand first."""
+"""Scores of the paper, which are listed first."""
 DOMAIN = "@"
-"""Before the domain in the name of an expert that was trained on several."""
+"""Separates the domain in the name of an expert that was trained on several."""
 MOST_NAMES = 5
-"""That are listed before the others are only counted."""
+"""Names that are listed; further ones are only counted."""
+KINDS = {
+    "score": ("cells of scores", "scorings of an expert on a draw of images"),
+    "forecast": ("cells of forecasts", "forecasts of an expert on a draw of images"),
+    "truth": ("fine-tunings", "fine-tunings of experts"),
+    "untrained": ("fine-tunings of untrained networks", "fine-tunings of networks with random weights"),
+    "search": ("wide searches", "fine-tunings of the reference with the wide search"),
+    "kernel": ("kernels", "feature kernels"),
+    "synthetic": ("fine-tunings", "synthetic measurements"),
+}
+"""By role (or kind) of a cell: how captions and the summary call them."""
+FOUND = {"lfc": "LFC", "lgc": "LGC"}
+"""Scores of which the summary speaks."""
+ENOUGH_TARGETS = 15
+"""Below so many targets a percentile bootstrap over them is known to be too narrow."""
 
 
 def paper_first(names: Sequence[str]) -> list[str]:
-    """The scores of the paper first, then the others as they come."""
+    """The scores of the paper first, then the others in their order."""
     return sorted(names, key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
 
 
@@ -48,6 +71,146 @@ def shots_text(shots: Images) -> str:
     return "all images" if shots is None else f"{counted(shots, 'image')} per class"
 
 
+def shots_shown(shots: Images) -> int | str:
+    """Images per class in a table."""
+    return "all" if shots is None else shots
+
+
 def balanced_text(tasks: Sequence[str]) -> str:
-    """The sentence that says on which tasks accuracy is the mean over classes; empty where it is on none."""
+    """The sentence that names the tasks on which accuracy is the mean over classes; empty without any."""
     return f"Accuracy is balanced, the mean over classes, on {', '.join(tasks)}." if tasks else ""
+
+
+def measured_text(results: Results) -> str:
+    """What was measured so far, as in "embedded_benchmark: 23 experts, 8 targets, 3 seeds of fine-tuning"."""
+    rows = [row for row in results.finetunings if row["role"] == "truth"]
+    experts, tasks, seeds = (len({row[column] for row in rows}) for column in ("expert", "task", "seed"))
+    synthetic = " (synthetic numbers)" if results.config.synthetic else ""
+    return f"{results.name}{synthetic}: {counted(experts, 'expert')}, {counted(tasks, 'target')}, {counted(seeds, 'seed')} of fine-tuning"
+
+
+def counts(results: Results) -> dict[str, tuple[int, int]]:
+    """Cells with a record and cells requested, by role (or kind)."""
+    recorded = {row["key"] for rows in (results.finetunings, results.scores, results.kernels) for row in rows}
+    requested = Counter(cell.role or cell.kind for cell in results.cells)
+    done = Counter(cell.role or cell.kind for cell in results.cells if cell.key in recorded)
+    return {role: (done[role], requested[role]) for role in KINDS if requested[role]}
+
+
+def gaps(results: Results, roles: Sequence[str] = ("truth", "score")) -> str:
+    """As in "12 of 96 wide searches are missing; 1 cell failed", of the cells of these roles; empty if all have a record."""
+    by_role = counts(results)
+    roles = ["synthetic"] if results.config.synthetic else [role for role in roles if role in by_role]
+    found = [f"{requested - done} of {requested} {KINDS[role][0]}" for role in roles for done, requested in [by_role[role]] if done < requested]
+    failed = f"; {counted(len(results.failures), 'cell')} failed" if results.failures else ""
+    return f"{' and '.join(filter(None, (', '.join(found[:-1]), found[-1])))} are missing{failed}" if found else ""
+
+
+def unfinished(results: Results) -> str:
+    """Targets that lack experts or seeds, as in "Unfinished: digits, 5 images per class (2 of 23 experts missing, seed 1 left out)."."""
+    texts = []
+    for truth in results.ground_truths():
+        lacks = [f"{len(truth.missing)} of {len(truth.missing) + len(truth.experts)} experts missing"] if truth.missing else []
+        lacks += [f"{seeds_text(truth.dropped)} left out"] if truth.dropped else []
+        texts += [f"{truth.task}, {shots_text(truth.shots)} ({', '.join(lacks)})"] if lacks else []
+    return f"Unfinished: {'; '.join(texts)}." if texts else ""
+
+
+def judged_text(results: Results, roles: Sequence[str]) -> str:
+    """The sentence that names the tasks of a figure on which accuracy is balanced."""
+    kernels = results.config.kernels if "kernel" in roles else None
+    return balanced_text([task for task in results.balanced if kernels is None or task in kernels.tasks])
+
+
+def what_it_is(results: Results) -> list[str]:
+    """What was requested: experts, tasks, shots, seeds, draws, the reference."""
+    trained = [cell for cell in results.cells if cell.kind in ("truth", "synthetic")]
+    draws = {cell.seed for cell in results.cells if cell.kind in ("score", "synthetic")}
+    tasks = len(results.task_names) or len({cell.task for cell in results.cells})
+    numbers = sorted({cell.images for cell in trained}, key=lambda each: (each is None, each))
+    synthetic = "These numbers are synthetic, to try the report: no image was used. " if results.config.synthetic else ""
+    reference = f"Gains are over the expert {results.config.reference}." if results.config.reference else "There is no reference expert."
+    return [
+        f"{synthetic}{counted(len(results.measured_experts), 'expert')}, {counted(tasks, 'target task')}, fine-tuning with "
+        f"{' and '.join(str(shots_shown(each)) for each in numbers)} images per class, {counted(len({cell.seed for cell in trained}), 'seed')}, "
+        f"{counted(len(draws), 'draw')} of the probe images. {reference} {balanced_text(results.balanced)}".rstrip()
+    ]
+
+
+def what_is_missing(results: Results) -> list[str]:
+    """Requested measurements without a record, by kind, unfinished targets, and warnings on the config."""
+    failed = sum(cell.key in results.failures for cell in results.cells)
+    found = [f"{done:,} of {requested:,} {KINDS[role][1]} are there." for role, (done, requested) in counts(results).items() if done < requested]
+    if failed:
+        found.append(f"{counted(failed, 'measurement')} failed; the table of failures gives the reasons.")
+    found += [_unfinished(truth) for truth in results.ground_truths() if truth.missing or truth.dropped]
+    return [*(found or ["Nothing: every measurement that the config requests is there."]), *results.warnings]
+
+
+def _unfinished(truth: GroundTruth) -> str:
+    experts = f"accuracies of {len(truth.experts)} of {len(truth.experts) + len(truth.missing)} experts" if truth.missing else "accuracies"
+    without = f" (not of {listed(truth.missing)})" if truth.missing else ""
+    dropped = f"; {seeds_text(truth.dropped)} left out, as too few of these experts were fine-tuned with it" if truth.dropped else ""
+    what = f"{experts}{without}, with {seeds_text(truth.seeds)}{dropped}"
+    return f"{truth.task} with {shots_text(truth.shots)} has {what}: its numbers are of those."
+
+
+def what_was_found(results: Results) -> list[str]:
+    """Gain, trials and rank correlation of LFC and LGC at each number of shots, with a random order and the best possible."""
+    found = []
+    for shots in results.shots:
+        for score, title in FOUND.items():
+            if score in results.score_names and (targets := len(usable_targets(results, score, "trials_to_best", shots))):
+                sentence = f"With {shots_text(shots)}, over {counted(targets, 'target')}, {title} {_verdict(results, score, shots, targets)}."
+                found.append(sentence)
+    return found or ["There is no target yet with values of LFC or LGC and accuracies of three experts."]
+
+
+def _verdict(results: Results, score: str, shots: Images, targets: int) -> str:
+    """As in "gains 1.2 [0.4, 2.0] points over the reference with the best of its first three (...); finds the best expert after ..."."""
+
+    def one(measure: str, **options) -> tuple[Interval | None, dict[str, Interval], int]:
+        count = len(usable_targets(results, score, measure, shots, **options))
+        own = measured(results, measure, shots, scores=[score], **options).get(score)
+        return of_targets(own, count), baselines(results, measure, shots, **options), count
+
+    parts = []
+    gain, ends, count = one("top_k_gain", k=3)
+    if gain is not None and isfinite(gain.value):
+        limits = ", ".join(f"{name.removesuffix(' (exact)')} {100 * ends[name].value:.1f}" for name in (RANDOM, BEST) if name in ends)
+        text = f"gains {_shown(in_points(gain), 1)} points over the reference with the best of its first three ({limits})"
+        parts.append(text if count == targets else f"{text} on {counted(count, 'target')}")
+    trials, ends, _ = one("trials_to_best")
+    parts.append(f"finds the best expert after {_shown(trials, 1)} trials" + (f" (random order {ends[RANDOM].value:.1f})" if RANDOM in ends else ""))
+    rank, _, _ = one("spearman")
+    if isfinite(rank.value):
+        parts.append(f"has a Spearman correlation of {_shown(rank, 2)} with accuracy")
+    return "; ".join(parts)
+
+
+def _shown(found: Interval, decimals: int) -> str:
+    text = f"{found.value + 0.0:.{decimals}f}"
+    return f"{text} [{found.low + 0.0:.{decimals}f}, {found.high + 0.0:.{decimals}f}]" if isfinite(found.low) else text
+
+
+def what_it_does_not_show(results: Results) -> list[str]:
+    """Limits of these numbers."""
+    most = max((len(usable_targets(results, None, "trials_to_best", shots)) for shots in results.shots), default=0)
+    fewest = min((len(truth.seeds) for truth in results.ground_truths()), default=0)
+    known = [results.experts[name] for name in results.measured_experts if name in results.experts]
+    sources, kinds = ({getattr(facts, name) for facts in known} for name in ("source", "architecture"))
+    narrow = ": intervals over so few are too narrow." if 1 < most < ENOUGH_TARGETS else "; there are no intervals." if most <= 1 else "."
+    found = [f"{counted(most, 'target')} {'says' if most == 1 else 'say'} little about another task{narrow}"]
+    if fewest:
+        found.append(f"Accuracies are means over at least {counted(fewest, 'seed')}: the best of several is too high by the remaining noise.")
+    if any(cell.kind == "score" for cell in results.cells):
+        found.append(
+            "A draw of probe images and a fine-tuning with the same seed share images (with N images per class both use the same ones), and other "
+            "draws use other images of the same training set; the intervals resample draws and seeds as if they were independent."
+        )
+    if known:
+        found.append(
+            f"{counted(len(known), 'expert')} {'comes' if len(known) == 1 else 'come'} from {counted(len(sources), 'source')} and "
+            f"{counted(len(kinds), 'architecture')}; those that share one are not independent. Another zoo may order the scores differently."
+        )
+    return found

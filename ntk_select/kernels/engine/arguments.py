@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_select._runtime.checks import is_whole
-from ntk_select._runtime.host_memory import free_memory
+from ntk_select._runtime.memory import free_memory
 from ntk_select.errors import ConfigError, did_you_mean
 
 PRECISIONS = ("highest", "high", "default")
@@ -150,7 +150,7 @@ def select(params, layers: str | Callable[[str], bool] | None) -> tuple[int, ...
         if not matches(name):
             continue
         if jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating):
-            raise ConfigError(f"Parameter {name!r} is complex; the kernel is defined here for real parameters. Type: layers= a pattern without it.")
+            raise ConfigError(f"Parameter {name!r} is complex; the kernel is defined here for real parameters. Try: layers= a pattern without it.")
         if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) and getattr(leaf, "size", 1):
             chosen.append(index)
     if not chosen:
@@ -208,11 +208,11 @@ def read_outputs(outputs: Any, n1: int, n2: int | None, c: int, dtype) -> Output
         return Outputs("trace" if outputs == "sum" else outputs, cotangents, cotangents)
     if isinstance(outputs, tuple):
         if n2 is None or len(outputs) != 2:
-            raise ConfigError("A pair of cotangents (for x1, for x2) needs x2. Type: ns.ntk(fn, params, x1, x2, outputs=(v1, v2))")
+            raise ConfigError("A pair of cotangents (for x1, for x2) needs x2. Try: ns.ntk(fn, params, x1, x2, outputs=(v1, v2))")
         return Outputs("trace", _cotangents(outputs[0], n1, c, dtype, "x1"), _cotangents(outputs[1], n2, c, dtype, "x2"))
     left = _cotangents(outputs, n1, c, dtype, "x1")
     if n2 is not None and len(left) != 1:
-        raise ConfigError("Cotangents (n, c) belong to x1; with x2 give both sides. Type: ns.ntk(fn, params, x1, x2, outputs=(v1, v2))")
+        raise ConfigError("Cotangents (n, c) belong to x1; with x2 give both sides. Try: ns.ntk(fn, params, x1, x2, outputs=(v1, v2))")
     return Outputs("trace", left, left)
 
 

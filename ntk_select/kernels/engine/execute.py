@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Num
 
-from ntk_select._runtime.out_of_memory import MemoryShrunkWarning, in_words, is_out_of_memory
+from ntk_select._runtime.memory import MemoryShrunkWarning, is_out_of_memory, reason_of
 from ntk_select.errors import ConfigError, ModelError
 from ntk_select.kernels.engine.arguments import Outputs, count_examples, some_examples
 from ntk_select.kernels.engine.contract import Contraction, contract, finish, layer_kernel, swapped, zero_totals
@@ -393,10 +393,8 @@ class InMemory:
         except MemoryError as error:
             size = f"{math.prod(self._shape) * self._dtype.itemsize / 1e9:.2g} GB"
             if self._names == ("",):
-                raise ConfigError(f"The kernel itself, {size}, does not fit into memory. Type: out= a folder, or outputs='trace'") from error
-            raise ConfigError(
-                f"The kernels of {len(self._names)} layers, {size} each, do not fit into memory. Type: layers= one at a time"
-            ) from error
+                raise ConfigError(f"The kernel itself, {size}, does not fit into memory. Try: out= a folder, or outputs='trace'") from error
+            raise ConfigError(f"The kernels of {len(self._names)} layers, {size} each, do not fit into memory. Try: layers= one at a time") from error
 
     def done(self, i: int, j: int) -> bool:
         """Whether the tile lies within one that was written."""
@@ -458,7 +456,7 @@ def compute_within_memory(plan: Plan, planned: Callable[..., Plan], sink: Sink, 
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            said = in_words(error)
+            said = reason_of(error)
         # Here the failed work and its arrays are forgotten.
         before, plan = plan, _smaller(plan, planned, said)
         warnings.warn(
@@ -478,8 +476,8 @@ def _smaller(plan: Plan, planned: Callable[..., Plan], said: str) -> Plan:
             with suppress(ConfigError):
                 return planned(memory=memory, cuts=cuts)
     raise ConfigError(
-        f"Memory ran out even with tiles of {_longest(plan)} example{'s' if _longest(plan) > 1 else ''} ({said}). End other programs, or type: "
-        "layers= a smaller part of the network, outputs='sum', or out= a folder, for a kernel that is itself too large."
+        f"Memory ran out even with tiles of {_longest(plan)} example{'s' if _longest(plan) > 1 else ''} ({said}). Try: "
+        "ending other programs, layers= a smaller part of the network, outputs='sum', or out= a folder, for a kernel that is itself too large."
     )
 
 

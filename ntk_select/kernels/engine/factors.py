@@ -36,7 +36,7 @@ def factors(
 
     Cost: one forward pass and m backward passes per example.
     """
-    weights = evaluate(structure.program, values, [*leaves, *[None] * (len(structure.program.inputs) - structure.count)], only=structure.before)
+    weights = evaluate(structure.program, values, [*leaves, *[None] * (len(structure.program.invars) - structure.count)], only=structure.params_only)
     shared = cotangents.shape[0] == 1
     one = partial(_of_example, structure, stored, values, list(leaves), weights)
     return jax.vmap(one, in_axes=(0, None if shared else 0))(x, cotangents[0] if shared else cotangents)
@@ -52,31 +52,31 @@ def _of_example(structure: Structure, stored, values, leaves, weights, x, cotang
     program, taps = structure.program, structure.taps
     wanted = [structure.leaves[leaf.position] for leaf in stored]
     reverse = [leaf.index for leaf in wanted if not leaf.structured]
-    number_of = {taps[number].step: number for leaf in wanted for number in leaf.taps}
+    number_of = {taps[number].eqn: number for leaf in wanted for number in leaf.taps}
     example = [leaf[None] for leaf in jax.tree.leaves(x)]
 
     def forward(perturbations, chosen):
         entered = {}
 
-        def intercept(index, step, inputs):
+        def interceptor(index, eqn, inputs):
             number = number_of.get(index)
             if number is None:
-                return step.run(*inputs)
+                return eqn.run(*inputs)
             tap, op = taps[number], taps[number].op
             entered[number] = inputs[tap.side]
             # The weight as it is outside: what flows into it is counted by the factors, and not once more by reverse mode.
             inputs[1 - tap.side] = weights[tap.weight]
-            output = op.product(*inputs).astype(perturbations[number].dtype) if op.window_exceeds_input else step.run(*inputs)[0]
+            output = op.product(*inputs).astype(perturbations[number].dtype) if op.window_exceeds_input else eqn.run(*inputs)[0]
             return [output + perturbations[number]]
 
-        slots = evaluate(program, values, [*_merged(leaves, reverse, chosen), *example], intercept=intercept)
-        return slots[program.outputs[0]].reshape(-1), entered
+        env = evaluate(program, values, [*_merged(leaves, reverse, chosen), *example], interceptor=interceptor)
+        return env[program.outvars[0]].reshape(-1), entered
 
-    left_of = {number: program.shapes[program.steps[step].outputs[0]] for step, number in number_of.items()}
+    left_of = {number: program.avals[program.eqns[eqn].outvars[0]] for eqn, number in number_of.items()}
     zeros = {number: jnp.zeros(shape.shape, shape.dtype) for number, shape in left_of.items()}
     chosen = [leaves[index] for index in reverse]
     _, pull, entered = jax.vjp(forward, zeros, chosen, has_aux=True)
-    left, gradients = jax.vmap(pull)(cotangents.astype(program.shapes[program.outputs[0]].dtype))
+    left, gradients = jax.vmap(pull)(cotangents.astype(program.avals[program.outvars[0]].dtype))
     # (m, g, s, o) -> (g, s, m, o): the products below then run over long rows.
     left = {number: jax.vmap(taps[number].op.outputs)(ct).transpose(1, 2, 0, 3) for number, ct in left.items()}
     gradients = dict(zip(reverse, _with_derived(structure, wanted, gradients, entered, left, values, chosen, leaves), strict=True))
@@ -114,11 +114,11 @@ def _with_derived(structure: Structure, wanted: list[LeafUse], gradients, entere
     numbers = sorted({number for leaf in reverse for number in leaf.taps})
     if not numbers:
         return gradients
-    nothing = [None] * (len(program.inputs) - structure.count)
+    nothing = [None] * (len(program.invars) - structure.count)
 
     def weights(chosen):
-        slots = evaluate(program, values, [*_merged(leaves, [leaf.index for leaf in reverse], chosen), *nothing], only=structure.before)
-        return [slots[taps[number].weight] for number in numbers]
+        env = evaluate(program, values, [*_merged(leaves, [leaf.index for leaf in reverse], chosen), *nothing], only=structure.params_only)
+        return [env[taps[number].weight] for number in numbers]
 
     made, pull = jax.vjp(weights, chosen)
     cotangents = []

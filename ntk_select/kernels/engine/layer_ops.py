@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ntk_select.kernels.engine.program import Step
+from ntk_select.kernels.engine.program import Eqn
 
 
 @dataclass(frozen=True)
@@ -257,48 +257,47 @@ def summing_type(*dtypes) -> jnp.dtype:
     return jnp.dtype("float64" if any(jnp.dtype(dtype) == jnp.float64 for dtype in dtypes) else "float32")
 
 
-def read_layer_op(step: Step, side: int, shapes: dict[int, jax.ShapeDtypeStruct]) -> LayerOp | None:
-    """The operation of a step whose operand number 1 - side is the weight; None when it is none of the three kinds."""
-    if len(step.inputs) != 2 or any(shapes[slot].size == 0 for slot in (*step.inputs, *step.outputs)):
+def read_layer_op(eqn: Eqn, side: int, avals: dict[int, jax.ShapeDtypeStruct]) -> LayerOp | None:
+    """The operation of an equation whose operand number 1 - side is the weight; None when it is none of the three kinds."""
+    if len(eqn.invars) != 2 or any(avals[var].size == 0 for var in (*eqn.invars, *eqn.outvars)):
         return None
-    if not all(jnp.issubdtype(shapes[slot].dtype, jnp.floating) for slot in (step.inputs[1 - side], *step.outputs)):
+    if not all(jnp.issubdtype(avals[var].dtype, jnp.floating) for var in (eqn.invars[1 - side], *eqn.outvars)):
         return None
-    x, w = shapes[step.inputs[side]].shape, shapes[step.inputs[1 - side]].shape
-    if step.name == "dot_general":
-        contract, batch = step.settings["dimension_numbers"]
+    x, w = avals[eqn.invars[side]].shape, avals[eqn.invars[1 - side]].shape
+    if eqn.name == "dot_general":
+        contract, batch = eqn.params["dimension_numbers"]
         contract, batch = tuple(map(tuple, contract)), tuple(map(tuple, batch))
         free = tuple(
             tuple(axis for axis in range(len(shape)) if axis not in contract[index] + batch[index])
-            for index, shape in enumerate(shapes[slot].shape for slot in step.inputs)
+            for index, shape in enumerate(avals[var].shape for var in eqn.invars)
         )
         order = (side, 1 - side)
         return Dense(side, *(tuple(pair[index] for index in order) for pair in (batch, contract, free)), x, w)
-    if step.name == "conv_general_dilated" and side == 0 and step.settings["batch_group_count"] == 1:
-        settings = step.settings
+    if eqn.name == "conv_general_dilated" and side == 0 and eqn.params["batch_group_count"] == 1:
         return Conv(
-            settings["dimension_numbers"],
-            tuple(settings["window_strides"]),
-            tuple(map(tuple, settings["padding"])),
-            tuple(settings["lhs_dilation"]),
-            tuple(settings["rhs_dilation"]),
-            settings["feature_group_count"],
+            eqn.params["dimension_numbers"],
+            tuple(eqn.params["window_strides"]),
+            tuple(map(tuple, eqn.params["padding"])),
+            tuple(eqn.params["lhs_dilation"]),
+            tuple(eqn.params["rhs_dilation"]),
+            eqn.params["feature_group_count"],
             x,
             w,
-            shapes[step.outputs[0]].shape,
+            avals[eqn.outvars[0]].shape,
         )
-    if step.name == "gather" and side == 1 and _takes_rows(step.settings, x, w, shapes[step.outputs[0]].shape):
-        return Embedding(x, w, shapes[step.inputs[0]].dtype, step.settings["mode"] == lax.GatherScatterMode.CLIP)
+    if eqn.name == "gather" and side == 1 and _takes_rows(eqn.params, x, w, avals[eqn.outvars[0]].shape):
+        return Embedding(x, w, avals[eqn.invars[0]].dtype, eqn.params["mode"] == lax.GatherScatterMode.CLIP)
     return None
 
 
-def _takes_rows(settings, indices, table, output) -> bool:
+def _takes_rows(params, indices, table, output) -> bool:
     """Whether each index takes a whole row along the first axis of the table."""
-    numbers = settings["dimension_numbers"]
+    numbers = params["dimension_numbers"]
     return (
         tuple(numbers.collapsed_slice_dims) == (0,)
         and tuple(numbers.start_index_map) == (0,)
         and not numbers.operand_batching_dims
-        and tuple(settings["slice_sizes"]) == (1, *table[1:])
+        and tuple(params["slice_sizes"]) == (1, *table[1:])
         and output == (*indices[:-1], *table[1:])
         and tuple(numbers.offset_dims) == tuple(range(len(indices) - 1, len(output)))
     )

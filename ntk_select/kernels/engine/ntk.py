@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from ntk_select._runtime.checks import check_progress, is_whole
 from ntk_select.errors import ConfigError, did_you_mean
+from ntk_select.kernels.engine.analyse import analyse, check_independent
 from ntk_select.kernels.engine.arguments import (
     Outputs,
     available_memory,
@@ -28,9 +29,10 @@ from ntk_select.kernels.engine.arguments import (
 from ntk_select.kernels.engine.digest import digest_of_function, digest_of_params, digests_of_examples
 from ntk_select.kernels.engine.execute import InMemory, compute, compute_within_memory, kernels, without_explicit_axes
 from ntk_select.kernels.engine.jacobian import jacobian_kernel, vector_product_kernel
+from ntk_select.kernels.engine.neural_tangents import neural_tangents_kernel
 from ntk_select.kernels.engine.plan import Plan, contractions_of, make_plan, stored_of
 from ntk_select.kernels.engine.store import BlockStore, open_store
-from ntk_select.kernels.engine.structure import Analysed, analyse, check_independent
+from ntk_select.kernels.engine.structure import Analysed
 
 METHODS = ("auto", "structured", "jacobian", "vector-product", "neural-tangents")
 BLOCK = 512  # examples along a block of a kernel on disk
@@ -114,16 +116,14 @@ def ntk(
         raise ConfigError(f"method={method!r} is unknown.{did_you_mean(str(method), METHODS)}")
     other = method not in ("auto", "structured")
     if mesh is not None and not other and not isinstance(mesh, Mesh):
-        raise ConfigError(
-            f"mesh= takes a jax.sharding.Mesh; given: {type(mesh).__name__}. Type: mesh=jax.sharding.Mesh(jax.devices(), ('examples',))"
-        )
+        raise ConfigError(f"mesh= takes a jax.sharding.Mesh; given: {type(mesh).__name__}. Try: mesh=jax.sharding.Mesh(jax.devices(), ('examples',))")
     if accumulate not in (None, "float64"):
         raise ConfigError(f"accumulate={accumulate!r} is unknown. Allowed: None (the type of the outputs) or 'float64'.")
     if out is not None and by_layer:
-        raise ConfigError("by_layer=True keeps one kernel a layer in memory and cannot go to disk. Type: out=None, or layers= one layer at a time")
+        raise ConfigError("by_layer=True keeps one kernel a layer in memory and cannot go to disk. Try: out=None, or layers= one layer at a time")
     check_folder(out)
     if tile is not None and out is None:
-        raise ConfigError(f"tile={tile!r} cuts a kernel that goes to disk. Type: out= a folder, or leave tile out")
+        raise ConfigError(f"tile={tile!r} cuts a kernel that goes to disk. Try: out= a folder, or leave tile out")
     if tile is not None and (not is_whole(tile) or tile < 1):
         raise ConfigError(f"tile={tile!r} must be a positive number of examples.")
     with jax.default_matmul_precision(precision):
@@ -133,7 +133,7 @@ def ntk(
         check_independent(fn, params, x1, structure)
         if other:
             if by_layer or out is not None or mesh is not None or accumulate is not None:
-                raise ConfigError(f"by_layer, out, mesh and accumulate belong to the engine, not to method={method!r}. Type: method='structured'")
+                raise ConfigError(f"by_layer, out, mesh and accumulate belong to the engine, not to method={method!r}. Try: method='structured'")
             return _by_other_method(method, fn, params, analysed, x1, x2, wanted, {} if batch_size is None else {"batch_size": batch_size})
         store = None if out is None else _open_kernel(out, analysed, params, x1, x2, wanted, precision, accumulate, tile)
         options = {"batch_size": batch_size, "split": by_layer, "space": space, "devices": 1 if mesh is None else mesh.size}
@@ -153,8 +153,6 @@ def ntk(
 
 def _by_other_method(method: str, fn, params, analysed: Analysed, x1, x2, wanted: Outputs, options: dict) -> np.ndarray:
     if method == "neural-tangents":
-        from ntk_select.kernels.neural_tangents import neural_tangents_kernel
-
         return neural_tangents_kernel(fn, params, x1, x2, wanted, tuple(leaf.index for leaf in analysed.structure.leaves), **options)
     route = {"jacobian": jacobian_kernel, "vector-product": vector_product_kernel}[method]
     return route(analysed, x1, x2, wanted, **options)

@@ -132,41 +132,41 @@ class Passes:
 def passes_of(structure: Structure) -> Passes:
     """Counts over all products and convolutions of the program."""
     program = structure.program
-    of_x, live = set(program.inputs[structure.count :]), set()
-    weights = {structure.taps[number].step for leaf in structure.leaves for number in leaf.taps}
-    moved = {program.inputs[leaf.index] for leaf in structure.leaves if leaf.kind in ("elementwise", "general", "derived")}
+    of_x, live = set(program.invars[structure.count :]), set()
+    weights = {structure.taps[number].eqn for leaf in structure.leaves for number in leaf.taps}
+    moved = {program.invars[leaf.index] for leaf in structure.leaves if leaf.kind in ("elementwise", "general", "derived")}
     forward = backward = 0.0
     activations = largest = 0
-    for index, step in enumerate(program.steps):
-        if not of_x.intersection(step.inputs):
-            if moved.intersection(step.inputs):
-                moved.update(step.outputs)
+    for index, eqn in enumerate(program.eqns):
+        if not of_x.intersection(eqn.invars):
+            if moved.intersection(eqn.invars):
+                moved.update(eqn.outvars)
             continue
-        of_x.update(step.outputs)
-        flops = _flops(step, program.shapes)
+        of_x.update(eqn.outvars)
+        flops = _flops(eqn, program.avals)
         forward += flops
-        differentiated = [slot for slot in step.inputs if slot in live]
+        differentiated = [var for var in eqn.invars if var in live]
         backward += flops * len(differentiated)
-        if differentiated or index in weights or moved.intersection(step.inputs):
-            live.update(step.outputs)
-        size = sum(_bytes(program.shapes[slot]) for slot in step.outputs)
+        if differentiated or index in weights or moved.intersection(eqn.invars):
+            live.update(eqn.outvars)
+        size = sum(_bytes(program.avals[var]) for var in eqn.outvars)
         activations, largest = activations + size, max(largest, size)
     return Passes(forward, backward, activations, largest)
 
 
-def _bytes(shape) -> int:
-    return math.prod(shape.shape) * jnp.dtype(shape.dtype).itemsize if jnp.issubdtype(shape.dtype, jnp.number) else 0
+def _bytes(aval) -> int:
+    return math.prod(aval.shape) * jnp.dtype(aval.dtype).itemsize if jnp.issubdtype(aval.dtype, jnp.number) else 0
 
 
-def _flops(step, shapes) -> float:
-    if step.name == "dot_general":
-        contract, _ = step.settings["dimension_numbers"]
-        left = shapes[step.inputs[0]].shape
-        return 2.0 * math.prod(shapes[step.outputs[0]].shape) * math.prod(left[axis] for axis in contract[0])
-    if step.name == "conv_general_dilated":
-        kernel = shapes[step.inputs[1]].shape
-        out_features = step.settings["dimension_numbers"].rhs_spec[0]
-        return 2.0 * math.prod(shapes[step.outputs[0]].shape) * math.prod(kernel) / kernel[out_features]
+def _flops(eqn, avals) -> float:
+    if eqn.name == "dot_general":
+        contract, _ = eqn.params["dimension_numbers"]
+        left = avals[eqn.invars[0]].shape
+        return 2.0 * math.prod(avals[eqn.outvars[0]].shape) * math.prod(left[axis] for axis in contract[0])
+    if eqn.name == "conv_general_dilated":
+        kernel = avals[eqn.invars[1]].shape
+        out_features = eqn.params["dimension_numbers"].rhs_spec[0]
+        return 2.0 * math.prod(avals[eqn.outvars[0]].shape) * math.prod(kernel) / kernel[out_features]
     return 0.0
 
 
@@ -429,12 +429,12 @@ def make_plan(
             break  # more chunks would only repeat forward passes
     if best is None and cuts is not None:
         raise ConfigError(
-            f"Tiles of {longest} examples do not fit into {memory / 1e9:.3g} GB: about {least / 1e9:.3g} GB are needed. Type: tile={max(1, longest // 2)}, or a larger memory_gb."
+            f"Tiles of {longest} examples do not fit into {memory / 1e9:.3g} GB: about {least / 1e9:.3g} GB are needed. Try: tile={max(1, longest // 2)}, or a larger memory_gb."
         )
     if best is None:
         raise ConfigError(
             f"Not even one example at a time fits into {memory / 1e9:.3g} GB: about {least / 1e9:.3g} GB are needed. "
-            f"Type: memory_gb={_rounded_up(1.02 * least / 1e9)} or more, layers= a smaller part of the network, or outputs='sum'."
+            f"Try: memory_gb={_rounded_up(1.02 * least / 1e9)} or more, layers= a smaller part of the network, or outputs='sum'."
         )
     return best
 

@@ -1,9 +1,9 @@
-"""Functions as hashable steps without arrays. The only file that reads JAX's intermediate form (`jax.extend`).
+"""Functions as hashable lists of equations, without arrays. The only file that reads jaxprs (`jax.extend`).
 
-A `Program` is the function's jaxpr with calls to jitted, checkpointed and closed functions written out and short scans
-unrolled, so that every use of a parameter can be seen. Custom derivative rules stay whole: they are part of what the
-user asked for. Arrays that the function closes over are handed in at run time, so that functions with the same
-operations share one program and what was compiled for it, whatever they capture.
+A `Program` is the function's jaxpr with calls to jitted, checkpointed and closed functions inlined and short scans
+unrolled, so that every use of a parameter is visible. Custom derivative rules stay opaque. Arrays that the function
+closes over are passed at run time, so that functions with the same operations share one program and its compiled code,
+whatever they capture.
 """
 
 from collections.abc import Callable
@@ -26,18 +26,18 @@ MOST_BYTES = 2**16  # of an array inside an operation that is compared by its co
 PROGRAMS = 64  # that stay compiled, the most recently used ones
 
 
-class Step(NamedTuple):
-    """One operation: outputs = run(*inputs). `inputs` and `outputs` are numbers of slots, `settings` as JAX prints them."""
+class Eqn(NamedTuple):
+    """One equation: outvars = run(*invars). Variables are numbers; `name` and `params` are those of the primitive."""
 
     name: str
-    settings: dict[str, Any]
-    inputs: tuple[int, ...]
-    outputs: tuple[int, ...]
+    params: dict[str, Any]
+    invars: tuple[int, ...]
+    outvars: tuple[int, ...]
     run: Callable[..., list]
 
 
 class Compiled:
-    """Compiled functions of an object, kept as long as the object is."""
+    """Cache of the compiled functions of an object, with its lifetime."""
 
     def __init__(self):
         self._jitted = {}
@@ -51,39 +51,39 @@ class Compiled:
 
 
 class Program(Compiled):
-    """Steps in order, from the slots `inputs` to the slots `outputs`. Programs with the same operations are equal.
+    """A flat jaxpr: equations in order, from `invars` to `outvars`. Programs with the same operations are equal.
 
     Attributes:
-      steps: the operations.
-      inputs, outputs: slots.
-      literals: slots whose values are numbers in the source.
-      constants: slots of the arrays that the function closes over.
-      shapes: slot -> shape and type.
+      eqns: the equations.
+      invars, outvars: variables, by number.
+      literals: variables whose values are scalars in the source.
+      constvars: variables of the arrays that the function closes over.
+      avals: variable -> shape and type.
       key: everything above as nested tuples; `repr(key)` is the same in every process.
       captured: how many constants the function itself closes over; the others belong to functions that it calls.
-      shared: whether equal programs can be told; False where an operation holds a large array or an unknown function.
+      shared: whether equal programs can be recognised; False where an operation holds a large array or an unknown function.
     """
 
     def __init__(self, closed: ClosedJaxpr):
         super().__init__()
-        writer, jaxpr = _Writer(), closed.jaxpr
-        inputs = [writer.new(var) for var in jaxpr.invars]
-        constants = [writer.constant(var, value) for var, value in zip(jaxpr.constvars, closed.consts, strict=True)]
-        outputs = writer.inline(jaxpr, constants, inputs)
-        self.captured = len(constants)
+        flattener, jaxpr = _Flattener(), closed.jaxpr
+        invars = [flattener.new(var) for var in jaxpr.invars]
+        constvars = [flattener.constant(var, value) for var, value in zip(jaxpr.constvars, closed.consts, strict=True)]
+        outvars = flattener.inline(jaxpr, constvars, invars)
+        self.captured = len(constvars)
         self._jaxpr = jaxpr
-        self.values = tuple(writer.values)
-        self.steps, self.literals, self.shapes = tuple(writer.steps), writer.literals, writer.shapes
-        self.inputs, self.outputs, self.constants = tuple(inputs), tuple(outputs), tuple(writer.constants)
+        self.values = tuple(flattener.values)
+        self.eqns, self.literals, self.avals = tuple(flattener.eqns), flattener.literals, flattener.avals
+        self.invars, self.outvars, self.constvars = tuple(invars), tuple(outvars), tuple(flattener.constvars)
         self.key = (
-            tuple(writer.keys),
-            self.inputs,
-            self.outputs,
-            self.constants,
-            tuple((slot, _array_key(value)) for slot, value in self.literals.items()),
-            tuple(writer.avals),
+            tuple(flattener.keys),
+            self.invars,
+            self.outvars,
+            self.constvars,
+            tuple((var, _array_key(value)) for var, value in self.literals.items()),
+            tuple(flattener.types),
         )
-        self.shared = writer.shared
+        self.shared = flattener.shared
         self._hash = hash(self.key)
 
     @cached_property
@@ -115,15 +115,15 @@ def trace(fn: Callable, *arguments: Any) -> tuple[Program, tuple]:
 
 
 def _without_unused(closed: ClosedJaxpr) -> ClosedJaxpr:
-    """Without operations and captured arrays that no output needs, such as the old head of a network whose pre-logits are asked for."""
-    jaxpr, kept = closed.jaxpr, []
+    """Dead-code elimination: equations and captured arrays that no output needs, such as the head of a network that returns pre-logits."""
+    jaxpr, live = closed.jaxpr, []
     needed = {atom for atom in jaxpr.outvars if not isinstance(atom, Literal)}
     for eqn in reversed(jaxpr.eqns):
         if eqn.effects or not needed.isdisjoint(eqn.outvars):
-            kept.append(eqn)
+            live.append(eqn)
             needed.update(atom for atom in eqn.invars if not isinstance(atom, Literal))
     captured = [(var, value) for var, value in zip(jaxpr.constvars, closed.consts, strict=True) if var in needed]
-    return ClosedJaxpr(jaxpr.replace(eqns=kept[::-1], constvars=[var for var, _ in captured]), [value for _, value in captured])
+    return ClosedJaxpr(jaxpr.replace(eqns=live[::-1], constvars=[var for var, _ in captured]), [value for _, value in captured])
 
 
 @lru_cache(maxsize=PROGRAMS)
@@ -132,67 +132,67 @@ def _interned(program: Program) -> Program:
 
 
 def evaluate(
-    program: Program, values, inputs, *, intercept: Callable[[int, Step, list], list] | None = None, only: frozenset[int] | None = None
+    program: Program, values, inputs, *, interceptor: Callable[[int, Eqn, list], list] | None = None, only: frozenset[int] | None = None
 ) -> dict[int, Any]:
-    """The value of every slot.
+    """The environment after evaluation: the value of every variable.
 
     Args:
       program, values: from `trace`.
       inputs: leaves of the arguments.
-      intercept: intercept(number of the step, step, its inputs) -> outputs, to watch or change a step.
-      only: run these steps only.
+      interceptor: interceptor(index, eqn, its inputs) -> outputs, called instead of `eqn.run`.
+      only: indices of the equations to evaluate; all if None.
     """
-    slots = dict(program.literals)
-    slots |= dict(zip(program.constants, values, strict=True)) | dict(zip(program.inputs, inputs, strict=True))
-    for number, step in enumerate(program.steps):
-        if only is not None and number not in only:
+    env = dict(program.literals)
+    env |= dict(zip(program.constvars, values, strict=True)) | dict(zip(program.invars, inputs, strict=True))
+    for index, eqn in enumerate(program.eqns):
+        if only is not None and index not in only:
             continue
-        arguments = [slots[slot] for slot in step.inputs]
-        outputs = step.run(*arguments) if intercept is None else intercept(number, step, arguments)
-        slots |= dict(zip(step.outputs, outputs, strict=True))
-    return slots
+        arguments = [env[var] for var in eqn.invars]
+        outputs = eqn.run(*arguments) if interceptor is None else interceptor(index, eqn, arguments)
+        env |= dict(zip(eqn.outvars, outputs, strict=True))
+    return env
 
 
 def outputs_of(program: Program, values, inputs) -> list:
-    """The outputs of the function, a list of leaves; by JAX's own evaluation, without anything written out."""
+    """The outputs of the function, a list of leaves, by JAX's own evaluation of the original jaxpr."""
     return program.original(*values[: program.captured], *inputs)
 
 
 def calls_python(program: Program) -> bool:
     """Whether the function calls back to Python, of which nothing can be known."""
-    return any("callback" in step.name for step in program.steps) or "callback" in repr(program.key)
+    return any("callback" in eqn.name for eqn in program.eqns) or "callback" in repr(program.key)
 
 
-class _Writer:
-    """Writes jaxprs out as steps."""
+class _Flattener:
+    """Flattens nested jaxprs into one list of equations over numbered variables."""
 
     def __init__(self):
-        self.steps, self.keys, self.literals, self.shapes, self.avals = [], [], {}, {}, []
-        self.constants, self.values, self.shared, self.in_rule = [], [], True, False
+        self.eqns, self.keys, self.literals, self.avals, self.types = [], [], {}, {}, []
+        self.constvars, self.values, self.shared, self.in_rule = [], [], True, False
 
     def new(self, var) -> int:
-        slot, aval = len(self.shapes), var.aval
-        self.shapes[slot] = jax.ShapeDtypeStruct(aval.shape, aval.dtype) if hasattr(aval, "shape") else aval
-        self.avals.append((aval.shape, str(aval.dtype), getattr(aval, "weak_type", False)) if hasattr(aval, "shape") else str(aval))
-        return slot
+        number, aval = len(self.avals), var.aval
+        self.avals[number] = jax.ShapeDtypeStruct(aval.shape, aval.dtype) if hasattr(aval, "shape") else aval
+        self.types.append((aval.shape, str(aval.dtype), getattr(aval, "weak_type", False)) if hasattr(aval, "shape") else str(aval))
+        return number
 
     def constant(self, var, value) -> int:
-        slot = self.new(var)
-        self.constants.append(slot)
+        number = self.new(var)
+        self.constvars.append(number)
         self.values.append(value)
-        return slot
+        return number
 
-    def inline(self, jaxpr: Jaxpr, constants, inputs) -> list[int]:
-        slots = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*constants, *inputs), strict=True))
+    def inline(self, jaxpr: Jaxpr, constvars, invars) -> list[int]:
+        env = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*constvars, *invars), strict=True))
 
         def read(atom) -> int:
             if not isinstance(atom, Literal):
-                return slots[atom]
+                return env[atom]
             if np.ndim(atom.val):
                 return self.constant(atom, atom.val)
-            slot = self.new(atom)
-            self.literals[slot] = atom.val
-            return slot
+            number = self.new(atom)
+            self.literals[number] = atom.val
+            return number
 
         for eqn in jaxpr.eqns:
             arguments = [read(atom) for atom in eqn.invars]
@@ -205,7 +205,7 @@ class _Writer:
                 results = [self.new(var) for var in eqn.outvars]
                 run = _Operation(eqn, jaxpr)
                 self.add(eqn.primitive.name, eqn.params, arguments, results, run, self.operation_key(eqn, run))
-            slots |= dict(zip(eqn.outvars, results, strict=True))
+            env |= dict(zip(eqn.outvars, results, strict=True))
         return [read(atom) for atom in jaxpr.outvars]
 
     def call(self, called, arguments) -> list[int]:
@@ -213,18 +213,18 @@ class _Writer:
         return self.inline(inner, [self.constant(var, value) for var, value in zip(inner.constvars, values, strict=True)], arguments)
 
     def unroll(self, eqn, arguments) -> list[int]:
-        settings = eqn.params
-        length, consts, carry = settings["length"], settings["num_consts"], settings["num_carry"]
+        params = eqn.params
+        length, consts, carry = params["length"], params["num_consts"], params["num_carry"]
         shared, state, rows = arguments[:consts], arguments[consts : consts + carry], arguments[consts + carry :]
-        inner = settings["jaxpr"].jaxpr
-        order = range(length)[::-1] if settings["reverse"] else range(length)
+        inner = params["jaxpr"].jaxpr
+        order = range(length)[::-1] if params["reverse"] else range(length)
         stacks = [[None] * length for _ in eqn.outvars[carry:]]
         for index in order:
             parts = []
             for row, var in zip(rows, inner.invars[consts + carry :], strict=True):
                 parts.append(self.new(var))
                 self.add("row", {"index": index}, [row], parts[-1:], partial(_row, index), index)
-            results = self.call(settings["jaxpr"], [*shared, *state, *parts])
+            results = self.call(params["jaxpr"], [*shared, *state, *parts])
             state = results[:carry]
             for stack, result in zip(stacks, results[carry:], strict=True):
                 stack[index] = result
@@ -236,21 +236,21 @@ class _Writer:
                 self.add("empty", {}, [], state[-1:], partial(_empty, var.aval.shape, var.aval.dtype), None)
         return state
 
-    def add(self, name: str, settings: dict, inputs, outputs, run: Callable, key) -> None:
-        self.steps.append(Step(name, settings, tuple(inputs), tuple(outputs), run))
-        self.keys.append((name, key, tuple(inputs), tuple(outputs)))
+    def add(self, name: str, params: dict, invars, outvars, run: Callable, key) -> None:
+        self.eqns.append(Eqn(name, params, tuple(invars), tuple(outvars), run))
+        self.keys.append((name, key, tuple(invars), tuple(outvars)))
 
     def operation_key(self, eqn, run: Callable):
-        """Everything that an operation is, in hashable form."""
-        name, settings = eqn.primitive.name, eqn.params
+        """An equation without its variables, in hashable form."""
+        name, params = eqn.primitive.name, eqn.params
         if name in _CALLS:
-            return self.key(settings[_CALLS[name]])
+            return self.key(params[_CALLS[name]])
         if name not in _CUSTOM_RULES:
-            return tuple((name, self.key(value)) for name, value in settings.items())
-        plain = tuple((name, self.key(value)) for name, value in settings.items() if isinstance(value, _PLAIN))
-        if self.in_rule:  # the rule of a rule often calls itself; only first derivatives are told apart
+            return tuple((name, self.key(value)) for name, value in params.items())
+        plain = tuple((name, self.key(value)) for name, value in params.items() if isinstance(value, _PLAIN))
+        if self.in_rule:  # the rule of a rule often calls itself; only first derivatives are compared
             return plain
-        library = _library_code(list(settings.values()))
+        library = _library_code(list(params.values()))
         address = (library, plain, tuple(str(atom.aval) for atom in eqn.invars))
         if library is not None and address in _LIBRARY_RULES:
             return address
@@ -271,7 +271,7 @@ class _Writer:
         return _Unknown(value)
 
     def key(self, value):
-        """A hashable form of a parameter of an operation, equal for equal operations only."""
+        """A hashable form of a parameter of an equation, equal for equal operations only."""
         if isinstance(value, ClosedJaxpr):
             return ("closed", self.key(value.jaxpr), tuple(map(self.key, value.consts)))
         if isinstance(value, Jaxpr):
@@ -295,7 +295,7 @@ class _Writer:
         return value
 
     def jaxpr_key(self, jaxpr: Jaxpr):
-        """The operations of a jaxpr inside an operation, variables by number."""
+        """The equations of a nested jaxpr, variables by number."""
         numbers = {}
 
         def atom(value):
@@ -304,15 +304,15 @@ class _Writer:
             return numbers.setdefault(value, len(numbers)), str(value.aval)
 
         inputs = tuple(map(atom, (*jaxpr.constvars, *jaxpr.invars)))
-        steps = []
+        eqns = []
         for eqn in jaxpr.eqns:
             key = self.operation_key(eqn, _Operation(eqn, jaxpr))
-            steps.append((eqn.primitive.name, key, tuple(map(atom, eqn.invars)), tuple(map(atom, eqn.outvars))))
-        return inputs, tuple(steps), tuple(map(atom, jaxpr.outvars))
+            eqns.append((eqn.primitive.name, key, tuple(map(atom, eqn.invars)), tuple(map(atom, eqn.outvars))))
+        return inputs, tuple(eqns), tuple(map(atom, jaxpr.outvars))
 
 
 class _Unknown:
-    """A part of an operation that equals nothing but itself."""
+    """A parameter of an equation that equals nothing but itself."""
 
     def __init__(self, value):
         self.value = value
@@ -329,7 +329,7 @@ def _array_key(value):
 
 
 class _Operation:
-    """An equation of a jaxpr as a function of all its inputs; made when it is first called, for most programs are known already."""
+    """An equation of a jaxpr as a function of all its inputs; built lazily, since most programs are cached already."""
 
     def __init__(self, eqn, jaxpr: Jaxpr):
         self._eqn, self._jaxpr, self._call = eqn, jaxpr, None
@@ -345,7 +345,7 @@ class _Operation:
 
 
 def _derivative(eqn, run: Callable) -> ClosedJaxpr:
-    """An operation with a derivative rule of its own, followed by that derivative: forward mode, or reverse mode where there is no other."""
+    """The jaxpr of an operation with a custom derivative rule together with that derivative: JVP, or VJP if there is no JVP."""
     shapes = [jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype) for atom in eqn.invars]
     real = [index for index, shape in enumerate(shapes) if jnp.issubdtype(shape.dtype, jnp.inexact)]
 
@@ -369,9 +369,9 @@ _LIBRARY_RULES: set = set()
 
 
 def _library_code(value) -> frozenset | None:
-    """All code that a derivative rule can reach, where it is JAX's own: then it is the same rule whenever the code is. None elsewhere.
+    """All code that a derivative rule can reach, if all of it is JAX's own, so that equal code is an equal rule; otherwise None.
 
-    It spares tracing the derivative of every `relu` again. Where JAX keeps its rules in another way, None comes out.
+    It saves tracing the derivative of every `relu` again.
     """
     code, seen, todo = [], set(), [value]
     while todo:

@@ -181,12 +181,12 @@ def _begin(folder: Path, described: dict, what: str, axes: int) -> np.ndarray:
         try:
             written = dict(json.loads(card.read_text()))
         except (ValueError, TypeError, RecursionError) as error:
-            raise DataError(f"{str(card)!r} is not a description of a {what}: {first_line(error)}. Type: out= another folder.") from error
+            raise DataError(f"{str(card)!r} is not a description of a {what}: {first_line(error)}. Try: out= another folder.") from error
         if names and written != described:
             different = _different(written, described)
-            raise ConfigError(f"{str(folder)!r} holds a {what} of something else (different: {different}). Type: out= another folder.")
+            raise ConfigError(f"{str(folder)!r} holds a {what} of something else (different: {different}). Try: out= another folder.")
     elif names or any((folder / f"{what}.{ending}").exists() for ending in ("npy", "zarr")):
-        raise ConfigError(f"{str(folder)!r} holds files but no {what}.json. Type: out= another folder, or empty this one.")
+        raise ConfigError(f"{str(folder)!r} holds files but no {what}.json. Try: out= another folder, or empty this one.")
     if not names:
         write_atomically(card, json.dumps(described, indent=1).encode())
     found = filter(None, map(re.compile("_".join([r"(\d{1,15})-(\d{1,15})"] * axes)).fullmatch, names))
@@ -217,7 +217,7 @@ def _check_examples(folder: Path, what: str, name: str, side: np.ndarray, end: i
     if len(differing):
         raise ConfigError(
             f"Example {differing[0]} of {name}, or its cotangents, is not the one whose {what} is in {str(folder)!r}; "
-            "more examples may only follow the same ones. Type: out= another folder."
+            "more examples may only follow the same ones. Try: out= another folder."
         )
     return bool(len(known) == end)
 
@@ -264,7 +264,7 @@ def _disk(folder: Path, what: str):
         raise
     except (OSError, ValueError) as error:
         said = " ".join(str(error).partition(" [tensorstore_spec")[0].split())
-        advice = "Type: the same call once the folder has room and may be written; it computes only what is not there. Or type: out= another folder."
+        advice = "Try: the same call once the folder has room and may be written; it computes only what is not there. Or try: out= another folder."
         raise DataError(f"The folder {str(folder)!r} cannot hold the {what}: {said}. {advice}") from error
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Num
 
-from ntk_select._runtime.out_of_memory import MemoryShrunkWarning, in_words, is_out_of_memory
+from ntk_select._runtime.memory import MemoryShrunkWarning, is_out_of_memory, reason_of
 from ntk_select.errors import ConfigError, ModelError
 from ntk_select.kernels.engine.arguments import Outputs, count_examples, default_device, some_examples
 from ntk_select.kernels.engine.factors import Stored, factors
@@ -89,7 +89,7 @@ def portions(structure: Structure, outputs: Outputs, sketch: Sketch, n: int, *, 
         least = needed(batch, chunk)
         raise ConfigError(
             f"Sketching {batch} example{'s' if batch > 1 else ''} at a time needs about {least / 1e9:.2g} GB, above the budget of {memory / 1e9:.2g} GB. "
-            f"Type: memory_gb={math.ceil(1.1 * least / 1e8) / 10:.1f} or more, a smaller dim=, or layers= a smaller part of the network."
+            f"Try: memory_gb={math.ceil(1.1 * least / 1e8) / 10:.1f} or more, a smaller dim=, or layers= a smaller part of the network."
         )
     if batch_size is None:
         batch = math.ceil(n / math.ceil(n / batch))  # alike, so that no example is done twice
@@ -201,12 +201,12 @@ def _is_moved(structure: Structure, leaf: LeafUse) -> bool:
 def _moved_back(structure: Structure, position: int, values, leaves) -> Callable:
     """The function that takes a gradient of the operand back through the reshapes and transpositions before it."""
     leaf = structure.leaves[position]
-    missing = [None] * (len(structure.program.inputs) - structure.count)
+    missing = [None] * (len(structure.program.invars) - structure.count)
 
     def weight(moved):
         arguments = [*leaves, *missing]
         arguments[leaf.index] = moved
-        return evaluate(structure.program, values, arguments, only=structure.before)[structure.taps[leaf.taps[0]].weight]
+        return evaluate(structure.program, values, arguments, only=structure.params_only)[structure.taps[leaf.taps[0]].weight]
 
     out, pull = jax.vjp(weight, jnp.asarray(leaves[leaf.index]))
     return lambda gradient: pull(gradient.reshape(out.shape).astype(out.dtype))[0]
@@ -336,12 +336,12 @@ class Batches:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                said = in_words(error)
+                said = reason_of(error)
             before = min(size or last - first, last - done)
             size = before // 2
             if size == 0:
                 raise ConfigError(
-                    f"Memory ran out even with one example at a time ({said}). End other programs, or type: a smaller dim=, "
+                    f"Memory ran out even with one example at a time ({said}). Try: ending other programs, a smaller dim=, "
                     "layers= a smaller part of the network, or out= a folder, for a sketch that is itself too large."
                 )
             warnings.warn(

@@ -43,7 +43,7 @@ def directions(outputs: Outputs, sketch: Sketch) -> int:
     if sketch.width < m:
         raise ConfigError(
             f"kind='jvp' gives a column for each of the {m} outputs of a direction, and a block has {sketch.width} columns. "
-            f"Type: dim={m * sketch.blocks * math.ceil(32 / sketch.blocks)} or more, or fewer blocks."
+            f"Try: dim={m * sketch.blocks * math.ceil(32 / sketch.blocks)} or more, or fewer blocks."
         )
     return sketch.width // m
 
@@ -61,7 +61,7 @@ def portions(structure: Structure, outputs: Outputs, sketch: Sketch, n: int, *, 
     if least > memory:
         raise ConfigError(
             f"One direction and one example take about {least / 1e9:.2g} GB, above the budget of {memory / 1e9:.2g} GB. "
-            f"Type: memory_gb={math.ceil(1.1 * least / 1e8) / 10:.1f} or more, or layers= a smaller part of the network."
+            f"Try: memory_gb={math.ceil(1.1 * least / 1e8) / 10:.1f} or more, or layers= a smaller part of the network."
         )
     together = min(per_block, DIRECTIONS, max(1, int(memory / 4 / max(1, size))))
     room = max(1, int(memory / 2 / max(1, 3 * passes.activations * together)))
@@ -91,7 +91,7 @@ def rows(
         for index, leaf in zip(chosen, picked, strict=True):
             merged[index] = leaf
         one = lambda example: evaluate(program, values, [*merged, *(leaf[None] for leaf in jax.tree.leaves(example))])  # noqa: E731
-        return jax.vmap(lambda example: one(example)[program.outputs[0]].reshape(-1))(x)
+        return jax.vmap(lambda example: one(example)[program.outvars[0]].reshape(-1))(x)
 
     picked = [jnp.asarray(leaves[index]) for index in chosen]
 

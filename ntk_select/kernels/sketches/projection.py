@@ -96,11 +96,11 @@ class Sketch:
             raise ConfigError(f"blocks={self.blocks!r} must be a whole number from 1, or None.")
         if self.blocks is not None and not _is_auto(self.dim) and self.dim % self.blocks:
             better = max(1, min(round(self.dim / self.blocks), MOST_DIM // self.blocks)) * self.blocks
-            raise ConfigError(f"dim={self.dim} cannot be cut into {self.blocks} blocks of the same width. Type: dim={better}")
+            raise ConfigError(f"dim={self.dim} cannot be cut into {self.blocks} blocks of the same width. Try: dim={better}")
         if self.error is not None and not (isinstance(self.error, numbers.Real) and not isinstance(self.error, bool) and 0 < self.error < 1):
             raise ConfigError(f"error={self.error!r} must be a number between 0 and 1, for example error=0.005.")
         if self.error is not None and not _is_auto(self.dim):
-            raise ConfigError(f"error= chooses the dimension, and dim={self.dim} is given already. Type: dim='auto', or leave error out.")
+            raise ConfigError(f"error= chooses the dimension, and dim={self.dim} is given already. Try: dim='auto', or leave error out.")
 
     @property
     def width(self) -> int:
@@ -160,14 +160,14 @@ def decided(sketch: Sketch, least_blocks: int = 1) -> Sketch:
     if sketch.kind == FORWARD or not KINDS[sketch.kind].law:
         raise ConfigError(
             f"dim='auto' needs a kind whose error is known beforehand, and that of {sketch.kind!r} depends on the gradients. "
-            "Type: dim=8192, or another kind; ns.lgc(..., sketch=...) measures its error."
+            "Try: dim=8192, or another kind; ns.lgc(..., sketch=...) measures its error."
         )
     error = ENTRY_ERROR if sketch.error is None else sketch.error
     blocks = sketch.blocks or least_blocks
     dim = rounded_up(2 / error**2, blocks)
     if dim > MOST_DIM:
         raise ConfigError(
-            f"error={error} needs {dim} columns, more than {MOST_DIM}. Type: error={(2 / MOST_DIM) ** 0.5:.2g} or more, or the exact ns.ntk."
+            f"error={error} needs {dim} columns, more than {MOST_DIM}. Try: error={(2 / MOST_DIM) ** 0.5:.2g} or more, or the exact ns.ntk."
         )
     return replace(sketch, dim=dim, blocks=blocks, error=None)
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from ntk_select._runtime.checks import check_progress
 from ntk_select.errors import ConfigError
+from ntk_select.kernels.engine.analyse import analyse, check_independent
 from ntk_select.kernels.engine.arguments import (
     Outputs,
     available_memory,
@@ -24,7 +25,7 @@ from ntk_select.kernels.engine.arguments import (
 )
 from ntk_select.kernels.engine.digest import digest_of_function, digest_of_params, digests_of_examples
 from ntk_select.kernels.engine.store import BlockStore, StoredArray, open_store
-from ntk_select.kernels.engine.structure import Analysed, analyse, check_independent
+from ntk_select.kernels.engine.structure import Analysed
 from ntk_select.kernels.sketches import execute, forward
 from ntk_select.kernels.sketches.hashing import SCHEME
 from ntk_select.kernels.sketches.projection import FORWARD, Sketch, decided
@@ -97,7 +98,7 @@ def sketch(
     check_progress(progress)
     check_folder(out)
     if by_layer and (kind == FORWARD or out is not None):
-        raise ConfigError("by_layer=True takes reverse mode and memory. Type: another kind than 'jvp', and no out=; or layers= one layer at a time")
+        raise ConfigError("by_layer=True takes reverse mode and memory. Try: another kind than 'jvp', and no out=; or layers= one layer at a time")
     refuse = partial(refuse_tracers, "ns.sketch", "ns.sketch_fn(fn, params, x)(params, x), which can")
     refuse(params, x, outputs)
     x = read_examples(x, "x")

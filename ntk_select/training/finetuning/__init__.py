@@ -1,8 +1,19 @@
-"""How well does an expert do on a task once it is fine-tuned? What the scores are meant to predict."""
+"""Fine-tuning of an expert on a task: the ground truth that the scores predict."""
 
-from .finetune import finetune as finetune
-from .keep import keep as keep
-from .keep import kept_name as kept_name
-from .recipe import Recipe as Recipe
-from .result import FinetuneResult as FinetuneResult
-from .result import Trial as Trial
+import warnings
+
+from ntk_select.training.finetuning.finetune import finetune as finetune
+from ntk_select.training.finetuning.recipe import Recipe as Recipe
+from ntk_select.training.finetuning.result import FinetuneResult as FinetuneResult
+from ntk_select.training.finetuning.result import Trial as Trial
+from ntk_select.training.finetuning.result import save_expert as save_expert
+from ntk_select.training.finetuning.result import saved_name as saved_name
+
+_RENAMED = {"keep": "save_expert", "kept_name": "saved_name"}
+
+
+def __getattr__(name: str):
+    if name not in _RENAMED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"{__name__}.{name} is deprecated. Try: {__name__}.{_RENAMED[name]}", DeprecationWarning, stacklevel=2)
+    return globals()[_RENAMED[name]]

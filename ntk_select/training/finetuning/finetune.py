@@ -1,4 +1,4 @@
-"""The accuracy of an expert after fine-tuning on a task."""
+"""`finetune`: the accuracy of an expert after fine-tuning on a task."""
 
 import os
 import threading
@@ -19,13 +19,10 @@ from ntk_select.experts.new_head import with_new_head
 from ntk_select.kernels.flops import TRAINING, forward_flops
 from ntk_select.resolve import as_expert, as_task
 from ntk_select.tasks.task import Task
-
-from .accuracy import Accuracy
-from .recipe import LEARNING_RATES, Recipe, checked_rates
-from .result import FinetuneResult, Trial
-from .run import OutputsError, Run, Trainer
-from .search import SEARCHES, best_first, beyond, edge_of, grid, optuna_search
-from .shots import chosen_images, hold_out
+from ntk_select.training.finetuning.recipe import LEARNING_RATES, Recipe, checked_rates, hold_out, training_images
+from ntk_select.training.finetuning.result import FinetuneResult, Trial
+from ntk_select.training.finetuning.search import SEARCHES, best_first, edge_of, extend_grid, grid, optuna_search
+from ntk_select.training.finetuning.trainer import Accuracy, OutputsError, Run, Trainer
 
 CHOICES = ("validation", "paper")
 
@@ -49,48 +46,49 @@ def finetune(
     checkpoints: str | Path | None = None,
     progress: Progress | bool | None = None,
 ) -> FinetuneResult:
-    """Fine-tunes an expert with a fresh head on a task, by the recipe of the paper, and tests it on the whole test set.
+    """Fine-tunes an expert with a new head on a task, by the recipe of the paper, and evaluates it on the whole test set.
 
-    With several learning rates, a fifth of the training images chooses among them; then the network is trained once more, on all of them, with the
-    best, and tested: the test set is looked at once. Where the best is the largest or the smallest of them, further rates are tried past it.
-    `choose="paper"` is what the paper did, every given rate trained on all images and the best test accuracy reported, which is optimistic: the
-    largest of several noisy numbers.
+    With several learning rates, a fifth of the training images is held out to choose among them. The network is then trained again on all
+    training images at the best rate and evaluated, so that the test set is used once. If the best rate is the largest or smallest of the grid,
+    further rates are tried past it. `choose="paper"` follows the paper: every given rate is trained on all images, and the best test accuracy
+    is reported. This is optimistic, being the maximum of several noisy numbers.
 
     Args:
       expert: with `features_fn` and `preprocess`; or the name of an embedded expert, or the folder of one.
-      task: or its URI, as for `load_task`. Of one without a test set a fifth of the images of each class is kept for testing, always the same
-        (`Task.with_test_split`); a warning and the result say so.
-      shots: training images of each class, at most; None or "full" for all.
-      learning_rates: to try; one is taken as it is.
-      extend: try further rates, each about three times the one before (0.01, 0.03, 0.1; or a third: 0.001, 0.0003), while the best of a grid of
-        several is at its end and accuracy on validation, or at equal accuracy the loss, still improves: `STEPS_BEYOND` at most, and none past a
-        rate that diverged. Not with `choose="paper"` or Optuna, which searches beyond the given rates by itself.
+      task: or its URI, as for `load_task`. If it has no test set, a fifth of the images of each class is held out for testing, always the same
+        ones (`Task.with_test_split`); a warning and the result say so.
+      shots: training images per class, at most; None or "full" for all.
+      learning_rates: to try; a single one is used as it is.
+      extend: try further rates past the end of the grid, each about three times the previous one (0.01, 0.03, 0.1), or a third of it (0.001,
+        0.0003), while validation accuracy, or at equal accuracy the loss, improves; at most `STEPS_BEYOND`, and none past a rate that diverged.
+        Does not apply to `choose="paper"`, nor to Optuna, which searches beyond the given rates anyway.
       choose: "validation" or "paper".
-      recipe: everything else; `Recipe()` by default.
-      search: "grid" tries `learning_rates`; "optuna" those first and then others around them, `trials` in all (needs the package optuna).
-      trials: of Optuna.
-      seed: of head, order, augmentation and validation images.
-      sample_seed: of the choice of `shots` images; `seed` by default. They are the images of `probe_sample` with that seed.
-      reference: the expert, or its name, whose fine-tuning on the same images is the unit of `cost`.
-      workers: learning rates that are tried at the same time; by default one for each core where a CPU trains a small network (a step of it leaves cores idle), else one.
+      recipe: all other hyper-parameters; `Recipe()` by default.
+      search: "grid" tries `learning_rates`; "optuna" tries them first and then others, `trials` in all (needs the package optuna).
+      trials: number of learning rates that Optuna tries.
+      seed: of the head, the order of batches, augmentation, and the choice of validation images.
+      sample_seed: of the choice of `shots` images, which are those of `probe_sample` with this seed; `seed` by default.
+      reference: expert, or its name, whose fine-tuning on the same images is the unit of `cost`.
+      workers: learning rates tried at the same time. By default one per core for small networks on a CPU, where one step does not use all
+        cores; otherwise one.
       mesh: devices that share each batch; batch norm sees the whole batch.
-      checkpoints: folder by which interrupted training resumes, bit for bit on a CPU; None keeps nothing. What is finished is
-        kept as well, until `FinetuneResult.forget`; a network that calls back to Python is not kept, for it cannot be told from others.
+      checkpoints: folder from which an interrupted training resumes, bit for bit on a CPU; None writes none. Finished trainings stay there
+        until `FinetuneResult.delete_checkpoints`. Networks that call back to Python are not saved, since no digest can identify them.
       progress: called with (epochs done, epochs in all, name). None shows a bar on a terminal or in a notebook, False nothing.
 
     Returns:
       A `FinetuneResult`.
 
     Raises:
-      ConfigError: an option is not allowed, or too few images.
-      ModelError: the expert cannot be given a head, has no preprocess, or weights that are not finite; or every learning rate diverged.
+      ConfigError: an option is not allowed, or there are too few images.
+      ModelError: the expert cannot be given a head, has no preprocess, or has weights that are not finite; or every learning rate diverged.
       TaskError: there is no test set, and no class has two images.
-      TaskError, DataError: a task that was named cannot be loaded.
+      TaskError, DataError: a task given by its URI cannot be loaded.
 
     Warns:
       UserWarning: the task has no test set.
 
-    Cost: `recipe.epochs` passes, forward and backward, over the training images for each rate, and one more after a validation.
+    Cost: `recipe.epochs` forward and backward passes over the training images per learning rate, and once more after a validation.
 
     Reference: Deshpande et al. 2021, section 4.2.
     """
@@ -99,14 +97,14 @@ def finetune(
     recipe = Recipe() if recipe is None else recipe
     rates = checked_rates(learning_rates)
     sample_seed = seed if sample_seed is None else sample_seed
-    task, test_split = _tested(task)
+    task, test_split = _with_test_images(task)
     _check(expert, reference, extend, choose, recipe, search, trials, seed, sample_seed, workers)
     recipe = replace(recipe, augment=recipe.augmentation(expert.preprocess, task.flips_keep_class))
-    places = chosen_images(task, shots, sample_seed)
-    network, one_input, passes = _fresh(expert, task, places, recipe, seed)
-    their_passes = None if reference is None else _fresh(reference, task, places, recipe, seed)[2]
+    indices = training_images(task, shots, sample_seed)
+    network, one_input, passes = _with_new_head(expert, task, indices, recipe, seed)
+    reference_passes = None if reference is None else _with_new_head(reference, task, indices, recipe, seed)[2]
     chooses = search == "optuna" or len(rates) > 1
-    fitted, held = (places, None) if choose == "paper" or not chooses else _divided(task, places, seed)
+    fitted, held = (indices, None) if choose == "paper" or not chooses else (indices[part] for part in hold_out(task.labels[indices], seed))
     settings = [expert.params, expert.state, task.name, task.labels, one_input, search]
     trainer = Trainer(network, task, recipe, seed, mesh=mesh, checkpoints=None if checkpoints is None else Path(checkpoints), settings=settings)
     if workers is None:
@@ -124,7 +122,7 @@ def finetune(
         if not chooses:
             return Trial(rate, None, None, run.losses)
         try:
-            judged = trainer.tested(run.expert) if held is None else trainer.validated(run.expert, held)
+            judged = trainer.test_accuracy(run.expert) if held is None else trainer.validation_accuracy(run.expert, held)
         except OutputsError as error:
             return Trial(rate, None, None, run.losses, str(error))
         if held is None:
@@ -134,36 +132,36 @@ def finetune(
     with reporting(progress, f"fine-tuning {expert.name}") as shown:
         report = _Counter(shown, (count + (held is not None)) * recipe.epochs, expert.name)
 
-        def train(rate: float, place: int) -> Run:
-            return trainer.run(fitted, rate, report.of(place))
+        def train(rate: float, index: int) -> Run:
+            return trainer.run(fitted, rate, report.of(index))
 
-        def further(rate: float, place: int) -> Run:
+        def further(rate: float, index: int) -> Run:
             report.add(recipe.epochs, f"{expert.name}, also learning rate {rate:g}")
-            return train(rate, place)
+            return train(rate, index)
 
         def again(rate: float) -> Run:
-            done.append(trainer.run(places, rate, report.of("all images")))
+            done.append(trainer.run(indices, rate, report.of("all images")))
             return done[-1]
 
         trainer.prepare(fitted)
         if held is not None:
-            trainer.prepare(places)
+            trainer.prepare(indices)
         with timed(trainer.seconds, "train"):
             ways = train, judge, rates
             tried = optuna_search(*ways, trials, seed) if search == "optuna" else grid(*ways, min(workers, count), report.stop)
-            added = beyond(further, judge, tried) if extend and search == "grid" and held is not None else []
+            added = extend_grid(further, judge, tried) if extend and search == "grid" and held is not None else []
             tried = sorted([*tried, *added], key=lambda trial: -trial.learning_rate) if search == "grid" else tried
             rate, final = _final(tried, runs, chooses, None if held is None else again)
         trainer.seconds["train"] -= trainer.seconds.get("evaluate", 0.0)
-        outcome = tested.get(rate) or trainer.tested(final.expert)
-    images, seen_now = sum(run.images for run in done), sum(run.seen_now for run in done)
+        outcome = tested.get(rate) or trainer.test_accuracy(final.expert)
+    images, images_now = sum(run.images for run in done), sum(run.images_now for run in done)
     return FinetuneResult(
         expert.name,
         task.name,
         None if shots in (None, "full") else int(shots),
         int(seed),
         int(sample_seed),
-        len(places),
+        len(indices),
         len(task.test_labels),
         rate,
         choose if chooses else "given",
@@ -175,12 +173,12 @@ def finetune(
         tuple(tried),
         images,
         trainer.seconds,
-        seen_now / trainer.seconds["train"] if seen_now else None,
+        images_now / trainer.seconds["train"] if images_now else None,
         passes * images,
-        None if their_passes is None else passes * images / (their_passes * trainer.images(places)),
+        None if reference_passes is None else passes * images / (reference_passes * trainer.images(indices)),
         recipe,
         final.expert,
-        trainer.kept,
+        trainer.checkpoint_folders,
         tuple(trial.learning_rate for trial in added),
         edge_of(rate, [trial.learning_rate for trial in tried]) if search == "grid" else None,
         test_split,
@@ -188,37 +186,32 @@ def finetune(
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _fresh(expert: Expert, task: Task, places: np.ndarray, recipe: Recipe, seed: int) -> tuple[Expert, np.ndarray, float]:
-    """The expert with a fresh head, one input of it, and the operations of training on one image."""
-    one_input = expert.preprocess([np.asarray(task.images[int(places[0])])])
+def _with_new_head(expert: Expert, task: Task, indices: np.ndarray, recipe: Recipe, seed: int) -> tuple[Expert, np.ndarray, float]:
+    """The expert with a new head, one network input, and the operations of training on one image."""
+    one_input = expert.preprocess([np.asarray(task.images[int(indices[0])])])
     network = with_new_head(expert, task.num_classes, head=recipe.head, seed=seed, x=one_input)
     return network, one_input, TRAINING * forward_flops(network.apply_fn, network.variables, one_input)
 
 
-def _divided(task: Task, places: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    fitted, held = hold_out(task.labels[places], seed)
-    return places[fitted], places[held]
-
-
 def _final(tried: Sequence[Trial], runs: dict[float, Run], chooses: bool, again: Callable[[float], Run] | None) -> tuple[float, Run]:
-    """The rate and the run that is tested: the best trial, trained `again` on all images where some were held out.
+    """The best learning rate and its run, trained `again` on all images if some were held out.
 
-    A rate that does well on fewer images may diverge on all; then the next best is taken.
+    If training on all images diverges, the next best rate is used.
     """
     for trial in best_first(tried) if chooses else [trial for trial in tried if trial.diverged is None]:
         run = runs[trial.learning_rate] if again is None else again(trial.learning_rate)
         if run.expert is not None:
             return trial.learning_rate, run
-    told = "; ".join(f"{trial.learning_rate:g}: {trial.diverged or 'diverged on all images'}" for trial in tried)
-    raise ModelError(f"Every learning rate diverged ({told}). Try smaller ones: learning_rates={min(trial.learning_rate for trial in tried) / 10:g}")
+    outcomes = "; ".join(f"{trial.learning_rate:g}: {trial.diverged or 'diverged on all images'}" for trial in tried)
+    raise ModelError(f"Every learning rate diverged ({outcomes}). Try: learning_rates={min(trial.learning_rate for trial in tried) / 10:g}")
 
 
 class _Counter:
-    """Epochs of runs that may go on in several threads, as one progress."""
+    """Adds up the epochs of runs in several threads for one progress bar."""
 
     def __init__(self, progress, total: int, name: str):
         self._progress, self._total, self._name = progress, total, name
@@ -227,38 +220,38 @@ class _Counter:
         self._stopped = False
 
     def stop(self) -> None:
-        """Ends each run when it next reports."""
+        """Makes each run raise KeyboardInterrupt at its next report."""
         self._stopped = True
 
     def add(self, epochs: int, name: str) -> None:
-        """Further epochs, of what is called `name` from now on."""
+        """Adds epochs to the total, and changes the displayed name."""
         self._total, self._name = self._total + epochs, name
 
-    def of(self, place: int | str) -> Callable[[int], None]:
+    def of(self, run: int | str) -> Callable[[int], None]:
         def report(epochs: int) -> None:
             with self._lock:
                 if self._stopped:
                     raise KeyboardInterrupt
-                self._done[place] = epochs
+                self._done[run] = epochs
                 if self._progress is not None:
                     self._progress(min(sum(self._done.values()), self._total), self._total, self._name)
 
         return report
 
 
-def _tested(task: Task) -> tuple[Task, str | None]:
-    """The task with a test set, and the sentence that says how it was split where it had none."""
+def _with_test_images(task: Task) -> tuple[Task, str | None]:
+    """The task with a test set, and a sentence on how it was split off; None if the task has its own."""
     if task.test_images is not None and len(task.test_images):
         return task, None
     split, known = task.with_test_split(), task.details.get("warnings", ())
-    said = " ".join(warning for warning in split.details["warnings"] if warning not in known)
-    warnings.warn(f"Task {task.name!r}. {said}", UserWarning, stacklevel=3)
-    return split, said
+    remark = " ".join(warning for warning in split.details["warnings"] if warning not in known)
+    warnings.warn(f"Task {task.name!r}. {remark}", UserWarning, stacklevel=3)
+    return split, remark
 
 
 def _check(expert: Expert, reference: Expert | None, extend, choose, recipe, search, trials, seed, sample_seed, workers) -> None:
     if not isinstance(recipe, Recipe):
-        raise ConfigError(f"recipe={recipe!r} must be a Recipe. Type: Recipe(epochs=30)")
+        raise ConfigError(f"recipe={recipe!r} must be a Recipe. Try: Recipe(epochs=30)")
     if not isinstance(extend, bool):
         raise ConfigError(f"extend={extend!r} must be True or False.")
     if choose not in CHOICES:
@@ -271,9 +264,9 @@ def _check(expert: Expert, reference: Expert | None, extend, choose, recipe, sea
     if workers is not None:
         check_count("workers", workers, 1)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(expert.variables)):
-        raise ModelError(f"Weights of expert {expert.name!r} hold NaN or infinity. Fetch or convert it again.")
+        raise ModelError(f"Weights of expert {expert.name!r} hold NaN or infinity. Try: download or convert it again")
     for one in (expert, reference):
         if one is not None and one.preprocess is None:
             raise ModelError(
-                f"Expert {one.name!r} has no preprocess, so that images cannot enter it. Type: Expert(..., preprocess=Preprocess(size=224))"
+                f"Expert {one.name!r} has no preprocess, which converts images to network inputs. Try: Expert(..., preprocess=Preprocess(size=224))"
             )

@@ -1,10 +1,10 @@
-"""How does a zoo of experts come from one config file?"""
+"""Training of a zoo of experts from one config file."""
 
-from .config import ZooConfig as ZooConfig
-from .config import read_config as read_config
-from .members import MultiMember as MultiMember
-from .members import SingleMember as SingleMember
-from .members import members as members
-from .plan import Work as Work
-from .plan import plan as plan
-from .run import train_zoo as train_zoo
+from ntk_select.training.zoo.config import MultiMember as MultiMember
+from ntk_select.training.zoo.config import SingleMember as SingleMember
+from ntk_select.training.zoo.config import ZooConfig as ZooConfig
+from ntk_select.training.zoo.config import members as members
+from ntk_select.training.zoo.config import read_config as read_config
+from ntk_select.training.zoo.plan import Work as Work
+from ntk_select.training.zoo.plan import plan as plan
+from ntk_select.training.zoo.run import train_zoo as train_zoo

@@ -1,4 +1,4 @@
-"""Training of one network on many domains."""
+"""Training of one expert on many domains."""
 
 from collections.abc import Iterable, Mapping
 
@@ -10,26 +10,25 @@ from ntk_select.experts.card import Card
 from ntk_select.experts.multi_domain import compose, split
 from ntk_select.models import fresh_expert
 from ntk_select.models.weights import write_multi_expert
-from ntk_select.training.checkpoints import Checkpoints, fingerprint, number_of
+from ntk_select.training.checkpoints import Checkpoints, fingerprint, seed_from
 from ntk_select.training.feeding import Feed, feed
-from ntk_select.training.step import lowered, mean_cross_entropy
-
-from .members import MultiMember
-from .single import Zoo, card_of, judged, learnt, parent_of, reference_means, reference_name, seed_of, with_backbone
+from ntk_select.training.loop import cast, mean_cross_entropy
+from ntk_select.training.zoo.config import MultiMember
+from ntk_select.training.zoo.single import Zoo, card_of, evaluated, parent_of, reference_means, seed_of, train, with_backbone
 
 
 def train_multi(zoo: Zoo, member: MultiMember) -> list[Card]:
-    """Trains and writes an expert of many domains, from where it was cut if it was. Returns a card for each domain.
+    """Trains and writes an expert of many domains. Interrupted training resumes. Returns one card per domain.
 
-    In a step each domain gives as many images as any other (all it has, if those are fewer). Where batch norm is shared, all images of a step
-    pass the network as one batch; else each domain's do, under its own batch norm. The loss is the mean over domains, so that what belongs to
-    one domain alone learns at the learning rate divided by the number of domains.
+    Each step has the same number of images of each domain (all images of a domain that has fewer). If batch norm is shared, all images of a step
+    pass the network as one batch; otherwise one batch per domain, with its own batch norm. The loss is the mean over domains, so that the effective
+    learning rate of a domain's own parameters is the learning rate divided by the number of domains.
     """
     config, wanted = zoo.config, member.config
     seed = seed_of(config, member.name)
     tasks = {name: zoo.source(name) for name in member.sources}
     fresh = {
-        name: fresh_expert(name, wanted.architecture, num_classes=task.num_classes, preprocess=config.preprocess, seed=number_of(f"{seed} {name}"))
+        name: fresh_expert(name, wanted.architecture, num_classes=task.num_classes, preprocess=config.preprocess, seed=seed_from(f"{seed} {name}"))
         for name, task in tasks.items()
     }
     parent, domains, common = parent_of(zoo, member.initialised_from), {}, None
@@ -52,38 +51,35 @@ def train_multi(zoo: Zoo, member: MultiMember) -> list[Card]:
     loss = _loss({name: expert.train_fn for name, expert in fresh.items()}, feeds, fresh, wanted.sharing == "shared", config.precision)
     variables = {kind: {"common": common.get(kind, {}), "domains": {name: own.get(kind, {}) for name, own in domains.items()}} for kind in common}
     prints = {name: fingerprint(task.images, task.labels) for name, task in tasks.items()}
-    with Checkpoints(zoo.checkpoints, member.name, [config, wanted, variables, prints]) as kept:
-        trained = learnt(zoo, kept, member.name, loss, variables, batches, learning_rate=wanted.learning_rate, epochs=wanted.epochs)
+    with Checkpoints(zoo.checkpoints, member.name, [config, wanted, variables, prints]) as checkpoints:
+        trained = train(zoo, checkpoints, member.name, loss, variables, batches, learning_rate=wanted.learning_rate, epochs=wanted.epochs)
         stored = {"common": {kind: tree["common"] for kind, tree in trained.items()}, "domains": {}}
         cards = {}
         for name, task in tasks.items():
             own = {kind: tree["domains"][name] for kind, tree in trained.items()}
             expert = fresh[name].with_variables(compose(stored["common"], own))
-            accuracy, means = judged(expert, task)
+            accuracy, means = evaluated(expert, task)
             stored["domains"][name] = {**own, "source": {"class_means": means, **reference_means(zoo, task, means, "")}}
-            training = {
-                "seed": config.seed,
+            settings = {
                 "epochs": wanted.epochs,
                 "batch_size": wanted.batch_size,
                 "images_per_epoch": min(wanted.images_per_epoch, batches.steps * wanted.batch_size),
                 "learning_rate": wanted.learning_rate,
                 "sharing": wanted.sharing,
                 "domains": list(member.sources),
-                "reference_extractor": reference_name(config),
             }
-            full_name = f"{member.name}@{name}"
-            cards[name] = card_of(zoo, full_name, wanted.architecture, name, task, accuracy, member.initialised_from, training, expert)
+            cards[name] = card_of(zoo, member, name, expert, task, accuracy, settings, f"{member.name}@{name}")
         written = write_multi_expert(zoo.folder / member.name, stored, cards)
-        kept.forget()
+        checkpoints.delete()
     return list(written.values())
 
 
 class Balanced:
-    """Batches of all domains: in each step one of every domain. Domains that are through begin again, in a new order.
+    """Batches of all domains: each step has one of every domain. Domains without further images are reshuffled and repeated.
 
     Args:
-      feeds: of each domain.
-      most: images of a domain in an epoch, at most.
+      feeds: by domain.
+      most: images per domain and epoch, at most.
     """
 
     def __init__(self, feeds: Mapping[str, Feed], most: int):
@@ -114,7 +110,7 @@ def _loss(train_fns, feeds, experts, as_one_batch: bool, precision: str):
         losses, changed = [], {kind: variables[kind] for kind in variables if kind != "params"}
         if as_one_batch:
             some = next(iter(batch))
-            taps, updates = train_fns[some](*lowered(whole(variables, some), jnp.concatenate(list(inputs.values())), precision))
+            taps, updates = train_fns[some](*cast(whole(variables, some), jnp.concatenate(list(inputs.values())), precision))
             changed = {kind: {**variables[kind], "common": tree} for kind, tree in updates.items()}
             ends = np.cumsum([len(each) for each in inputs.values()])[:-1]
             for (name, (_, labels)), features in zip(batch.items(), jnp.split(taps.features, ends), strict=True):
@@ -124,7 +120,7 @@ def _loss(train_fns, feeds, experts, as_one_batch: bool, precision: str):
                 losses.append(mean_cross_entropy(features @ head["kernel"] + head["bias"], labels))
         else:
             for name, (_, labels) in batch.items():
-                taps, updates = train_fns[name](*lowered(whole(variables, name), inputs[name], precision))
+                taps, updates = train_fns[name](*cast(whole(variables, name), inputs[name], precision))
                 for kind, tree in updates.items():
                     changed[kind] = {**changed[kind], "domains": {**changed[kind]["domains"], name: tree}}
                 losses.append(mean_cross_entropy(taps.logits, labels))

@@ -1,16 +1,61 @@
-"""The work of training a zoo, before any of it is begun."""
+"""The work of training a zoo, and the training speed of an architecture, before anything is trained.
 
-from collections.abc import Callable
+The speed is estimated in seconds from the operations of the network, or measured with a few training steps.
+"""
+
+import os
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from ntk_select.kernels.flops import TRAINING
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ntk_select.experts.expert import Expert
+from ntk_select.experts.preprocess import Preprocess
+from ntk_select.kernels.flops import TRAINING, forward_flops
 from ntk_select.models import fresh_expert
+from ntk_select.training.feeding import SMALL, feed
+from ntk_select.training.loop import begin, cast, cross_entropy, make_step, sgd
+from ntk_select.training.zoo.config import Member, SingleMember, ZooConfig, chosen
+from ntk_select.training.zoo.run import load_source
 
-from .config import ZooConfig
-from .members import SingleMember, chosen
-from .sources import load_source
-from .speed import Speed, abstract_network, estimated_speed, measured_speed, training_rate
+LONGEST = 5.0
+"""Seconds of timing the training steps of one architecture."""
+CALIBRATION = 1.0
+"""Seconds of timing the convolutions of an estimate."""
+BUSY = 0.5
+"""Share of the cores in use above which the machine counts as busy."""
+
+
+class Speed(NamedTuple):
+    """Training speed of an architecture on one device.
+
+    Attributes:
+      flops: forward, of one image, up to the pre-logits.
+      width: number of pre-logits, the input of the linear head.
+      images_per_second: in training.
+      batch: images per step of the measurement.
+      measured: whether steps of this architecture were timed; otherwise the speed is estimated from `training_rate`.
+    """
+
+    flops: float
+    width: int
+    images_per_second: float
+    batch: int
+    measured: bool = True
+
+
+class Network(NamedTuple):
+    """Shapes of a network, from which its operations are counted: a features function, its variables, and the shape of its head, (0, 0) for none."""
+
+    features_fn: Callable[..., Any]
+    variables: Any
+    head: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -21,9 +66,9 @@ class Work:
       name, architecture: of the expert.
       images: seen in all epochs.
       epochs, steps: of its training.
-      flops: of convolutions and matrix products, forward and backward; those of adapters are not in it.
-      images_per_second: of this architecture's training step on one device of this machine, estimated or measured; neither reading images nor the
-        passes of evaluation at the end are in it.
+      flops: of convolutions and matrix products, forward and backward, without adapters.
+      images_per_second: of this architecture's training step on one device of this machine, estimated or measured, without reading images and without
+        the evaluation at the end.
       measured_batch: images per step of that measurement.
       measured: whether steps of this architecture were timed.
     """
@@ -40,7 +85,7 @@ class Work:
 
     @property
     def hours(self) -> float:
-        """Of one device such as this machine's."""
+        """Hours on one device such as this machine's."""
         return self.images / self.images_per_second / 3600
 
 
@@ -54,34 +99,27 @@ def plan(
 ) -> list[Work]:
     """The work of every expert of the config. Nothing is trained or written.
 
-    Operations are counted from the shapes of each architecture; one second of convolutions on noise says how fast this device is. Hours are
-    correct within about a factor of two.
+    Operations are counted from the shapes of each architecture, and the speed of this device is measured by one second of convolutions on noise.
+    Hours are correct within about a factor of two.
 
     Args:
-      config, data, only: as for `train_zoo`. Images are only looked at where the config does not say how many there are.
+      config, data, only: as for `train_zoo`. Images are only read if the config does not give their number.
       measure: whether to time a few training steps of each architecture instead. They are compiled first: minutes for a deep network on a CPU.
       progress: called with (architectures done, architectures, name).
 
     Raises:
-      ConfigError: no expert's name contains `only`, an architecture is unknown, or the config does not say how large a source is and it cannot be read without `data`.
+      ConfigError: no expert's name contains `only`, an architecture is unknown, or the size of a source is not in the config and cannot be read without `data`.
       TaskError, DataError: such a source cannot be read.
     """
     wanted = chosen(config, only)
-    sizes = {name: _size(config, name, data) for name in dict.fromkeys(s for member in wanted for s in _sources(member))}
-    architectures, measured = list(dict.fromkeys(member.architecture for member in wanted)), {}
-    rate = None if measure else training_rate(config.preprocess.size, config.batch_size, precision=config.precision)
-    for done, architecture in enumerate(architectures):
-        if progress is not None:
-            progress(done, len(architectures), architecture)
-        measured[architecture] = speed(config, architecture, max(classes for _, classes in sizes.values()), rate)
-    return [_work(config, member, sizes, measured[member.architecture]) for member in wanted]
+    sizes = {name: _size(config, name, data) for name in dict.fromkeys(s for member in wanted for s in member.sources)}
+    options = {"num_classes": max(classes for _, classes in sizes.values()), "preprocess": config.preprocess}
+    makers = {name: partial(fresh_expert, name, name, **options) for name in dict.fromkeys(member.architecture for member in wanted)}
+    found = speeds(makers, lambda _: config.preprocess, config.batch_size, precision=config.precision, measure=measure, progress=progress)
+    return [_work(config, member, sizes, found[member.architecture]) for member in wanted]
 
 
-def _sources(member) -> tuple[str, ...]:
-    return (member.source,) if isinstance(member, SingleMember) else member.sources
-
-
-def _size(config: ZooConfig, name: str, data) -> tuple[int, int]:
+def _size(config: ZooConfig, name: str, data: str | Path | None) -> tuple[int, int]:
     """(images, classes) of a source."""
     source = config.sources[name]
     if source.images and source.num_classes:
@@ -90,7 +128,7 @@ def _size(config: ZooConfig, name: str, data) -> tuple[int, int]:
     return len(task.labels), task.num_classes
 
 
-def _work(config: ZooConfig, member, sizes, measured: Speed) -> Work:
+def _work(config: ZooConfig, member: Member, sizes: dict[str, tuple[int, int]], measured: Speed) -> Work:
     if isinstance(member, SingleMember):
         batches = [min(config.batch_size, sizes[member.source][0])]
         epochs, steps = member.epochs, sizes[member.source][0] // batches[0]
@@ -99,19 +137,150 @@ def _work(config: ZooConfig, member, sizes, measured: Speed) -> Work:
         batches = [min(wanted.batch_size, sizes[source][0]) for source in member.sources]
         steps = max(1, *(min(sizes[s][0], wanted.images_per_epoch) // batch for s, batch in zip(member.sources, batches, strict=True)))
     images, flops = epochs * steps * sum(batches), 0.0
-    for source, batch in zip(_sources(member), batches, strict=True):
+    for source, batch in zip(member.sources, batches, strict=True):
         flops += TRAINING * epochs * steps * batch * (measured.flops + 2 * measured.width * sizes[source][1])
     return Work(
         member.name, member.architecture, images, epochs, epochs * steps, flops, measured.images_per_second, measured.batch, measured.measured
     )
 
 
-def speed(config: ZooConfig, architecture: str, num_classes: int, rate: float | None) -> Speed:
-    """Of an architecture: estimated from the `rate` of this device, or measured where that is None."""
+def speeds(
+    makers: Mapping[str, Callable[[], Expert]],
+    untrained: Callable[[str], Preprocess | None],
+    batch: int,
+    *,
+    precision: str,
+    measure: bool,
+    progress: Callable[[int, int, str], None] | None,
+) -> dict[str, Speed]:
+    """The training speed of each architecture.
 
-    def fresh():
-        return fresh_expert(architecture, architecture, num_classes=num_classes, preprocess=config.preprocess)
+    Args:
+      makers: functions that load or initialise an expert, by architecture.
+      untrained: of an architecture, the preprocessing of an expert that would only be initialised, which is avoided; None for an expert that is loaded.
+      batch: images per step.
+      precision: as for `training_rate`.
+      measure: whether to time training steps instead of estimating the speed from the operations.
+      progress: called with (architectures done, architectures, name).
+    """
+    found: dict[str, Speed] = {}
+    rates: dict[int, float] = {}  # by pixels
+    for done, (architecture, make) in enumerate(makers.items()):
+        if progress is not None:
+            progress(done, len(makers), architecture)
+        if measure:
+            expert = make()
+            found[architecture] = measured_speed(expert, batch, network_of(expert).head[1] or 2, precision=precision)
+            continue
+        if (preprocess := untrained(architecture)) is not None:
+            network = abstract_network(make)
+        else:
+            expert = make()
+            network, preprocess = network_of(expert), expert.preprocess
+        if preprocess.size not in rates:
+            rates[preprocess.size] = training_rate(preprocess.size, batch, precision=precision)
+        found[architecture] = estimated_speed(network, preprocess.size, batch, rates[preprocess.size])
+    return found
 
-    if rate is None:
-        return measured_speed(fresh(), config.batch_size, num_classes, precision=config.precision)
-    return estimated_speed(abstract_network(fresh), config.preprocess.size, config.batch_size, rate)
+
+def network_of(expert: Expert) -> Network:
+    """The network of a loaded expert."""
+    return _network(expert, expert.variables)
+
+
+def abstract_network(make: Callable[[], Expert]) -> Network:
+    """The network that `make` would initialise, with shapes as variables. Nothing is computed, compiled or allocated."""
+    made = []
+
+    def variables():
+        made.append(make())
+        return made[0].variables
+
+    shapes = jax.eval_shape(variables)
+    return _network(made[0], shapes)
+
+
+def _network(expert: Expert, variables: Any) -> Network:
+    head = expert.head_kernel
+    return Network(expert.features_fn or expert.apply_fn, variables, (0, 0) if head is None else head.shape)
+
+
+def estimated_speed(network: Network, size: int, batch: int, rate: float) -> Speed:
+    """Speed of a network for images of `size` pixels: the `rate` of this device divided by the operations per image. Nothing is compiled.
+
+    Correct within about a factor of two on a CPU: networks reach different shares of the rate.
+    """
+    flops = forward_flops(network.features_fn, network.variables, jax.ShapeDtypeStruct((1, size, size, 3), np.float32))
+    width, classes = network.head
+    return Speed(flops, width, rate / (TRAINING * (flops + 2 * width * classes)), _batch(batch, size), measured=False)
+
+
+def training_rate(size: int, batch: int, *, precision: str = "float32") -> float:
+    """Operations per second of one device in training convolutions.
+
+    Times two 3 x 3 convolutions with batch statistics and ReLU, as in the middle of a residual network for images of `size` pixels, forward and
+    backward, for one second.
+    """
+    batch, (pixels, channels) = _batch(batch, size), (16, 32) if size <= SMALL else (28, 128)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(batch, pixels, pixels, channels)).astype(np.float32)
+    variables = {"params": list(rng.normal(size=(2, 3, 3, channels, channels)).astype(np.float32))}
+    variables, x = cast(variables, x, precision)
+    step = jax.jit(jax.grad(_convolutions, argnums=(0, 1)))
+    seconds, taken = _timed(lambda: step(variables, x), CALIBRATION)
+    return TRAINING * forward_flops(_convolutions, variables, x) * taken / seconds
+
+
+def _convolutions(variables, x):
+    for kernel in variables["params"]:
+        x = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        x = jax.nn.relu((x - x.mean((0, 1, 2))) * jax.lax.rsqrt(x.var((0, 1, 2)) + 1e-5))
+    return (x.astype(jnp.float32) ** 2).mean()
+
+
+def measured_speed(expert: Expert, batch: int, num_classes: int, *, precision: str = "float32") -> Speed:
+    """Speed of a few training steps of an expert with a head for `num_classes`, on noise. Compiling them takes minutes for a deep network on a CPU.
+
+    A CPU gets at most eight images above `SMALL` pixels per step; otherwise the batch is `batch`.
+    """
+    size = expert.preprocess.size
+    batch = _batch(batch, size)
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 255, (batch, size, size, 3), np.uint8), rng.integers(0, num_classes, batch)
+    prepare = feed(images[:2], labels[:2], expert.preprocess, "crop_flip", 1).prepare
+    optimizer = sgd(0.9, 1e-4, nesterov=True)
+    step = make_step(cross_entropy(expert.train_fn, prepare, precision=precision), optimizer)
+    state, key = begin(expert.variables, optimizer), jax.random.key(0)
+
+    def one():
+        nonlocal state
+        state, _ = step(state, (images, labels), key, 0.0)
+        return state
+
+    seconds, taken = _timed(one, LONGEST)
+    return estimated_speed(network_of(expert), size, batch, 0.0)._replace(images_per_second=taken * batch / seconds, measured=True)
+
+
+def _batch(batch: int, size: int) -> int:
+    return batch if size <= SMALL or jax.default_backend() != "cpu" else min(batch, 8)
+
+
+def _timed(step: Callable[[], Any], longest: float) -> tuple[float, int]:
+    """(seconds, steps) of at most twenty steps, after one that compiles."""
+    jax.block_until_ready(step())
+    began, taken = time.perf_counter(), 0
+    while taken < 20 and (time.perf_counter() - began < longest or not taken):
+        jax.block_until_ready(step())
+        taken += 1
+    return time.perf_counter() - began, taken
+
+
+def busy() -> str:
+    """A warning if other programs keep this machine busy, so that measured times are too long; otherwise, or if nothing is known, an empty string."""
+    try:
+        load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    except (AttributeError, OSError):  # not known on this system
+        return ""
+    if load <= BUSY * cores:
+        return ""
+    return f"This machine is busy (load {load:.1f} on {cores} cores): the hours are too high. Plan again when nothing else runs."

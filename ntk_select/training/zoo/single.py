@@ -13,25 +13,26 @@ from ntk_select.experts.expert import Expert
 from ntk_select.models import fresh_expert, open_zoo
 from ntk_select.models.weights import write_expert
 from ntk_select.tasks.task import ChosenImages, Task, probe_sample
-from ntk_select.training.checkpoints import Checkpoints, fingerprint, number_of
-from ntk_select.training.feeding import SMALL, feed, outputs_of
-from ntk_select.training.step import Loss, begin, cross_entropy, make_step, sgd, stepwise, train_epochs, warmup_cosine
-
-from .config import ZooConfig
-from .members import SingleMember
+from ntk_select.training.checkpoints import Checkpoints, fingerprint, seed_from
+from ntk_select.training.feeding import SMALL, batched_outputs, feed
+from ntk_select.training.loop import Loss, begin, cross_entropy, make_step, sgd, step_decay, train_epochs, warmup_cosine
+from ntk_select.training.zoo.config import Member, SingleMember, ZooConfig
 
 Progress = Callable[[int, int, str], None]
 
+MOST_PER_CLASS = 500
+"""Training images per class in class means; of small images all are used."""
+
 
 class Zoo(NamedTuple):
-    """Where a zoo is trained.
+    """A zoo in training.
 
     Attributes:
       config: of the zoo.
       folder: of its experts.
       source: name -> `Task`.
-      checkpoints: folder of what goes on after a cut.
-      mesh: devices that share the batches; None for one.
+      checkpoints: folder of the checkpoints.
+      mesh: devices that share the batches; None for one device.
       progress: called with (epochs done, epochs, name and loss).
     """
 
@@ -43,44 +44,71 @@ class Zoo(NamedTuple):
     progress: Progress
 
 
-def learning_rates(config: ZooConfig, rate: float, epochs: int, steps: int):
-    """(epochs, steps) by the config's schedule."""
-    return warmup_cosine(rate, epochs, steps, config.warmup) if config.schedule == "cosine" else stepwise(rate, epochs, steps, config.milestones)
+def train_single(zoo: Zoo, member: SingleMember) -> Card:
+    """Trains and writes an expert. Interrupted training resumes."""
+    config, task = zoo.config, zoo.source(member.source)
+    seed = seed_of(config, member.name)
+    fresh = fresh_expert(member.name, member.architecture, num_classes=task.num_classes, preprocess=config.preprocess, seed=seed_from(str(seed)))
+    variables = with_backbone(fresh, parent_of(zoo, member.initialised_from))
+    batch = min(config.batch_size, len(task.labels))
+    augment = config.sources[member.source].augmentation(config.preprocess, task)
+    batches, prepare = feed(task.images, task.labels, config.preprocess, augment, batch)
+    loss = cross_entropy(fresh.train_fn, prepare, precision=config.precision)
+    with Checkpoints(zoo.checkpoints, member.name, [config, member, variables, fingerprint(task.images, task.labels)]) as checkpoints:
+        trained = train(zoo, checkpoints, member.name, loss, variables, batches, learning_rate=member.learning_rate, epochs=member.epochs)
+        expert = fresh.with_variables(trained)
+        accuracy, means = evaluated(expert, task)
+        extra = {"class_means": means, **reference_means(zoo, task, means, member.name)}
+        settings = {"epochs": member.epochs, "batch_size": batch, "learning_rate": member.learning_rate}
+        card = card_of(zoo, member, member.source, expert, task, accuracy, settings)
+        card = write_expert(zoo.folder / member.name, {**trained, "source": extra}, card)
+        checkpoints.delete()
+    return card
+
+
+def seed_of(config: ZooConfig, name: str) -> list[int]:
+    """Seed of every random number of an expert."""
+    return [config.seed, seed_from(name)]
 
 
 def parent_of(zoo: Zoo, name: str | None) -> Expert | None:
-    """The expert that another starts from, out of the zoo's own folder or the built-in zoo."""
+    """The expert that another starts from, from the zoo's own folder or the built-in zoo; None for no name. Raises ModelError if there is none."""
     if name is None:
         return None
     for uri in (str(zoo.folder / name), "builtin"):
         experts = open_zoo([uri]) if uri == "builtin" or (zoo.folder / name).is_dir() else {}
         if name in experts:
             return experts[name]()
-    raise ModelError(f"There is no expert {name!r} to start from, neither in {zoo.folder} nor built in. Train it first, by the same config.")
+    raise ModelError(f"There is no expert {name!r} to start from, neither in {zoo.folder} nor built in. Train it first, with the same config.")
 
 
 def with_backbone(fresh: Expert, parent: Expert | None) -> Mapping[str, Any]:
-    """The variables of `fresh`, all but the head those of `parent`."""
+    """The variables of `parent` with the head of `fresh`; those of `fresh` if there is no parent."""
     if parent is None:
         return fresh.variables
 
-    def taken(own, others, path):
+    def replaced(own, others, path):
         if path == fresh.head:
             return own
-        return {key: taken(own[key], others[key], (*path, key)) for key in own} if isinstance(own, Mapping) else others
+        return {key: replaced(own[key], others[key], (*path, key)) for key in own} if isinstance(own, Mapping) else others
 
-    return {"params": taken(fresh.params, parent.params, ()), **{key: parent.state[key] for key in fresh.state}}
+    return {"params": replaced(fresh.params, parent.params, ()), **{key: parent.state[key] for key in fresh.state}}
 
 
-def learnt(zoo: Zoo, kept: Checkpoints, name: str, loss: Loss, variables, batches, *, learning_rate: float, epochs: int) -> dict[str, Any]:
-    """The variables after a training by the zoo's recipe, which goes on from what was kept."""
+def learning_rates(config: ZooConfig, rate: float, epochs: int, steps: int):
+    """(epochs, steps) learning rates by the config's schedule."""
+    return warmup_cosine(rate, epochs, steps, config.warmup) if config.schedule == "cosine" else step_decay(rate, epochs, steps, config.milestones)
+
+
+def train(zoo: Zoo, checkpoints: Checkpoints, name: str, loss: Loss, variables, batches, *, learning_rate: float, epochs: int) -> dict[str, Any]:
+    """The variables after training with the zoo's recipe from the last checkpoint on."""
     config = zoo.config
     optimizer = sgd(config.momentum, config.weight_decay, nesterov=config.nesterov)
 
     def report(epoch: int, loss: float) -> None:
         zoo.progress(epoch, epochs, f"{name} loss {loss:.3f}")
 
-    first, state, notes = kept.latest(begin(variables, optimizer))
+    first, state, notes = checkpoints.latest(begin(variables, optimizer))
     zoo.progress(first, epochs, name)
     state = train_epochs(
         make_step(loss, optimizer, zoo.mesh),
@@ -89,52 +117,29 @@ def learnt(zoo: Zoo, kept: Checkpoints, name: str, loss: Loss, variables, batche
         learning_rates(config, learning_rate, epochs, batches.steps),
         seed=seed_of(config, name),
         first_epoch=first,
-        after_epoch=kept.then(report, notes.get("losses", [])),
+        after_epoch=checkpoints.after_epoch(report, notes.get("losses", [])),
     )
     return jax.tree.map(np.asarray, dict(state.variables))
 
 
-def seed_of(config: ZooConfig, name: str) -> list[int]:
-    """Seed of everything about an expert."""
-    return [config.seed, number_of(name)]
+def card_of(
+    zoo: Zoo, member: Member, source: str, expert: Expert, task: Task, accuracy: float, settings: Mapping[str, Any], name: str | None = None
+) -> Card:
+    """The card of an expert that was trained here.
 
-
-def train_single(zoo: Zoo, member: SingleMember) -> Card:
-    """Trains and writes an expert, from where it was cut if it was."""
-    config, task = zoo.config, zoo.source(member.source)
-    seed = seed_of(config, member.name)
-    fresh = fresh_expert(member.name, member.architecture, num_classes=task.num_classes, preprocess=config.preprocess, seed=number_of(str(seed)))
-    variables = with_backbone(fresh, parent_of(zoo, member.initialised_from))
-    batch = min(config.batch_size, len(task.labels))
-    augment = config.sources[member.source].augmentation(config.preprocess, task)
-    batches, prepare = feed(task.images, task.labels, config.preprocess, augment, batch)
-    loss = cross_entropy(fresh.train_fn, prepare, precision=config.precision)
-    with Checkpoints(zoo.checkpoints, member.name, [config, member, variables, fingerprint(task.images, task.labels)]) as kept:
-        trained = learnt(zoo, kept, member.name, loss, variables, batches, learning_rate=member.learning_rate, epochs=member.epochs)
-        expert = fresh.with_variables(trained)
-        accuracy, means = judged(expert, task)
-        extra = {"class_means": means, **reference_means(zoo, task, means, member.name)}
-        training = {
-            "seed": config.seed,
-            "epochs": member.epochs,
-            "batch_size": batch,
-            "learning_rate": member.learning_rate,
-            "reference_extractor": reference_name(config),
-        }
-        card = card_of(zoo, member.name, member.architecture, member.source, task, accuracy, member.initialised_from, training, expert)
-        card = write_expert(zoo.folder / member.name, {**trained, "source": extra}, card)
-        kept.forget()
-    return card
-
-
-def card_of(zoo: Zoo, name: str, architecture: str, source: str, task: Task, accuracy: float, parent: str | None, training, expert: Expert) -> Card:
-    """The card of an expert that was trained here."""
+    Args:
+      zoo, member, expert: what was trained.
+      source, task: the data set, by name and loaded.
+      accuracy: on its test set.
+      settings: what the training depends on besides the config of the zoo.
+      name: of the expert; the member's by default.
+    """
     config = zoo.config
     recipe = ("momentum", "nesterov", "weight_decay", "schedule", "warmup", "milestones", "precision")
     augment = config.sources[source].augmentation(config.preprocess, task)
     return Card(
-        name,
-        architecture,
+        name or member.name,
+        member.architecture,
         source,
         config.preprocess,
         "",
@@ -143,11 +148,13 @@ def card_of(zoo: Zoo, name: str, architecture: str, source: str, task: Task, acc
         class_counts=tuple(np.bincount(task.labels, minlength=task.num_classes).tolist()),
         num_images=len(task.labels),
         test_accuracy=round(accuracy, 5),
-        initialised_from=parent,
+        initialised_from=member.initialised_from,
         licence=f"weights Apache-2.0; {config.sources[source].licence}",
         num_parameters=expert.num_params,
         training={
-            **training,
+            "seed": config.seed,
+            **settings,
+            "reference_extractor": reference_name(config),
             **{key: getattr(config, key) for key in recipe},
             "augment": augment if isinstance(augment, str) else dict(augment),
             "test_images": len(task.test_labels),
@@ -156,13 +163,13 @@ def card_of(zoo: Zoo, name: str, architecture: str, source: str, task: Task, acc
 
 
 def reference_name(config: ZooConfig) -> str:
-    """The extractor by which class means of all sources are compared: the first architecture's expert of the initial source."""
+    """Name of the common extractor for class means of all sources: the first architecture's expert of the initial source."""
     architectures = config.architectures or tuple(multi.architecture for multi in config.multi_domain.values())
     return f"{config.initial_source}-{architectures[0]}"
 
 
 def reference_means(zoo: Zoo, task: Task, own_means: np.ndarray, name: str) -> dict[str, np.ndarray]:
-    """Class means by the zoo's one extractor; nothing where it is not there."""
+    """Class means by the zoo's common extractor; empty if there is no such expert."""
     if name == reference_name(zoo.config):
         return {"reference_class_means": own_means}
     try:
@@ -172,25 +179,21 @@ def reference_means(zoo: Zoo, task: Task, own_means: np.ndarray, name: str) -> d
     return {"reference_class_means": class_means(reference, task)}
 
 
-MOST_OF_A_CLASS = 500
-"""Training images of a class that its mean is taken over; of small images all are."""
-
-
 def class_means(expert: Expert, task: Task) -> np.ndarray:
     """(classes, d) means of the pre-logits over the training images."""
     labels, images = task.labels, task.images
     if expert.preprocess.size > SMALL:
-        places = probe_sample(task, per_class=MOST_OF_A_CLASS).indices
+        places = probe_sample(task, per_class=MOST_PER_CLASS).indices
         labels, images = labels[places], ChosenImages(images, places)
     sums, first = None, 0
-    for features in outputs_of(expert.features_fn, expert.variables, images, expert.preprocess):
+    for features in batched_outputs(expert.features_fn, expert.variables, images, expert.preprocess):
         sums = np.zeros((task.num_classes, features.shape[1])) if sums is None else sums
         np.add.at(sums, labels[first : first + len(features)], features)
         first += len(features)
     return (sums / np.maximum(np.bincount(labels, minlength=task.num_classes), 1)[:, None]).astype(np.float32)
 
 
-def judged(expert: Expert, task: Task) -> tuple[float, np.ndarray]:
+def evaluated(expert: Expert, task: Task) -> tuple[float, np.ndarray]:
     """Top-1 accuracy on the test set, and `class_means`."""
-    answers = [logits.argmax(1) for logits in outputs_of(expert.apply_fn, expert.variables, task.test_images, expert.preprocess)]
+    answers = [logits.argmax(1) for logits in batched_outputs(expert.apply_fn, expert.variables, task.test_images, expert.preprocess)]
     return float((np.concatenate(answers) == task.test_labels).mean()), class_means(expert, task)

@@ -1,27 +1,31 @@
-"""What do the tests of the report share? One made-up benchmark, of which every number is computed once."""
+"""One synthetic benchmark for all tests of the report, whose intervals are computed once and whose figures are drawn once."""
 
 import pytest
 
 
 @pytest.fixture(scope="session")
 def made(loaded):
-    """The module that makes benchmarks up."""
-    return loaded("benchmark/report/test_figures_world.py")
-
-
-@pytest.fixture(scope="session")
-def numbers(loaded):
-    """The module that gives them costs, and reads tables."""
-    return loaded("benchmark/report/test_tables_numbers.py")
+    """The module that makes synthetic benchmarks, and reads their raw rows."""
+    return loaded("benchmark/report/world.py")
 
 
 @pytest.fixture(scope="session")
 def whole(made):
-    """Everything that the config asks for."""
+    """Everything that the config requests."""
     return made.world()
 
 
 @pytest.fixture(scope="session")
-def paid(whole, numbers):
+def paid(whole, made):
     """The same with costs."""
-    return numbers.with_costs(whole)
+    return made.with_costs(whole)
+
+
+@pytest.fixture(scope="session")
+def drawn(whole):
+    """drawn("figure_1"): that figure of `whole`, drawn once."""
+    from functools import cache
+
+    from ntk_select.benchmark.report.figures import draw
+
+    return cache(lambda name: draw(whole, name))

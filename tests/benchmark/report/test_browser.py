@@ -1,4 +1,4 @@
-"""Does the page work in a browser: figures seen, columns sorted, rows filtered, names as text, nothing asked of a network?"""
+"""The page in a browser: figures are shown, columns sorted, rows filtered, names are text, and no request leaves it."""
 
 import shutil
 from dataclasses import replace
@@ -8,7 +8,7 @@ import pytest
 
 from ntk_select.benchmark.report.figures import caption, figure_bytes
 from ntk_select.benchmark.report.page import Drawn, page
-from ntk_select.benchmark.report.tables import TABLES
+from ntk_select.benchmark.report.tables import content
 
 webdriver = pytest.importorskip("selenium.webdriver")
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
@@ -34,7 +34,7 @@ def file(results, tmp_path_factory):
     figures = [Drawn(name, name, caption(results, name), figure_bytes(results, name, "svg"), None) for name in ("figure_2", "figure_6")]
     figures.append(Drawn("figure_8", "a picture of dots", "", png=figure_bytes(results, "figure_8", "png")))
     place = tmp_path_factory.mktemp("page") / "index.html"
-    text = page(results, figures, {name: TABLES[name].content(results) for name in ("scores", "truth", "experts")}, datetime.now(UTC))
+    text = page(results, figures, {name: content(results, name) for name in ("scores", "truth", "experts")}, datetime.now(UTC))
     place.write_text(text, encoding="utf-8")
     return place
 
@@ -98,7 +98,7 @@ def test_nothing_fails_and_no_request_leaves_the_file(browser, file):
 
 
 def test_a_click_on_a_heading_sorts_by_its_numbers_and_a_second_one_turns_them(browser, results):
-    place = [each.name for each in TABLES["truth"].content(results).columns].index("accuracy")
+    place = [each.name for each in content(results, "truth").columns].index("accuracy")
     before = column(browser, "truth", place)
     assert press(browser, "truth", place) == "descending"
     numbers = [float(value) for value in column(browser, "truth", place) if value is not None]

@@ -1,5 +1,6 @@
-"""Is every figure drawn of what was measured, does it say what is missing, and why it is not there?"""
+"""Figures are drawn of what was measured, say what is missing, and name everything they draw in their legends."""
 
+import re
 import sys
 from dataclasses import replace
 
@@ -7,13 +8,13 @@ import numpy as np
 import pytest
 
 from ntk_select.benchmark import run
-from ntk_select.benchmark.report.figures import FIGURES, caption, data, figure_bytes, why_not
-from ntk_select.benchmark.report.figures.figure_6 import SPEARMAN
-from ntk_select.benchmark.report.figures.selection import in_order
+from ntk_select.benchmark.report.drawing import draw_selection
+from ntk_select.benchmark.report.figures import FIGURES, SPEARMAN, TRIALS, caption, data, draw, figure_bytes, in_order, why_not
 from ntk_select.benchmark.report.results import read_results
 from ntk_select.errors import ConfigError, MissingDependencyError
 
 pytest.importorskip("matplotlib")
+JUDGED = "Accuracy is balanced, the mean over classes, on {}."
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +72,14 @@ def test_any_part_of_the_records_is_enough_for_a_figure_or_a_reason(made, whole,
     some = made.without(whole, lambda row: rng.random() < (0.03, 0.2, 0.6)[seed])
     for name in FIGURES:
         assert bool(data(some, name)) == (why_not(some, name) is None)
-        drawn = FIGURES[name].draw(some) if data(some, name) else None
+        drawn = draw(some, name) if data(some, name) else None
         assert (drawn is None) == bool(why_not(some, name))
 
 
 def test_one_target_alone_is_enough(made, whole):
     some = made.without(whole, lambda row: row["task"] == "cars" and row["seed"] == 0)
     for name in ("figure_1", "figure_2", "figure_3", "figure_4", "figure_5", "figure_6", "figure_7"):
-        assert FIGURES[name].draw(some)
+        assert draw(some, name)
     assert all(row["sd_points"] is None for row in data(some, "figure_2"))
     assert all(row["low"] is None and row["target"] == "cars" for row in data(some, "figure_4"))
     assert "Fewer than 3 targets: each by itself (cars)." in caption(some, "figure_4")
@@ -92,7 +93,7 @@ def test_scores_with_values_on_fewer_targets_are_pointed_out_and_come_last(whole
     assert in_order(rows, SPEARMAN)[-2:] == [worse, better]
     assert "values on so many targets only" in caption(some, "figure_6")
     assert "values on so many targets only" not in caption(whole, "figure_6")
-    assert FIGURES["figure_6"].draw(some)
+    assert draw(some, "figure_6")
 
 
 def test_without_a_reference_there_are_no_gains(made):
@@ -123,7 +124,7 @@ def test_made_up_cells_have_the_figures_that_need_no_zoo(synthetic):
     assert why_not(synthetic, "figure_7") == "Made-up scores saw no images."
     assert "try (made-up numbers): 8 experts, 6 targets, 2 seeds" in caption(synthetic, "figure_6")
     for name in ("figure_1", "figure_2", "figure_4", "figure_6"):
-        assert FIGURES[name].draw(synthetic)
+        assert draw(synthetic, name)
 
 
 def test_an_unknown_figure_is_refused_with_what_was_meant(whole):
@@ -136,3 +137,126 @@ def test_without_matplotlib_the_error_says_what_to_install(whole, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingDependencyError, match="matplotlib"):
         figure_bytes(whole, "figure_8", "png")
+
+
+def texts_of(figure) -> str:
+    from matplotlib.text import Text
+
+    return " ".join(" ".join(text.get_text() for text in figure.findobj(Text)).split())
+
+
+def without_card(made, *names):
+    """The zoo with experts of which nothing is known but the name."""
+    return {
+        name: replace(facts, architecture="", source="", seen=(), initialised_from=None) if name in names else facts
+        for name, facts in made.EXPERTS.items()
+    }
+
+
+def test_a_reference_without_a_card_is_drawn_and_nobody_is_of_its_source(made, whole):
+    results = replace(whole, experts=without_card(made, "photos-net_a", "photos-net_b"))
+    rows = data(results, "figure_1")
+    assert not any(row["what"] == "reference's source" for row in rows)
+    assert any(row["what"] == "reference" for row in rows)
+    assert any(row["what"] == "reference's source" for row in data(whole, "figure_1"))
+    assert draw(results, "figure_1")
+    assert "trained on an unknown source" in texts_of(draw(results, "figure_2"))
+
+
+def test_a_zoo_without_any_card_is_drawn(made, whole):
+    results = replace(whole, experts=without_card(made, *made.EXPERTS))
+    for name in FIGURES:
+        assert why_not(results, name) or draw(results, name), name
+
+
+@pytest.mark.parametrize("equal", [(5,), (5, 20)])
+def test_a_panel_of_a_measure_without_a_value_is_empty_and_says_so(whole, equal):
+    same = [{**row, "accuracy": 0.5} if row["images_per_class"] in equal else row for row in whole.finetunings]
+    results = replace(whole, finetunings=same)
+    rows = [row for row in data(results, "figure_6") if row["measure"] == "spearman" and row["shots"] == 5]
+    assert not any(row["score"] == "lfc" for row in rows)
+    for name in ("figure_4", "figure_5", "figure_6", "figure_7"):
+        assert why_not(results, name) or draw(results, name), name
+    assert all(row["value"] == row["value"] for name in ("figure_4", "figure_5", "figure_6", "figure_7") for row in data(results, name))
+
+
+def test_the_draw_of_a_panel_without_rows_says_that_no_target_has_a_value(whole):
+    rows = [row for row in data(whole, "figure_6") if row["measure"] != "spearman" or row["shots"] != 5]
+    figure = draw_selection(whole, rows, (TRIALS, SPEARMAN), in_order(rows, SPEARMAN), "without")
+    assert "no target has a value" in texts_of(figure)
+    assert "no target has a value" not in texts_of(draw(whole, "figure_6"))
+
+
+def test_shots_that_a_task_was_never_asked_for_are_not_said_to_come(made):
+    results = made.world(made.CONFIG.replace('uri = "cars"', 'uri = "cars"\nshots = [5]'))
+    text = texts_of(draw(results, "figure_2"))
+    assert "not asked" in text
+    assert "not yet" not in text
+    some = made.without(results, lambda row: (row["task"], row["images_per_class"]) != ("birds", 20))
+    assert "not yet" in texts_of(draw(some, "figure_2"))
+
+
+@pytest.fixture(scope="module")
+def judged(made):
+    text = made.CONFIG.replace('uri = "birds"', 'uri = "birds"\njudged_by = "balanced_accuracy"')
+    return made.world(text.replace('uri = "cars"', 'uri = "cars"\njudged_by = "balanced_accuracy"'))
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_captions_and_figures_name_the_tasks_that_are_judged_by_balanced_accuracy(judged, whole, name):
+    sentence = JUDGED.format("birds, cars" if name != "figure_8" else "birds")
+    assert sentence in caption(judged, name)
+    assert sentence in texts_of(draw(judged, name))
+    assert "balanced" not in caption(whole, name)
+
+
+def test_captions_say_what_flatters_lfc_and_which_images_the_kernels_are_of(made, whole):
+    assert "the best is picked on test accuracies too, which is optimistic" in caption(whole, "figure_1")
+    assert "are among those trained on: after epoch 0 LFC is that of training images" in caption(whole, "figure_8")
+    few = made.world(made.CONFIG.replace("per_class = 3", "per_class = 30"))
+    assert "20 of the 30 of each class" in caption(few, "figure_8")
+
+
+def test_figure_7_blames_what_is_missing(made, whole):
+    assert why_not(replace(whole, finetunings=[]), "figure_7") == "No fine-tuning was measured yet."
+    assert why_not(replace(whole, scores=[]), "figure_7") == "No expert has a value of lfc, lgc, leep, rsa yet."
+    few = made.without(whole, lambda row: row["role"] != "truth" or row["expert"] in list(whole.experts)[:2])
+    assert "three single-domain experts" in why_not(few, "figure_7")
+
+
+def legend(results, name: str) -> dict[str, tuple]:
+    (found,) = draw(results, name).legends
+    return {
+        text.get_text(): (line.get_color(), line.get_marker(), line.get_markerfacecolor(), line.get_linestyle())
+        for line, text in zip(found.legend_handles, found.get_texts(), strict=True)
+    }
+
+
+@pytest.mark.parametrize("name", [name for name in FIGURES if name != "figure_8"])  # images, which have none
+def test_no_two_entries_look_alike(whole, name):
+    found = legend(whole, name)
+    assert len(set(found.values())) == len(found) > 0
+
+
+def test_lines_of_a_random_order_and_of_the_reference_are_told(whole):
+    styles = {
+        name: {text: look[3] for text, look in legend(whole, name).items() if look[3] != "None"} for name in ("figure_4", "figure_6", "figure_7")
+    }
+    assert styles["figure_4"] == {
+        "random order, first by the score": ":",
+        "random order, best of its first three": "--",
+        "the reference": "-",
+    }
+    assert styles["figure_6"] == {"random order": "--"}
+    assert styles["figure_7"] == {"random order": "--", "the reference": "-"}
+
+
+@pytest.mark.parametrize("name", ["figure_2", "figure_3"])
+def test_hollow_marks_are_told_where_there_are_some(made, whole, name):
+    hollow = any(whole.experts[row["expert"]].initialised_from is None for row in data(whole, name) if row.get("what") in (None, "domain"))
+    assert ("hollow: from scratch" in legend(whole, name)) == hollow
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_caption_sends_nobody_to_a_list_that_is_not_there(whole, name):
+    assert not re.search(r"\b[Ee]rrat|\bE\d", caption(whole, name))

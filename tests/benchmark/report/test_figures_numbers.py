@@ -17,12 +17,12 @@ TASKS = ("birds", "planes", "cars", "greek")
 
 
 def accuracies(results, task, shots, expert, role="truth"):
-    rows = [row for row in results.truths if (row["task"], row["images_per_class"], row["expert"], row["role"]) == (task, shots, expert, role)]
+    rows = [row for row in results.finetunings if (row["task"], row["images_per_class"], row["expert"], row["role"]) == (task, shots, expert, role)]
     return [row["accuracy"] for row in sorted(rows, key=lambda row: row["seed"])]
 
 
 def experts(results, task, shots, kind=None):
-    found = {row["expert"] for row in results.truths if (row["task"], row["images_per_class"], row["role"]) == (task, shots, "truth")}
+    found = {row["expert"] for row in results.finetunings if (row["task"], row["images_per_class"], row["role"]) == (task, shots, "truth")}
     return sorted(name for name in found if kind is None or ("@" in name) == (kind == "multi"))
 
 

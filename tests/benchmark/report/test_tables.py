@@ -1,15 +1,21 @@
-"""Do tables and sentences hold what is on record, whatever part of it is there?"""
+"""Tables and sentences hold what is on record, whatever part of it exists; numbers are recomputed by loops over raw rows and by SciPy."""
 
 import csv
 import io
+import math
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
+from scipy.stats import kendalltau, spearmanr
 
-from ntk_select.benchmark.report.tables import TABLES, Column, csv_bytes
-from ntk_select.benchmark.report.tables.in_words import what_is_missing, what_it_does_not_show, what_it_is, what_was_found
-from ntk_select.evaluate import Interval
+from ntk_select.benchmark.report.columns import Column
+from ntk_select.benchmark.report.costs import training_costs
+from ntk_select.benchmark.report.summary import BEST, RANDOM, baselines, measured
+from ntk_select.benchmark.report.tables import TABLES, content
+from ntk_select.benchmark.report.words import what_is_missing, what_it_does_not_show, what_it_is, what_was_found
+from ntk_select.evaluate import Interval, holm
 
 
 @pytest.fixture(scope="module")
@@ -18,25 +24,25 @@ def results(paid):
 
 
 def test_a_row_has_as_many_cells_as_there_are_columns_and_comes_back_from_its_file(results):
-    for name, table in TABLES.items():
-        content = table.content(results)
-        assert content.rows or name == "unavailable" or name == "failures", name
-        header, *lines = csv.reader(io.StringIO(csv_bytes(content).decode()))
-        assert len(set(header)) == len(header) == sum(3 if column.interval else 1 for column in content.columns)
-        assert len(lines) == len(content.rows)
-        for line, row in zip(lines, content.rows, strict=True):
-            assert len(row) == len(content.columns)
+    for name in TABLES:
+        table = content(results, name)
+        assert table.rows or name == "unavailable" or name == "failures", name
+        header, *lines = csv.reader(io.StringIO(table.csv().decode()))
+        assert len(set(header)) == len(header) == sum(3 if column.interval else 1 for column in table.columns)
+        assert len(lines) == len(table.rows)
+        for line, row in zip(lines, table.rows, strict=True):
+            assert len(row) == len(table.columns)
             known = dict(zip(header, line, strict=True))
-            for column, cell in zip(content.columns, row, strict=True):
+            for column, cell in zip(table.columns, row, strict=True):
                 if column.number and column.plain(cell) is not None and known[column.name] != "all":
                     assert float(known[column.name]) == column.plain(cell)
 
 
-def test_accuracies_on_own_sources_stand_by_architecture_start_and_source(results, numbers):
-    row = numbers.one(numbers.rows_of(results, "table_1"), architecture="net_b", start="photos")
+def test_accuracies_on_own_sources_stand_by_architecture_start_and_source(results, made):
+    row = made.one(made.rows_of(results, "table_1"), architecture="net_b", start="photos")
     assert row["letters"] == pytest.approx(100 * results.experts["letters-net_b-from-photos"].source_accuracy)
     assert row["photos"] is None
-    assert not any("@" in str(cell) for row in numbers.rows_of(results, "table_1") for cell in row.values())
+    assert not any("@" in str(cell) for row in made.rows_of(results, "table_1") for cell in row.values())
 
 
 @pytest.fixture(scope="module")
@@ -57,22 +63,22 @@ def like_the_papers(results):
     return replace(results, experts={each.name: each for each in facts}, skipped=skipped)
 
 
-def test_the_papers_accuracies_stand_beside_those_of_the_same_source_architecture_and_start(like_the_papers, results, numbers):
-    rows = numbers.rows_of(like_the_papers, "table_1")
-    row = numbers.one(rows, architecture="resnet101", start="imagenet")
+def test_the_papers_accuracies_stand_beside_those_of_the_same_source_architecture_and_start(like_the_papers, results, made):
+    rows = made.rows_of(like_the_papers, "table_1")
+    row = made.one(rows, architecture="resnet101", start="imagenet")
     assert (row["food101"], row["paper_food101"]) == (pytest.approx(91), 87.95)
     assert row["paper_imagenet"] is None  # no expert of ImageNet starts from ImageNet
-    row = numbers.one(rows, architecture="resnet101", start="scratch")
+    row = made.one(rows, architecture="resnet101", start="scratch")
     assert (row["imagenet"], row["paper_imagenet"], row["paper_food101"]) == (pytest.approx(91), 77.54, 79.20)
-    assert numbers.one(rows, architecture="resnet50", start="imagenet")["paper_food101"] is None
-    titles = {column.name: column.title for column in TABLES["table_1"].content(like_the_papers).columns}
+    assert made.one(rows, architecture="resnet50", start="imagenet")["paper_food101"] is None
+    titles = {column.name: column.title for column in content(like_the_papers, "table_1").columns}
     assert titles["paper_food101"] == "paper: food101 (%)"
     assert "paper_photos" not in titles
-    assert not any(column.name.startswith("paper") for column in TABLES["table_1"].content(results).columns)
+    assert not any(column.name.startswith("paper") for column in content(results, "table_1").columns)
 
 
-def test_the_papers_multi_domain_accuracies_stand_beside_those_of_the_same_kind_and_source(like_the_papers, results, numbers):
-    rows = {row["multi_domain"]: row for row in numbers.rows_of(like_the_papers, "table_2")}
+def test_the_papers_multi_domain_accuracies_stand_beside_those_of_the_same_kind_and_source(like_the_papers, results, made):
+    rows = {row["multi_domain"]: row for row in made.rows_of(like_the_papers, "table_2")}
 
     def printed(name):
         return rows[name]["paper_multi_domain"], rows[name]["paper_single_domain"]
@@ -81,23 +87,23 @@ def test_the_papers_multi_domain_accuracies_stand_beside_those_of_the_same_kind_
     assert printed("adapters-resnet101@imagenet") == (58.9, 77.54)
     assert printed("multi_bn-resnet101@photos") == (None, None)
     assert rows["multi_bn-resnet101@food101"]["multi_domain_accuracy"] == pytest.approx(91)
-    assert {row["paper_multi_domain"] for row in numbers.rows_of(results, "table_2")} == {None}
+    assert {row["paper_multi_domain"] for row in made.rows_of(results, "table_2")} == {None}
 
 
-def test_the_reference_table_holds_all_of_the_papers_tables_1_and_2(results, numbers):
-    rows = numbers.rows_of(results, "paper")
+def test_the_reference_table_holds_all_of_the_papers_tables_1_and_2(results, made):
+    rows = made.rows_of(results, "paper")
     assert [row["source"] for row in rows][::7] == ["resisc45", "places365"]
     known = [value for row in rows for name, value in row.items() if name != "source" and value is not None]
     assert len(known) == 30 + 6 + 24  # experts, accuracies reported by others, domains of three networks
-    food = numbers.one(rows, source="food101")
+    food = made.one(rows, source="food101")
     assert (food["densenet169_scratch"], food["resnet101_imagenet"], food["reported"], food["shared"]) == (82.38, 87.95, 86.99, 48.12)
-    imagenet = numbers.one(rows, source="imagenet")
+    imagenet = made.one(rows, source="imagenet")
     assert (imagenet["densenet169_imagenet"], imagenet["resnet101_imagenet"], imagenet["multi_bn"]) == (None, None, 69.03)
-    assert all("paper" in column.title or "others" in column.title for column in TABLES["paper"].content(results).columns[1:])
+    assert all("paper" in column.title or "others" in column.title for column in content(results, "paper").columns[1:])
 
 
-def test_a_multi_domain_expert_stands_beside_the_single_domain_one_of_the_same_start(results, numbers):
-    rows = numbers.rows_of(results, "table_2")
+def test_a_multi_domain_expert_stands_beside_the_single_domain_one_of_the_same_start(results, made):
+    rows = made.rows_of(results, "table_2")
     assert {row["source"]: row["single_domain"] for row in rows} == {
         "photos": "photos-net_a",
         "textures": "textures-net_a-from-photos",
@@ -108,59 +114,61 @@ def test_a_multi_domain_expert_stands_beside_the_single_domain_one_of_the_same_s
         assert row["difference_points"] == pytest.approx(100 * (next(both) - next(both)))
 
 
-def test_all_accuracies_are_means_of_seeds_with_what_is_missing_and_why(results, made, numbers):
+def test_all_accuracies_are_means_of_seeds_with_what_is_missing_and_why(results, made):
     pair = {"task": "birds", "expert": "textures-net_b"}
     key = next(
-        r["key"] for r in results.truths if r["task"] == "cars" and r["expert"] == "textures-net_b" and r["seed"] == 1 and r["images_per_class"] == 5
+        r["key"]
+        for r in results.finetunings
+        if r["task"] == "cars" and r["expert"] == "textures-net_b" and r["seed"] == 1 and r["images_per_class"] == 5
     )
     some = made.without(results, lambda row: row["key"] != key)
     failed = {"kind": "truth", "expert": "textures-net_b", "task": "cars", "images": 5, "seed": 1, "error": "the weights hold NaN"}
     some = replace(some, failures={key: failed}, skipped=[{"expert": "letters-net_a", "task": "greek", "reason": "own source (letters)"}])
-    rows = numbers.rows_of(some, "truth")
+    rows = made.rows_of(some, "truth")
     values = [
         100 * r["accuracy"]
-        for r in results.truths
+        for r in results.finetunings
         if r["role"] == "truth" and r["images_per_class"] == 20 and all(r[k] == v for k, v in pair.items())
     ]
-    row = numbers.one(rows, shots=20, role="expert", **pair)
+    row = made.one(rows, shots=20, role="expert", **pair)
     assert (row["accuracy"], row["deviation"], row["why"]) == (pytest.approx(np.mean(values)), pytest.approx(np.std(values, ddof=1)), None)
-    assert numbers.one(rows, task="cars", expert="textures-net_b", shots=5, role="expert")["why"] == "failed: the weights hold NaN"
-    left = numbers.one(rows, task="greek", expert="letters-net_a", shots=5, role="expert")
+    assert made.one(rows, task="cars", expert="textures-net_b", shots=5, role="expert")["why"] == "failed: the weights hold NaN"
+    left = made.one(rows, task="greek", expert="letters-net_a", shots=5, role="expert")
     assert (left["accuracy"], left["why"]) == (None, "own source (letters)")
-    assert numbers.rows_of(some, "failures")[0]["error"] == "the weights hold NaN"
+    assert made.rows_of(some, "failures")[0]["error"] == "the weights hold NaN"
 
 
-def test_an_expert_on_its_own_source_is_marked_and_counts_nowhere_else(made, numbers):
-    marked = numbers.with_costs(made.world(made.CONFIG.replace('reference = "photos-net_a"', 'reference = "photos-net_a"\nown_source = "mark"', 1)))
-    row = numbers.one(numbers.rows_of(marked, "truth"), task="greek", expert="letters-net_a", shots=5, role="expert")
+def test_an_expert_on_its_own_source_is_marked_and_counts_nowhere_else(made):
+    marked = made.with_costs(made.world(made.CONFIG.replace('reference = "photos-net_a"', 'reference = "photos-net_a"\nown_source = "mark"', 1)))
+    row = made.one(made.rows_of(marked, "truth"), task="greek", expert="letters-net_a", shots=5, role="expert")
     assert row["mark"] == "*"
     assert row["accuracy"] is not None
-    strangers = numbers.one(numbers.rows_of(marked, "table_4"), task="greek")["strangers"]
+    strangers = made.one(made.rows_of(marked, "table_4"), task="greek")["strangers"]
     assert strangers == len([facts for facts in marked.experts.values() if "letters" not in facts.seen])
 
 
-@pytest.mark.parametrize("kept", ["scores", "truths", "one task", "nothing but kernels", "one expert", "one seed"])
+@pytest.mark.parametrize("kept", ["scores", "fine-tunings", "one task", "nothing but kernels", "one expert", "one seed"])
 def test_every_table_and_sentence_can_be_had_of_parts_of_the_records(results, made, kept):
     parts = {
-        "scores": replace(results, truths=[], kernels=[]),
-        "truths": replace(results, scores=[], kernels=[]),
+        "scores": replace(results, finetunings=[], kernels=[]),
+        "fine-tunings": replace(results, scores=[], kernels=[]),
         "one task": made.without(results, lambda row: row["task"] == "cars"),
-        "nothing but kernels": replace(results, truths=[], scores=[]),
+        "nothing but kernels": replace(results, finetunings=[], scores=[]),
         "one expert": made.without(results, lambda row: row["expert"] == "photos-net_a"),
         "one seed": made.without(results, lambda row: row["seed"] == 0 and row["images_per_class"] == 5),
     }
     some = parts[kept]
-    for name, table in TABLES.items():
-        content = table.content(some)
-        assert content.rows or content.missing, name
-        csv_bytes(content)
+    for name in TABLES:
+        table = content(some, name)
+        assert table.rows or table.missing, name
+        assert table.csv().count(b"\n") >= 1 + len(table.rows)
     for sentences in (what_it_is, what_is_missing, what_was_found, what_it_does_not_show):
         assert all(sentence.endswith(".") for sentence in sentences(some))
     assert not what_is_missing(some)[0].startswith("Nothing")
 
 
-def test_sentences_say_the_numbers_of_the_tables(results, numbers):
-    row = numbers.one(numbers.rows_of(results, "scores"), score="lgc", shots=20)
+def test_sentences_say_the_numbers_of_the_tables(results, made):
+    row = made.one(made.rows_of(results, "scores"), score="lgc", shots=20)
     sentence = next(each for each in what_was_found(results) if "LGC" in each and "With 20" in each)
     for name, decimals in (("top_3_gain_points", 1), ("trials_to_best", 1), ("spearman", 2)):
         assert Column(name, "", decimals, interval=True).shown(row[name]) in sentence
@@ -190,14 +198,224 @@ def test_a_cell_is_shown_as_a_reader_expects(column, cell, text):
     assert column.shown(cell) == text
 
 
-def test_a_score_without_any_value_is_named_and_not_passed_off_as_a_random_order(results, numbers):
+def test_a_score_without_any_value_is_named_and_not_passed_off_as_a_random_order(results, made):
     rows = [
         {**row, "value": None, "unavailable": "too few images"} if row["score"] == "leep" and row["images_per_class"] == 5 else row
         for row in results.scores
     ]
     without = replace(results, scores=rows)
-    assert {row["shots"] for row in numbers.rows_of(without, "scores") if row["score"] == "leep"} == {20}
-    assert any("leep" in sentence for sentence in TABLES["scores"].content(without).missing)
-    row = numbers.one(numbers.rows_of(without, "unavailable"), score="leep")
+    assert {row["shots"] for row in made.rows_of(without, "scores") if row["score"] == "leep"} == {20}
+    assert any("leep" in sentence for sentence in content(without, "scores").missing)
+    row = made.one(made.rows_of(without, "unavailable"), score="leep")
     assert row["without"] == row["of"] == sum(each["score"] == "leep" and each["images_per_class"] == 5 for each in rows)
     assert "too few images" in row["example"]
+
+
+@pytest.mark.parametrize("shots", [5, 20])
+def test_gains_trials_and_correlations_of_the_main_table_are_those_of_the_raw_rows(results, shots, made):
+    rows, expected = made.rows_of(results, "scores"), {"gain": [], "trials": [], "spearman": [], "kendall": [], "hit": []}
+    for task, (names, accuracies) in made.raw(results, shots).items():
+        over = accuracies[names.index("photos-net_a")]
+        by_draw = {key: [] for key in expected}
+        for values in made.draws(results, "lfc", task, shots, names):
+            order = np.argsort(-values)
+            by_draw["gain"].append(100 * (accuracies[order[:3]].max() - over))
+            by_draw["trials"].append(1 + list(order).index(accuracies.argmax()))
+            by_draw["spearman"].append(spearmanr(values, accuracies)[0])
+            by_draw["kendall"].append(kendalltau(values, accuracies)[0])
+            by_draw["hit"].append(accuracies.argmax() in order[:3])
+        for key in expected:
+            expected[key].append(np.mean(by_draw[key]))
+    found = made.one(rows, score="lfc", shots=shots)
+    for key, column in {
+        "gain": "top_3_gain_points",
+        "trials": "trials_to_best",
+        "spearman": "spearman",
+        "kendall": "kendall",
+        "hit": "hit_rate_of_3",
+    }.items():
+        assert found[column].value == pytest.approx(np.mean(expected[key]))
+        assert found[column].low <= found[column].value <= found[column].high
+    assert found["targets"] == 4
+    assert found["with_value"] == 100
+
+
+def test_a_random_order_and_the_best_possible_enclose_what_is_known(results, made):
+    for shots in (5, 20):
+        sizes = [len(names) for names, _ in made.raw(results, shots).values()]
+        random, best = (made.one(made.rows_of(results, "scores"), score=name, shots=shots) for name in (RANDOM, BEST))
+        assert random["trials_to_best"].value == pytest.approx(np.mean([(size + 1) / 2 for size in sizes]))
+        assert random["spearman"].value == 0
+        assert best["trials_to_best"].value == 1
+        assert best["top_3_gain_points"].value == pytest.approx(best["top_1_gain_points"].value)
+
+
+def test_a_score_that_knows_nothing_is_no_better_than_a_random_order(results, made):
+    known, nothing = (made.one(made.rows_of(each, "scores"), score="lfc", shots=20)["spearman"] for each in (results, made.world(signal=0.0)))
+    assert known.low > 0.3
+    assert nothing.value < known.low
+
+
+def test_of_one_target_there_is_a_mean_and_no_interval(results, made):
+    rows = made.rows_of(made.without(results, lambda row: row["task"] == "birds"), "scores")
+    cell = made.one(rows, score="lfc", shots=20)["spearman"]
+    assert math.isfinite(cell.value)
+    assert math.isnan(cell.low)
+    assert Column("spearman", "", 2, interval=True).shown(cell) == f"{cell.value:.2f}"
+
+
+def test_costs_are_in_trainings_of_the_reference_and_split_by_step(results, made):
+    rows, shots = made.rows_of(results, "table_3"), 20
+    brute, tops, forwards, backwards, readings, shared = [], [], [], [], [], []
+    for task, (names, _) in made.raw(results, shots).items():
+        costs = np.array([{"net_a": 1.0, "net_b": 1.5}[results.experts[name].architecture] * 3.4 for name in names])
+        brute.append(costs.sum())
+        tops.append(np.mean([costs[np.argsort(-values)[:3]].sum() for values in made.draws(results, "lfc", task, shots, names)]))
+        reference = [
+            r for r in results.finetunings if (r["task"], r["expert"], r["role"], r["images_per_class"]) == (task, "photos-net_a", "truth", shots)
+        ]
+        unit = np.mean([r["train_seconds"] for r in reference]) / 3.4
+        kinds = [results.experts[name].architecture for name in names]
+        forwards.append(sum(made.PASSES[kind][0] for kind in kinds) / unit)
+        readings.append(made.READING / unit)
+        shared.append(30 / unit)
+        backwards.append(sum(made.PASSES[kind][1] for kind in kinds) / unit)
+    lfc, lgc, rsa = (made.one(rows, score=name, shots=shots) for name in ("lfc", "lgc", "rsa"))
+    assert made.one(rows, score="brute force", shots=shots)["operations"] == pytest.approx(np.mean(brute))
+    assert lfc["operations"] == pytest.approx(np.mean(tops))
+    assert lfc["forward"] == lgc["forward"] == pytest.approx(np.mean(forwards))
+    assert lfc["backward"] == lfc["shared"] == 0
+    assert lgc["backward"] == pytest.approx(np.mean(backwards))
+    assert lfc["reading"] == rsa["reading"] == pytest.approx(np.mean(readings))
+    assert rsa["shared"] == pytest.approx(np.mean(shared))
+    assert rsa["scoring"] == pytest.approx(rsa["reading"] + rsa["forward"] + rsa["score_alone"] + rsa["shared"])
+    assert made.one(rows, score=RANDOM, shots=shots)["reading"] == 0
+    assert not [row for row in rows if row["score"] == "random"]
+    assert lfc["total"] == pytest.approx(lfc["seconds"] + lfc["scoring"])
+    assert made.one(rows, score=RANDOM, shots=shots)["forward"] == 0
+
+
+def test_a_training_that_was_taken_up_again_costs_what_it_would_have_and_without_a_speed_it_does_not_count(results, made):
+    half = [{**row, "train_seconds": row["train_seconds"] / (2 if row["seed"] else 1)} for row in results.finetunings]
+    assert made.rows_of(replace(results, finetunings=half), "table_3") == made.rows_of(results, "table_3")
+    slow = [{**row, "images_per_second": row["images_per_second"] / (2 if row["seed"] else 1)} for row in results.finetunings]
+    assert made.rows_of(replace(results, finetunings=slow), "table_3") != made.rows_of(results, "table_3")
+    alone = [{**row, "images_per_second": None if row["seed"] else row["images_per_second"]} for row in results.finetunings]
+    for expert, units in training_costs(replace(results, finetunings=alone), "birds", 5, seconds=True).items():
+        rows = [
+            row
+            for row in results.finetunings
+            if (row["task"], row["images_per_class"], row["seed"], row["role"]) == ("birds", 5, 0, "truth")
+            and row["expert"] in (expert, "photos-net_a")
+        ]
+        mine, theirs = (next(row["train_seconds"] for row in rows if row["expert"] == name) for name in (expert, "photos-net_a"))
+        assert units == pytest.approx(3.4 * mine / theirs)
+    none = replace(results, finetunings=[{**row, "images_per_second": None} for row in results.finetunings])
+    row = made.one(made.rows_of(none, "table_3"), score="lfc", shots=5)
+    assert (row["seconds"], row["forward"], row["total"]) == (None, None, None)
+    assert row["operations"] is not None
+
+
+def test_a_reference_network_that_another_worker_trained_again_is_paid_once(results, made):
+    again = [{**row, "shared_seconds": 29.0 if row["expert"] == "letters-net_b" else row["shared_seconds"]} for row in results.scores]
+    assert made.rows_of(replace(results, scores=again), "table_3") == made.rows_of(results, "table_3")
+    dearer = [{**row, "shared_seconds": 2 * row["shared_seconds"]} for row in results.scores]
+    first, second = (made.one(made.rows_of(each, "table_3"), score="rsa", shots=5)["shared"] for each in (results, replace(results, scores=dearer)))
+    assert second == pytest.approx(2 * first)
+
+
+def test_without_a_reference_there_is_no_unit_of_cost_and_no_gain(results, made):
+    alone = made.without(results, lambda row: row["expert"] != "photos-net_a")
+    table = content(alone, "table_3")
+    assert not table.rows
+    assert "no unit of cost" in table.missing[0]
+    assert made.one(made.rows_of(alone, "scores"), score="lfc", shots=20)["top_3_gain_points"] is None
+    assert any("reference" in sentence for sentence in content(alone, "scores").missing)
+
+
+def test_the_gain_grows_with_what_is_tried_and_is_that_of_the_raw_rows(results, made):
+    rows = [row for row in made.rows_of(results, "budget") if row["shots"] == 20]
+    for name in ("lfc", "lgc", RANDOM):
+        gains = [row["gain_points"].value for row in rows if row["score"] == name]
+        assert gains == sorted(gains)
+        assert gains[0] >= 0
+    expected = [
+        np.maximum(accuracies, accuracies[names.index("photos-net_a")]).mean() - accuracies[names.index("photos-net_a")]
+        for names, accuracies in made.raw(results, 20).values()
+    ]
+    assert made.one(rows, score=RANDOM, trials=1)["gain_points"].value == pytest.approx(100 * np.mean(expected))
+
+
+def test_differences_of_pairs_are_those_of_the_means_and_p_values_are_corrected_a_family(results, made):
+    rows, means = made.rows_of(results, "paired"), made.rows_of(results, "scores")
+    row = made.one(rows, score="lfc", other="lgc", shots=5, measure="Spearman")
+    lfc, lgc = (made.one(means, score=name, shots=5)["spearman"].value for name in ("lfc", "lgc"))
+    assert row["difference"].value == pytest.approx(lfc - lgc)
+    family = [row for row in rows if (row["score"], row["shots"], row["measure"]) == ("lfc", 5, "Spearman")]
+    assert [row["other"] for row in family][-1] == RANDOM
+    assert len(family) == len(results.score_names)
+    assert [row["p_holm"] for row in family] == pytest.approx(list(holm(np.array([row["p"] for row in family]))))
+    assert all(row["p"] >= 2 / 2**4 for row in rows)
+
+
+def expected_gain(accuracies, over):
+    """The gain of the best of three experts, mean over all choices of three: by enumeration."""
+    return 100 * np.mean([max(chosen) - over for chosen in combinations(accuracies, 3)])
+
+
+@pytest.mark.parametrize("shots", [5, 20])
+def test_a_score_is_compared_with_the_exact_expectation_of_a_random_order_and_not_with_a_drawn_one(results, shots, made):
+    differences = []
+    for task, (names, accuracies) in made.raw(results, shots).items():
+        over = accuracies[names.index("photos-net_a")]
+        gains = [100 * (accuracies[np.argsort(-values)[:3]].max() - over) for values in made.draws(results, "lfc", task, shots, names)]
+        differences.append(np.mean(gains) - expected_gain(accuracies, over))
+    row = made.one(made.rows_of(results, "paired"), score="lfc", other=RANDOM, shots=shots, measure="gain of the best of 3 (points)")
+    assert row["difference"].value == pytest.approx(np.mean(differences))
+    assert row["difference"].low <= row["difference"].value <= row["difference"].high
+    spearman = made.one(made.rows_of(results, "paired"), score="lfc", other=RANDOM, shots=shots, measure="Spearman")["difference"]
+    assert spearman.value == pytest.approx(made.one(made.rows_of(results, "scores"), score="lfc", shots=shots)["spearman"].value)
+
+
+def test_records_of_the_score_random_change_no_number_and_stand_nowhere(results, made):
+    drawn = np.random.default_rng(1)
+    other = replace(results, scores=[{**row, "value": drawn.random()} if row["score"] == "random" else row for row in results.scores])
+    assert any(row["score"] == "random" for row in results.scores)
+    for name in ("paired", "table_3"):
+        rows = made.rows_of(other, name)
+        assert repr(rows) == repr(made.rows_of(results, name)), name
+        assert not any("random" in (row["score"], row.get("other")) for row in rows), name
+    assert "random" not in results.score_names
+
+
+def test_who_asks_for_the_score_random_by_name_gets_the_exact_expectation(results):
+    for measure, options in (("top_k_gain", {"k": 3}), ("trials_to_best", {}), ("spearman", {})):
+        (asked,) = measured(results, measure, 20, scores=["random"], **options).values()
+        assert asked == baselines(results, measure, 20, **options)[RANDOM]
+
+
+@pytest.mark.parametrize(("shots", "images"), [(None, None), (20, 20)])
+def test_the_papers_costs_stand_beside_the_measured_ones_of_the_same_score_and_images(results, shots, images, made):
+    printed = (
+        {"lfc": (5.15, 0.41), "lgc": (3.89, 8.65), "leep": (5.01, 0.02)}
+        if shots is None
+        else {"lfc": (4.35, 1.09), "lgc": (3.40, 15.26), "leep": (3.85, 0.03)}
+    )
+    for score, costs in printed.items():
+        assert printed(score, images) == costs
+    assert printed("brute force", images) == ((48.17 if shots is None else 41.67), None)
+    for score in ("rsa", RANDOM, "static_leaderboard"):
+        assert printed(score, images) == (None, None)
+    rows = made.rows_of(results, "table_3")
+    if shots is not None:
+        row = made.one(rows, score="lgc", shots=20)
+        assert (row["paper_tried"], row["paper_scoring"]) == (3.40, 15.26)
+        assert row["operations"] != row["paper_tried"]
+    assert all(row["paper_tried"] is None for row in rows if row["shots"] == 5)
+
+
+def test_what_a_benchmark_has_no_option_for_is_not_advised(whole, made):
+    reason = "No accuracy on another task was given. Type: rank(..., measured={expert: {task: accuracy}}), or --measured FILE.json"
+    rows = [{**row, "value": None, "unavailable": reason} if row["score"] == "random" else row for row in whole.scores]
+    example = made.one(made.rows_of(replace(whole, scores=rows), "unavailable"), score="random", images=5)["example"]
+    assert example.endswith(": No accuracy on another task was given.")

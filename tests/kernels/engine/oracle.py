@@ -1,4 +1,4 @@
-"""What is the kernel by definition? A loop of `jax.grad`, one example and one output after the other, then NumPy in float64.
+"""The kernel by definition: a loop of `jax.grad`, one example and one output after the other, then NumPy in float64.
 
 Nothing of the engine is used here but, in `agrees`, the call that is tested.
 """
@@ -22,14 +22,7 @@ def jacobians(fn, params, x) -> dict[str, np.ndarray]:
     pairs, treedef = jax.tree_util.tree_flatten_with_path(params)
     leaves = [leaf for _, leaf in pairs]
     chosen = [index for index, leaf in enumerate(leaves) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)]
-
-    def output(picked, example, a):
-        merged = list(leaves)
-        for index, leaf in zip(chosen, picked, strict=True):
-            merged[index] = leaf
-        return fn(jax.tree.unflatten(treedef, merged), jax.tree.map(lambda leaf: leaf[None], example)).reshape(-1)[a]
-
-    gradient = jax.jit(jax.grad(output), compiler_options=QUICKLY)
+    gradient = _gradient(fn, treedef, leaves, chosen)
     traced = jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf, params)
     outputs = jax.eval_shape(lambda x: fn(traced, x), jax.tree.map(lambda leaf: leaf[:1], x)).size
     picked, n = [leaves[index] for index in chosen], len(jax.tree.leaves(x)[0])
@@ -37,6 +30,24 @@ def jacobians(fn, params, x) -> dict[str, np.ndarray]:
     rows = [[[np.asarray(g, np.float64).ravel() for g in gradient(picked, example, a)] for a in range(outputs)] for example in examples]
     names = [jax.tree_util.keystr(pairs[index][0], simple=True, separator="/") for index in chosen]
     return {name: np.array([[gradients[place] for gradients in row] for row in rows]) for place, name in enumerate(names)}
+
+
+_GRADIENTS = {}  # of functions at parameters; both are kept, so that their addresses stay theirs
+
+
+def _gradient(fn, treedef, leaves, chosen):
+    """Compiled once for a function and its parameters, whatever the examples."""
+    key = (id(fn), *map(id, leaves))
+    if key not in _GRADIENTS:
+
+        def output(picked, example, a):
+            merged = list(leaves)
+            for index, leaf in zip(chosen, picked, strict=True):
+                merged[index] = leaf
+            return fn(jax.tree.unflatten(treedef, merged), jax.tree.map(lambda leaf: leaf[None], example)).reshape(-1)[a]
+
+        _GRADIENTS[key] = fn, leaves, jax.jit(jax.grad(output), compiler_options=QUICKLY)
+    return _GRADIENTS[key][-1]
 
 
 def paired(left: np.ndarray, right: np.ndarray | None = None, outputs="full") -> np.ndarray:

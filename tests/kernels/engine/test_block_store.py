@@ -24,7 +24,7 @@ FULL = FULL + FULL.transpose(1, 0, 3, 2)
 CROSS, ROWS = draws.normal(size=(12, 5, 2)), draws.normal(size=(12, 2, 7))
 DIGESTS = {name: draws.integers(0, 256, (12, 16)).astype(np.uint8) for name in ("x1", "x2", "x")}
 DESCRIBED = {"fn": "f", "params": "p", "layers": ["v", "w"], "outputs": "full of 3", "x1": "float64[3]", "precision": "highest"}
-FULL_DISK = "cannot hold the kernel: .*No space left .* Type: the same call once the folder has room"
+FULL_DISK = "cannot hold the kernel: .*No space left .* Try: the same call once the folder has room"
 
 
 @pytest.fixture
@@ -144,6 +144,7 @@ def test_a_block_that_was_written_but_not_marked_is_not_done(folder, monkeypatch
     right(store)
 
 
+@pytest.mark.nightly
 def test_a_killed_process_leaves_finished_blocks(folder):
     code = f"""
         import runpy, os, signal
@@ -269,7 +270,7 @@ def test_a_block_of_another_shape_is_refused(folder, shape):
 )
 def test_an_array_of_something_else_is_refused(folder, change, difference):
     finish(kernel(folder), most=1)
-    with pytest.raises(ConfigError, match=rf"holds a kernel of something else \({difference}\. Type: out= another folder"):
+    with pytest.raises(ConfigError, match=rf"holds a kernel of something else \({difference}\. Try: out= another folder"):
         kernel(folder, **change)
     assert len(finish(kernel(folder))) == 9
 
@@ -299,7 +300,7 @@ def test_a_folder_holds_a_kernel_or_a_sketch(tmp_path):
 def test_files_without_a_description_are_left_alone(folder, name):
     (folder / name).parent.mkdir(parents=True)
     (folder / name).write_bytes(b"mine")
-    with pytest.raises(ConfigError, match=r"holds files but no kernel.json. Type: out= another folder, or empty this one"):
+    with pytest.raises(ConfigError, match=r"holds files but no kernel.json. Try: out= another folder, or empty this one"):
         kernel(folder)
     assert (folder / name).read_bytes() == b"mine"
 
@@ -308,7 +309,7 @@ def test_files_without_a_description_are_left_alone(folder, name):
 def test_a_description_that_cannot_be_read_is_named(folder, content):
     kernel(folder)
     (folder / "kernel.json").write_bytes(content)
-    with pytest.raises(DataError, match=r"kernel.json' is not a description of a kernel: .* Type: out= another folder"):
+    with pytest.raises(DataError, match=r"kernel.json' is not a description of a kernel: .* Try: out= another folder"):
         kernel(folder)
 
 
@@ -352,7 +353,7 @@ def test_a_damaged_chunk_is_named_on_reading_and_computed_again(folder, how, pla
     finish(store)
     damage(chunk(folder, *place), how)
     found = store.result()
-    with pytest.raises(DataError, match=r"The folder .* cannot hold the kernel: .*c/\d/\d/0/0.* Type: the same call"):
+    with pytest.raises(DataError, match=r"The folder .* cannot hold the kernel: .*c/\d/\d/0/0.* Try: the same call"):
         np.asarray(found)
     row, column = (slice(2 * number, 2 * number + 2) for number in place)
     with pytest.raises(DataError, match="cannot hold the kernel"):
@@ -462,7 +463,7 @@ def test_a_cut_while_room_is_made_loses_nothing(folder, monkeypatch):
 def test_a_folder_that_is_a_file_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "kernel"):
-        with pytest.raises(DataError, match=r"The folder '.*' cannot hold the kernel: .*(File exists|Not a directory).* Type: "):
+        with pytest.raises(DataError, match=r"The folder '.*' cannot hold the kernel: .*(File exists|Not a directory).* Try: "):
             kernel(folder)
 
 
@@ -487,7 +488,7 @@ def test_a_disk_that_does_not_take_marks_or_descriptions_is_named(folder, monkey
     store = kernel(folder, 4)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "touch", refuse)
-        with pytest.raises(DataError, match=f"cannot hold the kernel: .*{os.strerror(code)}.* Type: "):
+        with pytest.raises(DataError, match=f"cannot hold the kernel: .*{os.strerror(code)}.* Try: "):
             finish(store)
     finish(kernel(folder, 4))
     with monkeypatch.context() as patch:
@@ -502,6 +503,7 @@ def run(code):
     return subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(sys.platform == "win32", reason="no resource limits")
 def test_a_full_disk_loses_and_corrupts_nothing(folder):
     """The largest size of a file stands for the size of the disk."""
@@ -531,6 +533,7 @@ def test_a_full_disk_loses_and_corrupts_nothing(folder):
     assert not [path for path in folder.rglob("*") if path.suffix in (".tmp", ".__lock")]
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(sys.platform == "win32", reason="no users")
 def test_a_read_only_folder_gives_what_is_finished():
     with tempfile.TemporaryDirectory() as place:
@@ -680,5 +683,6 @@ def test_a_stored_array_is_an_array_that_cannot_be_changed(stored):
         np.asarray(stored, copy=False)
 
 
+@pytest.mark.nightly
 def test_the_package_does_not_load_the_library():
     assert run("import sys, ntk_select, ntk_select.kernels.engine.store; assert 'tensorstore' not in sys.modules").returncode == 0

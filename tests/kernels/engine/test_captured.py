@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 import ntk_select as ns
+from ntk_select.kernels.engine import GeneralRouteWarning
 
 pytestmark = pytest.mark.usefixtures("quickly")
 X = np.random.default_rng(0).normal(size=(4, 6))
@@ -85,7 +86,7 @@ def test_a_global_that_a_helper_function_reads_is_seen(oracle, monkeypatch):
 
 def jacobian_of(fn, params, x):
     """By jax.jacrev, of all leaves."""
-    leaves = jax.tree.leaves(jax.jacrev(lambda params: fn(params, x))(params))
+    leaves = jax.tree.leaves(jax.jit(jax.jacrev(lambda params: fn(params, x)))(params))
     return np.concatenate([np.asarray(leaf).reshape(len(x), leaf.shape[1], -1) for leaf in leaves], axis=-1)
 
 
@@ -208,7 +209,7 @@ def test_rounded_weights_are_no_weights():
     def rounded(p, x):
         return (jnp.round(x).astype(jnp.int8) @ jnp.round(p["w"]).astype(jnp.int8)).astype(x.dtype) * p["s"]
 
-    with pytest.warns(ns.engine.GeneralRouteWarning, match="w"):
+    with pytest.warns(GeneralRouteWarning, match="w"):
         kernel = ns.ntk(rounded, PARAMS | {"s": np.float64(2)}, X)
     products = np.round(X) @ np.round(PARAMS["w"])
     np.testing.assert_allclose(kernel, products @ products.T / 2, rtol=1e-12)

@@ -8,8 +8,7 @@ import pytest
 
 import ntk_select as ns
 from ntk_select.kernels.engine import GeneralRouteWarning
-from ntk_select.kernels.engine.general_route import QUIET_SHARE, general_share
-from ntk_select.kernels.engine.structure import analyse
+from ntk_select.kernels.engine.analyse import GENERAL_SHARE, analyse, general_share
 
 
 def with_token(params, x):
@@ -32,7 +31,7 @@ def test_a_class_token_of_little_cost_is_not_warned_of_and_its_kernel_is_exact(o
     params, x = transformer
     structure = analyse(with_token, params, x).structure
     assert [leaf.name for leaf in structure.leaves if leaf.kind == "general"] == ["token"]
-    assert 0 < general_share(structure, len(x)) < QUIET_SHARE
+    assert 0 < general_share(structure, len(x)) < GENERAL_SHARE
     with warnings.catch_warnings():
         warnings.simplefilter("error", GeneralRouteWarning)
         oracle.agrees(with_token, params, x, spaces=(None,))

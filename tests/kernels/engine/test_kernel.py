@@ -14,6 +14,8 @@ from jax.sharding import Mesh
 import ntk_select as ns
 from ntk_select.errors import ConfigError, ModelError
 from ntk_select.kernels.engine import contract, plan
+from ntk_select.kernels.engine.analyse import analyse
+from ntk_select.kernels.engine.arguments import read_outputs
 
 pytestmark = pytest.mark.usefixtures("quickly")
 CONV = partial(lax.conv_general_dilated, padding="SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
@@ -62,8 +64,14 @@ def full(jacobian, oracle):
     return oracle.paired(jacobian[0])
 
 
-@pytest.mark.parametrize("space", SPACES)
-@pytest.mark.parametrize("asked", ASKED)
+@pytest.mark.parametrize(
+    ("asked", "space"),
+    [
+        pytest.param(asked, space, marks=() if space == "sample" or asked in ("trace", "full", "diagonal") else pytest.mark.nightly)
+        for asked in ASKED
+        for space in SPACES
+    ],
+)
 def test_each_kernel_equals_explicit_gradients(oracle, jacobian, asked, space):
     square, rectangle = ASKED[asked]
     kernel = ns.ntk(network, PARAMS, X1, outputs=square, space=space)
@@ -120,19 +128,24 @@ def rows_of_gradients(oracle):
     return [oracle.whole(oracle.jacobians(deep, DEEP, x)) for x in (LEFT, RIGHT)]
 
 
-@pytest.mark.parametrize("name", TIGHT)
+NOT_QUICK = ("tiles", "chunks of cotangents", "all of it, in a rectangle", "own cotangents")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.nightly if name in NOT_QUICK else ()) for name in TIGHT])
 def test_small_budgets_cut_the_work_and_not_the_numbers(oracle, rows_of_gradients, name):
     outputs, x1, x2, least = TIGHT[name]
     by_layer = name == "each leaf"
     options = {"by_layer": by_layer, "accumulate": "float64" if name == "all of it" else None}
-    budgets = 1e-3 * 10 ** -np.arange(0, 1.5, 0.03)  # from a megabyte down
-    plans = (ns.ntk_plan(deep, DEEP, x1, x2, outputs=outputs, by_layer=by_layer, memory_gb=budget) for budget in budgets)
-    plan = next(plan for plan in plans if all(given >= wanted for given, wanted in zip(portions(plan), least, strict=True)))
+    budgets = 1e6 * 10 ** -np.arange(0, 1.5, 0.03)  # from a megabyte down
+    structure, n1, n2 = analyse(deep, DEEP, x1).structure, len(x1), None if x2 is None else len(x2)
+    wanted = read_outputs(outputs, n1, n2, structure.outputs, structure.dtype)
+    plans = (plan.make_plan(structure, wanted, n1, n2, memory=int(budget), split=by_layer) for budget in budgets)
+    chosen = next(chosen for chosen in plans if all(given >= wanted for given, wanted in zip(portions(chosen), least, strict=True)))
     done = []
-    kernel = ns.ntk(deep, DEEP, x1, x2, outputs=outputs, progress=lambda *step: done.append(step[:2]), memory_gb=plan.memory / 1e9, **options)
+    kernel = ns.ntk(deep, DEEP, x1, x2, outputs=outputs, progress=lambda *step: done.append(step[:2]), memory_gb=chosen.memory / 1e9, **options)
     right = None if x2 is None else rows_of_gradients[1]
     oracle.close(sum(kernel.values()) if by_layer else kernel, oracle.paired(rows_of_gradients[0][: len(x1)], right, outputs))
-    rounds = len(list(plan.tiles())) * len(list(plan.rounds()))
+    rounds = len(list(chosen.tiles())) * len(list(chosen.rounds()))
     assert done == [(step + 1, rounds) for step in range(rounds)]
 
 
@@ -145,18 +158,25 @@ def sizes_of_blocks(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("sizes_of_blocks")
-@pytest.mark.parametrize(("n1", "n2"), [(300, None), (300, 290), (300, 7), (520, None)])
+@pytest.mark.parametrize(("n1", "n2"), [(300, None), (300, 290), pytest.param(300, 7, marks=pytest.mark.nightly), (520, None)])
 def test_many_examples_are_multiplied_in_blocks(oracle, n1, n2):
     x1, x2 = oracle.draw(n1, 4), None if n2 is None else oracle.draw(n2, 4, seed=1)
     kernel = ns.ntk(linear, LINEAR, x1, x2, space="parameter")
     oracle.close(kernel, x1 @ (x1 if x2 is None else x2).T)
 
 
-@pytest.mark.usefixtures("sizes_of_blocks")
-@pytest.mark.parametrize("outputs", ["trace", "full", "diagonal"])
-def test_the_sizes_of_blocks_change_nothing(oracle, jacobian, outputs):
+@pytest.mark.parametrize("outputs", ["full", *(pytest.param(word, marks=pytest.mark.nightly) for word in ("trace", "diagonal"))])
+def test_the_sizes_of_blocks_change_nothing(oracle, jacobian, monkeypatch, outputs):
+    monkeypatch.setattr(plan, "tuning", lambda: plan.ACCELERATOR)
     for space in SPACES:
         oracle.close(ns.ntk(network, PARAMS, X1, X2, outputs=outputs, space=space), oracle.paired(*jacobian, outputs))
+
+
+@pytest.mark.nightly
+@pytest.mark.usefixtures("sizes_of_blocks")
+@pytest.mark.parametrize("outputs", ["trace", "full", "diagonal"])
+def test_the_sizes_of_blocks_change_nothing_in_a_small_memory(oracle, jacobian, outputs):
+    for space in SPACES:
         oracle.close(ns.ntk(network, PARAMS, X1, outputs=outputs, space=space, memory_gb=1e-4), oracle.paired(jacobian[0], None, outputs))
 
 
@@ -230,6 +250,7 @@ def test_other_orders_of_examples_and_outputs_give_the_same_kernel_in_that_order
     oracle.close(ns.ntk(network, turned, X1, outputs="full"), full[:, :, classes][..., classes])
 
 
+@pytest.mark.nightly
 def test_sides_changed_over_give_the_transpose(oracle):
     there, back = ns.ntk(network, PARAMS, X1, X2, outputs="full"), ns.ntk(network, PARAMS, X2, X1, outputs="full")
     oracle.close(back, there.transpose(1, 0, 3, 2))
@@ -237,12 +258,14 @@ def test_sides_changed_over_give_the_transpose(oracle):
     oracle.close(ns.ntk(network, PARAMS, X2, X1, outputs=pair[::-1]), ns.ntk(network, PARAMS, X1, X2, outputs=pair).T)
 
 
+@pytest.mark.nightly
 def test_the_same_examples_on_both_sides_give_the_symmetric_kernel(oracle, full):
     oracle.close(ns.ntk(network, PARAMS, X1, X1, outputs="full"), full)
     twice = ns.ntk(network, PARAMS, np.concatenate([X1, X1[:2]]))
     np.testing.assert_allclose(twice[5:], twice[:2], rtol=1e-12)
 
 
+@pytest.mark.nightly
 def test_scaled_outputs_scale_the_kernel_by_the_square(oracle, full):
     oracle.close(ns.ntk(lambda p, x: -3 * network(p, x), PARAMS, X1, outputs="full"), 9 * full)
 
@@ -281,31 +304,39 @@ def test_ridge_regression_is_the_same_over_examples_and_over_parameters(oracle, 
     oracle.close(large, all_of_them[-N1 * C :])
 
 
-def test_float32_at_highest_precision_is_within_a_hundred_thousandth(full):
+@pytest.mark.parametrize("space", ["sample", pytest.param("parameter", marks=pytest.mark.nightly)])
+def test_float32_at_highest_precision_is_within_a_hundred_thousandth(full, space):
     single = jax.tree.map(lambda leaf: leaf.astype(np.float32), PARAMS)
-    for space in SPACES:
-        kernel = ns.ntk(network, single, X1.astype(np.float32), outputs="full", precision="highest", space=space)
-        assert kernel.dtype == np.float32
-        assert np.linalg.norm(kernel - full) <= 1e-5 * np.linalg.norm(full)
+    kernel = ns.ntk(network, single, X1.astype(np.float32), outputs="full", precision="highest", space=space)
+    assert kernel.dtype == np.float32
+    assert np.linalg.norm(kernel - full) <= 1e-5 * np.linalg.norm(full)
 
 
 @pytest.mark.parametrize(
     ("method", "outputs", "x2"),
-    [("jacobian", "diagonal", X2), ("vector-product", "sum", None), ("neural-tangents", "trace", None), ("neural-tangents", "full", X2)],
-    ids=["jacobian", "vector-product", "neural-tangents", "neural-tangents, full"],
+    [
+        ("jacobian", "diagonal", True),
+        ("vector-product", "diagonal", True),
+        pytest.param("neural-tangents", "trace", False, marks=pytest.mark.nightly),
+        ("neural-tangents", "diagonal", True),
+    ],
 )
 def test_slower_routes_agree(method, outputs, x2):
     """In float32, since neural-tangents is used so."""
-    single = jax.tree.map(lambda leaf: leaf.astype(np.float32), PARAMS)
-    x1, x2 = X1.astype(np.float32), None if x2 is None else x2.astype(np.float32)
-    kernel = ns.ntk(network, single, x1, x2, outputs=outputs)
-    other = ns.ntk(network, single, x1, x2, outputs=outputs, method=method, batch_size=2)
+    params = jax.tree.map(lambda leaf: leaf.astype(np.float32), {"w0": DEEP["w0"], "w9": DEEP["w9"]})
+    x1, x2 = LEFT.astype(np.float32), RIGHT.astype(np.float32) if x2 else None
+    kernel = ns.ntk(deep, params, x1, x2, outputs=outputs)
+    other = ns.ntk(deep, params, x1, x2, outputs=outputs, method=method, batch_size=2)
     assert np.linalg.norm(kernel - other) <= 1e-5 * np.linalg.norm(kernel)
 
 
 def test_one_example_has_a_kernel_on_either_side(oracle, full):
-    oracle.close(ns.ntk(network, PARAMS, X1[:1], outputs="full"), full[:1, :1])
     oracle.close(ns.ntk(network, PARAMS, X1[:1], X1, outputs="full"), full[:1])
+
+
+@pytest.mark.nightly
+def test_one_example_has_a_kernel_alone_and_on_the_other_side(oracle, full):
+    oracle.close(ns.ntk(network, PARAMS, X1[:1], outputs="full"), full[:1, :1])
     oracle.close(ns.ntk(network, PARAMS, X1, X1[:1], outputs="full"), full[:, :1])
 
 
@@ -367,8 +398,8 @@ LINEAR, EXAMPLES = {"w": np.ones((4, 2))}, np.ones((3, 4))
         ({"by_layer": True, "method": "jacobian"}, "belong to the engine, not to method='jacobian'"),
         ({"out": "folder", "method": "vector-product"}, "belong to the engine"),
         ({"accumulate": "float64", "method": "neural-tangents"}, "belong to the engine"),
-        ({"mesh": "devices"}, r"mesh= takes a jax.sharding.Mesh; given: str. Type: mesh=jax.sharding.Mesh\(jax.devices\(\), \('examples',\)\)"),
-        ({"progress": "bar"}, r"progress= takes a function of \(done, all, what\); given: str"),
+        ({"mesh": "devices"}, r"mesh= takes a jax.sharding.Mesh; given: str. Try: mesh=jax.sharding.Mesh\(jax.devices\(\), \('examples',\)\)"),
+        ({"progress": "bar"}, r"progress= must be a function of \(done, total, what\); given: str"),
         ({"out": 3}, "out= takes the path of a folder; given: int"),
         ({"x1": {"a": "text"}}, "x1 must be one array of numbers .* given: dict of type object"),
         ({"x1": {"a": EXAMPLES, "b": EXAMPLES[:2]}}, r"The arrays of x1 have leading axes of \[2, 3\] examples; they must be equally many"),
@@ -418,8 +449,8 @@ def test_a_function_without_outputs_is_refused():
 def test_the_budget_that_an_error_asks_for_is_enough():
     with pytest.raises(ConfigError) as caught:
         ns.ntk(deep, DEEP, LEFT, memory_gb=1e-6)
-    needed = float(str(caught.value).partition("Type: memory_gb=")[2].partition(" ")[0])
-    assert ns.ntk(deep, DEEP, LEFT, memory_gb=needed).shape == (6, 6)
+    needed = float(str(caught.value).partition("memory_gb=")[2].partition(" ")[0])
+    assert ns.ntk_plan(deep, DEEP, LEFT, memory_gb=needed).peak_bytes <= needed * 1e9
 
 
 # Gradients and kernels that are not finite.

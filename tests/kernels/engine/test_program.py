@@ -8,9 +8,9 @@ from jax import lax
 
 import ntk_select as ns
 from ntk_select.kernels.engine import program as program_module
+from ntk_select.kernels.engine.analyse import analyse
 from ntk_select.kernels.engine.digest import digest_of_function, digest_of_program
 from ntk_select.kernels.engine.program import MOST_BYTES, MOST_UNROLLED, calls_python, evaluate, outputs_of, trace
-from ntk_select.kernels.engine.structure import analyse
 
 pytestmark = pytest.mark.usefixtures("quickly")
 X = np.random.default_rng(0).normal(size=(3, 4))
@@ -138,8 +138,8 @@ def test_programs_give_what_their_functions_give(name):
     for fn in (SAME | DIFFERENT)[name]():
         program, values = trace(fn, X)
         expected = fn(X)
-        slots = evaluate(program, values, [X])
-        for found in ([slots[slot] for slot in program.outputs], outputs_of(program, values, [X])):
+        env = evaluate(program, values, [X])
+        for found in ([env[var] for var in program.outvars], outputs_of(program, values, [X])):
             np.testing.assert_allclose(found[0], expected, rtol=1e-14, atol=0)
             assert found[0].dtype == expected.dtype
 
@@ -167,10 +167,10 @@ def test_scans_of_any_length_are_what_they_were(length, reverse):
         return last, sums
 
     program, values = trace(fn, X, rows)
-    assert ("scan" in [step.name for step in program.steps]) == (length > MOST_UNROLLED)
-    slots = evaluate(program, values, [X, rows])
-    for slot, expected in zip(program.outputs, fn(X, rows), strict=True):
-        np.testing.assert_allclose(slots[slot], expected, rtol=1e-12, atol=1e-14)
+    assert ("scan" in [eqn.name for eqn in program.eqns]) == (length > MOST_UNROLLED)
+    env = evaluate(program, values, [X, rows])
+    for var, expected in zip(program.outvars, fn(X, rows), strict=True):
+        np.testing.assert_allclose(env[var], expected, rtol=1e-12, atol=1e-14)
 
 
 def test_values_belong_to_the_call_and_not_to_the_program():
@@ -179,14 +179,14 @@ def test_values_belong_to_the_call_and_not_to_the_program():
     assert program is same
     assert not any(isinstance(value, (np.ndarray, jax.Array)) and value.size > 1 for value in vars(program).values())
     for fn, values in ((one, first), (two, second)):
-        np.testing.assert_allclose(evaluate(program, values, [X])[program.outputs[0]], fn(X), rtol=1e-14)
+        np.testing.assert_allclose(evaluate(program, values, [X])[program.outvars[0]], fn(X), rtol=1e-14)
 
 
-def test_a_step_may_be_intercepted_and_steps_left_out():
+def test_equations_may_be_intercepted_and_left_out():
     program, values = trace(lambda x: jnp.sin(jnp.cos(x)), X)
-    slots = evaluate(program, values, [X], intercept=lambda number, step, inputs: [2 * out for out in step.run(*inputs)])
-    np.testing.assert_allclose(slots[program.outputs[0]], 2 * np.sin(2 * np.cos(X)), rtol=1e-14)
-    assert program.outputs[0] not in evaluate(program, values, [X], only=frozenset([0]))
+    env = evaluate(program, values, [X], interceptor=lambda index, eqn, inputs: [2 * out for out in eqn.run(*inputs)])
+    np.testing.assert_allclose(env[program.outvars[0]], 2 * np.sin(2 * np.cos(X)), rtol=1e-14)
+    assert program.outvars[0] not in evaluate(program, values, [X], only=frozenset([0]))
 
 
 def test_old_programs_are_forgotten(monkeypatch):

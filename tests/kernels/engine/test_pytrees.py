@@ -1,5 +1,7 @@
 """Examples as pytrees, outputs (n,), tables that are looked up, and layers that are stacked: the kernel by definition, with their structure."""
 
+import itertools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -25,8 +27,21 @@ def masked(p, x):
     return (h.sum(1) / x["mask"].sum(1, keepdims=True)) @ p["head"]
 
 
-@pytest.mark.parametrize("outputs", ["full", "trace", "diagonal", "sum"])
-@pytest.mark.parametrize("space", ["parameter", "sample"])
+@pytest.fixture(scope="module")
+def rows(oracle):
+    """The Jacobians of both sides."""
+    return [oracle.whole(oracle.jacobians(masked, PARAMS, x)) for x in (BATCH, OTHER)]
+
+
+QUICK = {("full", "parameter"), ("trace", "sample")}
+EVERY = [
+    pytest.param(outputs, space, marks=() if (outputs, space) in QUICK else pytest.mark.nightly)
+    for outputs in ("full", "trace", "diagonal", "sum")
+    for space in ("parameter", "sample")
+]
+
+
+@pytest.mark.parametrize(("outputs", "space"), EVERY)
 def test_examples_may_be_dicts(oracle, outputs, space):
     oracle.agrees(masked, PARAMS, BATCH, outputs=outputs, spaces=(space,))
     oracle.agrees(masked, PARAMS, BATCH, OTHER, outputs=outputs, spaces=(space,))
@@ -34,7 +49,7 @@ def test_examples_may_be_dicts(oracle, outputs, space):
 
 
 def test_the_oracle_itself_equals_jacrev_of_the_batch(oracle):
-    found = jax.jacrev(lambda p: masked(p, BATCH))(PARAMS)
+    found = jax.jit(jax.jacrev(lambda p: masked(p, BATCH)))(PARAMS)
     for name, rows in oracle.jacobians(masked, PARAMS, BATCH).items():
         oracle.close(rows, np.asarray(found[name]).reshape(3, C, -1))
 
@@ -42,14 +57,14 @@ def test_the_oracle_itself_equals_jacrev_of_the_batch(oracle):
 @pytest.mark.parametrize(
     "options", [{"batch_size": 1}, {"memory_gb": 1e-5}, {"method": "jacobian"}, {"method": "vector-product"}, {"accumulate": "float64"}], ids=str
 )
-def test_every_way_takes_dicts(oracle, options):
-    expected = oracle.paired(*(oracle.whole(oracle.jacobians(masked, PARAMS, x)) for x in (BATCH, OTHER)), "trace")
+def test_every_way_takes_dicts(oracle, rows, options):
+    expected = oracle.paired(*rows, "trace")
     for x1, x2 in ((BATCH, OTHER), jax.device_put((BATCH, OTHER))):
         oracle.close(ns.ntk(masked, PARAMS, x1, x2, **options), expected)
 
 
-def test_traced_kernels_vector_products_plans_and_folders_take_dicts(oracle, tmp_path):
-    left, right = (oracle.whole(oracle.jacobians(masked, PARAMS, x)) for x in (BATCH, OTHER))
+def test_traced_kernels_vector_products_plans_and_folders_take_dicts(oracle, rows, tmp_path):
+    left, right = rows
     oracle.close(jax.jit(ns.ntk_fn(masked, PARAMS, BATCH))(PARAMS, BATCH, OTHER), oracle.paired(left, right, "trace"))
     v = oracle.draw(2, C)
     oracle.close(ns.ntk_vector_product(masked, PARAMS, BATCH, v, x2=OTHER), np.einsum("ijab,jb->ia", oracle.paired(left, right), v))
@@ -86,8 +101,7 @@ def test_trees_that_do_not_fit_are_refused(x1, x2, message):
 # One output an example.
 
 
-@pytest.mark.parametrize("outputs", ["trace", "sum", "full", "diagonal"])
-@pytest.mark.parametrize("space", ["parameter", "sample"])
+@pytest.mark.parametrize(("outputs", "space"), EVERY)
 def test_outputs_may_be_one_number_an_example(oracle, outputs, space):
     fn = lambda p, x: masked(p, x)[:, 1]  # noqa: E731
     oracle.agrees(fn, PARAMS, BATCH, OTHER, outputs=outputs, spaces=(space,))
@@ -114,9 +128,17 @@ INDICES = {
 }
 
 
-@pytest.mark.parametrize("space", ["parameter", "sample", None])
-@pytest.mark.parametrize("indices", INDICES)
-@pytest.mark.parametrize("form", FORMS)
+QUICK_ROWS = {(form, "out of range", space) for form in FORMS for space in ("parameter", "sample")}
+QUICK_ROWS |= {("indexed", "repeated", "parameter"), ("indexed", "repeated", "sample"), ("indexed", "inside", None)}
+
+
+@pytest.mark.parametrize(
+    ("form", "indices", "space"),
+    [
+        pytest.param(*case, marks=() if case in QUICK_ROWS else pytest.mark.nightly)
+        for case in itertools.product(FORMS, INDICES, ("parameter", "sample", None))
+    ],
+)
 def test_looked_up_rows_have_structure_and_equal_jacrev(oracle, form, indices, space):
     x = INDICES[indices]
 
@@ -126,7 +148,7 @@ def test_looked_up_rows_have_structure_and_equal_jacrev(oracle, form, indices, s
 
     params = {"table": PARAMS["table"], "w": PARAMS["w"]}
     assert oracle.kinds(fn, params, x)["table"] == "embedding"
-    rows = np.asarray(jax.jacrev(lambda t: fn(params | {"table": t}, x))(params["table"])).reshape(len(x), 5, -1)
+    rows = np.asarray(jax.jit(jax.jacrev(lambda t: fn(params | {"table": t}, x)))(params["table"])).reshape(len(x), 5, -1)
     oracle.close(ns.ntk(fn, params, x, outputs="full", layers="table", space=space), oracle.paired(rows))
 
 
@@ -149,8 +171,10 @@ def test_a_long_table_is_not_written_out_in_sample_space():
 # Layers in loops and branches.
 
 
-@pytest.mark.parametrize("space", ["parameter", "sample"])
-@pytest.mark.parametrize("unroll", [1, 2])
+@pytest.mark.parametrize(
+    ("unroll", "space"),
+    [(1, "parameter"), (2, "sample"), *(pytest.param(*case, marks=pytest.mark.nightly) for case in ((1, "sample"), (2, "parameter")))],
+)
 def test_stacked_layers_in_a_scan_keep_their_structure(oracle, space, unroll):
     def fn(p, x):
         def layer(h, weights):

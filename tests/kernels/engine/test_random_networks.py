@@ -117,7 +117,7 @@ def truth_of(oracle, loaded):
     return lambda network: Truth(oracle, loaded("kernels/sketches/explicit.py"), network)
 
 
-@settings(max_examples=6, **DRAWN)
+@settings(max_examples=3, **DRAWN)
 @given(st.data())
 def test_any_small_network_has_the_kernel_of_its_gradients(loaded, truth_of, data):
     network = data.draw(loaded("kernels/engine/random_networks.py").networks(depth=2))

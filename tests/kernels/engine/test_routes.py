@@ -10,9 +10,9 @@ import pytest
 
 import ntk_select as ns
 from ntk_select.errors import ConfigError
+from ntk_select.kernels.engine.analyse import analyse
 from ntk_select.kernels.engine.arguments import read_outputs, select
 from ntk_select.kernels.engine.jacobian import jacobian_kernel, vector_product_kernel
-from ntk_select.kernels.engine.structure import analyse
 from ntk_select.kernels.engine.vector_product import ntk_vector_product
 
 C = 3
@@ -160,7 +160,7 @@ def test_product_with_a_vector_on_other_examples_is_the_rectangles(batch_size):
 
 def test_quadratic_form_is_the_squared_norm_of_one_gradient():
     v, weights = draw(5, C), {name: PARAMS[name] for name in ("in", "out", "scale")}
-    gradient = jax.grad(lambda p: (v * network(p | {"count": PARAMS["count"]}, X1)).sum())(weights)
+    gradient = jax.jit(jax.grad(lambda p: (v * network(p | {"count": PARAMS["count"]}, X1)).sum()))(weights)
     form = (v * ntk_vector_product(network, PARAMS, X1, v)).sum()
     np.testing.assert_allclose(form, sum((np.asarray(leaf) ** 2).sum() for leaf in jax.tree.leaves(gradient)), rtol=1e-12)
 
@@ -199,7 +199,7 @@ def test_product_with_a_vector_differentiates(batch_size):
     def norm(p):
         return sum((leaf**2).sum() for leaf in jax.tree.leaves(jax.grad(lambda p: (v * network(p | held, X1)).sum())(p)))
 
-    for given, expected in zip(jax.tree.leaves(jax.grad(form)(weights)), jax.tree.leaves(jax.grad(norm)(weights)), strict=True):
+    for given, expected in zip(*(jax.tree.leaves(jax.jit(jax.grad(function))(weights)) for function in (form, norm)), strict=True):
         close(given, expected)
 
 

@@ -81,7 +81,7 @@ def test_patterns_and_functions_choose_among_the_real_leaves(layers, expected):
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        (None, "Parameter 'complex' is complex; the kernel is defined here for real parameters. Type: layers= a pattern without it"),
+        (None, "Parameter 'complex' is complex; the kernel is defined here for real parameters. Try: layers= a pattern without it"),
         ("kernal", r"layers='kernal' matches no floating-point parameter\..*Allowed: complex, first/bias, first/kernel"),
         ("first/kernal", "Did you mean 'first/kernel'"),
         ("^key$|steps", "matches no floating-point parameter"),
@@ -136,8 +136,15 @@ def test_the_kernel_of_some_leaves_is_the_sum_of_theirs(oracle, jacobian, layers
     oracle.close(ns.ntk(network, NETWORK, X1, X2, outputs="full", layers=layers), oracle.paired(*sides))
 
 
-@pytest.mark.parametrize("outputs", ["trace", "full", "diagonal", "sum"])
-@pytest.mark.parametrize("x2", [None, X2], ids=["symmetric", "rectangle"])
+@pytest.mark.parametrize(
+    ("outputs", "x2"),
+    [
+        *(pytest.param(outputs, None, id=f"{outputs}, symmetric") for outputs in ("trace", "full", "diagonal")),
+        pytest.param("full", X2, id="full, rectangle"),
+        pytest.param("sum", None, id="sum, symmetric", marks=pytest.mark.nightly),
+        *(pytest.param(outputs, X2, id=f"{outputs}, rectangle", marks=pytest.mark.nightly) for outputs in ("trace", "diagonal", "sum")),
+    ],
+)
 def test_kernels_of_the_leaves_add_up_to_the_whole(oracle, jacobian, outputs, x2):
     parts = ns.ntk(network, NETWORK, X1, x2, outputs=outputs, by_layer=True)
     assert list(parts) == ["enter/b", "enter/scale", "enter/w", "leave/b", "leave/w", "never"]
@@ -256,7 +263,11 @@ def test_whole_numbers_do_as_cotangents(oracle, jacobian):
     oracle.close(ns.ntk(network, NETWORK, X1, outputs=np.array([1, 0, -2])), oracle.paired(oracle.whole(jacobian[0]), None, np.array([1.0, 0, -2])))
 
 
-@pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.bool_, jnp.bfloat16, np.float32], ids=lambda dtype: np.dtype(dtype).name)
+@pytest.mark.parametrize(
+    "dtype",
+    [np.uint8, np.bool_, *(pytest.param(dtype, marks=pytest.mark.nightly) for dtype in (np.int32, jnp.bfloat16, np.float32))],
+    ids=lambda dtype: np.dtype(dtype).name,
+)
 def test_examples_of_any_type_that_become_numbers_of_the_network(oracle, dtype):
     x = (np.arange(20).reshape(5, 4) * 13 % 200).astype(dtype)
     cast = lambda p, x: network(p, x.astype(np.float64) / 100)  # noqa: E731

@@ -18,8 +18,8 @@ import pytest
 import ntk_select as ns
 from ntk_select.errors import ConfigError, DataError
 from ntk_select.kernels.engine import store
+from ntk_select.kernels.engine.analyse import analyse
 from ntk_select.kernels.engine.digest import digest_of_function, digest_of_params
-from ntk_select.kernels.engine.structure import analyse
 
 C = 2
 
@@ -97,8 +97,8 @@ def begun(folder, portions, n=8, **options):
         on_disk(folder, n, progress=cut_after(portions), **options)
 
 
-@pytest.mark.parametrize("word", ["trace", "full", "diagonal", "sum"])
 @pytest.mark.parametrize(("x2", "tiles"), [(None, 3), (Z, 4)])
+@pytest.mark.parametrize("word", ["trace", "full", *(pytest.param(word, marks=pytest.mark.nightly) for word in ("diagonal", "sum"))])
 def test_a_kernel_on_disk_is_the_one_in_memory(folder, written, word, x2, tiles):
     kernel = on_disk(folder, 4, x2, outputs=word)
     right(kernel, 4, x2, outputs=word)
@@ -127,7 +127,7 @@ def test_what_is_there_is_not_computed_again(folder, written):
     assert written == []
 
 
-@pytest.mark.parametrize("portions", [0, 1, 5, 9])
+@pytest.mark.parametrize("portions", [1, *(pytest.param(portions, marks=pytest.mark.nightly) for portions in (0, 5, 9))])
 def test_interrupted_work_goes_on_where_it_stopped(folder, written, portions):
     begun(folder, portions)
     before = [*written]
@@ -137,6 +137,7 @@ def test_interrupted_work_goes_on_where_it_stopped(folder, written, portions):
     assert len(set(written)) == 10
 
 
+@pytest.mark.nightly
 def test_a_tile_that_was_written_but_not_marked_is_computed_again(folder, written, monkeypatch):
     """The fourth mark: a block beside the diagonal has two, its own and that of its mirror image."""
     touch, count = Path.touch, iter(range(100))
@@ -154,7 +155,7 @@ def test_a_tile_that_was_written_but_not_marked_is_computed_again(folder, writte
     assert len(set(written)) == len(written) == 10
 
 
-@pytest.mark.parametrize("x2", [None, Z])
+@pytest.mark.parametrize("x2", [None, pytest.param(Z, marks=pytest.mark.nightly)])
 def test_more_examples_cost_only_the_new_tiles(folder, written, x2):
     """3 examples leave a short tile, which stays."""
     first = np.array(on_disk(folder, 3, x2))
@@ -178,6 +179,7 @@ def test_a_rectangle_grows_on_both_sides(folder):
     right(on_disk(folder, 6, Z[:1], outputs="full"), 6, Z[:1], outputs="full")
 
 
+@pytest.mark.nightly
 def test_fewer_examples_are_the_leading_block(folder, written):
     whole = np.array(on_disk(folder))
     written.clear()
@@ -188,6 +190,7 @@ def test_fewer_examples_are_the_leading_block(folder, written):
     assert written == []
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("portions", [1, 2, 4, 8])
 def test_fewer_examples_of_unfinished_work_are_computed_and_then_kept(folder, written, portions):
     """5 examples end within a tile, of which some rows are there and others not."""
@@ -200,6 +203,7 @@ def test_fewer_examples_of_unfinished_work_are_computed_and_then_kept(folder, wr
     assert len(set(written)) == len(written)
 
 
+@pytest.mark.nightly
 def test_another_length_of_tiles_may_finish_the_work(folder, written):
     begun(folder, 3)
     right(on_disk(folder, tile=1))
@@ -227,7 +231,7 @@ def test_another_length_of_tiles_may_finish_the_work(folder, written):
 )
 def test_a_kernel_of_something_else_is_refused(folder, change, difference):
     first = np.array(on_disk(folder, 4))
-    with pytest.raises(ConfigError, match=rf"holds a kernel of something else \({difference}\. Type: out= another folder"):
+    with pytest.raises(ConfigError, match=rf"holds a kernel of something else \({difference}\. Try: out= another folder"):
         on_disk(folder, 4, **change)
     assert (on_disk(folder, 4) == first).all()
 
@@ -249,6 +253,7 @@ def test_another_example_of_x2_is_refused(folder):
         on_disk(folder, 4, Z[[0, 2]])
 
 
+@pytest.mark.nightly
 def test_examples_of_which_nothing_was_computed_may_change(folder, written):
     begun(folder, 1)
     order = [0, 1, 7, 6, 5, 4, 3, 2]
@@ -257,6 +262,7 @@ def test_examples_of_which_nothing_was_computed_may_change(folder, written):
         on_disk(folder)
 
 
+@pytest.mark.nightly
 def test_a_folder_without_tiles_may_become_another_kernel(folder):
     begun(folder, 0)
     close(on_disk(folder, 4, fn=twice, outputs="full"), 4 * everything()[:4, :4])
@@ -294,9 +300,12 @@ def damage(file, how):
 @pytest.mark.parametrize(
     ("name", "how"),
     [
-        *(("kernel.zarr/zarr.json", how) for how in ("lost", "empty", "cut", "not an array", "shape", "type")),
-        *(("examples_x1.sha256", how) for how in ("lost", "empty", "cut", "not an array", "flipped", "fewer")),
-        *(("kernel.zarr/c/*/*", how) for how in ("lost", "empty", "cut", "not an array", "flipped")),
+        ("kernel.zarr/zarr.json", "lost"),
+        ("examples_x1.sha256", "flipped"),
+        ("kernel.zarr/c/*/*", "flipped"),
+        *(pytest.param("kernel.zarr/zarr.json", how, marks=pytest.mark.nightly) for how in ("empty", "cut", "not an array", "shape", "type")),
+        *(pytest.param("examples_x1.sha256", how, marks=pytest.mark.nightly) for how in ("lost", "empty", "cut", "not an array", "fewer")),
+        *(pytest.param("kernel.zarr/c/*/*", how, marks=pytest.mark.nightly) for how in ("lost", "empty", "cut", "not an array")),
     ],
 )
 def test_marks_without_their_numbers_count_for_nothing(folder, written, name, how):
@@ -310,6 +319,7 @@ def test_marks_without_their_numbers_count_for_nothing(folder, written, name, ho
     assert len(written) == 3
 
 
+@pytest.mark.nightly
 def test_one_damaged_chunk_costs_the_blocks_that_meet_it(folder, written):
     kernel = on_disk(folder, tile=4)
     damage(folder / "kernel.zarr" / "c" / "1" / "1", "flipped")
@@ -321,6 +331,7 @@ def test_one_damaged_chunk_costs_the_blocks_that_meet_it(folder, written):
     assert written == [(4, 8, 4, 8)]
 
 
+@pytest.mark.nightly
 def test_marks_of_a_lost_kernel_are_gone_for_good(folder):
     on_disk(folder, 4)
     shutil.rmtree(folder / "kernel.zarr")
@@ -329,6 +340,7 @@ def test_marks_of_a_lost_kernel_are_gone_for_good(folder):
     right(on_disk(folder, 4), 4)
 
 
+@pytest.mark.nightly
 def test_stray_files_are_no_tiles(folder):
     on_disk(folder, 4)
     for name in ("0-1", ".nfs0001", "0-4_0-4.bak"):
@@ -341,6 +353,7 @@ def test_stray_files_are_no_tiles(folder):
     assert not part.exists()
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("fails", ["digests", "larger"])
 def test_a_cut_while_room_is_made_loses_nothing(folder, written, monkeypatch, fails):
     """Before the digests of more examples are there, or when the larger array is."""
@@ -362,6 +375,7 @@ def test_a_cut_while_room_is_made_loses_nothing(folder, written, monkeypatch, fa
     assert len(set(written)) == len(written) == 10
 
 
+@pytest.mark.nightly
 def test_a_cut_before_the_first_kernel_is_there_leaves_a_folder_that_can_begin(folder, monkeypatch):
     def cut(*_, **__):
         raise Cut
@@ -374,14 +388,16 @@ def test_a_cut_before_the_first_kernel_is_there_leaves_a_folder_that_can_begin(f
     right(on_disk(folder))
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("content", [b"", b"{", b"3", b"\xff", b'["layout"]'])
 def test_a_description_that_cannot_be_read_is_named(folder, content):
     on_disk(folder, 4)
     (folder / "kernel.json").write_bytes(content)
-    with pytest.raises(DataError, match=r"kernel.json' is not a description of a kernel: .* Type: out= another folder"):
+    with pytest.raises(DataError, match=r"kernel.json' is not a description of a kernel: .* Try: out= another folder"):
         on_disk(folder, 4)
 
 
+@pytest.mark.nightly
 def test_a_description_of_an_older_layout_is_refused(folder):
     on_disk(folder, 4)
     card = folder / "kernel.json"
@@ -390,14 +406,16 @@ def test_a_description_of_an_older_layout_is_refused(folder):
         on_disk(folder, 4)
 
 
+@pytest.mark.nightly
 def test_files_without_a_description_are_left_alone(folder):
     folder.mkdir()
     np.save(folder / "kernel.npy", np.eye(3))
-    with pytest.raises(ConfigError, match=r"holds files but no kernel.json. Type: out= another folder, or empty this one"):
+    with pytest.raises(ConfigError, match=r"holds files but no kernel.json. Try: out= another folder, or empty this one"):
         on_disk(folder)
     assert (np.load(folder / "kernel.npy") == np.eye(3)).all()
 
 
+@pytest.mark.nightly
 def test_a_folder_that_is_a_file_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "kernel"):
@@ -405,6 +423,7 @@ def test_a_folder_that_is_a_file_is_named(tmp_path):
             on_disk(folder)
 
 
+@pytest.mark.nightly
 def test_a_folder_that_may_not_be_written_is_named(folder, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -419,11 +438,13 @@ def test_a_folder_that_may_not_be_written_is_named(folder, monkeypatch):
     right(on_disk(folder, 3), 3)
 
 
+@pytest.mark.nightly
 def test_a_kernel_that_vanishes_under_the_work_is_named(folder):
     with pytest.raises(DataError, match="cannot hold the kernel: .*zarr.json.* does not exist"):
         on_disk(folder, progress=lambda *_: shutil.rmtree(folder / "kernel.zarr", ignore_errors=True))
 
 
+@pytest.mark.nightly
 def test_a_full_disk_is_said_at_once(folder, written, monkeypatch):
     first, usage = np.array(on_disk(folder, 4)), shutil.disk_usage(folder)
     written.clear()
@@ -436,6 +457,7 @@ def test_a_full_disk_is_said_at_once(folder, written, monkeypatch):
     right(on_disk(folder, 8))
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_disk_that_fills_up_keeps_the_tiles(folder, written, monkeypatch, code):
     touch, count = Path.touch, iter(range(100))

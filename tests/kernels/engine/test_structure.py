@@ -217,15 +217,25 @@ CASES = {
 }  # fmt: skip
 
 
-BOTH = (dense_twice, embedding, scanned, two_resolutions, moved, broadcast_over_one_example, folded, elementwise)
+BOTH = (dense_twice, embedding, two_resolutions, moved)
 """In sample space a kernel of gradients is needed only for what has no structure; these are contracted in both."""
 
 
+NIGHTLY = (recurrent, ntk_parametrisation, one_leaf_two_weights, joined, stopped, nested_calls, same_jitted_function_twice, attention, mapped, folded)
+NIGHTLY += (looped, key_and_cast)
+"""Quick tests compare how their leaves are used; their kernels are like those of other cases."""
+
+
 @pytest.mark.parametrize("fn", CASES, ids=lambda fn: fn.__name__)
-def test_kernel_of_each_leaf_equals_explicit_gradients(oracle, fn):
+def test_the_use_of_each_leaf_is_recognised(oracle, fn):
     params, x, kinds = CASES[fn]
     found = oracle.kinds(fn, params, x)
     assert [found[name] for name in params if name in found] == kinds.split()
+
+
+@pytest.mark.parametrize("fn", [pytest.param(fn, marks=pytest.mark.nightly if fn in NIGHTLY else (), id=fn.__name__) for fn in CASES])
+def test_kernel_of_each_leaf_equals_explicit_gradients(oracle, fn):
+    params, x, _ = CASES[fn]
     oracle.agrees(fn, params, x, spaces=("parameter", "sample") if fn in BOTH else ("sample",))
 
 
@@ -288,7 +298,7 @@ GENERAL = {
 }
 
 
-@pytest.mark.parametrize("fn", GENERAL, ids=lambda fn: fn.__name__)
+@pytest.mark.parametrize("fn", [pytest.param(fn, marks=pytest.mark.nightly if fn is looking_first else (), id=fn.__name__) for fn in GENERAL])
 def test_what_has_no_known_structure_is_exact_and_warned_of(oracle, fn):
     params, x, general = GENERAL[fn]
     with pytest.warns(GeneralRouteWarning) as caught:

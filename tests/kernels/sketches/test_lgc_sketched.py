@@ -5,14 +5,14 @@ import functools
 import jax
 import numpy as np
 import pytest
-from ntk_select.data import load_task
-from ntk_select.models import ZOO
-from ntk_select.models.architectures import build, initialise, make_expert
 
 import ntk_select as ns
+from ntk_select.data import load_task
 from ntk_select.errors import ConfigError, ModelError, TaskError, UndefinedScoreError
 from ntk_select.experts.expert import Expert
 from ntk_select.kernels.sketches.projection import ALL_KINDS
+from ntk_select.models import ZOO
+from ntk_select.models.architectures import build, initialise, make_expert
 
 pytestmark = pytest.mark.usefixtures("quickly")
 
@@ -286,7 +286,7 @@ def test_an_expert_without_a_head_has_features(small):
     parts = {"params": expert.params, "state": expert.state, "last_conv": expert.last_conv, "taps_fn": expert.taps_fn}
     headless = Expert("headless", expert.apply_fn, **parts)
     near(ns.lgc(headless, x, LABELS, outputs="features", sketch=2048), ns.lgc(expert, x, LABELS, outputs="features"))
-    with pytest.raises(ModelError, match="'headless' has no head, .*Type: outputs='features'"):
+    with pytest.raises(ModelError, match="'headless' has no head, .*Try: outputs='features'"):
         ns.lgc(headless, x, LABELS, sketch=2048)
     with pytest.raises(ModelError, match="'headless' has no features_fn, which outputs='features' needs"):
         ns.lgc(headless, x, LABELS, layers="all", outputs="features", sketch=2048)

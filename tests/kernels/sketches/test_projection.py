@@ -51,7 +51,7 @@ def test_blocks_are_counted_from_one(dim, blocks):
 
 @pytest.mark.parametrize(("dim", "blocks", "better"), [(10, 3, 9), (11, 3, 12), (2, 8, 8), (100, 64, 128)])
 def test_blocks_have_the_same_width(dim, blocks, better):
-    with pytest.raises(ConfigError, match=rf"dim={dim} cannot be cut into {blocks} blocks of the same width. Type: dim={better}$"):
+    with pytest.raises(ConfigError, match=rf"dim={dim} cannot be cut into {blocks} blocks of the same width. Try: dim={better}$"):
         ns.Sketch(dim, blocks=blocks)
     assert ns.Sketch(better, blocks=blocks).width == better // blocks
 
@@ -60,7 +60,7 @@ def test_blocks_have_the_same_width(dim, blocks, better):
 def test_the_dimension_that_an_error_suggests_is_allowed(dim, blocks):
     with pytest.raises(ConfigError) as error:
         ns.Sketch(dim, blocks=blocks)
-    better = int(re.search(r"Type: dim=(\d+)", str(error.value)).group(1))
+    better = int(re.search(r"Try: dim=(\d+)", str(error.value)).group(1))
     assert ns.Sketch(better, blocks=blocks).dim == better
 
 
@@ -71,7 +71,7 @@ def test_an_error_lies_between_0_and_1(error):
 
 
 def test_an_error_chooses_the_dimension_that_is_not_given():
-    with pytest.raises(ConfigError, match=r"error= chooses the dimension, and dim=64 is given already. Type: dim='auto', or leave error out"):
+    with pytest.raises(ConfigError, match=r"error= chooses the dimension, and dim=64 is given already. Try: dim='auto', or leave error out"):
         ns.Sketch(64, error=0.1)
     assert ns.Sketch(error=0.1).dim == "auto"
 
@@ -176,12 +176,12 @@ def test_a_dimension_that_is_given_stays():
 
 @pytest.mark.parametrize("kind", ["kronecker", "jvp"])
 def test_kinds_whose_error_is_not_known_beforehand_need_a_dimension(kind):
-    with pytest.raises(ConfigError, match=rf"dim='auto' needs a kind whose error is known beforehand, and that of '{kind}' .* Type: dim=8192"):
+    with pytest.raises(ConfigError, match=rf"dim='auto' needs a kind whose error is known beforehand, and that of '{kind}' .* Try: dim=8192"):
         decided(ns.Sketch(kind=kind))
 
 
 @pytest.mark.parametrize("blocks", [None, 2])
 def test_an_error_that_needs_too_many_columns_is_refused_with_one_that_does_not(blocks):
-    with pytest.raises(ConfigError, match=r"error=0.001 needs 20000\d\d columns, more than 1048576. Type: error=0.0014 or more, or the exact ns.ntk"):
+    with pytest.raises(ConfigError, match=r"error=0.001 needs 20000\d\d columns, more than 1048576. Try: error=0.0014 or more, or the exact ns.ntk"):
         decided(ns.Sketch(error=0.001, blocks=blocks))
     assert decided(ns.Sketch(error=0.0014, blocks=blocks)).dim <= MOST_DIM

@@ -1,4 +1,4 @@
-"""Does a sketch on disk equal the one in memory, and never hold a row that was not computed for it?"""
+"""A sketch on disk equals the one in memory, and never holds a row that was not computed for it."""
 
 import errno
 import functools
@@ -100,7 +100,11 @@ def begun(folder, batches, n=8, **options):
         on_disk(folder, n, progress=cut_after(batches), **options)
 
 
-@pytest.mark.parametrize(("kind", "outputs"), [*((kind, "trace") for kind in ALL_KINDS), ("srht", "full"), ("jvp", "full"), ("countsketch", "sum")])
+ON_DISK = [*((kind, "trace") for kind in ALL_KINDS), ("srht", "full"), ("jvp", "full"), ("countsketch", "sum")]
+QUICK = (("kronecker", "trace"), ("jvp", "trace"), ("srht", "full"))
+
+
+@pytest.mark.parametrize(("kind", "outputs"), [pytest.param(*case, marks=() if case in QUICK else pytest.mark.nightly) for case in ON_DISK])
 def test_a_sketch_on_disk_is_the_one_in_memory(folder, kind, outputs):
     rows = on_disk(folder, kind=kind, outputs=outputs, seed=3)
     expected = in_memory(kind=kind, outputs=outputs, seed=3)
@@ -148,8 +152,11 @@ def test_progress_counts_what_was_missing(folder):
     assert calls == [(2, 4, "examples 4 to 6"), (4, 4, "examples 6 to 8")]
 
 
-@pytest.mark.parametrize("batches", [1, 2, 3])
-@pytest.mark.parametrize(("kind", "outputs"), [("countsketch", "trace"), ("countsketch", "full"), ("jvp", "trace"), ("kronecker", "trace")])
+@pytest.mark.parametrize("batches", [2, pytest.param(1, marks=pytest.mark.nightly), pytest.param(3, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+    ("kind", "outputs"),
+    [("countsketch", "full"), *(pytest.param(kind, "trace", marks=pytest.mark.nightly) for kind in ("countsketch", "jvp", "kronecker"))],
+)
 def test_interrupted_work_goes_on_where_it_stopped(folder, computed, batches, kind, outputs):
     begun(folder, batches, kind=kind, outputs=outputs)
     there = computed.copy()
@@ -174,6 +181,7 @@ def test_gaps_are_filled_each_on_its_own(folder, computed):
     np.testing.assert_allclose(rows, first, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.nightly
 def test_rows_that_were_written_but_not_marked_are_computed_again(folder, computed, monkeypatch):
     touch, count = Path.touch, iter(range(100))
 
@@ -203,6 +211,7 @@ def test_more_examples_cost_only_the_new_rows(folder, computed):
     assert (third[:5] == second).all()
 
 
+@pytest.mark.nightly
 def test_fewer_examples_are_the_first_rows(folder, computed):
     whole = np.array(on_disk(folder))
     computed.clear()
@@ -250,7 +259,7 @@ def test_batches_of_another_size_may_finish_the_work(folder, computed):
 )
 def test_a_sketch_of_something_else_is_refused(folder, change, difference):
     first = np.array(on_disk(folder, 4))
-    with pytest.raises(ConfigError, match=rf"holds a sketch of something else \({difference}\. Type: out= another folder"):
+    with pytest.raises(ConfigError, match=rf"holds a sketch of something else \({difference}\. Try: out= another folder"):
         on_disk(folder, 4, **change)
     assert (on_disk(folder, 4) == first).all()
 
@@ -266,6 +275,7 @@ def test_another_example_before_new_ones_is_refused(folder):
     right(on_disk(folder))
 
 
+@pytest.mark.nightly
 def test_examples_of_which_nothing_was_computed_may_change(folder):
     begun(folder, 1)
     order = [0, 1, 7, 6, 5, 4, 3, 2]
@@ -274,6 +284,7 @@ def test_examples_of_which_nothing_was_computed_may_change(folder):
         on_disk(folder)
 
 
+@pytest.mark.nightly
 def test_a_folder_without_rows_may_become_another_sketch(folder, monkeypatch):
     def cut(*_):
         raise Cut
@@ -305,9 +316,12 @@ def damage(file, how):
 @pytest.mark.parametrize(
     ("name", "how"),
     [
-        *(("sketch.zarr/zarr.json", how) for how in ("lost", "empty", "cut", "not an array", "rows", "shape", "type")),
-        *(("examples_x.sha256", how) for how in ("lost", "empty", "cut", "not an array", "flipped", "fewer")),
-        *(("sketch.zarr/c/*/*", how) for how in ("lost", "empty", "cut", "not an array", "flipped")),
+        ("sketch.zarr/zarr.json", "rows"),
+        ("examples_x.sha256", "flipped"),
+        ("sketch.zarr/c/*/*", "flipped"),
+        *(pytest.param("sketch.zarr/zarr.json", how, marks=pytest.mark.nightly) for how in ("lost", "empty", "cut", "not an array", "shape", "type")),
+        *(pytest.param("examples_x.sha256", how, marks=pytest.mark.nightly) for how in ("lost", "empty", "cut", "not an array", "fewer")),
+        *(pytest.param("sketch.zarr/c/*/*", how, marks=pytest.mark.nightly) for how in ("lost", "empty", "cut", "not an array")),
     ],
 )
 def test_marks_without_their_numbers_count_for_nothing(folder, computed, name, how):
@@ -321,6 +335,7 @@ def test_marks_without_their_numbers_count_for_nothing(folder, computed, name, h
     assert computed == [[0, 1], [2, 3]]
 
 
+@pytest.mark.nightly
 def test_rows_of_another_type_count_for_nothing(folder):
     on_disk(folder, 4)
     options = {"create": True, "delete_existing": True, "shape": (4, DIM)}
@@ -329,6 +344,7 @@ def test_rows_of_another_type_count_for_nothing(folder):
         right(on_disk(folder, 4), 4)
 
 
+@pytest.mark.nightly
 def test_marks_of_a_lost_sketch_are_gone_for_good(folder, computed):
     on_disk(folder, 4)
     shutil.rmtree(folder / "sketch.zarr")
@@ -339,6 +355,7 @@ def test_marks_of_a_lost_sketch_are_gone_for_good(folder, computed):
     assert computed == [[0, 1], [2, 3]]
 
 
+@pytest.mark.nightly
 def test_stray_files_are_no_rows(folder):
     on_disk(folder, 4)
     for name in ("0-8_0-8", ".nfs0001", "4-8.bak", "8"):
@@ -352,6 +369,7 @@ def test_stray_files_are_no_rows(folder):
     assert not part.exists()
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("fails", ["digests", "larger"])
 def test_a_cut_while_room_is_made_loses_nothing(folder, computed, monkeypatch, fails):
     """Before the digests of more examples are there, or when the larger array is."""
@@ -373,6 +391,7 @@ def test_a_cut_while_room_is_made_loses_nothing(folder, computed, monkeypatch, f
     assert computed == [[0, 1], [2, 3], [4, 5], [6, 7]]
 
 
+@pytest.mark.nightly
 def test_a_cut_before_the_first_sketch_is_there_leaves_a_folder_that_can_begin(folder, monkeypatch):
     def cut(*_, **__):
         raise Cut
@@ -409,14 +428,16 @@ def test_numbers_of_another_scheme_or_layout_are_refused(folder, name):
         on_disk(folder, 4)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("content", [b"", b"{", b"3", b"\xff", b'["layout"]'])
 def test_a_description_that_cannot_be_read_is_named(folder, content):
     on_disk(folder, 4)
     (folder / "sketch.json").write_bytes(content)
-    with pytest.raises(DataError, match=r"sketch.json' is not a description of a sketch: .* Type: out= another folder"):
+    with pytest.raises(DataError, match=r"sketch.json' is not a description of a sketch: .* Try: out= another folder"):
         on_disk(folder, 4)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("remains", ["rows", "marks"])
 def test_files_without_a_description_are_left_alone(folder, remains):
     folder.mkdir()
@@ -425,7 +446,7 @@ def test_files_without_a_description_are_left_alone(folder, remains):
     else:
         (folder / "done").mkdir()
         (folder / "done" / "0-2").touch()
-    with pytest.raises(ConfigError, match=r"holds files but no sketch.json. Type: out= another folder, or empty this one"):
+    with pytest.raises(ConfigError, match=r"holds files but no sketch.json. Try: out= another folder, or empty this one"):
         on_disk(folder)
     assert (folder / "sketch.npy").exists() == (remains == "rows")
 
@@ -439,6 +460,7 @@ def test_a_folder_holds_a_kernel_or_a_sketch(tmp_path):
         ns.ntk(network, PARAMS, X[:2], out=tmp_path / "sketch")
 
 
+@pytest.mark.nightly
 def test_a_folder_that_is_a_file_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "sketch"):
@@ -446,6 +468,7 @@ def test_a_folder_that_is_a_file_is_named(tmp_path):
             on_disk(folder)
 
 
+@pytest.mark.nightly
 def test_a_folder_that_may_not_be_written_is_named(folder, monkeypatch):
     def refuse(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -460,6 +483,7 @@ def test_a_folder_that_may_not_be_written_is_named(folder, monkeypatch):
     right(on_disk(folder, 3), 3)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("batch_size", [2, 8])
 def test_a_sketch_that_vanishes_under_the_work_is_named(folder, batch_size):
     """Before the next rows are written, or after the last ones."""
@@ -467,6 +491,7 @@ def test_a_sketch_that_vanishes_under_the_work_is_named(folder, batch_size):
         on_disk(folder, progress=lambda *_: shutil.rmtree(folder / "sketch.zarr", ignore_errors=True), batch_size=batch_size)
 
 
+@pytest.mark.nightly
 def test_a_full_disk_is_said_at_once(folder, computed, monkeypatch):
     first, usage = np.array(on_disk(folder, 4)), shutil.disk_usage(folder)
     computed.clear()
@@ -479,6 +504,7 @@ def test_a_full_disk_is_said_at_once(folder, computed, monkeypatch):
     right(on_disk(folder))
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_disk_that_fills_up_keeps_the_rows(folder, computed, monkeypatch, code):
     touch, count = Path.touch, iter(range(100))
@@ -524,5 +550,5 @@ def test_one_sketch_a_layer_does_not_go_to_disk(folder):
 
 
 def test_progress_is_a_function(folder):
-    with pytest.raises(ConfigError, match=r"progress= takes a function of \(done, all, what\); given: int"):
+    with pytest.raises(ConfigError, match=r"progress= must be a function of \(done, total, what\); given: int"):
         on_disk(folder, progress=3)

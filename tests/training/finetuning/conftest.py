@@ -1,4 +1,4 @@
-"""What do the tests of fine-tuning share? Networks that NumPy can follow, and tasks of a few small images."""
+"""Networks that NumPy can follow, and tasks of a few small images."""
 
 from types import SimpleNamespace
 

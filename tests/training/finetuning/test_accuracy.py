@@ -1,11 +1,11 @@
-"""Are top-1, per-class and balanced accuracy and the loss those of scikit-learn?"""
+"""Accuracies and the loss agree with scikit-learn."""
 
 import warnings
 
 import numpy as np
 import pytest
 
-from ntk_select.training.finetuning.accuracy import accuracy
+from ntk_select.training.finetuning.trainer import accuracy
 
 metrics = pytest.importorskip("sklearn.metrics")
 

@@ -1,4 +1,4 @@
-"""Does a training go on only where nothing has changed, and does what goes wrong end it at once, with nothing lost and in a sentence?"""
+"""Training resumes only from equal settings, and failures end it at once without losing results."""
 
 import functools
 import json
@@ -62,12 +62,12 @@ def folders(place):
 
 @pytest.fixture
 def every_epoch(monkeypatch):
-    """States are kept after each epoch, as they are where epochs take long."""
-    monkeypatch.setattr("ntk_select.training.finetuning.run.Checkpoints", functools.partial(Checkpoints, every_seconds=0))
+    """A checkpoint after each epoch, as for long epochs."""
+    monkeypatch.setattr("ntk_select.training.finetuning.trainer.Checkpoints", functools.partial(Checkpoints, every_seconds=0))
 
 
 class Cut:
-    """A progress that is cut, as by Ctrl-C, once so many epochs are done."""
+    """A progress callback that raises KeyboardInterrupt, as on Ctrl-C, once so many epochs are done."""
 
     def __init__(self, after):
         self.after, self.seen = after, []
@@ -78,7 +78,8 @@ class Cut:
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("after", [2, 11, 14])  # among the three rates that go on side by side, and in the training on all images
+# among the three rates, which are trained in parallel, and in the training on all images
+@pytest.mark.parametrize("after", [2, pytest.param(11, marks=pytest.mark.nightly), 14])
 def test_a_search_of_several_threads_that_was_cut_goes_on_to_the_same_weights(task, tmp_path, every_epoch, after):
     options = {"recipe": RECIPE, "workers": 3}
     expected = ns.finetune(expert(), task, **options)
@@ -96,7 +97,7 @@ def test_a_search_of_several_threads_that_was_cut_goes_on_to_the_same_weights(ta
     assert again.images_per_second is None
     assert json.loads(json.dumps(again.to_dict()))["images"] == expected.images
     assert "images/s" not in repr(again)
-    again.forget()
+    again.delete_checkpoints()
     assert not folders(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Is fine-tuning SGD as it is written, is the test set left alone until the end, and is every mistake a sentence?"""
+"""Fine-tuning is SGD as written in NumPy, uses the test set once at the end, and refuses every mistake in a sentence."""
 
 import dataclasses
 import io
@@ -11,8 +11,8 @@ import pytest
 
 import ntk_select as ns
 from ntk_select.errors import ConfigError, ModelError, TaskError
-from ntk_select.training.finetuning import run as run_module
-from ntk_select.training.finetuning.shots import hold_out
+from ntk_select.training.finetuning import trainer as trainer_module
+from ntk_select.training.finetuning.recipe import hold_out
 
 QUICK = ns.Recipe(epochs=3, batch_size=6)
 
@@ -208,13 +208,13 @@ def test_when_every_rate_diverges_smaller_ones_are_advised(made):
 
 
 def test_when_the_best_rate_diverges_on_all_images_the_next_best_is_taken(made, monkeypatch):
-    task, true_run = made.spots((10, 10, 10)), run_module.Trainer.run
+    task, true_run = made.spots((10, 10, 10)), trainer_module.Trainer.run
 
     def run(self, places, rate, report):
         done = true_run(self, places, rate, report)
         return done._replace(expert=None, diverged="gone") if rate == 0.3 and len(places) == 30 else done
 
-    monkeypatch.setattr(run_module.Trainer, "run", run)
+    monkeypatch.setattr(trainer_module.Trainer, "run", run)
     found = ns.finetune(made.linear_expert(), task, learning_rates=(0.3, 1e-6), extend=False, recipe=QUICK)
     assert found.trials[0].accuracy > found.trials[1].accuracy
     assert found.learning_rate == 1e-6
@@ -271,7 +271,7 @@ def test_one_rate_however_it_is_written_is_taken_as_it_is(made, rate):
         ({"shots": "all"}, "shots='all' must be a whole number from 1, or 'full'"),
         ({"shots": 1, "learning_rates": (0.1, 0.2)}, "No class has two training images"),
         ({"extend": "yes"}, "extend='yes' must be True or False"),
-        ({"progress": "bar"}, r"progress= takes a function of \(done, all, what\), None .* or False; given: 'bar'"),
+        ({"progress": "bar"}, r"progress= must be a function of \(done, total, what\), None .* or False; given: 'bar'"),
         ({"learning_rates": ()}, "must be numbers above 0"),
         ({"learning_rates": None}, "must be numbers above 0"),
         ({"recipe": "paper"}, "recipe='paper' must be a Recipe"),
@@ -320,6 +320,7 @@ def test_a_task_that_cannot_be_split_is_refused(made):
         ns.finetune(made.linear_expert(), task)
 
 
+@pytest.mark.nightly  # quick: names that do not exist, below
 @pytest.mark.filterwarnings("ignore:Task 'digits'. There was no test set")
 def test_experts_and_tasks_may_be_named():
     pytest.importorskip("sklearn")
@@ -334,10 +335,10 @@ def test_experts_and_tasks_may_be_named():
 @pytest.mark.parametrize(
     ("given", "error", "sentence"),
     [
-        ({"expert": 3}, ConfigError, "Expected an expert, or what names one; given: int"),
+        ({"expert": 3}, ConfigError, "Expected an expert or a name of one; given: int"),
         ({"expert": "oak"}, ModelError, "There is no expert, zoo or folder 'oak'"),
         ({"reference": "oak"}, ModelError, "There is no expert, zoo or folder 'oak'"),
-        ({"task": 3}, ConfigError, "task= takes a Task, or its name or path; given: int"),
+        ({"task": 3}, ConfigError, "task= must be a Task, or its name or path; given: int"),
         ({"task": "digitz"}, TaskError, "Did you mean 'digits'"),
     ],
 )
@@ -361,7 +362,7 @@ def test_an_expert_without_features_is_refused(made):
 def test_an_expert_whose_weights_are_not_finite_is_refused_instead_of_its_rate(made):
     expert = made.normed_expert()
     broken = dataclasses.replace(expert, state={"batch_stats": expert.state["batch_stats"] | {"var": np.full(6, np.inf)}})
-    with pytest.raises(ModelError, match="Weights of expert 'normed' hold NaN or infinity. Fetch or convert it again"):
+    with pytest.raises(ModelError, match="Weights of expert 'normed' hold NaN or infinity. Try: download or convert it again"):
         ns.finetune(broken, made.spots())
 
 

@@ -1,4 +1,4 @@
-"""Is a fine-tuned expert that was kept the same expert when a zoo opens it?"""
+"""A fine-tuned expert saved in a zoo is the same expert when the zoo opens it."""
 
 import dataclasses
 from functools import partial
@@ -14,7 +14,7 @@ import ntk_select as ns
 from ntk_select.errors import ModelError
 from ntk_select.experts.multi_domain import split
 from ntk_select.experts.new_head import has_new_head, in_place
-from ntk_select.training.finetuning import keep
+from ntk_select.training.finetuning import save_expert
 
 CONFIG = {"stage_sizes": [1], "widths": [3], "stem": "small"}
 RECIPE = ns.Recipe(epochs=2, batch_size=6, augment="none", milestones=(1,))
@@ -45,7 +45,7 @@ def result(original, task, quickly):
 @pytest.fixture(scope="module")
 def kept(result, original, task, tmp_path_factory):
     folder = tmp_path_factory.mktemp("kept")
-    card = keep(result, original, task, folder)
+    card = save_expert(result, original, task, folder)
     return folder, card
 
 
@@ -93,7 +93,7 @@ def test_it_can_be_fine_tuned_and_kept_again(kept, task, tmp_path, quickly):
     folder, _ = kept
     once = open_zoo([str(folder)])[NAME]()
     again = ns.finetune(once, task, learning_rates=0.01, recipe=dataclasses.replace(RECIPE, batch_norm="frozen"))
-    card = keep(again, once, task, tmp_path)
+    card = save_expert(again, once, task, tmp_path)
     opened = open_zoo([str(tmp_path)])[card.name]()
     assert card.initialised_from == NAME
     x = opened.preprocess(task.test_images)
@@ -102,22 +102,22 @@ def test_it_can_be_fine_tuned_and_kept_again(kept, task, tmp_path, quickly):
 
 def test_one_of_the_same_name_is_not_written_over_unless_asked(kept, result, original, task):
     folder, card = kept
-    with pytest.raises(ModelError, match="There is already something at"):
-        keep(result, original, task, folder)
-    assert keep(result, original, task, folder, replace_existing=True) == card
+    with pytest.raises(ModelError, match="already exists"):
+        save_expert(result, original, task, folder)
+    assert save_expert(result, original, task, folder, replace_existing=True) == card
 
 
 def test_what_cannot_be_an_expert_of_a_zoo_is_refused_in_a_sentence_and_nothing_is_written(result, original, task, tmp_path):
     with pytest.raises(ModelError, match="Expert 'ash' has no card that names its architecture"):
-        keep(result, dataclasses.replace(original, card=None), task, tmp_path)
+        save_expert(result, dataclasses.replace(original, card=None), task, tmp_path)
     with pytest.raises(ModelError, match="Expert 'ash' has no head"):
-        keep(result, dataclasses.replace(original, head=None), task, tmp_path)
-    with pytest.raises(ModelError, match="Expert 'ash' was given a new head before"):
-        keep(result, result.tuned, task, tmp_path)
+        save_expert(result, dataclasses.replace(original, head=None), task, tmp_path)
+    with pytest.raises(ModelError, match="Expert 'ash' has a new head"):
+        save_expert(result, result.tuned, task, tmp_path)
     with pytest.raises(ModelError, match="The result is of 'ash' on 'dark & bright', not of 'oak' on 'dark & bright'"):
-        keep(result, dataclasses.replace(original, name="oak"), task, tmp_path)
+        save_expert(result, dataclasses.replace(original, name="oak"), task, tmp_path)
     with pytest.raises(ModelError, match="not of 'ash' on 'night'"):
-        keep(result, original, dataclasses.replace(task, name="night"), tmp_path)
+        save_expert(result, original, dataclasses.replace(task, name="night"), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -156,7 +156,7 @@ def test_one_domain_of_an_expert_of_many_is_kept_as_an_expert_of_its_own(task, t
     write_multi_expert(tmp_path / "zoo" / "pets", stored, cards)
     expert = open_zoo([str(tmp_path / "zoo")])["pets@dogs"]()
     result = ns.finetune(expert, task, learning_rates=0.01, recipe=RECIPE)
-    card = keep(result, expert, task, tmp_path / "kept")
+    card = save_expert(result, expert, task, tmp_path / "kept")
     opened = open_zoo([str(tmp_path / "kept")])["pets@dogs-on-dark___bright"]()
     x = opened.preprocess(task.test_images)
     np.testing.assert_allclose(opened.apply_fn(opened.variables, x), result.tuned.apply_fn(result.tuned.variables, x), rtol=1e-5, atol=1e-5)

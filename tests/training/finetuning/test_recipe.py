@@ -1,4 +1,4 @@
-"""Are the defaults the paper's, and is every value that cannot be refused in a sentence?"""
+"""The defaults are those of the paper, and every value that is not allowed is refused in a sentence."""
 
 import inspect
 import json
@@ -10,7 +10,7 @@ import pytest
 import ntk_select as ns
 from ntk_select.errors import ConfigError
 from ntk_select.training.finetuning.recipe import LEARNING_RATES, checked_rates
-from ntk_select.training.step import stepwise
+from ntk_select.training.loop import step_decay
 
 
 def test_the_defaults_are_those_of_section_4_2_of_the_paper():
@@ -25,7 +25,7 @@ def test_the_defaults_are_those_of_section_4_2_of_the_paper():
 
 
 def test_the_rate_is_a_tenth_after_15_epochs_and_a_hundredth_after_25():
-    rates = stepwise(0.01, 30, 2, ns.Recipe().decays)
+    rates = step_decay(0.01, 30, 2, ns.Recipe().decays)
     np.testing.assert_allclose(rates[:, 0], [0.01] * 15 + [0.001] * 10 + [0.0001] * 5, rtol=1e-14)
 
 
@@ -40,7 +40,7 @@ def test_milestones_that_are_given_are_taken():
 
 
 def test_one_epoch_is_trained_at_the_rate_that_was_given():
-    rates = stepwise(0.01, 1, 1, ns.Recipe(epochs=1).decays)
+    rates = step_decay(0.01, 1, 1, ns.Recipe(epochs=1).decays)
     assert rates == [[0.01]]
 
 
@@ -61,8 +61,8 @@ def test_numbers_of_numpy_become_numbers_that_json_can_hold():
         ({"milestones": "15"}, "milestones='15' must be epochs, as in"),
         ({"momentum": 1.0}, "momentum=1.0 must be a number from 0 to below 1"),
         ({"momentum": "0.9"}, "momentum='0.9' must be a number from 0 to below 1"),
-        ({"weight_decay": -1e-4}, "weight_decay=-0.0001 must be a number from 0\\."),
-        ({"weight_decay": float("nan")}, "weight_decay=nan must be a number from 0\\."),
+        ({"weight_decay": -1e-4}, "weight_decay=-0.0001 must be a number of at least 0\\."),
+        ({"weight_decay": float("nan")}, "weight_decay=nan must be a number of at least 0\\."),
         ({"nesterov": "yes"}, "nesterov='yes' must be True or False"),
         ({"augment": "rotate"}, "augment='rotate' is unknown. Allowed: auto, crop_flip"),
         ({"batch_norm": "frosen"}, "batch_norm='frosen' is unknown. Did you mean 'frozen'"),

@@ -1,4 +1,4 @@
-"""Does a result tell all that is known, in words, as JSON and as a figure?"""
+"""A result reports everything as text, JSON and a figure."""
 
 import dataclasses
 import json

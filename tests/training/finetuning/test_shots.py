@@ -1,4 +1,4 @@
-"""Which images are trained on and which are held out: those that were promised, of every class?"""
+"""Training images are those of the probe sample, and validation images are a stratified split."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import ntk_select as ns
 from ntk_select.errors import ConfigError
-from ntk_select.training.finetuning.shots import SHARE, chosen_images, hold_out
+from ntk_select.training.finetuning.recipe import VALIDATION_SHARE, hold_out, training_images
 
 
 def task(counts=(30, 8, 3)):
@@ -18,21 +18,21 @@ def task(counts=(30, 8, 3)):
 
 @pytest.mark.parametrize("shots", [None, "full"])
 def test_all_images_are_chosen_in_their_order(shots):
-    assert chosen_images(task(), shots, 3).tolist() == list(range(41))
+    assert training_images(task(), shots, 3).tolist() == list(range(41))
 
 
 @pytest.mark.parametrize("shots", [20, 5, 1, np.int64(5)])
 @pytest.mark.parametrize("seed", [0, 7])
 def test_shots_are_the_images_that_the_probe_sample_of_this_seed_shows_to_the_scores(shots, seed):
     given = task()
-    found = chosen_images(given, shots, seed)
+    found = training_images(given, shots, seed)
     np.testing.assert_array_equal(found, ns.probe_sample(given, per_class=int(shots), seed=seed).indices)
     assert np.bincount(given.labels[found]).tolist() == [min(int(shots), count) for count in (30, 8, 3)]
     assert len(np.unique(found)) == len(found)
 
 
 def test_another_seed_chooses_other_images():
-    assert chosen_images(task(), 5, 0).tolist() != chosen_images(task(), 5, 1).tolist()
+    assert training_images(task(), 5, 0).tolist() != training_images(task(), 5, 1).tolist()
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_another_seed_chooses_other_images():
 )
 def test_shots_that_cannot_be_are_refused_in_a_sentence(shots, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        chosen_images(task(), shots, 0)
+        training_images(task(), shots, 0)
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.integers(0, 5))
@@ -48,7 +48,7 @@ def test_every_class_with_two_images_gives_one_and_keeps_one_and_no_image_is_on_
     labels = np.array(labels)
     counts = np.bincount(labels, minlength=4)
     if counts.max() < 2:
-        with pytest.raises(ConfigError, match="No class has two training images, so that none can be held out.*Give one learning rate"):
+        with pytest.raises(ConfigError, match="No class has two training images, so that none can be held out.*Try: a single learning rate"):
             hold_out(labels, seed)
         return
     fitted, held = hold_out(labels, seed)
@@ -56,7 +56,7 @@ def test_every_class_with_two_images_gives_one_and_keeps_one_and_no_image_is_on_
     given_up = np.bincount(labels[held], minlength=4)
     assert (given_up[counts >= 2] >= 1).all()
     assert (given_up < np.maximum(counts, 1)).all()
-    assert (np.abs(given_up - SHARE * counts)[counts >= 5] <= 0.5).all()
+    assert (np.abs(given_up - VALIDATION_SHARE * counts)[counts >= 5] <= 0.5).all()
 
 
 def test_a_fifth_of_each_class_is_held_out():

@@ -1,4 +1,4 @@
-"""What do the tests of zoo_training/ share? Two small sources and a config."""
+"""Shared by the tests of zoo training: two small sources and a config."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ augment = { rotate = 5, zoom = 0.1, flip_horizontal = true, brightness = 0.1 }
 
 @pytest.fixture
 def text():
-    """A sound config."""
+    """A valid config."""
     return CONFIG
 
 

@@ -1,4 +1,4 @@
-"""Is a step of many domains what its description says: one batch where batch norm is shared, one each where it is not?"""
+"""A step of many domains is gradient descent on their mean loss, with one batch if batch norm is shared, and one per domain otherwise."""
 
 from types import SimpleNamespace
 
@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ntk_select.models.architectures import build, fresh_expert, initialise
-from ntk_select.models.weights import flatten
 
 from ntk_select.experts.expert import Taps
 from ntk_select.experts.multi_domain import compose, split
 from ntk_select.experts.preprocess import Preprocess
-from ntk_select.training.feeding import Feed, feed
-from ntk_select.training.step import InMemory, begin, make_step, sgd
+from ntk_select.models.architectures import build, fresh_expert, initialise
+from ntk_select.models.weights import flatten
+from ntk_select.training.feeding import Feed, InMemory, feed
+from ntk_select.training.loop import begin, make_step, sgd
 from ntk_select.training.zoo.multi import Balanced, _loss
 
 pytestmark = pytest.mark.usefixtures("quickly")
@@ -111,7 +111,7 @@ def test_batch_statistics_of_a_domain_depend_on_its_own_images_unless_they_are_s
         assert np.abs(first["domains"]["dogs"]["bn1"]["mean"] - second["domains"]["dogs"]["bn1"]["mean"]).max() > 1e-3
 
 
-def test_each_domain_varies_its_images_with_a_key_of_its_own(experts):
+def test_each_domain_is_augmented_with_a_key_of_its_own(experts):
     seen, batch = {}, batch_of()
     feeds = {
         name: SimpleNamespace(prepare=lambda key, images, name=name: seen.update({name: jax.random.key_data(key).tolist()}) or images)
@@ -126,7 +126,7 @@ def feeds_of(**sizes):
     return {name: Feed(InMemory(np.arange(n) + first, np.arange(n), batch), None) for name, (first, n, batch) in sizes.items()}
 
 
-def test_every_domain_gives_equal_shares_and_small_ones_begin_again_in_a_new_order():
+def test_every_domain_has_an_equal_share_and_small_ones_are_reshuffled_and_repeated():
     batches = Balanced(feeds_of(small=(0, 7, 3), large=(100, 30, 3)), 18)
     epoch = list(batches(np.random.default_rng(0)))
     assert batches.steps == len(epoch) == 6

@@ -1,17 +1,21 @@
-"""Is a whole zoo trained, goes it on after a cut to the same bytes, and are its cards complete?"""
+"""A whole zoo is trained from its sources, resumes after an interruption to the same bytes, and has complete cards."""
 
+import importlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from ntk_select.models import FolderZoo
-from ntk_select.models.architectures import fresh_expert
 
-from ntk_select import Preprocess
+from ntk_select import Preprocess, Task
 from ntk_select.errors import ConfigError, ModelError
 from ntk_select.experts.multi_domain import SHARINGS
+from ntk_select.models import FolderZoo
+from ntk_select.models.architectures import fresh_expert
 from ntk_select.training.checkpoints import Checkpoints
 from ntk_select.training.zoo import multi, read_config, single, train_zoo
+from ntk_select.training.zoo.run import load_source, renamed
+
+running = importlib.import_module("ntk_select.training.zoo.run")
 
 pytestmark = pytest.mark.usefixtures("quickly")
 
@@ -33,7 +37,7 @@ def tiny(monkeypatch):
 
 
 def cut_and_whole(config, data, **options):
-    """The bytes of the weights of a training that was not cut, and of one that was cut after its second epoch."""
+    """The bytes of the weights of an uninterrupted training, and of one that was interrupted after its second epoch."""
 
     def cut(epoch, epochs, text):
         if epoch == 2:
@@ -55,21 +59,21 @@ def cut_and_whole(config, data, **options):
     return tuple((data / name / folder.name / "model.safetensors").read_bytes() for name in ("whole", "cut"))
 
 
-def test_a_training_that_was_cut_goes_on_to_the_same_weights(config, data, tiny, kept_each_epoch):
+def test_interrupted_training_resumes_to_the_same_weights(config, data, tiny, kept_each_epoch):
     whole, cut = cut_and_whole(read_config(config), data, only="stripes-resnet_small")
     assert whole == cut
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sharing", SHARINGS)
-def test_so_does_one_of_many_domains(sharing, config, data, tiny, kept_each_epoch):
+def test_interrupted_training_on_many_domains_resumes_to_the_same_weights(sharing, config, data, tiny, kept_each_epoch):
     found = read_config(config)
     found = replace(found, multi_domain={"both": replace(found.multi_domain["both"], sharing=sharing)})
     whole, cut = cut_and_whole(found, data, only="both")
     assert whole == cut
 
 
-def test_what_is_there_is_not_trained_again_and_what_is_half_there_is_refused(config, data, tiny):
+def test_an_existing_expert_is_not_trained_again_and_an_incomplete_one_is_refused(config, data, tiny):
     found, done = replace(read_config(config), multi_domain={}), []
     options = {"out": data / "zoo", "data": data, "work": data / "work", "only": "stripes-resnet_small", "done": done.append}
     found = replace(found, sources={"stripes": found.sources["stripes"]})
@@ -77,18 +81,18 @@ def test_what_is_there_is_not_trained_again_and_what_is_half_there_is_refused(co
     assert done == [[card]]
     assert train_zoo(found, **options) == []
     (data / "zoo" / "stripes-resnet_small" / "card.json").unlink()
-    with pytest.raises(ModelError, match="stripes-resnet_small is there, but without card.json. Delete or rename it to have it trained"):
+    with pytest.raises(ModelError, match="stripes-resnet_small exists, but without card.json. Delete or rename it to have it trained"):
         train_zoo(found, **options)
 
 
-def test_a_name_that_no_expert_has_is_refused(config, data):
+def test_an_unknown_name_is_refused(config, data):
     with pytest.raises(ConfigError, match="No expert's name contains 'cats'. There is: stripes-resnet_small, dots-resnet_small-from-stripes, both-"):
         train_zoo(read_config(config), out=data / "zoo", data=data, work=data, only="cats")
     assert not (data / "zoo").exists()
 
 
 @pytest.mark.parametrize("litter", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_an_expert_to_start_from_must_be_there(config, data, litter):
+def test_an_expert_to_start_from_must_exist(config, data, litter):
     if litter:
         (data / "zoo" / "notes").mkdir(parents=True)
     with pytest.raises(ModelError, match="There is no expert 'stripes-resnet_small' to start from, neither in .*zoo nor built in. Train it first"):
@@ -101,7 +105,7 @@ def test_an_expert_to_start_from_may_be_built_in(data):
     assert single.parent_of(zoo, None) is None
 
 
-def test_training_that_diverges_says_so_and_writes_nothing_and_the_others_go_on(config, data, tiny):
+def test_diverging_training_is_reported_writes_nothing_and_does_not_stop_the_others(config, data, tiny):
     found = replace(read_config(config), learning_rate={"scratch": 1e30, "transfer": 0.1}, architectures=("resnet_small",))
     told = (
         r"2 of 3 experts were not trained. stripes-resnet_small: Training diverged in epoch 1, .*; dots-.*: There is no expert 'stripes-resnet_small'"
@@ -111,7 +115,7 @@ def test_training_that_diverges_says_so_and_writes_nothing_and_the_others_go_on(
     assert [folder.name for folder in (data / "zoo").iterdir()] == ["both-resnet_small"]
 
 
-def test_what_could_not_be_begun_is_refused_before_the_work(config, data, tiny):
+def test_training_that_cannot_start_is_refused_before_any_other(config, data, tiny):
     found = replace(read_config(config), initial_source="dots")
     found = replace(found, sources={**found.sources, "stripes": replace(found.sources["stripes"], epochs={"transfer": 1})})
     with pytest.raises(ModelError, match=r"There is no expert 'dots-resnet_small' to start from"):
@@ -119,7 +123,7 @@ def test_what_could_not_be_begun_is_refused_before_the_work(config, data, tiny):
     assert not (data / "work").exists()
 
 
-def test_the_backbone_is_taken_over_and_the_head_is_not():
+def test_the_backbone_is_that_of_the_parent_and_the_head_is_new():
     options = {"num_classes": 3, "preprocess": Preprocess(8), "config": {"stage_sizes": (1,), "widths": (4,), "stem": "small"}}
     fresh, parent = (fresh_expert("a", "resnet18", seed=seed, **options) for seed in (0, 1))
     found = single.with_backbone(fresh, parent)
@@ -161,3 +165,83 @@ def test_the_experts_of_a_zoo_load_and_their_cards_are_complete(config, data):
     training = zoo["both-resnet_small@dots"].card.training
     assert (training["sharing"], training["domains"], training["images_per_epoch"]) == ("adapters", ["stripes", "dots"], 18)
     assert (training["epochs"], training["nesterov"], training["schedule"]) == (3, True, "cosine")
+
+
+@pytest.fixture
+def task(rng):
+    images = rng.integers(0, 256, (6, 4, 4), np.uint8)
+    return Task("t", images, np.array([0, 1, 2, 3, 3, 0]), ("a", "b", "c", "d"), images, np.array([3, 2, 1, 0, 0, 0]))
+
+
+def test_merged_classes_lose_their_name_and_keep_their_images(task):
+    found = renamed(task, {"b": "d", "a": "c"})
+    assert found.class_names == ("c", "d")
+    assert found.labels.tolist() == [0, 1, 0, 1, 1, 0]
+    assert found.test_labels.tolist() == [1, 0, 1, 0, 0, 0]
+    assert renamed(replace(task, test_images=None, test_labels=None), {"a": "b"}).test_labels is None
+    assert renamed(task, {}).labels.tolist() == task.labels.tolist()
+
+
+@pytest.mark.parametrize("names", [{"e": "a"}, {"a": "e"}])
+def test_an_unknown_class_cannot_be_merged(task, names):
+    with pytest.raises(ConfigError, match="rename: the task 't' has no class 'e'"):
+        renamed(task, names)
+
+
+@pytest.mark.parametrize("names", [{"a": "b", "b": "c"}, {"a": "b", "b": "b"}])
+def test_a_class_cannot_be_merged_into_a_merged_one(task, names):
+    with pytest.raises(ConfigError, match="rename: the class 'b' is merged into another, so that none can be merged into it"):
+        renamed(task, names)
+
+
+def test_resized_images_are_cached_until_the_archive_changes(config, data, tmp_path, monkeypatch):
+    found = replace(read_config(config), size=5)
+    first = load_source(found, "dots", data, tmp_path / "work")
+    with np.load(data / "stripes.npz") as stored:
+        arrays = dict(stored)
+    np.testing.assert_array_equal(first.images, found.preprocess.resized(arrays["images"]))
+    np.testing.assert_array_equal(first.test_images, found.preprocess.resized(arrays["test_images"]))
+    np.testing.assert_array_equal(first.labels, np.where(arrays["labels"] == 2, 0, arrays["labels"]))
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "load_task", None)  # nothing is read
+        again = load_source(found, "dots", data, tmp_path / "work")
+    for name in ("images", "labels", "test_images", "test_labels"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(again, name))
+    assert (again.name, again.class_names) == ("dots", ("a", "b"))
+    np.savez(data / "stripes.npz", **{**arrays, "images": 255 - arrays["images"]})
+    changed = load_source(found, "dots", data, tmp_path / "work")
+    np.testing.assert_array_equal(changed.images, found.preprocess.resized(255 - arrays["images"]))
+
+
+def test_other_sizes_and_names_are_not_read_from_the_cache(config, data, tmp_path):
+    found = read_config(config)
+    load_source(found, "dots", data, tmp_path / "work")
+    assert load_source(replace(found, size=5), "dots", data, tmp_path / "work").images.shape[1:] == (5, 5, 3)
+    plain = replace(found, sources={"dots": replace(found.sources["dots"], rename={})})
+    assert load_source(plain, "dots", data, tmp_path / "work").num_classes == 3
+
+
+def test_large_images_are_not_cached(config, data, tmp_path):
+    found = load_source(replace(read_config(config), size=65), "stripes", data, tmp_path / "work")
+    assert found.images.shape[1:3] == (8, 8)
+    assert not (tmp_path / "work").exists()
+
+
+def test_without_a_folder_of_data_the_option_is_named(config, tmp_path):
+    with pytest.raises(ConfigError, match=r"The source 'dots' is at 'npz:\{data\}/stripes.npz'. Give the folder of the data. Try: --data FOLDER"):
+        load_source(read_config(config), "dots", None, tmp_path)
+
+
+def test_a_source_without_a_test_set_is_refused(config, tmp_path):
+    np.savez(tmp_path / "stripes.npz", images=np.zeros((4, 8, 8), np.uint8), labels=np.arange(4) % 3)
+    with pytest.raises(ConfigError, match=r"The source 'stripes' \(npz:.*stripes.npz\) has no test set, on which its expert is evaluated"):
+        load_source(read_config(config), "stripes", tmp_path, tmp_path / "work")
+
+
+def test_resized_images_that_are_damaged_are_made_again(config, data, tmp_path):
+    found = read_config(config)
+    first = load_source(found, "stripes", data, tmp_path / "work")
+    (kept,) = (tmp_path / "work" / "data").glob("*/*.npz")
+    for content in (b"", kept.read_bytes()[:-200], b"no archive"):
+        kept.write_bytes(content)
+        np.testing.assert_array_equal(load_source(found, "stripes", data, tmp_path / "work").images, first.images)

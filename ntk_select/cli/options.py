@@ -1,0 +1,119 @@
+"""Options that several commands share: their types and help, how words become values, and how a command is written out again."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Union
+
+import tyro
+
+from ntk_select.errors import ConfigError, ModelError, first_line, near
+
+if TYPE_CHECKING:
+    from ntk_select.experts.expert import Expert
+
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+"""An option without a value and without a --no- counterpart."""
+Json = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="Print JSON instead of text.")]
+Zoo = Annotated[tuple[str, ...], tyro.conf.arg(help="Experts: builtin, folders of experts, timm:NAME, hf-hub:NAME, or several of them.")]
+TASK_KINDS = "digits, fashion_mnist, folder:PATH, zip:PATH, npz:PATH, csv:FILE, hf:NAME, tfds:NAME, or the path of a folder or archive"
+TaskUri = Annotated[str, tyro.conf.arg(help=f"The task: {TASK_KINDS}.")]
+
+
+def group(name: str, description: str, **commands: type) -> type:
+    """A command whose first word chooses one of several commands, by their names."""
+    choices = Union[tuple(Annotated[command, tyro.conf.subcommand(word, prefix_name=False)] for word, command in commands.items())]  # noqa: UP007
+    return dataclasses.make_dataclass(name, [("command", choices)], namespace={"__doc__": description, "run": lambda self: self.command.run()})
+
+
+def split(values: Sequence[str]) -> list[str]:
+    """The parts of `--scores lfc lgc` and of `--scores lfc,lgc` alike; a path with a comma that exists is not split."""
+    return [part for value in values for part in ([value] if os.path.exists(value) else value.split(",")) if part]
+
+
+def numbers(option: str, texts: Sequence[str], kind: type) -> list:
+    """The distinct numbers of an option. Raises ConfigError for a text that is not a number, or where there is none."""
+    found = []
+    for text in split(texts):
+        try:
+            found.append(kind(text))
+        except ValueError as error:
+            raise ConfigError(f"{option} {text!r} is not a {'whole ' if kind is int else ''}number.") from error
+    if not found:
+        raise ConfigError(f"{option} needs at least one number.")
+    return list(dict.fromkeys(found))
+
+
+def changed(command: Any) -> dict[str, list[str]]:
+    """The options of a command that differ from their defaults: {"--per-class": ["5"]}; a flag has no words."""
+    found = {}
+    for field in dataclasses.fields(command):
+        value, name = getattr(command, field.name), field.name.replace("_", "-")
+        default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if isinstance(value, tuple) and (words := split(value)) != (default if default is dataclasses.MISSING else list(default)):
+            found[f"--{name}"] = words
+        elif isinstance(value, bool) and value != default:
+            found[f"--{name}" if value else f"--no-{name}"] = []
+        elif not isinstance(value, tuple | bool) and value != default:
+            found[f"--{name}"] = [str(value)]
+    return found
+
+
+def typed(*words: str) -> str:
+    """A command as one types it, quoted for the shell."""
+    return shlex.join(("ntk-select", *words))
+
+
+def repeated(command: Any, *more: str, without: Sequence[str] = ("--out", "--json")) -> str:
+    """The same command as one types it, with some options added and others left out."""
+    options = [word for option, words in changed(command).items() if option not in without for word in (option, *words)]
+    return typed(type(command).__name__.lower(), *options, *more)
+
+
+def zoo_option(zoo: Sequence[str]) -> list[str]:
+    """The words that name a zoo; none for the built-in one."""
+    return [] if split(zoo) == ["builtin"] else ["--zoo", *split(zoo)]
+
+
+def no_such_expert(name: str, experts: Iterable[str], zoo: Sequence[str], option: str = "") -> ModelError:
+    """The error for a name that is not in the zoo; `option` is where it was given."""
+    place = f"{option}: there" if option else "There"
+    return ModelError(f"{place} is no expert {name!r} in the zoo.{near(name, experts)} Try: {typed('zoo', 'list', *zoo_option(zoo))}")
+
+
+def load_expert(zoo: Sequence[str], name: str) -> Expert:
+    """The expert `name` of the zoo, which must take images. Raises ModelError if there is none, or it has no preprocess."""
+    from ntk_select.models import open_zoo
+
+    experts = open_zoo(split(zoo))
+    if name not in experts:
+        raise no_such_expert(name, experts, zoo)
+    expert = experts[name]()
+    if expert.preprocess is None:
+        raise ModelError(f"Expert {expert.name!r} has no preprocess, so it cannot take images. Try: Expert(..., preprocess=Preprocess(size=224))")
+    return expert
+
+
+def check_writable(folder: Path, option: str = "--out") -> None:
+    """Raises ConfigError before the computation if a folder could not be written after it. Creates nothing that stays."""
+    try:
+        place = Path(os.path.abspath(folder.expanduser()))
+        while True:  # the folder, or the nearest above it that exists
+            try:
+                place.lstat()
+                break
+            except FileNotFoundError:
+                place = place.parent
+        if not place.is_dir():
+            raise ConfigError(f"{option} {str(folder)!r} cannot be written: {place.name} is not a folder. Give another folder.")
+        probe = place / f".ntk-select-write-test-{os.getpid()}-{secrets.token_hex(4)}"
+        probe.touch()
+        probe.unlink()
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home for ~
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise ConfigError(f"{option} {str(folder)!r} cannot be written: {reason}. Give another folder.") from error

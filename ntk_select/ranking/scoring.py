@@ -1,0 +1,155 @@
+"""Scores of one expert after another, on the same images and half-samples, with their intervals."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ntk_select._runtime.progress import timed
+from ntk_select.errors import explained
+from ntk_select.evaluate.resampling import HalfSamples
+from ntk_select.experts.expert import Expert
+from ntk_select.ranking.inputs import ScoreInputs
+from ntk_select.ranking.record import ExpertScores
+from ntk_select.scores import Features, Score, ScoreResult, Unavailable
+from ntk_select.scores.score import Measured, Outcome, is_informative
+
+SMALL = 1_000_000
+"""Size of an expert's largest input up to which linear algebra runs in a single thread."""
+
+
+class Scorer:
+    """Scores one expert after another on the same images and half-samples.
+
+    Args:
+      inputs: of the scores, from each expert.
+      halves: index sets into the probe sample.
+    """
+
+    def __init__(self, inputs: ScoreInputs, halves: Sequence[np.ndarray]):
+        self.inputs, self.scores, self.halves = inputs, inputs.scores, halves
+        self._on_halves: dict[str, dict[str, list[Measured]]] = {}
+
+    def score(self, name: str, load: Callable[[], Expert]) -> ExpertScores:
+        """The expert's row, without rank and intervals; zoo-relative scores are `Terms`."""
+        seconds: dict[str, float] = {}
+        with timed(seconds, "load"):
+            expert = load()
+        inputs, reasons = self.inputs.of(name, expert, seconds)
+        outcomes, score_seconds = {}, {}
+        with _suitable_threads(inputs):
+            for key, score in self.scores.items():
+                with timed(score_seconds, key):
+                    given = {name: value for name, value in inputs.items() if name in score.takes}
+                    outcomes[key] = _explained(score, score.with_chance(_evaluated(score, given), **given), reasons)
+            seconds["scores"] = sum(score_seconds.values())
+            with timed(seconds, "intervals"):
+                informative = {key: outcome for key, outcome in outcomes.items() if is_informative(outcome)}
+                self._on_halves[name] = self._on_half_samples(inputs, informative)
+        card = expert.card
+        return ExpertScores(0, name, card and card.source, card and card.architecture, expert.num_params, outcomes, seconds, score_seconds)
+
+    def _on_half_samples(self, inputs: dict[str, Any], outcomes: dict[str, Measured]) -> dict[str, list[Measured]]:
+        """The scores on half-samples, as many as each takes. Decompositions of a half-sample are shared by all scores."""
+        found: dict[str, list[Measured]] = {name: [] for name in outcomes}
+        for index, rows in enumerate(self.halves):
+            wanted = {
+                name: score
+                for name, score in self.scores.items()
+                if name in outcomes and score.resampled and index < (score.most_draws or len(self.halves))
+            }
+            if not wanted:
+                break
+            taken: dict[str, Any] = {}
+            for name, score in wanted.items():
+                per_image = getattr(outcomes[name], "per_image", None)
+                if per_image is not None:
+                    found[name].append(_mean(per_image[rows]))
+                    continue
+                for key in score.takes:
+                    if key in inputs and key not in taken:
+                        taken[key] = _part(inputs[key], score.input(key).image_axes, rows)
+                found[name].append(_on_half_sample(score, {key: taken[key] for key in score.takes if key in taken}))
+        return found
+
+    def compared(self, rows: list[ExpertScores]) -> list[ExpertScores]:
+        """The rows with the values of zoo-relative scores in place of their terms."""
+        for name, score in self.scores.items():
+            outcomes = combined(score, [row.scores[name] for row in rows])
+            rows = [replace(row, scores={**row.scores, name: outcome}) for row, outcome in zip(rows, outcomes, strict=True)]
+        return rows
+
+    def on_halves(self, name: str, rows: list[ExpertScores]) -> dict[str, np.ndarray]:
+        """By expert, the values of a score on the half-samples; NaN where it has none."""
+        experts = [row.name for row in rows if name in self._on_halves[row.name]]
+        samples = [combined(self.scores[name], each) for each in zip(*(self._on_halves[expert][name] for expert in experts), strict=True)]
+        values = [[outcome.value if isinstance(outcome, ScoreResult) else np.nan for outcome in sample] for sample in samples]
+        return {expert: np.array([sample[place] for sample in values]) for place, expert in enumerate(experts)}
+
+
+def with_intervals(
+    row: ExpertScores, scores: dict[str, Score], on_halves: dict[str, dict[str, np.ndarray]], halves: HalfSamples, classes: int
+) -> ExpertScores:
+    """The row with the intervals that half-samples give, cut at the limits of each score."""
+    outcomes = dict(row.scores)
+    for name, score in scores.items():
+        outcome, values = outcomes[name], on_halves[name].get(row.name)
+        if is_informative(outcome) and outcome.low is None and values is not None and np.isfinite(margin := halves.margin(values)):
+            low, high = score.limits_for(classes)
+            outcomes[name] = replace(outcome, low=max(outcome.value - margin, low), high=min(outcome.value + margin, high))
+    return replace(row, scores=outcomes)
+
+
+def combined(score: Score, outcomes: Sequence[Measured]) -> list[Outcome]:
+    """As `Score.combined`; an exception makes this score unavailable and has no other effect."""
+    try:
+        return score.combined(outcomes)
+    except Exception as error:
+        return [outcome if isinstance(outcome, Unavailable) else Unavailable(explained(error)) for outcome in outcomes]
+
+
+def _suitable_threads(inputs: dict[str, Any]) -> AbstractContextManager:
+    """One thread for the linear algebra of small inputs: waiting for a second thread takes longer than the work (measured: up to 20 times)."""
+    if max(np.size(value.array if isinstance(value, Features) else value) for value in inputs.values()) > SMALL:
+        return nullcontext()
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1)
+
+
+def _on_half_sample(score: Score, inputs: dict[str, Any]) -> Measured:
+    """The score on a half-sample; unavailable where it is saturated, since its spread is then no estimate of an error."""
+    outcome = _evaluated(score, inputs)
+    if isinstance(outcome, Unavailable) or score.saturation is None:
+        return outcome
+    saturated = score.saturation(**{name: inputs[name] for name in score.needs})
+    return Unavailable(saturated) if saturated else outcome
+
+
+def _evaluated(score: Score, inputs: dict[str, Any]) -> Measured:
+    """The score; an exception makes this score unavailable and has no other effect."""
+    try:
+        return score.evaluate(**inputs)
+    except Exception as error:
+        return Unavailable(explained(error))
+
+
+def _mean(parts: np.ndarray) -> Outcome:
+    """A score that is a mean over images, on some of them."""
+    known = parts[np.isfinite(parts)]
+    return ScoreResult(float(known.mean())) if len(known) else Unavailable("None of these images has a part in it.")
+
+
+def _part(value: Any, image_axes: int, rows: np.ndarray) -> Any:
+    """An input on a subset of the images."""
+    if isinstance(value, Features):
+        return value.take(rows)
+    return value if image_axes == 0 else value[rows] if image_axes == 1 else value[np.ix_(rows, rows)]
+
+
+def _explained(score: Score, outcome: Measured, reasons: dict[str, str]) -> Measured:
+    """The outcome; if an input is absent for a known reason, with that reason."""
+    known = [reasons[name] for name in score.needs if reasons.get(name)]
+    return Unavailable(known[0]) if known and isinstance(outcome, Unavailable) else outcome
