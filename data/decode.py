@@ -14,7 +14,7 @@ from ntk_select.data.bit_depth import CONVERT, BitDepth, Seen, Source, Wide, dec
 from ntk_select.data.formats import RAW, identify
 from ntk_select.errors import DataError
 
-# Of Pillow's other formats some start external programs (EPS) or hold no pixels (WMF).
+# Some of Pillow's other formats start external programs (EPS) or contain no pixels (WMF).
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "JPEG2000", "PPM", "TIFF", "WEBP")
 SUFFIXES = frozenset(
     [

@@ -62,7 +62,7 @@ class FileSource:
         return os.path.join(self.root, path)
 
     def origin(self, path: str) -> tuple[tuple[str, ...], str]:
-        """The file; it holds one image."""
+        """The file of the image."""
         return (os.path.abspath(self.name(path)),), ""
 
 

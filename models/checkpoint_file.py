@@ -59,7 +59,7 @@ def opened_checkpoint(path: Path) -> Iterator[Any]:
         what = "but a folder" if exists and os.path.isdir(path) else "that can be read" if exists else ": there is no such file"
         raise ModelError(f"{where} is not a file{'' if what.startswith(':') else ' '}{what}.")
     start = _beginning(path, where)
-    if problem := describe_non_weights(start) or next((said for magic, said in OTHER_FORMATS if start.startswith(magic)), None):
+    if problem := describe_non_weights(start) or next((message for magic, message in OTHER_FORMATS if start.startswith(magic)), None):
         raise ModelError(f"{where} {problem}.")
     if _is_safetensors(start, path):
         yield _read_safetensors(path, where)

@@ -83,7 +83,7 @@ def convert_checkpoint(
     architecture = architecture.split(".")[0] if architecture else None
     model = find_model(checkpoint) if checkpoint.startswith(PREFIX) else None
     if model:
-        architecture = _of_hub(model, architecture, checked=check_logits is not None)
+        architecture = _hub_architecture(model, architecture, checked=check_logits is not None)
         licence = licence or model.licence
         preprocess = preprocess or (model.preprocess() if model.config else None)
         name = name or model.repo.rpartition("/")[2]
@@ -96,11 +96,11 @@ def convert_checkpoint(
     where = f"Checkpoint {checkpoint}"
     outputs = None if check_logits is None else load_outputs(check_logits)
     with opened_checkpoint(path) as content:
-        said = _declared_architecture(content)
-        if outputs is None and names_another(said, architecture):
-            raise _of_another(f"{where} declares the architecture {said!r}", said, architecture)
-        if architecture is None and said in ARCHITECTURES:
-            architecture = said
+        declared = _declared_architecture(content)
+        if outputs is None and names_another(declared, architecture):
+            raise _mismatch(f"{where} declares the architecture {declared!r}", declared, architecture)
+        if architecture is None and declared in ARCHITECTURES:
+            architecture = declared
         if architecture is None:
             raise ModelError(f"{where} does not declare its architecture. {_guess(plain_state(content, where))}Allowed: {', '.join(ARCHITECTURES)}.")
         state = network_state(content, architecture, where, weights=weights, drop_head=drop_head)
@@ -110,8 +110,8 @@ def convert_checkpoint(
     except ModelError as error:
         raise ModelError(f"{checkpoint} as {architecture}: {_guess(state.tensors, architecture)}{error}{state.hint}") from error
     preprocess, notes = preprocess or IMAGENET, list(state.notes)
-    if said not in ("", architecture):
-        notes.append(f"The file declares the architecture {said!r}.")
+    if declared not in ("", architecture):
+        notes.append(f"The file declares the architecture {declared!r}.")
     if outputs is not None:
         notes.append(compare_outputs(make_expert(name, network, variables, preprocess=preprocess), outputs))
     card = Card(
@@ -143,11 +143,11 @@ def _declared_architecture(content: Any) -> str:
     """The architecture that a training program stored with the weights, as timm and PyTorch's examples do; empty without one."""
     content = as_mapping(content) or {}
     arguments = as_mapping(content.get("args")) or {}
-    said = next((text for text in (content.get("arch"), arguments.get("arch"), arguments.get("model")) if isinstance(text, str)), "")
-    return said.split(".")[0].lower()
+    declared = next((text for text in (content.get("arch"), arguments.get("arch"), arguments.get("model")) if isinstance(text, str)), "")
+    return declared.split(".")[0].lower()
 
 
-def _of_another(sentence: str, name: str, architecture: str | None) -> ModelError:
+def _mismatch(sentence: str, name: str, architecture: str | None) -> ModelError:
     """The error for weights with the name of another network, which `sentence` states."""
     if architecture is None and (known := architecture_in(name)):
         return ModelError(
@@ -160,22 +160,22 @@ def _of_another(sentence: str, name: str, architecture: str | None) -> ModelErro
     )
 
 
-def _of_hub(model: HubModel, said: str | None, *, checked: bool = False) -> str:
-    """The architecture of a model of the hub: from its configuration, else the one that the caller `said`, else its name.
+def _hub_architecture(model: HubModel, given: str | None, *, checked: bool = False) -> str:
+    """The architecture of a model of the hub: from its configuration, else `given` by the caller, else from its name.
 
     `checked`: whether the conversion compares outputs, so that the name may be that of another architecture.
     """
     named = model.architecture  # rejects settings that change it, even if the caller names the architecture
-    if model.declares_architecture and said not in (None, named):
+    if model.declares_architecture and given not in (None, named):
         raise ModelError(
-            f"{PREFIX}{model.repo} declares the architecture {named!r}, not {said!r}. Try: without --arch, or converting the downloaded file"
+            f"{PREFIX}{model.repo} declares the architecture {named!r}, not {given!r}. Try: without --arch, or converting the downloaded file"
         )
-    name, wanted = model.repo.rpartition("/")[2], said or (named if named in ARCHITECTURES else None)
+    name, wanted = model.repo.rpartition("/")[2], given or (named if named in ARCHITECTURES else None)
     if not model.declares_architecture and not checked and names_another(name, wanted):
-        raise _of_another(f"{PREFIX}{model.repo} is called {name!r}", name, wanted)
-    if not model.declares_architecture and said is None and named not in ARCHITECTURES:
+        raise _mismatch(f"{PREFIX}{model.repo} is called {name!r}", name, wanted)
+    if not model.declares_architecture and given is None and named not in ARCHITECTURES:
         raise ModelError(f"{PREFIX}{model.repo} does not declare its architecture. Try: --arch NAME, one of {', '.join(ARCHITECTURES)}")
-    return named if model.declares_architecture or said is None else said
+    return named if model.declares_architecture or given is None else given
 
 
 def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
@@ -188,9 +188,9 @@ def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
         return plain_state(content, f"Checkpoint {path}")
 
 
-def _guess(state: Mapping[str, np.ndarray], *said: str) -> str:
+def _guess(state: Mapping[str, np.ndarray], *tried: str) -> str:
     """A sentence that lists other architectures with these tensors; empty without any."""
-    others = [other for other in fitting(state) if other not in said]
+    others = [other for other in fitting(state) if other not in tried]
     return f"It looks like a {' or '.join(others)}. Try: --arch {others[0]}. " if others else ""
 
 

@@ -105,8 +105,8 @@ class HubModel:
     @property
     def licence(self) -> str | None:
         """Terms of the weights according to the configuration, as text; None if it has none."""
-        said = self.pretrained.get("license") or self.config.get("license")
-        return ", ".join(map(str, said)) if isinstance(said, list) else str(said) if said else None
+        given = self.pretrained.get("license") or self.config.get("license")
+        return ", ".join(map(str, given)) if isinstance(given, list) else str(given) if given else None
 
     def preprocess(self) -> Preprocess:
         """Preprocessing of the input, with timm's defaults for missing settings.
@@ -114,19 +114,19 @@ class HubModel:
         Raises:
           ModelError: the input is not square RGB, or `Preprocess` does not support the cropping or resizing.
         """
-        said = {key: value for key, value in self.pretrained.items() if value is not None}
+        given = {key: value for key, value in self.pretrained.items() if value is not None}
         try:
-            channels, height, width = said.get("input_size", (3, 224, 224))
+            channels, height, width = given.get("input_size", (3, 224, 224))
             if channels != 3 or height != width:
                 raise ValueError(f"the input size {channels} x {height} x {width} is not 3 x size x size")
-            if said.get("crop_mode", "center") != "center":
-                raise ValueError(f"the crop mode {said['crop_mode']!r} is unknown; allowed: 'center'")
+            if given.get("crop_mode", "center") != "center":
+                raise ValueError(f"the crop mode {given['crop_mode']!r} is unknown; allowed: 'center'")
             return Preprocess(
                 size=int(height),
-                resize=math.floor(height / said.get("crop_pct", 0.875)),
-                mean=tuple(said.get("mean", (0.485, 0.456, 0.406))),
-                std=tuple(said.get("std", (0.229, 0.224, 0.225))),
-                interpolation=said.get("interpolation", "bicubic"),
+                resize=math.floor(height / given.get("crop_pct", 0.875)),
+                mean=tuple(given.get("mean", (0.485, 0.456, 0.406))),
+                std=tuple(given.get("std", (0.229, 0.224, 0.225))),
+                interpolation=given.get("interpolation", "bicubic"),
             )
         except (TypeError, ValueError, ArithmeticError, ConfigError) as error:
             raise ModelError(
@@ -167,12 +167,12 @@ def find_model(name: str) -> HubModel:
         or not isinstance(config.get("pretrained_cfg") or {}, dict)
         or not isinstance(config.get("model_args") or {}, dict)
     ):
-        raise ModelError(f"config.json of {name} is not laid out as timm writes it: an object with the objects pretrained_cfg and model_args.")
+        raise ModelError(f"config.json of {name} does not have timm's structure: an object with the objects pretrained_cfg and model_args.")
     return HubModel(repo, revision or None, config)
 
 
 def _leaves_unchanged(setting: str, value: Any, published: Any) -> bool:
-    """Whether a setting leaves the network as it was `published`; where that is not known, shapes of tensors tell for `FIELDS`."""
+    """Whether a setting leaves the `published` network unchanged. If unknown, settings in `FIELDS` are checked later by tensor shapes."""
     if value is None or NOT_OF_EVALUATION.fullmatch(setting):
         return True
     if setting in FIELDS:
@@ -183,12 +183,12 @@ def _leaves_unchanged(setting: str, value: Any, published: Any) -> bool:
 
 
 def _download(repo: str, revision: str | None, file: str) -> Path | None:
-    """The file in the hub's cache; None when the model has no such file."""
+    """The path of a file in the cache of the hub; None if the model has no such file."""
     try:
         import huggingface_hub
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
     except ImportError as error:
-        raise missing("huggingface-hub", f"Fetching {PREFIX}{repo}") from error
+        raise missing("huggingface-hub", f"Downloading {PREFIX}{repo}") from error
     name = f"{PREFIX}{repo}{f'@{revision}' if revision else ''}"
     try:
         return Path(huggingface_hub.hf_hub_download(repo, file, revision=revision))

@@ -117,8 +117,8 @@ def network_state(content: Any, architecture: str, where: str, *, weights: str |
     if taken.wrappers:
         notes.append(f"Dropped inside names: {', '.join(map(repr, taken.wrappers))}.")
     elsewhere = tuple(other.prefix for other in sets if other.keys == taken.keys and other is not taken)
-    tensors, said, hint = _with_head(taken, network, drop_head, elsewhere)
-    notes += said
+    tensors, head_notes, hint = _with_head(taken, network, drop_head, elsewhere)
+    notes += head_notes
     if taken.no_tensors:
         notes.append(f"Ignored, since they are not tensors: {_listed(taken.no_tensors)}.")
     others = [other for other in sets if other is not taken]

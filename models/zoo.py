@@ -138,7 +138,7 @@ def open_zoo(uris: Sequence[str]) -> dict[str, Callable[[], Expert]]:
     """The experts of several zoos as one mapping from names to functions that load them.
 
     Args:
-      uris: each the name of an installed zoo ("builtin" and whatever packages add through the entry points
+      uris: each the name of an installed zoo ("builtin" and those that packages add through the entry points
         `ntk_select.zoo`), or a folder.
 
     Raises:

@@ -1,10 +1,12 @@
-"""Old module names of version 0.1, importable with a `DeprecationWarning`."""
+"""Old names of version 0.1 of modules, and of objects in modules, with a `DeprecationWarning`."""
 
 import importlib
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 MOVED = {
     "augment": "training.augment",
@@ -70,3 +72,15 @@ class _Alias:
     def exec_module(self, module: ModuleType) -> None:
         # The import system has replaced the module's spec by that of the alias.
         module.__spec__, module.__loader__ = self.spec, self.spec.loader
+
+
+def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """A `__getattr__` for a module that returns its objects by their old names, given as old name -> new name."""
+
+    def __getattr__(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warnings.warn(f"{module}.{name} is deprecated. Try: {module}.{names[name]}", DeprecationWarning, stacklevel=2)
+        return getattr(sys.modules[module], names[name])
+
+    return __getattr__

@@ -32,7 +32,8 @@ def converted(path: Path, format: str) -> str:
     cells = []
     for cell in notebook.cells:
         if heading := cell.metadata.pop("title", None):
-            cells.append(nbformat.v4.new_markdown_cell(f"## {heading.rstrip('.')}"))
+            sentence, _, text = heading.partition(". ")
+            cells.append(nbformat.v4.new_markdown_cell(f"## {sentence.rstrip('.')}\n\n{text}".rstrip()))
         cells.append(cell)
     for index, cell in enumerate(cells):
         cell.id = f"cell-{index}"  # not random: the same example gives the same notebook

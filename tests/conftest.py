@@ -12,6 +12,7 @@ import jax
 import jaxtyping
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
 
 # Most of the time of the quick tests is compilation. Without its newer emitters XLA compiles programs for CPUs four times as fast,
 # and they run slower. XLA reads the flags when it starts; it aborts on flags that it does not know.
@@ -19,6 +20,9 @@ if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") and jax.__version__.startswi
     os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 {os.environ.get('XLA_FLAGS', '')}".strip()
 
 jax.config.update("jax_enable_x64", True)
+
+# Products in tests are small, and several test processes share the cores: waiting BLAS threads would take most of the time.
+threadpool_limits(1)
 
 # Annotations of these rooms are checked at every call of a test, but for calls that must fail: those are refused by the functions themselves.
 TYPED_ROOMS = [

@@ -13,9 +13,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROOMS = {"ntk_select": ROOT / "ntk_select", "ntk_select.models": ROOT / "models", "ntk_select.data": ROOT / "data"}
 FORBIDDEN_AT_IMPORT = {"tensorflow", "torch", "matplotlib", "tensorflow_datasets", "neural_tangents"}
-# Installed with the package, but not needed by its numerical core.
-# The files that may read JAX's intermediate form, which is less stable than the rest of JAX.
+# Files that may use `jax.extend`, which is less stable than the rest of JAX.
 READ_JAXPRS = {"engine/program.py", "engine/neural_tangents.py"}
+# Installed with the package, but not needed by its numerical core.
 NOT_CORE = {*FORBIDDEN_AT_IMPORT, "PIL", "safetensors", "tyro", "rich", "pyarrow", "pandas", "sklearn", "huggingface_hub", "array_record"}
 
 
@@ -48,17 +48,14 @@ def test_rooms_import_as_pyproject_declares(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("file", [f for room in ROOMS for f in sources(room)], ids=str)
-def test_bare_names_of_the_mapped_folders_are_never_imported(file):
-    assert not [name for name in imported_names(file) if any(inside(name, b) for b in ("models", "data", "scripts", "tests"))]
-
-
-@pytest.mark.parametrize("file", [f for room in ROOMS for f in sources(room)], ids=str)
-def test_private_parts_of_jax_are_not_used_and_files_stay_small(file):
-    banned = ("jax._src",) if f"{file.parent.name}/{file.name}" in READ_JAXPRS else ("jax._src", "jax.extend")
-    assert not [name for name in imported_names(file) if any(inside(name, b) for b in banned)]
-    assert len(file.read_text().splitlines()) <= 600
-    assert file.stem not in ("utils", "helpers", "common", "misc")
+def test_imports_names_and_sizes_of_all_files():
+    """Never imported are the bare names of the mapped folders, and private parts of JAX."""
+    for file in (file for room in ROOMS for file in sources(room)):
+        private = ("jax._src",) if f"{file.parent.name}/{file.name}" in READ_JAXPRS else ("jax._src", "jax.extend")
+        banned = ("models", "data", "scripts", "tests", *private)
+        assert not [name for name in imported_names(file) if any(inside(name, each) for each in banned)], file
+        assert len(file.read_text().splitlines()) <= 600, file
+        assert file.stem not in ("utils", "helpers", "common", "misc"), file
 
 
 def test_packages_in_pyproject_are_the_folders_on_disk():
@@ -70,7 +67,7 @@ def test_packages_in_pyproject_are_the_folders_on_disk():
 
 
 @pytest.mark.parametrize("room", ["ntk_select", "models", "data", "scripts"])
-def test_every_room_has_a_short_sign(room):
+def test_every_top_folder_has_a_short_readme(room):
     lines = (ROOT / room / "README.md").read_text().splitlines()
     assert 3 <= len(lines) <= 40
 

@@ -67,9 +67,9 @@ def test_an_embedded_name_takes_precedence_over_a_folder_of_that_name(tmp_path, 
     (tmp_path / EMBEDDED).mkdir()
     monkeypatch.chdir(tmp_path)
     assert as_expert(EMBEDDED).name == EMBEDDED
-    with pytest.raises(ModelError, match="holds no expert"):
+    with pytest.raises(ModelError, match="contains no expert"):
         as_expert(f"./{EMBEDDED}")
-    with pytest.raises(ModelError, match="holds no expert"):
+    with pytest.raises(ModelError, match="contains no expert"):
         as_expert(Path(EMBEDDED))
 
 
@@ -86,7 +86,9 @@ def test_what_is_no_expert_is_refused(given):
 @pytest.mark.parametrize("read", [as_experts, as_expert])
 @pytest.mark.parametrize("given", ["cifar10-resnet_smal", "", "a\0b", "no/such/folder"])
 def test_a_name_that_means_nothing_is_refused(read, given):
-    with pytest.raises(ModelError, match=re.escape(f"There is no expert, zoo or folder {given!r}.") + ".*To list the names, try: ntk-select zoo list"):
+    with pytest.raises(
+        ModelError, match=re.escape(f"There is no expert, zoo or folder {given!r}.") + ".*To list the names, try: ntk-select zoo list"
+    ):
         read(given)
 
 

@@ -80,7 +80,7 @@ MAX_LIST_BYTES = 2**30
 
 
 class Archive:
-    """The files in a zip or tar archive, or in a folder, together with those in the archives that the folder holds.
+    """The files in a zip or tar archive, or in a folder, including those in archives in the folder.
 
     Links and devices are skipped. A compressed tar is read fastest in its own order, the order of `names`.
 

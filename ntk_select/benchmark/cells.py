@@ -126,7 +126,7 @@ def grid(config: BenchConfig, experts: Mapping[str, ExpertFacts], tasks: Mapping
         chosen, scores = chosen_experts(config, experts), scores_of(config)
         for task in config.tasks:
             for name in chosen:
-                overlap = source_overlap(config, task, experts[name])
+                overlap = overlapping_sources(config, task, experts[name])
                 if overlap and config.source_overlap == "skip":
                     skipped[name, task] = f"source overlap ({', '.join(overlap)})"
                     continue
@@ -160,7 +160,7 @@ def chosen_experts(config: BenchConfig, names: Sequence[str] | Mapping[str, Any]
     return chosen
 
 
-def source_overlap(config: BenchConfig, task: str, expert: ExpertFacts) -> tuple[str, ...]:
+def overlapping_sources(config: BenchConfig, task: str, expert: ExpertFacts) -> tuple[str, ...]:
     """The sources of a task that an expert was trained on."""
     return tuple(source for source in config.tasks[task].source if source in expert.seen)
 
@@ -238,7 +238,7 @@ def _figure_cells(config: BenchConfig, experts: Mapping[str, ExpertFacts], task:
         name = UNTRAINED + architecture
         expert = ExpertFacts(name, f"{name}, images as for {experts[config.reference].digest}", architecture)
         cells += _fine_tunings(config, expert, task, "untrained")
-    if config.search_rates and not source_overlap(config, task.name, experts[config.reference]):
+    if config.search_rates and not overlapping_sources(config, task.name, experts[config.reference]):
         cells += _fine_tunings(config, experts[config.reference], task, "search", config.search_rates)
     if config.kernels is not None and task.name in config.kernels.tasks:
         wanted = config.kernels
@@ -271,6 +271,3 @@ def _synthetic_cells(config: BenchConfig) -> list[Cell]:
         for task in range(made.tasks)
         for expert in range(made.experts)
     ]
-
-
-on_own_source = source_overlap

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ntk_select.benchmark.cells import FORECAST, GROUND_TRUTH, UNTRAINED, Cell, ExpertFacts, is_forecast, scores_of, source_overlap
+from ntk_select.benchmark.cells import FORECAST, GROUND_TRUTH, UNTRAINED, Cell, ExpertFacts, is_forecast, overlapping_sources, scores_of
 from ntk_select.benchmark.config import BenchConfig, parsed
 from ntk_select.benchmark.facts import expert_facts, load
 from ntk_select.benchmark.store import Store
@@ -192,7 +192,7 @@ def _origin(bench: Bench, cell: Cell) -> Row:
         "expert": cell.expert,
         "architecture": facts.architecture if facts else cell.settings.get("architecture", ""),
         "source": facts.source if facts else "",
-        "own_source": bool(facts and source_overlap(bench.config, cell.task, facts)),
+        "own_source": bool(facts and overlapping_sources(bench.config, cell.task, facts)),
         "task": cell.task,
         "images_per_class": cell.images,
         "seed": cell.seed,

@@ -103,9 +103,8 @@ def plan(
     architectures = {name: facts.architecture or name for name, facts in experts.items()} | {UNTRAINED + name: name for name in config.untrained}
     examples = {architectures[cell.expert]: cell.expert for cell in whole.cells}
     recipe = config.recipe_of(next(iter(config.tasks)))
-    makers = {architecture: partial(make, name) for architecture, name in examples.items()}
-    options = {"precision": recipe.precision, "measure": measure, "progress": progress}
-    found = speeds(makers, lambda architecture: untrained(examples[architecture]), recipe.batch_size, **options)
+    networks = {architecture: (partial(make, name), untrained(name)) for architecture, name in examples.items()}
+    found = speeds(networks, recipe.batch_size, precision=recipe.precision, measure=measure, progress=progress)
     parts = _parts(config, whole.cells, tasks, lambda cell: found[architectures[cell.expert]])
     sentences = (NOT_COUNTED, MEASURED if measure else ESTIMATED, *filter(None, [warning]))
     return Plan(tuple(parts), len(whole.skipped), len({cell.expert for cell in whole.cells}), len(tasks), found, sentences)

@@ -27,9 +27,9 @@ TABLE = {
     "loss_real": "real",
     "loss_error": "error",
     "test_output_error": "test outputs: error",
-    "agreement": "same answers",
+    "agreement": "same classes",
     "accuracy_formula": "accuracy: formula",
-    "accuracy_real": "real ",
+    "accuracy_real": "accuracy: real",
 }
 """Columns of the printed table: curve -> heading."""
 

@@ -103,7 +103,7 @@ class Rank:
                 scores,
                 self.per_class,
                 self.seed,
-                resamples=self.draws,
+                resamples=self.resamples,
                 batch_size=self.batch_size,
                 reference=self.reference,
                 measured=measured,

@@ -1,4 +1,4 @@
-"""One forward pass over the probe sample, whose results serve all scores."""
+"""The forward pass over the probe sample that all scores share, and batched evaluation under a lack of memory."""
 
 import warnings
 from contextlib import nullcontext
@@ -22,10 +22,10 @@ class ProbePass(NamedTuple):
 
     Attributes:
       logits: (n, c).
-      features: pre-logits (n, d); None when the expert has neither `taps_fn` nor `features_fn`.
-      conv_inputs: (n, h, w, cin), what entered the last convolution; None unless asked for.
+      features: pre-logits (n, d); None if the expert has neither `taps_fn` nor `features_fn`.
+      conv_inputs: (n, h, w, cin), inputs of the last convolution; None unless requested.
       conv_cotangents: (n, p, q, cout), gradient of the sum of the pooled pre-logits with respect to the output of
-        the last convolution. Channel o of it belongs to the pre-logit that channel o becomes; None unless asked for.
+        the last convolution. Channel o is the gradient of the pre-logit that channel o becomes. None unless requested.
     """
 
     logits: Float[Array, "n c"]
@@ -35,7 +35,7 @@ class ProbePass(NamedTuple):
 
 
 def has_pooled_last_conv(expert: Expert) -> bool:
-    """Whether `forward(..., last_conv=True)` works: the expert exposes a last convolution that is only pooled."""
+    """Whether the expert supports `forward(..., last_conv=True)`: it exposes a last convolution that is only pooled."""
     return expert.taps_fn is not None and expert.last_conv is not None and expert.last_conv.pooled is not None
 
 
@@ -47,29 +47,29 @@ def forward(
     batch_size: int = 32,
     seconds: dict[str, float] | None = None,
 ) -> ProbePass:
-    """Passes `x`, already preprocessed, through the expert once, with full-precision products on every device.
+    """One forward pass of the expert over preprocessed inputs, with full-precision products on every device.
 
     Args:
       expert: in evaluation mode.
-      x: n network inputs; `NetworkInputs` are normalised batch by batch.
-      last_conv: also return what LGC needs of the last convolution. Only for experts with `has_pooled_last_conv`.
-      batch_size: examples per pass; the last batch is padded, so that there is one compilation.
-      seconds: gains the time spent "forward", and "backward" on the cotangents of the last convolution.
+      x: n network inputs; `NetworkInputs` are normalised per batch.
+      last_conv: also return inputs and cotangents of the last convolution, for LGC. Only for experts with `has_pooled_last_conv`.
+      batch_size: examples per batch; the last batch is padded, so that there is one compilation.
+      seconds: the times "forward", and "backward" of the cotangents of the last convolution, are added to it.
 
     Raises:
-      ModelError: a function gives no array, or its answer to an image depends on the other images of the batch. That is seen in the
-        places that are left in the last batch, where the first images pass again; where none are left, one batch more passes.
+      ModelError: a function does not return an array, or the output for an image depends on the rest of the batch. This is checked by
+        padding the last batch with the first images; if it is full, one further batch is evaluated.
     """
     variables = jax.device_put(expert.variables)
-    way, forth = _way(expert, variables, last_conv, seconds)
-    passes, again, _ = _batched(way, batch_size, (x,), again=forth)
+    full, outputs = _batch_functions(expert, variables, last_conv, seconds)
+    passes, again, _ = _batched(full, batch_size, (x,), again=outputs)
     if again is not None:
-        check_alone(expert, x, passes[:2], again)
+        check_independent_of_batch(expert, x, passes[:2], again)
     return ProbePass(*passes)
 
 
-def _way(expert: Expert, variables, last_conv: bool, seconds: dict[str, float] | None):
-    """What a batch goes through, and the part of it that gives logits and features."""
+def _batch_functions(expert: Expert, variables, last_conv: bool, seconds: dict[str, float] | None):
+    """The function of a batch, and its part that computes logits and features."""
     if expert.taps_fn is None:
         functions = {name: fn for name in ("apply_fn", "features_fn") if (fn := getattr(expert, name)) is not None}
 
@@ -79,14 +79,14 @@ def _way(expert: Expert, variables, last_conv: bool, seconds: dict[str, float] |
         return (_timed(each, "forward", seconds),) * 2
     if not last_conv:
         return (_timed(partial(_logits_and_features, expert.taps_fn, variables), "forward", seconds),) * 2
-    there = _timed(partial(_to_pooled_tail, expert.taps_fn, expert.last_conv, variables), "forward", seconds)
-    back = _timed(_cotangents, "backward", seconds)
+    forward_pass = _timed(partial(_to_pooled_tail, expert.taps_fn, expert.last_conv, variables), "forward", seconds)
+    backward_pass = _timed(_cotangents, "backward", seconds)
 
-    def there_and_back(x):
-        taps, *tail = there(x)
-        return (*taps, back(*tail))
+    def both(x):
+        taps, *tail = forward_pass(x)
+        return (*taps, backward_pass(*tail))
 
-    return there_and_back, lambda x: there(x)[0][:2]
+    return both, lambda x: forward_pass(x)[0][:2]
 
 
 def _array(found, name: str, expert: Expert):
@@ -95,25 +95,25 @@ def _array(found, name: str, expert: Expert):
         size = f" of {len(found)}" if hasattr(found, "__len__") else ""
         raise ModelError(f"{name} of expert {expert.name!r} must return an array {rows}; it returned a {type(found).__name__}{size}.")
     if not found.shape:
-        raise ModelError(f"{name} of expert {expert.name!r} must return an array {rows}, a row for each image; it returned a single number.")
+        raise ModelError(f"{name} of expert {expert.name!r} must return an array {rows}, one row per image; it returned a single number.")
     return found
 
 
-ALONE, ALONE_IN_HALF = 1e-3, 2e-2
-"""How far, relative to its length, an answer may differ in another batch: rounding stays far below. The latter where half precision is at work."""
+BATCH_TOLERANCE, BATCH_TOLERANCE_HALF = 1e-3, 2e-2
+"""Allowed relative difference (norm) of outputs in another batch, far above rounding errors; the latter for half precision."""
 
 
-def check_alone(expert: Expert, x, first, again) -> None:
-    """Checks that answers do not depend on the other images of the batch.
+def check_independent_of_batch(expert: Expert, x, first, again) -> None:
+    """Checks that outputs do not depend on the rest of the batch.
 
     Args:
       x: network inputs.
-      first, again: logits and features (n, ...), and the same of the first m images in another batch.
+      first, again: logits and features (n, ...), and those of the first m images in another batch.
 
     Raises:
-      ModelError: they were not.
+      ModelError: they differ.
     """
-    allowed = ALONE_IN_HALF if any(_in_half(leaf) for leaf in jax.tree.leaves((expert.variables, x[:1]))) else ALONE
+    allowed = BATCH_TOLERANCE_HALF if any(_in_half(leaf) for leaf in jax.tree.leaves((expert.variables, x[:1]))) else BATCH_TOLERANCE
     for before, after in zip(first, again, strict=True):
         if after is None:
             continue
@@ -123,8 +123,8 @@ def check_alone(expert: Expert, x, first, again) -> None:
             apart = np.linalg.norm(after - before) > max(allowed, 4 * rounding) * np.linalg.norm(before)
         if apart:
             raise ModelError(
-                f"Expert {expert.name!r}: its answer to an image depends on the other images of the batch: batch norm (or dropout) is in training "
-                "mode. Type: use_running_average=True (linen), model.eval() (nnx)"
+                f"Expert {expert.name!r}: its outputs for an image depend on the rest of the batch: batch norm (or dropout) is in training "
+                "mode. Try: use_running_average=True (linen), model.eval() (nnx)"
             )
 
 
@@ -134,7 +134,7 @@ def _in_half(leaf) -> bool:
 
 
 def _timed(fn, step: str, seconds: dict[str, float] | None):
-    """fn, whose time is added to `seconds[step]`; it then waits for its result."""
+    """fn with its time added to `seconds[step]`, waiting for its result."""
     if seconds is None:
         return fn
 
@@ -146,45 +146,45 @@ def _timed(fn, step: str, seconds: dict[str, float] | None):
 
 
 def in_batches(fn, batch_size: int, *arrays):
-    """fn over batches of the leading axis, results concatenated. The last batch repeats examples to fill up.
+    """Concatenated results of fn over batches of the leading axis. The last batch is padded with repeated examples.
 
-    Products are taken in full precision: GPUs and TPUs would round the inputs of float32 products otherwise.
+    Products have full precision; GPUs and TPUs would otherwise round the inputs of float32 products.
 
     Raises:
       ConfigError: memory runs out with a single example.
-      ModelError: fn does not give a row for each example.
+      ModelError: fn does not return one row per example.
 
     Warns:
-      MemoryShrunkWarning: memory ran out, and the rest is done in smaller batches.
+      MemoryShrunkWarning: memory ran out, and the rest is computed in smaller batches.
     """
     return InBatches(batch_size)(fn, *arrays)
 
 
 class InBatches:
-    """`in_batches` time after time: a size that proved too large is not tried again.
+    """Repeated `in_batches` that remembers the largest batch size that fits into memory.
 
     Args:
       size: of the batches.
-      inner: where a single example is too much, the lack of memory itself is raised: what is around may take less.
-      precision: of products; None leaves it as it is.
+      inner: raise the out-of-memory error itself if a single example does not fit, so that the caller can use smaller portions.
+      precision: of products; None for the current setting.
     """
 
     def __init__(self, size: int, *, inner: bool = False, precision: str | None = "highest"):
         self.size, self._inner, self._precision = size, inner, precision
 
     def __call__(self, fn, *arrays):
-        """As `in_batches`, in batches of `size`."""
+        """As `in_batches`, with batches of `size`."""
         found, _, least = _batched(fn, self.size, arrays, inner=self._inner, precision=self._precision)
         self.size = self.size if least == len(arrays[0]) else least
         return found
 
 
 def _batched(fn, batch_size: int, arrays, *, again=None, inner: bool = False, precision: str | None = "highest"):
-    """The results; with `again` the first two of them once more for the first examples, in another batch than their own, None at size 1;
-    and the size of the batches at last.
+    """The results; with `again` the first two of them recomputed for the first examples in another batch (None at size 1); and the final size.
 
-    `again` is the part of fn that gives those two; it is taken where a batch passes for their sake alone. They take the last half of the places that fill up the last batch, and one of them the first half: so that its content and their places
-    are others, even where it holds nothing else.
+    `again` is the part of fn that returns those two, used for a batch that is evaluated only for them. The padding of the last batch is the
+    first example, repeated, in its first half, and the first examples in its second half, so that content and positions differ from the
+    first batch.
     """
     n, first = len(arrays[0]), 0
     size = min(batch_size, n)
@@ -203,30 +203,28 @@ def _batched(fn, batch_size: int, arrays, *, again=None, inner: bool = False, pr
         except Exception as error:
             if not is_out_of_memory(error) or (inner and size == 1):
                 raise
-            said = reason_of(error)
+            reason = reason_of(error)
         else:
             for leaf in jax.tree.leaves(result):
                 if len(leaf) != size:
-                    raise ModelError(f"The network gives {len(leaf)} rows for {size} examples; it must give one for each, in their order.")
-            keep = size - short
-            if keep:
-                results.append(jax.tree.map(lambda leaf, keep=keep: leaf[:keep], result))
+                    raise ModelError(f"The network returns {len(leaf)} rows for {size} examples; expected one per example, in the same order.")
+            valid = size - short
+            if valid:
+                results.append(jax.tree.map(lambda leaf, valid=valid: leaf[:valid], result))
             if short and again:
-                repeated = jax.tree.map(lambda leaf, start=keep + short // 2: np.asarray(leaf)[start:], result[:2])
+                repeated = jax.tree.map(lambda leaf, start=valid + short // 2: np.asarray(leaf)[start:], result[:2])
             first += size
             continue
         if size == 1:
-            raise ConfigError(f"Memory ran out with a single example in the network ({said}). End other programs, or choose a smaller network.")
-        warnings.warn(
-            f"Memory ran out with {size} examples at a time ({said}). The work goes on with {size // 2}.", MemoryShrunkWarning, stacklevel=4
-        )
+            raise ConfigError(f"Memory ran out with a single example in the network ({reason}). End other programs, or choose a smaller network.")
+        warnings.warn(f"Memory ran out with {size} examples at a time ({reason}). Continuing with {size // 2}.", MemoryShrunkWarning, stacklevel=4)
         size //= 2
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *results), repeated, size
 
 
 @partial(jax.jit, static_argnums=0)
 def call(fn, variables, x):
-    """fn(variables, x), compiled once for each function and shapes."""
+    """fn(variables, x), compiled once per function and shapes."""
     return fn(variables, x)
 
 
@@ -238,7 +236,7 @@ def _logits_and_features(taps_fn, variables, x):
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _to_pooled_tail(taps_fn, last_conv, variables, x):
-    """The forward pass, and what leads back from the sum of the pooled pre-logits to the last convolution's output."""
+    """The forward pass, and the vector-Jacobian product from the sum of the pooled pre-logits to the output of the last convolution."""
     start, stop = last_conv.pooled
 
     def pooled_sum(perturbation):
@@ -255,7 +253,7 @@ def _cotangents(pull, one):
 
 
 def zero_perturbation(taps_fn, last_conv, variables, x):
-    """Zeros in the shape of the last convolution's output: what `taps_fn` adds to it, to be differentiated."""
+    """A zero perturbation in the shape of the output of the last convolution, to be differentiated."""
     inputs = jax.eval_shape(lambda v, y: taps_fn(v, y, None).conv_inputs, variables, x)
     kernel = leaf_at(variables["params"], last_conv.path, "last_conv")
     convolve = partial(

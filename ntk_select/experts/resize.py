@@ -1,4 +1,4 @@
-"""Resizing the part of an image that a crop keeps, in bounded memory and with Pillow's values."""
+"""Resizing restricted to a crop, in bounded memory and with Pillow's values."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,36 +9,35 @@ import numpy as np
 from ntk_select.errors import missing
 
 WHOLE = 2**24
-"""Pixels of Pillow's largest intermediate image up to which the whole image is resized, which is quicker."""
+"""Pixels of Pillow's largest intermediate image up to which the whole image is resized, which is faster."""
 LONGEST = 2**20
-"""Pixels of a side up to which the same holds: Pillow's filter takes up to 48 bytes for each."""
+"""Pixels per side up to which the whole image is resized: Pillow's filter needs up to 48 bytes per pixel."""
 BLOCK = 2**22
-"""Pixels of an intermediate image otherwise, or those behind one row of the result if they are more."""
+"""Otherwise, pixels of an intermediate image; more if one row of the result needs them."""
 PIECE = 2**16
-"""Weights that are computed at a time."""
-KEPT = 2**23
-"""Weights of one pixel of the result that are kept, not computed again."""
+"""Number of weights that are computed at a time."""
+CACHED = 2**23
+"""Maximum number of weights per pixel of the result that are cached instead of recomputed."""
 BITS, SHORT, FINE = 22, 2**14, 44
-"""Binary places of Pillow's weights, the number of pixels up to which they are ours, and binary places of ours for more."""
+"""Fractional bits of Pillow's fixed-point weights, the window size up to which they are used, and fractional bits for larger windows."""
 
 
 def resized_crop(image: np.ndarray, whole: tuple[int, int], corner: tuple[int, int], size: int, interpolation: str) -> np.ndarray:
-    """`size` x `size` pixels, from `corner` on, of an image resized to `whole`.
+    """The crop of `size` x `size` pixels at `corner` of an image resized to `whole`.
 
-    Usual images are resized by Pillow and cropped. Where that would take an intermediate image of more than `WHOLE` pixels, only what the
-    crop keeps is computed, along the longer side first, with Pillow's weights and rounding; where a pixel stands for more than `SHORT`,
-    with finer weights, for Pillow's would be rounded to almost nothing. If the image is wider than high, that is Pillow's order, and the
-    values are Pillow's bit for bit. If it is higher than wide, Pillow resizes the width first, and between the two steps values are rounded
-    and clipped to 0 .. 255: "bilinear" and "box" then differ by at most 1; "bicubic" and "lanczos", which overshoot beside edges, by up to
-    about 40 grey values at single pixels of noise, and by less than 2 in the mean. "nearest" may choose the neighbour of a pixel where two
-    are equally near.
+    Ordinary images are resized by Pillow and cropped. If that needs an intermediate image of more than `WHOLE` pixels, only the crop is
+    computed, along the longer side first, with Pillow's weights and rounding; windows of more than `SHORT` pixels have weights of higher
+    precision, since Pillow's would be rounded to almost zero. For images wider than high this is Pillow's order, and the values are equal
+    bit for bit. For images higher than wide Pillow resizes the width first, and values between the two steps are rounded and clipped to
+    0 .. 255: "bilinear" and "box" then differ by at most 1; "bicubic" and "lanczos", which overshoot next to edges, by up to about 40 grey
+    values at single pixels of noise, and by less than 2 in the mean. "nearest" may differ where two pixels are equally near.
 
-    Memory beside the image and the result: at most 4 bytes for each pixel of the image and 256 MiB, however large the resized image would be.
+    Memory in addition to the image and the result: at most 4 bytes per pixel of the image and 256 MiB, for any size of the resized image.
 
     Args:
       image: uint8 (h, w) or (h, w, 3).
-      whole, corner: height and width; top and left. The crop lies inside.
-      interpolation: as `Preprocess` has it.
+      whole, corner: (height, width) and (top, left). The crop is inside the image.
+      interpolation: as in `Preprocess`.
 
     Raises:
       MissingDependencyError: Pillow is not installed.
@@ -79,10 +78,10 @@ def resized_crop(image: np.ndarray, whole: tuple[int, int], corner: tuple[int, i
 
 @dataclass(frozen=True)
 class Window:
-    """The pixels `start` to `stop` behind one pixel of the result, whose place among them is `centre`.
+    """The input pixels `start` to `stop` of one output pixel, centred at `centre`.
 
     Args:
-      scale: pixels by which the unit of the filter is stretched.
+      scale: width of the filter in pixels.
       function: of the filter.
     """
 
@@ -93,7 +92,7 @@ class Window:
     function: Callable[[np.ndarray], np.ndarray]
 
     def weighted(self, pixels: np.ndarray, first: int = 0) -> np.ndarray:
-        """The weighted sum over the first axis, which begins at the pixel `first`, rounded to uint8."""
+        """The weighted sum over the first axis, which starts at pixel `first`, rounded to uint8."""
         sums = sum(
             np.einsum("k...,k->...", pixels[begin - first : end - first], weights, dtype=np.int64, casting="unsafe")
             for begin, end, weights in self.weights()
@@ -101,7 +100,7 @@ class Window:
         return np.clip((sums + (1 << self.bits - 1)) >> self.bits, 0, 255).astype(np.uint8)
 
     def weights(self) -> Iterator[tuple[int, int, np.ndarray]]:
-        """Begin, end and weights, times 2**bits, of pieces of the window."""
+        """Begin, end and fixed-point weights (times 2**bits) of pieces of the window."""
         total = self._total
         for begin, end, values in self._values():
             scaled = (values / total if total else values) * (1 << self.bits)
@@ -109,21 +108,21 @@ class Window:
 
     @property
     def bits(self) -> int:
-        """Binary places of the weights."""
+        """Fractional bits of the weights."""
         return BITS if self.stop - self.start <= SHORT else FINE
 
     @cached_property
     def _total(self) -> float:
         total = 0.0
         for _, _, values in self._values():
-            total = np.add.accumulate(np.concatenate([[total], values]))[-1]  # one after the other, as Pillow adds
+            total = np.add.accumulate(np.concatenate([[total], values]))[-1]  # sequential summation, as in Pillow
         return total
 
     def _values(self) -> Iterator[tuple[int, int, np.ndarray]]:
-        return iter(self._kept) if self.stop - self.start <= KEPT else self._computed()
+        return iter(self._cached) if self.stop - self.start <= CACHED else self._computed()
 
     @cached_property
-    def _kept(self) -> list[tuple[int, int, np.ndarray]]:
+    def _cached(self) -> list[tuple[int, int, np.ndarray]]:
         return list(self._computed())
 
     def _computed(self) -> Iterator[tuple[int, int, np.ndarray]]:
@@ -133,7 +132,7 @@ class Window:
 
 
 def windows(interpolation: str, side: int, to: int, first: int, count: int) -> Iterator[Window]:
-    """The windows of `count` of the `to` pixels into which `side` pixels are resized, from `first` on."""
+    """The windows of `count` output pixels from `first` on, when `side` pixels are resized to `to`."""
     if side == to:
         yield from (Window(place, place + 1, place + 0.5, 1.0, np.ones_like) for place in range(first, first + count))
         return
@@ -146,7 +145,7 @@ def windows(interpolation: str, side: int, to: int, first: int, count: int) -> I
 
 
 def filter_weights(interpolation: str, side: int, to: int, first: int, count: int) -> Iterator[tuple[int, np.ndarray]]:
-    """The first pixel and the weights, times a power of two, of each of these windows."""
+    """First pixel and fixed-point weights of each of these windows."""
     for window in windows(interpolation, side, to, first, count):
         yield window.start, np.concatenate([weights for _, _, weights in window.weights()])
 
@@ -162,4 +161,4 @@ FILTERS: dict[str, tuple[float, Callable[[np.ndarray], np.ndarray]]] = {
     "bicubic": (2.0, _bicubic),
     "lanczos": (3.0, lambda x: np.where((x >= -3) & (x < 3), np.sinc(x) * np.sinc(x / 3), 0.0)),
 }
-"""How far each filter reaches, in pixels, and its values; Pillow's."""
+"""Pillow's filters: support in pixels, and function."""

@@ -1,4 +1,4 @@
-"""How well does a kernel matrix agree with the labels?
+"""Alignment of a kernel with the labels.
 
 Eq. 8 of Deshpande et al. 2021 with the Frobenius norm is the Pearson correlation of the n x n entries of a
 kernel with those of the label kernel. Everything here is computed in float64.
@@ -40,8 +40,8 @@ def kernel_label_correlation(
     Args:
       kernel: symmetric, at any positive scale.
       labels: class ids, any integers.
-      diagonal: keep the n self-pairs, as the paper does. They carry no label and lift the score of any kernel.
-      center: double-centre the kernel first (H K H), which makes a feature kernel forget its mean.
+      diagonal: include the n self-pairs, as in the paper. They carry no label information and raise the score of any kernel.
+      center: double-centre the kernel first (H K H), which removes the mean of a feature kernel.
       normalize: divide by the square roots of the diagonal (after centring), so that every example has norm 1.
 
     Returns:
@@ -50,7 +50,7 @@ def kernel_label_correlation(
     Raises:
       UndefinedScoreError: one class only, or a constant kernel; with `normalize`, an example of norm zero;
         without the diagonal, no two examples of one class.
-      TaskError: shapes that do not fit, or a kernel that is not finite.
+      TaskError: invalid shapes, or a kernel that is not finite.
 
     Reference: Deshpande et al. 2021, eq. 8, Frobenius norm.  Cost: O(n^2).
     """
@@ -87,7 +87,7 @@ def correlation_from_sums(sums: PairSums, trace: Float[np.ndarray, " n"], labels
         raise UndefinedScoreError("No two examples share a class, so that nothing is left without the diagonal.")
     variance = sums.squares - sums.all_pairs**2 / pairs
     if not variance > CONSTANT * sums.squares:
-        raise UndefinedScoreError("The kernel is constant over all pairs (constant or zero features?), so that it correlates with nothing.")
+        raise UndefinedScoreError("The kernel is constant over all pairs (constant or zero features?), so its correlation is undefined.")
     covariance = sums.same_class - sums.all_pairs * same_pairs / pairs
     correlation = covariance / np.sqrt(variance * same_pairs * (1 - same_pairs / pairs))
     return float(np.clip(correlation, -1.0, 1.0))
@@ -125,9 +125,9 @@ def checked_features(features) -> np.ndarray:
             raise TypeError
         features = features.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise TaskError("Features must be real numbers, one array (n, d) with a row an example.") from error
+        raise TaskError("Features must be real numbers, one array (n, d) with one row per example.") from error
     if features.ndim != 2 or 0 in features.shape:
-        raise TaskError(f"Features have shape {features.shape}; they must be (n, d), one row an example.")
+        raise TaskError(f"Features have shape {features.shape}; they must be (n, d), one row per example.")
     if not np.isfinite(features).all():
         raise TaskError(not_finite("The features hold"))
     return features
@@ -136,5 +136,5 @@ def checked_features(features) -> np.ndarray:
 def _unit_diagonal(kernel: np.ndarray) -> np.ndarray:
     scale = np.sqrt(np.maximum(np.diagonal(kernel), 0))
     if not (scale > 0).all():
-        raise UndefinedScoreError(f"Example {int(np.argmin(scale))} has norm zero, so that it cannot be normalised.")
+        raise UndefinedScoreError(f"Example {int(np.argmin(scale))} has norm zero, so it cannot be normalised.")
     return kernel / scale[:, None] / scale[None, :]

@@ -23,7 +23,7 @@ from ntk_select.errors import ConfigError, DataError, ModelError, TaskError, Und
 from ntk_select.experts.expert import Expert
 from ntk_select.experts.probe import has_pooled_last_conv
 from ntk_select.kernels.alignment import checked_labels, kernel_label_correlation
-from ntk_select.kernels.gradients import OUTPUTS, expert_question, gradient_kernel, gradient_sketch
+from ntk_select.kernels.gradients import OUTPUTS, expert_inputs, gradient_kernel, gradient_sketch
 from ntk_select.kernels.sketches import Sketch, SketchedKernel, sketched_correlation
 from ntk_select.kernels.sketches.projection import ALL_KINDS
 
@@ -274,7 +274,7 @@ COLUMNS = {
     "measured": Column("measured_error", _FOUR_DIGITS, "that error from the spread of the sketch's blocks"),
     "LGC error": Column("correlation_error", _FOUR_DIGITS, "error of the kernel's correlation with the labels"),
     "LGC predicted": Column("standard_error", _FOUR_DIGITS, "its standard error, from the sketch alone"),
-    "held": Column("held", _PERCENT, "share of the 95 % intervals that contain the exact LGC"),
+    "coverage": Column("held", _PERCENT, "share of the 95 % intervals that contain the exact LGC"),
     "Spearman": Column("spearman", _FOUR_DIGITS, "rank correlation with the ranking of the experts by the exact kernels"),
     "Kendall": Column("kendall", "{:.3f}".format, "the same by Kendall"),
     "same first": Column("same_first", _PERCENT, "share of seeds with the same first expert"),
@@ -517,7 +517,7 @@ def _check_experts(experts, layers: str, outputs: str) -> None:
         expert = _loaded(name, given)
         if layers == "last_conv" and has_pooled_last_conv(expert) and expert.head is None and outputs != "features":
             raise ModelError(f"Expert {name!r} has no head, and so no gradient of outputs. Try: outputs='features'")
-        expert_question(expert, layers, outputs)
+        expert_inputs(expert, layers, outputs)
 
 
 def _loaded(name: str, given) -> Expert:

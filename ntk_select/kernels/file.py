@@ -1,4 +1,4 @@
-"""How is a kernel kept on disk, with all that says where it comes from? In one .npz file without pickles."""
+"""Kernel files: one .npz without pickles, with labels, class names and provenance."""
 
 import io
 import json
@@ -18,20 +18,20 @@ from ntk_select.kernels.sketches.estimate import SketchedKernel
 from ntk_select.kernels.sketches.score import SketchedScore, sketched_correlation
 
 KEYS = ("kernel", "labels", "class_names", "indices", "provenance")
-MOST_ROWS = 4000  # beyond which the eigenvalues of a full kernel may take longer than the kernel did
+MOST_ROWS = 4000  # eigenvalues of larger kernels are not computed: they may take longer than the kernel
 
 
 @dataclass(frozen=True, eq=False)
 class SavedKernel:
-    """A kernel with the images it is of and its provenance.
+    """A kernel with its images and provenance.
 
     Attributes:
       kernel: (n, n), (n, n, c) or (n, n, c, c), as `ntk` returns it.
       labels: class ids, positions in `class_names`.
       class_names: names of the classes.
       indices: positions of the n images in the task's training set.
-      provenance: how the kernel was made, as plain values that JSON can hold.
-      layers: kernels of the layers by path, which add up to `kernel`; empty when they were not kept.
+      provenance: how the kernel was computed, JSON-serialisable.
+      layers: kernels of the layers by path, which add up to `kernel`; empty if they were not stored.
       sketch: Z (n, k) where `kernel` is the estimate Z Z'; None for exact kernels. `provenance["sketch"]` then holds its kind,
         dim, blocks, seed, the version (scheme) of its random numbers, and whether columns are directions (jvp).
     """
@@ -45,16 +45,16 @@ class SavedKernel:
     sketch: Float[np.ndarray, "n k"] | None = None
 
     def __repr__(self):
-        kept = f", {len(self.layers)} layers" if self.layers else ""
-        kept += "" if self.sketch is None else f", sketched in {self.sketch.shape[1]} columns"
+        extra = f", {len(self.layers)} layers" if self.layers else ""
+        extra += "" if self.sketch is None else f", sketched in {self.sketch.shape[1]} columns"
         made = "".join(f", {word} {self.provenance[key]}" for word, key in (("of", "expert"), ("made", "made")) if key in self.provenance)
-        return f"SavedKernel({self.kernel.dtype} {self.kernel.shape}, {len(self.class_names)} classes{kept}{made})"
+        return f"SavedKernel({self.kernel.dtype} {self.kernel.shape}, {len(self.class_names)} classes{extra}{made})"
 
     def sketched(self) -> SketchedKernel | None:
         """The estimate with its error; None for an exact kernel.
 
         Raises:
-          DataError: the provenance does not say which sketch it is.
+          DataError: the provenance does not describe the sketch.
         """
         if self.sketch is None:
             return None
@@ -65,7 +65,7 @@ class SavedKernel:
             raise DataError(f"The provenance does not say which sketch this is ({first_line(error)}).") from error
 
     def summary(self) -> dict[str, Any]:
-        """What the kernel says, as plain values that JSON can hold.
+        """Summary statistics of the kernel, JSON-serialisable.
 
         Returns:
           shape, dtype; certificate (see `certify`; of the class trace where `certified` says so); correlation with the
@@ -95,7 +95,7 @@ class SavedKernel:
         return said | {"score": score, "predicted_error": sketched.predicted_error(), "measured_error": sketched.measured_error()}
 
     def _score(self, sketched: SketchedKernel | None) -> float | SketchedScore | None:
-        """Correlation with the labels; None where it has no value."""
+        """Correlation with the labels; None if undefined."""
         try:
             if sketched is not None:
                 return sketched_correlation(sketched, self.labels)
@@ -104,7 +104,7 @@ class SavedKernel:
             return None
 
     def save(self, path: str | Path) -> Path:
-        """Writes the .npz file, whole or not at all. Returns the path.
+        """Writes the .npz file atomically. Returns the path.
 
         The arrays are `kernel`, `labels`, `class_names`, `indices`, `provenance` (JSON text) and, if the kernels of the
         layers were kept, `layer_names` and `layer_kernels` (layers, n, n, ...); of a sketched kernel `sketch` (n, k).
@@ -136,14 +136,14 @@ class SavedKernel:
 
 
 def class_trace(kernel: Float[np.ndarray, "n n ..."]) -> Float[np.ndarray, "n n"]:
-    """The mean over the outputs of the kernels of the single outputs; a kernel (n, n) as it is."""
+    """Mean of the kernels of the outputs; a kernel (n, n) is unchanged."""
     if kernel.ndim == 4:
         kernel = np.diagonal(kernel, axis1=2, axis2=3)
     return kernel if kernel.ndim == 2 else kernel.mean(axis=2)
 
 
 def load_kernel(path: str | Path) -> SavedKernel:
-    """The kernel in a file that `SavedKernel.save` or `ntk-select kernel --out` wrote. Nothing in it is executed.
+    """Loads a kernel written by `SavedKernel.save` or `ntk-select kernel --out`, without pickles.
 
     Raises:
       DataError: no such file, damaged, or something else.
@@ -184,7 +184,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 
 def _check(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Raises DataError where arrays are not what they should be, or do not belong together."""
+    """Raises DataError if arrays are invalid or inconsistent."""
     kernel, labels, names, indices = (arrays[key] for key in KEYS[:4])
     square = labels.ndim == 1 and kernel.shape[:2] == 2 * labels.shape and (kernel.ndim != 4 or kernel.shape[2] == kernel.shape[3])
     if kernel.dtype.kind != "f" or kernel.ndim not in (2, 3, 4) or not square:

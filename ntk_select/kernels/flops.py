@@ -1,4 +1,4 @@
-"""How many floating-point operations does one pass of a network take? Counted from its program, whatever the device."""
+"""Floating-point operations of one pass of a network, counted from its program, independent of the device."""
 
 import math
 from collections.abc import Callable
@@ -12,8 +12,7 @@ TRAINING = 3
 def forward_flops(fn: Callable, *arguments) -> float:
     """Operations of fn's convolutions and matrix products; a multiplication with its addition counts as two.
 
-    Elementwise work is left out, as is usual, and so is what happens inside loops (`scan`, `while`), and what no output depends on, such as an old
-    head beside the features.
+    Not counted: elementwise operations (as usual), bodies of loops (`scan`, `while`), and operations on which no output depends.
 
     Args:
       fn: any JAX function.

@@ -1,4 +1,4 @@
-"""Inner products of the examples' gradients with respect to some layers: what LGC correlates with the labels.
+"""Gradient kernels of experts and functions with respect to some layers, as used by LGC.
 
 Two exact routes:
   * a pooled last convolution (ResNet, DenseNet): one backward pass through the tail serves any number of classes;
@@ -40,12 +40,11 @@ def gradient_kernel(
     Args:
       expert_or_fn: an `Expert`, or fn(params, x) -> (n, c) in which no example influences another.
       x: n network inputs, already preprocessed.
-      params: the parameters, when a function was given.
-      layers: "last_conv" (the expert's last convolution), "all", or a regular expression that is searched in
+      params: the parameters, if a function is given.
+      layers: "last_conv" (the expert's last convolution), "all", or a regular expression searched in
         the "/"-joined paths of the parameters.
-      outputs: which gradients. "trace": mean over the outputs of the kernels of the single outputs.
-        "sum": gradient of the sum of the outputs. "features": as "trace", over the pre-logits instead of the
-        logits, which needs no head. An array (c,) or (n, c): gradient of this combination of the outputs.
+      outputs: "trace": mean of the kernels of the outputs. "sum": kernel of the summed outputs. "features": as "trace", of
+        the pre-logits instead of the logits; needs no head. An array (c,) or (n, c): this combination of the outputs.
       batch_size: examples per forward pass.
 
     Returns:
@@ -53,16 +52,16 @@ def gradient_kernel(
 
     Raises:
       ConfigError: `layers` matches nothing, `outputs` is unknown or has the wrong shape, or tracers (see `ntk_fn`).
-      ModelError: the expert lacks what is asked for.
+      ModelError: the expert has no last convolution, features or head, if required.
 
     Reference: Deshpande et al. 2021, section 3.2.  Cost: for a pooled last convolution the forward passes plus
     O(n^2 p) with p its number of weights; otherwise c times as much; for other layers see `ntk`.
     """
     refuse_traced("ns.gradient_kernel", "ns.ntk_fn(fn, params, x)(params, x)", expert_or_fn, x, params, outputs)
-    question = asked(expert_or_fn, x, params=params, layers=layers, outputs=outputs, batch_size=batch_size)
-    if isinstance(question, PooledQuestion):
-        return pooled_kernel(question.expert, question.passes, question.outputs)
-    return ntk(*question[:2], x, outputs=question.outputs, layers=question.layers, batch_size=batch_size, accumulate="float64")
+    inputs = kernel_inputs(expert_or_fn, x, params=params, layers=layers, outputs=outputs, batch_size=batch_size)
+    if isinstance(inputs, PooledInputs):
+        return pooled_kernel(inputs.expert, inputs.passes, inputs.outputs)
+    return ntk(*inputs[:2], x, outputs=inputs.outputs, layers=inputs.layers, batch_size=batch_size, accumulate="float64")
 
 
 def gradient_sketch(
@@ -75,13 +74,12 @@ def gradient_sketch(
     outputs: str | Float[Array, "..."] = "trace",
     batch_size: int | None = None,
 ) -> SketchedKernel:
-    """The gradient kernel, estimated from gradients projected at random.
+    """The gradient kernel, estimated from random projections of the gradients.
 
     Args:
-      sketch: kind, dimension, seed, blocks; or only the dimension. Two blocks where none are asked for, so that the kernel's
-        norm is known without bias.
+      sketch: kind, dimension, seed, blocks; or only the dimension. Default: two blocks, for an unbiased norm of the kernel.
       expert_or_fn, x, params, layers, outputs: as for `gradient_kernel`.
-      batch_size: examples per forward pass; chosen if None.
+      batch_size: examples per forward pass; None: automatic.
 
     Returns:
       A `SketchedKernel` whose `kernel` estimates `gradient_kernel` of the same arguments without bias.
@@ -94,17 +92,19 @@ def gradient_sketch(
     """
     refuse_traced("ns.gradient_sketch", "ns.sketch_fn(fn, params, x)(params, x)", expert_or_fn, x, params, outputs)
     sketch = decided(as_sketch(sketch), 2)
-    return sketch_of(asked(expert_or_fn, x, params=params, layers=layers, outputs=outputs, batch_size=batch_size or 32), x, sketch, batch_size)
+    return sketch_of(
+        kernel_inputs(expert_or_fn, x, params=params, layers=layers, outputs=outputs, batch_size=batch_size or 32), x, sketch, batch_size
+    )
 
 
 def refuse_traced(name: str, instead: str, expert_or_fn, *trees) -> None:
-    """Raises ConfigError for abstract values of JAX, those in an expert included."""
+    """Raises ConfigError for tracers, including those in an expert."""
     held = expert_or_fn.variables if isinstance(expert_or_fn, Expert) else None
     refuse_tracers(name, f"{instead}, which can", held, *trees)
 
 
-class Question(NamedTuple):
-    """What `ntk` and `sketch` are asked: fn, params, outputs, layers."""
+class KernelInputs(NamedTuple):
+    """Arguments of `ntk` and `sketch`: fn, params, outputs, layers."""
 
     fn: Callable
     params: Any
@@ -112,73 +112,71 @@ class Question(NamedTuple):
     layers: Any
 
 
-class PooledQuestion(NamedTuple):
-    """A pooled last convolution after its forward passes; they serve any number of sketches."""
+class PooledInputs(NamedTuple):
+    """Forward passes of a pooled last convolution; reusable for any number of sketches."""
 
     expert: Expert
     passes: ProbePass
     outputs: Any
 
 
-def asked(expert_or_fn, x, *, params, layers: str, outputs, batch_size: int) -> Question | PooledQuestion:
-    """The question, with its forward passes where one step back from them is enough. Raises as `gradient_kernel`."""
+def kernel_inputs(expert_or_fn, x, *, params, layers: str, outputs, batch_size: int) -> KernelInputs | PooledInputs:
+    """Resolves the arguments of `gradient_kernel`, with the forward passes of a pooled last convolution. Raises as `gradient_kernel`."""
     if isinstance(outputs, str) and outputs not in OUTPUTS:
         raise ConfigError(f"outputs={outputs!r} is unknown.{did_you_mean(outputs, OUTPUTS)} Or give an array (c,) or (n, c).")
     if isinstance(expert_or_fn, Expert):
         expert = expert_or_fn
         if layers == "last_conv" and has_pooled_last_conv(expert):
-            return PooledQuestion(expert, forward(expert, x, last_conv=True, batch_size=batch_size), outputs)
-        return Question(*expert_question(expert, layers, outputs))
+            return PooledInputs(expert, forward(expert, x, last_conv=True, batch_size=batch_size), outputs)
+        return KernelInputs(*expert_inputs(expert, layers, outputs))
     if params is None:
         raise ConfigError("A function needs its parameters. Try: gradient_kernel(fn, x, params=params, layers='all')")
     if layers == "last_conv":
-        raise ConfigError("A function does not say which its last convolution is. Try: layers='all', or a regular expression over parameter paths.")
+        raise ConfigError("The last convolution of a function is unknown. Try: layers='all', or a regular expression over parameter paths.")
     if isinstance(outputs, str) and outputs == "features":
-        raise ConfigError("A function has no features of its own. Give the function of the features, with outputs='trace'.")
-    return Question(expert_or_fn, params, outputs, None if layers == "all" else layers)
+        raise ConfigError("A function has no separate features. Try: the function of the features, with outputs='trace'")
+    return KernelInputs(expert_or_fn, params, outputs, None if layers == "all" else layers)
 
 
-def averaged_outputs(question: Question | PooledQuestion, x) -> int:
-    """How many outputs are averaged; 1 where their gradients are combined first."""
-    if not isinstance(question.outputs, str) or question.outputs == "sum":
+def averaged_outputs(inputs: KernelInputs | PooledInputs, x) -> int:
+    """Number of outputs that are averaged; 1 if their gradients are combined first."""
+    if not isinstance(inputs.outputs, str) or inputs.outputs == "sum":
         return 1
-    if isinstance(question, PooledQuestion):
-        return (question.passes.features if question.outputs == "features" else question.passes.logits).shape[1]
-    return jax.eval_shape(question.fn, question.params, x[:1]).shape[-1]
+    if isinstance(inputs, PooledInputs):
+        return (inputs.passes.features if inputs.outputs == "features" else inputs.passes.logits).shape[1]
+    return jax.eval_shape(inputs.fn, inputs.params, x[:1]).shape[-1]
 
 
-def sketch_of(question: Question | PooledQuestion, x, sketch: Sketch, batch_size: int | None = None) -> SketchedKernel:
-    """The sketch that answers a question; dimension and blocks are numbers."""
-    if isinstance(question, PooledQuestion):
+def sketch_of(inputs: KernelInputs | PooledInputs, x, sketch: Sketch, batch_size: int | None = None) -> SketchedKernel:
+    """The sketched kernel of these inputs; `sketch` has a numeric dim and blocks."""
+    if isinstance(inputs, PooledInputs):
         if sketch.kind != FORWARD:
-            return SketchedKernel(pooled_sketch(*question, sketch), sketch.kind, sketch.blocks)
-        question = Question(*expert_question(question.expert, "last_conv", question.outputs))
+            return SketchedKernel(pooled_sketch(*inputs, sketch), sketch.kind, sketch.blocks)
+        inputs = KernelInputs(*expert_inputs(inputs.expert, "last_conv", inputs.outputs))
     z = random_rows(
-        *question[:2],
+        *inputs[:2],
         x,
         dim=sketch.dim,
         kind=sketch.kind,
         seed=sketch.seed,
         blocks=sketch.blocks,
-        outputs=question.outputs,
-        layers=question.layers,
+        outputs=inputs.outputs,
+        layers=inputs.layers,
         batch_size=batch_size,
     )
-    return SketchedKernel(z, sketch.kind, sketch.blocks, directions=not (isinstance(question.outputs, str) and question.outputs == "trace"))
+    return SketchedKernel(z, sketch.kind, sketch.blocks, directions=not (isinstance(inputs.outputs, str) and inputs.outputs == "trace"))
 
 
-def expert_question(expert: Expert, layers: str, outputs) -> tuple[Callable, Any, Any, Callable[[str], bool]]:
-    """What `ntk` is asked for an expert: (fn, params, outputs, layers). `params` are all its variables, of which `layers`
-    chooses none but parameters, so that experts of one architecture share one compilation.
+def expert_inputs(expert: Expert, layers: str, outputs) -> tuple[Callable, Any, Any, Callable[[str], bool]]:
+    """Arguments of `ntk` for an expert: (fn, params, outputs, layers). `params` are all its variables and `layers` selects
+    only parameters, so that experts of one architecture share one compilation.
 
     Raises:
       ConfigError: `layers` matches nothing.
-      ModelError: outputs="features" for an expert without `features_fn`, or "last_conv" for one that does not know its own.
+      ModelError: outputs="features" for an expert without `features_fn`, or "last_conv" for one without `last_conv`.
     """
     if layers == "last_conv" and expert.last_conv is None:
-        raise ModelError(
-            f"Expert {expert.name!r} does not say which its last convolution is. Try: layers='all' (--layers all), or a regular expression."
-        )
+        raise ModelError(f"Expert {expert.name!r} has no last_conv. Try: layers='all' (--layers all), or a regular expression.")
     fn = expert.apply_fn
     if isinstance(outputs, str) and outputs == "features":
         if expert.features_fn is None:
@@ -191,7 +189,7 @@ def expert_question(expert: Expert, layers: str, outputs) -> tuple[Callable, Any
 
 
 def of_params(layers: str | Callable[[str], bool], path: tuple[str, ...] | None) -> Callable[[str], bool]:
-    """Which paths of an expert's variables are meant: below "params", never batch statistics."""
+    """Predicate on the paths of an expert's variables: selected ones below "params", never batch statistics."""
     if path is not None:
         return "/".join(("params", *path)).__eq__
     if not callable(layers) and not isinstance(layers, str):

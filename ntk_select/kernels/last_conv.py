@@ -1,7 +1,6 @@
-"""The gradient kernel of a pooled last convolution, from the forward pass that serves the other scores as well.
+"""Gradient kernel of a pooled last convolution, from the forward pass that the other scores use.
 
-No per-example weight gradient is asked of the network: the inputs of the convolution and the cotangents of its output
-are all that its gradient is made of.
+It needs no per-example weight gradients, only the inputs of the convolution and the cotangents of its output.
 """
 
 import numpy as np
@@ -38,7 +37,7 @@ def pooled_sketch(expert: Expert, passes: ProbePass, outputs, sketch: Sketch) ->
 
 
 def _of_pooled(expert: Expert, passes: ProbePass, outputs) -> tuple[Conv, np.ndarray, np.ndarray]:
-    """The last convolution, what entered it, and one cotangent for all outputs together."""
+    """The last convolution, its inputs, and one cotangent for all outputs."""
     scale = _channel_scale(expert, passes, outputs)
     spec = expert.last_conv
     weight = leaf_at(expert.params, spec.path, "last_conv")
@@ -47,12 +46,12 @@ def _of_pooled(expert: Expert, passes: ProbePass, outputs) -> tuple[Conv, np.nda
 
 
 def _channel_scale(expert: Expert, passes: ProbePass, outputs) -> np.ndarray:
-    """What each channel's cotangent is multiplied by: (cout,), or (n, cout) for cotangents that differ by example."""
+    """Factor of each channel's cotangent: (cout,), or (n, cout) if cotangents differ by example."""
     start, stop = expert.last_conv.pooled
     if isinstance(outputs, str) and outputs == "features":
         return np.full(stop - start, passes.features.shape[1] ** -0.5)
     if expert.head is None:
-        raise ModelError(f"Expert {expert.name!r} has no head, so that its outputs have no gradient here. Try: outputs='features'")
+        raise ModelError(f"Expert {expert.name!r} has no head, so the gradients of its outputs are unknown. Try: outputs='features'")
     weights = np.asarray(expert.head_kernel)[start:stop]
     if isinstance(outputs, str):
         return weights.sum(axis=1) if outputs == "sum" else np.linalg.norm(weights, axis=1) * weights.shape[1] ** -0.5

@@ -1,4 +1,4 @@
-"""A kernel as a heat map: images sorted by class, beside it the cosines of their gradients."""
+"""Heat map of a kernel, with images sorted by class, next to that of the cosines of their gradients."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -8,25 +8,25 @@ from ntk_select.errors import TaskError
 from ntk_select.kernels.file import class_trace
 
 MOST_NAMES = 40
-"""Classes beyond which only some of the names are written, and no lines drawn."""
+"""Number of classes beyond which only some names and no lines are drawn."""
 TAILS = (0.5, 99.5)
-"""Percentiles of the entries between which the colours lie."""
+"""Percentiles of the entries at the ends of the colour scale."""
 
 
 def cosines(kernel: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
-    """The kernel with its diagonal brought to one: cosines of the angles between gradients. Rows of norm zero stay zero."""
+    """Kernel normalised to unit diagonal: cosines of the angles between gradients. Rows of norm zero stay zero."""
     norms = np.sqrt(np.maximum(np.diagonal(kernel), 0).astype(np.float64))
     scale = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
     return kernel * scale[:, None] * scale
 
 
 def class_order(labels: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    """The permutation that sorts images by class and keeps their order within a class."""
+    """Stable permutation that sorts images by class."""
     return np.argsort(labels, kind="stable")
 
 
 def colour_range(values: np.ndarray) -> tuple[float, float, str]:
-    """Ends of the colour scale, robust to outliers, and the colour map: symmetric about zero where signs are mixed."""
+    """Ends of the colour scale, robust to outliers, and the colour map: symmetric about zero if signs are mixed."""
     low, high = (float(end) for end in np.percentile(values, TAILS))
     if low < -0.05 * high or high <= 0:
         end = max(abs(low), abs(high)) or 1.0
@@ -44,7 +44,7 @@ def heat_map(
     of: str = "gradients",
     file_format: str = "png",
 ) -> bytes:
-    """The figure as a file's content: the kernel (of several outputs its class trace) and its cosines.
+    """The figure as file content: the kernel (for several outputs the mean over them) and its cosines.
 
     Args:
       kernel: as `ntk` returns it.
@@ -85,7 +85,7 @@ def _figure(kernel, labels, class_names, title, of):
 
 
 def _mark_classes(axis, labels, class_names, colour):
-    """Lines between the classes, names at their middles; when there are many, no lines and only some of the names."""
+    """Lines between the classes and names at their centres; for many classes no lines and only some names."""
     present, first, counts = np.unique(labels, return_index=True, return_counts=True)
     for start in first[1:] if len(present) <= MOST_NAMES else ():  # lines would hide what they divide
         axis.axhline(start - 0.5, color=colour, linewidth=0.5)

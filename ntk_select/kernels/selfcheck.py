@@ -39,13 +39,13 @@ ROUNDED = "products rounded to TF32 or bfloat16: precision='highest', or accumul
 
 @dataclass(frozen=True)
 class Check:
-    """One law and its verdict.
+    """One identity and its verdict.
 
     Attributes:
       law: the identity.
       compared: its two sides.
       verdict: "holds", "FAILS", "skipped", or "notice" (worth a look, but no failure).
-      difference: the largest one, relative to the largest number compared; NaN where no numbers were compared.
+      difference: the largest, relative to the largest number compared; NaN if no numbers were compared.
       tolerance: the largest difference allowed.
       remark: the usual cause of a failure; why it was skipped; or further findings.
     """
@@ -72,7 +72,7 @@ class SelfCheck:
 
     @property
     def holds(self) -> bool:
-        """Whether no law fails. Skipped laws and notices do not count."""
+        """Whether no check fails. Skipped checks and notices do not count."""
         return not any(check.verdict == "FAILS" for check in self.checks)
 
     def __str__(self):
@@ -102,7 +102,7 @@ def selfcheck(
     tolerance: float | None = None,
     seed: int = 0,
 ) -> SelfCheck:
-    """Checks the laws of an exact kernel on your own model: `print(ns.selfcheck(fn, params, x))`.
+    """Checks identities of the exact kernel on your own model: `print(ns.selfcheck(fn, params, x))`.
 
     Whether fn has a kernel: examples independent of each other, derivatives that fit its values (`jax.test_util.check_grads`,
     forward and reverse). Whether the engine computes it: equal to explicit Jacobians, finite, exactly symmetric, positive
@@ -230,7 +230,7 @@ def _no_statistics(names: list[str]) -> Outcome:
 
 
 def _derivatives(value: Callable, leaves: list, kind: str, tolerance: float, program: str, draw: Callable) -> Outcome:
-    """check_grads of t -> value(leaves + t u) for two directions u, each as long as the leaves."""
+    """check_grads of t -> value(leaves + t u) for two directions u with the norm of the leaves."""
     if kind not in STEPS:
         return "skipped", *NOTHING, f"finite differences of {kind} are too coarse."
 
@@ -262,7 +262,7 @@ def _derivatives(value: Callable, leaves: list, kind: str, tolerance: float, pro
 
 
 def _differences(along: Callable, kind: str, tolerance: float, modes: tuple[str, ...], rounding: float) -> str:
-    """The verdict on the derivatives of `along` at 0: equal in both modes, up to `rounding`, and the best of the steps that rounding leaves."""
+    """Verdict on the derivatives of `along` at 0: equal in both modes up to `rounding`, and equal to finite differences at some step."""
     zero, verdict, epsilon = jnp.zeros((), kind), "skipped", np.finfo(kind).eps
     here, slope = float(along(zero)), float(jax.grad(along)(zero))
     if "fwd" in modes and not abs(jax.jvp(along, (zero,), (zero + 1,))[1] - slope) <= rounding:

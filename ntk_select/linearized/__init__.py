@@ -1,7 +1,6 @@
 """The linearised theory of fine-tuning: predicted curves, the linearised network, and real training to compare with."""
 
-import warnings
-
+from ntk_select._moved import renamed
 from ntk_select.linearized.compare import Comparison, compare_training
 from ntk_select.linearized.layers import LayerFactors, layer_factors
 from ntk_select.linearized.loss_curve import loss_curve, max_stable_lr, time_to_loss
@@ -36,11 +35,5 @@ __all__ = [
     "time_to_loss",
     "train",
 ]
-_RENAMED = {"beside": "compare_training", "Beside": "Comparison"}
 
-
-def __getattr__(name: str):
-    if name not in _RENAMED:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn(f"{__name__}.{name} is deprecated. Try: {__name__}.{_RENAMED[name]}", DeprecationWarning, stacklevel=2)
-    return globals()[_RENAMED[name]]
+__getattr__ = renamed(__name__, {"beside": "compare_training", "Beside": "Comparison"})

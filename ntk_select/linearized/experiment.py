@@ -71,18 +71,18 @@ class Experiment(NamedTuple):
         found = self.comparison
         start, theta, real = found.formula.train_outputs[0], found.kernel.kernel, found.real
         residual = found.targets - start
-        said = {"speed": initial_speed(theta, loss_gradient(self.loss, start, found.targets))}
+        numbers = {"speed": initial_speed(theta, loss_gradient(self.loss, start, found.targets))}
         if 1 in real.times and self.full_batch:
             first = int(np.flatnonzero(real.times == 1)[0])
-            said["measured_speed"] = _finite((real.train_losses[0] - real.train_losses[first]) / self.first_step)
+            numbers["measured_speed"] = _finite((real.train_losses[0] - real.train_losses[first]) / self.first_step)
         if not callable(theta) and theta.any():
             score, bound = generalization_score(theta, found.targets), speed_bound(theta, residual)
-            said |= {"generalization": score.value, "generalization_bound": score.bound, "ridge": score.ridge}
-            said |= {"quadratic_form": bound.speed, "quadratic_form_bound": bound.bound}
+            numbers |= {"generalization": score.value, "generalization_bound": score.bound, "ridge": score.ridge}
+            numbers |= {"quadratic_form": bound.speed, "quadratic_form_bound": bound.bound}
             if residual.any():
                 spectrum = label_spectrum(theta, residual)
-                said["residual_in_first_10"] = float(spectrum.cumulative[min(9, len(spectrum.values) - 1)])
-        return said
+                numbers["residual_in_first_10"] = float(spectrum.cumulative[min(9, len(spectrum.values) - 1)])
+        return numbers
 
 
 def run_experiment(

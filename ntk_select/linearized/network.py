@@ -27,7 +27,7 @@ from ntk_select.kernels.engine.ntk import ntk, ntk_plan
 from ntk_select.kernels.engine.plan import BALANCE, DISPATCH, passes_of
 from ntk_select.kernels.engine.structure import Structure
 from ntk_select.kernels.engine.vector_product import BatchedProduct, hold
-from ntk_select.kernels.gradients import expert_question, of_params
+from ntk_select.kernels.gradients import expert_inputs, of_params
 from ntk_select.linearized.problem import Examples, TestExamples, host_only
 
 KERNEL_METHODS = ("auto", "dense", "matrix-free")
@@ -64,7 +64,7 @@ def as_network(expert_or_fn: Expert | Callable, params: Any = None, layers: Any 
         if callable(layers):
             network = Network(expert_or_fn.apply_fn, expert_or_fn.variables, of_params(layers, None))
         else:
-            fn, variables, _, chosen = expert_question(expert_or_fn, "all" if layers is None else layers, "trace")
+            fn, variables, _, chosen = expert_inputs(expert_or_fn, "all" if layers is None else layers, "trace")
             return Network(fn, variables, chosen)
     elif not callable(expert_or_fn):
         raise ConfigError(f"Expected an Expert or a function fn(params, x); given: {type(expert_or_fn).__name__}.")

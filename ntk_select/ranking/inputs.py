@@ -16,7 +16,7 @@ from ntk_select.experts.network_inputs import IN_MEMORY, DecodedImages, NetworkI
 from ntk_select.experts.preprocess import Preprocess
 from ntk_select.experts.probe import ProbePass, forward, has_pooled_last_conv
 from ntk_select.kernels.engine.ntk import ntk_plan
-from ntk_select.kernels.gradients import expert_question, gradient_kernel
+from ntk_select.kernels.gradients import expert_inputs, gradient_kernel
 from ntk_select.kernels.last_conv import pooled_kernel
 from ntk_select.ranking.keys import Keys
 from ntk_select.scores import Features, Input, Score
@@ -238,7 +238,7 @@ class ScoreInputs:
         """Products that the engine estimates for the kernel, without forward passes."""
         if expert.last_conv is None and self.layers == "last_conv":
             return 0.0
-        fn, variables, outputs, layers = expert_question(expert, self.layers, outputs)
+        fn, variables, outputs, layers = expert_inputs(expert, self.layers, outputs)
         shape_only = np.broadcast_to(np.zeros((), x.dtype), x.shape)
         plan = ntk_plan(fn, variables, shape_only, outputs=outputs, layers=layers)
         return (plan.flops - plan.pass_flops) / 2

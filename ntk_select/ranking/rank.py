@@ -99,7 +99,7 @@ def rank(
     if not is_whole(resamples) or (resamples != 0 and resamples < MIN_RESAMPLES):
         raise ConfigError(f"resamples is {resamples!r}; it must be 0 (no intervals) or at least {MIN_RESAMPLES}, a whole number.")
     if not is_whole(batch_size) or batch_size < 1:
-        raise ConfigError(f"batch_size is {batch_size!r}; it must be at least 1, a whole number.")
+        raise ConfigError(f"batch_size is {batch_size!r}; it must be an integer of at least 1.")
     if measured is not None and not (isinstance(measured, Mapping) and all(isinstance(row, Mapping) for row in measured.values())):
         raise ConfigError("measured must be {expert: {task: accuracy from 0 to 1}}.")
     if not isinstance(cache, str | Path | None):

@@ -1,5 +1,6 @@
 """Scores of one expert after another, on the same images and half-samples, with their intervals."""
 
+import importlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -116,6 +117,7 @@ def _suitable_threads(inputs: dict[str, Any]) -> AbstractContextManager:
         return nullcontext()
     from threadpoolctl import threadpool_limits
 
+    importlib.import_module("scipy.linalg")  # only libraries that are loaded can be limited
     return threadpool_limits(1)
 
 

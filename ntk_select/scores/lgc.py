@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from ntk_select.experts.expert import Expert
 from ntk_select.kernels.alignment import checked_labels, kernel_label_correlation
-from ntk_select.kernels.gradients import asked, averaged_outputs, gradient_kernel, refuse_traced, sketch_of
+from ntk_select.kernels.gradients import averaged_outputs, gradient_kernel, kernel_inputs, refuse_traced, sketch_of
 from ntk_select.kernels.sketches import Sketch, SketchedScore
 from ntk_select.kernels.sketches.projection import as_sketch
 from ntk_select.kernels.sketches.score import with_error
@@ -58,8 +58,8 @@ def lgc(
     refuse_traced("ns.lgc", instead, expert_or_fn, x, params, outputs, labels)
     if sketch is not None:
         sketch, labels = as_sketch(sketch), checked_labels(labels)
-        question = asked(expert_or_fn, x, params=params, layers=layers, outputs=outputs, batch_size=batch_size)
+        inputs = kernel_inputs(expert_or_fn, x, params=params, layers=layers, outputs=outputs, batch_size=batch_size)
         variant = {"diagonal": diagonal, "center": center, "normalize": normalize}
-        return with_error(partial(sketch_of, question, x), labels, sketch, together=averaged_outputs(question, x), **variant)
+        return with_error(partial(sketch_of, inputs, x), labels, sketch, together=averaged_outputs(inputs, x), **variant)
     kernel = gradient_kernel(expert_or_fn, x, params=params, layers=layers, outputs=outputs, batch_size=batch_size)
     return kernel_label_correlation(kernel, labels, diagonal=diagonal, center=center, normalize=normalize)

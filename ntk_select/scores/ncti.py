@@ -30,7 +30,7 @@ def ncti_terms(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarr
     Reference: Wang et al. 2023, How far pre-trained models are from neural collapse on the target dataset informs their
     transferability.  Cost: O(n d min(n, d) + n c^2).
     """
-    from scipy.linalg import eigh, svdvals
+    from scipy.linalg import solve_triangular, svdvals
 
     features, ids, counts = labelled(features, labels)
     rows = features.svd.coordinates[:, :COMPONENTS]
@@ -39,8 +39,11 @@ def ncti_terms(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarr
     whole = float((rows**2).sum() / len(ids))
     covariance = shrunk(within(rows, ids, counts), amount, whole, rows.shape[1])
     means = class_means(rows, ids, counts)
-    between = (means.T * counts) @ means / len(ids)
-    axes = eigh(between, covariance)[1][:, ::-1][:, : min(len(counts) - 1, rows.shape[1])]
+    # The discriminant axes solve B a = s W a; with W = L L' and B = M M' they are L'^-1 times the left singular vectors of L^-1 M.
+    factor = np.linalg.cholesky(covariance)
+    whitened = solve_triangular(factor, means.T * np.sqrt(counts / len(ids)), lower=True)
+    leading = np.linalg.svd(whitened, full_matrices=False)[0][:, : len(counts) - 1]
+    axes = solve_triangular(factor, leading, lower=True, trans="T")
     found = posteriors(rows, ids, counts, covariance)
     own = [svdvals(found[ids == label]).sum() for label in range(len(counts))]
     return {

@@ -28,7 +28,7 @@ from ntk_select.scores.sfda import sfda
 from ntk_select.scores.transrate import transrate, transrate_saturation
 
 PAPER = "Deshpande et al. 2021, A linearized framework and a new benchmark for model selection for fine-tuning"
-KERNEL = "CKA of Cortes et al. 2012; Kornblith et al. 2019, Similarity of neural network representations"
+CENTRED_ALIGNMENT = "Cortes et al. 2012; Kornblith et al. 2019, Similarity of neural network representations"
 
 of_features = partial(Score, needs=("features", "labels"), cost="O(n d min(n, d))")
 of_gradients = partial(Score, needs=("gradient_kernel", "labels"), cost="O(n^2)")
@@ -171,7 +171,7 @@ SCORES: dict[str, Score] = {
     "knn": of_features(fn=knn, reference="1-NN, leave one out: Bolya et al. 2021", cost="O(n^2 d)", **accuracy, **costly),
     "knn5": of_features(fn=partial(knn, neighbours=5), reference="5-NN, leave one out", cost="O(n^2 d)", **accuracy, **costly, **ablation),
     "linear_probe": of_features(fn=linear_probe, reference="ridge classification, leave one out: Allen 1974", **accuracy, **ablation),
-    "cka": of_features(fn=cka, reference=KERNEL, **accuracy),
+    "cka": of_features(fn=cka, reference=CENTRED_ALIGNMENT, **accuracy),
     "cka_gradient": of_gradients(fn=cka_gradient, reference="CKA of the gradient kernel and the label kernel", **accuracy),
     "cka_features_gradient": Score(
         fn=cka_features_gradient,

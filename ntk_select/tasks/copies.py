@@ -1,8 +1,8 @@
-"""Copies of one image in a sample, found by their content: the same pixels, or the same picture at another size.
+"""Detection of duplicate images in a sample: equal pixels, or the same picture at another size.
 
-Scores, intervals and cross-validation take images as independent. A picture that is there five times counts as one observation.
-Pictures that are only alike are no copies: two images of one size must have the same pixels, and two of different sizes must
-agree everywhere, so that a small object or a printed number tells them apart.
+Scores, intervals and cross-validation assume independent images, so duplicates must count as one observation. Similar images are not
+duplicates: images of equal size must have equal pixels, and images of different sizes must agree everywhere, so that a small object or a
+printed number distinguishes them.
 """
 
 import hashlib
@@ -19,23 +19,23 @@ from ntk_select.experts.resize import filter_weights
 from ntk_select.tasks.task import ChosenImages, ProbeSample
 
 LONGEST = 4096
-"""Pixels of a side beyond which only every second, third, ... row or column is looked at."""
+"""Pixels per side above which rows and columns are subsampled."""
 SIDE, SHARE = 16, 0.25
-"""Side of the thumbnails by which images of other sizes are looked for, and how far these may differ, in units of their contrast."""
+"""Side of the thumbnails for the comparison of images of different sizes, and their allowed difference relative to the contrast."""
 ROWS = 512
-"""Rows of an image that are turned into floats at a time."""
+"""Rows of an image converted to floats at a time."""
 COMPARED, BLOCK = 256, 4
-"""Pixels of a side at which two images of different sizes are compared, at most, and of the blocks whose means must agree."""
+"""Maximum side, in pixels, at which images of different sizes are compared, and side of the blocks whose means must agree."""
 LEVELS, DETAIL = 6.0, 0.35
-"""Grey levels by which the means of two blocks may differ, and share of the contrast inside them that is added: what filters and JPEG do."""
+"""Allowed difference of block means in grey levels, and fraction of the contrast in the block that is added, for filters and JPEG."""
 MOST_COMPARED = 20
-"""Comparisons per image, at most, that are made at full size."""
+"""Maximum number of full-size comparisons per image."""
 
 
 def distinct(sample: ProbeSample) -> tuple[ProbeSample, list[str]]:
-    """The sample without copies, of each group the first image of each class, and sentences that say what was found.
+    """The sample without duplicates (of each group the first image of each class), and sentences on the findings.
 
-    Decodes every image once; what fits into memory stays decoded.
+    Decodes every image once, with a cache of decoded images.
     """
     images = DecodedImages(sample.images)
     groups = groups_of_copies(images)
@@ -54,9 +54,9 @@ def distinct(sample: ProbeSample) -> tuple[ProbeSample, list[str]]:
         )
     if several:
         shown = [" and ".join(f"{sample.indices[place]} ({sample.class_names[sample.labels[place]]!r})" for place in places) for places in several]
-        remarks.append(f"The same image is in several classes, by training image: {_some(shown)}. Which label is right?")
-    kept = np.setdiff1d(np.arange(len(sample)), [place for place, _ in dropped])
-    return ProbeSample(ChosenImages(images, kept), sample.labels[kept], sample.class_names, sample.indices[kept]), remarks
+        remarks.append(f"The same image is in several classes, by training image: {_some(shown)}. Check the labels.")
+    unique = np.setdiff1d(np.arange(len(sample)), [place for place, _ in dropped])
+    return ProbeSample(ChosenImages(images, unique), sample.labels[unique], sample.class_names, sample.indices[unique]), remarks
 
 
 def _pair(sample: ProbeSample, place: int, first: int) -> str:
@@ -68,13 +68,13 @@ def _some(texts: list[str], most: int = 3) -> str:
 
 
 def groups_of_copies(images: Sequence[np.ndarray]) -> list[Int[np.ndarray, " k"]]:
-    """Groups of two or more images that are copies of each other, as sorted places.
+    """Groups of at least two duplicate images, as sorted positions.
 
     Args:
-      images: uint8 (h, w) or (h, w, 3), of any sizes; grey images equal coloured ones of the same values. Where any is something else no
-        copies are looked for.
+      images: uint8 (h, w) or (h, w, 3), of any sizes; grey images equal colour images with the same values. If any image is of another
+        type, no duplicates are searched.
 
-    Cost: reads every image once; images of different sizes that look alike again, `MOST_COMPARED` times at most. Kept are 3 kB per image.
+    Cost: reads every image once, and similar images of different sizes again, at most `MOST_COMPARED` times. Memory: 3 kB per image.
     """
     shapes, contents, thumbnails = [], [], []
     for image in images:
@@ -93,7 +93,7 @@ def groups_of_copies(images: Sequence[np.ndarray]) -> list[Int[np.ndarray, " k"]
 
 
 def _plain(image: np.ndarray) -> np.ndarray:
-    """(h, w), or (h, w, 3) where the channels differ. Raises DataError for what is no 8-bit image."""
+    """The image as (h, w), or (h, w, 3) if its channels differ. Raises DataError for all but 8-bit images."""
     image = checked_image(image)
     return image[..., 0] if image.ndim == 3 and (image == image[..., :1]).all() else image
 
@@ -104,14 +104,14 @@ def _resized(image: np.ndarray, height: int, width: int) -> Float[np.ndarray, "h
     image = image[:: -(-image.shape[0] // LONGEST), :: -(-image.shape[1] // LONGEST)]
     down, across = _filter(image.shape[0], height), _filter(image.shape[1], width)
     rows = np.zeros((height, image.shape[1] * image.shape[2]), np.float32)
-    for start in range(0, len(image), ROWS):  # in parts, for as floats the image takes four times its memory
+    for start in range(0, len(image), ROWS):  # in parts, since floats need four times the memory
         rows += down[:, start : start + ROWS] @ image[start : start + ROWS].reshape(-1, rows.shape[1]).astype(np.float32)
     return np.broadcast_to(across @ rows.reshape(height, *image.shape[1:]), (height, width, 3))
 
 
 @lru_cache(maxsize=32)
 def _filter(length: int, side: int) -> Float[np.ndarray, "side length"]:
-    """Weights that bring `length` pixels to `side`."""
+    """Weights for resizing `length` pixels to `side`."""
     weights = np.zeros((side, length), np.float32)
     for place, (start, values) in enumerate(filter_weights("bilinear", length, side, 0, side)):
         weights[place, start : start + len(values)] = values
@@ -138,7 +138,7 @@ def _resized_copies(images, shapes, thumbnails: np.ndarray, places: list[int]) -
 
 
 def _same_picture(one: np.ndarray, other: np.ndarray) -> bool:
-    """Whether two images agree everywhere, at the size of the smaller one: in the mean of every block, up to a share of the contrast inside."""
+    """Whether two images agree in the mean of every block at the size of the smaller one, up to a fraction of the contrast in the block."""
     smaller = (min(one.shape[axis], other.shape[axis], COMPARED) for axis in (0, 1))
     height, width = (max(side // BLOCK, 1) * BLOCK for side in smaller)
     blocks = [_resized(image, height, width).reshape(height // BLOCK, BLOCK, width // BLOCK, BLOCK, 3) for image in (one, other)]

@@ -1,4 +1,4 @@
-"""Target tasks, and the samples of their images that scores see."""
+"""Target tasks, and probe samples of their images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,23 +15,23 @@ Images = np.ndarray | Sequence[np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A labelled image-classification task, train and test kept apart.
+    """A labelled image-classification task with separate training and test sets.
 
     Args:
       name: short name, used in tables and file names.
       images: training images. Either one uint8 array (n, h, w, 3) or (n, h, w, 1) or (n, h, w), or any
         sequence of n uint8 arrays (h, w, 3) or (h, w), of any sizes; a sequence may decode lazily.
       labels: (n,) integers, 0 .. len(class_names) - 1.
-      class_names: one name a class. Classes without a training image are allowed; scores never see them.
+      class_names: one name per class. Classes without training images are allowed; scores never see them.
       test_images, test_labels: the test set, in the same form; None when there is none.
-      uri: where it came from, as typed on the command line.
+      uri: as given on the command line.
       licence: terms of the images, if known.
-      details: what else is known of it; "warnings" lists what is odd but usable.
-      flips_keep_class: whether the mirror image of an image is one of its class; False for characters and digits, None if not known.
-        Where it is False, training with the augmentation "auto" does not flip.
+      details: further information; "warnings" lists irregularities that do not prevent its use.
+      flips_keep_class: whether mirror images belong to the same class; False for characters and digits, None if unknown.
+        If False, training with the augmentation "auto" does not flip.
 
     Raises:
-      TaskError: no images, fewer than two classes with images, lengths that differ, labels that are not
+      TaskError: no images, fewer than two classes with images, different lengths, labels that are not
         integers or out of range, or an image array of the wrong type or shape.
     """
 
@@ -48,13 +48,13 @@ class Task:
 
     def __post_init__(self):
         if isinstance(self.class_names, str):
-            raise TaskError(f"Task {self.name!r}: class_names is the text {self.class_names!r}; give one name a class, as in ('cat', 'dog').")
+            raise TaskError(f"Task {self.name!r}: class_names is the string {self.class_names!r}; expected one name per class, as in ('cat', 'dog').")
         if not isinstance(self.flips_keep_class, bool | None):
-            raise TaskError(f"Task {self.name!r}: flips_keep_class is {self.flips_keep_class!r}; it must be True, False, or None if it is not known.")
+            raise TaskError(f"Task {self.name!r}: flips_keep_class is {self.flips_keep_class!r}; it must be True, False, or None if unknown.")
         object.__setattr__(self, "class_names", tuple(str(name) for name in self.class_names))
         object.__setattr__(self, "labels", _checked_labels(self, "labels", self.labels, self.images))
         if (self.test_images is None) != (self.test_labels is None):
-            raise TaskError(f"Task {self.name!r} has only one of test_images and test_labels. Give both, or neither.")
+            raise TaskError(f"Task {self.name!r} has only one of test_images and test_labels; expected both or neither.")
         if self.test_images is not None:
             object.__setattr__(self, "test_labels", _checked_labels(self, "test_labels", self.test_labels, self.test_images))
         if len(self.images) == 0:
@@ -75,11 +75,11 @@ class Task:
         """The task with part of its training images as its test set, for one that has none.
 
         Within each class images are permuted with the seed, and the last round(share * n) of its n images are for testing: at least
-        one, and at most n - 1; none of a class with one image. Both splits keep the order of the images. The same labels in
-        the same order always give the same split.
+        one, and at most n - 1; none for classes with one image. Both splits preserve the order of the images. The split is a
+        function of the labels and their order.
 
         Args:
-          share: of the images of each class that are for testing, above 0 and below 1.
+          share: fraction of the images of each class for testing, above 0 and below 1.
           seed: of the permutation.
 
         Returns:
@@ -90,22 +90,22 @@ class Task:
         """
         if self.test_images is not None and len(self.test_images):
             raise TaskError(
-                f"Task {self.name!r} has a test set of {len(self.test_images):,} images. Leave out with_test_split, or give test_images=None."
+                f"Task {self.name!r} has a test set of {len(self.test_images):,} images. Try: without with_test_split, or with test_images=None"
             )
         if isinstance(share, bool) or not isinstance(share, int | float | np.number) or not 0 < share < 1:
             raise TaskError(f"with_test_split: share is {share!r}; it must be above 0 and below 1, as in 0.2.")
         if not is_whole(seed) or not 0 <= seed < 2**32:
-            raise TaskError(f"with_test_split: seed is {seed!r}; it must be a whole number, 0 or above.")
+            raise TaskError(f"with_test_split: seed is {seed!r}; it must be an integer of at least 0.")
         tested = np.zeros(len(self.labels), bool)
         for members in permuted_by_class(self.labels, seed):
             most = len(members) - 1
             tested[members[len(members) - min(max(round(share * len(members)), 1), most) :]] = most > 0
         if not tested.any():
-            raise TaskError(f"Task {self.name!r}: no class has two images, so that none can be kept for testing. Add images.")
+            raise TaskError(f"Task {self.name!r}: no class has two images, so that none can be held out for testing. Add images.")
         alone = int((np.bincount(self.labels) == 1).sum())
-        said = (
-            f"There was no test set: {tested.sum():,} of {len(tested):,} images, {100 * share:.6g} % of each class (seed {seed}), are kept for testing."
-            + (f" None of {alone:,} with one image." if alone else "")
+        note = (
+            f"There was no test set: {tested.sum():,} of {len(tested):,} images, {100 * share:.6g} % of each class (seed {seed}), are held out for testing."
+            + (f" Classes with one image ({alone:,}) are for training only." if alone else "")
         )
         train, test = np.flatnonzero(~tested), np.flatnonzero(tested)
         return replace(
@@ -114,7 +114,7 @@ class Task:
             labels=self.labels[train],
             test_images=_chosen(self.images, test),
             test_labels=self.labels[test],
-            details={**self.details, "warnings": [*self.details.get("warnings", ()), said]},
+            details={**self.details, "warnings": [*self.details.get("warnings", ()), note]},
         )
 
     def __repr__(self):
@@ -123,16 +123,16 @@ class Task:
 
 
 def permuted_by_class(labels: np.ndarray, seed: int = 0) -> list[np.ndarray]:
-    """Positions of the images of each class that occurs, in the order of the ids, permuted within the class."""
-    rng = np.random.RandomState(seed)  # NumPy keeps the stream of this old generator fixed for ever.
+    """Positions of the images of each class with images, in the order of class ids, permuted within each class."""
+    rng = np.random.RandomState(seed)  # the stream of this legacy generator is frozen
     return [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
 
 
 def stratified_train(labels: np.ndarray, size: int) -> np.ndarray:
-    """Boolean mask of `size` training images, the same share of every class to within one image.
+    """Stratified split: a boolean mask of `size` training images, the same fraction of each class to within one image.
 
-    Within each class images are permuted with seed 0, and training takes the first part of every class, cut so that
-    the size is exact. The same labels in the same order always give the same mask.
+    Within each class images are permuted with seed 0, and the first ones are for training. The mask is a function of the
+    labels and their order.
     """
     place = np.empty(len(labels))
     for members in permuted_by_class(labels):
@@ -145,11 +145,11 @@ def stratified_train(labels: np.ndarray, size: int) -> np.ndarray:
 ONE_EACH = "A task has one class per image"
 SEVERAL = "labels of several classes per image (multi-label)"
 SEPARATORS = "|;,"
-"""What stands between the names of several classes in one text."""
+"""Separators of several class names in one string."""
 
 
 def how_to_label(labels: Any, name: str = "labels") -> str:
-    """What to type so that labels become one integer per image, judged by their shape and values: the end of an error sentence."""
+    """Hint for the conversion of labels to one integer per image, according to their shape and values."""
     try:
         labels = np.asarray(labels)
     except ValueError:
@@ -158,12 +158,12 @@ def how_to_label(labels: Any, name: str = "labels") -> str:
     if labels.ndim == 1 and labels.dtype.kind in "USO" and len(labels) and not nested:
         return _how_to_label_texts(labels, name)
     if labels.dtype.kind == "O":
-        return f"Lists of different lengths are {SEVERAL}. {ONE_EACH}: keep the images that have one, or make a task of each class."
+        return f"Lists of different lengths are {SEVERAL}. {ONE_EACH}: select the images with one label, or make a task for each class."
     if labels.ndim == 1:
-        return f"For whole numbers type: {name}.astype(int); for other values: np.unique({name}, return_inverse=True)[1]"
+        return f"For integer values, try: {name}.astype(int); for other values: np.unique({name}, return_inverse=True)[1]"
     if labels.ndim != 2 or labels.dtype.kind not in "biuf" or not labels.size:
         return f"{ONE_EACH}."
-    return f"Type: {name}[:, 0]" if labels.shape[1] == 1 else _how_to_label_matrix(labels, name)
+    return f"Try: {name}[:, 0]" if labels.shape[1] == 1 else _how_to_label_matrix(labels, name)
 
 
 def _how_to_label_texts(labels: np.ndarray, name: str) -> str:
@@ -173,40 +173,40 @@ def _how_to_label_texts(labels: np.ndarray, name: str) -> str:
         joined = [text for text in texts if mark in text.strip(mark)]
         if joined:
             return (
-                f"{len(joined):,} of {len(texts):,} texts hold {mark!r}, as in {joined[0]!r}. If it separates names, these are {SEVERAL}. {ONE_EACH}: keep "
-                f"the images that have one, or make a task of each class. If it belongs to a name type: {by_name}"
+                f"{len(joined):,} of {len(texts):,} strings contain {mark!r}, as in {joined[0]!r}. If it separates names, these are {SEVERAL}. {ONE_EACH}: "
+                f"select the images with one label, or make a task for each class. If it is part of a name, try: {by_name}"
             )
-    return f"For names type: {by_name}"
+    return f"For names, try: {by_name}"
 
 
 def _how_to_label_matrix(labels: np.ndarray, name: str) -> str:
-    """Of a matrix with two columns or more."""
+    """Hint for a matrix with at least two columns."""
     number, (values, unknown) = len(labels), (labels.astype(float), np.isnan(labels.astype(float)))
     distinct = np.unique(values[~unknown])
     if (unknown.any() and len(distinct) <= 2) or (np.isin(distinct, (-1, 0, 1)).all() and len(distinct) == 3):
-        return f"These are {SEVERAL} with unknown ones (-1 or NaN). {ONE_EACH}: make a task of each class, of the images where it is known."
+        return f"These are {SEVERAL} with missing values (-1 or NaN). {ONE_EACH}: make a task for each class, from the images where it is known."
     if len(distinct) == 2 or np.isin(distinct, (0, 1)).all():
         high = distinct[-1] if len(distinct) == 2 else 1
-        has, said = values == high, f"{name} == 1" if high == 1 else f"{name} > {(distinct[0] + high) / 2:.6g}"
+        has, condition = values == high, f"{name} == 1" if high == 1 else f"{name} > {(distinct[0] + high) / 2:.6g}"
         if (has.sum(axis=1) == 1).all():
-            return f"For one-hot labels type: {name}.argmax(1)"
-        column = said.replace(name, f"{name}[:, 0]", 1)
+            return f"For one-hot labels, try: {name}.argmax(1)"
+        column = condition.replace(name, f"{name}[:, 0]", 1)
         return (
             f"These are {SEVERAL}: {(has.sum(axis=1) > 1).sum():,} of {number:,} images have several of the {labels.shape[1]} classes, "
-            f"{(~has).all(axis=1).sum():,} have none{'' if high == 1 else f', if {high:.6g} is yes and {distinct[0]:.6g} no'}. {ONE_EACH}: keep the images with "
-            f"({said}).sum(1) == 1, or make a task of each class, as in ({column}).astype(int)"
+            f"{(~has).all(axis=1).sum():,} have none{'' if high == 1 else f', if {high:.6g} is yes and {distinct[0]:.6g} no'}. {ONE_EACH}: select the images with "
+            f"({condition}).sum(1) == 1, or make a task for each class, as in ({column}).astype(int)"
         )
     sums = values.sum(axis=1)
     if values.min() >= 0 and (np.allclose(sums, 1, atol=1e-3) or np.allclose(sums, 100, atol=0.1)):
-        return f"These are shares of each class (soft labels). {ONE_EACH}; to keep the largest, which loses the others, type: {name}.argmax(1)"
+        return f"These are probabilities of the classes (soft labels). {ONE_EACH}; for the most probable class, try: {name}.argmax(1)"
     if values.min() >= 0 and values.max() <= 1:
         return (
-            f"These are numbers from 0 to 1 that do not sum to 1: a probability of each class by itself, {SEVERAL}. {ONE_EACH}: keep the images with "
-            f"({name} > 0.5).sum(1) == 1, or make a task of each class, as in ({name}[:, 0] > 0.5).astype(int)"
+            f"These are numbers from 0 to 1 that do not sum to 1: independent probabilities of the classes, {SEVERAL}. {ONE_EACH}: select the images with "
+            f"({name} > 0.5).sum(1) == 1, or make a task for each class, as in ({name}[:, 0] > 0.5).astype(int)"
         )
     if labels.dtype.kind in "iu":
         return f"These are {labels.shape[1]} numbers per image. {ONE_EACH}; choose a column, as in {name}[:, 0]"
-    return f"{ONE_EACH}; these are {labels.shape[1]} scores per image, of which {name}.argmax(1) is the place of the largest."
+    return f"{ONE_EACH}; these are {labels.shape[1]} scores per image, of which {name}.argmax(1) is the index of the largest."
 
 
 def _chosen(images: Images, places: np.ndarray) -> Images:
@@ -222,12 +222,12 @@ def _checked_labels(task: Task, field_name: str, labels, images) -> np.ndarray:
         if 0 in images.shape[1:]:
             raise TaskError(f"Task {task.name!r}: images have shape {images.shape}, with no pixels.")
     if not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
-        raise TaskError(f"Task {task.name!r}: images are of type {type(images).__name__}; give an array (n, h, w, 3), or a sequence of images.")
+        raise TaskError(f"Task {task.name!r}: images are of type {type(images).__name__}; expected an array (n, h, w, 3) or a sequence of images.")
     try:
         labels = np.asarray(labels)
     except ValueError as error:
         raise TaskError(
-            f"Task {task.name!r}: {field_name} are not one number an image; it must be ({len(images)},). {how_to_label(labels)}"
+            f"Task {task.name!r}: {field_name} are not one number per image; the shape must be ({len(images)},). {how_to_label(labels)}"
         ) from error
     if labels.ndim != 1 or len(labels) != len(images):
         hint = f" {how_to_label(labels)}" if labels.ndim > 1 else ""
@@ -240,7 +240,7 @@ def _checked_labels(task: Task, field_name: str, labels, images) -> np.ndarray:
         bad = labels[(labels < 0) | (labels >= len(task.class_names))][0]
         raise TaskError(
             f"Task {task.name!r}: {field_name} contains {bad}, but there are {len(task.class_names)} class names; "
-            f"allowed are 0 .. {len(task.class_names) - 1}. To renumber type: np.unique(labels, return_inverse=True)[1]"
+            f"allowed are 0 .. {len(task.class_names) - 1}. To renumber, try: np.unique(labels, return_inverse=True)[1]"
         )
     labels = labels.astype(np.int32)
     labels.setflags(write=False)
@@ -249,12 +249,12 @@ def _checked_labels(task: Task, field_name: str, labels, images) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class ProbeSample:
-    """The few training images that scores see.
+    """The probe sample: the few training images that scores see.
 
     Attributes:
-      images: n images as they come from the task, in class order, decoded on every access.
-      labels: (n,) ids renumbered to 0 .. number of classes - 1, so that no score meets an absent class.
-      class_names: names of the classes that are present, in the new order.
+      images: n images of the task, in class order, decoded on every access.
+      labels: (n,) ids renumbered to 0 .. number of classes - 1, without absent classes.
+      class_names: names of the present classes, in the new order.
       indices: (n,) positions in the task's training set.
     """
 
@@ -268,10 +268,10 @@ class ProbeSample:
 
 
 def probe_sample(task: Task, *, per_class: int = 25, seed: int = 0) -> ProbeSample:
-    """Draws at most `per_class` training images of each class, without replacement.
+    """Samples at most `per_class` training images of each class, without replacement.
 
-    The draw depends on the labels and the seed alone, and a class's draw does not depend on the other
-    classes. Decodes nothing yet.
+    The sample is a function of labels and seed, and the sample of a class does not depend on the other classes. No image
+    is decoded.
 
     Raises:
       TaskError: `per_class` is below 1, or `seed` below 0.
@@ -279,28 +279,28 @@ def probe_sample(task: Task, *, per_class: int = 25, seed: int = 0) -> ProbeSamp
     Reference: Deshpande et al. 2021, section 3.3 (25 images per class).
     """
     if not is_whole(per_class) or per_class < 1:
-        raise TaskError(f"per_class is {per_class!r}; it must be at least 1 (the paper uses 25), a whole number.")
+        raise TaskError(f"per_class is {per_class!r}; it must be an integer of at least 1 (the paper uses 25).")
     if not is_whole(seed) or seed < 0:
-        raise TaskError(f"seed is {seed!r}; it must be 0 or above, a whole number.")
-    drawn = []
+        raise TaskError(f"seed is {seed!r}; it must be an integer of at least 0.")
+    chosen = []
     for label in np.unique(task.labels):
         members = np.flatnonzero(task.labels == label)
         rng = np.random.default_rng([seed, int(label)])
-        drawn.append(np.sort(rng.permutation(members)[:per_class]))
-    indices = np.concatenate(drawn)
+        chosen.append(np.sort(rng.permutation(members)[:per_class]))
+    indices = np.concatenate(chosen)
     present, labels = np.unique(task.labels[indices], return_inverse=True)
     names = tuple(task.class_names[label] for label in present)
     return ProbeSample(ChosenImages(task.images, indices), labels.astype(np.int32), names, indices)
 
 
 def further_sample(task: Task, sample: ProbeSample, *, most: int, seed: list[int], test: bool = False) -> ProbeSample:
-    """At most `most` other images of the classes that a probe sample knows, with its numbering of the classes.
+    """At most `most` further images of the classes of a probe sample, with its class ids.
 
     Args:
-      task: that `sample` was drawn from.
-      most: images, of all classes together, in the order of the task; there may be none.
-      seed: of the draw, as `numpy.random.default_rng` takes it.
-      test: from the test set, which the task must have; else from the training images that are not in `sample`.
+      task: of the probe sample.
+      most: maximum number of images of all classes together, in the order of the task; there may be none.
+      seed: of `numpy.random.default_rng`.
+      test: sample from the test set, which the task must have; else from the training images that are not in `sample`.
     """
     images, labels = (task.test_images, task.test_labels) if test else (task.images, task.labels)
     ids = np.full(task.num_classes, -1)
@@ -312,7 +312,7 @@ def further_sample(task: Task, sample: ProbeSample, *, most: int, seed: list[int
 
 
 class ChosenImages(Sequence):
-    """The images of a task at `indices`, fetched when asked for: decoded photographs of a large sample need not fit into memory."""
+    """The images of a task at `indices`, decoded on access, so that large samples need not fit into memory."""
 
     def __init__(self, images: Images, indices: np.ndarray):
         self._images, self._indices = images, indices
@@ -324,16 +324,16 @@ class ChosenImages(Sequence):
         return np.asarray(self._images[int(self._indices[position])])
 
     def content(self, position: int) -> bytes | None:
-        """The encoded bytes of an image, or None where only its pixels are known."""
+        """The encoded bytes of an image, or None if only its pixels are known."""
         return encoded_bytes(self._images, int(self._indices[position]))
 
     def origin(self, position: int) -> tuple[tuple[str, ...], str] | None:
-        """The files that hold an image and its name in them, or None where it lies in no file."""
+        """The files that hold an image and its name in them, or None if it is in no file."""
         origin = getattr(self._images, "origin", None)
         return None if origin is None else origin(int(self._indices[position]))
 
 
 def encoded_bytes(images: Images, position: int) -> bytes | None:
-    """The encoded bytes of an image, where its sequence gives them by a method `content`; else None."""
+    """The encoded bytes of an image, if its sequence has a method `content`; else None."""
     content = getattr(images, "content", None)
     return None if content is None else content(position)

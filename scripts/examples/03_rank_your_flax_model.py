@@ -61,7 +61,8 @@ for _ in range(150):
     batch = rng.choice(len(x), 64, replace=False)
     variables, state = step(variables, state, x[batch], y[batch])
 
-# %% As an expert. One input is passed through it to find the pre-logits and the geometry of the last convolution. Its channels
+# %% As an expert.
+# One input is passed through it to find the pre-logits and the geometry of the last convolution. Its channels
 # are only normalised, rectified and pooled on their way to the head (`pooled=True`): LGC then costs one backward pass for any number of classes.
 trained = linen_expert(
     "trained on 0 to 4", module, variables, x[:1], head="head", last_conv="Conv_1", preprocess=preprocess, pooled=True, train={"train": True}

@@ -83,7 +83,8 @@ save_file(state, file)
 
 variables = ported(read_checkpoint(file), shapes)
 
-# %% As an expert. The channels of the last convolution are only normalised, rectified and averaged on their way to the head: pooled=True.
+# %% As an expert.
+# The channels of the last convolution are only normalised, rectified and averaged on their way to the head: pooled=True.
 preprocess = ns.Preprocess(32, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
 resnet20 = linen_expert(
     "resnet20",
@@ -100,6 +101,7 @@ resnet20 = linen_expert(
 print(resnet20, resnet20.last_conv)
 assert resnet20.num_params == 269_722, "the 0.27 million of the paper"
 
-# %% Ranked. If you have outputs of the original, compare them first: np.testing.assert_allclose(resnet20.apply_fn(variables, inputs), logits, rtol=1e-3)
+# %% The ranking.
+# If you have outputs of the original, compare them first: np.testing.assert_allclose(resnet20.apply_fn(variables, inputs), logits, rtol=1e-3)
 ranking = ns.rank([resnet20], load_task("digits"), scores=("lfc", "lgc", "knn"), per_class=3)
 print(ranking)

@@ -47,9 +47,9 @@ def write(tmp_path):
 
 @pytest.fixture
 def synthetic(write):
-    """synthetic(experts=2, seconds=0.1) gives the path of a config of made-up cells."""
+    """synthetic(experts=2, seconds=0.1) gives the path of a config of synthetic cells."""
 
-    def to_file(*, seeds=(0,), name: str = "made_up", **fields) -> Path:
+    def to_file(*, seeds=(0,), name: str = "synthetic", **fields) -> Path:
         lines = [f"{key} = {value}" for key, value in ({"experts": 4, "tasks": 3} | fields).items()]
         return write(f"finetune_seeds = {list(seeds)}\n[synthetic]\n" + "\n".join(lines), name)
 

@@ -106,12 +106,12 @@ SAME = {
         **CONFIG,
         **{name: CONFIG[name][::-1] for name in ("learning_rates", "search_rates", "shots", "per_class", "probe_seeds", "finetune_seeds")},
     },
-    "numbers that stand twice": {**CONFIG, "shots": [5, 20, 5], "per_class": [20, 5, 20], "probe_seeds": [0, 1, 1], "finetune_seeds": [0, 0, 1]},
+    "numbers that occur twice": {**CONFIG, "shots": [5, 20, 5], "per_class": [20, 5, 20], "probe_seeds": [0, 1, 1], "finetune_seeds": [0, 0, 1]},
     "what is the default": {**CONFIG, "recipe": {"epochs": 4, "batch_size": 32, "momentum": 0.9}, "choose": "validation"},
     "whole numbers as fractions": {**CONFIG, "recipe": {"epochs": 4, "weight_decay": 1e-4}, "source_overlap": "skip"},
-    "whether trainings go on after a cut": {**CONFIG, "checkpoints": True},
+    "whether interrupted trainings resume": {**CONFIG, "checkpoints": True},
     "sizes for a plan": with_tasks(train=5, test=5, num_classes=2),
-    "by what it is judged": with_tasks(judged_by="balanced_accuracy"),
+    "how it is judged": with_tasks(judged_by="balanced_accuracy"),
     "where the zoo is": {**CONFIG, "zoo": ["elsewhere"], "zoo_config": "zoo.toml"},
 }
 

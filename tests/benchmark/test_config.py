@@ -149,7 +149,7 @@ WRONG = {
     "a name of a task": ("[tasks.two]", '[tasks."a/b"]', r"\[tasks.a/b\]: a name consists of letters"),
     "a list as text": ('scores = ["lfc", "rsa"]', 'scores = "lfc"', "scores = 'lfc' must be a list"),
     "a number as name": ('scores = ["lfc", "rsa"]', "scores = [1]", "scores holds 1, which must be text"),
-    "a text as truth": ("checkpoints = true", 'checkpoints = "yes"', "checkpoints = 'yes' must be true or false"),
+    "a text for true or false": ("checkpoints = true", 'checkpoints = "yes"', "checkpoints = 'yes' must be true or false"),
     "a number for a text": ('reference = "b"', "reference = 1", "reference = 1 must be text"),
     "a negative seed": ("finetune_seeds = [2]", "finetune_seeds = [-2]", "finetune_seeds holds -2, which must be a whole number from 0"),
     "no seed": ("finetune_seeds = [2]", "finetune_seeds = []", "finetune_seeds is empty; give at least one"),
@@ -169,7 +169,7 @@ WRONG = {
     "no images": ('per_class = [5, 20, "all"]', "per_class = [0]", "per_class holds 0, which must be a whole number from 1, or .full."),
     "half a shot": ('shots = [5, "full"]', "shots = [5.5]", "shots holds 5.5, which must be a whole number from 1"),
     "shots of another word": ('shots = [5, "full"]', 'shots = ["most"]', "shots holds 'most', which must be .*\"full\""),
-    "a truth as shots": ("shots = [10]", "shots = [true]", "shots holds True"),
+    "true as shots": ("shots = [10]", "shots = [true]", "shots holds True"),
     "a rate of zero": (
         "learning_rates = [0.1, 0.01]",
         "learning_rates = [0.0]",

@@ -3,10 +3,11 @@
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ntk_select import Card, Preprocess
+from ntk_select import Card, Expert, Preprocess
 from ntk_select.models import build, initialise
 from ntk_select.models.weights import write_expert
 
@@ -41,3 +42,23 @@ def write_task(tmp_path_factory):
         return f"npz:{path}"
 
     return write
+
+
+@pytest.fixture(scope="session")
+def dense_zoo():
+    """In place of `open_zoo`: a zoo of one dense network, "ash", which compiles in little time."""
+    rng = np.random.default_rng(0)
+
+    def features(variables, x):
+        return jnp.tanh(x.reshape(len(x), -1) @ variables["params"]["hidden"] / 10)
+
+    def logits(variables, x):
+        head = variables["params"]["head"]
+        return features(variables, x) @ head["kernel"] + head["bias"]
+
+    hidden, kernel = (rng.normal(size=shape).astype(np.float32) for shape in ((8 * 8 * 3, 6), (6, 4)))
+    params = {"hidden": hidden, "head": {"kernel": kernel, "bias": np.zeros(4, np.float32)}}
+    card = Card("ash", "dense", "trees", Preprocess(size=8), "", 4)
+    options = {"features_fn": features, "head": ("head",), "last_conv": ("hidden",), "card": card, "preprocess": card.preprocess}
+    expert = Expert("ash", logits, params, **options)
+    return lambda _: {"ash": lambda: expert}

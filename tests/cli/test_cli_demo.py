@@ -21,7 +21,7 @@ pytest.importorskip("sklearn")
 
 
 def result_of(name, accuracy, **options):
-    """What a fine-tuning would have found."""
+    """A result as fine-tuning would return it."""
     recipe = options.get("recipe", ns.Recipe())
     return FinetuneResult(
         name, "digits", SHOTS, 0, 0, 200, 360, 0.01, "validation", accuracy, accuracy, {"0": accuracy}, 0.5, (2.0, 1.0),
@@ -41,7 +41,8 @@ def ranking():
 def demo(ranking, monkeypatch, tmp_path, capsys):
     """demo("--json") with a ranking and fine-tunings that are at hand: exit status, stdout, stderr, and what was asked for."""
     asked, order = [], [row.name for row in ranking.experts]
-    monkeypatch.setattr("ntk_select.ranking.plot.figure_bytes", lambda *_: b"a figure")  # drawing takes most of the time
+    monkeypatch.setattr("ntk_select.ranking.record.ranking_figure", lambda *_: b"a figure")
+    monkeypatch.setattr(FinetuneResult, "report", lambda self, path: path)  # drawing takes most of the time
 
     def ranked(experts, task, **options):
         asked.append(("rank", sorted(experts), task.name, {key: options[key] for key in options if key != "progress"}))

@@ -49,10 +49,11 @@ def computed_once():
 
 
 @pytest.fixture
-def ran(zoo, npz, capsys):
-    """ran("--json", ...) of the small expert on the small task: exit status, stdout and stderr."""
+def ran(zoo, npz, dense_zoo, monkeypatch, capsys):
+    """ran("--json", ...) of a dense expert, or of the one in the zoo of files, on the small task: exit status, stdout and stderr."""
 
-    def run(*options, task=npz):
+    def run(*options, task=npz, files=False):
+        monkeypatch.setattr("ntk_select.models.open_zoo", open_zoo if files else dense_zoo)
         capsys.readouterr()
         status = main(["dynamics", "--expert", "ash", "--task", task, "--zoo", zoo, "--per-class", "3", "--steps", "6", *options])
         captured = capsys.readouterr()
@@ -81,7 +82,7 @@ def trained(zoo, npz, lr, steps, optimizer):
 
 
 def test_the_real_curve_is_that_of_a_plain_loop_and_the_formula_is_the_linearised_training(ran, zoo, npz):
-    status, out, _ = ran("--json", "--optimizer", "nesterov", "--momentum", "0.5")
+    status, out, _ = ran("--json", "--optimizer", "nesterov", "--momentum", "0.5", files=True)
     record = json.loads(out)
     curves, settings = record["curves"], record["settings"]
     losses, outputs = trained(zoo, npz, settings["lr"], 6, partial(optax.sgd, momentum=0.5, nesterov=True))

@@ -121,7 +121,7 @@ def test_rates_past_the_end_are_tried_and_told_unless_it_is_turned_off(ran):
     assert extended["notes"][0].startswith("The best of the given learning rates was the largest, 1e-05; also tried: 3e-05")
     (plain,) = json.loads(ran("--json", "--no-extend", lr=low)[1])["results"]
     assert (plain["extended"], len(plain["trials"])) == ([], 2)
-    assert plain["notes"] == ["The best learning rate, 1e-05, is the largest that was tried; a larger one may be better."]
+    assert plain["notes"] == ["The best learning rate, 1e-05, is the largest that was tried; a larger one may be better.", plain["copies"]]
     out = ran("--no-extend", lr=low)[1]
     assert plain["notes"][0] in out
     (line,) = [line for line in out.splitlines() if line.startswith("Next")]

@@ -92,6 +92,12 @@ def test_scores_may_be_separated_by_commas_or_blanks(ran):
     assert scored("--scores", "random,lfc")[0] == ["random", "lfc"]
 
 
+def test_a_group_stands_for_its_scores(ran):
+    record = json.loads(ran("--json", "--scores", "num_params", "baselines")[1])
+    assert record["scores"][0] == "num_params"
+    assert set(record["scores"]) == {name for name, score in SCORES.items() if score.group == "baseline"}
+
+
 def test_only_ranks_the_named_experts(ran):
     for options in (("--only", "ash", "cedar"), ("--only", "ash,cedar")):
         record = json.loads(ran("--json", "--scores", "random", *options)[1])
@@ -147,7 +153,7 @@ def test_the_task_digits_is_ranked(ran):
     [
         (("--scores", "lcf"), {}, "ntk-select: Score 'lcf' is unknown. Did you mean"),
         (("--only", "oak"), {}, "ntk-select: --only: there is no expert 'oak' in the zoo. Try: ntk-select zoo list --zoo"),
-        (("--draws", "3"), {}, "ntk-select: draws is 3"),
+        (("--draws", "3"), {}, "ntk-select: resamples is 3"),
         ((), {"task": "digit"}, "ntk-select: There is no folder or file 'digit', and no task of that name. Did you mean 'digits'"),
         ((), {"task": "npz:/no/such.npz"}, "ntk-select: There is no file '/no/such.npz'"),
         ((), {"zoos": ("bultin",)}, "ntk-select: The zoo 'bultin' is neither installed nor a folder. Did you mean 'builtin'"),
@@ -170,7 +176,7 @@ def test_the_next_command_keeps_the_options(ran, zoo, tmp_path):
     shutil.copytree(twins / "ash", twins / "elm")
     _, out, _ = ran("--scores", "lgc,lfc", "--only", "ash", "elm", "--seed", "3", zoos=(str(twins),))
     line = " ".join(typed_next(out))
-    assert "--scores lgc lfc --per-class 24 --seed 3 --only ash elm --draws 20 --batch-size 12" in line
+    assert "--scores lgc lfc --per-class 24 --seed 3 --only ash elm --resamples 20 --batch-size 12" in line
 
 
 def test_an_unwritable_out_is_refused_before_any_work(ran, tmp_path, monkeypatch):
@@ -289,7 +295,7 @@ def all_scores(write_zoo, npz, tmp_path_factory):
     patch.setattr(reference, "EPOCHS", 2)
     patch.setattr(reference, "LEAST_STEPS", 2)
     (folder / "measured.json").write_text(json.dumps({name: {"elsewhere": value} for name, value in ELSEWHERE.items()}))
-    words = ["--scores", "lgc", "all", "--draws", "20", "--measured", str(folder / "measured.json"), "--out", str(folder)]
+    words = ["--scores", "lgc", "all", "ablation", "baselines", "--draws", "20", "--measured", str(folder / "measured.json"), "--out", str(folder)]
     with contextlib.redirect_stdout(out):
         status = main(["rank", "--task", npz, "--zoo", write_zoo(*ELSEWHERE), *words, "--cache", str(folder / "cache")])
     patch.undo()

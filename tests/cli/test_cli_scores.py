@@ -22,7 +22,7 @@ def typed(capsys):
 
 
 def own(features):
-    """Is there a feature at all?"""
+    """Whether any feature differs from zero."""
     return float(features.any())
 
 
@@ -88,7 +88,7 @@ def test_show_explains_the_inputs_and_the_direction(typed):
 def test_scores_of_installed_packages_are_listed_and_replace_none(typed, installed):
     rows = {row["name"]: row for row in json.loads(typed("list", "--json")[1])}
     assert set(rows) == {*SCORES, "own"}
-    assert rows["own"]["question"] == "Is there a feature at all?"
+    assert rows["own"]["question"] == "Whether any feature differs from zero."
     assert rows["lfc"]["reference"] == SCORES["lfc"].reference
     assert "nobody" in typed("show", "own")[1]
 

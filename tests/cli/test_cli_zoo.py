@@ -223,7 +223,7 @@ def test_which_weights_were_taken_is_printed_and_others_can_be_asked_for(typed, 
     status, out, _ = typed(*arguments, "usual")
     said = " ".join(out.split())
     assert status == 0
-    assert "Weights selected: ema_model (an average over training). Also in the file: model. To take model: --weights model" in said
+    assert "Weights selected: ema_model (an average over training). Also in the file: model. To select model, try: --weights model" in said
     assert "The prefix 'ema_model.' of names was dropped." in said
     assert "Ignored, since they are outside the network: criterion.weight" in said
     assert typed(*arguments, "other", "--weights", "model")[0] == 0
@@ -233,7 +233,7 @@ def test_which_weights_were_taken_is_printed_and_others_can_be_asked_for(typed, 
     assert "model.criterion" not in said
     status, _, err = typed(*arguments, "third", "--weights", "teacher")
     assert status == 2
-    assert "contains no weights under 'teacher'. There are: " in err
+    assert "contains no weights under 'teacher'. Available: " in err
 
 
 def test_a_head_is_dropped_when_asked(typed, checkpoint, tmp_path):
@@ -247,7 +247,7 @@ def test_outputs_of_the_original_are_checked(typed, checkpoint, tmp_path):
     np.savez(tmp_path / "y.npz", inputs=x, logits=np.ones((2, 3)))
     status, _, err = typed(*arguments)
     assert status == 2
-    assert "does not give the logits that it should" in err
+    assert "does not reproduce the logits" in err
     assert not (tmp_path / "zoo").exists()
     assert typed(*arguments[:-2])[0] == 0
     expert = open_zoo([str(tmp_path / "zoo")])["trained"]()

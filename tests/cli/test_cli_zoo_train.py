@@ -168,7 +168,7 @@ def test_ctrl_c_ends_with_130_and_the_next_call_gives_the_weights_of_a_training_
 @pytest.mark.parametrize(
     ("options", "changes", "message"),
     [
-        (("--only", "cats"), {}, "ntk-select: No expert's name contains 'cats'. There is: stripes-resnet_small"),
+        (("--only", "cats"), {}, "ntk-select: No expert's name contains 'cats'. Available: stripes-resnet_small"),
         (("--plan", "--only", "cats"), {}, "ntk-select: No expert's name contains 'cats'."),
         ((), {"config": "no.toml"}, "no.toml cannot be read"),
         ((), {"data": None}, "Give the folder of the data. Try: --data FOLDER"),

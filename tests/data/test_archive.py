@@ -1,4 +1,4 @@
-"""Published archives are read in place, and hostile or damaged ones are refused in a sentence."""
+"""Published archives are read in place; malicious or damaged ones are rejected with an error message."""
 
 import gzip
 import io

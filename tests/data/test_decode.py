@@ -1,4 +1,4 @@
-"""Encoded images become the pixels that were put in, or a sentence."""
+"""Encoded images are decoded to the original pixels, or give an error message."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""Paths are sorted into splits and classes, or refused with a sentence. No file is opened here."""
+"""Paths are sorted into splits and classes, or rejected with an error message. No file is opened."""
 
 import hypothesis
 import hypothesis.strategies as st

@@ -1,4 +1,4 @@
-"""Arrays in a .npz file become a task, or a sentence says which array is wrong and what to type."""
+"""Arrays in a .npz file become a task, or an error message names the wrong array and its fix."""
 
 import pickle
 
@@ -88,7 +88,7 @@ def test_without_names_each_value_that_occurs_is_a_class_named_by_its_number(npz
             {"images": IMAGES, "labels": np.array([[1, 1, 0], [0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])},
             r"array 'labels' is int64 \(5, 3\).*multi-label\): 1 of 5 images have several of the 3 classes, 1 have none",
         ),
-        ({"images": IMAGES.astype(np.uint16) * 200 % 4096, "labels": LABELS}, r"is uint16 .*12 bits, so that 4095 is white, type: \(images / 4095"),
+        ({"images": IMAGES.astype(np.uint16) * 200 % 4096, "labels": LABELS}, r"is uint16 .*12 bits, so that 4095 is white, try: \(images / 4095"),
         ({"images": IMAGES, "labels": LABELS.astype(str)}, r"np.unique\(labels, return_inverse=True\)"),
         ({"images": IMAGES, "labels": LABELS - 1}, "labels run from -1 to 1; allowed are 0 and above"),
         (

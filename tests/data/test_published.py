@@ -1,4 +1,4 @@
-"""Miniature archives of the published layouts become tasks with the pixels and classes that were written."""
+"""Miniature archives with the published layouts become tasks with the original pixels and classes."""
 
 import hashlib
 import io
@@ -75,7 +75,7 @@ def load(tmp_path, name, archive, **options):
 
 @pytest.fixture
 def tiles(tmp_path):
-    """A zip as GitHub packs it: six classes of 8 images, with masks beside them."""
+    """A zip as GitHub packs it: six classes of 8 images, with masks next to them."""
     root = "Magnetic-tile-defect-datasets.-master/"
     names = [f"{root}MT_{label}/Imgs/exp{i}.jpg" for label in TILES for i in range(8)]
     entries = {root + "README.md": b"words"} | {name: photo(name) for name in names}

@@ -26,9 +26,17 @@ def world(loaded):
 
 def pages_with(marker):
     """Names of pages; the files are read again in the test."""
-    quick = ("docs/guides/kernels.md", "docs/guides/benchmark.md", "docs/guides/extend.md", "docs/scores.md", "docs/theory.md", "README.md", "docs/guides/rank.md")
+    quick = (
+        "docs/guides/kernels.md",
+        "docs/guides/benchmark.md",
+        "docs/guides/extend.md",
+        "docs/scores.md",
+        "docs/theory.md",
+        "README.md",
+        "docs/guides/rank.md",
+    )
     nightly = ("docs/guides/kernels.md", "docs/guides/rank.md", "docs/guides/theory.md", "docs/guides/forecast.md", "docs/guides/fine-tuning.md")
-    return quick if marker is None else (*nightly, "README.md", "docs/getting-started.md")
+    return quick if marker is None else (*nightly, "docs/getting-started.md")
 
 
 def test_every_page_with_python_is_run(page_blocks):

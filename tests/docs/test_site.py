@@ -24,6 +24,7 @@ def test_examples_become_notebooks(tmp_path):
         assert cells[0]["cell_type"] == "markdown"
         assert "".join(cells[0]["source"]).startswith("# ")
         assert "assert" in source
+        assert all(cell["metadata"] == {} for cell in cells), "a title with = is read as metadata"
         compile(source, file.name, "exec")
 
 

@@ -1,10 +1,20 @@
 """Fixtures shared by the tests of measures: tie-breaking by brute force, and small cases with ties."""
 
+import importlib
 from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from threadpoolctl import threadpool_limits
+
+
+@pytest.fixture(scope="session", autouse=True)
+def single_thread():
+    """Linear algebra of small matrices in one thread: a second one only waits."""
+    importlib.import_module("scipy.linalg")  # only libraries that are loaded can be limited
+    with threadpool_limits(1):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,7 @@ def test_a_clear_difference_is_seen_and_a_score_against_itself_is_equal(benchmar
     assert (same.share, same.p_value) == (0.5, 1)
 
 
-def test_two_useless_scores_are_not_distinguishes_too_often(benchmark):
+def test_two_useless_scores_are_not_told_apart_too_often(benchmark):
     p = [ev.paired("kendall", benchmark(0.0, 1), benchmark(0.0, 1), resamples=100).p_value for _ in range(100)]
     assert np.mean(np.array(p) <= 0.1) < 0.2
 

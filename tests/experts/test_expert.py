@@ -42,14 +42,14 @@ def test_params_need_not_be_a_mapping_when_nothing_is_named_in_them():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"state": {"params": {}}}, r"Expert 'e': state must not contain 'params'. Type: Expert\("),
-        ({"head": ("head",)}, "The head of expert 'e' is 'head/kernel', but params has no 'head'. There is: block, fc"),
-        ({"head": ("block",)}, "params has no 'block/kernel'. There is: conv"),
+        ({"state": {"params": {}}}, r"Expert 'e': state must not contain 'params'. Try: Expert\("),
+        ({"head": ("head",)}, "The head of expert 'e' is 'head/kernel', but params has no 'head'. Available: block, fc"),
+        ({"head": ("block",)}, "params has no 'block/kernel'. Available: conv"),
         (
             {"last_conv": ("block", "conv3", "kernel")},
-            "The last_conv of expert 'e' is 'block/conv3/kernel', but params has no 'block/conv3'. There is: conv",
+            "The last_conv of expert 'e' is 'block/conv3/kernel', but params has no 'block/conv3'. Available: conv",
         ),
-        ({"last_conv": LastConv(("fc", "kernel", "deeper"))}, r"params has no 'fc/kernel/deeper'. There is: \(an array\)"),
+        ({"last_conv": LastConv(("fc", "kernel", "deeper"))}, r"params has no 'fc/kernel/deeper'. Available: \(an array\)"),
         pytest.param({"last_conv": ("block", "conv")}, "block/conv"),
     ],
 )
@@ -81,7 +81,7 @@ class Network(nnx.Module):
     ids=["state", "states in a dictionary", "a variable", "the module"],
 )
 def test_variables_of_nnx_are_refused_with_what_to_type(params, kind):
-    with pytest.raises(ModelError, match=rf"params holds nnx variables \({kind}\), not arrays. Type: nnx.to_pure_dict\(params\), or .*nnx_expert"):
+    with pytest.raises(ModelError, match=rf"params contains nnx variables \({kind}\), not arrays. Try: nnx.to_pure_dict\(params\), or .*nnx_expert"):
         Expert("e", logits, params())
 
 
@@ -92,7 +92,7 @@ def test_arrays_out_of_a_state_of_nnx_are_welcome():
 
 def test_leaf_at_follows_the_path():
     assert leaf_at(PARAMS, ("fc", "bias"), "x") is PARAMS["fc"]["bias"]
-    with pytest.raises(ModelError, match=r"The x is 'a', but params has no 'a'. There is: \(an array\)"):
+    with pytest.raises(ModelError, match=r"The x is 'a', but params has no 'a'. Available: \(an array\)"):
         leaf_at(np.zeros(3), ("a",), "x")
 
 

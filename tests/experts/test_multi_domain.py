@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ntk_select.models.architectures import build, initialise
-from ntk_select.models.weights import flatten
 
 from ntk_select.errors import ConfigError, ModelError
 from ntk_select.experts.multi_domain import SHARINGS, check_sharing, compose, split
+from ntk_select.models.architectures import build, initialise
+from ntk_select.models.weights import flatten
 
 NETWORKS = {
     "resnet": build("resnet18", num_classes=3, stage_sizes=(1, 1), widths=(3, 4), stem="small"),
@@ -72,7 +72,7 @@ def norm(x, params, stats):
 
 
 def adapted_block(x, common, own, stats, stride):
-    """A basic block whose two 3x3 convolutions have 1x1 convolutions of the same stride beside them."""
+    """A basic block whose two 3x3 convolutions have parallel 1x1 convolutions of the same stride."""
     out = conv(x, common["conv1"]["kernel"], stride, 1) + conv(x, own["conv1"]["adapter"], stride, 0)
     out = jax.nn.relu(norm(out, own["bn1"], stats["bn1"]))
     out = conv(out, common["conv2"]["kernel"], 1, 1) + conv(out, own["conv2"]["adapter"], 1, 0)
@@ -128,7 +128,7 @@ def test_a_dense_layer_of_three_by_three_has_no_adapter():
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 1, 3, 4), (3, 3, 2, 3), (1, 1, 2)])
 def test_an_adapter_of_another_shape_is_refused(shape):
-    with pytest.raises(ModelError, match=r"An adapter of shape .* does not go beside a kernel of shape \(3, 3, 2, 3\)"):
+    with pytest.raises(ModelError, match=r"An adapter of shape .* does not fit a kernel of shape \(3, 3, 2, 3\)"):
         compose({"conv": {"kernel": np.zeros((3, 3, 2, 3))}}, {"conv": {"adapter": np.ones(shape)}})
 
 

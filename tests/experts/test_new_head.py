@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ntk_select.models import ZOO
 
 import ntk_select as ns
 from ntk_select.errors import ConfigError, ModelError, UndefinedScoreError
 from ntk_select.kernels.gradients import gradient_kernel
 from ntk_select.linearized import layer_factors
+from ntk_select.models import ZOO
 
 DIM = ("NHWC", "HWIO", "NHWC")
 
@@ -217,11 +217,11 @@ REFUSED = {
     "a bool of classes": ({"num_classes": True}, ConfigError, "num_classes=True must be"),
     "negative seed": ({"seed": -1}, ConfigError, "seed=-1 must be a whole number from 0"),
     "no seed": ({"seed": None}, ConfigError, "seed=None must be"),
-    "no features": ({"expert": expert(features_fn=None)}, ModelError, "Expert 'mine' has no features_fn, so that no new head can be put on it"),
+    "no features": ({"expert": expert(features_fn=None)}, ModelError, "Expert 'mine' has no features_fn, which a new head needs"),
     "no head": (
         {"expert": headless()},
         ModelError,
-        r"Expert 'headless' has no head that says how many pre-logits there are. Type: with_new_head\(..., x=",
+        r"Expert 'headless' has no head from which the number of pre-logits is known. Try: with_new_head\(..., x=",
     ),
 }
 

@@ -116,7 +116,7 @@ def test_geometry_tells_whether_resized_images_can_be_shared():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 0}, "size must be a whole number of at least 1"),
+        ({"size": 0}, "size must be an integer of at least 1"),
         ({"size": 8, "resize": 7}, "size=8, resize=7"),
         ({"size": 8, "mean": (0.5,)}, "both need three numbers"),
         ({"size": 8, "std": (0.5, 0.5)}, "both need three numbers"),
@@ -135,7 +135,7 @@ def test_settings_out_of_range_are_refused(options, message):
     ("image", "message"),
     [
         (np.zeros((4, 4, 3), np.float32), r"type float32 and shape \(4, 4, 3\)"),
-        (np.zeros((4, 4, 4), np.uint8), r"shape \(4, 4, 4\); allowed is uint8"),
+        (np.zeros((4, 4, 4), np.uint8), r"shape \(4, 4, 4\); allowed: uint8"),
         (np.zeros(4, np.uint8), r"shape \(4,\)"),
         (np.zeros((1, 4, 4, 3), np.uint8), r"shape \(1, 4, 4, 3\)"),
         pytest.param(np.zeros((0, 4, 3), np.uint8), "shape"),
@@ -188,7 +188,7 @@ def test_resizing_only_what_the_crop_keeps_gives_pillows_values(noise, monkeypat
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos", "box"])
 @pytest.mark.parametrize("kept", [0, 2**23])
 def test_weights_in_pieces_give_pillows_values(noise, monkeypatch, interpolation, kept):
-    for name, value in (("WHOLE", 0), ("PIECE", 7), ("KEPT", kept)):
+    for name, value in (("WHOLE", 0), ("PIECE", 7), ("CACHED", kept)):
         monkeypatch.setattr(resize_module, name, value)
     for image in (noise((5, 300, 3)), noise((30, 31))):
         ours = Preprocess(size=4, interpolation=interpolation).resized([image])[0]
@@ -253,7 +253,7 @@ def test_the_memory_for_an_image_of_any_shape_is_bounded(shape, options):
     ],
 )
 def test_a_mean_or_deviation_on_the_scale_to_255_is_refused_with_the_values_meant(mean, std, fix):
-    with pytest.raises(ConfigError, match=r"pixels in 0 \.\. 255, .*Divide by 255: " + fix):
+    with pytest.raises(ConfigError, match=r"pixels in 0 \.\. 255; .*Divide by 255. Try: " + fix):
         Preprocess(size=4, mean=mean, std=std)
 
 
@@ -272,7 +272,7 @@ def test_a_factor_of_caffe_is_turned_into_a_deviation(mean, factor, std):
 def test_a_card_with_values_on_the_scale_to_255_is_refused_with_the_values_meant():
     card = json.loads(Card("a", "resnet18", "trees", Preprocess(8), "", 2).to_json())
     card["preprocess"] |= {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375]}
-    with pytest.raises(ModelError, match=r"Divide by 255: --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225"):
+    with pytest.raises(ModelError, match=r"Divide by 255. Try: --mean 0.485 0.456 0.406 --std 0.229 0.224 0.225"):
         Card.from_json(json.dumps(card), "card.json")
 
 
@@ -285,15 +285,15 @@ def test_usual_normalisations_are_allowed(mean, std):
 @pytest.mark.parametrize(
     ("values", "fix"),
     [
-        (np.array([[0, 4095]], np.uint16), r"12 bits, so that 4095 is white, type: \(images / 4095 \* 255\)"),
+        (np.array([[0, 4095]], np.uint16), r"12 bits, so that 4095 is white, try: \(images / 4095 \* 255\)"),
         (np.array([[0, 255]], np.int64), r"images.round\(\).astype\('uint8'\)"),
-        (np.array([[0, 1.0]]), r"floats in 0..1 type: \(images \* 255\)"),
+        (np.array([[0, 1.0]]), r"floats in 0..1, try: \(images \* 255\)"),
         (np.array([[True, False]]), r"images.astype\('uint8'\) \* 255"),
         (np.array([[-2.0, 2.0]]), "from -2 to 2: undo the normalisation"),
-        (np.array([[0, 2**20]]), "run up to 1.04858e\\+06; divide by the value that is white"),
-        (np.array([[0, np.nan]]), "Give whole numbers from 0 to 255"),
+        (np.array([[0, 2**20]]), "run up to 1.04858e\\+06; divide by the value of white"),
+        (np.array([[0, np.nan]]), "Allowed: integers from 0 to 255"),
     ],
 )
 def test_an_image_of_another_type_is_refused_with_its_conversion(values, fix):
-    with pytest.raises(DataError, match=r"allowed is uint8 with .* or \(h, w, 3\)\. .*" + fix):
+    with pytest.raises(DataError, match=r"allowed: uint8 with .* or \(h, w, 3\)\. .*" + fix):
         Preprocess(size=1)([values])

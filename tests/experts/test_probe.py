@@ -12,11 +12,11 @@ from flax import nnx
 from ntk_select import Expert, LastConv, Taps, lgc
 from ntk_select.errors import ModelError
 from ntk_select.experts import probe
-from ntk_select.experts.probe import check_alone, forward
+from ntk_select.experts.probe import check_independent_of_batch, forward
 
 pytestmark = pytest.mark.usefixtures("quickly")
 
-SENTENCE = r"depends on the other images of the batch: batch norm .* Type: use_running_average=True \(linen\), model.eval\(\) \(nnx\)"
+SENTENCE = r"depend on the rest of the batch: batch norm .* Try: use_running_average=True \(linen\), model.eval\(\) \(nnx\)"
 X = np.random.default_rng(0).normal(size=(9, 4))
 W = {"w": np.random.default_rng(1).normal(size=(4, 3))}
 
@@ -33,7 +33,7 @@ def centred(variables, x):
 @pytest.mark.parametrize("where", ["apply_fn", "features_fn"])
 def test_a_function_that_looks_at_the_batch_is_found_out(batch_size, where):
     """Places left in the last batch: 1, none, 3, 7, none, none (one batch is all there is)."""
-    with pytest.raises(ModelError, match=f"Expert 'mine': its answer to an image {SENTENCE}"):
+    with pytest.raises(ModelError, match=f"Expert 'mine': its outputs for an image {SENTENCE}"):
         forward(Expert("mine", **{"apply_fn": linear, "features_fn": linear, "params": W} | {where: centred}), X, batch_size=batch_size)
 
 
@@ -92,7 +92,7 @@ def test_rounding_is_no_reason_and_more_than_rounding_is_one(of_answers, of_para
     answers = jnp.ones((6, 3), of_answers)
     expert = Expert("mine", linear, {"w": np.ones((4, 3), np.float32), "unused": np.ones(2, of_params)})
     with pytest.raises(ModelError, match=SENTENCE) if refused else nullcontext():
-        check_alone(expert, X, (answers,), (np.asarray(answers[:2]) * np.asarray(1 + noise, of_answers),))
+        check_independent_of_batch(expert, X, (answers,), (np.asarray(answers[:2]) * np.asarray(1 + noise, of_answers),))
 
 
 def test_a_batch_that_passes_only_to_be_compared_does_not_pass_back(monkeypatch):
@@ -111,15 +111,13 @@ def test_a_batch_that_passes_only_to_be_compared_does_not_pass_back(monkeypatch)
 @pytest.mark.parametrize("name", ["apply_fn", "features_fn"])
 def test_a_single_number_for_a_batch_is_refused_in_a_sentence(name):
     functions = {"apply_fn": linear, "features_fn": linear} | {name: lambda variables, x: x.sum()}
-    with pytest.raises(
-        ModelError, match=rf"{name} of expert 'mine' must return an array \(n, .\), a row for each image; it returned a single number"
-    ):
+    with pytest.raises(ModelError, match=rf"{name} of expert 'mine' must return an array \(n, .\), one row per image; it returned a single number"):
         forward(Expert("mine", functions["apply_fn"], W, features_fn=functions["features_fn"]), X)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
 def test_what_is_not_finite_or_nothing_is_left_to_the_scores(value):
-    check_alone(Expert("mine", linear, W), X, (np.full((4, 2), value), None), (np.full((2, 2), value), None))
+    check_independent_of_batch(Expert("mine", linear, W), X, (np.full((4, 2), value), None), (np.full((2, 2), value), None))
 
 
 class Linen(nn.Module):

@@ -184,7 +184,9 @@ def theory(kernel, task, recipe):
 def test_what_diverges_in_the_simulation_diverges_in_training(networks, task):
     """A rate so large that numbers overflow, in both; the error says what to try."""
     expert, recipe = networks.linear_expert(), ns.Recipe(epochs=6, batch_size=8, augment="none", weight_decay=0.1)
-    with pytest.raises(ModelError, match=r"simulated training of expert 'linear' diverges at every learning rate \(20000, 10000\).*learning_rates=1000$"):
+    with pytest.raises(
+        ModelError, match=r"simulated training of expert 'linear' diverges at every learning rate \(20000, 10000\).*learning_rates=1000$"
+    ):
         forecast(expert, task, recipe, learning_rates=(20000, 10000))
     with pytest.raises(ModelError, match="Every learning rate diverged"):
         ns.finetune(expert, task, recipe=recipe, learning_rates=10000)
@@ -278,3 +280,13 @@ def test_an_expert_that_has_been_given_a_head_before_is_forecast_too(networks, t
     )
     again = ns.with_new_head(plain, 3)
     assert forecast(again, task).accuracy == forecast(plain, task).accuracy
+
+
+def test_old_names_are_deprecated(found):
+    from ntk_select import forecasting
+
+    with pytest.warns(DeprecationWarning, match=r"Try: Forecast\.initial_norm"):
+        assert found.weights == found.initial_norm == found.to_dict()["weights"]
+    with pytest.warns(DeprecationWarning, match=r"Outlook is deprecated\. Try: ntk_select\.forecasting\.RateForecast"):
+        assert forecasting.Outlook is forecasting.RateForecast
+    assert not hasattr(forecasting, "nothing")

@@ -14,20 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ntk_select.data import TASKS, load_task
-from ntk_select.data.decode import decode_image
-from ntk_select.data.builtin import read_idx
-from ntk_select.data.layout import read_layout
-from ntk_select.data.uri import parse_uri
-from ntk_select.data.image_folder import is_plain_path
-from ntk_select.models.convert import read_checkpoint
-from ntk_select.models.weights import flatten, read_weights
-from ntk_select.models.zoo import open_zoo
 
 from ntk_select import benchmark
+from ntk_select.data import TASKS, load_task
+from ntk_select.data.builtin import read_idx
+from ntk_select.data.decode import decode_image
+from ntk_select.data.image_folder import is_plain_path
+from ntk_select.data.layout import read_layout
+from ntk_select.data.uri import parse_uri
 from ntk_select.errors import NtkSelectError
 from ntk_select.experts.card import Card
 from ntk_select.kernels.file import load_kernel
+from ntk_select.models.convert import read_checkpoint
+from ntk_select.models.weights import flatten, read_weights
+from ntk_select.models.zoo import open_zoo
 from ntk_select.training import zoo as zoo_training
 
 TRACES = re.compile(r"Traceback \(most recent|<class '| object at 0x|<function |<built-in ")

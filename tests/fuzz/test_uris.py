@@ -2,6 +2,7 @@
 
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
+
 from ntk_select.data import TASKS
 from ntk_select.data.uri import parse_uri
 

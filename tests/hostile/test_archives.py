@@ -13,10 +13,10 @@ import zipfile
 
 import numpy as np
 import pytest
-from ntk_select.data import load_task
-from ntk_select.data.published.archive import Archive
 from PIL import Image
 
+from ntk_select.data import load_task
+from ntk_select.data.published.archive import Archive
 from ntk_select.errors import DataError
 
 
@@ -116,7 +116,7 @@ def test_what_is_no_zip_is_refused(tmp_path, content, sentence):
 def test_a_way_of_packing_that_makes_gigabytes_of_a_kilobyte_is_refused(tmp_path, packed, name):
     path = lying(zipped(tmp_path / "pets.zip", [("cat/1.png", png(1)), *REST]), b"cat/1.png", method=packed)
     with pytest.raises(
-        DataError, match=rf"entry 'cat/1\.png': is packed by {name}; allowed are deflate and no packing at all.*zip -r photos\.zip photos"
+        DataError, match=rf"entry 'cat/1\.png': is compressed by {name}; allowed are deflate and no compression.*zip -r photos\.zip photos"
     ):
         load_task(path)
 

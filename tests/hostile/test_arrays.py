@@ -9,9 +9,9 @@ import zipfile
 
 import numpy as np
 import pytest
-from ntk_select.data import load_task
 
 from ntk_select.cli import main
+from ntk_select.data import load_task
 from ntk_select.errors import DataError
 from ntk_select.kernels.file import load_kernel
 
@@ -54,7 +54,7 @@ def packed(path, entries):
 
 
 UNREADABLE = r"bad\.npz: array 'images' cannot be read \({}.*\)\. Save it again as a plain array"
-LABEL_KIND = r"bad\.npz: array 'labels' is {}; expected integers \(4,\), one class an image\."
+LABEL_KIND = r"bad\.npz: array 'labels' is {}; expected integers \(4,\), one class per image\."
 TASKS = {
     "more bytes than the world has": ({"images": shaped("(1099511627776, 64, 64, 3)")}, UNREADABLE.format("Unable to allocate 12")),
     "fewer bytes than promised": ({"images": shaped("(40, 6, 5, 3)")}, UNREADABLE.format("")),
@@ -67,7 +67,7 @@ TASKS = {
     "nothing": ({"images": b""}, r"array 'images' is \|S1 \(\); images are uint8, 0 to 255"),
     "floats": (
         {"images": npy(IMAGES / 255)},
-        r"array 'images' is float64 \(4, 6, 5, 3\); images are uint8, 0 to 255\. For floats in 0\.\.1 type: \(images \* 255\)",
+        r"array 'images' is float64 \(4, 6, 5, 3\); images are uint8, 0 to 255\. For floats in 0\.\.1, try: \(images \* 255\)",
     ),
     "NaN": ({"images": npy(IMAGES * np.nan)}, r"array 'images' is float64 .*; images are uint8"),
     "records": ({"images": npy(np.zeros(4, [("r", "u1"), ("g", "u1")]))}, r"array 'images' is .*\(4,\); images are uint8"),
@@ -82,14 +82,14 @@ TASKS = {
     "fewer labels": ({"labels": npy(LABELS[:3])}, LABEL_KIND.format(r"int64 \(3,\)")),
     "labels below zero": (
         {"labels": npy(LABELS - 1)},
-        r"labels run from -1 to 0; allowed are 0 and above\. Images without a label have to be left out",
+        r"labels run from -1 to 0; allowed are 0 and above\. Remove images without a label",
     ),
     "labels beyond the names": ({"class_names": npy(np.array(["a"]))}, r"labels run from 0 to 1; allowed are 0 \.\. 0, indices into class_names"),
-    "a name twice": ({"class_names": npy(np.array(["a", "a"]))}, r"array 'class_names' has 'a' twice; each class needs a name of its own"),
+    "a name twice": ({"class_names": npy(np.array(["a", "a"]))}, r"array 'class_names' has duplicates 'a'; class names must be unique"),
     "names that are objects": ({"class_names": shaped("(2,)", "'|O'")}, r"array 'class_names' cannot be read \(Object arrays"),
     "names that are numbers": (
         {"class_names": npy(LABELS)},
-        r"array 'class_names' is int64 \(4,\); expected strings \(classes,\)\. Type: class_names=np\.array",
+        r"array 'class_names' is int64 \(4,\); expected strings \(classes,\)\. Try: class_names=np\.array",
     ),
 }
 
@@ -115,14 +115,14 @@ def test_pickled_objects_are_not_loaded(tmp_path):
 
 def test_an_array_that_is_there_twice_is_refused(tmp_path):
     packed(tmp_path / "bad.npz", [("images", npy(IMAGES)), ("labels", npy(LABELS)), ("images", npy(IMAGES[::-1]))])
-    with pytest.raises(DataError, match=r"bad\.npz: has the arrays images twice\. Save it again"):
+    with pytest.raises(DataError, match=r"bad\.npz: has duplicate arrays images\. Save it again"):
         load_task(tmp_path / "bad.npz")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", npy(IMAGES)[:50], b"PK\x03\x04" + bytes(100)], ids=["no bytes", "text", "cut", "half a zip"])
 def test_what_is_no_npz_is_refused(tmp_path, content):
     (tmp_path / "bad.npz").write_bytes(content)
-    with pytest.raises(DataError, match=r"bad\.npz: not an \.npz file that can be read \(.*\)\. Is it complete"):
+    with pytest.raises(DataError, match=r"bad\.npz: cannot be read as an \.npz file \(.*\)\. Is it complete"):
         load_task(tmp_path / "bad.npz")
 
 
@@ -136,12 +136,15 @@ IDX = {
     "text": (b"hello", r"it starts with '68 65 6c 6c'"),
     "floats": (idx(13, 1, 2, 2) + bytes(16), r"it starts with '00 00 0d 03', not '00 00 08 03'"),
     "labels for images": (idx(8, 4) + bytes(4), r"it starts with '00 00 08 01', not '00 00 08 03'"),
-    "cut": (idx(8, 2, 2, 2) + bytes(7), r"its header declares 8 values, it has 7\. Fetch it again"),
-    "too long": (idx(8, 2, 2, 2) + bytes(9), r"its header declares 8 values, it has more\. Fetch it again"),
+    "cut": (idx(8, 2, 2, 2) + bytes(7), r"its header declares 8 values, it has 7\. Download it again"),
+    "too long": (idx(8, 2, 2, 2) + bytes(9), r"its header declares 8 values, it has more\. Download it again"),
     "a lie of 2**96": (idx(8, *[2**32 - 1] * 3), r"allowed are 1,073,741,824\. It is damaged"),
     "a bomb": (gzip.compress(idx(8, 2, 2, 2) + bytes(2**25)), r"its header declares 8 values, it has more"),
-    "cut gzip": (gzip.compress(idx(8, 2, 2, 2) + bytes(8))[:-4], r"cannot be read \(Compressed file ended.*\)\. Is it complete\? Fetch it again"),
-    "gzip with a wrong checksum": (gzip.compress(idx(8, 2, 2, 2) + bytes(8))[:-8] + bytes(8), r"cannot be read \(CRC check failed.*Fetch it again"),
+    "cut gzip": (gzip.compress(idx(8, 2, 2, 2) + bytes(8))[:-4], r"cannot be read \(Compressed file ended.*\)\. Is it complete\? Download it again"),
+    "gzip with a wrong checksum": (
+        gzip.compress(idx(8, 2, 2, 2) + bytes(8))[:-8] + bytes(8),
+        r"cannot be read \(CRC check failed.*Download it again",
+    ),
 }
 
 
@@ -182,5 +185,5 @@ def test_a_pickle_in_a_saved_kernel_is_not_loaded(tmp_path):
 
 @pytest.mark.parametrize("place", ["x" * 5000 + ".npz", "~nobody_of_this_name/k.npz", "no\0where.npz"])
 def test_a_kernel_that_cannot_be_there_is_named(place):
-    with pytest.raises(DataError, match=r"There is no file '.*'\. To make one type: ntk-select kernel --expert NAME"):
+    with pytest.raises(DataError, match=r"There is no file '.*'\. To make one.*: ntk-select kernel --expert NAME"):
         load_kernel(place)

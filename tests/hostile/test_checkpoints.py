@@ -34,11 +34,11 @@ def spoilt(name: str, value: float):
     return lambda key, array: np.where(np.arange(array.size).reshape(array.shape) == 1, np.float32(value), array) if key == name else array
 
 
-NOT_SOUND = r"bad\.safetensors is not a valid safetensors file \(.*{}.*\)\. Fetch it again"
+NOT_SOUND = r"bad\.safetensors is not a valid safetensors file \(.*{}.*\)\. Download it again"
 UNFIT = r"bad\.safetensors as resnet_small: The checkpoint does not fit ResNet\. .*{}"
 
 FILES = {
-    "of no bytes": (b"", r"bad\.safetensors is empty\. Fetch it again"),
+    "of no bytes": (b"", r"bad\.safetensors is empty\. Download it again"),
     "cut in the header": (save(sound())[:100], NOT_SOUND.format("invalid header length")),
     "cut in the numbers": (save(sound())[:-1], NOT_SOUND.format("incomplete metadata")),
     "with more behind it": (save(sound()) + b"x", NOT_SOUND.format("incomplete metadata")),
@@ -63,7 +63,7 @@ FILES = {
     "a type that is not known": (lying({"a": {**ONE, "dtype": "F99"}}), NOT_SOUND.format("unknown variant `F99`")),
     "a type without float32": (
         lying({"a": {"dtype": "C64", "shape": [1], "data_offsets": [0, 8]}}, bytes(8)),
-        r"bad\.safetensors holds types that cannot be converted: a \(C64\)\. Allowed: F64, F32, F16, BF16",
+        r"bad\.safetensors contains types that cannot be converted: a \(C64\)\. Allowed: F64, F32, F16, BF16",
     ),
     "of another network": (save({"a": np.ones(1, np.float32)}), UNFIT.format(r"1 tensor unknown: a; \d+ tensors missing: bn1\.bias")),
     "NaN": (save(sound(spoilt("conv1.weight", np.nan))), UNFIT.format(r"1 tensor with NaN or infinity: conv1\.weight\.")),
@@ -124,10 +124,10 @@ def test_a_pipe_is_not_waited_for(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        (".hidden", r"--name '.hidden' must be the name of a folder in --out, without separators and without a dot in front"),
-        ("..", r"without separators and without a dot in front"),
+        (".hidden", r"--name '.hidden' must be the name of a folder in --out, without separators and without a leading dot"),
+        ("..", r"without separators and without a leading dot"),
         ("a/b", r"without separators"),
-        (os.fsdecode(b"caf\xe9"), r"The name 'caf\udce9' is not UTF-8, and no expert can have it. Give another: --name NAME"),
+        (os.fsdecode(b"caf\xe9"), r"The name 'caf\udce9' is not UTF-8. Try: --name NAME"),
     ],
 )
 def test_a_name_under_which_nobody_would_find_the_expert_is_refused(tmp_path, capsys, name, sentence):

@@ -55,25 +55,25 @@ def note(folder, text):
 ANEW = r"Delete it, and run the benchmark again"
 BENCH = {
     "no bytes": (manifest(""), r"bench\.json cannot be read: Expecting value.*" + ANEW),
-    "a list": (manifest("[]"), r"bench\.json cannot be read: it holds no object with the fields name\. " + ANEW),
-    "no name": (manifest("{}"), r"bench\.json cannot be read: it holds no object with the fields name\. " + ANEW),
+    "a list": (manifest("[]"), r"bench\.json cannot be read: it is not an object with the fields name\. " + ANEW),
+    "no name": (manifest("{}"), r"bench\.json cannot be read: it is not an object with the fields name\. " + ANEW),
     "nested without end": (manifest("[" * 100_000), r"bench\.json cannot be read: maximum recursion depth.*" + ANEW),
     "cells of no bytes": (lambda store: (store.folder / "cells.parquet").write_bytes(b""), r"cells\.parquet is damaged .*" + ANEW),
-    "cells without keys": (rewritten(lambda table: table.drop_columns(["key"])), r"cells\.parquet is damaged \(it has no column 'key'\)\. " + ANEW),
+    "cells without keys": (rewritten(lambda table: table.drop_columns(["key"])), r"cells\.parquet is damaged \(there is no column 'key'\)\. " + ANEW),
     "cells without settings": (
         rewritten(lambda table: table.drop_columns(["settings"])),
-        r"cells\.parquet is no list of cells \(KeyError: 'settings'\)\. " + ANEW,
+        r"cells\.parquet is not a list of cells \(KeyError: 'settings'\)\. " + ANEW,
     ),
-    "cells with more": (rewritten(lambda table: table.append_column("x", table["key"])), r"is no list of cells \(TypeError: .*'x'\)\. " + ANEW),
+    "cells with more": (rewritten(lambda table: table.append_column("x", table["key"])), r"is not a list of cells \(TypeError: .*'x'\)\. " + ANEW),
     "settings that are no JSON": (
         rewritten(lambda table: table.drop_columns(["settings"]).append_column("settings", pa.array(["["] * 2))),
-        r"is no list of cells \(JSONDecodeError.*" + ANEW,
+        r"is not a list of cells \(JSONDecodeError.*" + ANEW,
     ),
     "a runner's note": (
         note("running", "[]"),
-        r"running/x\.json cannot be read: it holds no object with the fields host, pid, began, beat\. " + ANEW,
+        r"running/x\.json cannot be read: it is not an object with the fields host, pid, began, beat\. " + ANEW,
     ),
-    "a failure": (note("failures", "[]"), r"failures/x\.json cannot be read: it holds no object\. " + ANEW),
+    "a failure": (note("failures", "[]"), r"failures/x\.json cannot be read: it is not an object\. " + ANEW),
 }
 
 
@@ -156,8 +156,8 @@ def test_changed_notes_of_a_training_are_noticed(kept, text):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("[" * 100_000, r"json' is not a description of a (kernel|sketch): maximum recursion depth.*Type: out= another folder"),
-        ("null", r"json' is not a description of a (kernel|sketch): .*Type: out= another folder"),
+        ("[" * 100_000, r"json' is not a description of a (kernel|sketch): maximum recursion depth.*Try: out= another folder"),
+        ("null", r"json' is not a description of a (kernel|sketch): .*Try: out= another folder"),
         (None, r"The folder '.*' cannot hold the (kernel|sketch): .*Is a directory"),
     ],
     ids=["nested", "null", "a folder"],

@@ -8,13 +8,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from ntk_select.models import build, initialise, open_zoo
-from ntk_select.models.weights import flatten, serialise, sha256_of, write_expert
 from safetensors.numpy import save
 
 from ntk_select import Card, Preprocess
 from ntk_select.cli import main
 from ntk_select.errors import ModelError
+from ntk_select.models import build, initialise, open_zoo
+from ntk_select.models.weights import flatten, serialise, sha256_of, write_expert
 
 CONFIG = {"stage_sizes": [1], "widths": [3], "stem": "small"}
 SHAPES = jax.eval_shape(partial(initialise, build("resnet18", num_classes=2, **CONFIG), size=8), jax.random.key(0))
@@ -73,7 +73,7 @@ def instead(make):
 
 
 OTHER = r"model\.safetensors have sha256 [0-9a-f]{12}\.\.\., the card says [0-9a-f]{12}\.\.\.; one of the two was modified or truncated"
-NO_JSON = r"ash/card\.json is not valid JSON \({}.*\)\. Make the card anew with: ntk-select zoo convert CHECKPOINT --arch NAME"
+NO_JSON = r"ash/card\.json is not valid JSON \({}.*\)\. To make the card again, try: ntk-select zoo convert CHECKPOINT --arch NAME"
 DAMAGE = {
     "a bit of the length": (bit(0), OTHER),
     "a bit of the header": (bit(20), OTHER),
@@ -81,22 +81,22 @@ DAMAGE = {
     "weights cut": (lambda folder: os.truncate(folder / "model.safetensors", 500), OTHER),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), r"model\.safetensors cannot be read: No such file"),
     "a folder for weights": (instead(Path.mkdir), r"model\.safetensors cannot be read: Is a directory"),
-    "a pipe for weights": (instead(os.mkfifo), r"model\.safetensors cannot be read: it is not a plain file"),
+    "a pipe for weights": (instead(os.mkfifo), r"model\.safetensors cannot be read: it is not a regular file"),
     "a link to itself": (instead(lambda path: path.symlink_to(path.name)), r"cannot be read: Too many levels of symbolic links"),
     "NaN": (named(weights(spoilt("fc/kernel", np.nan))), r"model\.safetensors contain NaN or infinity in params/fc/kernel\."),
     "infinity": (named(weights(spoilt("fc/bias", np.inf))), r"contain NaN or infinity in params/fc/bias\."),
     "a variance below zero": (
         named(weights(spoilt("bn1/var", -1.0))),
-        r"hold negative variances in batch_stats/bn1/var, batch_stats/layer1_0/bn1/var",
+        r"contain negative variances in batch_stats/bn1/var, batch_stats/layer1_0/bn1/var",
     ),
     "whole numbers": (
         named(weights(lambda _name, array: array.astype(np.int8))),
-        r"hold what is not floating point: batch_stats/bn1/mean \(int8\), .*Params of an expert are float32",
+        r"contain tensors that are not floating point: batch_stats/bn1/mean \(int8\), .*Params of an expert are float32",
     ),
     "names without end": (named(save({"a/" * 50_000 + "b": np.ones(1)})), r"The name 'a/a/.*'\.\.\. has 50,000 groups; allowed are 100"),
     "a tensor in the place of a group": (
         named(serialise({**jax.tree.map(lambda leaf: np.ones(leaf.shape, np.float32), SHAPES), "source": np.ones(1)}), class_counts=[1, 2]),
-        r"hold a tensor 'source'; it must be a group, as in source/class_means",
+        r"contain a tensor 'source'; it must be a group, as in source/class_means",
     ),
     "another number of classes": (card(num_classes=10**9), r"do not fit the architecture: .*params/fc/kernel is \(3, 2\), not \(3, 1000000000\)"),
     "no card's JSON": (text(""), NO_JSON.format("Expecting value")),
@@ -104,9 +104,9 @@ DAMAGE = {
     "a card not in UTF-8": (text(b'{"name": "\xff"}'), r"The card .*ash/card\.json cannot be read: 'utf-8' codec can't decode"),
     "half a letter in the card": (text('{"name": "\\ud800"}'), NO_JSON.format("'utf-8' codec can't encode")),
     "a number without end": (text('{"name": ' + "9" * 5000 + "}"), NO_JSON.format("Exceeds the limit")),
-    "a list for a card": (text("[]"), r"ash/card\.json holds a list, a card is an object with the fields name, architecture"),
-    "an image of a million pixels a side": (card(preprocess={"size": 10**6}), r"size=1,000,000, resize=None; allowed are at most 16,384 pixels"),
-    "a size without end": (card(preprocess={"size": 10**30}), r"allowed are at most 16,384 pixels"),
+    "a list for a card": (text("[]"), r"ash/card\.json contains a list; a card is an object with the fields name, architecture"),
+    "an image of a million pixels a side": (card(preprocess={"size": 10**6}), r"size=1,000,000, resize=None; at most 16,384 pixels are allowed"),
+    "a size without end": (card(preprocess={"size": 10**30}), r"at most 16,384 pixels are allowed"),
     "a std of zero": (card(preprocess={"size": 8, "std": [0, 0, 0]}), r"std=\(0\.0, 0\.0, 0\.0\); both need three numbers, std above 0"),
     "a strange word": (card(preprocess={"size": 8, "__class__": 1}), r"unexpected keyword argument '__class__'"),
     "an architecture that is none": (card(architecture="resnet18; rm -rf"), r"'resnet18; rm -rf' is unknown\. Did you mean 'resnet18'"),
@@ -130,7 +130,7 @@ def test_verify_says_what_is_wrong_with_an_expert_and_that_the_other_is_whole(zo
 
 @pytest.mark.parametrize("uri", ["x" * 5000, "new\nline", "~nobody_of_this_name/zoo"])
 def test_a_zoo_that_cannot_be_is_named(uri):
-    with pytest.raises(ModelError, match=r"neither installed nor a folder.*To make one type: ntk-select zoo convert"):
+    with pytest.raises(ModelError, match=r"neither installed nor a folder.*To make one, try: ntk-select zoo convert"):
         open_zoo([uri])
 
 

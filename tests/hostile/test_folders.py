@@ -8,10 +8,10 @@ import sys
 
 import numpy as np
 import pytest
-from ntk_select.data import load_task
 from PIL import Image
 
 from ntk_select.cli import main
+from ntk_select.data import load_task
 from ntk_select.errors import DataError, TaskError
 
 
@@ -118,7 +118,7 @@ BAD = {
     "a link to nothing": r"pets/cat/gone\.png: a broken link, or not a regular file\. Delete it",
     "a pipe": r"pets/cat/pipe\.png: a broken link, or not a regular file\. Delete it",
     "links to the folder above": r"pets/cat/up\d+/cat/up.*: more than 8 folders deep\. Is one a link to a folder above it",
-    "a folder with the name of an image": r"class folder 'cat' contains folders \(cat/album\.png\), so its classes are not clear\. Allowed: train/CLASS/IMAGE",
+    "a folder with the name of an image": r"class folder 'cat' contains folders \(cat/album\.png\), so its classes are ambiguous\. Allowed: train/CLASS/IMAGE",
     "an empty class": r"class folder 'bird' is empty\. Put images into it or delete it",
     "another kind of picture": r"1 HEIC photograph in class folder 'cat' cannot be read: cat/phone\.heic\. Convert to JPEG",
     "an image outside": r"images outside any class folder: loose\.png\. Move or delete them",
@@ -140,7 +140,7 @@ def test_a_folder_that_is_no_task_is_refused_with_a_sentence(tmp_path, case):
 @pytest.mark.parametrize("place", ["", "x" * 5000, "new\nline", "~nobody_of_this_name/pets", "/dev/null/pets"])
 def test_a_path_that_cannot_be_is_named_with_what_to_type(tmp_path, monkeypatch, what, place):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=rf"There is no (folder|file) '.*'\. Type {what}:PATH, for example {what}:photos"):
+    with pytest.raises(DataError, match=rf"There is no (folder|file) '.*'\. Try: {what}:PATH, for example {what}:photos"):
         load_task(f"{what}:{place}")
 
 

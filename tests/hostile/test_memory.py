@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 import ntk_select as ns
-from ntk_select._runtime.memory import free_memory
-from ntk_select._runtime.memory import MemoryShrunkWarning, is_out_of_memory
+from ntk_select._runtime.memory import MemoryShrunkWarning, free_memory, is_out_of_memory
 from ntk_select.errors import ConfigError
 from ntk_select.experts import probe
 from ntk_select.kernels.engine import execute
@@ -81,8 +80,8 @@ def test_the_kernel_is_the_same_when_memory_runs_out_with_larger_tiles(small_til
     assert [shape[0] for shape in begun[:3]] == [12, 6, 3]
     first, second = (str(each.message) for each in seen)
     assert first.startswith("Memory ran out with tiles of 12 examples (")
-    assert first.endswith("). The work goes on with tiles of 6.")
-    assert second.endswith("). The work goes on with tiles of 3.")
+    assert first.endswith("). Continuing with tiles of 6.")
+    assert second.endswith("). Continuing with tiles of 3.")
 
 
 def test_a_symmetric_kernel_stays_symmetric_to_the_last_bit(small_tiles):
@@ -159,7 +158,7 @@ def test_a_sketch_goes_on_with_fewer_examples_and_keeps_its_rows(monkeypatch, tm
         return rows(self, start, stop, together)
 
     monkeypatch.setattr(sketching.Batches, "rows", limited)
-    with pytest.warns(MemoryShrunkWarning, match="with 6 examples at a time .* goes on with 3"):
+    with pytest.warns(MemoryShrunkWarning, match="with 6 examples at a time .* Continuing with 3"):
         found = ns.sketch(fn, {"w": W}, X, dim=64, batch_size=6, out=tmp_path / "z")
     np.testing.assert_allclose(found, whole, rtol=1e-12)
     assert asked == [6, 6, 3, 3]
@@ -174,7 +173,7 @@ def test_forward_passes_go_on_with_smaller_batches():
             raise MemoryError
         return jnp.asarray(2 * x)
 
-    with pytest.warns(MemoryShrunkWarning, match="with 7 examples at a time .* goes on with 3"):
+    with pytest.warns(MemoryShrunkWarning, match="with 7 examples at a time .* Continuing with 3"):
         found = probe.in_batches(limited, 7, X)
     np.testing.assert_array_equal(found, 2 * X)
     with pytest.warns(MemoryShrunkWarning), pytest.raises(ConfigError, match="ran out with a single example in the network"):

@@ -129,7 +129,7 @@ def test_forward_passes_with_taps_go_on_with_smaller_batches(last_conv):
         for most in (7, 3)
     ]
     whole = forward_pass(experts[0], images, last_conv=last_conv)
-    with pytest.warns(MemoryShrunkWarning, match="with 7 examples at a time .* goes on with 3"):
+    with pytest.warns(MemoryShrunkWarning, match="with 7 examples at a time .* Continuing with 3"):
         found = forward_pass(experts[1], images, last_conv=last_conv)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(whole), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-12)

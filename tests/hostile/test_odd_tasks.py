@@ -61,7 +61,7 @@ def lfc_of(task: ns.Task, *, per_class: int = 25):
         (LABELS[:5], r"labels has shape \(5,\) for 12 images"),
         (LABELS[:, None], r"labels has shape \(12, 1\) for 12 images"),
         (None, r"labels has shape \(\) for 12 images"),
-        ([[1], [1, 2]] * 6, r"labels are not one number an image; it must be \(12,\)"),
+        ([[1], [1, 2]] * 6, r"labels are not one number per image; the shape must be \(12,\)"),
     ],
     ids=["one class", "gaps", "negative", "huge", "float", "NaN", "texts", "bool", "None among them", "too few", "a column", "None", "ragged"],
 )
@@ -96,9 +96,9 @@ def test_a_class_without_images_is_no_class_and_is_named():
         (IMAGES[..., :2], TaskError, r"images have shape \(12, 4, 4, 2\); allowed are"),
         (IMAGES[None], TaskError, r"images have shape \(1, 12, 4, 4, 3\); allowed are"),
         (IMAGES[:, :0], TaskError, "with no pixels"),
-        (None, TaskError, "images are of type NoneType; give an array"),
-        ([image / 255 for image in IMAGES], DataError, r"type float64 and shape \(4, 4, 3\); allowed is uint8"),
-        ([image[..., :2] for image in IMAGES], DataError, r"type uint8 and shape \(4, 4, 2\); allowed is"),
+        (None, TaskError, "images are of type NoneType; expected an array"),
+        ([image / 255 for image in IMAGES], DataError, r"type float64 and shape \(4, 4, 3\); allowed: uint8"),
+        ([image[..., :2] for image in IMAGES], DataError, r"type uint8 and shape \(4, 4, 2\); allowed: "),
         ([image[:0] for image in IMAGES], DataError, r"shape \(0, 4, 3\)"),
         ([None] * 12, DataError, "type object"),
     ],
@@ -187,8 +187,8 @@ def first_pixel(variables, x):
         (lambda v, x: jnp.full((len(x), 3), jnp.nan), "hold NaN or infinity"),
         (lambda v, x: jnp.full((len(x), 3), jnp.inf), "hold NaN or infinity"),
         (lambda v, x: jnp.zeros((len(x), 3)).at[0, 0].set(jnp.nan), "hold NaN or infinity"),
-        (lambda v, x: jnp.ones((len(x) + 1, 3)), "gives 13 rows for 12 examples; it must give one for each"),
-        (lambda v, x: jnp.ones((1, 3)), "gives 1 rows for 12 examples"),
+        (lambda v, x: jnp.ones((len(x) + 1, 3)), "returns 13 rows for 12 examples; expected one per example"),
+        (lambda v, x: jnp.ones((1, 3)), "returns 1 rows for 12 examples"),
         (lambda v, x: jnp.ones((len(x), 0)), r"shape \(12, 0\); they must be \(n, d\)"),
         (lambda v, x: x[:, 0, 0, 0], r"shape \(12,\); they must be \(n, d\)"),
         (lambda v, x: x, r"shape \(12, 4, 4, 3\); they must be \(n, d\)"),
@@ -216,7 +216,7 @@ def test_an_expert_that_mixes_the_examples_of_a_batch_fails_alone():
     mixing = expert(lambda v, x: flat(v, x) - flat(v, x).mean(0))
     ranking = ns.rank([mixing, expert(name="good")], task(), ["lfc"], resamples=0)
     assert ranking.best == "good"
-    assert "Expert 'odd': its answer to an image depends on the other images of the batch" in ranking.failures[0].error
+    assert "Expert 'odd': its outputs for an image depend on the rest of the batch" in ranking.failures[0].error
     (alone,) = ns.rank([mixing], task(), ["lfc"], resamples=0, batch_size=1).experts
     assert "constant" in alone.scores["lfc"].reason
 
@@ -267,17 +267,17 @@ def test_experts_that_are_none_are_refused(experts, sentence):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"per_class": "x"}, "per_class is 'x'; it must be at least 1"),
-        ({"per_class": 2.5}, "per_class is 2.5; it must be at least 1 .* whole number"),
+        ({"per_class": "x"}, "per_class is 'x'; it must be an integer of at least 1"),
+        ({"per_class": 2.5}, "per_class is 2.5; it must be an integer of at least 1 .*"),
         ({"per_class": None}, "per_class is None"),
-        ({"seed": 1.5}, "seed is 1.5; it must be 0 or above, a whole number"),
-        ({"draws": float("nan")}, "draws is nan; it must be 0"),
-        ({"draws": 25.5}, "draws is 25.5; it must be 0"),
-        ({"batch_size": None}, "batch_size is None; it must be at least 1"),
+        ({"seed": 1.5}, "seed is 1.5; it must be an integer of at least 0"),
+        ({"resamples": float("nan")}, "resamples is nan; it must be 0"),
+        ({"resamples": 25.5}, "resamples is 25.5; it must be 0"),
+        ({"batch_size": None}, "batch_size is None; it must be an integer of at least 1"),
         ({"batch_size": 2.5}, "batch_size is 2.5"),
         ({"measured": 3}, "measured must be {expert"),
         ({"cache": 3}, "cache is of type int; it must be the path of a folder"),
-        ({"progress": 3}, "progress= takes a function of .* or False; given: 3"),
+        ({"progress": 3}, "progress= must be a function of .* or False; given: 3"),
         ({"scores": None}, "scores is of type NoneType; it must be names"),
         ({"scores": [3]}, "Score 3 is unknown. Allowed"),
         ({"scores": {"mine": 3}}, "not a Score"),

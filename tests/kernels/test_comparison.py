@@ -70,7 +70,8 @@ def test_errors_and_scores_are_those_of_the_kernels(compared):
         assert cell.norm == pytest.approx(np.sqrt((kernel**2).sum()), rel=1e-10)
         assert cell.effective_rank == pytest.approx(np.trace(kernel) ** 2 / (kernel**2).sum(), rel=1e-10)
         assert (cell.images, cell.bytes) == (15, 15 * 15 * 8)
-        for row in (row for row in found.rows if row.expert == cell.expert):
+        # The kinds differ in the sketch alone, which is compared for the first expert.
+        for row in (row for row in found.rows if row.expert == cell.expert and (row.kind == "gaussian" or cell is found.exact[0])):
             sketched = gradient_sketch(experts[row.expert], x, Sketch(row.dim, row.kind, row.seed))
             estimate = sketched.sketch @ sketched.sketch.T
             assert row.error == pytest.approx(np.sqrt(((estimate - kernel) ** 2).sum() / (kernel**2).sum()), rel=1e-6)
@@ -255,7 +256,7 @@ def test_progress_counts_from_nothing_to_all():
 def test_a_sketch_that_cannot_be_had_is_left_out_and_said_and_the_rest_goes_on():
     found = compare({"a": expert_of(0), "b": expert_of(1)}, inputs_of(), LABELS, kinds=("jvp", "gaussian"), dims=(2, 16), seeds=(0,), memory=False)
     assert [(left.expert, left.kind, left.dim) for left in found.left_out] == [("a", "jvp", 2), ("b", "jvp", 2)]
-    assert "a column for each of the 4 outputs" in found.left_out[0].reason
+    assert "one column for each of 4 outputs" in found.left_out[0].reason
     assert {(row.kind, row.dim) for row in found.rows} == {("jvp", 16), ("gaussian", 2), ("gaussian", 16)}
 
 
@@ -282,7 +283,7 @@ def test_a_kernel_of_zeros_is_refused():
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"kinds": ("gausian",)}, ConfigError, "kind='gausian': there is no such sketch. Did you mean 'gaussian'"),
+        ({"kinds": ("gausian",)}, ConfigError, "kind='gausian' is unknown. Did you mean 'gaussian'"),
         ({"kinds": "gaussian"}, ConfigError, r"kinds='gaussian' must be a sequence. Try: kinds=\('gaussian',\)"),
         ({"kinds": ()}, ConfigError, "kinds= names no kind of sketch"),
         ({"dims": ()}, ConfigError, r"dims=\(\) must be a sequence of whole numbers, one at least. Try: dims=\(256, 1024\)"),
@@ -292,10 +293,10 @@ def test_a_kernel_of_zeros_is_refused():
         ({"dims": (2**21,)}, ConfigError, "dim=2097152 must be a whole number from 1"),
         ({"seeds": ()}, ConfigError, r"seeds=\(\) must be a sequence of whole numbers, one at least. Try: seeds=\(0, 1\)"),
         ({"seeds": (True,)}, ConfigError, r"seeds=\(True,\) must be a sequence of whole numbers"),
-        ({"blocks": 3}, ConfigError, "dim=8 cannot be cut into 3 blocks"),
+        ({"blocks": 3}, ConfigError, "dim=8 cannot be split into 3 blocks"),
         ({"most_dim": {"jpv": 8}}, ConfigError, "most_dim: there is no sketch 'jpv'. Did you mean 'jvp'"),
         ({"most_dim": {"gaussian": 4}}, ConfigError, "most_dim leaves no dimension: the smallest is 8"),
-        ({"progress": 3}, ConfigError, "progress= takes a function of .done, all, what.; given: int"),
+        ({"progress": 3}, ConfigError, "progress=.*given: int"),
         ({"layers": "convolution"}, ConfigError, "layers='convolution' matches no parameter"),
         ({"layers": None}, ConfigError, "layers=None must be 'last_conv', 'all', or a regular expression"),
         ({"outputs": "tarce"}, ConfigError, "outputs='tarce' is unknown. Did you mean 'trace'"),
@@ -307,7 +308,7 @@ def test_a_kernel_of_zeros_is_refused():
         (
             {"experts": {"a": expert_of(0), "b": expert_of(1, last_conv=None)}},
             ModelError,
-            "Expert 'expert 1' does not say which its last convolution is",
+            "Expert 'expert 1' has no last_conv",
         ),
         ({"labels": np.zeros(15, int)}, TaskError, "All examples are of one class; a correlation with the labels needs at least two"),
         ({"labels": LABELS[:14]}, TaskError, r"The inputs have shape \(15, 20\) for 14 labels"),

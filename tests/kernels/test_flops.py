@@ -1,4 +1,4 @@
-"""Are operations counted as by hand, and as published for ResNet-18?"""
+"""Operation counts equal those by hand, and the published count of ResNet-18."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Does every route of the gradient kernel equal explicit Jacobians, in float64, on every kind of network ending?"""
+"""Every route of the gradient kernel equals explicit Jacobians in float64, on every kind of network ending."""
 
 from dataclasses import replace
 from functools import partial
@@ -246,7 +246,7 @@ def test_unknown_options_are_refused(ending, options, error, message):
 def test_what_an_expert_lacks_is_said(ending):
     expert, x = ending
     parts = {"params": expert.params, "state": expert.state}
-    with pytest.raises(ModelError, match="which its last convolution is"):
+    with pytest.raises(ModelError, match="has no last_conv"):
         gradient_kernel(Expert("bare", expert.apply_fn, **parts), x)
     with pytest.raises(ModelError, match="no features_fn"):
         gradient_kernel(Expert("bare", expert.apply_fn, **parts), x, layers="all", outputs="features")
@@ -262,5 +262,5 @@ def test_functions_need_parameters_and_layers(rng):
         gradient_kernel(lambda p, x: x, x)
     with pytest.raises(ConfigError, match="layers='all'"):
         gradient_kernel(lambda p, x: x * p, x, params=np.ones(2))
-    with pytest.raises(ConfigError, match="no features of its own"):
+    with pytest.raises(ConfigError, match="no separate features"):
         gradient_kernel(lambda p, x: x * p, x, params=np.ones(2), layers="all", outputs="features")

@@ -1,4 +1,4 @@
-"""Does a saved kernel come back whole, say what it says, and is anything else refused in a sentence?"""
+"""A saved kernel is restored completely, and any other file is refused with a reason."""
 
 import pickle
 

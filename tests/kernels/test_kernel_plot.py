@@ -1,4 +1,4 @@
-"""Does the heat map show the kernel in class order, with names, lines and colours that outliers cannot spoil?"""
+"""The heat map shows the kernel in class order, with names, lines and colours that are robust to outliers."""
 
 import sys
 

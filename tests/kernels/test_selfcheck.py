@@ -70,7 +70,7 @@ IMAGES = _draw(size=(10, 4, 4, 2)).astype(np.float32)
 
 def linen(train=False):
     module = Linen(train)
-    variables = Linen().init(jax.random.key(0), IMAGES[:1])
+    variables = jax.jit(Linen().init)(jax.random.key(0), IMAGES[:1])
 
     def fn(params, x):
         out = module.apply({"params": params, "batch_stats": variables["batch_stats"]}, x, mutable=["batch_stats"] if train else False)
@@ -93,7 +93,7 @@ def plain():
     return fn, {"conv": _draw(size=(3, 3, 2, 4)).astype(np.float32), "head": _draw(size=(4, 7)).astype(np.float32), "scale": 2, "n": np.int32(3)}
 
 
-@pytest.mark.parametrize("model", [linen, nnx_model, plain])
+@pytest.mark.parametrize("model", [linen, pytest.param(nnx_model, marks=pytest.mark.nightly), pytest.param(plain, marks=pytest.mark.nightly)])
 def test_healthy_networks_hold_in_single_precision_with_many_outputs_and_examples(model):
     fn, params = model()
     result = selfcheck(fn, params, IMAGES)
@@ -136,7 +136,13 @@ def trained(params, x):
     return head(params, jnp.tanh((h - h.mean(0)) / jnp.sqrt(h.var(0) + 1)))
 
 
-@pytest.mark.parametrize("model", [lambda: (trained, PARAMS, X), lambda: (*linen(train=True), IMAGES)], ids=["plain", "linen"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(lambda: (trained, PARAMS, X), id="plain"),
+        pytest.param(lambda: (*linen(train=True), IMAGES), id="linen", marks=pytest.mark.nightly),
+    ],
+)
 def test_batch_norm_in_training_mode_fails_and_its_kernel_is_skipped(model):
     result = selfcheck(*model())
     assert found(result) == {INDEPENDENT}
@@ -214,7 +220,7 @@ def squashed(slope):
     ],
     ids=["custom_jvp", "stop_gradient", "straight-through", "solver", "relu", "custom_vjp"],
 )
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.nightly)])
 def test_a_derivative_that_is_not_that_of_the_values_fails(fn, cause, dtype):
     result = selfcheck(fn, jax.tree.map(dtype, PARAMS), dtype(X))
     assert found(result) == {DERIVATIVES}, result
@@ -227,8 +233,15 @@ def test_a_custom_vjp_is_checked_in_reverse_mode():
     assert line(result, DERIVATIVES).remark.startswith("Reverse mode only: a custom_vjp leaves no forward mode")
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("x", [X, 0 * X], ids=["drawn", "zero"])
+@pytest.mark.parametrize(
+    ("x", "dtype"),
+    [
+        pytest.param(X, np.float32, id="random, float32"),
+        pytest.param(0 * X, np.float64, id="zero, float64"),
+        pytest.param(X, np.float64, id="random, float64", marks=pytest.mark.nightly),
+        pytest.param(0 * X, np.float32, id="zero, float32", marks=pytest.mark.nightly),
+    ],
+)
 def test_a_kink_is_no_wrong_derivative(x, dtype):
     """With inputs and biases of zero every relu sits on its kink."""
     params = jax.tree.map(dtype, PARAMS | {"b": np.zeros(5)})

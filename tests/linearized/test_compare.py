@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from ntk_select.errors import ConfigError
-from ntk_select.linearized import compare_training, draw_batches, network_kernel, predict, train
+from ntk_select.errors import ConfigError, MissingDependencyError
+from ntk_select.linearized import compare, compare_training, draw_batches, network_kernel, predict, train
 from ntk_select.linearized.compare import predicted_classes
 
 
@@ -191,3 +191,31 @@ def test_compare_training_refuses(several, name):
     world = several._replace(targets=options.pop("targets")) if "targets" in options else several
     with pytest.raises(ConfigError, match=sentence):
         run(world, **options)
+
+
+def test_the_figure_is_written_in_every_form_with_and_without_a_test_set(several, three):
+    pytest.importorskip("matplotlib")
+    assert compare.plot_curves(run(several, x_test=None, test_targets=None, steps=3), title="costs $5").startswith(b"\x89PNG")
+    assert b"<svg" in compare.plot_curves(three, loss="half_sum", file_format="svg")
+    assert compare.plot_curves(run(several, test_targets=None, linear=False, steps=3), file_format="pdf").startswith(b"%PDF")
+
+
+def test_what_diverged_is_left_out_of_the_figure(three):
+    pytest.importorskip("matplotlib")
+    broken = three.real._replace(train_losses=np.array([1.0, np.inf, np.nan] + 18 * [1.0]))
+    assert compare.plot_curves(three._replace(real=broken)).startswith(b"\x89PNG")
+
+
+def test_without_matplotlib_it_says_what_to_type(three, monkeypatch):
+    import builtins
+
+    original = builtins.__import__
+
+    def refuse(name, *arguments, **named):
+        if name.startswith("matplotlib"):
+            raise ImportError(name)
+        return original(name, *arguments, **named)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(MissingDependencyError, match="pip install matplotlib"):
+        compare.plot_curves(three)

@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ntk_select.models import ZOO
 
 import ntk_select as ns
 from ntk_select.errors import ConfigError
 from ntk_select.linearized import layer_factors
 from ntk_select.linearized.layers import explained
+from ntk_select.models import ZOO
 
 NAMES = ["all", "first/bias", "first/kernel", "last/bias", "last/kernel"]
 

@@ -22,10 +22,12 @@ def soft(independent):
 @pytest.mark.parametrize("loss", LOSSES)
 def test_values_and_gradients(independent, outputs, soft, loss):
     definition = independent.LOSSES[loss]
+    gradient = jax.jit(jax.grad(definition))
     assert loss_value(loss, outputs, soft) == pytest.approx(float(definition(outputs, soft)), rel=1e-13)
-    np.testing.assert_allclose(loss_gradient(loss, outputs, soft), jax.grad(definition)(outputs, soft), rtol=1e-11, atol=1e-14)
+    assert independent.losses(loss, outputs[None], soft)[0] == pytest.approx(float(definition(outputs, soft)), rel=1e-13)
+    np.testing.assert_allclose(loss_gradient(loss, outputs, soft), gradient(outputs, soft), rtol=1e-11, atol=1e-14)
     if loss in SQUARED:
-        np.testing.assert_allclose(loss_gradient(loss, outputs[:, 0], soft[:, 0]), jax.grad(definition)(outputs[:, 0], soft[:, 0]), rtol=1e-12)
+        np.testing.assert_allclose(loss_gradient(loss, outputs[:, 0], soft[:, 0]), gradient(outputs[:, 0], soft[:, 0]), rtol=1e-12)
 
 
 def test_the_definitions_of_others(outputs, soft):

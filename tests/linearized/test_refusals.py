@@ -114,7 +114,7 @@ def test_a_training_that_diverges_is_followed_with_a_function_as_with_an_array(l
 
 def test_pre_logits_of_another_shape_take_no_head():
     expert = ns.Expert("mine", lambda v, x: x, {"w": ONES}, features_fn=lambda v, x: x.sum(axis=1))
-    with pytest.raises(ModelError, match=r"features_fn of expert 'mine' gives \(1,\) for one input; pre-logits must be \(1, d\)"):
+    with pytest.raises(ModelError, match=r"features_fn of expert 'mine' returns \(1,\) for one input; pre-logits must be \(1, d\)"):
         ns.with_new_head(expert, 2, x=np.ones((4, 3)))
 
 

@@ -22,8 +22,7 @@ def test_each_ends_at_the_last_step_before_the_first_that_is_off():
         "Training loss: within 5 % of real training up to step 2; at most 6 % off, 1 % at step 50.",
         "Test outputs: within 10 % of their change since the start up to step 1; 35 % off at step 50.",
         "Predicted classes: equal for at least 95 % of the test images up to step 5; 64 % at step 50.",
-        "In this run the formula can be trusted for individual predictions up to step 1 and for the loss up to step 2; after that, only its "
-        "trend.",
+        "In this run the formula can be trusted for individual predictions up to step 1 and for the loss up to step 2; after that, only its trend.",
     ]
 
 

@@ -72,7 +72,10 @@ SAY_NO = {
     "kernel": ({"kernel": np.eye(2)}, r"kernel has shape \(2, 2\)"),
     "test outputs alone": ({"test_outputs": np.ones(2)}, "test_outputs= requires cross_kernel="),
     "columns of test outputs": ({"cross_kernel": np.ones((2, 3)), "test_outputs": np.ones((2, 2))}, r"test_outputs has shape \(2, 2\)"),
-    "cross kernel of unknown size": ({"cross_kernel": lambda v: v[:2]}, "A function cross_kernel= requires test_outputs=, for the number of test examples"),
+    "cross kernel of unknown size": (
+        {"cross_kernel": lambda v: v[:2]},
+        "A function cross_kernel= requires test_outputs=, for the number of test examples",
+    ),
     "cross kernel of another size": (
         {"cross_kernel": np.ones((2, 4))},
         r"cross_kernel has shape \(2, 4\); for 3 examples and 1 outputs allowed are \(2, 3\)",

@@ -44,7 +44,10 @@ SHAPES_ARE_COMPARED = {"resnet18", "densenet121", "alexnet"}
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow if name in DEEP else pytest.mark.nightly if name in SHAPES_ARE_COMPARED else ()) for name in PUBLISHED],
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in DEEP else pytest.mark.nightly if name in SHAPES_ARE_COMPARED else ())
+        for name in PUBLISHED
+    ],
 )
 def test_number_of_parameters_is_the_published_one(name):
     """The numbers are torchvision's, from the tables of its documentation; batch statistics are not counted."""

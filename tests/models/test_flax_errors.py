@@ -48,7 +48,7 @@ class Field(nn.Module):
 
 
 class Counts(nn.Module):
-    """Changes a variable whatever it is told."""
+    """Changes a variable in any mode."""
 
     @nn.compact
     def __call__(self, x):
@@ -185,7 +185,7 @@ CASES = {
     ),
     "x without images in nnx": (lambda: of_nnx(Nnx(nnx.Rngs(0)), X[:0]), r"has the shape \(0, 8, 8, 3\) and no values"),
     "x without pixels": (lambda: of_nnx(Nnx(nnx.Rngs(0)), X[:, :0]), r"has the shape \(1, 0, 8, 3\) and no values"),
-    "no head": (lambda: linen(head=None), r"None is no path of a layer"),
+    "no head": (lambda: linen(head=None), r"None is not a path of a layer"),
 }
 
 

@@ -262,7 +262,7 @@ def after(end, **changes):
         (lambda: after("softmax"), r"with nothing after it \(no softmax\)"),
         (lambda: after("a tuple"), r"The network of expert 'mine' returns a tuple, not an array of logits \(n, c\)"),
         (lambda: linen(Remat(), last_conv="conv", evaluate=None), r"is inside a transformed part of the network \(remat, jit, scan\)"),
-        (lambda: linen(last_conv="last"), r"last_conv of expert 'mine' is 'last/kernel', but params has no 'last/kernel'\. There is: conv, norm"),
+        (lambda: linen(last_conv="last"), r"last_conv of expert 'mine' is 'last/kernel', but params has no 'last/kernel'\. Available: conv, norm"),
         (lambda: linen(evaluate={"rngs": {}}), r"evaluate=\{'rngs': \{\}\} contains unhashable values"),
         (
             lambda: linen(head="last/conv", last_conv=None),

@@ -191,7 +191,7 @@ def test_a_configuration_that_is_no_json_is_refused(content, hub):
 @pytest.mark.parametrize("content", [b"[]", b'{"pretrained_cfg": 3}', b'{"model_args": 3}'])
 def test_a_configuration_of_another_layout_is_refused(content, hub):
     hub.files["org/net/config.json"] = content
-    with pytest.raises(ModelError, match=r"config\.json of hf-hub:org/net is not laid out as timm writes it"):
+    with pytest.raises(ModelError, match=r"config\.json of hf-hub:org/net does not have timm's structure"):
         find_model("hf-hub:org/net")
 
 

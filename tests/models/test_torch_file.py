@@ -217,9 +217,7 @@ def test_numbers_that_are_no_storage_are_refused(tmp_path, writer):
 
     with (tmp_path / "a.pth").open("wb") as file:
         Odd(file).dump({"a": NUMBERS})
-    with pytest.raises(
-        ModelError, match=r"a\.pth is damaged or was not written by torch\.save \(UnpicklingError: invalid storage"
-    ):
+    with pytest.raises(ModelError, match=r"a\.pth is damaged or was not written by torch\.save \(UnpicklingError: invalid storage"):
         read(tmp_path / "a.pth")
 
 

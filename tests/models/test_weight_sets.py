@@ -198,7 +198,10 @@ def test_what_lies_outside_the_network_is_left_out_and_said():
     state = found(content)
     assert state.tensors.keys() == STATE.keys()
     assert says(
-        state, "'model.' of names was dropped", "Ignored, since they are outside the network: criterion.weight, loss.margin.", "Ignored, since they are not tensors: epoch."
+        state,
+        "'model.' of names was dropped",
+        "Ignored, since they are outside the network: criterion.weight, loss.margin.",
+        "Ignored, since they are not tensors: epoch.",
     )
 
 
@@ -250,7 +253,12 @@ NECKS = {
 def test_a_head_behind_other_layers_is_none(neck, name):
     state = found(under("backbone.", BODY) | NECKS[neck] | linear(name))
     assert state.tensors.keys() == BODY.keys()
-    assert says(state, f"The linear layer {name!r} was not used as the head, since {min(NECKS[neck])}", "The network was converted without a head.", f"{name}.weight")
+    assert says(
+        state,
+        f"The linear layer {name!r} was not used as the head, since {min(NECKS[neck])}",
+        "The network was converted without a head.",
+        f"{name}.weight",
+    )
 
 
 @pytest.mark.parametrize(

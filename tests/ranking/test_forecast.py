@@ -53,7 +53,7 @@ def test_the_verdict_says_what_to_expect_with_which_learning_rate(ranking):
     ) in ranking.judgement
 
 
-def test_two_experts_are_distinguishes_by_the_images_that_they_answer(networks, task):
+def test_two_experts_are_told_apart_by_the_images_that_they_answer(networks, task):
     """The same answers: nothing tells them apart, and nothing is resampled but the answers."""
     one = networks.normed_expert("one")
     found = ns.rank([one, replace(one, name="two")], task, ("forecast",), per_class=10)
@@ -83,7 +83,7 @@ def test_where_no_expert_has_it_the_next_score_decides(networks, task):
 def test_one_image_of_each_class_has_no_forecast_but_a_reason(networks, task):
     found = ns.rank(experts(networks), task, ("forecast", "lfc"), per_class=1)
     for row in found.experts:
-        assert "one image only" in row.scores["forecast"].reason
+        assert "only one image" in row.scores["forecast"].reason
 
 
 def test_rates_that_all_diverge_are_a_reason(networks, task):
@@ -131,9 +131,9 @@ def test_how_long_it_will_take_is_told_before(networks, task, monkeypatch):
 
 
 def test_without_half_samples_nobody_is_called_tied(networks, task):
-    """With draws=0, or two images of each class, nothing can be said; the accuracy is told all the same."""
+    """With resamples=0, or two images of each class, nothing can be said; the accuracy is told all the same."""
     for options, sentence in (
-        ({"draws": 0}, "without draws nothing can be said"),
+        ({"resamples": 0}, "without half-samples (resamples=0) its uncertainty is not known"),
         ({"per_class": 2}, "some classes have too few of them to estimate the uncertainty"),
     ):
         found = ns.rank(experts(networks), task, ("forecast",), **({"per_class": 10} | options))

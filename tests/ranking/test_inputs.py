@@ -7,15 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ntk_select.data import load_task
-from ntk_select.models import ZOO
 from scipy.special import softmax
 
 from ntk_select import Card, Expert, Preprocess, SourceStatistics, Taps, Task, probe_sample, rank
+from ntk_select.data import load_task
 from ntk_select.errors import ConfigError, DataError, ModelError
 from ntk_select.experts.probe import forward
+from ntk_select.models import ZOO
 from ntk_select.ranking import inputs as inputs_module
-from ntk_select.scores import SCORES, Score, ScoreResult, Unavailable
+from ntk_select.scores import SCORES, Input, Score, ScoreResult, Unavailable
+from ntk_select.scores.lfc import lfc
 
 SIDE, CLASSES = 4, 3
 LABELS = np.repeat(np.arange(CLASSES), 12)
@@ -73,7 +74,7 @@ def test_each_domain_of_a_multi_domain_network_is_an_expert_with_its_own_predict
 
 def test_an_expert_without_head_says_so_where_predictions_are_needed(task):
     outcome = one(rank([expert("a", head=None)], task, ("leep",), resamples=0), "leep")
-    assert outcome == Unavailable("Expert 'a' has no head, so that it predicts no source classes. nleep asks the same without one.")
+    assert outcome == Unavailable("Expert 'a' has no head, so that it predicts no source classes. nleep needs none.")
 
 
 def single(variables, x):
@@ -110,7 +111,7 @@ def test_static_scores_come_from_the_card_and_pass_no_image(task):
         "num_params": SIDE**2 * 5 + 20,
     }
     without = rank([expert("a")], task, ("source_size", "source_accuracy"), resamples=0)
-    assert one(without, "source_size") == Unavailable("The card of expert 'a' does not name it.")
+    assert one(without, "source_size") == Unavailable("The card of expert 'a' does not have it.")
 
 
 def test_the_static_leaderboard_leaves_this_task_out_and_keeps_to_tasks_that_all_were_tried_on(task):
@@ -184,7 +185,7 @@ def test_experts_of_two_extractors_are_warned_of_and_one_that_cannot_be_had_is_a
         "a": None,
         "b": None,
         "c": "The extractor 'extractor' cannot be used: The weights are gone.",
-        "d": "The extractor behind the source means of expert 'd' is not at hand.",
+        "d": "The extractor behind the source means of expert 'd' is not available.",
         "e": "Expert 'e' has no features_fn, and so no features. Try: Expert(..., features_fn=...)",
     }
     assert any("different extractors: extractor, another" in warning for warning in ranking.task["warnings"])
@@ -257,7 +258,7 @@ def test_a_reference_or_extractor_that_fails_costs_its_own_scores_alone(task):
     zoo = [expert("a", source=statistics(lambda: broken)), expert("b", 1, source=statistics(lambda: broken))]
     for row in rank(zoo, task, ("lfc", "rsa", "domain_similarity"), resamples=0, reference=broken).experts:
         assert isinstance(row.scores["lfc"], ScoreResult)
-        assert row.scores["rsa"].reason == "The reference network of RSA and DDS could not be had: ValueError: boom"
+        assert row.scores["rsa"].reason == "The reference network of RSA and DDS is not available: ValueError: boom"
         assert row.scores["domain_similarity"].reason == "The extractor 'extractor' cannot be used: ValueError: boom"
 
 
@@ -370,6 +371,43 @@ def test_a_score_of_ones_own_stands_beside_the_others(task):
     assert ranking.experts[0].scores["spread"].low is not None
 
 
+def test_an_input_of_a_scores_own_is_computed_once_per_expert_and_resampled(task):
+    """Like `features`, but computed by the score: LFC of it equals LFC of the features, with the same interval."""
+    asked = []
+
+    def own(expert, sample):
+        asked.append(expert.name)
+        return np.asarray(features_of(expert.variables, pixels(sample.images)))
+
+    given = {"mine": Input("features (n, d) again", 1, own)}
+    of_own = Score(lambda mine, labels: lfc(mine, labels), ("mine", "labels"), inputs=given)
+    other = Score(lambda mine: float(mine.sum()), ("mine",), inputs=given)
+    ranking = rank([expert("a", 1), expert("b", 2)], task, {"own": of_own, "lfc": SCORES["lfc"], "sum": other}, resamples=20)
+    assert sorted(asked) == ["a", "b"]
+    assert of_own.needs_images
+    for row in ranking.experts:
+        assert row.scores["own"].value == pytest.approx(row.scores["lfc"].value, abs=1e-12)
+        assert row.scores["own"].low == pytest.approx(row.scores["lfc"].low, abs=1e-12)
+        assert row.scores["own"].low < row.scores["own"].value
+        assert "inputs" in row.seconds
+
+
+def test_an_input_of_a_scores_own_that_fails_is_a_reason_and_costs_this_score_alone(task):
+    def own(expert, sample):
+        raise KeyError("gone")
+
+    mine = Score(lambda mine: 1.0, ("mine",), inputs={"mine": Input("a number", compute=own)})
+    ranking = rank([expert("a")], task, {"own": mine, "lfc": SCORES["lfc"]}, resamples=0)
+    assert one(ranking, "own") == Unavailable("KeyError: 'gone'")
+    assert isinstance(one(ranking, "lfc"), ScoreResult)
+
+
+def test_two_inputs_of_one_name_are_refused(task):
+    first, second = (Score(lambda mine: 1.0, ("mine",), inputs={"mine": Input("a number", axes, lambda *_: 1.0)}) for axes in (0, 1))
+    with pytest.raises(ConfigError, match="Two scores bring an input 'mine', and not the same"):
+        rank([expert("a")], task, {"first": first, "second": second}, resamples=0)
+
+
 @pytest.mark.parametrize(("error", "reason"), [(KeyError("gone"), "KeyError: 'gone'"), (ModelError("No."), "No.")])
 def test_a_score_that_raises_costs_itself_alone(task, error, reason):
     def raising(features):
@@ -410,7 +448,7 @@ def test_an_expert_that_images_cannot_enter_keeps_the_scores_that_need_none(task
 def test_accuracies_on_tasks_that_not_all_share_are_said_to_be_so(task):
     measured = {"a": {"x": 0.9}, "b": {"y": 0.8}, "stranger": {"z": 1.0}}
     ranking = rank([expert("a"), expert("b", 1)], task, ("best_elsewhere",), measured=measured)
-    assert "no other task on which all these experts were fine-tuned" in one(ranking, "best_elsewhere").reason
+    assert "no other task on which all of these experts were fine-tuned" in one(ranking, "best_elsewhere").reason
     assert rank([expert("a")], task, ("best_elsewhere",), measured=measured).experts[0].scores["best_elsewhere"].value == 0.9
 
 
@@ -431,7 +469,7 @@ def test_experts_that_call_back_to_python_are_not_kept(task, tmp_path):
     assert [row.scores for row in ranking.experts] == [row.scores for row in rank(zoo, task, ("lfc",), resamples=0).experts]
     assert len({row.scores["lfc"].value for row in ranking.experts}) == 2
     assert not list(tmp_path.glob("*/*.npz"))
-    assert "Not kept in the cache, for they call back to Python or cannot be traced: a, b" in ranking.task["warnings"]
+    assert "Not cached, because they call back to Python or cannot be traced: a, b" in ranking.task["warnings"]
 
 
 def in_half(variables, x):

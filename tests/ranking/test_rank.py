@@ -3,19 +3,21 @@
 import re
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
-from ntk_select.models.architectures import build, initialise, make_expert
 
 from ntk_select import Expert, Preprocess, Task, probe_sample, rank
 from ntk_select import lgc as ns_lgc
 from ntk_select.errors import ConfigError, DataError, ModelError, TaskError
 from ntk_select.experts import probe
+from ntk_select.models.architectures import build, initialise, make_expert
 from ntk_select.ranking import inputs
 from ntk_select.ranking import rank as rank_function
-from ntk_select.scores import ScoreResult, Unavailable
+from ntk_select.ranking.rank import chosen_scores
+from ntk_select.scores import SCORES, ScoreResult, Unavailable, table
 
 CLASSES, SIDE = 3, 4
 
@@ -179,9 +181,9 @@ def test_experts_that_fail_are_reported_and_the_rest_go_on(zoo, task):
     assert ranking.best == "informed"
 
 
-@pytest.mark.parametrize("draws", [0, 20])
-def test_when_all_fail_there_is_no_best(zoo, task, draws):
-    ranking = rank([replace(zoo[0], preprocess=None)], task, ("lfc",), resamples=draws)
+@pytest.mark.parametrize("resamples", [0, 20])
+def test_when_all_fail_there_is_no_best(zoo, task, resamples):
+    ranking = rank([replace(zoo[0], preprocess=None)], task, ("lfc",), resamples=resamples)
     assert (ranking.best, ranking.tied, ranking.experts, len(ranking.failures)) == (None, 0, (), 1)
     assert ranking.judgement == "No expert has the score lfc."
 
@@ -201,7 +203,7 @@ def test_an_expert_without_last_conv_keeps_its_lfc_and_says_why_it_has_no_lgc(zo
     assert isinstance(with_it.scores["lgc"], ScoreResult)
     assert isinstance(without.scores["lfc"], ScoreResult)
     assert without.scores["lgc"] == Unavailable(
-        "Expert 'blind' does not say which its last convolution is. Try: layers='all' (--layers all), or a regular expression."
+        "Expert 'blind' has no last_conv. Try: layers='all' (--layers all), or a regular expression."
     )
     assert ranking.failures == ()
 
@@ -274,7 +276,7 @@ def test_the_random_order_is_another_one_for_another_task_draw_or_number_of_imag
 # What the intervals and the verdict say
 
 
-def test_intervals_surround_the_value_and_draws_of_zero_give_none(zoo, task):
+def test_intervals_surround_the_value_and_no_resamples_give_none(zoo, task):
     for row in rank(zoo, task, ("lfc", "random"), resamples=20).experts:
         result = row.scores["lfc"]
         assert result.low < result.value < result.high
@@ -310,15 +312,15 @@ def test_the_first_few_can_be_tied_and_the_rest_not(zoo, task):
 
 
 @pytest.mark.parametrize(
-    ("scores", "draws", "sentence"),
+    ("scores", "resamples", "sentence"),
     [
         ("lfc", 20, "informed is the only expert; there is nothing to compare."),
-        ("lfc", 0, "lfc is highest for informed on these 60 images; without draws nothing can be said of how surely."),
+        ("lfc", 0, "lfc is highest for informed on these 60 images; without half-samples (resamples=0) its uncertainty is not known."),
         ("random", 20, "random is highest for informed, and says nothing about the task."),
     ],
 )
-def test_one_expert_is_not_ahead_of_anything(zoo, task, scores, draws, sentence):
-    assert rank([zoo[1]], task, (scores,), resamples=draws).judgement == sentence
+def test_one_expert_is_not_ahead_of_anything(zoo, task, scores, resamples, sentence):
+    assert rank([zoo[1]], task, (scores,), resamples=resamples).judgement == sentence
 
 
 def test_constant_features_leave_no_expert_with_the_score(zoo, task):
@@ -362,17 +364,43 @@ def test_seconds_are_kept_by_step(zoo, task):
     assert min(row.seconds.values()) >= 0
 
 
+# Groups of scores
+
+
+def test_a_group_is_its_scores_in_the_order_of_the_table_after_those_that_are_named():
+    groups = {name: tuple(chosen_scores(name)) for name in ("all", "ablation", "baselines")}
+    assert groups["all"][:4] == ("forecast", "lfc", "lgc", "leep")
+    assert len(groups["all"]) == 18
+    assert groups["baselines"] == ("random", "best_elsewhere", "source_size", "source_accuracy", "num_params")
+    assert tuple(chosen_scores(["all", "ablation", "baselines"])) == tuple(SCORES)
+    assert tuple(chosen_scores(["baselines", "knn5", "num_params", "lgc", "knn5"])) == ("knn5", "num_params", "lgc", *groups["baselines"][:4])
+    assert chosen_scores(["ablation"])["knn5"] is SCORES["knn5"]
+
+
+def test_a_score_of_a_package_belongs_to_the_group_it_names(monkeypatch):
+    mine = replace(SCORES["lfc"], group="ablation")
+    monkeypatch.setattr(table, "entry_points", lambda group: [SimpleNamespace(name="mine", load=lambda: mine)])
+    assert chosen_scores("ablation")["mine"] is mine
+    assert "mine" not in chosen_scores("all")
+
+
+def test_the_old_name_of_resamples_gives_the_same_ranking_and_a_warning(zoo, task):
+    with pytest.warns(DeprecationWarning, match=r"Try: rank\(..., resamples=...\)"):
+        old = rank(zoo, task, ("lfc",), draws=20)
+    assert [row.scores for row in old] == [row.scores for row in rank(zoo, task, ("lfc",), resamples=20)]
+
+
 # What is refused
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"scores": ("lcf",)}, ConfigError, "Score 'lcf' is unknown. Did you mean .*'lfc'.*Allowed: all, best_elsewhere"),
+        ({"scores": ("lcf",)}, ConfigError, "Score 'lcf' is unknown. Did you mean .*'lfc'.*Allowed: ablation, all, baselines, best_elsewhere"),
         ({"scores": ()}, ConfigError, "No score was named. Allowed: best_elsewhere"),
-        ({"draws": 19}, ConfigError, "draws is 19; it must be 0"),
-        ({"draws": -1}, ConfigError, "draws is -1"),
-        ({"batch_size": 0}, ConfigError, "batch_size is 0; it must be at least 1"),
+        ({"resamples": 19}, ConfigError, "resamples is 19; it must be 0"),
+        ({"resamples": -1}, ConfigError, "resamples is -1"),
+        ({"batch_size": 0}, ConfigError, "batch_size is 0; it must be an integer of at least 1"),
         ({"per_class": 0}, TaskError, "per_class is 0"),
         pytest.param({"seed": -1}, (ConfigError, TaskError), "seed"),
     ],
@@ -449,7 +477,7 @@ def test_the_face_of_the_package_is_this_function():
 
 
 def test_what_is_no_task_is_refused_in_words(zoo):
-    with pytest.raises(ConfigError, match=r"takes a Task, or its name or path; given: int.*load_task\('digits'\)"):
+    with pytest.raises(ConfigError, match=r"must be a Task, or its name or path; given: int.*load_task\('digits'\)"):
         rank(zoo, 7)
 
 

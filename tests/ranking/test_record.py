@@ -35,9 +35,7 @@ RANKING = Ranking(
     evidence="It was measured.",
     versions={"jax": "0"},
 )
-NOTHING = Ranking(
-    task=TASK, score_names=("lfc",), experts=(), failures=(Failure("broken", "gone"),), judgement="No expert has the score lfc."
-)
+NOTHING = Ranking(task=TASK, score_names=("lfc",), experts=(), failures=(Failure("broken", "gone"),), judgement="No expert has the score lfc.")
 UNSCORED = Ranking(task=TASK, score_names=("lfc",), experts=(ExpertScores(1, "a", "s", "r", 5, {"lfc": Unavailable("none")}, {}),))
 ROWS = [
     {
@@ -125,7 +123,16 @@ def test_of_many_scores_only_the_deciding_one_is_printed():
     row = ExpertScores(1, "x", None, None, 5, {name: ScoreResult(float(place)) for place, name in enumerate(names)}, {})
     lines = repr(Ranking(TASK, names, (row,), contenders=("x",), deciding="c")).splitlines()
     assert lines[1].split() == ["rank", "expert", "c"]
-    assert "7 more scores: to_pandas() has all." in lines
+    assert "7 more scores: see to_pandas()." in lines
+
+
+def test_the_lines_below_a_ranking_are_its_marks_notes_verdict_and_evidence():
+    rows = tuple(ExpertScores(i, name, None, None, 5, {"s": ScoreResult(1.0)}, {}) for i, name in enumerate("ab", 1))
+    task = {**TASK, "warnings": ["Unbalanced."]}
+    found = Ranking(task, ("s",), rows, (Failure("c", "gone"),), ("a", "b"), "A verdict.", evidence="A measurement.")
+    assert found.notes() == ["c failed: gone", "Note: Unbalanced."]
+    assert found.summary_lines() == [*found.marks, *found.notes(), "A verdict.", "A measurement."]
+    assert repr(found).splitlines()[-5:] == found.summary_lines()
 
 
 def test_a_remark_is_told_once_for_all_experts_and_is_in_the_dictionary():
@@ -152,7 +159,7 @@ def test_repr_says_why_nothing_was_ranked():
 def test_repr_stays_short_however_much_failed():
     many = Ranking(TASK, ("lfc",), (), tuple(Failure(f"e{i}", "x" * 1000) for i in range(50)), judgement="Nothing.")
     lines = repr(many).splitlines()
-    assert lines[-2:] == ["and 38 more remarks: see failures, and the reason of each score that is not there", "Nothing."]
+    assert lines[-2:] == ["and 38 more notes: see notes()", "Nothing."]
     assert len(lines) == 2 + 12 + 2
     assert max(map(len, lines)) == 300
 

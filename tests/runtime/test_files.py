@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from ntk_select._runtime.files import file_name, describe_placeholder, write_atomically
+from ntk_select._runtime.files import describe_placeholder, file_name, write_atomically
 
 
 def test_content_arrives_and_nothing_else_is_left(tmp_path):

@@ -1,9 +1,19 @@
 """What do several tests of scores share? Two samples of the same labels."""
 
+import importlib
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_limits
+
+
+@pytest.fixture(scope="session", autouse=True)
+def single_thread():
+    """Linear algebra of small matrices in one thread: a second one only waits."""
+    importlib.import_module("scipy.linalg")  # only libraries that are loaded can be limited
+    with threadpool_limits(1):
+        yield
 
 
 class Sample(NamedTuple):

@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 import pytest
-from ntk_select.data import load_task
-from ntk_select.models import ZOO, build, initialise, make_expert
 
 from ntk_select import gradient_kernel, kernel_label_correlation, lgc, probe_sample
+from ntk_select.data import load_task
+from ntk_select.models import ZOO, build, initialise, make_expert
 from ntk_select.scores import SCORES
 
 

@@ -1,4 +1,4 @@
-"""Does calling a score by arrays by name give the function's value, or a reason why there is none?"""
+"""A score that is called with arrays by name gives the value of its function, or the reason why there is none."""
 
 import re
 
@@ -8,7 +8,7 @@ import pytest
 import ntk_select as ns
 from ntk_select.errors import ConfigError, TaskError, UndefinedScoreError, missing
 from ntk_select.kernels.alignment import kernel_label_correlation
-from ntk_select.scores import INPUTS, SCORES, Features, Score, ScoreResult, Unavailable
+from ntk_select.scores import INPUTS, SCORES, Features, Input, Score, ScoreResult, Terms, Unavailable
 from ntk_select.scores.lfc import lfc
 
 LABELS = np.repeat([0, 1, 2], [20, 20, 25])
@@ -83,6 +83,37 @@ def test_the_promised_names_are_there():
 
 def test_the_inputs_of_these_tests_are_all_there_are(inputs):
     assert set(inputs) == set(INPUTS)
+
+
+@pytest.mark.parametrize(
+    ("needs", "own", "message"),
+    [
+        (("featurs",), {}, "cannot need 'featurs', which is no input. Did you mean 'features'"),
+        (("mine",), {"other": Input("a number", compute=max)}, "cannot need 'mine', which is no input"),
+        (("mine",), {"mine": Input("a number")}, r"'mine' has no function. Try: Input\('a number', compute="),
+        (("features",), {"features": Input("mine", compute=max)}, "'features' is one that every ranking has"),
+    ],
+)
+def test_an_input_that_nobody_can_give_is_refused_when_the_score_is_made(needs, own, message):
+    with pytest.raises(ConfigError, match=message):
+        Score(lambda **_: 1.0, needs, inputs=own)
+
+
+def test_a_score_with_an_input_of_its_own_takes_it_by_name_and_explains_it():
+    mine = Score(lambda mine: mine, ("mine",), inputs={"mine": Input("a number", compute=max)})
+    assert mine(mine=2.0, features=np.eye(2)) == ScoreResult(2.0)
+    assert mine() == Unavailable("needs mine (a number)")
+    with pytest.raises(ConfigError, match="'thine' is not an input of a score. Did you mean 'mine'"):
+        mine(thine=2.0)
+
+
+def test_one_expert_gives_terms_and_the_zoo_values(inputs, rng):
+    terms = [SCORES["etran"].evaluate(**each) for each in (inputs, other_expert(inputs, rng))]
+    assert all(isinstance(each, Terms) and set(each.details) == {"energy", "lda"} for each in terms)
+    found = SCORES["etran"].combined([terms[0], Unavailable("none"), terms[1]])
+    assert [isinstance(each, ScoreResult) for each in found] == [True, False, True]
+    assert found[0].details == terms[0].details
+    assert SCORES["etran"].combined(found) == found
 
 
 def test_float_of_a_result_is_the_value_of_the_function(inputs):
@@ -232,7 +263,7 @@ def test_malformed_inputs_are_errors_not_reasons(inputs, name, changes, message)
         (np.eye(20), np.arange(20) / 2, TaskError, "row of integers"),
         (np.where(np.eye(20) > 0, np.nan, 0), np.arange(20) % 2, TaskError, "NaN or infinity"),
         (np.where(np.eye(20) > 0, np.inf, 0), np.arange(20) % 2, TaskError, "NaN or infinity"),
-        (np.ones(20), np.arange(20) % 2, TaskError, "one row an example"),
+        (np.ones(20), np.arange(20) % 2, TaskError, "one row per example"),
     ],
 )
 def test_the_functions_refuse_what_has_no_score(name, features, labels, error, message):

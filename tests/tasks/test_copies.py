@@ -47,12 +47,12 @@ def test_a_copy_is_found_among_others(rng, change):
 
 def test_large_copies_are_found_in_little_memory(rng):
     image = scene(rng, 64)
-    large = image.repeat(150, axis=0).repeat(150, axis=1)
+    large = image.repeat(80, axis=0).repeat(80, axis=1)
     assert [group.tolist() for group in groups_of_copies([image, scene(rng), large])] == [[0, 2]]
-    long = rng.integers(0, 256, size=(1, 3_000_000), dtype=np.uint8)
+    long = rng.integers(0, 256, size=(1, 1_500_000), dtype=np.uint8)
     tracemalloc.start()
     assert [group.tolist() for group in groups_of_copies([long, long.copy(), long[:, ::-1]])] == [[0, 1]]
-    assert tracemalloc.get_traced_memory()[1] < 30e6
+    assert tracemalloc.get_traced_memory()[1] < 15e6
     tracemalloc.stop()
 
 
@@ -62,7 +62,7 @@ def test_groups_hold_all_copies_of_an_image(rng):
     assert [group.tolist() for group in found] == [[0, 2, 5], [1, 4]]
 
 
-@pytest.mark.parametrize("side", [8, 32, 300, 1024])
+@pytest.mark.parametrize("side", [8, 32, 300, pytest.param(1024, marks=pytest.mark.nightly)])
 def test_images_of_noise_are_no_copies_at_any_size(rng, side):
     images = [rng.integers(0, 256, size=(side + place % 3, side), dtype=np.uint8) for place in range(12)]
     assert groups_of_copies(images) == []
@@ -71,7 +71,7 @@ def test_images_of_noise_are_no_copies_at_any_size(rng, side):
 
 
 def test_digits_are_no_copies():
-    assert groups_of_copies(ns.load_task("digits").images) == []
+    assert groups_of_copies(ns.load_task("digits").images[:300]) == []
 
 
 def printed(text, side, rng, noise=0.0):
@@ -81,18 +81,19 @@ def printed(text, side, rng, noise=0.0):
     return np.clip(np.asarray(image) + noise * rng.normal(size=(side, side)), 0, 255).astype(np.uint8)
 
 
-@pytest.mark.parametrize("noise", [0.0, 4.0])
-@pytest.mark.parametrize("sides", [(224,), (224, 160, 112, 96)])
+@pytest.mark.parametrize(
+    ("sides", "noise"), [((224,), 0.0), ((224,), 4.0), ((224, 112), 0.0), pytest.param((224, 160, 112, 96), 4.0, marks=pytest.mark.nightly)]
+)
 def test_different_numbers_on_one_card_are_no_copies(rng, noise, sides):
-    texts = [f"{number:06d}" for number in rng.choice(10**6, size=20, replace=False)]
+    texts = [f"{number:06d}" for number in rng.choice(10**6, size=20 if len(sides) != 2 else 8, replace=False)]
     assert groups_of_copies([printed(text, sides[place % len(sides)], rng, noise) for place, text in enumerate(texts)]) == []
 
 
-@pytest.mark.parametrize("sides", [(96,), (96, 144)])
-def test_a_small_defect_tells_images_of_a_fixed_camera_apart(rng, sides):
+@pytest.mark.parametrize(("sides", "number"), [((96,), 20), ((96, 144), 8), pytest.param((96, 144), 20, marks=pytest.mark.nightly)])
+def test_a_small_defect_tells_images_of_a_fixed_camera_apart(rng, sides, number):
     background = scene(rng)[..., 0].astype(float)
     images = []
-    for place in range(20):
+    for place in range(number):
         image = background + 6 * rng.normal(size=background.shape)
         if place % 2:
             row, column = rng.integers(0, 88, size=2)
@@ -133,7 +134,7 @@ def test_a_sample_keeps_the_first_of_each_class_and_says_what_it_left_out(rng):
     assert remarks == [
         "3 of 10 images are copies of others and are left out: training image 2 is 0 ('cat'), training image 6 is 4 ('cat'), "
         "training image 7 is 4 ('cat'). They would count as independent images.",
-        "The same image is in several classes, by training image: 1 ('cat') and 9 ('dog'). Which label is right?",
+        "The same image is in several classes, by training image: 1 ('cat') and 9 ('dog'). Check the labels.",
     ]
 
 

@@ -12,7 +12,7 @@ NAMES = ("cat", "dog", "emu")
 
 
 class Counting(Sequence):
-    """Images that remember which of them were asked for."""
+    """Images that record which of them were accessed."""
 
     def __init__(self, images):
         self.images, self.asked = images, []
@@ -164,7 +164,7 @@ def test_only_drawn_training_images_are_decoded():
 
 @pytest.mark.parametrize("per_class", [0, -3])
 def test_less_than_one_image_a_class_is_refused(per_class):
-    with pytest.raises(TaskError, match=f"per_class is {per_class}; it must be at least 1"):
+    with pytest.raises(TaskError, match=f"per_class is {per_class}; it must be an integer of at least 1"):
         probe_sample(task_with(LABELS), per_class=per_class)
 
 
@@ -196,7 +196,7 @@ def test_whether_flips_keep_the_class_is_yes_no_or_not_known():
     for known in (True, False, None):
         assert Task("t", images, labels, ("a", "b"), flips_keep_class=known).flips_keep_class is known
     for wrong in ("no", 0, np.array([True])):
-        with pytest.raises(TaskError, match="flips_keep_class is .*; it must be True, False, or None if it is not known"):
+        with pytest.raises(TaskError, match="flips_keep_class is .*; it must be True, False, or None if unknown"):
             Task("t", images, labels, ("a", "b"), flips_keep_class=wrong)
 
 
@@ -206,7 +206,7 @@ SEVERAL = np.array([[1, 1, 0], [0, 0, 0], [0, 1, 0], [1, 0, 1]], bool)
 @pytest.mark.parametrize(
     ("labels", "hint"),
     [
-        (np.eye(3, dtype=int)[[0, 1, 2, 0]], r"For one-hot labels type: labels.argmax\(1\)$"),
+        (np.eye(3, dtype=int)[[0, 1, 2, 0]], r"For one-hot labels, try: labels.argmax\(1\)$"),
         (
             np.array([[1, 1, 0], [0, 0, 0], [0, 1, 0], [1, 0, 1]]),
             r"multi-label\): 2 of 4 images have several of the 3 classes, 1 have none\..*labels == 1\).sum\(1\) == 1",
@@ -215,7 +215,7 @@ SEVERAL = np.array([[1, 1, 0], [0, 0, 0], [0, 1, 0], [1, 0, 1]], bool)
             np.array([[True, True], [False, True], [True, False], [True, False]]),
             "multi-label.*1 of 4 images have several of the 2 classes, 0 have none",
         ),
-        (np.array([[1.0, 0, -1], [0, 0, 1], [1, 1, 1], [0, np.nan, 0]]), "multi-label.* with unknown ones"),
+        (np.array([[1.0, 0, -1], [0, 0, 1], [1, 1, 1], [0, np.nan, 0]]), "multi-label.* with missing values"),
         (
             np.where(SEVERAL, 0.95, 0.05),
             r"multi-label\): 2 of 4 .*if 0.95 is yes and 0.05 no\..*\(labels > 0.5\).sum\(1\) == 1, .*\(labels\[:, 0\] > 0.5\)",
@@ -226,29 +226,29 @@ SEVERAL = np.array([[1, 1, 0], [0, 0, 0], [0, 1, 0], [1, 0, 1]], bool)
         ),
         (np.where(SEVERAL, 2, 1), r"multi-label\): 2 of 4 .*if 2 is yes and 1 no\..*\(labels > 1.5\)"),
         (np.where(SEVERAL, 1, -1), r"multi-label\): 2 of 4 .*1 have none\..*\(labels == 1\).sum\(1\) == 1"),
-        (np.where(SEVERAL, 1.0, np.nan), "multi-label.* with unknown ones"),
+        (np.where(SEVERAL, 1.0, np.nan), "multi-label.* with missing values"),
         (
             np.array([[0.9, 0.8, 0.1], [0.2, 0.3, 0.0], [0.5, 0.9, 0.4], [0.1, 0.2, 1]]),
             r"do not sum to 1: .*multi-label\).*\(labels > 0.5\).sum\(1\) == 1",
         ),
-        (np.eye(3)[[0, 1, 2, 0]] * 255, r"For one-hot labels type: labels.argmax\(1\)$"),
-        (np.eye(3)[[0, 1, 2, 0]] * 0.85 + 0.05, r"For one-hot labels type: labels.argmax\(1\)$"),
-        (np.array([[70.0, 30.0], [10, 90], [50, 50], [100, 0]]), "soft labels.*keep the largest, which loses the others"),
+        (np.eye(3)[[0, 1, 2, 0]] * 255, r"For one-hot labels, try: labels.argmax\(1\)$"),
+        (np.eye(3)[[0, 1, 2, 0]] * 0.85 + 0.05, r"For one-hot labels, try: labels.argmax\(1\)$"),
+        (np.array([[70.0, 30.0], [10, 90], [50, 50], [100, 0]]), "soft labels.*for the most probable class"),
         (
             ["Effusion|Mass", "No Finding", "Mass", "Mass"],
-            r"1 of 4 texts hold '\|', as in 'Effusion\|Mass'\. .*multi-label\)\..*belongs to a name type: np.unique",
+            r"1 of 4 strings contain '\|', as in 'Effusion\|Mass'\. .*multi-label\)\..*is part of a name, try: np.unique",
         ),
-        (["a; b", "b", "a", "c; a"], "2 of 4 texts hold ';', as in 'a; b'.*multi-label"),
-        ([b"a,b", b"b", b"a", b"a"], "1 of 4 texts hold ',', as in 'a,b'.*multi-label"),
-        (np.array(["a|b", "b", "a", "a"], object), r"1 of 4 texts hold '\|'.*multi-label"),
-        (np.array([[0.7, 0.3], [0.1, 0.9], [0.5, 0.5], [1, 0]]), "soft labels.*keep the largest, which loses the others"),
+        (["a; b", "b", "a", "c; a"], "2 of 4 strings contain ';', as in 'a; b'.*multi-label"),
+        ([b"a,b", b"b", b"a", b"a"], "1 of 4 strings contain ',', as in 'a,b'.*multi-label"),
+        (np.array(["a|b", "b", "a", "a"], object), r"1 of 4 strings contain '\|'.*multi-label"),
+        (np.array([[0.7, 0.3], [0.1, 0.9], [0.5, 0.5], [1, 0]]), "soft labels.*for the most probable class"),
         (np.array([[3, 17], [4, 18], [3, 19], [4, 18]]), r"2 numbers per image.*choose a column, as in labels\[:, 0\]"),
         (np.array([[0.2, 3.0], [1, 2], [3, 4], [2, 2]]), "2 scores per image"),
-        (np.array([[0], [1], [0], [1]]), r"Type: labels\[:, 0\]"),
+        (np.array([[0], [1], [0], [1]]), r"Try: labels\[:, 0\]"),
         (np.zeros((4, 2, 2), int), "A task has one class per image"),
         ([[0, 1], [2], [0], [1]], "several classes per image .multi-label."),
         (np.array([[0, 1], [2], [0], [1]], object), "several classes per image .multi-label."),
-        (["cat", "dog", "cat", "dog"], r"For names type: np.unique\(labels, return_inverse=True\)"),
+        (["cat", "dog", "cat", "dog"], r"For names, try: np.unique\(labels, return_inverse=True\)"),
         ([0.0, 1.0, 0.0, 1.0], r"labels.astype\(int\)"),
     ],
 )
@@ -281,7 +281,8 @@ def test_a_test_split_takes_a_share_of_each_class_and_leaves_one(share, tested):
     np.testing.assert_array_equal(MANY[test], task.test_labels)
     assert (task.licence, task.details["more"], task.details["warnings"][0]) == ("free", 1, "odd")
     assert (
-        f"{sum(tested)} of 46 images, {100 * share:g} % of each class (seed 0), are kept for testing. None of 1 with" in task.details["warnings"][1]
+        f"{sum(tested)} of 46 images, {100 * share:g} % of each class (seed 0), are held out for testing. Classes with one image (1) are"
+        in task.details["warnings"][1]
     )
 
 
@@ -304,10 +305,10 @@ def test_a_test_split_depends_on_the_seed_and_decodes_nothing():
         (MANY, {"share": 1}, "share is 1;"),
         (MANY, {"share": True}, "share is True;"),
         (MANY, {"share": float("nan")}, "share is nan;"),
-        (MANY, {"seed": -1}, "seed is -1; it must be a whole number"),
+        (MANY, {"seed": -1}, "seed is -1; it must be an integer"),
         (MANY, {"seed": 2**32}, "seed is 4294967296"),
         (MANY, {"seed": 0.5}, "seed is 0.5"),
-        ([0, 1, 2], {}, "no class has two images, so that none can be kept for testing"),
+        ([0, 1, 2], {}, "no class has two images, so that none can be held out for testing"),
     ],
 )
 def test_a_test_split_that_cannot_be_is_refused(labels, arguments, message):
@@ -316,6 +317,6 @@ def test_a_test_split_that_cannot_be_is_refused(labels, arguments, message):
 
 
 def test_a_task_with_a_test_set_is_not_split_again():
-    with pytest.raises(TaskError, match="has a test set of 2 images. Leave out with_test_split"):
+    with pytest.raises(TaskError, match="has a test set of 2 images. Try: without with_test_split"):
         task_with([0, 0, 1], test_images=pictures(2), test_labels=[0, 1]).with_test_split()
     assert len(task_with([0, 0, 1], test_images=pictures(0), test_labels=[]).with_test_split().test_images) == 1

@@ -223,7 +223,7 @@ def test_without_flip_no_view_is_mirrored(rng):
     "image", [np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8), np.zeros(4, np.uint8), np.zeros((0, 4), np.uint8), np.zeros((1, 2, 2, 3), np.uint8)]
 )
 def test_what_is_no_image_is_refused(image, rng):
-    with pytest.raises(DataError, match=r"An image has type .* and shape .*; allowed is uint8 with \(h, w\), \(h, w, 1\) or \(h, w, 3\)"):
+    with pytest.raises(DataError, match=r"An image has type .* and shape .*; allowed: uint8 with \(h, w\), \(h, w, 1\) or \(h, w, 3\)"):
         RandomResizedCrop(Preprocess(8))(image, rng)
 
 

@@ -40,7 +40,9 @@ def trained(folder, epochs=6, cut_at=None, settings=("plan", 1), every_seconds=0
         first, state, notes = kept.latest(fresh())
         losses = notes.get("losses", [])
         step, rates = make_step(cross_entropy(two_layers), sgd()), np.linspace(0.1, 0.01, 18).reshape(6, 3)
-        state = train_epochs(step, state, InMemory(X, Y, 4), rates[:epochs], seed=[3], first_epoch=first, after_epoch=kept.after_epoch(report, losses))
+        state = train_epochs(
+            step, state, InMemory(X, Y, 4), rates[:epochs], seed=[3], first_epoch=first, after_epoch=kept.after_epoch(report, losses)
+        )
         kept.delete()
     return state, losses, first
 

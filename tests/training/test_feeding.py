@@ -1,4 +1,4 @@
-"""Do images reach the network once an epoch, in views that the generator alone decides, and come outputs back in order?"""
+"""Each epoch holds every image once, in views that depend on the generator alone, and outputs come back in order."""
 
 import sys
 import threading
@@ -11,8 +11,7 @@ import pytest
 from ntk_select.errors import MissingDependencyError
 from ntk_select.experts.preprocess import Preprocess
 from ntk_select.training.augment import RandomResizedCrop
-from ntk_select.training.feeding import Decoded, feed, batched_outputs
-from ntk_select.training.feeding import InMemory
+from ntk_select.training.feeding import Decoded, InMemory, batched_outputs, feed
 
 SMALL, LARGE = Preprocess(8, (0.5, 0.4, 0.3), (0.25, 0.2, 0.1)), Preprocess(65)
 LABELS = np.arange(11, dtype=np.int32)

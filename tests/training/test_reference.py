@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from ntk_select.models.architectures import REFERENCE_NETWORKS
 
 from ntk_select import Task, trained_reference
 from ntk_select.errors import ConfigError
 from ntk_select.experts.probe import forward
+from ntk_select.models.architectures import REFERENCE_NETWORKS
 from ntk_select.training import reference
 
 

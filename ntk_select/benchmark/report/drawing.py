@@ -69,8 +69,9 @@ def begun(results: Results, title: str, width: float, height: float, roles: Sequ
     figure = new_figure(width, height, "A figure of a benchmark")
     figure.suptitle(literal(title), x=0.01, ha="left", fontsize=11)
     missing = gaps(results, roles)
-    note = " ".join([f"{measured_text(results)}.", f"Incomplete: {missing}." if missing else "", judged_text(results, roles)])
-    figure.supxlabel(literal(fill(note.strip(), int(LETTERS * width))), x=0.01, ha="left", fontsize=NOTE, color="0.35")
+    sentences = (f"{measured_text(results)}.", f"Incomplete: {missing}." if missing else "", judged_text(results, roles))
+    note = " ".join(filter(None, sentences))
+    figure.supxlabel(literal(fill(note, int(LETTERS * width))), x=0.01, ha="left", fontsize=NOTE, color="0.35")
     return figure
 
 

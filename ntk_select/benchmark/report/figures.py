@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from ntk_select._runtime.figures import file_content
-from ntk_select.benchmark.config import Images
 from ntk_select.benchmark.report import drawing, words
 from ntk_select.benchmark.report.drawing import BLACK, BLUE, GREEN, GREY, ORANGE, RED, Measure, Style
 from ntk_select.benchmark.report.results import STATIC, GroundTruth, Results, Row, images_of
@@ -121,20 +120,19 @@ def deviation(values: Sequence[float]) -> float | None:
 # Figures 2 and 3: gain of each expert over the reference.
 
 
-def gains(results: Results, task: str, shots: Images) -> list[Row]:
-    """One row per expert in percentage points, in the order of the zoo; empty where the reference was not measured.
+def gains(truth: GroundTruth, reference: str | None) -> list[Row]:
+    """One row per expert of a target in percentage points, in the order of the zoo; empty where the reference was not measured.
 
     The gain is the mean over seeds of the difference from the reference with the same seed; sd_points is the standard deviation of these
     differences, None with one seed.
     """
-    truth, reference = results.ground_truth(task, shots), results.config.reference
-    if truth is None or reference not in truth.experts:
+    if reference not in truth.experts:
         return []
     over = 100 * (truth.accuracies - truth.accuracies[:, [truth.experts.index(reference)]])
     return [
         {
-            "target": task,
-            "shots": shots,
+            "target": truth.task,
+            "shots": truth.shots,
             "expert": name,
             "gain_points": float(over[:, place].mean()),
             "sd_points": deviation(over[:, place]),
@@ -147,15 +145,16 @@ def gains(results: Results, task: str, shots: Images) -> list[Row]:
 
 def _single_gains(results: Results) -> list[Row]:
     """One row per target, number of shots and single-domain expert."""
-    rows = [row for truth in results.ground_truths() for row in gains(results, truth.task, truth.shots)]
-    return [row for row in rows if single_domain(row["expert"]) and row["expert"] != results.config.reference]
+    reference = results.config.reference
+    rows = [row for truth in results.ground_truths() for row in gains(truth, reference)]
+    return [row for row in rows if single_domain(row["expert"]) and row["expert"] != reference]
 
 
 def _domain_gains(results: Results) -> list[Row]:
     """One row per target, number of shots and domain, and one for the best single-domain expert, for targets without source overlap."""
     found = []
     for truth in results.ground_truths():
-        rows = gains(results, truth.task, truth.shots)
+        rows = gains(truth, results.config.reference)
         single = [row for row in rows if single_domain(row["expert"])]
         domains = [{**row, "what": DOMAIN} for row in rows if multi_domain(row["expert"])]
         if domains and single:
@@ -388,7 +387,7 @@ def why_not(results: Results, name: str) -> str | None:
     if name in ("figure_2", "figure_3", "figure_4", "figure_5"):
         if reference is None:
             return "The config names no reference expert over which a gain could be taken."
-        if not any(gains(results, truth.task, truth.shots) for truth in results.ground_truths()):
+        if not any(reference in truth.experts for truth in results.ground_truths()):
             return f"The reference expert {reference!r} was fine-tuned on no target yet."
     if name == "figure_7" and results.config.synthetic is not None:
         return "Synthetic scores use no images."

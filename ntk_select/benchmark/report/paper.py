@@ -1,4 +1,4 @@
-"""Numbers of tables 1 to 3 as Deshpande et al. 2021 print them, for reference beside what was measured."""
+"""Numbers of tables 1 to 3 as Deshpande et al. 2021 print them, for comparison with what was measured."""
 
 from ntk_select.benchmark.config import Images
 
@@ -26,7 +26,7 @@ MULTI_DOMAIN = {
     "multi_bn": _row(96.46, 87.92, 79.06, 81.89, 65.2, 63.27, 69.03, 51.21),
     "adapters": _row(95.24, 86.35, 70.13, 76.83, 63.04, 57.5, 58.9, 47.51),
 }
-"""Table 2: top-1 test accuracy (%) of a ResNet-101 for all sources, by what its domains have of their own, and source."""
+"""Table 2: top-1 test accuracy (%) of a ResNet-101 for all sources, by the parts that each domain has of its own, and source."""
 
 MULTI_DOMAIN_ARCHITECTURE = "resnet101"
 
@@ -38,7 +38,7 @@ TOP_3: dict[Images, dict[str, float]] = {
     ALL: {"lfc": 5.15, "lgc": 3.89, "leep": 5.01, "feature_metrics": 6.02, "domain_similarity": 4.87},
     TWENTY: {"lfc": 4.35, "lgc": 3.40, "leep": 3.85, "feature_metrics": 4.86, "domain_similarity": 4.11},
 }
-"""Table 3: fine-tuning the three experts that a score puts first."""
+"""Table 3: fine-tuning the three experts with the highest values of a score."""
 
 SCORING: dict[Images, dict[str, float]] = {
     ALL: {"lfc": 0.41, "lgc": 8.65, "leep": 0.02, "feature_metrics": 0.00, "domain_similarity": 0.40},

@@ -14,18 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from ntk_select.benchmark.cells import Cell, ExpertFacts, TaskFacts, on_own_source
+from ntk_select.benchmark.cells import Cell, ExpertFacts, TaskFacts, overlapping_sources
 from ntk_select.benchmark.config import BenchConfig, Images, parsed
 from ntk_select.benchmark.store import Store
-from ntk_select.errors import ConfigError, missing
+from ntk_select.errors import ConfigError
 from ntk_select.evaluate import Target, leave_one_out
 from ntk_select.scores import Score, ScoreResult, Terms, Unavailable
-
-try:
-    import pandas as pd
-except ImportError as error:
-    raise missing("pandas", "The report of a benchmark") from error
 
 Row = dict[str, Any]
 STATIC = "static_leaderboard"
@@ -177,7 +173,7 @@ class Results:
 
     @cached_property
     def _overlaps(self) -> set[tuple[str, str]]:
-        return {(name, task) for name, facts in self.experts.items() for task in self.config.tasks if on_own_source(self.config, task, facts)}
+        return {(name, task) for name, facts in self.experts.items() for task in self.config.tasks if overlapping_sources(self.config, task, facts)}
 
     def ground_truth(self, task: str, shots: Images) -> GroundTruth | None:
         """Accuracies after fine-tuning, without experts trained on the task's source; None where no record exists."""
@@ -232,8 +228,13 @@ class Results:
           shots: training images per class.
           probe: probe images per class; "standard" is the number that the config assigns to these shots. Synthetic scores use no images.
           least: experts that a task must have.
-          among: restricts the experts by name. Scores that compare experts with each other are still computed over the whole zoo.
+          among: restricts the experts by name. Scores that compare experts with each other are still computed over the whole zoo. Targets are
+            cached by it: pass the same function object each time, such as `single_domain`.
         """
+        key = ("targets", score, shots, probe, least, among)
+        return list(self.once(key, lambda: self._targets(score, shots, probe, least, among)))
+
+    def _targets(self, score: str | None, shots: Images, probe: Images | str, least: int, among: Callable[[str], bool] | None) -> list[Target]:
         found, reference = [], self.config.reference
         for task in self.task_names:
             truth = self.ground_truth(task, shots)

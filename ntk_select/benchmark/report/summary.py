@@ -82,7 +82,7 @@ def usable_targets(
     `measured` does not let it be chosen.
     """
     apart = _apart(results, measure, among)
-    chosen = among if not apart else lambda name: among(name) or name == results.config.reference
+    chosen = among if not apart else results.once(("and the reference", among), lambda: lambda name: among(name) or name == results.config.reference)
     found = results.targets(None if score in (RANDOM, BEST) else score, shots, probe=probe, among=chosen, least=LEAST + apart)
     if measure == "top_k_gain":
         found = [target for target in found if target.reference is not None]

@@ -66,9 +66,11 @@ def _scores_with(results: Results, shots: Images) -> list[tuple]:
             continue
         targets = usable_targets(results, score, "trials_to_best", shots)
         known = None if score in (RANDOM, BEST) else 100 * float(np.mean([np.isfinite(target.scores).mean() for target in targets]))
-        cells = {name: of_targets(by_score.get(score), len(targets)) for name, by_score in values.items()}
-        shown = [in_points(cell) if name.endswith("_points") else cell for name, cell in cells.items()]
-        rows.append((score, shots_shown(shots), len(targets), known, *shown))
+        cells = []
+        for name, _, _, measure, options in MEASURES:
+            cell = of_targets(values[name].get(score), len(usable_targets(results, score, measure, shots, **options)))
+            cells.append(in_points(cell) if name.endswith("_points") else cell)
+        rows.append((score, shots_shown(shots), len(targets), known, *cells))
     return rows
 
 
@@ -252,13 +254,11 @@ def _experts(results: Results) -> Content:
     left_out = defaultdict(list)
     for row in results.skipped:
         left_out[row["expert"]].append(f"{row['task']}: {row['reason']}")
-    rows = [
-        (
-            *(facts.name, facts.architecture, facts.source, facts.initialised_from, ", ".join(facts.seen), facts.parameters, facts.source_images),
-            *(_percent(facts.source_accuracy), "; ".join(left_out[facts.name]), facts.digest[:12]),
-        )
-        for facts in results.selected.values()
-    ]
+    rows = []
+    for facts in results.selected.values():
+        origin = facts.name, facts.architecture, facts.source, facts.initialised_from, ", ".join(facts.seen)
+        size = facts.parameters, facts.source_images, _percent(facts.source_accuracy)
+        rows.append((*origin, *size, "; ".join(left_out[facts.name]), facts.digest[:12]))
     names = columns("expert architecture source start seen parameters source_images source_accuracy left_out digest")
     return Content(names, rows, [] if rows else ["The experts are synthetic: nothing is known of them."])
 

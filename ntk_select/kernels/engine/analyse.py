@@ -26,13 +26,13 @@ GENERAL_SHARE = 0.03
 
 
 class GeneralRouteWarning(UserWarning):
-    """A leaf is used in a way whose structure is not known; ordinary reverse mode, one example at a time, serves it."""
+    """A leaf is used in a way without known structure; its gradients are computed by ordinary reverse mode per example."""
 
 
 def analyse(fn: Callable, params: Any, x: Any, layers: Any = None, *, chosen: tuple[int, ...] | None = None) -> Analysed:
     """The structure of fn(params, x) -> (n, c) or (n,) in the leaves that `layers` names.
 
-    The function is traced at every call, so that nothing that it captures or reads can be out of date.
+    The function is traced at every call, so that captured variables have their current values.
 
     Args:
       fn, params, layers: as for `ntk`.
@@ -43,7 +43,7 @@ def analyse(fn: Callable, params: Any, x: Any, layers: Any = None, *, chosen: tu
       ConfigError: fn cannot be traced at one example, or does not return floating-point outputs (n, c) or (n,).
 
     Warns:
-      GeneralRouteWarning: leaves without structure, unless they are below `GENERAL_SHARE` of the predicted cost.
+      GeneralRouteWarning: leaves without structure, unless their share of the predicted cost is below `GENERAL_SHARE`.
     """
     chosen = select(params, layers) if chosen is None else chosen
     leaves, treedef = jax.tree.flatten(params)
@@ -51,7 +51,7 @@ def analyse(fn: Callable, params: Any, x: Any, layers: Any = None, *, chosen: tu
     example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), x)
 
     def of_leaves(given, example):
-        # Whole numbers of Python may be sizes: they stay what they are.
+        # Python integers may be sizes: they stay static.
         given = [leaf if type(leaf) in (bool, int) else value for leaf, value in zip(leaves, given, strict=True)]
         return fn(jax.tree.unflatten(treedef, given), example)
 
@@ -78,10 +78,10 @@ def _check_outputs(program: Program) -> None:
 
 
 def check_independent(fn: Callable, params: Any, x: Any, structure: Structure) -> None:
-    """Compares the outputs of a few examples together with those of each alone, once per structure and code of fn.
+    """Checks that outputs do not depend on the rest of the batch, once per structure and code of fn.
 
     Raises:
-      ModelError: an example influences another one. Such a function has no kernel.
+      ModelError: an example influences another one. Such a function has no per-example kernel.
 
     Cost: two passes of four examples through the network, compiled once.
     """
@@ -101,7 +101,7 @@ def check_independent(fn: Callable, params: Any, x: Any, structure: Structure) -
         together, alone = jax.device_get(jax.jit(both)(arrays, first))
     except Exception as error:
         if is_out_of_memory(error):
-            return  # the work itself goes on in smaller portions, or says what is lacking
+            return  # the computation itself runs in smaller portions or reports the lack of memory
         raise ConfigError(
             f"fn(params, x) failed for several examples together: {type(error).__name__}: {first_line(error)}. It must take any number of examples."
         ) from error
@@ -121,14 +121,14 @@ def check_independent(fn: Callable, params: Any, x: Any, structure: Structure) -
 
 
 def _changed(example):
-    """Another example, so that equal ones cannot hide that they influence each other."""
+    """A different example, since equal ones would hide a dependence."""
     if not jnp.issubdtype(example.dtype, jnp.floating):
         return jnp.zeros_like(example)
     return example * jnp.asarray(0.5, example.dtype) + jnp.asarray(1, example.dtype)
 
 
 def general_share(structure: Structure, n: int) -> float:
-    """Predicted share of the leaves on the general route in the cost of the kernel of n examples, held in memory, for the trace over outputs."""
+    """Predicted share of the leaves on the general route in the cost of the kernel of n examples, for outputs="trace" in one tile."""
     m, passes = structure.outputs, passes_of(structure)
     used = [leaf for leaf in structure.leaves if leaf.kind != "unused"]
     work = {leaf: choose(sizes_of(structure, leaf), leaf.structured, m, "trace", n, None, longest=n).work for leaf in used}
@@ -137,7 +137,7 @@ def general_share(structure: Structure, n: int) -> float:
 
 
 def _warn_of_general_leaves(structure: Structure, n: int) -> None:
-    """Warns where the leaves on the general route are `GENERAL_SHARE` of the cost of the kernel of n examples, or more."""
+    """Warns if the leaves on the general route take at least `GENERAL_SHARE` of the cost of the kernel of n examples."""
     general = [leaf for leaf in structure.leaves if leaf.kind == "general"]
     if not general or (share := general_share(structure, n)) < GENERAL_SHARE:
         return
@@ -150,7 +150,7 @@ def _warn_of_general_leaves(structure: Structure, n: int) -> None:
 
 
 def _levels_to_the_caller(frame) -> int:
-    """How many calls up the code lies that is neither this package's nor that of a check of its types."""
+    """Number of stack frames up to the first one outside this package and the runtime type checkers."""
     level = 1
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN_FRAMES):
         level, frame = level + 1, frame.f_back

@@ -1,4 +1,4 @@
-"""Checks of what a caller gives: examples, outputs, layers, options, memory. Bad input is refused here, before any compilation."""
+"""Validation of arguments: examples, outputs, layers, options, memory. Invalid input is refused before any compilation."""
 
 import math
 import numbers
@@ -19,7 +19,7 @@ from ntk_select.errors import ConfigError, did_you_mean
 
 PRECISIONS = ("highest", "high", "default")
 OUTPUTS = ("trace", "full", "diagonal", "sum")
-MOST_MEMORY = 2**60  # bytes of a budget; no machine has as much
+MOST_MEMORY = 2**60  # upper bound of a budget in bytes
 
 
 def check_precision(precision) -> None:
@@ -31,7 +31,7 @@ def check_precision(precision) -> None:
 def check_batch_size(batch_size) -> None:
     """Raises ConfigError unless `batch_size` is None or a positive whole number."""
     if batch_size is not None and (not is_whole(batch_size) or batch_size < 1):
-        raise ConfigError(f"batch_size={batch_size!r} must be a positive number of examples, or None to have it chosen.")
+        raise ConfigError(f"batch_size={batch_size!r} must be a positive number of examples, or None for an automatic choice.")
 
 
 def check_space(space) -> None:
@@ -56,15 +56,15 @@ def read_examples(x: Any, name: str, *, shapes: bool = False) -> Any:
     """Examples: one array, or a pytree of arrays with the same leading axis.
 
     Args:
-      x: an array, anything that `numpy.asarray` takes, or a dict, dataclass or tuple of arrays.
-      name: in errors.
-      shapes: `jax.ShapeDtypeStruct`s are allowed as well.
+      x: an array, anything that `numpy.asarray` accepts, or a dict, dataclass or tuple of arrays.
+      name: for error messages.
+      shapes: allow `jax.ShapeDtypeStruct`s.
 
     Returns:
-      The same tree; arrays of JAX stay where they are, others are NumPy arrays.
+      The same tree; JAX arrays are unchanged, others become NumPy arrays.
 
     Raises:
-      ConfigError: no numbers, no examples, or leading axes that differ.
+      ConfigError: not numeric, no examples, or leading axes that differ.
     """
     allowed = (jax.Array, np.ndarray, jax.ShapeDtypeStruct) if shapes else (jax.Array, np.ndarray)
     leaves = jax.tree.leaves(x)
@@ -74,7 +74,7 @@ def read_examples(x: Any, name: str, *, shapes: bool = False) -> Any:
     x = jax.tree.map(lambda leaf: _one_array(leaf, name, allowed), x)
     lengths = sorted({leaf.shape[0] for leaf in jax.tree.leaves(x)})
     if len(lengths) > 1:
-        raise ConfigError(f"The arrays of {name} have leading axes of {lengths} examples; they must be equally many.")
+        raise ConfigError(f"The arrays of {name} have leading axes of {lengths} examples; they must be equal.")
     return x
 
 
@@ -93,7 +93,7 @@ def _one_array(x, name: str, allowed):
 
 
 def read_two_sides(x1: Any, x2: Any, *, shapes: bool = False) -> tuple[Any, Any]:
-    """Examples of both sides; x2 may be None. Raises ConfigError unless they are of one structure, shape and type."""
+    """Examples of both sides; x2 may be None. Raises ConfigError unless tree structure, shapes and dtypes agree."""
     x1 = read_examples(x1, "x1", shapes=shapes)
     if x2 is None:
         return x1, None
@@ -102,7 +102,9 @@ def read_two_sides(x1: Any, x2: Any, *, shapes: bool = False) -> tuple[Any, Any]
         raise ConfigError(f"x1 and x2 hold different arrays: {jax.tree.structure(x1)} and {jax.tree.structure(x2)}.")
     for one, other in zip(jax.tree.leaves(x1), jax.tree.leaves(x2), strict=True):
         if one.shape[1:] != other.shape[1:] or one.dtype != other.dtype:
-            raise ConfigError(f"x1 holds {one.dtype} examples of shape {one.shape[1:]}, x2 {other.dtype} of {other.shape[1:]}; they must be alike.")
+            raise ConfigError(
+                f"x1 holds {one.dtype} examples of shape {one.shape[1:]}, x2 {other.dtype} of {other.shape[1:]}; they must be the same."
+            )
     return x1, x2
 
 
@@ -112,12 +114,12 @@ def count_examples(x: Any) -> int:
 
 
 def some_examples(x: Any, part) -> Any:
-    """The examples at a slice or at an array of places."""
+    """The examples at a slice or an array of indices."""
     return jax.tree.map(lambda leaf: leaf[part], x)
 
 
 def leaf_names(params) -> list[str]:
-    """The "/"-joined path of every leaf, in the order of `jax.tree.leaves`; like paths are numbered from the second on."""
+    """The "/"-joined path of every leaf, in the order of `jax.tree.leaves`; duplicates get the suffixes #2, #3, ..."""
     names, seen = [], Counter()
     for path, _ in jax.tree_util.tree_leaves_with_path(params):
         name = "/".join(_key(key) for key in path)
@@ -131,11 +133,11 @@ def _key(key) -> str:
 
 
 def select(params, layers: str | Callable[[str], bool] | None) -> tuple[int, ...]:
-    """Indices of the floating-point leaves that `layers` names.
+    """Indices of the floating-point leaves that match `layers`.
 
     Args:
       params: any pytree.
-      layers: a regular expression that is searched in the paths, a function path -> bool, or None for all.
+      layers: a regular expression searched in the paths, a predicate path -> bool, or None for all.
 
     Raises:
       ConfigError: nothing matches, a leaf that matches is complex, or `layers` is none of these.
@@ -174,11 +176,11 @@ def _matcher(layers) -> Callable[[str], bool]:
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """What to pull back, and what to make of it.
+    """Cotangents to pull back, and how their gradients are paired.
 
     Attributes:
-      pairing: "trace" (mean over the m pairs of like cotangents), "diagonal" (those pairs apart), "full" (all m x m).
-      left, right: cotangents (n, m, c), one set an example, or (1, m, c), the same for all examples.
+      pairing: "trace" (mean over the m pairs of equal index), "diagonal" (these pairs separately), "full" (all m x m pairs).
+      left, right: cotangents (n, m, c), per example, or (1, m, c), shared by all examples.
     """
 
     pairing: str
@@ -187,7 +189,7 @@ class Outputs:
 
     @property
     def count(self) -> int:
-        """m, the number of cotangents an example."""
+        """m, the number of cotangents per example."""
         return self.left.shape[1]
 
     def kernel_shape(self, n1: int, n2: int) -> tuple[int, ...]:
@@ -196,7 +198,7 @@ class Outputs:
 
 
 def read_outputs(outputs: Any, n1: int, n2: int | None, c: int, dtype) -> Outputs:
-    """What `outputs=` means for n1 by n2 examples (n2 None: the same on both sides) with c outputs.
+    """The cotangents of `outputs=` for n1 by n2 examples (n2 None: the same on both sides) with c outputs.
 
     Raises:
       ConfigError: an unknown word, or cotangents whose shape does not fit.
@@ -231,7 +233,7 @@ def _cotangents(values, n: int, c: int, dtype, side: str) -> np.ndarray:
 
 
 def available_memory(memory_gb: float | None) -> int:
-    """Bytes that may be used: what is asked for, or most of what the device has free; on the host half of what is free within its limits.
+    """Memory budget in bytes: `memory_gb`, or 80% of the free device memory, or half of the free host memory (within cgroup limits).
 
     Raises:
       ConfigError: `memory_gb` is not a positive number.
@@ -248,6 +250,6 @@ def available_memory(memory_gb: float | None) -> int:
 
 
 def default_device() -> jax.Device:
-    """The device on which JAX puts arrays: that of `jax.default_device`, or the first one."""
+    """The device of `jax.default_device`, or the first one."""
     device = jax.config.jax_default_device
     return device if isinstance(device, jax.Device) else jax.devices(device)[0]

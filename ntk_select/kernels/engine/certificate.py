@@ -1,4 +1,4 @@
-"""Eigenvalues of a kernel: whether it is symmetric and positive semi-definite up to rounding."""
+"""Certificate of a kernel: symmetric and positive semi-definite up to rounding, by its eigenvalues."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from ntk_select.errors import ConfigError
 
 @dataclass(frozen=True)
 class Certificate:
-    """Eigenvalues of a kernel, computed in float64, and what they say about rounding.
+    """Eigenvalues of a kernel, computed in float64, and the tolerance for rounding.
 
     Attributes:
       n: number of rows; of a full kernel, examples times outputs.
@@ -72,7 +72,7 @@ def certify(kernel: Shaped[np.ndarray | Array, "n n ..."]) -> Certificate:
         kernel = kernel.transpose(0, 2, 1, 3).reshape(kernel.shape[0] * kernel.shape[2], -1)
     kernel = kernel.astype(np.float64)
     if not np.isfinite(kernel).all():
-        raise ConfigError("The kernel holds NaN or infinity, so that it has no eigenvalues.")
+        raise ConfigError("The kernel holds NaN or infinity, so it has no eigenvalues.")
     values = np.linalg.eigvalsh((kernel + kernel.T) / 2)
     scale, tolerance = float(np.abs(values).max()), float(len(kernel) * epsilon)
     asymmetry = float(np.abs(kernel - kernel.T).max() / (np.abs(kernel).max() or 1.0))

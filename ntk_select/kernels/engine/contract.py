@@ -1,8 +1,7 @@
-"""Kernel blocks from the factors of two sets of examples.
+"""Contraction of the factors of two sets of examples into a block of the kernel.
 
-In parameter space: form the gradients, multiply them. In sample space: multiply inputs with inputs and cotangents with
-cotangents, for all pairs of positions, then sum the products; no gradient is formed. Both are exact, traceable and
-differentiable; loops run on the device.
+In parameter space: form the gradients X' G and multiply them. In sample space: sum((X1 X2') * (G1 G2')) over all pairs of
+positions; no gradient is formed. Both are exact, traceable and differentiable; loops are `lax.scan`s on the device.
 
 Letters: a, b examples of the two sides; m outputs; g groups; s, t positions; k, o width in and out.
 """
@@ -21,21 +20,21 @@ from jaxtyping import Array, Float, Shaped
 from ntk_select.kernels.engine.factors import outer
 from ntk_select.kernels.engine.layer_ops import Embedding, LayerOp, summing_type
 
-FLOAT64_TERMS = 2**10  # of a sum that are added in the type of the computation before float64 takes over
-MIRRORED = 512  # rows of a block that is mirrored at once: a transposition of a large matrix is slow to compile and to run
+FLOAT64_TERMS = 2**10  # products summed in the computation's dtype before accumulation in float64
+MIRRORED = 512  # rows of the blocks that are mirrored: transposing a large matrix at once is slow to compile and to run
 
 
 @dataclass(frozen=True)
 class Contraction:
-    """How one leaf is contracted.
+    """Contraction of one leaf.
 
     Attributes:
-      name: of the kernel that it is added to.
-      ops: the operations of a weight; none for other leaves.
+      name: key of the kernel that it is added to.
+      ops: the operations of a weight; empty for other leaves.
       space: "parameter" or "sample".
       stored: see `Stored`.
       block: examples along one side of a block of pairs.
-      entries: of the leaf whose gradients are formed or multiplied at a time.
+      entries: number of entries of the leaf whose gradients are formed or multiplied at a time.
     """
 
     name: str
@@ -53,9 +52,9 @@ def contract(contractions: tuple[Contraction, ...], pairing: str, symmetric: boo
       contractions: one for each of the parts.
       pairing: of the cotangents: "trace", "diagonal" or "full".
       symmetric: both sides are the same; then only blocks on and below the diagonal are filled.
-      spread: the examples of the first side lie on several devices and are not cut.
+      spread: the examples of the first side are sharded over devices and are not split into blocks.
       totals: name -> (a, b), (a, b, m) or (a, b, m, m).
-      parts1, parts2: for each leaf what is stored of either side.
+      parts1, parts2: stored factors of each leaf, for either side.
     """
     totals = dict(totals)
     for how, part1, part2 in zip(contractions, parts1, parts2, strict=True):
@@ -65,7 +64,7 @@ def contract(contractions: tuple[Contraction, ...], pairing: str, symmetric: boo
 
 
 def zero_totals(names: Iterable[str], shape: tuple[int, ...], dtype) -> dict[str, Float[Array, "a b ..."]]:
-    """Kernels before anything is added."""
+    """Kernels of zeros."""
     return {name: jnp.zeros(shape, dtype) for name in names}
 
 
@@ -118,7 +117,7 @@ def _rows(tree, start, size: int):
 
 
 def _pieces(how: Contraction, part, limit: int) -> list[tuple[int, Callable]]:
-    """Portions of the gradients that add up to the leaf: (how many alike, piece(part, number) -> (n, r, m, o))."""
+    """Slices of the gradients that make up the leaf: pairs (count, piece(part, number) -> (n, r, m, o)) of equal sizes."""
     if how.stored == "gradients":
         axis = 1 if part.shape[1] > 1 else 3
         length = part.shape[axis]
@@ -141,7 +140,7 @@ def _pieces(how: Contraction, part, limit: int) -> list[tuple[int, Callable]]:
 
 
 def _portions(length: int, size: int, piece: Callable) -> list[tuple[int, Callable]]:
-    """piece(part, start, size) over a length: as many alike as fit, and what is left over."""
+    """piece(part, start, size) over a length: as many of equal size as fit, and the remainder."""
     size = -(-length // -(-length // min(size, length)))
     count, rest = divmod(length, size)
     found = [(count, lambda part, number: piece(part, number * size, size))]
@@ -149,7 +148,7 @@ def _portions(length: int, size: int, piece: Callable) -> list[tuple[int, Callab
 
 
 def _formed(how: Contraction, tap, part, start, size: int) -> Float[Array, "n r m o"]:
-    """Gradients from stored factors: `size` columns of the patches, of all taps or of one."""
+    """Gradients from stored factors, for `size` columns of the patches of all taps or of one."""
     total = 0
     for op, (x, cotangents) in zip(how.ops, part, strict=True):
         see = op.patches if tap is None else partial(op.patches_of_tap, number=tap)
@@ -161,12 +160,12 @@ def _formed(how: Contraction, tap, part, start, size: int) -> Float[Array, "n r 
 
 
 def _operands(how: Contraction, one, other):
-    """Products of the inputs (g, a, s, b, t), and the cotangents (a, g, s, m, o) of both sides; several operations stand side by side."""
+    """Products of the inputs (g, a, s, b, t), and the cotangents (a, g, s, m, o) of both sides; several operations are concatenated along the positions."""
     cotangents = [jnp.concatenate([left for _, left in side], axis=2) for side in (one, other)]
     wide = _wide(*cotangents)
     if how.stored == "inputs" and all(isinstance(op, Embedding) for op in how.ops):
         rows = [jnp.concatenate([jax.vmap(op.rows)(x) for op, (x, _) in zip(how.ops, side, strict=True)], axis=1) for side in (one, other)]
-        inside = (rows[0] >= 0) & (rows[0] < how.ops[0].width_in)  # an index beyond the table reads nothing
+        inside = (rows[0] >= 0) & (rows[0] < how.ops[0].width_in)  # an index out of range reads nothing
         same = (rows[0][:, :, None, None] == rows[1][None, None]) & inside[:, :, None, None]
         return same[None].astype(wide), *cotangents
     patches = []
@@ -178,7 +177,7 @@ def _operands(how: Contraction, one, other):
 
 
 def _wide(*arrays):
-    """In which type to sum products of these."""
+    """Accumulation dtype for products of these arrays."""
     return summing_type(*(array.dtype for array in arrays))
 
 
@@ -199,7 +198,7 @@ def gradient_block(pairing: str, rows1: Float[ArrayLike, "a r m o"], rows2: Floa
 def pair_block(
     pairing: str, inputs: Shaped[ArrayLike, "g a s b t"], left: Float[ArrayLike, "a g s m o"], right: Float[ArrayLike, "b g t n o"]
 ) -> Float[Array, "a b ..."]:
-    """Block of the kernel from products of inputs, and cotangents."""
+    """Block of the kernel from products of inputs and from cotangents."""
     wide = _wide(left, right, inputs)
     einsum = partial(jnp.einsum, preferred_element_type=wide)
     inputs = inputs.astype(wide)
@@ -218,14 +217,14 @@ def pair_block(
 
 
 def finish(pairing: str, symmetric: bool, shape: tuple[int, int], m: int, total: Float[Array, "a b ..."]) -> Float[Array, "n1 n2 ..."]:
-    """The kernel from its sums: mirrored, without padding, and for "trace" the mean over the m cotangents."""
+    """The kernel from its sums: mirrored if symmetric, without padding, and for "trace" divided by m."""
     kernel = mirrored(total) if symmetric else total
     kernel = kernel[: shape[0], : shape[1]]
     return kernel / m if pairing == "trace" else kernel
 
 
 def mirrored(kernel: Float[ArrayLike, "n n ..."]) -> Float[Array, "n n ..."]:
-    """The lower part is kept, the upper one is its transpose; on the diagonal the mean of both."""
+    """Copies the lower triangle to the upper one, transposed; the diagonal is the mean of both."""
     n = len(kernel)
     size = max(size for size in range(1, min(n, MIRRORED) + 1) if n % size == 0)
     if size < 32:  # no useful divisor
@@ -260,7 +259,7 @@ def _diagonal_blocks(kernel, size: int):
 
 
 def swapped(kernel: Any) -> Any:
-    """The kernel of the examples the other way round: (n2, n1), and the outputs in turn."""
+    """The transposed kernel: (n2, n1), with the output axes swapped."""
     return kernel.transpose(1, 0, *range(kernel.ndim - 1, 1, -1))
 
 

@@ -1,7 +1,7 @@
-"""Digests that tell one function, one set of parameters, one example from another, the same in every process.
+"""SHA-256 digests of functions, parameters and examples, reproducible across processes.
 
-A function is known by its program with the bytes of every constant, derivative rules of its own among them. Another
-version of JAX may write the same function in other operations.
+The digest of a function covers its program and the bytes of every constant, those of custom derivative rules included.
+Another version of JAX may trace the same function to other operations.
 """
 
 import hashlib
@@ -20,9 +20,9 @@ from ntk_select.kernels.engine.structure import Analysed
 
 
 def digest_of_function(analysed: Analysed) -> str:
-    """Changes with any operation of fn, with any constant in it, and with the chosen leaves.
+    """Depends on every operation and constant of fn and on the selected leaves.
 
-    Not with the parameters, nor with names of functions. What a callback to Python does is not seen.
+    It does not depend on the parameters, on function names, or on the code of Python callbacks.
     """
     digest = hashlib.sha256(f"{[leaf.name for leaf in analysed.structure.leaves]}".encode())
     _feed_program(digest, analysed.structure.program, analysed.values)
@@ -30,9 +30,9 @@ def digest_of_function(analysed: Analysed) -> str:
 
 
 def digest_of_program(fn: Callable[..., Any], *arguments: Any) -> str | None:
-    """Changes with any operation of `fn` on arguments of these shapes, and with any constant in it. Cost: one trace.
+    """Depends on every operation and constant of `fn` for arguments of these shapes; None if fn has Python callbacks.
 
-    None where it calls back to Python, for what happens there is not in the program.
+    Cost: one trace.
     """
     program, values = trace(fn, *arguments)
     if calls_python(program):
@@ -43,7 +43,7 @@ def digest_of_program(fn: Callable[..., Any], *arguments: Any) -> str | None:
 
 
 def digest_of_params(params: Any) -> str:
-    """Changes with the name, type, shape or any number of any leaf, chosen or not."""
+    """Depends on the path, dtype, shape and every number of every leaf."""
     digest = hashlib.sha256()
     for name, leaf in zip(leaf_names(params), jax.tree.leaves(params), strict=True):
         digest.update(f"{name} ".encode())
@@ -52,7 +52,7 @@ def digest_of_params(params: Any) -> str:
 
 
 def digests_of_examples(x: Any, cotangents: np.ndarray) -> UInt8[np.ndarray, "n 16"]:
-    """One digest per example, of its numbers and of its cotangents (n or 1, m, c)."""
+    """One digest per example, of its numbers and its cotangents (n or 1, m, c)."""
     shared, rows = len(cotangents) == 1, []
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(x)]
     for index in range(count_examples(x)):

@@ -1,7 +1,7 @@
-"""Carrying out a plan: tile by tile on the device, each example's factors once as long as they fit into memory.
+"""Execution of a plan: tile by tile on the device, with the factors of each example in an LRU cache.
 
-Within a tile nothing waits and nothing is transferred: programs are dispatched one after the other, and only at its end
-the host learns whether all numbers are finite. Where memory runs out the tiles are halved; those that are done stay.
+Within a tile nothing blocks and nothing is transferred: programs are dispatched asynchronously, and the host reads one
+boolean per tile (all finite). When memory runs out, tiles are halved; finished tiles are kept.
 """
 
 import itertools
@@ -32,16 +32,16 @@ from ntk_select.kernels.engine.structure import Analysed, Structure
 
 @runtime_checkable
 class Sink(Protocol):
-    """Where tiles go."""
+    """Destination of tiles."""
 
     def done(self, i: int, j: int) -> bool:
-        """Whether tile (i, j) is there already."""
+        """Whether tile (i, j) was written before."""
 
     def write(self, i: int, j: int, tiles: dict[str, Any]) -> None:
         """Takes tile (i, j): {"": kernel}, or one kernel per leaf."""
 
-    def recut(self, plan: Plan) -> "Sink":
-        """The same sink for a plan whose cuts are those of before and more; what is done stays done."""
+    def retile(self, plan: Plan) -> "Sink":
+        """The same sink for a plan whose tile bounds are a superset of the previous ones; finished tiles stay."""
 
     def result(self, by_layer: bool) -> Any:
         """Everything that was written."""
@@ -60,7 +60,7 @@ def kernels(
     left: Float[ArrayLike, "_ m c"],
     right: Float[ArrayLike, "_ m c"] | None,
 ) -> dict[str, Float[Array, "n1 n2 ..."]]:
-    """The kernel of examples that are in memory together: a pure function, traceable and differentiable.
+    """The kernel of one tile of examples: a pure function, traceable and differentiable.
 
     Args:
       structure, values, leaves: from `analyse`.
@@ -75,7 +75,7 @@ def kernels(
     """
     run = partial(_kernels, structure, stored, contractions, pairing, symmetric)
     explicit = _explicit_sharding(x1)
-    if explicit is not None:  # fn and what follows are written for shardings that the compiler propagates
+    if explicit is not None:  # fn and the engine are written for automatic sharding
         run = jax.sharding.auto_axes(run, out_sharding=explicit)
     return run(values, leaves, x1, x2, left, right)
 
@@ -95,7 +95,7 @@ def _kernels(structure: Structure, stored, contractions, pairing: str, symmetric
 
 
 def _explicit_sharding(x) -> NamedSharding | None:
-    """How a kernel of these examples is spread, where their sharding is part of their type."""
+    """Sharding of the kernel, if the sharding of the examples is explicit (part of their type)."""
     sharding = jax.typeof(jax.tree.leaves(x)[0]).sharding
     if sharding.mesh.empty or not any(kind == AxisType.Explicit for kind in sharding.mesh.axis_types):
         return None
@@ -103,7 +103,7 @@ def _explicit_sharding(x) -> NamedSharding | None:
 
 
 def without_explicit_axes(tree: Any) -> Any:
-    """The same arrays on the same devices, with shardings that the compiler propagates."""
+    """The same arrays on the same devices, with automatic instead of explicit sharding."""
 
     def same(leaf):
         sharding = getattr(leaf, "sharding", None)
@@ -136,7 +136,7 @@ def compute(
     mesh: Mesh | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> None:
-    """Computes what `sink` does not have yet.
+    """Computes the tiles that `sink` does not have yet.
 
     Raises:
       ModelError: a kernel with NaN or infinity; the message names the leaf and the example.
@@ -153,7 +153,7 @@ def compute(
     sides = _Sides(analysed, plan, x1, x2, outputs, place)
     at_once = _in_one_program(plan) and not float64 and mesh is None
     for i, j in tiles:
-        if not plan.leaves:  # nothing has an influence on the outputs
+        if not plan.leaves:  # no leaf influences the outputs
             found = {"": np.zeros((*sides.shape(i, j), *tail(plan.pairing, outputs.count, outputs.count)), analysed.structure.dtype)}
         elif at_once:
             found = _one_program(sides, contractions[0])
@@ -166,7 +166,7 @@ def compute(
 
 
 def _in_one_program(plan: Plan) -> bool:
-    """Whether all examples pass together, once, and are contracted at once."""
+    """Whether the plan is a single tile, group, chunk and batch."""
     longest = max(plan.rows[-1], plan.columns[-1] if plan.columns else 0)
     return plan.count_tiles() == 1 and len(plan.groups) == 1 and len(plan.chunks) == 2 and plan.batch >= longest
 
@@ -190,7 +190,7 @@ def _tile(sides: "_Sides", contractions: list, i: int, j: int, float64: bool, sa
         symmetric = first == second
         parts1 = sides.get(first)
         parts2 = [] if symmetric else sides.get(second, keep=first)
-        # Cotangents that are averaged add up; others stand side by side.
+        # Cotangents that are averaged are summed; others are concatenated.
         address = {"trace": (0, 0), "diagonal": (left, 0), "full": (left, right)}[plan.pairing]
         m1, m2 = (chunks[part + 1] - chunks[part] for part in (left, right))
         with _double(float64):
@@ -201,7 +201,7 @@ def _tile(sides: "_Sides", contractions: list, i: int, j: int, float64: bool, sa
                 parts2, symmetric = place.everywhere(parts1 if symmetric else parts2), False
             run = structure.jit(_contract, contractions[group], plan.pairing, symmetric, place.mesh is not None, donate_argnums=0)
             totals[address] = run(totals[address], parts1, parts2)
-        del parts1, parts2  # so that the cache alone decides what stays
+        del parts1, parts2  # so that only the cache holds references
         say(i, j)
     with _double(float64):
         symmetric = plan.columns is None and i == j
@@ -223,7 +223,7 @@ def _contract(structure: Structure, contractions, pairing: str, symmetric: bool,
 
 
 def _joined(structure: Structure, pairing: str, symmetric: bool, shape, m: int, totals: dict) -> dict[str, Any]:
-    """Kernels from their sums by chunks of the left and of the right cotangents."""
+    """Kernels from their sums per chunk of the left and of the right cotangents."""
     del structure
     lefts, rights = (sorted({address[side] for address in totals}) for side in (0, 1))
     found = {}
@@ -243,7 +243,7 @@ def _finite(tiles: dict[str, Array]):
 
 
 class Placement:
-    """Where arrays lie: on the default device, or the examples spread over a mesh."""
+    """Placement of arrays: on the default device, or with the examples sharded over a mesh."""
 
     def __init__(self, mesh: Mesh | None):
         # Explicit axes, as jax.make_mesh gives them, would bind arrays to a context.
@@ -251,11 +251,11 @@ class Placement:
         self.devices = 1 if mesh is None else mesh.size
 
     def everywhere(self, tree):
-        """Arrays that every device needs whole."""
+        """Replicates arrays."""
         return jax.device_put(tree) if self.mesh is None else jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec()))
 
     def spread(self, tree):
-        """Arrays whose leading axis is examples."""
+        """Shards arrays along their leading axis of examples."""
         return tree if self.mesh is None else jax.device_put(tree, NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names)))
 
     def padded(self, n: int) -> int:
@@ -265,7 +265,7 @@ class Placement:
 
 
 class _Sides:
-    """Gradients and factors of the examples between two cuts, computed when needed and cached while there is room."""
+    """Gradients and factors of the examples of a tile side, computed on demand, in an LRU cache with a byte budget."""
 
     def __init__(self, analysed: Analysed, plan: Plan, x1, x2, outputs: Outputs, place: Placement):
         self.structure, self.plan, self.place = analysed.structure, plan, place
@@ -281,13 +281,13 @@ class _Sides:
         return self.plan.rows[i + 1] - self.plan.rows[i], columns[j + 1] - columns[j]
 
     def get(self, key, keep=None):
-        """The buffers of one side: for each leaf of the group, arrays with a leading axis of examples, zeros after the last."""
+        """Buffers of one side: for each leaf of the group, arrays with a leading axis of examples, zero-padded."""
         buffers = self.cache.get(key)
         if buffers is None:
             group = self.plan.groups[key[2]]
             side, number = key[:2]
-            cuts = self.data[side][0]
-            size = sum(self.plan.leaves[index].stored_bytes for index in group) * self.place.padded(cuts[number + 1] - cuts[number])
+            bounds = self.data[side][0]
+            size = sum(self.plan.leaves[index].stored_bytes for index in group) * self.place.padded(bounds[number + 1] - bounds[number])
             self.cache.make_room(size, keep)
             buffers = self._compute(key)
             self.cache.put(key, buffers, size, keep)
@@ -295,21 +295,21 @@ class _Sides:
 
     def _compute(self, key):
         side, number, group, chunk = key
-        cuts, x, cotangents = self.data[side]
-        first, last = cuts[number], cuts[number + 1]
+        bounds, x, cotangents = self.data[side]
+        first, last = bounds[number], bounds[number + 1]
         n, stored, place = last - first, stored_of(self.plan, group), self.place
         chosen = cotangents[:, self.plan.chunks[chunk] : self.plan.chunks[chunk + 1]]
         shared, batch = len(chosen) == 1, min(self.plan.batch, n)
         if place.mesh is not None:
             x, chosen, n, first, batch = self._for_mesh(x, chosen, first, last, batch)
         shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), (x, chosen))
-        buffers = place.spread(self.structure.jit(_empty, stored, place.padded(last - cuts[number]), *_hashable(shapes))(self.values, self.leaves))
+        buffers = place.spread(self.structure.jit(_empty, stored, place.padded(last - bounds[number]), *_hashable(shapes))(self.values, self.leaves))
         run = self.structure.jit(_fill_from, stored, batch, donate_argnums=0)
         shared_cotangents = place.everywhere(chosen) if shared else None
         for start in range(0, n, batch):
-            start = min(start, n - batch)  # the last batch begins earlier instead of being short
+            start = min(start, n - batch)  # the last batch overlaps the one before instead of being short
             part = slice(first + start, first + start + batch)
-            # What is on the device is cut there; from the host only the batch comes.
+            # Device arrays are sliced on the device; from the host only the batch is transferred.
             offset, some = 0, jax.tree.map(lambda leaf, part=part: leaf[part], x) if _on_host(x) or place.mesh is not None else x
             if some is x:
                 offset = first + start
@@ -319,7 +319,7 @@ class _Sides:
         return buffers
 
     def _for_mesh(self, x, chosen, first: int, last: int, batch: int):
-        """Examples and cotangents on the host, filled up so that they divide over the devices."""
+        """Examples and cotangents on the host, padded to a multiple of the number of devices."""
         n, whole = last - first, self.place.padded(last - first)
         index = np.minimum(np.arange(whole), n - 1) + first
         x = some_examples(jax.device_get(x), index)
@@ -349,7 +349,7 @@ def _fill_from(structure: Structure, stored, batch: int, buffers, start, offset,
 
 
 def _not_finite(sides: _Sides, i: int, j: int) -> ModelError:
-    """Which leaf, which example."""
+    """The error that names the leaf and the example."""
     plan = sides.plan
     for group, left, right in plan.rounds():
         for key in side_keys(plan, i, j, group, left, right):
@@ -367,16 +367,16 @@ def _not_finite(sides: _Sides, i: int, j: int) -> ModelError:
 
 
 class InMemory:
-    """The sink of kernels that are not sent to disk. A kernel of one tile stays on the device; others grow on the host.
+    """Sink of kernels in memory. A kernel of one tile stays on the device; others are assembled on the host.
 
     Args:
-      plan: for the cuts.
+      plan: for the tile bounds.
       shape: of a kernel.
       dtype: of its numbers.
       names: of the kernels: of the leaves, or "" for their sum.
 
     Raises:
-      ConfigError: the kernels do not fit into memory; also from `recut`. That is seen before anything is computed.
+      ConfigError: the kernels do not fit into memory; also from `retile`. This is checked before anything is computed.
     """
 
     def __init__(self, plan: Plan, shape: tuple[int, ...], dtype, names: tuple[str, ...] = ("",)):
@@ -397,12 +397,12 @@ class InMemory:
             raise ConfigError(f"The kernels of {len(self._names)} layers, {size} each, do not fit into memory. Try: layers= one at a time") from error
 
     def done(self, i: int, j: int) -> bool:
-        """Whether the tile lies within one that was written."""
+        """Whether the tile is contained in one that was written."""
         a, b, c, d = self._ends(i, j)
         return any(top <= a and b <= bottom and left <= c and d <= right for top, bottom, left, right in self._marks)
 
-    def recut(self, plan: Plan) -> "InMemory":
-        """The same kernels, to go on by another plan."""
+    def retile(self, plan: Plan) -> "InMemory":
+        """The same kernels, continued with another plan."""
         self.plan = plan
         self._make_room()
         return self
@@ -435,19 +435,19 @@ class InMemory:
 
 
 def compute_within_memory(plan: Plan, planned: Callable[..., Plan], sink: Sink, work: Callable[[Plan, Sink], None]) -> Sink:
-    """Does the work, again with tiles half as long whenever memory runs out. Returns the sink that has everything.
+    """Runs `work`, and again with halved tiles whenever memory runs out. Returns the complete sink.
 
     Args:
-      plan: to begin with.
-      planned: planned(memory=bytes, cuts=cuts) makes another plan, or raises ConfigError where there is none.
-      sink: where tiles go.
-      work: work(plan, sink) computes what the sink does not have.
+      plan: the first plan.
+      planned: planned(memory=bytes, tile_bounds=bounds) makes another plan, or raises ConfigError if none fits.
+      sink: destination of the tiles.
+      work: work(plan, sink) computes the missing tiles.
 
     Raises:
       ConfigError: memory runs out with tiles of a single example.
 
     Warns:
-      MemoryShrunkWarning: each time that tiles are cut.
+      MemoryShrunkWarning: each time that tiles are halved.
     """
     while True:
         try:
@@ -457,24 +457,24 @@ def compute_within_memory(plan: Plan, planned: Callable[..., Plan], sink: Sink, 
             if not is_out_of_memory(error):
                 raise
             said = reason_of(error)
-        # Here the failed work and its arrays are forgotten.
+        # Outside of `except`, so that the failed work and its arrays are released.
         before, plan = plan, _smaller(plan, planned, said)
         warnings.warn(
-            f"Memory ran out with tiles of {_longest(before)} examples ({said}). The work goes on with tiles of {_longest(plan)}.",
+            f"Memory ran out with tiles of {_longest(before)} examples ({said}). Continuing with tiles of {_longest(plan)}.",
             MemoryShrunkWarning,
             stacklevel=3,
         )
-        sink = sink.recut(plan)
+        sink = sink.retile(plan)
 
 
 def _smaller(plan: Plan, planned: Callable[..., Plan], said: str) -> Plan:
-    """A plan with shorter tiles: for half the memory, or, where that is too little by the estimate, for as much as before."""
+    """A plan with shorter tiles, for half the memory or, if nothing fits by the estimate, for the same."""
     for memory in (min(plan.memory, plan.peak_bytes) // 2, plan.memory):
-        cuts = plan.rows, plan.columns
-        while any(b - a > 1 for side in cuts if side for a, b in itertools.pairwise(side)):
-            cuts = tuple(side and tuple(sorted({*side, *((a + b) // 2 for a, b in itertools.pairwise(side))})) for side in cuts)
+        bounds = plan.rows, plan.columns
+        while any(b - a > 1 for side in bounds if side for a, b in itertools.pairwise(side)):
+            bounds = tuple(side and tuple(sorted({*side, *((a + b) // 2 for a, b in itertools.pairwise(side))})) for side in bounds)
             with suppress(ConfigError):
-                return planned(memory=memory, cuts=cuts)
+                return planned(memory=memory, tile_bounds=bounds)
     raise ConfigError(
         f"Memory ran out even with tiles of {_longest(plan)} example{'s' if _longest(plan) > 1 else ''} ({said}). Try: "
         "ending other programs, layers= a smaller part of the network, outputs='sum', or out= a folder, for a kernel that is itself too large."
@@ -492,9 +492,9 @@ def kernel_of_op(
 
     Args:
       op: for one example, as `read_layer_op` or `conv_op` give it.
-      inputs: what entered the operation, example by example, without the axis of length one that `op` sees.
-      cotangents: of what left it, for m outputs of the network.
-      space: "parameter" or "sample" instead of the cheaper one.
+      inputs: of the operation, per example, without the axis of length one that `op` expects.
+      cotangents: of its output, for m outputs of the network.
+      space: "parameter" or "sample"; None: the cheaper one.
       precision: of the products.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Two slower routes to the same kernel, to check the engine: rows of gradients, and products forwards and back."""
+"""Two slower routes to the same kernel, to cross-check the engine: explicit Jacobians J J', and columns J (J' v)."""
 
 from functools import partial
 from typing import Any
@@ -17,19 +17,19 @@ _CONTRACTIONS = {"trace": "imp,jmp->ij", "diagonal": "imp,jmp->ijm", "full": "ia
 
 
 def jacobian_kernel(analysed: Analysed, x1: Any, x2: Any, outputs: Outputs, *, batch_size: int = 8) -> Float[np.ndarray, "n1 n2 ..."]:
-    """The kernel from rows of per-example gradients, by `vmap` of `vjp`, and one contraction of them.
+    """The kernel from explicit per-example Jacobians, by `vmap` of `vjp`, and one contraction.
 
     Args:
       analysed: of the function and the leaves to differentiate; the other leaves are constants.
-      x1, x2: examples; x2 None takes x1 again.
-      outputs: which gradients, and how they are paired.
+      x1, x2: examples; x2 None means x1.
+      outputs: cotangents, and how they are paired.
       batch_size: examples differentiated at a time.
 
     Returns:
       On the host, in the type of fn's output, of shape `outputs.kernel_shape(n1, n2)`.
 
     Cost: m backward passes per example, and O(n1 n2 m p) or, for "full", O(n1 n2 m^2 p) for p chosen parameters.
-    All n m p entries of the rows are held at once.
+    All n m p entries of the Jacobians are held in memory.
     """
     rows_of = partial(analysed.structure.jit(_rows), analysed.values, analysed.leaves)
 
@@ -47,11 +47,11 @@ def jacobian_kernel(analysed: Analysed, x1: Any, x2: Any, outputs: Outputs, *, b
 
 
 def vector_product_kernel(analysed: Analysed, x1: Any, x2: Any, outputs: Outputs, *, batch_size: int = 8) -> Float[np.ndarray, "n1 n2 ..."]:
-    """The kernel column by column: pull a cotangent of one example back to the parameters, push it forward through x1.
+    """The kernel column by column: a VJP at one example of x2, then a JVP at all examples of x1.
 
     Arguments and result as for `jacobian_kernel`.
 
-    Cost: n2 m backward passes of one example and n1 n2 m forward ones. `batch_size` gradients are held at a time.
+    Cost: n2 m backward passes of one example and n1 n2 m forward ones. `batch_size` gradients are held in memory.
     """
     structure, given = analysed.structure, (analysed.values, analysed.leaves)
     x2 = x1 if x2 is None else x2
@@ -97,7 +97,7 @@ def _rows(structure: Structure, values, leaves, x, cotangents) -> Float[Array, "
 
 
 def _pull_each(structure: Structure, values, leaves, x, v):
-    """For each of k examples and its one cotangent a direction in the parameters."""
+    """VJP of each of k examples for one cotangent: directions in the parameters."""
 
     def one(example, v):
         out, pull = jax.vjp(lambda picked: _single(structure, values, leaves, picked, example), _picked(structure, leaves))
@@ -107,7 +107,7 @@ def _pull_each(structure: Structure, values, leaves, x, v):
 
 
 def _push_each(structure: Structure, pairing, values, leaves, directions, like, x, left):
-    """(b, k), each of b examples' outputs along k directions, paired with its cotangents number `like`; "full": with all m."""
+    """(b, k), each of b examples' outputs along k directions, paired with cotangent `like` of each example; "full": with all m."""
 
     def outputs(picked):
         return jax.vmap(lambda example: _single(structure, values, leaves, picked, example))(x)

@@ -1,8 +1,8 @@
-"""Products, convolutions and embeddings in one form.
+"""Products, convolutions and embeddings as batched matrix products Y = X W.
 
-Each is, for one example, Y = X W, group by group: X (g, s, k) are the inputs that each of s output positions sees,
-W (g, k, o) the weights, Y (g, s, o) the outputs. The gradient with respect to W is then X' G with G the cotangent of Y.
-A `LayerOp` brings an operation into this form. Windows of a convolution are ordered tap by tap: k = (tap, channel).
+For one example: X (g, s, k) are the inputs of each of s output positions (im2col patches), W (g, k, o) the weights,
+Y (g, s, o) the outputs, for g groups. The gradient with respect to W is X' G, with G the cotangent of Y. A `LayerOp` maps
+inputs, outputs and weights of one operation to this form. Windows of a convolution are ordered as k = (tap, channel).
 """
 
 import itertools
@@ -54,7 +54,7 @@ class Dense:
 
     @property
     def layout(self) -> tuple:
-        """Two operations on one weight with the same layout have the same W, entry by entry."""
+        """Two operations on one weight with equal layouts have the same W, entry by entry."""
         return ("dense", self.batch[1], self.contract[1], self.free[1])
 
     def patches(self, x):
@@ -77,8 +77,8 @@ class Dense:
 class Conv:
     """A `conv_general_dilated` whose second operand is the weight.
 
-    Taps of the window that meet nothing but padding have no gradient and are left out, unless `every` is set: where a
-    weight is used several times, all must have the same taps.
+    Taps of the window that see only padding have no gradient and are omitted, unless `every` is set: several uses of a
+    weight must have the same taps.
     """
 
     dimensions: Any
@@ -99,19 +99,19 @@ class Conv:
 
     @cached_property
     def live(self) -> tuple[tuple[int, ...], ...]:
-        """The taps that count."""
+        """Indices of the taps that see any input."""
         axes = []
         for axis, (size, window) in enumerate(zip(self.input_area, self.window, strict=True)):
             step, between, low = self.strides[axis], self.input_dilation[axis], self.padding[axis][0]
             offsets = {p * step - low for p in range(self.area[axis])}
             real = set(range(0, (size - 1) * between + 1, between))
             axes.append([tap for tap in range(window) if self.every or any(tap * self.window_dilation[axis] + o in real for o in offsets)])
-        # Where nothing but padding is seen, all taps stay, so that there is something to multiply: zeros.
+        # If all taps see only padding, all are retained, so that shapes stay positive.
         return tuple(itertools.product(*(axes if all(axes) else map(range, self.window))))
 
     @property
     def taps(self) -> int:
-        """Number of taps that count."""
+        """Number of live taps."""
         return len(self.live)
 
     @property
@@ -121,7 +121,7 @@ class Conv:
 
     @property
     def window_exceeds_input(self) -> bool:
-        """Whether the window is larger than the map. XLA turns such a convolution round and is slow at it on CPUs."""
+        """Whether the window is larger than the input. XLA swaps the operands of such convolutions, which is slow on CPUs."""
         return math.prod(self.window) > math.prod(self.input_area)
 
     @property
@@ -146,7 +146,7 @@ class Conv:
 
     @property
     def layout(self) -> tuple:
-        """Two operations on one weight with the same layout have the same W, entry by entry."""
+        """Two operations on one weight with equal layouts have the same W, entry by entry."""
         return ("conv", self.dimensions.rhs_spec, self.groups)
 
     def _padded(self, x):
@@ -157,7 +157,7 @@ class Conv:
         return lax.pad(x, jnp.zeros((), x.dtype), edges) if any(edge != (0, 0, 0) for edge in edges) else x
 
     def patches_of_tap(self, x, number):
-        """X (g, s, k / taps) of one tap that counts; its number may be traced."""
+        """X (g, s, k / taps) of one live tap; `number` may be traced."""
         x = self._padded(x)
         starts = jnp.array([[t * d for t, d in zip(tap, self.window_dilation, strict=True)] for tap in self.live], jnp.int32)[number]
         extents = [s * (size - 1) + 1 for s, size in zip(self.strides, self.area, strict=True)]
@@ -204,7 +204,7 @@ class Conv:
 
 @dataclass(frozen=True)
 class Embedding:
-    """A `gather` of whole rows of a table. X is one row of an identity for each index: never written out in sample space."""
+    """A `gather` of whole rows of a table. X is one-hot, and never materialised in sample space."""
 
     input_shape: tuple[int, ...]
     weight_shape: tuple[int, ...]
@@ -253,12 +253,12 @@ LayerOp = Dense | Conv | Embedding
 
 
 def summing_type(*dtypes) -> jnp.dtype:
-    """In which type to sum products of these: float64 if one is, otherwise float32. Strict promotion allows it too."""
+    """Accumulation dtype for products of these: float64 if one is float64, otherwise float32."""
     return jnp.dtype("float64" if any(jnp.dtype(dtype) == jnp.float64 for dtype in dtypes) else "float32")
 
 
 def read_layer_op(eqn: Eqn, side: int, avals: dict[int, jax.ShapeDtypeStruct]) -> LayerOp | None:
-    """The operation of an equation whose operand number 1 - side is the weight; None when it is none of the three kinds."""
+    """The operation of an equation whose operand 1 - side is the weight; None if it is none of the three kinds."""
     if len(eqn.invars) != 2 or any(avals[var].size == 0 for var in (*eqn.invars, *eqn.outvars)):
         return None
     if not all(jnp.issubdtype(avals[var].dtype, jnp.floating) for var in (eqn.invars[1 - side], *eqn.outvars)):

@@ -1,6 +1,6 @@
-"""Kernels computed by neural-tangents 0.6.5, on a current JAX.
+"""Kernels by neural-tangents 0.6.5 on a current JAX, to cross-check the engine.
 
-It fails to import there only because some names of JAX have moved or gone. During the import they are restored, and
+Its import fails on a current JAX only because some names were moved or removed. They are restored during the import and
 removed afterwards. TensorFlow, which only `neural_tangents.experimental` needs, is never imported.
 """
 
@@ -23,22 +23,22 @@ from ntk_select.errors import ConfigError, MissingDependencyError, did_you_mean,
 from ntk_select.kernels.engine.arguments import Outputs, count_examples, some_examples
 from ntk_select.kernels.engine.vector_product import hold
 
-# Version of JAX -> what of neural-tangents 0.6.5 gave right kernels on it.
+# Version of JAX -> implementations of neural-tangents 0.6.5 that give correct kernels on it.
 TESTED_JAX = {
     "0.4.23": ("JACOBIAN_CONTRACTION", "NTK_VECTOR_PRODUCTS", "STRUCTURED_DERIVATIVES"),
     "0.10.2": ("JACOBIAN_CONTRACTION", "NTK_VECTOR_PRODUCTS"),
 }
-# Their numbers in neural-tangents. Number 0, AUTO, chooses wrongly on CPU and GPU by its own documentation.
+# Their numbers in neural-tangents. 0 (AUTO) is unreliable on CPU and GPU by its own documentation.
 IMPLEMENTATIONS = {"JACOBIAN_CONTRACTION": 1, "NTK_VECTOR_PRODUCTS": 2, "STRUCTURED_DERIVATIVES": 3}
 _AXES = {"trace": ((-1,), ()), "diagonal": ((), (-1,)), "full": ((), ())}
 _NAME, _EXPERIMENTAL = "neural_tangents", "neural_tangents.experimental"
-# NTK_VECTOR_PRODUCTS asks jax.numpy for the size of shapes without arrays, which JAX means to forbid one day.
+# NTK_VECTOR_PRODUCTS calls jax.numpy.size on shapes, which is deprecated.
 _SIZE_OF_A_SHAPE = "size requires ndarray or scalar arguments"
 _WAY_OUT = "Try: method='structured', which needs no neural-tangents."
 
 
 def import_neural_tangents() -> ModuleType:
-    """The module `neural_tangents`. Apart from it, JAX and `sys.modules` are left as they were.
+    """Imports `neural_tangents`; otherwise JAX and `sys.modules` are unchanged.
 
     Raises:
       MissingDependencyError: it is not installed, or cannot be imported on this JAX.
@@ -66,22 +66,22 @@ def import_neural_tangents() -> ModuleType:
 def neural_tangents_kernel(
     fn, params, x1, x2, outputs: Outputs, chosen: tuple[int, ...], *, implementation: str = "JACOBIAN_CONTRACTION", batch_size: int | None = None
 ) -> np.ndarray:
-    """The kernel as neural-tangents computes it.
+    """The kernel by neural-tangents.
 
     Args:
       fn, params: fn(params, x) -> (n, c) or (n,), and any pytree of parameters.
-      x1, x2: examples, arrays or pytrees of arrays with a leading axis of examples; x2 None takes x1 again.
-      outputs: which gradients, and how they are paired.
+      x1, x2: examples, arrays or pytrees of arrays with a leading axis of examples; x2 None means x1.
+      outputs: cotangents, and how they are paired.
       chosen: indices into `jax.tree.leaves(params)` of the leaves to differentiate; the others are constants.
       implementation: a name in `IMPLEMENTATIONS`.
-      batch_size: examples along each side of the blocks it computes; None computes all at once.
+      batch_size: examples along each side of the computed blocks; None: all at once.
 
     Returns:
       On the host, in the type of fn's output, of shape `outputs.kernel_shape(n1, n2)`. The precision of products is the
-      `jax.default_matmul_precision` that is active.
+      active `jax.default_matmul_precision`.
 
     Raises:
-      ConfigError: the implementation is unknown, or gives no right kernels on this JAX.
+      ConfigError: the implementation is unknown, or gives wrong kernels on this JAX.
       MissingDependencyError: see `import_neural_tangents`.
 
     Reference: Novak et al. 2022.
@@ -139,7 +139,7 @@ def _inputs(x, cotangents: np.ndarray | None):
 
 
 def _part(inputs, first: int, size: int):
-    """`size` examples from `first` on, the last one repeated to fill up: one shape, one compilation."""
+    """`size` examples from `first` on, padded with the last one: one shape, one compilation."""
     index = np.minimum(np.arange(first, first + size), count_examples(inputs) - 1)
     return some_examples(inputs, index)
 
@@ -159,7 +159,7 @@ def _forget() -> None:
 
 @contextmanager
 def _names_it_expects() -> Iterator[None]:
-    """Restores, for a while, the names that neural-tangents imports and JAX has moved or removed."""
+    """Temporarily restores the names that neural-tangents imports and JAX has moved or removed."""
     util = ModuleType("jax.util")
     util.safe_map = lambda f, *args: [f(*each) for each in zip(*args, strict=True)]
     util.safe_zip = lambda *args: list(zip(*args, strict=True))

@@ -1,4 +1,4 @@
-"""The empirical neural tangent kernel of any function: the driver, the traceable function, and the plan behind both."""
+"""Public functions of the exact NTK: `ntk` (driver), `ntk_fn` (traceable) and `ntk_plan` (predicted cost)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -58,52 +58,52 @@ def ntk(
     space: str | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Any:
-    """Inner products of the gradients of fn's outputs at the examples x1 and x2: exact, at finite width.
+    """The exact empirical neural tangent kernel: inner products of the gradients of fn's outputs at x1 and x2.
 
-    With J_i the Jacobian (c, p) of fn(params, x)[i] in the chosen parameters, "full" is J_i J_j'.
+    With J_i the Jacobian (c, p) of fn(params, x)[i] in the selected parameters, entry (i, j) of "full" is J_i J_j'.
 
     Args:
       fn: fn(params, x) -> (n, c) or (n,), any JAX function (Flax linen or nnx, plain). It is differentiated at one
-        example at a time; batch norm must be in evaluation mode. It is traced at every call, and compiled once for all
-        functions with the same operations, whatever arrays they capture. `jax.checkpoint` inside has no effect.
-      params: what is differentiated, any pytree; leaves that are not floating-point are held fixed.
-      x1, x2: examples, an array or a pytree of arrays (n, ...); without x2 the kernel is that of x1 with itself, and symmetry saves half.
-      outputs: "trace": the mean over the c outputs of their kernels, as neural-tangents has it; "sum": of the sum of
-        the outputs; "full"; "diagonal": the c kernels apart; or cotangents, (c,) or (n1, c), to combine the outputs
-        of each example with; with x2 a pair of them.
-      layers: a regular expression that is searched in the "/"-joined paths of the parameters, or a function path -> bool;
-        None takes all. Batch statistics are no parameters: leave them out.
-      method: "structured" ("auto") is the engine; "jacobian", "vector-product" and "neural-tangents" are slower
-        routes to the same numbers, to check it.
-      memory_gb: budget of the engine on each device; by default half of the host's free memory, or most of the device's.
-      precision: of products, "highest" (true float32 also where the hardware would round to TF32 or bfloat16),
-        "high" (three products of rounded numbers) or "default" (what the hardware likes).
-      accumulate: "float64" sums the kernel in float64: layer by layer, in parameter space over about a thousand products.
+        example at a time; batch norm must be in evaluation mode. It is traced at every call and compiled once for all
+        functions with the same operations, whatever arrays they capture. `jax.checkpoint` inside fn has no effect.
+      params: any pytree; its floating-point leaves are differentiated, all others are held fixed.
+      x1, x2: examples, an array or a pytree of arrays (n, ...); x2=None means x1, and symmetry saves half of the work.
+      outputs: "trace": mean of the kernels of the c outputs, as in neural-tangents; "sum": kernel of the summed outputs;
+        "full": all pairs of outputs; "diagonal": the c kernels separately; or cotangents, (c,) or (n1, c), that combine
+        the outputs of each example; with x2 a pair of them.
+      layers: a regular expression searched in the "/"-joined paths of the parameters, or a predicate path -> bool; None
+        means all. Batch statistics are not parameters: exclude them.
+      method: "structured" ("auto") is this engine; "jacobian", "vector-product" and "neural-tangents" are slower routes to
+        the same kernel, for cross-checks.
+      memory_gb: memory budget per device; default: half of the free host memory, or 80% of the free device memory.
+      precision: of matrix products, as in `jax.lax.Precision`: "highest" (float32, no TF32 or bfloat16), "high" (three passes)
+        or "default" (fastest on the hardware).
+      accumulate: "float64" accumulates the kernel in float64, per layer and, in parameter space, per thousand products.
       by_layer: return {path of the leaf: its kernel} instead of their sum.
-      batch_size: examples in one pass through the network; chosen if None.
-      out: folder that receives the kernel tile by tile. Interrupted work resumes there, and more examples after the
-        same ones cost only the new tiles. The result is then read from there, chunk by chunk.
-      tile: examples along a tile, with `out`; 512 if None.
-      mesh: devices over which the examples are spread.
-      space: "parameter" or "sample" contracts all weights in that space, against the cost model; for measurements.
-      progress: called with (done, all, what) when each portion is begun.
+      batch_size: examples in one pass through the network; None: automatic.
+      out: folder to which the kernel is written tile by tile. Interrupted work resumes there, and appended examples cost
+        only the new tiles. The result is then a `StoredArray` that reads chunks on demand.
+      tile: examples along a tile, with `out`; None: 512.
+      mesh: devices over which the examples are sharded.
+      space: "parameter" or "sample" overrides the cost model for all weights; for measurements.
+      progress: called with (done, total, description) before each portion.
 
     Returns:
-      "trace", "sum", cotangents: (n1, n2); "diagonal": (n1, n2, c); "full": (n1, n2, c, c). In the type of the
-      outputs, float32 at least; float64 with accumulate="float64". Without x2 exactly symmetric. It stays on the device,
-      unless the budget of memory, accumulate="float64", `out` or another method leads it to the host.
+      "trace", "sum", cotangents: (n1, n2); "diagonal": (n1, n2, c); "full": (n1, n2, c, c). In the dtype of the
+      outputs, float32 at least; float64 with accumulate="float64". Exactly symmetric without x2. On the device, unless
+      several tiles, accumulate="float64", `out` or another method require the host.
 
     Raises:
-      ConfigError: arguments that do not fit, tracers (see `ntk_fn`), or memory in which not one example has room.
+      ConfigError: invalid arguments, tracers (see `ntk_fn`), or not enough memory for one example.
       ModelError: an example influences another one; NaN or infinity, where the message names the leaf and the example.
 
     Warns:
-      GeneralRouteWarning: a leaf is used in a way that the engine does not know, which is exact but slow, and is a noticeable part of the cost.
-      MemoryShrunkWarning: memory ran out, and the work went on in smaller tiles.
+      GeneralRouteWarning: a leaf without known structure, exact but slow, takes a noticeable share of the cost.
+      MemoryShrunkWarning: memory ran out, and the computation continued with smaller tiles.
 
-    Reference: Jacot et al. 2018; structured contraction as in Novak et al. 2022, computed here from inputs and
-    cotangents of each operation.  Cost: see `ntk_plan`. One forward and m backward passes per example, m the cotangents, and
-    for each layer the smaller of two contractions.
+    Reference: Jacot et al. 2018; structured contraction as in Novak et al. 2022, here from inputs and cotangents of each
+    operation.  Cost: see `ntk_plan`. One forward and m backward passes per example, for m cotangents, and for each layer
+    the cheaper of two contractions.
     """
     check_precision(precision)
     check_space(space)
@@ -120,10 +120,12 @@ def ntk(
     if accumulate not in (None, "float64"):
         raise ConfigError(f"accumulate={accumulate!r} is unknown. Allowed: None (the type of the outputs) or 'float64'.")
     if out is not None and by_layer:
-        raise ConfigError("by_layer=True keeps one kernel a layer in memory and cannot go to disk. Try: out=None, or layers= one layer at a time")
+        raise ConfigError(
+            "by_layer=True keeps one kernel per layer in memory and cannot be combined with out=. Try: out=None, or layers= one layer at a time"
+        )
     check_folder(out)
     if tile is not None and out is None:
-        raise ConfigError(f"tile={tile!r} cuts a kernel that goes to disk. Try: out= a folder, or leave tile out")
+        raise ConfigError(f"tile={tile!r} is the tile size of a kernel on disk. Try: out= a folder, or omit tile")
     if tile is not None and (not is_whole(tile) or tile < 1):
         raise ConfigError(f"tile={tile!r} must be a positive number of examples.")
     with jax.default_matmul_precision(precision):
@@ -138,7 +140,7 @@ def ntk(
         store = None if out is None else _open_kernel(out, analysed, params, x1, x2, wanted, precision, accumulate, tile)
         options = {"batch_size": batch_size, "split": by_layer, "space": space, "devices": 1 if mesh is None else mesh.size}
         planned = partial(make_plan, structure, wanted, n1, n2, **options)
-        plan = planned(memory=available_memory(memory_gb), cuts=None if store is None else store.cuts)
+        plan = planned(memory=available_memory(memory_gb), tile_bounds=None if store is None else store.tile_bounds)
 
         def work(plan, sink):
             compute(analysed, plan, x1, x2, wanted, sink, split=by_layer, float64=accumulate == "float64", mesh=mesh, progress=progress)
@@ -159,14 +161,14 @@ def _by_other_method(method: str, fn, params, analysed: Analysed, x1, x2, wanted
 
 
 class _KernelOnDisk:
-    """The sink of kernels that go to disk; `cuts` are the ends of its tiles."""
+    """Sink of kernels on disk."""
 
-    def __init__(self, store: BlockStore, cuts: tuple):
-        self.store, self.cuts = store, cuts
+    def __init__(self, store: BlockStore, tile_bounds: tuple):
+        self.store, self.tile_bounds = store, tile_bounds
 
     def _region(self, i: int, j: int) -> tuple[slice, slice]:
-        columns = self.cuts[0] if self.cuts[1] is None else self.cuts[1]
-        return slice(*self.cuts[0][i : i + 2]), slice(*columns[j : j + 2])
+        rows, columns = self.tile_bounds
+        return slice(*rows[i : i + 2]), slice(*(rows if columns is None else columns)[j : j + 2])
 
     def done(self, i: int, j: int) -> bool:
         return self.store.is_done(*self._region(i, j))
@@ -174,7 +176,7 @@ class _KernelOnDisk:
     def write(self, i: int, j: int, tiles: dict[str, Any]) -> None:
         self.store.write(np.asarray(tiles[""]), *self._region(i, j))
 
-    def recut(self, plan: Plan) -> "_KernelOnDisk":
+    def retile(self, plan: Plan) -> "_KernelOnDisk":
         return _KernelOnDisk(self.store, (plan.rows, plan.columns))
 
     def result(self, by_layer: bool = False) -> Any:
@@ -197,7 +199,7 @@ def _open_kernel(out, analysed: Analysed, params, x1, x2, outputs: Outputs, prec
     sides = {"x1": digests_of_examples(x1, outputs.left)} | ({} if x2 is None else {"x2": digests_of_examples(x2, outputs.right)})
     dtype, tail = np.float64 if accumulate == "float64" else structure.dtype, outputs.kernel_shape(0, 0)[2:]
     store = open_store(out, described, sides, what="kernel", symmetric=x2 is None, tail=tail, dtype=dtype, block=int(tile or BLOCK))
-    return _KernelOnDisk(store, store.cuts)
+    return _KernelOnDisk(store, store.tile_bounds)
 
 
 def ntk_fn(
@@ -209,27 +211,26 @@ def ntk_fn(
     layers: str | Callable[[str], bool] | None = None,
     precision: str = "highest",
 ) -> Callable[..., Float[Array, "n1 n2 ..."]]:
-    """The kernel as a function of parameters and examples that JAX can trace: for what fits on the device at once.
+    """The kernel as a traceable function of parameters and examples, for kernels that fit on the device at once.
 
     Args:
       fn, outputs, layers, precision: as for `ntk`.
-      params, x: parameters and examples, or `jax.ShapeDtypeStruct`s of their shapes; they tell how fn is analysed, and the
-        number of examples for which the cheaper space of each layer is chosen. Arrays are also used to check that no example
-        influences another.
+      params, x: parameters and examples, or `jax.ShapeDtypeStruct`s, for the analysis of fn and the choice of the
+        cheaper contraction per layer. Arrays are also used to check that no example influences another.
 
     Returns:
-      kernel(params, x1, x2=None) -> (n1, n2), or (n1, n2, c, c), (n1, n2, c) as for `ntk`. It may be put into `jax.jit`,
-      `jax.vmap`, `jax.grad`, `jax.jacfwd` and their like, and takes sharded arrays. Examples may be another number than in x.
+      kernel(params, x1, x2=None) -> (n1, n2), or (n1, n2, c, c), (n1, n2, c) as for `ntk`. Composes with `jax.jit`,
+      `jax.vmap`, `jax.grad`, `jax.jacfwd` and sharded arrays. The number of examples may differ from that of x.
 
     Raises:
-      ConfigError: arguments that do not fit.
+      ConfigError: invalid arguments.
       ModelError: an example influences another one.
 
     Example:
       >>> kernel = ns.ntk_fn(fn, params, x)
       >>> jax.grad(lambda params: kernel(params, x).sum())(params)
 
-    Reference and cost as for `ntk`; everything is held in memory together.
+    Reference and cost as for `ntk`; everything is in memory at once.
     """
     check_precision(precision)
     x, _ = read_two_sides(x, None, shapes=True)
@@ -246,8 +247,8 @@ def ntk_fn(
             analysed = analyse(fn, params, x1, layers)
             structure = analysed.structure
             wanted = read_outputs(outputs, n1, n2, structure.outputs, structure.dtype)
-            cuts = (0, n1), None if n2 is None else (0, n2)
-            plan = make_plan(structure, wanted, n1, n2, memory=2**62, cuts=cuts, batch_size=max(n1, n2 or 0), chunks=1)
+            tile_bounds = (0, n1), None if n2 is None else (0, n2)
+            plan = make_plan(structure, wanted, n1, n2, memory=2**62, tile_bounds=tile_bounds, batch_size=max(n1, n2 or 0), chunks=1)
             if not plan.leaves:
                 return jnp.zeros(wanted.kernel_shape(n1, n1 if n2 is None else n2), structure.dtype)
             run = structure.jit(kernels, stored_of(plan, 0), contractions_of(plan, structure, 0, split=False), plan.pairing, x2 is None)
@@ -275,10 +276,10 @@ def ntk_plan(
     Args:
       fn, params, outputs, layers, memory_gb, batch_size, by_layer: as for `ntk`.
       x1, x2: arrays or `jax.ShapeDtypeStruct`s.
-      space: "parameter" or "sample" prices one way for all layers instead of the cheaper one for each.
+      space: "parameter" or "sample" for all layers, instead of the cheaper one for each.
 
     Returns:
-      A `Plan`: predicted operations, bytes and peak memory, and for each layer the way and the reason.
+      A `Plan`: predicted operations, bytes and peak memory, and the contraction of each layer.
 
     Raises:
       ConfigError: as for `ntk`.

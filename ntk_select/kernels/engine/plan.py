@@ -1,8 +1,7 @@
-"""Plans: for each layer the cheaper space, portions that fit into memory, and what the kernel will cost.
+"""Plans: the cheaper contraction of each layer, tiles that fit into memory, and the predicted cost of the kernel.
 
-Counts of floating-point operations and bytes come from shapes alone. One multiplication with its addition counts as two
-operations. Work puts both on one scale: `BALANCE` operations take as long as moving one byte, about what today's CPUs
-and GPUs have in common.
+Operations and bytes are computed from shapes alone; one multiply-add counts as two operations. `work` puts both on one
+scale: operations plus `BALANCE` times the bytes moved, roughly the ratio of current CPUs and GPUs.
 """
 
 import itertools
@@ -21,21 +20,21 @@ from ntk_select.kernels.engine.layer_ops import Embedding
 from ntk_select.kernels.engine.structure import LeafUse, Structure
 
 BALANCE = 16
-DISPATCH = 2e7  # operations that starting one portion of work costs
-MOST_STEPS = 20_000  # that pricing a plan goes through one by one
-COMPILER_BYTES = 4e8  # of the budget, left to the compiler and its code; at most a fifth
+DISPATCH = 2e7  # cost of one dispatch, in operations
+MOST_STEPS = 20_000  # largest number of (tile, round) pairs that are simulated one by one
+COMPILER_BYTES = 4e8  # reserved for the compiler and its code; at most a fifth of the budget
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """Sizes that suit a kind of device.
+    """Block sizes for a kind of device.
 
     Attributes:
-      positions: along one side of a block of pairs: enough for a good matrix product, few enough to gain from symmetry.
-      formed: bytes of gradients that are formed at a time.
-      multiplied: bytes of stored gradients that are multiplied at a time.
-      cotangents: that go back through the network together.
-      halves: examples from which on symmetric products are cut into halves, and into quarters.
+      positions: along one side of a block of pairs: large enough for an efficient matrix product, small enough to exploit symmetry.
+      formed: bytes of gradients formed at a time.
+      multiplied: bytes of stored gradients multiplied at a time.
+      cotangents: number in one backward pass.
+      halves: numbers of examples from which symmetric products are split into halves and into quarters.
     """
 
     positions: int
@@ -50,13 +49,13 @@ ACCELERATOR = Tuning(positions=4096, formed=2**28, multiplied=2**40, cotangents=
 
 
 def tuning() -> Tuning:
-    """Of the device on which JAX computes."""
+    """Block sizes for the default device."""
     return CPU if default_device().platform == "cpu" else ACCELERATOR
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the counts of one leaf depend on: g, s (of all operations), k, o, entries of the leaf and of what enters; sparse rows X."""
+    """Dimensions of one leaf: g, s (summed over its operations), k, o, entries of the leaf and of its inputs; `sparse`: X is one-hot."""
 
     groups: int
     positions: int
@@ -69,29 +68,29 @@ class Sizes:
     sparse: bool = False
 
     def stored(self, what: str, m: int) -> int:
-        """Bytes an example of "gradients", "patches" or "inputs", with m cotangents."""
+        """Bytes per example of "gradients", "patches" or "inputs", with m cotangents."""
         if what == "gradients":
             return self.entries * m * self.item
         left = self.groups * self.positions * m * self.width_out
         return (left + (self.groups * self.positions * self.width_in if what == "patches" else self.entering)) * self.item
 
     def gradient_flops(self, m: int) -> float:
-        """Forming the gradients of one example from its factors."""
+        """Operations to form the gradients of one example from its factors."""
         return 2.0 * self.groups * self.positions * self.width_in * self.width_out * m
 
     def gradient_pair_flops(self, m: int, pairing: str) -> float:
-        """One pair of examples in parameter space."""
+        """Operations per pair of examples in parameter space."""
         return 2.0 * self.entries * (m * m if pairing == "full" else m)
 
     def position_pair_flops(self, m: int, pairing: str) -> float:
-        """One pair of examples in sample space."""
+        """Operations per pair of examples in sample space."""
         s, k, o = self.positions, 1 if self.sparse else self.width_in, self.width_out
         if pairing == "full":
             return 2.0 * self.groups * (s * s * k + s * s * m * o + m * m * s * o)
         return 2.0 * self.groups * s * s * (k + m * o + (m if pairing == "diagonal" else 1))
 
     def position_pair_bytes(self, m: int, pairing: str) -> float:
-        """Written and read for one pair of examples in sample space."""
+        """Bytes written and read per pair of examples in sample space."""
         if pairing == "full":
             return 2.0 * self.item * self.groups * (self.positions**2 + self.positions * m * self.width_out)
         return 4.0 * self.item * self.groups * self.positions**2 * (m if pairing == "diagonal" else 1)
@@ -121,7 +120,7 @@ def sizes_of(structure: Structure, leaf: LeafUse) -> Sizes:
 
 @dataclass(frozen=True)
 class Passes:
-    """Operations of one example's passes through the network: forwards, and back for one cotangent; bytes that live meanwhile."""
+    """Operations per example of a forward pass and of a backward pass for one cotangent; bytes of all and of the largest activations."""
 
     forward: float
     backward: float
@@ -172,7 +171,7 @@ def _flops(eqn, avals) -> float:
 
 @dataclass(frozen=True)
 class Choice:
-    """How one leaf is treated: `space` is "parameter" or "sample", `stored` what is kept of each example (see `Stored`)."""
+    """Contraction of one leaf: `space` is "parameter" or "sample", `stored` what is stored per example (see `Stored`)."""
 
     space: str
     stored: str
@@ -192,7 +191,7 @@ def choose(
       m, pairing: cotangents at a time and how they are paired; `parts` such portions make the whole.
       n1, n2, longest: examples on either side, and of one side in memory.
       space: the space, when it is given.
-      reuse_count: how often gradients are formed where only factors are kept.
+      reuse_count: how often gradients are formed if only factors are stored.
     """
     n, products = n1 + (n2 or 0), parts * parts if pairing == "full" else parts
     pairs = _pairs(n1, n2, parameter_block(longest)) * products
@@ -243,14 +242,14 @@ class ByteCache:
         return self._values[key][0]
 
     def make_room(self, size: int, keep=None) -> None:
-        """Forgets values until `size` more fit, but never the one called `keep`."""
+        """Evicts values until `size` more bytes fit, but never the one under `keep`."""
         for key in [key for key in self._values if key != keep]:
             if self.used + size <= self.room:
                 break
             self.used -= self._values.pop(key)[1]
 
     def put(self, key, value, size: int, keep=None) -> None:
-        """Keeps a value of `size` bytes."""
+        """Stores a value of `size` bytes."""
         self.make_room(size, keep)
         self._values[key] = (value, size)
         self.used += size
@@ -258,13 +257,13 @@ class ByteCache:
 
 @dataclass(frozen=True)
 class LeafPlan:
-    """What is done for one leaf.
+    """Plan of one leaf.
 
     Attributes:
       use: where the leaf is used.
       position: among the structure's leaves.
-      choice: the way; its operations are those for the whole kernel, passes through the network apart.
-      stored_bytes: kept of each example.
+      choice: its contraction; operations are those for the whole kernel without passes through the network.
+      stored_bytes: stored per example.
     """
 
     use: LeafUse
@@ -275,17 +274,17 @@ class LeafPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a kernel will be computed, and what that should cost.
+    """How a kernel will be computed, and its predicted cost.
 
     Attributes:
       leaves: a `LeafPlan` for each leaf that the function uses.
-      groups: positions of the leaves that are treated together; each group costs a pass of its own.
-      rows, columns: cuts of the examples of either side; between two cuts lies what is in memory together.
-      chunks: cuts of the cotangents.
+      groups: indices into `leaves` of those computed together; each group needs a pass of its own.
+      rows, columns: bounds of the tiles along each side; columns is None for a symmetric kernel.
+      chunks: bounds of the chunks of cotangents.
       batch: examples in one pass through the network.
       flops: floating-point operations, predicted; `pass_flops` of them go forwards and back through the network.
-      passes: examples that go through the network, repetitions counted (each once: n).
-      stored_bytes: of gradients and factors at a time, at most.
+      passes: examples that pass through the network, with repetitions (n if each passes once).
+      stored_bytes: peak of gradients and factors.
       peak_bytes: predicted peak of all memory that the computation takes on the device.
       memory: the budget in bytes.
     """
@@ -307,12 +306,12 @@ class Plan:
 
     @property
     def work(self) -> float:
-        """Operations, with bytes moved counted as operations: what the choice is made by."""
+        """Operations plus weighted bytes moved: the objective that is minimised."""
         rounds = self.count_tiles() * len(list(self.rounds()))
         return self.pass_flops + sum(leaf.choice.work for leaf in self.leaves) + DISPATCH * rounds * len(self.leaves)
 
     def tiles(self) -> Iterator[tuple[int, int]]:
-        """The tiles of the kernel, by number of row and column cut; of a symmetric kernel the lower ones."""
+        """Indices (i, j) of the tiles; of a symmetric kernel those of the lower triangle."""
         for i in range(len(self.rows) - 1):
             for j in range(i + 1 if self.columns is None else len(self.columns) - 1):
                 yield i, j
@@ -336,13 +335,13 @@ class Plan:
 
 
 def side_keys(plan: Plan, i: int, j: int, group: int, left: int, right: int) -> tuple[tuple, tuple]:
-    """Names of the two sides of a tile: equal when they are the same gradients."""
+    """Cache keys of the two sides of a tile; equal if both are the same gradients."""
     first = ("rows", i, group, left)
     return first, (("rows" if plan.columns is None else "columns"), j, group, right)
 
 
 def contractions_of(plan: Plan, structure: Structure, group: int, *, split: bool) -> tuple[Contraction, ...]:
-    """How the leaves of one group are contracted; with `split` each into a kernel of its own."""
+    """Contractions of the leaves of one group; with `split` each into a separate kernel."""
     longest = padded(max(b - a for side in (plan.rows, plan.columns or ()) for a, b in itertools.pairwise(side)))
     chunk = plan.chunks[1]
     found = []
@@ -358,7 +357,7 @@ def contractions_of(plan: Plan, structure: Structure, group: int, *, split: bool
 
 
 def stored_of(plan: Plan, group: int) -> tuple[Stored, ...]:
-    """What one group keeps of each example."""
+    """What is stored per example for one group."""
     return tuple(Stored(plan.leaves[index].position, plan.leaves[index].choice.stored) for index in plan.groups[group])
 
 
@@ -369,7 +368,7 @@ def make_plan(
     n2: int | None,
     *,
     memory: int,
-    cuts: tuple[tuple[int, ...], tuple[int, ...] | None] | None = None,
+    tile_bounds: tuple[tuple[int, ...], tuple[int, ...] | None] | None = None,
     batch_size: int | None = None,
     split: bool = False,
     space: str | None = None,
@@ -379,15 +378,15 @@ def make_plan(
     """The cheapest plan whose predicted peak stays within `memory`.
 
     Args:
-      structure, outputs: of the function and of the question.
+      structure, outputs: of the function, and the requested outputs.
       n1, n2: examples on either side; n2 None for a symmetric kernel.
       memory: bytes, for each device.
-      cuts: of rows and columns, when the tiles are given.
-      batch_size: examples in one pass, when given.
-      split: one kernel a leaf is kept.
+      tile_bounds: of rows and columns, if the tiles are given.
+      batch_size: examples in one pass, if given.
+      split: one kernel per leaf.
       space: "parameter" or "sample" for all weights, against the cost model; for measurements.
       devices: over which the examples are spread.
-      chunks: of the cotangents, when their number is given.
+      chunks: number of chunks of cotangents, if given.
 
     Raises:
       ConfigError: not even one example at a time fits.
@@ -397,10 +396,10 @@ def make_plan(
     unused = tuple(leaf.name for leaf in structure.leaves if leaf.kind == "unused")
     kernels = sum(leaf.kind != "unused" for leaf in structure.leaves) if split else 1
     best, least = None, math.inf
-    for parts in _cuts_to_try(m) if chunks is None else (chunks,):
+    for parts in _split_counts(m) if chunks is None else (chunks,):
         chunk = math.ceil(m / parts)
-        for tiles in _cuts_to_try(max(n1, n2 or 0)) if cuts is None else (1,):
-            rows, columns = cuts or (_even(n1, tiles), None if n2 is None else _even(n2, tiles))
+        for tiles in _split_counts(max(n1, n2 or 0)) if tile_bounds is None else (1,):
+            rows, columns = tile_bounds or (_even(n1, tiles), None if n2 is None else _even(n2, tiles))
             longest = max(b - a for side in (rows, columns or rows) for a, b in itertools.pairwise(side))
             leaves = _leaf_plans(structure, chunk, pairing, n1, n2, longest, space, parts, _reuse_count(rows, columns))
             batch = min(longest, batch_size or max(1, tuning().cotangents // chunk))
@@ -424,10 +423,10 @@ def make_plan(
             if best is None or plan.work < best.work:
                 best = plan
             if plan.passes == n1 + (n2 or 0):
-                break  # every example passes once: smaller tiles gain next to nothing
+                break  # every example passes once: smaller tiles gain almost nothing
         if best is not None and best.passes == n1 + (n2 or 0):
             break  # more chunks would only repeat forward passes
-    if best is None and cuts is not None:
+    if best is None and tile_bounds is not None:
         raise ConfigError(
             f"Tiles of {longest} examples do not fit into {memory / 1e9:.3g} GB: about {least / 1e9:.3g} GB are needed. Try: tile={max(1, longest // 2)}, or a larger memory_gb."
         )
@@ -446,7 +445,7 @@ def _rounded_up(number: float) -> str:
 
 
 def _reuse_count(rows: tuple[int, ...], columns: tuple[int, ...] | None) -> float:
-    """How many tiles an example meets, on average: so often its gradients are formed, if only factors are kept."""
+    """Average number of tiles per example: how often its gradients are formed if only factors are stored."""
     if columns is None:
         return 1 if len(rows) == 2 else len(rows)
     return max(len(rows), len(columns)) - 1
@@ -463,8 +462,8 @@ def _leaf_plans(structure, m, pairing, n1, n2, longest, space, parts, reuse_coun
     return tuple(plans)
 
 
-def _cuts_to_try(n: int) -> list[int]:
-    return sorted({min(n, cuts) for cuts in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, n)})
+def _split_counts(n: int) -> list[int]:
+    return sorted({min(n, count) for count in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 2048, 4096, n)})
 
 
 def _even(n: int, parts: int) -> tuple[int, ...]:
@@ -474,7 +473,7 @@ def _even(n: int, parts: int) -> tuple[int, ...]:
 
 def _groups(leaves: tuple[LeafPlan, ...], examples: int, room: float) -> tuple[tuple[int, ...], ...] | None:
     groups, left = [], -1.0
-    # In the order of the network: the groups of late layers then need no way back to the early ones.
+    # In network order: groups of late layers then need no backward pass to the early ones.
     for index, leaf in sorted(enumerate(leaves), key=lambda pair: pair[1].use.depth):
         need = leaf.stored_bytes * padded(examples)
         if need > room:
@@ -488,7 +487,7 @@ def _groups(leaves: tuple[LeafPlan, ...], examples: int, room: float) -> tuple[t
 
 
 def _overhead(leaves, passes: Passes, m, batch, longest, pairing, all_m, rows, kernels) -> int:
-    """Bytes beside what is stored: passes in flight, products in flight, the kernel."""
+    """Bytes in addition to `stored_bytes`: activations, temporary products, the kernel."""
     new = sum(leaf.stored_bytes for leaf in leaves)
     flight = batch * (2 * passes.activations + m * 4 * passes.largest + new)
     product = 0
@@ -515,13 +514,13 @@ def _overhead(leaves, passes: Passes, m, batch, longest, pairing, all_m, rows, k
 
 
 def _priced(plan: Plan, passes: Passes, overhead: int, devices: int) -> Plan:
-    """The plan with its costs, by going through the sides of all tiles as the driver will."""
+    """The plan with its costs, by simulating the driver's cache over the sides of all tiles."""
     room = max(0, (plan.memory - overhead) * devices)
     cache, done, high = ByteCache(room), 0, 0
     need = [sum(plan.leaves[index].stored_bytes for index in group) for group in plan.groups]
     tiles, rounds = plan.count_tiles(), len(list(plan.rounds()))
     if tiles * rounds > MOST_STEPS:
-        # Too many to go through: about one new side for each, unless all fit.
+        # Too many to simulate: about one new side for each, unless all fit.
         lengths = [b - a for side in (plan.rows, plan.columns or ()) for a, b in itertools.pairwise(side)]
         everything = (len(plan.chunks) - 1) * sum(need) * sum(map(padded, lengths))
         once = (len(plan.chunks) - 1) * len(plan.groups) * sum(lengths)
@@ -531,13 +530,13 @@ def _priced(plan: Plan, passes: Passes, overhead: int, devices: int) -> Plan:
         for group, left, right in plan.rounds():
             sides = side_keys(plan, i, j, group, left, right)
             for side in sides:
-                cuts = plan.rows if side[0] == "rows" else plan.columns
-                length = cuts[side[1] + 1] - cuts[side[1]]
+                bounds = plan.rows if side[0] == "rows" else plan.columns
+                length = bounds[side[1] + 1] - bounds[side[1]]
                 if cache.get(side) is None:
                     cache.put(side, True, need[group] * padded(length), keep=sides[0])
                     done += length
                 high = max(high, cache.used)
-    # A pass for one group of many need not go all the way back; it is counted as if it did.
+    # The backward pass of one group of several may end early; it is counted in full.
     pass_flops = done * (passes.forward + plan.chunks[1] * passes.backward)
     flops = pass_flops + sum(leaf.choice.flops for leaf in plan.leaves)
     return replace(plan, flops=flops, pass_flops=pass_flops, passes=done, stored_bytes=high // devices, peak_bytes=high // devices + overhead)

@@ -1,8 +1,8 @@
-"""Arrays on disk that are computed block by block: kernels (two example axes) and sketches (one).
+"""Resumable block-wise arrays on disk: kernels (two example axes) and sketches (one).
 
-A folder holds WHAT.json (the question), examples_NAME.sha256 (digests of the examples after their checksum), WHAT.zarr (Zarr 3, each
-chunk with its CRC32C) and done/ with an empty file for each finished block, named by its bounds. A block is marked after it is written
-and synced; a block of a symmetric kernel and its mirror image are two. One process at a time may write into a folder.
+A folder contains WHAT.json (description), examples_NAME.sha256 (checksum and digests of the examples), WHAT.zarr (Zarr 3
+with CRC32C per chunk) and done/ with an empty file per finished block, named by its bounds. A block is marked after it is
+written and synced; a block of a symmetric kernel and its mirror image are marked separately. One writer at a time.
 """
 
 import contextlib
@@ -25,10 +25,10 @@ CHUNK_BYTES, SHORTEST_CHUNK = 2**24, 32
 
 
 class StoredArray:
-    """A read-only array on disk. Basic indexing reads only the chunks that it needs; any other index, and np.asarray, reads all of them.
+    """A read-only array on disk. Basic indexing reads only the required chunks; other indices and np.asarray read all.
 
     Raises:
-      DataError: on reading; a chunk is lost or damaged.
+      DataError: on reading, if a chunk is lost or damaged.
     """
 
     def __init__(self, array, folder: Path, what: str):
@@ -65,24 +65,24 @@ class StoredArray:
 
 
 class BlockStore:
-    """The array of a folder while it is computed; made by `open_store`."""
+    """The array of a folder during its computation; created by `open_store`."""
 
     def __init__(self, folder: Path, what: str, array, shape: tuple[int, ...], marks: np.ndarray, *, symmetric: bool, block: int):
         self.folder, self._what, self._array, self._shape = folder, what, array, shape
         self._marks, self._symmetric, self._block = marks, symmetric, block
 
     @property
-    def cuts(self) -> tuple[tuple[int, ...] | None, ...]:
-        """Ends of the blocks along each example axis, from 0 to its length; None for the second axis of a symmetric kernel."""
-        cuts = []
+    def tile_bounds(self) -> tuple[tuple[int, ...] | None, ...]:
+        """Bounds of the blocks along each example axis, from 0 to its length; None for the second axis of a symmetric kernel."""
+        bounds = []
         for axis, length in enumerate(self._shape[: 1 if self._symmetric else None]):
             known = np.unique([0, *np.minimum(self._marks[:, axis].ravel(), length), length]).tolist()
-            cuts.append((*(cut for first, last in itertools.pairwise(known) for cut in range(first, last, self._block)), length))
-        return (*cuts, None) if self._symmetric else tuple(cuts)
+            bounds.append((*(start for first, last in itertools.pairwise(known) for start in range(first, last, self._block)), length))
+        return (*bounds, None) if self._symmetric else tuple(bounds)
 
     @property
     def missing(self) -> tuple[tuple[int, int], ...]:
-        """Of an array with one example axis, the runs (start, stop) of rows that are not there."""
+        """Runs (start, stop) of missing rows, for an array with one example axis."""
         (edges,), there = _coverage(self._marks, [(0, *self._shape)])
         turns = edges[np.flatnonzero(np.diff(there, prepend=True, append=True))].tolist()
         return tuple(zip(turns[::2], turns[1::2], strict=True))
@@ -96,7 +96,7 @@ class BlockStore:
         """Writes a block, and its mirror image into a symmetric kernel, and marks them.
 
         Raises:
-          DataError: the disk does not take it. Finished blocks stay.
+          DataError: the disk refuses the write. Finished blocks stay.
         """
         block, bounds = np.asarray(block, self._array.dtype.numpy_dtype), [(part.start, part.stop) for part in slices]
         if block.shape[: len(bounds)] != tuple(stop - start for start, stop in bounds):
@@ -111,7 +111,7 @@ class BlockStore:
                 self._marks = np.concatenate([self._marks, [place]])
 
     def result(self) -> StoredArray:
-        """The array of the examples that were asked for. Raises DataError if it is no longer there."""
+        """The array of the requested examples. Raises DataError if it no longer exists."""
         with _disk(self.folder, self._what):
             array = _zarr(self.folder / f"{self._what}.zarr", self._array.dtype.numpy_dtype, write=False).result()
             return StoredArray(array[tuple(map(slice, self._shape))], self.folder, self._what)
@@ -120,25 +120,25 @@ class BlockStore:
 def open_store(
     folder: str | Path, described: dict, sides: dict[str, np.ndarray], *, what: str, symmetric: bool, tail: tuple, dtype, block: int = 512
 ) -> BlockStore:
-    """Opens the folder, begins it, or makes room in it for more examples.
+    """Opens or creates the folder, or enlarges its array for more examples.
 
     Args:
-      folder: is made if it is not there.
-      described: the question that the array answers, as JSON values.
+      folder: created if it does not exist.
+      described: what the array is of, as JSON values.
       sides: (n, 16) digests of the examples: x1 and x2 of a kernel, x1 alone of a symmetric one, x of a sketch.
       what: "kernel" or "sketch", and `symmetric` if both example axes are x1.
       tail: the axes after those of the examples.
       dtype: of the array.
-      block: most examples of a new block along an axis; finished blocks keep their length.
+      block: largest number of examples of a new block along an axis; finished blocks keep their length.
 
     Raises:
       ConfigError: the folder holds something else, or an array of other examples.
       DataError: the folder cannot be read or written, or its disk is too small.
 
     Warns:
-      UserWarning: finished blocks are lost or damaged; they are computed again.
+      UserWarning: finished blocks are lost or damaged and will be computed again.
 
-    Cost: reads what is there of these examples to verify its checksums, about a second for 1.5 GB.
+    Cost: reads the finished blocks of these examples to verify their checksums, about a second per 1.5 GB.
     """
     folder, dtype, names = Path(folder), np.dtype(dtype), tuple(sides) * (1 + symmetric)
     path, shape, axes = folder / f"{what}.zarr", tuple(len(sides[name]) for name in names), len(names)
@@ -173,7 +173,7 @@ def open_store(
 
 
 def _begin(folder: Path, described: dict, what: str, axes: int) -> np.ndarray:
-    """Checks what the folder is of, or writes it down; returns the finished blocks, (blocks, axes, 2)."""
+    """Checks or writes the description; returns the finished blocks, (blocks, axes, 2)."""
     card, done = folder / f"{what}.json", folder / "done"
     done.mkdir(parents=True, exist_ok=True)
     names = [mark.name for mark in done.iterdir()]
@@ -194,7 +194,7 @@ def _begin(folder: Path, described: dict, what: str, axes: int) -> np.ndarray:
 
 
 def _different(written: dict, described: dict) -> str:
-    """What differs, and how where that can be said in few words."""
+    """The differing entries of two descriptions, with their values where these are short."""
     names = [name for name in described if written.get(name) != described[name]]
     if {"layers", "x1", "precision"}.intersection(names) and "fn" in names:
         names.remove("fn")  # its digest belongs to these layers, examples and precision
@@ -203,7 +203,7 @@ def _different(written: dict, described: dict) -> str:
 
 
 def _digests(folder: Path, name: str) -> np.ndarray:
-    """The digests of the examples that are written, (n, 16); none if they are lost or damaged."""
+    """The stored digests of the examples, (n, 16); empty if they are lost or damaged."""
     path = folder / f"examples_{name}.sha256"
     content = path.read_bytes() if path.exists() else b""
     intact = hashlib.sha256(content[32:]).digest() == content[:32]
@@ -211,7 +211,7 @@ def _digests(folder: Path, name: str) -> np.ndarray:
 
 
 def _check_examples(folder: Path, what: str, name: str, side: np.ndarray, end: int | np.integer) -> bool:
-    """Whether there are digests of the first `end` examples. Raises ConfigError if they are of others."""
+    """Whether digests of the first `end` examples are stored. Raises ConfigError if they are of other examples."""
     known = _digests(folder, name)[:end]
     differing = np.flatnonzero((known[: len(side)] != side[: len(known)]).any(axis=1))
     if len(differing):
@@ -223,7 +223,7 @@ def _check_examples(folder: Path, what: str, name: str, side: np.ndarray, end: i
 
 
 def _lost(path: Path, array, shape: tuple[int, ...], marks: np.ndarray) -> np.ndarray:
-    """Which blocks meet a chunk of these examples that cannot be read. Such chunks are removed."""
+    """Mask of the blocks that overlap an unreadable chunk of these examples. Such chunks are deleted."""
     lost, steps = np.zeros(len(marks), bool), array.chunk_layout.read_chunk.shape[: len(shape)]
     for place in itertools.product(*(range(-(-min(ends) // step)) for *ends, step in zip(shape, array.shape, steps, strict=False))):
         corner = array[tuple(number * step for number, step in zip(place, steps, strict=True))]
@@ -246,7 +246,7 @@ def _zarr(path: Path, dtype: np.dtype, chunks: tuple[int, ...] | None = None, **
 
 
 def _intact(future):
-    """What a future of tensorstore gives, or None if the files that it needs are lost or damaged."""
+    """The result of a tensorstore future, or None if files are lost or damaged."""
     try:
         return future.result()
     except ValueError as error:
@@ -257,14 +257,14 @@ def _intact(future):
 
 @contextlib.contextmanager
 def _disk(folder: Path, what: str):
-    """Errors of the disk as DataError."""
+    """Converts I/O errors to DataError."""
     try:
         yield
     except NtkSelectError:
         raise
     except (OSError, ValueError) as error:
         said = " ".join(str(error).partition(" [tensorstore_spec")[0].split())
-        advice = "Try: the same call once the folder has room and may be written; it computes only what is not there. Or try: out= another folder."
+        advice = "Try: the same call once the folder has space and is writable; it computes only the missing blocks. Or: out= another folder."
         raise DataError(f"The folder {str(folder)!r} cannot hold the {what}: {said}. {advice}") from error
 
 
@@ -273,13 +273,13 @@ def _mark(folder: Path, bounds) -> Path:
 
 
 def _meets(marks: np.ndarray, bounds) -> np.ndarray:
-    """Which blocks share an element with the region."""
+    """Mask of the blocks that overlap the region."""
     start, stop = np.transpose(bounds)
     return ((marks[:, :, 0] < stop) & (start < marks[:, :, 1])).all(axis=1)
 
 
 def _coverage(marks: np.ndarray, bounds) -> tuple[list[np.ndarray], np.ndarray]:
-    """Edges of blocks within a region along each axis, and which of the cells between them are finished."""
+    """Edges of blocks within a region along each axis, and a mask of the finished cells between them."""
     met = marks[_meets(marks, bounds)]
     edges = [np.unique(np.clip([*met[:, axis].ravel(), *ends], *ends)) for axis, ends in enumerate(bounds)]
     there = np.zeros([len(axis) - 1 for axis in edges], bool)

@@ -1,10 +1,10 @@
-"""Where a function uses each of its parameters.
+"""Classification of the uses of each parameter in a traced function.
 
-The function is traced at a single example. A leaf of the parameters may reach the examples
-  * as the weight of products, convolutions and embeddings, as it is or only reshaped: its gradient is X' G, operation by
-    operation, and its kernel can be had without the gradient;
-  * as such a weight after a computation of its own (weight standardisation, low-rank adapters): X' G is pulled back;
-  * in any other way (scale and shift, loops without a fixed length): ordinary reverse mode, for that leaf alone.
+A leaf of the parameters may be
+  * the weight of products, convolutions or embeddings, unchanged or only reshaped and transposed: its gradient is X' G per
+    operation, and its kernel needs no gradient;
+  * an input of a computed weight (weight standardisation, low-rank adapters): X' G is pulled back by a VJP;
+  * used in any other way (scale and shift, loops of unknown length): ordinary reverse mode for that leaf alone.
 """
 
 from dataclasses import dataclass, replace
@@ -33,15 +33,15 @@ class Tap(NamedTuple):
 
 @dataclass(frozen=True)
 class LeafUse:
-    """How one leaf is used.
+    """Use of one leaf.
 
     Attributes:
       index: among the leaves of the parameters.
       name: "/"-joined path.
-      taps: numbers of the taps that it feeds.
+      taps: indices of the taps whose weights depend on it.
       kind: "dense", "conv" or "embedding" (X' G from the leaf itself), "derived" (a weight computed from it),
         "elementwise" (scale, shift), "general" (anything else), "unused".
-      reason: for the last kinds, which operations use it.
+      reason: for the last kinds, the primitives that use it.
       depth: index of the first equation that combines it with the example.
     """
 
@@ -55,21 +55,21 @@ class LeafUse:
 
     @property
     def structured(self) -> bool:
-        """Whether inputs and cotangents of its operations are all that its kernel needs."""
+        """Whether its kernel follows from the inputs and output cotangents of its operations alone."""
         return self.kind in ("dense", "conv", "embedding")
 
 
 class Structure(Compiled):
-    """The program of a function at one example, and how it uses the leaves that were chosen. It holds no arrays.
+    """The program of a function at one example, and the uses of the selected leaves. It holds no arrays.
 
     Attributes:
       program: of fn(leaves, x) with x a single example with a leading axis of length one.
-      count: number of leaves, chosen or not; the arrays of the example are the program's other inputs.
-      leaves: one `LeafUse` per chosen leaf.
+      count: number of leaves, selected or not; the program's other inputs are the arrays of the example.
+      leaves: one `LeafUse` per selected leaf.
       taps: all equations with weights.
       params_only: indices of the equations that do not depend on the example.
       outputs: c.
-      dtype: in which products are summed: that of the outputs, float32 at least.
+      dtype: accumulation dtype: that of the outputs, float32 at least.
     """
 
     def __init__(self, program: Program, count: int, leaves: tuple[LeafUse, ...], taps: tuple[Tap, ...], params_only: frozenset[int]):
@@ -81,7 +81,7 @@ class Structure(Compiled):
         self.dtype = summing_type(output.dtype)
 
     def ops(self, leaf: LeafUse) -> tuple[LayerOp, ...]:
-        """The operations that a leaf is the weight of."""
+        """The operations whose weight is the leaf."""
         return tuple(self.taps[number].op for number in leaf.taps)
 
 
@@ -90,7 +90,7 @@ class Analysed(NamedTuple):
 
     Attributes:
       structure: the same object for functions with the same operations.
-      values: arrays that the function closes over, for the program's constants.
+      values: arrays that the function closes over, for the program's `constvars`.
       leaves: of the parameters.
     """
 
@@ -101,7 +101,7 @@ class Analysed(NamedTuple):
 
 @lru_cache(maxsize=2 * PROGRAMS)
 def structure_of(program: Program, count: int, chosen: tuple[int, ...], names: tuple[str, ...]) -> Structure:
-    """The structure of a traced function in the leaves `chosen`; cached, so that equal programs share what is compiled."""
+    """The structure of a traced function in the leaves `chosen`; cached, so that equal programs share compiled code."""
     of_x = set(program.invars[count:])
     feeds = {program.invars[index]: frozenset([index]) for index in chosen}
     plain = {program.invars[index]: (index,) for index in chosen}
@@ -144,7 +144,7 @@ def _with_every_tap(op: LayerOp) -> LayerOp:
 
 
 def _moves_only(eqn, program: Program) -> bool:
-    """Whether the equation moves every entry of its one input to one place of its output, so that inner products stay."""
+    """Whether the equation permutes the entries of its one input, so that inner products are preserved."""
     sizes = [program.avals[var].size for var in (eqn.invars[0], eqn.outvars[0])]
     return eqn.name in _ISOMETRIES and sizes[0] == sizes[1] and jnp.issubdtype(program.avals[eqn.outvars[0]].dtype, jnp.floating)
 

@@ -1,4 +1,4 @@
-"""Theta v, the kernel times a vector, without the kernel: pull v back to the parameters, push the result forward."""
+"""Kernel-vector products without the kernel: Theta v = J (J' v), a VJP followed by a JVP."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +18,7 @@ from ntk_select.kernels.engine.program import Program, outputs_of, trace
 def hold(fn: Callable, params: Any, chosen: tuple[int, ...]):
     """call(picked, held, x) = fn(params, x); the chosen leaves `picked`; the other arrays `held`.
 
-    What is neither, a Python number say, stays what it is inside `call`.
+    Anything else, such as a Python number, stays static inside `call`.
     """
     leaves, treedef = jax.tree.flatten(params)
     others = tuple(index for index, leaf in enumerate(leaves) if index not in chosen and hasattr(leaf, "dtype"))
@@ -45,25 +45,25 @@ def ntk_vector_product(
 ) -> Float[Array, "n1 ..."]:
     """Theta v, the neural tangent kernel times a vector, without the kernel.
 
-    Entry (i, a) is the sum over j and b of <grad f_a(x_i), grad f_b(x_j)> v_jb. This is the full kernel, not divided
-    by c: `numpy.einsum("ijab,jb->ia", ns.ntk(fn, params, x, outputs="full"), v)`. It is compiled once
-    for functions with the same operations, and may itself be traced: by `jax.jit`, `jax.vmap` and `jax.grad`.
+    Entry (i, a) is the sum over j and b of <grad f_a(x_i), grad f_b(x_j)> v_jb: the full kernel, not divided by c,
+    `numpy.einsum("ijab,jb->ia", ns.ntk(fn, params, x, outputs="full"), v)`. Compiled once for functions with the
+    same operations; traceable by `jax.jit`, `jax.vmap` and `jax.grad`.
 
     Args:
-      fn: fn(params, x) -> (n, c) or (n,), differentiable forwards and backwards.
+      fn: fn(params, x) -> (n, c) or (n,), differentiable in forward and reverse mode.
       params: of fn, any pytree. Leaves that are not floating-point are constants.
       x: examples of the result; one array or a pytree of arrays.
-      v: one number for each example of x2 (of x, where x2 is None) and each output.
+      v: one number per example of x2 (of x if x2 is None) and output.
       layers: a regular expression searched in the "/"-joined paths of the parameters; None takes all.
-      x2: examples that v belongs to, where they are others than x: the result is Theta(x, x2) v.
+      x2: examples of v, if different from x: the result is Theta(x, x2) v.
       precision: of all products on GPUs and TPUs: "highest", "high" or "default".
-      batch_size: examples at a time; then no example may influence another. None takes all at once.
+      batch_size: examples at a time; examples must then be independent. None: all at once.
 
     Returns:
       In the type of fn's output. Linear in v; without x2, <v, Theta v> = ||grad of sum(v * f(x))||^2.
 
     Raises:
-      ConfigError: v or fn's output has the wrong shape or type, x is no array, or an option is not allowed.
+      ConfigError: v or fn's output has the wrong shape or type, x is not an array, or an option is invalid.
 
     Reference: Novak et al. 2022 (NTK-vector products).  Cost: one backward pass of x2, one forward-mode
     pass of x, memory of one gradient and one batch's activations.
@@ -78,7 +78,7 @@ def ntk_vector_product(
             expected, other = _read_output(partial(call, picked, held), x2, "x2")
             source = x2
             if other != dtype or expected[1:] != shape[1:]:
-                raise ConfigError("fn gives another number or type of outputs for x2 than for x.")
+                raise ConfigError("fn returns another number or dtype of outputs for x2 than for x.")
         if not _is_array(v) or v.shape != expected or jnp.issubdtype(v.dtype, jnp.complexfloating):
             given = f"{v.dtype} {v.shape}" if _is_array(v) else type(v).__name__
             raise ConfigError(f"v is {given}; give an array of real numbers {expected}, one for each example and output.")
@@ -91,7 +91,7 @@ class BatchedProduct:
 
     Args:
       call, picked, held: from `hold`.
-      batch_size: examples at a time; None takes all at once.
+      batch_size: examples at a time; None: all at once.
     """
 
     def __init__(self, call: Callable, picked: list, held: list, batch_size: int | None):
@@ -105,11 +105,11 @@ class BatchedProduct:
         return self._programs[shapes]
 
     def _batches(self, x):
-        """For each batch: program, its arrays, examples, places of the batch among them, places of the batch in x, those that are no filling."""
+        """For each batch: program, its captured arrays, examples, indices of the batch in these and in x, and a mask without padding."""
         n = count_examples(x)
         on_device = all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(x))
         for rows, real in padded_batches(n, self._size or n):
-            # What is on the device is cut there; from the host only the batch comes.
+            # Device arrays are indexed on the device; from the host only the batch is transferred.
             some, places = (x, rows) if on_device else (some_examples(x, rows), np.arange(len(rows)))
             shapes = jax.eval_shape(partial(some_examples, part=np.arange(len(rows))), x)
             yield *self._program(shapes), *jax.device_put((some, places, rows, real))
@@ -156,7 +156,7 @@ def _added(total: list, part: list) -> list:
 
 
 def padded_batches(n: int, size: int):
-    """Indices of each batch, the last filled up with the last example, and which of them are not filling."""
+    """Indices of each batch, the last one padded with the last example, and the mask of those that are not padding."""
     for first in range(0, n, min(size, n)):
         index = np.arange(first, first + min(size, n))
         yield np.minimum(index, n - 1), index < n

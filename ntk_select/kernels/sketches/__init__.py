@@ -1,4 +1,4 @@
-"""Gradients projected at random: kernels of any number of examples for little more than the gradients, and their error."""
+"""Random projections of gradients: kernel estimates of many examples at the cost of the gradients, with their error."""
 
 from ntk_select.kernels.sketches.estimate import SketchedKernel
 from ntk_select.kernels.sketches.projection import Sketch

@@ -1,9 +1,9 @@
-"""CountSketch without scatter: signed, rotated rows of the gradient, added up.
+"""CountSketch without scatter: the sum of signed, rotated rows of the gradient.
 
-The gradient of a leaf is cut into rows as long as the sketch. Each entry gets a random sign, each row is rotated by a random
-shift, and the rows are added. Two entries of one row never meet; two of different rows meet with probability 1 / width: a
-CountSketch whose variance is that of the usual one without the pairs of a row. With several blocks it is the sparse
-Johnson-Lindenstrauss transform with as many non-zeros per column.
+The gradient of a leaf is split into rows of the width of the sketch. Each entry gets a random sign, each row is rotated by a
+random shift, and the rows are summed. Two entries of one row never collide; two of different rows collide with probability
+1 / width: the variance is that of the usual CountSketch without the pairs within a row. With several blocks this is the
+sparse Johnson-Lindenstrauss transform with as many non-zeros per column.
 
 Cost: one read of the gradient for each block, whatever the dimension.
 
@@ -16,17 +16,17 @@ from jax import lax
 from ntk_select.kernels.engine.arguments import default_device
 from ntk_select.kernels.sketches.hashing import accumulate, flipped, words
 
-# Where a gather of whole rows is fast, all rows are rotated at once; elsewhere one after the other, in place.
+# Platforms with a fast row gather rotate all rows at once; others one after the other, in place.
 AT_ONCE = ("cuda", "rocm", "gpu")
 
 
 def init(rows: int, width: int, blocks: int, dtype):
-    """State (rows, blocks, 2 width): a rotated row runs on beyond the end, for `finalize` to fold."""
+    """State (rows, blocks, 2 width): rotated rows extend beyond `width`, and `finalize` folds them."""
     return jnp.zeros((rows, blocks, 2 * width), dtype)
 
 
 def update(state, gradients, keys, *, at_once: bool | None = None):
-    """`state` with the gradients (e, t, p) added; keys (t, blocks, 4)."""
+    """Adds the gradients (e, t, p); keys (t, blocks, 4)."""
     if at_once is None:
         at_once = default_device().platform in AT_ONCE
     return (_all_rows if at_once else _row_by_row)(state, gradients, keys)
@@ -74,7 +74,7 @@ def _all_rows(state, gradients, keys):
     def add_block(i, state):
         cotangent, block = i // blocks, i % blocks
         key = keys[cotangent, block]
-        source = (places[None, :] - _shifts(key, numbers, width)[:, None]) % width  # which entry of its row comes here
+        source = (places[None, :] - _shifts(key, numbers, width)[:, None]) % width  # index in its row of the entry that is moved here
         entry = numbers[:, None] * jnp.uint32(width) + source.astype(jnp.uint32)
         rotated = jnp.take_along_axis(padded[:, cotangent], source[None], axis=2).astype(state.dtype)
         return state.at[:, block, :width].add(flipped(words(key[:2], entry)[None], rotated).sum(1))

@@ -1,4 +1,4 @@
-"""Dense random matrices, Rademacher or Gaussian: made piece by piece from their addresses, multiplied, forgotten.
+"""Dense random matrices, Rademacher or Gaussian, generated piece by piece from hashes of their addresses and never stored.
 
 Cost: 2 k operations for each entry of the gradient, and k (Gaussian) or k / 32 (Rademacher) random words for each entry of
 the leaf and each batch: ten times the gradients and more.
@@ -15,7 +15,7 @@ ENTRIES = 2**21  # of the matrix at a time
 
 
 def init(rows: int, width: int, blocks: int, dtype):
-    """State (rows, dim). Columns are independent: blocks are but a way to group them."""
+    """State (rows, dim). Columns are independent: blocks only group them."""
     return jnp.zeros((rows, width * blocks), dtype)
 
 
@@ -27,7 +27,7 @@ def entries(kind: str, key, index, columns, dtype):
 
 
 def update(kind: str, state, gradients, keys):
-    """`state` with the gradients (e, t, p) added; keys (t, 1, 4)."""
+    """Adds the gradients (e, t, p); keys (t, 1, 4)."""
     e, t, p = gradients.shape
     dim = state.shape[1]
     height = min(p, max(64, ENTRIES // dim))
@@ -35,7 +35,7 @@ def update(kind: str, state, gradients, keys):
 
     def add_piece(i, state):
         cotangent, piece = i // pieces, i % pieces
-        first = jnp.minimum(piece * height, p - height)  # the last piece begins earlier instead of being short
+        first = jnp.minimum(piece * height, p - height)  # the last piece overlaps the one before instead of being short
         index = first.astype(jnp.uint32) + jnp.arange(height, dtype=jnp.uint32)
         random = _every_column(kind, keys[cotangent, 0], index, dim, state.dtype)
         random = jnp.where((index >= (piece * height).astype(jnp.uint32))[:, None], random, 0)
@@ -51,7 +51,7 @@ def finalize(state):
 
 
 def _every_column(kind: str, key, index, dim: int, dtype):
-    """`entries` of the columns 0 .. dim; of signs, one random word serves 32 neighbours."""
+    """`entries` of the columns 0 .. dim; one random word gives 32 signs."""
     if kind == "gaussian":
         return entries(kind, key, index, jnp.arange(dim, dtype=jnp.uint32), dtype)
     table = word_table(key, index, jnp.arange(-(-dim // 32), dtype=jnp.uint32))

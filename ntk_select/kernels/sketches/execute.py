@@ -1,9 +1,8 @@
-"""Carrying out a sketch: batch by batch; a batch is one program, in which one gradient of one leaf is there at a time.
+"""Execution of a sketch, batch by batch; each batch is one program that holds the gradients of one leaf at a time.
 
-The engine keeps, for a weight, what entered its operations and the cotangents of what left them. Here they become gradients
-(e, t, p): e rows of the sketch, t cotangents that add up in a row, p entries of the leaf in the order of its memory,
-those whose gradient is always zero included. So the address of an entry is that of the parameter, whatever the
-function does with it.
+The engine's factors of a weight (inputs and output cotangents of its operations) are turned into gradients (e, t, p): e rows
+of the sketch, t cotangents that are summed in a row, p entries of the leaf in memory order, including those whose gradient
+is always zero. The address of an entry is thus that of the parameter, whatever the function does with it.
 """
 
 import math
@@ -31,23 +30,23 @@ from ntk_select.kernels.sketches import forward
 from ntk_select.kernels.sketches.hashing import leaf_keys
 from ntk_select.kernels.sketches.projection import FORWARD, KINDS, Layout, Sketch
 
-# Gradients and factors of one batch, all leaves together: few enough on a CPU that memory is mapped once and used again.
+# Gradients and factors of one batch, all leaves together; small enough on a CPU that allocations are reused.
 BATCH_BYTES = {"cpu": 220e6}
 BATCH_BYTES_ELSEWHERE = 8e9
-# Gradients of one leaf that are formed at a time: on a CPU they are read again from its caches.
+# Gradients of one leaf formed at a time; on a CPU they fit into its caches.
 LEAF_BYTES = {"cpu": 10e6}
 LEAF_BYTES_ELSEWHERE = 2e9
-IN_FLIGHT = (4, 256)  # cotangents that go back through the network together, least and most, if memory allows
-MOST_EXAMPLES = 64  # of a single operation at a time
+IN_FLIGHT = (4, 256)  # smallest and largest number of cotangents per backward pass, memory permitting
+MOST_EXAMPLES = 64  # at a time, for a single operation
 
 
 def formed_bytes() -> float:
-    """Bytes of gradients of one leaf that are formed at a time."""
+    """Bytes of gradients of one leaf formed at a time."""
     return LEAF_BYTES.get(default_device().platform, LEAF_BYTES_ELSEWHERE)
 
 
 class Portions(NamedTuple):
-    """Examples in a batch, cotangents (or directions) that pass together, and the bytes that they take."""
+    """Examples per batch, cotangents (or directions) per pass, and the bytes that they need."""
 
     batch: int
     together: int
@@ -55,7 +54,7 @@ class Portions(NamedTuple):
 
 
 def portions(structure: Structure, outputs: Outputs, sketch: Sketch, n: int, *, memory: int, batch_size: int | None = None) -> Portions:
-    """How much goes through the network at a time.
+    """Batch sizes that fit into memory.
 
     Raises:
       ConfigError: not even one example with one cotangent fits into `memory` bytes.
@@ -69,7 +68,7 @@ def portions(structure: Structure, outputs: Outputs, sketch: Sketch, n: int, *, 
     each = sum(size.entries * size.item for size in sizes) + sum(each for _, each in stored)
     at_once = BATCH_BYTES.get(default_device().platform, BATCH_BYTES_ELSEWHERE) / max(1, each)
     if KINDS[sketch.kind].independent_columns:
-        at_once *= 8  # a random matrix is made for each batch
+        at_once *= 8  # the random matrix is generated once per batch
     flight = int(min(max(at_once, IN_FLIGHT[0]), IN_FLIGHT[1]))
     rows = 1 if outputs.pairing == "trace" else m
     item = jnp.dtype(structure.dtype).itemsize
@@ -92,17 +91,17 @@ def portions(structure: Structure, outputs: Outputs, sketch: Sketch, n: int, *, 
             f"Try: memory_gb={math.ceil(1.1 * least / 1e8) / 10:.1f} or more, a smaller dim=, or layers= a smaller part of the network."
         )
     if batch_size is None:
-        batch = math.ceil(n / math.ceil(n / batch))  # alike, so that no example is done twice
+        batch = math.ceil(n / math.ceil(n / batch))  # equal batches, so that no example is computed twice
     return Portions(batch, chunk, needed(batch, chunk))
 
 
 def layout_of(sketch: Sketch, outputs: Outputs, together: int, *, by_layer: bool = False) -> Layout:
-    """What the program of a batch depends on; `together` cotangents or directions pass together."""
+    """Static arguments of the program of a batch, for `together` cotangents or directions per pass."""
     return Layout(sketch.kind, int(sketch.width), int(sketch.blocks), outputs.pairing != "trace", together, formed_bytes(), by_layer)
 
 
 def keys_of(structure: Structure, sketch: Sketch, outputs: Outputs) -> list[np.ndarray]:
-    """Keys of the leaves that are used, (m, blocks, 4); (1, blocks, 4) where each cotangent has a row of its own."""
+    """Keys of the used leaves, (m, blocks, 4); (1, blocks, 4) if each cotangent has a row of its own."""
     if sketch.kind == FORWARD:
         return forward.keys_of(structure, sketch)
     blocks = 1 if KINDS[sketch.kind].independent_columns else sketch.blocks
@@ -113,7 +112,7 @@ def keys_of(structure: Structure, sketch: Sketch, outputs: Outputs) -> list[np.n
 def rows(
     structure: Structure, layout: Layout, values: tuple, leaves: list, x: Any, cotangents: Float[Array, "n_or_1 m c"], keys: list
 ) -> dict[str, Float[Array, "n ..."]]:
-    """The rows of examples that are in memory together: a pure function, traceable and differentiable.
+    """The rows of one batch of examples: a pure function, traceable and differentiable.
 
     Args:
       structure, values, leaves: from `analyse`.
@@ -122,41 +121,41 @@ def rows(
       keys: from `keys_of`.
 
     Returns:
-      {"": rows} or {path of the leaf: rows}; (n, dim) or, where cotangents stay apart, (n, m, dim).
+      {"": rows} or {path of the leaf: rows}; (n, dim) or, with one row per cotangent, (n, m, dim).
     """
     if layout.kind == FORWARD:
         return forward.rows(structure, layout, values, leaves, x, cotangents, keys)
-    kind, n, m, apart = KINDS[layout.kind], count_examples(x), cotangents.shape[1], layout.apart
+    kind, n, m, per_cotangent = KINDS[layout.kind], count_examples(x), cotangents.shape[1], layout.per_cotangent
     chunk = min(layout.together, m)
     count = -(-m // chunk)
     names = [leaf.name for leaf in structure.leaves] if layout.by_layer else [""]
     input_keys = [key[0] for key in keys]
 
     def init():
-        return {name: kind.init(n * (chunk if apart else 1), layout.width, layout.blocks, structure.dtype) for name in names}
+        return {name: kind.init(n * (chunk if per_cotangent else 1), layout.width, layout.blocks, structure.dtype) for name in names}
 
     def update(states, cotangents, keys):
         found = factors(structure, _stored(structure), values, leaves, x, cotangents)
         parts = list(zip(found, input_keys, keys, strict=True))
-        for alike in _alike(structure, layout):
-            position, leaf = _used(structure)[alike[0]]
+        for group in _groups(structure, layout):
+            position, leaf = _used(structure)[group[0]]
             back = _moved_back(structure, position, values, leaves) if _is_moved(structure, leaf) else None
             ops = structure.ops(leaf) if leaf.structured else ()
             add = partial(_with_leaf, layout, math.prod(leaf.shape) * chunk, ops, back)
             name = leaf.name if layout.by_layer else ""
-            if len(alike) == 1:
-                states[name] = add(states[name], parts[alike[0]])
+            if len(group) == 1:
+                states[name] = add(states[name], parts[group[0]])
             else:
-                stacked = jax.tree.map(lambda *arrays: jnp.stack(arrays), *(parts[number] for number in alike))
+                stacked = jax.tree.map(lambda *arrays: jnp.stack(arrays), *(parts[number] for number in group))
                 states[name], _ = lax.scan(lambda state, part, add=add: (add(state, part), None), states[name], stacked)
         return states
 
     def finalize(states):
         return {name: kind.finalize(state) for name, state in states.items()}
 
-    # Chunks are filled up with cotangents that are zero.
+    # The last chunk is padded with zero cotangents.
     cotangents = _in_chunks(cotangents, 1, count, chunk)
-    if apart:
+    if per_cotangent:
         one = lambda _, some: (None, finalize(update(init(), some, keys)))  # noqa: E731
         done = lax.scan(one, None, cotangents)[1] if count > 1 else one(None, cotangents[0])[1]
         return {name: part.reshape(count, n, chunk, -1).swapaxes(0, 1).reshape(n, count * chunk, -1)[:, :m] for name, part in done.items()}
@@ -169,7 +168,7 @@ def rows(
 
 
 def _in_chunks(array, axis: int, count: int, chunk: int):
-    """An axis, filled up with zeros, as (count, ..., chunk, ...)."""
+    """Splits an axis, padded with zeros, to (count, ..., chunk, ...)."""
     missing = count * chunk - array.shape[axis]
     filled = jnp.pad(array, [(0, missing if index == axis else 0) for index in range(array.ndim)]) if missing else jnp.asarray(array)
     return jnp.moveaxis(filled.reshape(*array.shape[:axis], count, chunk, *array.shape[axis + 1 :]), axis, 0)
@@ -183,8 +182,8 @@ def _stored(structure: Structure) -> tuple[Stored, ...]:
     return tuple(Stored(position, "inputs" if leaf.structured else "gradients") for position, leaf in _used(structure))
 
 
-def _alike(structure: Structure, layout: Layout) -> list[list[int]]:
-    """Numbers of the used leaves, those together that one piece of code can serve."""
+def _groups(structure: Structure, layout: Layout) -> list[list[int]]:
+    """Indices of the used leaves, grouped by those that one `lax.scan` can process."""
     groups = {}
     for number, (_, leaf) in enumerate(_used(structure)):
         ops = structure.ops(leaf) if leaf.structured else math.prod(leaf.shape)
@@ -199,7 +198,7 @@ def _is_moved(structure: Structure, leaf: LeafUse) -> bool:
 
 
 def _moved_back(structure: Structure, position: int, values, leaves) -> Callable:
-    """The function that takes a gradient of the operand back through the reshapes and transpositions before it."""
+    """The VJP of the reshapes and transpositions before the operand."""
     leaf = structure.leaves[position]
     missing = [None] * (len(structure.program.invars) - structure.count)
 
@@ -213,15 +212,15 @@ def _moved_back(structure: Structure, position: int, values, leaves) -> Callable
 
 
 def _with_leaf(layout: Layout, entries: int, ops: tuple[LayerOp, ...], back: Callable | None, state, part):
-    """`state` with one leaf added; of a wide one a few examples at a time.
+    """Adds one leaf; a wide one in pieces of a few examples.
 
     Args:
       layout: of the sketch.
-      entries: of the gradients of one example.
-      ops: of a weight; none for gradients that are there.
+      entries: number of entries of the gradients of one example.
+      ops: of a weight; empty if the gradients are given.
       back: from `_moved_back`, or None.
       state: of the kind.
-      part: what `factors` found, and the keys of the leaf, see `kronecker`.
+      part: the factors or gradients, and the keys of the leaf.
     """
     found, input_key, keys = part
     kind, n = KINDS[layout.kind], len(jax.tree.leaves(found)[0])
@@ -233,15 +232,15 @@ def _with_leaf(layout: Layout, entries: int, ops: tuple[LayerOp, ...], back: Cal
 
     def update(state, found):
         if ops and kind.update_factors is not None:
-            return kind.update_factors(state, ops, layout.apart, found, input_key, keys)
+            return kind.update_factors(state, ops, layout.per_cotangent, found, input_key, keys)
         gradients = _leaf_gradients(ops, back, found) if ops else found[:, 0]
-        return kind.update(state, gradients.reshape(-1, 1, gradients.shape[2]) if layout.apart else gradients, keys)
+        return kind.update(state, gradients.reshape(-1, 1, gradients.shape[2]) if layout.per_cotangent else gradients, keys)
 
     if pieces == 1:
         return update(state, found)
 
     def step(i, new):
-        start = jnp.minimum(i * size, n - size)  # the last piece begins earlier: it is added to the state of before
+        start = jnp.minimum(i * size, n - size)  # the last piece overlaps the one before: it starts from the old state
         take = lambda array, start, size: lax.dynamic_slice_in_dim(array, start, size)  # noqa: E731
         rows = update(
             jax.tree.map(lambda array: take(array, start * each, size * each), state), jax.tree.map(lambda array: take(array, start, size), found)
@@ -252,7 +251,7 @@ def _with_leaf(layout: Layout, entries: int, ops: tuple[LayerOp, ...], back: Cal
 
 
 def _leaf_gradients(ops: tuple[LayerOp, ...], back: Callable | None, found) -> Float[Array, "n m p"]:
-    """Gradients of a weight in the order of its memory, from inputs and cotangents."""
+    """Gradients of a weight in memory order, from inputs and cotangents."""
     total = sum(jax.vmap(partial(_outer, op))(x, cotangents) for op, (x, cotangents) in zip(ops, found, strict=True))
     total = jax.vmap(jax.vmap(ops[0].weight))(total)
     total = total if back is None else jax.vmap(jax.vmap(back))(total)
@@ -267,12 +266,12 @@ def _outer(op: LayerOp, x, cotangents):
         return zeros.at[:, :, op.rows(x)].add(cotangents, mode="drop", wrap_negative_indices=False)
     patches = op.patches(x)
     dtype = jnp.promote_types(patches.dtype, cotangents.dtype)
-    # A product for each cotangent: the result lies as it is read next, and needs no transposition.
+    # One product per cotangent: the result has the layout in which it is read next.
     return jnp.matmul(patches.swapaxes(1, 2)[None].astype(dtype), cotangents.astype(dtype))
 
 
 class Batches:
-    """The sketch of all examples, a batch at a time; made for one call."""
+    """Sketches all examples of one call, batch by batch."""
 
     def __init__(self, analysed: Analysed, outputs: Outputs, sketch: Sketch, x: Any, memory: int, *, by_layer: bool = False):
         self.structure, self.outputs, self.sketch, self.x, self.memory, self.by_layer = analysed.structure, outputs, sketch, x, memory, by_layer
@@ -291,7 +290,7 @@ class Batches:
         return found
 
     def _part(self, start: int, stop: int):
-        """Examples and cotangents on the device. What is there is cut there; from the host only the part comes."""
+        """Examples and cotangents on the device. Device arrays are sliced there; from the host only the part is transferred."""
         x, left = self.x, self.outputs.left
         if not isinstance(jax.tree.leaves(x)[0], jax.Array):
             x = some_examples(x, slice(start, stop))
@@ -312,9 +311,9 @@ class Batches:
         )
 
     def run(self, first: int, last: int, batch_size: int | None) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-        """(number of the first example, rows) of batches from `first` to `last`; the last one begins earlier instead of being short.
+        """(number of the first example, rows) of batches from `first` to `last`; the last one overlaps the one before instead of being short.
 
-        Where memory runs out, the work goes on with half as many examples.
+        When memory runs out, the batch size is halved.
 
         Raises:
           ConfigError: memory runs out with a single example.
@@ -345,7 +344,7 @@ class Batches:
                     "layers= a smaller part of the network, or out= a folder, for a sketch that is itself too large."
                 )
             warnings.warn(
-                f"Memory ran out with {before} examples at a time ({said}). The work goes on with {size}.", MemoryShrunkWarning, stacklevel=3
+                f"Memory ran out with {before} examples at a time ({said}). Continuing with {size}.", MemoryShrunkWarning, stacklevel=3
             )
 
 
@@ -367,8 +366,8 @@ def sketch_of_op(
 
     Args:
       op: for one example, as `read_layer_op` or `conv_op` give it.
-      inputs: what entered the operation, example by example, without the axis of length one that `op` sees.
-      cotangents: of what left it.
+      inputs: of the operation, per example, without the axis of length one that `op` expects.
+      cotangents: of its output.
       sketch: with dimension and blocks as numbers; any kind but "jvp".
       name: path of the weight.
       precision: of the products.

@@ -1,10 +1,10 @@
-"""Sketches by forward mode: random directions in the parameters are pushed through the network, all outputs at once.
+"""Sketches by forward mode: JVPs along random directions in the parameters, for all outputs at once.
 
-Z = J w for directions w of random signs: the numbers of kind "rademacher", without any gradient. Outputs that are averaged
-("trace") do not need directions of their own: one direction gives a column for each of them.
+Z = J w for random sign vectors w: the same numbers as kind "rademacher", without any gradient. Outputs that are averaged
+("trace") share their directions: one direction gives one column per output.
 
-Cost: two forward passes per direction and example, memory of a few directions; ordinary convolutions only. It beats reverse mode
-with a dense matrix where outputs are many.
+Cost: two forward passes per direction and example, memory of a few directions, only ordinary convolutions. Faster than
+reverse mode with a dense matrix if there are many outputs.
 
 Reference: Novak et al. 2022 (forward-mode products); as a random projection it is the plain definition.
 """
@@ -27,32 +27,32 @@ from ntk_select.kernels.sketches import dense
 from ntk_select.kernels.sketches.hashing import leaf_keys
 from ntk_select.kernels.sketches.projection import Layout, Sketch
 
-DIRECTIONS = 64  # pushed together, if memory allows
+DIRECTIONS = 64  # per forward pass, memory permitting
 IN_FLIGHT = {"cpu": 64}  # examples times directions
 IN_FLIGHT_ELSEWHERE = 4096
 
 
 def columns_per_direction(outputs: Outputs) -> int:
-    """How many columns one direction fills: averaged outputs stand side by side."""
+    """Columns per direction: one for each averaged output."""
     return outputs.count if outputs.pairing == "trace" else 1
 
 
 def directions(outputs: Outputs, sketch: Sketch) -> int:
-    """Directions per block. Raises ConfigError where one direction would not even fill a block."""
+    """Directions per block. Raises ConfigError if one direction needs more columns than a block has."""
     m = columns_per_direction(outputs)
     if sketch.width < m:
         raise ConfigError(
-            f"kind='jvp' gives a column for each of the {m} outputs of a direction, and a block has {sketch.width} columns. "
+            f"kind='jvp' needs one column for each of {m} outputs per direction, but a block has {sketch.width} columns. "
             f"Try: dim={m * sketch.blocks * math.ceil(32 / sketch.blocks)} or more, or fewer blocks."
         )
     return sketch.width // m
 
 
 def portions(structure: Structure, outputs: Outputs, sketch: Sketch, n: int, *, memory: int, batch_size: int | None = None) -> tuple[int, int]:
-    """Examples in a batch, and directions that are pushed together.
+    """Examples per batch, and directions per forward pass.
 
     Raises:
-      ConfigError: not even one example with one direction fits into `memory` bytes, or a direction does not fill a block.
+      ConfigError: one example with one direction does not fit into `memory` bytes, or a block is too narrow for a direction.
     """
     passes, per_block = passes_of(structure), directions(outputs, sketch)
     size = sum(math.prod(leaf.shape) for leaf in structure.leaves) * jnp.dtype(structure.dtype).itemsize
@@ -60,7 +60,7 @@ def portions(structure: Structure, outputs: Outputs, sketch: Sketch, n: int, *, 
     least = 2 * size + 3 * passes.activations
     if least > memory:
         raise ConfigError(
-            f"One direction and one example take about {least / 1e9:.2g} GB, above the budget of {memory / 1e9:.2g} GB. "
+            f"One direction and one example need about {least / 1e9:.2g} GB, above the budget of {memory / 1e9:.2g} GB. "
             f"Try: memory_gb={math.ceil(1.1 * least / 1e8) / 10:.1f} or more, or layers= a smaller part of the network."
         )
     together = min(per_block, DIRECTIONS, max(1, int(memory / 4 / max(1, size))))
@@ -76,15 +76,15 @@ def keys_of(structure: Structure, sketch: Sketch) -> list[np.ndarray]:
 def rows(
     structure: Structure, layout: Layout, values: tuple, leaves: list, x: Any, cotangents: Float[Array, "n_or_1 m c"], keys: list
 ) -> dict[str, Float[Array, "n ..."]]:
-    """The rows of examples that are in memory together, as `execute.rows`; traceable and differentiable."""
+    """The rows of one batch of examples, as `execute.rows`; traceable and differentiable."""
     program, chosen, m = structure.program, [leaf.index for leaf in structure.leaves], cotangents.shape[1]
-    each = 1 if layout.apart else m
+    each = 1 if layout.per_cotangent else m
     per_block = layout.width // each
-    # A direction's number is that of the first column that it fills.
+    # A direction is numbered by its first column.
     columns = (layout.width * np.arange(layout.blocks)[:, None] + each * np.arange(per_block)).astype(np.uint32).ravel()
     count = len(columns)
     parts = -(-count // layout.together)
-    columns = np.resize(columns, (parts, -(-count // parts)))  # alike, so that few directions are pushed twice
+    columns = np.resize(columns, (parts, -(-count // parts)))  # equal parts, so that few directions are computed twice
 
     def outputs(picked):
         merged = list(leaves)
@@ -103,10 +103,10 @@ def rows(
     moved = moved.reshape(-1, *moved.shape[2:])[:count].astype(structure.dtype)
     pairs = "dnc,mc->ndm" if len(cotangents) == 1 else "dnc,nmc->ndm"
     moved = jnp.einsum(pairs, moved, (cotangents[0] if len(cotangents) == 1 else cotangents).astype(moved.dtype))
-    if layout.apart:
+    if layout.per_cotangent:
         return {"": moved.swapaxes(1, 2) * count**-0.5}
     flat = moved.reshape(len(moved), layout.blocks, per_block * m)
-    filled = jnp.pad(flat, ((0, 0), (0, 0), (0, layout.width - per_block * m)))  # columns that no direction fills are zero
+    filled = jnp.pad(flat, ((0, 0), (0, 0), (0, layout.width - per_block * m)))  # columns without a direction are zero
     return {"": filled.reshape(len(moved), -1) * (count * m) ** -0.5}
 
 

@@ -1,12 +1,11 @@
-"""Random numbers of a sketch: hashes of (seed, leaf, entry, column), made where they are needed and never stored.
+"""Random numbers of a sketch: hashes of (seed, leaf, entry, column), generated on the fly and never stored.
 
-A random word is a function of its address alone: the seed, the path of the leaf, the number of the block and of the
-cotangent, the linear index of the entry in the leaf, the column. So it does not matter in which order leaves come, how
-examples are batched, or on which device the words are made: whole numbers are the same everywhere, and `jax.random` with
-its configuration and versions plays no part. Uniform words, signs, shifts and permutations are exact; normal numbers are
-rounded by the device's logarithm.
+A random word is a function of its address alone: the seed, the path of the leaf, the indices of block and cotangent, the
+linear index of the entry in the leaf, the column. It does not depend on the order of leaves, on batches, on the device, or
+on the configuration and version of `jax.random`. Words, signs, shifts and permutations are exact integers; normal numbers
+are rounded by the device's logarithm.
 
-Another way to make the numbers is another `SCHEME`; stored sketches carry it.
+`SCHEME` is the version of these definitions; stored sketches record it.
 
 Reference: the mixing function is the two-multiplication 32-bit finaliser found by Wellons ("lowbias32", 2018).
 """
@@ -90,5 +89,5 @@ def permuted(key, index, log2: int):
 
 
 def accumulate(count: int, step: Callable, total):
-    """step(count - 1, .. step(1, step(0, total))). Reverse mode makes the random numbers of a step again instead of storing them."""
+    """step(count - 1, .. step(1, step(0, total))). Reverse mode regenerates the random numbers of a step instead of storing them."""
     return lax.fori_loop(0, count, jax.checkpoint(step, prevent_cse=False), total)

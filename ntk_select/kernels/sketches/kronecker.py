@@ -1,14 +1,14 @@
-"""Kronecker sketches: inputs and cotangents are projected apart, so that the gradient of a weight is never formed.
+"""Kronecker sketches: inputs and cotangents are projected separately, so that weight gradients are never formed.
 
-A weight's gradient is a sum over positions of outer products, X' G. With Gaussian A and B, A X' G B' is one small product
-after X A' and G B'. Cotangents that share a row stand side by side in G. Leaves that are no weights have no factors; a
-CountSketch of the same width serves them.
+The gradient of a weight is a sum over positions of outer products, X' G. With Gaussian A and B the sketch is
+(X A)' (G B), a small product. Cotangents that share a row are concatenated in G. Leaves that are not weights have no
+factors and get a CountSketch of the same width.
 
-The price: a layer whose gradient has low rank (one position: dense layers, 1 x 1 maps) is seen through A and B with
-relative variance 2 / k_a + 2 / k_g instead of 2 / (k_a k_g). Many small blocks are better than one large one.
+Gradients of low rank (one position: dense layers, 1 x 1 maps) have a relative variance of 2 / k_a + 2 / k_g instead of
+2 / (k_a k_g). Many small blocks are better than one large one.
 
 Cost: s (k k_a + o k_g + k_a k_g) products for each operation and block, in the letters of `engine.layer_ops`, and no memory that
-grows with the leaf. Forming the gradient takes s k o: fewer, unless k and o are well above sqrt(dim blocks).
+grows with the leaf. Forming the gradient takes s k o operations: fewer, unless k and o are well above sqrt(dim blocks).
 """
 
 import jax
@@ -25,23 +25,23 @@ def init(rows: int, width: int, blocks: int, dtype):
 
 
 def split(width: int) -> tuple[int, int]:
-    """(k_a, k_g) with k_a k_g the width, as equal as can be."""
+    """(k_a, k_g) with k_a k_g = width, as equal as possible."""
     smaller = next(size for size in range(int(width**0.5), 0, -1) if width % size == 0)
     return smaller, width // smaller
 
 
 def update(state, gradients, keys):
-    """`state` with the gradients (e, t, p) of a leaf that is no weight added; keys (t, blocks, 4)."""
+    """Adds the gradients (e, t, p) of a leaf that is not a weight; keys (t, blocks, 4)."""
     return state[0], countsketch.update(state[1], gradients, keys)
 
 
-def update_factors(state, ops: tuple[LayerOp, ...], apart: bool, factors, input_key, keys):
-    """`state` with the weight of some operations added, from what entered and the cotangents of what left (see `Stored`).
+def update_factors(state, ops: tuple[LayerOp, ...], per_cotangent: bool, factors, input_key, keys):
+    """Adds a weight, from the inputs and output cotangents of its operations (see `Stored`).
 
     Args:
       state: from `init`.
       ops: of the weight, all taps of windows included.
-      apart: each cotangent has a row of its own.
+      per_cotangent: each cotangent has a row of its own.
       factors: for each operation inputs (n, ...) and cotangents (n, g, s, m, o).
       input_key: (blocks, 4), of A.
       keys: (t, blocks, 4), of B for each cotangent.
@@ -58,7 +58,7 @@ def update_factors(state, ops: tuple[LayerOp, ...], apart: bool, factors, input_
     b = jax.vmap(jax.vmap(lambda key: matrix(key[2:], op.groups, op.width_out, kg)))(keys)
     for one, (x, cotangents) in zip(ops, factors, strict=True):
         left = _projected_inputs(one, x, a)
-        if apart:
+        if per_cotangent:
             right = jnp.einsum("ngsmo,bgoc->nmbgsc", cotangents.astype(dtype), b[0])
             part = jnp.einsum("nbgsa,nmbgsc->nmbac", left, right).reshape(products.shape)
         else:

@@ -1,4 +1,4 @@
-"""Random projections: the kinds there are, and the configuration of one."""
+"""Random projections: the available kinds, and the configuration of one."""
 
 import math
 import numbers
@@ -22,14 +22,14 @@ class Kind:
     """A kind of random projection.
 
     Attributes:
-      init: init(rows, width of a block, blocks, dtype) -> state, before anything is added.
+      init: init(rows, width of a block, blocks, dtype) -> state of zeros.
       update: update(state, gradients (e, t, p), keys (t, blocks, 4)) -> state.
       finalize: finalize(state) -> Z (e, dim).
-      update_factors: update_factors(state, ops, apart, factors, input key, keys) -> state, where a weight needs no gradient.
-      independent_columns: blocks are but groups of columns.
+      update_factors: update_factors(state, ops, per_cotangent, factors, input key, keys) -> state, for weights, without their gradients.
+      independent_columns: all columns are independent, so that blocks are only groups of columns.
       law: whether (|x|^2 |y|^2 + <x, y>^2) / dim bounds the variance of an entry, whatever the gradients. Otherwise it
-        depends on their ranks, and only blocks that disagree can tell the error.
-      blocks: how many by default, given the dimension; scores want two at least.
+        depends on their ranks, and the error is estimated from the disagreement of blocks.
+      blocks: default number, given the dimension; scores need at least two.
     """
 
     init: Callable
@@ -42,7 +42,7 @@ class Kind:
 
 
 def _near_32(dim: int) -> int:
-    """The divisor of `dim` that is nearest to 32 on a logarithmic scale."""
+    """The divisor of `dim` nearest to 32 on a logarithmic scale."""
     divisors = [d for small in range(1, int(dim**0.5) + 1) if dim % small == 0 for d in (small, dim // small)]
     return min(divisors, key=lambda d: (max(d / 32, 32 / d), d))
 
@@ -70,13 +70,13 @@ class Sketch:
       dim: columns of the sketch, or "auto": as many as `error` needs.
       kind: "countsketch", "rademacher", "gaussian", "srht", "kronecker" or "jvp".
       seed: the same seed gives the same projection, on any device, for any batch size and order of the layers.
-      blocks: independent sketches side by side, each of dim / blocks columns. Two or more tell the error without any
-        formula. None takes what suits the kind and the purpose.
-      error: with dim="auto", the wanted standard error: of a score, or, where there is no score, of an entry of
-        the kernel in units of the norms of its two gradients.
+      blocks: independent sketches of dim / blocks columns each. Two or more give an error estimate without a formula.
+        None: chosen by kind and purpose.
+      error: with dim="auto", the requested standard error: of a score or, without a score, of an entry of the kernel
+        in units of the norms of its two gradients.
 
     Raises:
-      ConfigError: a value that is not allowed.
+      ConfigError: an invalid value.
     """
 
     dim: int | np.integer | str = "auto"
@@ -87,7 +87,7 @@ class Sketch:
 
     def __post_init__(self):
         if self.kind not in ALL_KINDS:
-            raise ConfigError(f"kind={self.kind!r}: there is no such sketch.{did_you_mean(str(self.kind), ALL_KINDS)}")
+            raise ConfigError(f"kind={self.kind!r} is unknown.{did_you_mean(str(self.kind), ALL_KINDS)}")
         if not _is_auto(self.dim) and not (is_whole(self.dim) and 1 <= self.dim <= MOST_DIM):
             raise ConfigError(f"dim={self.dim!r} must be a whole number from 1 to {MOST_DIM}, or 'auto'.")
         if not is_whole(self.seed):
@@ -96,11 +96,11 @@ class Sketch:
             raise ConfigError(f"blocks={self.blocks!r} must be a whole number from 1, or None.")
         if self.blocks is not None and not _is_auto(self.dim) and self.dim % self.blocks:
             better = max(1, min(round(self.dim / self.blocks), MOST_DIM // self.blocks)) * self.blocks
-            raise ConfigError(f"dim={self.dim} cannot be cut into {self.blocks} blocks of the same width. Try: dim={better}")
+            raise ConfigError(f"dim={self.dim} cannot be split into {self.blocks} blocks of equal width. Try: dim={better}")
         if self.error is not None and not (isinstance(self.error, numbers.Real) and not isinstance(self.error, bool) and 0 < self.error < 1):
             raise ConfigError(f"error={self.error!r} must be a number between 0 and 1, for example error=0.005.")
         if self.error is not None and not _is_auto(self.dim):
-            raise ConfigError(f"error= chooses the dimension, and dim={self.dim} is given already. Try: dim='auto', or leave error out.")
+            raise ConfigError(f"error= determines the dimension, but dim={self.dim} is given. Try: dim='auto', or omit error.")
 
     @property
     def width(self) -> int:
@@ -108,7 +108,7 @@ class Sketch:
         return int(self.dim // self.blocks)
 
     def with_blocks(self, least: int = 1) -> "Sketch":
-        """With the number of blocks as given, or as suits the kind, at least `least` where that divides `dim`."""
+        """With the given number of blocks, or the default of the kind, at least `least` if that divides `dim`."""
         if self.blocks is not None:
             return self
         suggested = KINDS[self.kind].blocks(self.dim) if self.kind in KINDS else 1
@@ -116,27 +116,27 @@ class Sketch:
 
 
 class Layout(NamedTuple):
-    """What the compiled program of a batch depends on.
+    """Static arguments of the compiled program of a batch.
 
     Attributes:
       kind, width, blocks: of the projection.
-      apart: each cotangent has a row of its own.
-      together: cotangents that go back through the network together; directions that are pushed through it together.
-      formed_bytes: of the gradients of one leaf that are formed at a time.
-      by_layer: each leaf by itself.
+      per_cotangent: each cotangent has a row of its own.
+      together: cotangents per backward pass, or directions per forward pass.
+      formed_bytes: bytes of gradients of one leaf formed at a time.
+      by_layer: one sketch per leaf.
     """
 
     kind: str
     width: int
     blocks: int
-    apart: bool
+    per_cotangent: bool
     together: int
     formed_bytes: float
     by_layer: bool = False
 
 
 def as_sketch(value) -> Sketch:
-    """A `Sketch`, from a dimension alone or as it is. Raises ConfigError for anything else."""
+    """A `Sketch`, from a dimension or unchanged. Raises ConfigError for anything else."""
     if isinstance(value, Sketch):
         return value
     if _is_auto(value) or is_whole(value):
@@ -150,16 +150,16 @@ def _is_auto(value) -> bool:
 
 
 def decided(sketch: Sketch, least_blocks: int = 1) -> Sketch:
-    """With dimension and blocks as numbers: the dimension that bounds the error of an entry, if it is "auto".
+    """Resolves dim="auto" to the dimension that bounds the error of an entry, and blocks=None to a number.
 
     Raises:
-      ConfigError: "auto" for a kind whose error depends on the gradients, or an error below what `MOST_DIM` columns give.
+      ConfigError: "auto" for a kind whose error depends on the gradients, or an error that needs more than `MOST_DIM` columns.
     """
     if sketch.dim != "auto":
         return sketch.with_blocks(least_blocks)
     if sketch.kind == FORWARD or not KINDS[sketch.kind].law:
         raise ConfigError(
-            f"dim='auto' needs a kind whose error is known beforehand, and that of {sketch.kind!r} depends on the gradients. "
+            f"dim='auto' needs a kind with a known error bound, but that of {sketch.kind!r} depends on the gradients. "
             "Try: dim=8192, or another kind; ns.lgc(..., sketch=...) measures its error."
         )
     error = ENTRY_ERROR if sketch.error is None else sketch.error

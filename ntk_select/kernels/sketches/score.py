@@ -1,4 +1,4 @@
-"""How well a sketched kernel agrees with the labels: the score, its interval, and as many columns as a wanted error needs."""
+"""Kernel-label correlation from a sketch: the score, its confidence interval, and the dimension for a requested error."""
 
 import math
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from ntk_select.kernels.alignment import CONSTANT, checked_labels
 from ntk_select.kernels.sketches.estimate import SketchedKernel, between_blocks
 from ntk_select.kernels.sketches.projection import FORWARD, KINDS, Sketch, rounded_up
 
-ENOUGH_BLOCKS = 4  # to call their disagreement a standard error
+ENOUGH_BLOCKS = 4  # for a jackknife standard error
 SCORE_ERROR = 0.005
 PILOT_DIM = 2048
-PILOT_BLOCKS = 16  # where only blocks that disagree tell the error
+PILOT_BLOCKS = 16  # for kinds without a formula for the error
 MOST_COLUMNS = 2**16
-MARGIN = 1.1  # columns beyond what the pilot calls for, since it is only an estimate
+MARGIN = 1.1  # safety factor on the columns, since the pilot's error is an estimate
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class SketchedScore:
 
     Attributes:
       value: the estimate, in [-1, 1].
-      low, high: 95 % interval for the exact score of the same examples; None when nothing tells the error. It speaks of the
-        projection alone, not of the choice of examples.
-      standard_error: by the formula (an upper bound, nearly attained); None for kinds without one.
-      measured_error: standard error from blocks that disagree; with two blocks a rough one. None with one block, and with two
-        for kinds without a formula.
+      low, high: 95 % interval for the exact score of the same examples; None without an error estimate. It covers the error of
+        the projection, not the sampling of examples.
+      standard_error: by the formula (a tight upper bound); None for kinds without one.
+      measured_error: jackknife standard error over blocks; rough with two blocks. None with one block, and with two for kinds
+        without a formula.
       dim: columns of the sketch.
     """
 
@@ -52,9 +52,9 @@ def sketched_correlation(
     """`kernel_label_correlation` of the exact kernel, estimated from a sketch, with its interval.
 
     The numerator is linear in the kernel and unbiased. The norm in the denominator is taken from products between blocks (or
-    corrected by the formula), since the norm of an estimate is too large. The standard error is the delta method's:
-    sqrt(2 / dim tr(W K W K)) with W the derivative of the score by the kernel. It belongs to the Gaussian sketch and
-    bounds the others that have a law. Where there is none, the blocks are left out in turn (jackknife).
+    corrected by the formula), since the norm of an estimate is biased upwards. The standard error is the delta method's:
+    sqrt(2 / dim tr(W K W K)) with W the derivative of the score with respect to the kernel. It is that of the Gaussian
+    sketch and bounds the other kinds with a formula. Without a formula, the jackknife over blocks is used.
 
     Args:
       kernel: of n examples.
@@ -62,9 +62,9 @@ def sketched_correlation(
       diagonal, center, normalize: as in `kernel_label_correlation`.
 
     Raises:
-      UndefinedScoreError: one class only, a kernel that is constant or drowned in the error of the sketch; with `normalize`
+      UndefinedScoreError: one class only, a kernel that is constant or indistinguishable from sketching noise; with `normalize`
         an example of norm zero; without the diagonal, no two examples of one class.
-      TaskError: shapes that do not fit.
+      TaskError: invalid shapes.
 
     Reference: Deshpande et al. 2021, eq. 8.  Cost: O(n^2 dim + n^3).
     """
@@ -88,27 +88,27 @@ def sketched_correlation(
 
 
 def _normalised(z: np.ndarray, blocks: int) -> np.ndarray:
-    """Rows of norm 1 in each block by itself, so that the blocks stay independent; their kernels then have a diagonal of ones."""
+    """Rows of norm 1 in each block separately, so that blocks stay independent and their kernels have a unit diagonal."""
     parts = z.reshape(len(z), blocks, -1)
     norms = np.linalg.norm(parts, axis=2, keepdims=True)
     if not (norms > 0).all():
-        raise UndefinedScoreError(f"Example {int(np.argmin(norms.min(axis=(1, 2))))} has norm zero, so that it cannot be normalised.")
+        raise UndefinedScoreError(f"Example {int(np.argmin(norms.min(axis=(1, 2))))} has norm zero, so it cannot be normalised.")
     return (parts / norms).reshape(len(z), -1) * blocks**-0.5
 
 
 class _Parts:
-    """The sums that a score is made of, over the pairs that count."""
+    """Sums over pairs of examples from which the score is computed."""
 
     def __init__(self, kernel: SketchedKernel, labels: np.ndarray, diagonal: bool, normalize: bool):
         self.kernel, self.normalize, n = kernel, normalize, len(labels)
         self.pairs = np.ones((n, n), bool) if diagonal else ~np.eye(n, dtype=bool)
         same = (labels[:, None] == labels[None, :]) & self.pairs
-        self.count, alike = int(self.pairs.sum()), int(same.sum())
-        if alike == self.count:
+        self.count, same_count = int(self.pairs.sum()), int(same.sum())
+        if same_count == self.count:
             raise UndefinedScoreError("All examples are of one class; a correlation with the labels needs two.")
-        if alike == 0:
+        if same_count == 0:
             raise UndefinedScoreError("No two examples share a class, so that nothing is left without the diagonal.")
-        share = alike / self.count
+        share = same_count / self.count
         self.labels = (same - share * self.pairs) / np.sqrt(self.count * share * (1 - share))  # mean 0, norm 1
         blocks = [kernel.block_kernel(block) for block in range(kernel.blocks)] if kernel.blocks > 1 else []
         self.covariances = np.array([(block * self.labels).sum() for block in blocks])
@@ -125,12 +125,12 @@ class _Parts:
         variance = self._variance(total, squares, own_squares, own_sums)
         if not variance > CONSTANT * squares:
             raise UndefinedScoreError(
-                "The kernel is constant over all pairs, or so small beside the error of the sketch that its variance cannot be told. More columns may help."
+                "The kernel is constant over all pairs, or its variance is indistinguishable from sketching noise. Try: more columns."
             )
         return float(np.clip(covariance / np.sqrt(variance), -1.0, 1.0))
 
     def _variance(self, total, squares, own_squares, own_sums) -> float:
-        """Sum of squared deviations of the exact kernel, without bias."""
+        """Unbiased estimate of the sum of squared deviations of the exact kernel."""
         blocks = len(own_squares)
         if blocks > 1:
             return between_blocks(squares, own_squares.sum(), blocks) - between_blocks(total**2, (own_sums**2).sum(), blocks) / self.count
@@ -139,7 +139,7 @@ class _Parts:
         return self._variance_by_law(self.kernel.kernel, self.kernel.dim)
 
     def _variance_by_law(self, kernel: np.ndarray, dim: int) -> float:
-        """The same from one estimate of `dim` columns alone: what the formula adds to it is taken off."""
+        """The same from one estimate of `dim` columns, minus the bias given by the formula."""
         chosen, scale = kernel[self.pairs], np.diagonal(kernel)
         squares, total = (chosen**2).sum(), chosen.sum()
         if self.normalize:  # cosines: an entry has variance (1 - K_ij^2)^2 / dim
@@ -150,13 +150,13 @@ class _Parts:
 
     def _spread(self, weights: np.ndarray, kernel: np.ndarray, dim: int) -> float:
         """Variance of the sum of weights times kernel: 2 / dim tr(W K W K)."""
-        if self.normalize:  # entry (i, j) falls as the norms of i and j grow
+        if self.normalize:  # entry (i, j) decreases with the norms of i and j
             weights = weights - np.diag((weights * kernel).sum(axis=1))
         product = weights @ kernel
         return max(0.0, float(2 / dim * (product * product.T).sum()))
 
     def standard_error(self) -> float:
-        """sqrt(2 / dim tr(W K W K)), W the derivative of the score by the kernel (centred and scaled, if it is)."""
+        """sqrt(2 / dim tr(W K W K)), with W the derivative of the score with respect to the (centred and scaled) kernel."""
         kernel = self.kernel.kernel
         total, squares = kernel[self.pairs].sum(), (kernel[self.pairs] ** 2).sum()
         variance = self._variance(total, squares, self.squares, self.sums)
@@ -165,7 +165,7 @@ class _Parts:
         return self._spread(weights, kernel, self.kernel.dim) ** 0.5
 
     def measured_error(self) -> float | None:
-        """Jackknife over the blocks; two blocks with a law give a score each."""
+        """Jackknife over the blocks; with two blocks and a formula, from the score of each."""
         b = self.kernel.blocks
         if b < 2:
             return None
@@ -179,7 +179,7 @@ class _Parts:
             elif self.kernel.has_law:
                 variances.append(self._variance_by_law(self.kernel.block_kernel(1 - left_out), self.kernel.dim // 2))
             else:
-                return None  # a single block cannot tell its own norm
+                return None  # a single block gives no unbiased norm
         if not min(variances) > 0:
             return None
         values = (self.covariances.sum() - self.covariances) / (b - 1) / np.sqrt(variances)
@@ -189,17 +189,17 @@ class _Parts:
 def with_error(
     draw: Callable[[Sketch], SketchedKernel], labels: Int[np.ndarray, " n"], sketch: Sketch, *, together: int = 1, **variant
 ) -> SketchedScore:
-    """The score from a sketch, of as many columns as its error asks for.
+    """The score from a sketch with as many columns as the requested error needs.
 
-    With dim="auto" a pilot of about 2,000 columns tells the error of the score, whose square falls with the columns; unless
-    the pilot is good enough, a second sketch has the columns that are missing, at most 65,536. The interval then says what
-    was reached.
+    With dim="auto" a pilot of about 2,000 columns estimates the error of the score, whose square is inversely proportional to
+    the columns; if it is too large, a second sketch has the required number of columns, at most 65,536. The interval states
+    the error that was reached.
 
     Args:
-      draw: draw(sketch) -> the sketched kernel, for a sketch whose dimension and blocks are numbers.
+      draw: draw(sketch) -> the sketched kernel, for a sketch with numeric dim and blocks.
       labels: class ids.
       sketch: with dim="auto" or a number.
-      together: columns that a direction of "jvp" fills; a block of the pilot has room for one at least.
+      together: columns per direction of "jvp"; a block of the pilot has at least as many.
       variant: of `sketched_correlation`.
     """
     if sketch.dim != "auto":
@@ -214,7 +214,7 @@ def with_error(
     needed = MARGIN * pilot.dim * (error / wanted) ** 2
     if kernel.has_law:
         final = replace(pilot, dim=min(rounded_up(needed, pilot.blocks), MOST_COLUMNS // pilot.blocks * pilot.blocks))
-    else:  # blocks keep their width: more of them shrink the error as the pilot's number of them says
+    else:  # blocks keep their width, and their number grows
         blocks = min(math.ceil(needed / pilot.width), max(MOST_COLUMNS, pilot.dim) // pilot.width)
         final = replace(pilot, dim=blocks * pilot.width, blocks=blocks)
     if final.dim <= pilot.dim:

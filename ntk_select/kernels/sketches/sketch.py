@@ -1,4 +1,4 @@
-"""The projected gradients of any function: the driver, and the traceable function."""
+"""Public functions of sketches: `sketch` (driver) and `sketch_fn` (traceable)."""
 
 from collections.abc import Callable
 from functools import partial
@@ -50,47 +50,47 @@ def sketch(
     out: str | Path | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Float[np.ndarray, "n ... k"] | StoredArray | dict[str, Float[np.ndarray, "n ... k"]]:
-    """Gradients of fn's outputs, projected at random: Z with E[Z Z'] = ntk(fn, params, x).
+    """Random projection of the gradients of fn's outputs: Z with E[Z Z'] = ntk(fn, params, x).
 
-    The projection is a function of the seed, the path of each leaf and the place of each entry in it, so that Z does not
-    depend on the order of the leaves, the batches, or the device (up to rounding). Leaves add up: Z of all of them is the
-    sum of the Z of each. Two calls with the same seed and different examples belong together: Z1 Z2' estimates
-    ntk(fn, params, x1, x2).
+    The projection is a function of the seed, the path of each leaf and the index of each entry in it, so that Z does not
+    depend on the order of the leaves, on batches, or on the device (up to rounding). Z of all leaves is the sum of the Z
+    of each. With the same seed and different examples, Z1 Z2' estimates ntk(fn, params, x1, x2).
 
     Args:
-      fn, params, outputs, layers, memory_gb, precision, batch_size: as for `ntk`. Of `outputs`, "full" and "diagonal" keep
-        the outputs apart.
+      fn, params, outputs, layers, memory_gb, precision, batch_size: as for `ntk`. `outputs` "full" and "diagonal" give
+        one row per output.
       x: examples, an array or a pytree of arrays (n, ...).
-      dim: columns; "auto" takes 2 / error^2, which keeps the standard error of every entry below `error` times the norms
-        of its two gradients.
-      kind: "countsketch": signed, rotated and added rows, one read of each gradient whatever the dimension.
-        "srht": signs, Hadamard transform, sample; a little less variance for layers shorter than the sketch.
-        "rademacher", "gaussian": dense matrices, the yardstick, k operations for each entry of each gradient.
-        "kronecker": of inputs and cotangents apart, no weight gradient is formed; larger error for layers of few positions.
-        "jvp": forward mode; for functions with very many outputs, or where gradients have no room.
-      seed: any whole number. Different seeds are independent.
-      blocks: independent sketches side by side, dim / blocks columns each; see `Sketch`.
+      dim: columns; "auto" means 2 / error^2, which bounds the standard error of every entry by `error` times the norms of
+        its two gradients.
+      kind: "countsketch": sum of signed, rotated rows; one read of each gradient, whatever the dimension.
+        "srht": signs, Hadamard transform, sampling; slightly less variance for layers shorter than the sketch.
+        "rademacher", "gaussian": dense matrices, the reference; dim operations per entry of each gradient.
+        "kronecker": inputs and cotangents are projected separately, without weight gradients; larger error for layers with
+        few positions.
+        "jvp": forward mode, for functions with very many outputs or gradients that do not fit into memory.
+      seed: any integer. Different seeds are independent.
+      blocks: number of independent sketches of dim / blocks columns each; see `Sketch`.
       error: see `dim`; 0.02 if None.
       by_layer: return {path of the leaf: its Z} instead of their sum; not for "jvp".
-      out: folder that receives Z batch by batch. Interrupted work resumes there, and more examples after the same ones cost
-        only the new rows. The result is then read from there, chunk by chunk.
-      progress: called with (done, all, what) after each batch.
+      out: folder to which Z is written batch by batch. Interrupted work resumes there, and appended examples cost only the
+        new rows. The result is then a `StoredArray` that reads chunks on demand.
+      progress: called with (done, total, description) after each batch.
 
     Returns:
-      (n, dim); "full" and "diagonal": (n, c, dim). In the type of the outputs, float32 at least; on the host.
+      (n, dim); "full" and "diagonal": (n, c, dim). In the dtype of the outputs, float32 at least; on the host.
 
     Raises:
-      ConfigError: arguments that do not fit, tracers (see `sketch_fn`), or memory in which not one example has room.
-      ModelError: an example influences another one; NaN or infinity, where the message names the example and, where it can,
+      ConfigError: invalid arguments, tracers (see `sketch_fn`), or not enough memory for one example.
+      ModelError: an example influences another one; NaN or infinity, where the message names the example and, if possible,
         the leaf.
 
     Warns:
       GeneralRouteWarning: as `ntk`.
-      MemoryShrunkWarning: memory ran out, and the work went on with fewer examples at a time.
+      MemoryShrunkWarning: memory ran out, and the computation continued with smaller batches.
 
     Reference: Deshpande et al. 2021, section 3.3 (10,000 dimensions); variance: `SketchedKernel`.  Cost: per-example
-    gradients, and per example and parameter one read for each block (countsketch), log2 (srht) or `dim` operations
-    (dense); for "jvp" `dim` forward passes in all, divided by c for the trace.
+    gradients, and per example and parameter one read per block (countsketch), log2 (srht) or `dim` operations (dense);
+    for "jvp" `dim` forward passes in total, divided by c for the trace.
     """
     projection = decided(Sketch(dim, kind, seed, blocks, error))
     check_precision(precision)
@@ -98,7 +98,9 @@ def sketch(
     check_progress(progress)
     check_folder(out)
     if by_layer and (kind == FORWARD or out is not None):
-        raise ConfigError("by_layer=True takes reverse mode and memory. Try: another kind than 'jvp', and no out=; or layers= one layer at a time")
+        raise ConfigError(
+            "by_layer=True needs reverse mode and a result in memory. Try: another kind than 'jvp' and no out=, or layers= one layer at a time"
+        )
     refuse = partial(refuse_tracers, "ns.sketch", "ns.sketch_fn(fn, params, x)(params, x), which can")
     refuse(params, x, outputs)
     x = read_examples(x, "x")
@@ -131,26 +133,26 @@ def sketch_fn(
     blocks: int | np.integer | None = None,
     precision: str = "highest",
 ) -> Callable[[Any, Any], Float[Array, "n ... k"]]:
-    """The sketch as a function of parameters and examples that JAX can trace: for what fits on the device at once.
+    """The sketch as a traceable function of parameters and examples, for sketches that fit on the device at once.
 
     Args:
       fn, dim, kind, seed, outputs, layers, blocks, precision: as for `sketch`.
-      params, x: parameters and examples, or `jax.ShapeDtypeStruct`s of their shapes; they tell how fn is analysed. Arrays are
-        also used to check that no example influences another.
+      params, x: parameters and examples, or `jax.ShapeDtypeStruct`s, for the analysis of fn. Arrays are also used
+        to check that no example influences another.
 
     Returns:
-      rows(params, x) -> (n, dim), or (n, c, dim), with the numbers of `sketch`. It may be put into `jax.jit`, `jax.vmap`,
-      `jax.grad`, `jax.jacfwd` and their like. Examples may be another number than in x.
+      rows(params, x) -> (n, dim), or (n, c, dim), with the numbers of `sketch`. Composes with `jax.jit`, `jax.vmap`,
+      `jax.grad` and `jax.jacfwd`. The number of examples may differ from that of x.
 
     Raises:
-      ConfigError: arguments that do not fit.
+      ConfigError: invalid arguments.
       ModelError: an example influences another one.
 
     Example:
       >>> rows = ns.sketch_fn(fn, params, x, dim=1024)
       >>> jax.grad(lambda params: (rows(params, x) ** 2).sum())(params)
 
-    Reference and cost as for `sketch`; everything is held in memory together.
+    Reference and cost as for `sketch`; everything is in memory at once.
     """
     projection = decided(Sketch(dim, kind, seed, blocks))
     check_precision(precision)
@@ -178,7 +180,7 @@ def sketch_fn(
 
 
 def _in_memory(batches: execute.Batches, n: int, batch_size: int | None, progress):
-    """All batches put together: an array, or one for each leaf."""
+    """All batches concatenated: an array, or one per leaf."""
     found = {}
     for start, portion in batches.run(0, n, batch_size):
         for name, rows in portion.items():
@@ -190,7 +192,7 @@ def _in_memory(batches: execute.Batches, n: int, batch_size: int | None, progres
 
 
 def _on_disk(store: BlockStore, batches: execute.Batches, batch_size: int | None, progress) -> StoredArray:
-    """Computes the rows that are not there."""
+    """Computes the missing rows."""
     missing, done = store.missing, 0
     count = sum(stop - start for start, stop in missing)
     for first, last in missing:
@@ -204,7 +206,7 @@ def _on_disk(store: BlockStore, batches: execute.Batches, batch_size: int | None
 
 
 def _described(analysed: Analysed, params, x, outputs: Outputs, projection: Sketch, precision: str) -> dict[str, Any]:
-    """The question that a sketch on disk answers."""
+    """Description of a sketch on disk."""
     return {
         "scheme": SCHEME,
         "kind": projection.kind,

@@ -1,12 +1,12 @@
 """SRHT, the subsampled randomised Hadamard transform: signs, a fast Walsh-Hadamard transform, a random sample of its entries.
 
-The gradient of a leaf is padded to a power of two and, where it is longer than `LONGEST`, cut. Each piece has signs of its
-own, and a sample of its own, drawn without replacement, whose entries get random signs again: so pieces and leaves are
-independent of each other. A piece no longer than the sketch is rotated without loss where the width is a power of two;
-otherwise it is padded to the next one, and sampled.
+The gradient of a leaf is padded to a power of two and, beyond 2^`LONGEST` entries, split into pieces. Each piece has its
+own signs and its own sample without replacement, whose entries get random signs again, so that pieces and leaves are
+independent. A piece no longer than the sketch is rotated without loss if the width is a power of two; otherwise it is
+padded to the next power of two and sampled.
 
-Cost: log2 of the padded length additions for each entry, as products with small Hadamard matrices; a piece is padded to the
-width of the sketch at least.
+Cost: log2(padded length) additions per entry, as products with small Hadamard matrices; a piece is padded at least to the
+width of the sketch.
 
 Reference: Ailon & Chazelle 2006; Tropp 2011.
 """
@@ -17,8 +17,8 @@ from jax import lax
 
 from ntk_select.kernels.sketches.hashing import accumulate, flipped, permuted, words
 
-LONGEST = 20  # log2 of the longest piece, unless the sketch is longer
-RADIX = 5  # log2 of the Hadamard matrices that are multiplied with
+LONGEST = 20  # log2 of the longest piece, unless the sketch is wider
+RADIX = 5  # log2 of the size of the Hadamard matrices in a product
 
 
 def init(rows: int, width: int, blocks: int, dtype):
@@ -32,7 +32,7 @@ def piece_log2(p: int, width: int) -> int:
 
 
 def update(state, gradients, keys):
-    """`state` with the gradients (e, t, p) added; keys (t, blocks, 4)."""
+    """Adds the gradients (e, t, p); keys (t, blocks, 4)."""
     e, t, p = gradients.shape
     _, blocks, width = state.shape
     log2 = piece_log2(p, width)
@@ -63,7 +63,7 @@ def finalize(state):
 
 
 def hadamard(x):
-    """The Walsh-Hadamard transform of rows whose length is a power of two, not normalised: squared norms grow by the length."""
+    """The Walsh-Hadamard transform of rows whose length is a power of two, unnormalised: squared norms are multiplied by the length."""
     e, length = x.shape
     left = (length - 1).bit_length()
     before = 1

@@ -18,7 +18,8 @@ from ntk_select.experts.expert import Expert
 from ntk_select.experts.new_head import with_new_head
 from ntk_select.kernels.flops import TRAINING, forward_flops
 from ntk_select.resolve import as_expert, as_task
-from ntk_select.tasks.task import Task
+from ntk_select.tasks.copies import groups_of_copies
+from ntk_select.tasks.task import ChosenImages, Task
 from ntk_select.training.finetuning.recipe import LEARNING_RATES, Recipe, checked_rates, hold_out, training_images
 from ntk_select.training.finetuning.result import FinetuneResult, Trial
 from ntk_select.training.finetuning.search import SEARCHES, best_first, edge_of, extend_grid, grid, optuna_search
@@ -154,6 +155,7 @@ def finetune(
             rate, final = _final(tried, runs, chooses, None if held is None else again)
         trainer.seconds["train"] -= trainer.seconds.get("evaluate", 0.0)
         outcome = tested.get(rate) or trainer.test_accuracy(final.expert)
+    copies = _copies(task, indices, held)
     images, images_now = sum(run.images for run in done), sum(run.images_now for run in done)
     return FinetuneResult(
         expert.name,
@@ -182,6 +184,7 @@ def finetune(
         tuple(trial.learning_rate for trial in added),
         edge_of(rate, [trial.learning_rate for trial in tried]) if search == "grid" else None,
         test_split,
+        copies,
     )
 
 
@@ -195,6 +198,40 @@ def _with_new_head(expert: Expert, task: Task, indices: np.ndarray, recipe: Reci
     one_input = expert.preprocess([np.asarray(task.images[int(indices[0])])])
     network = with_new_head(expert, task.num_classes, head=recipe.head, seed=seed, x=one_input)
     return network, one_input, TRAINING * forward_flops(network.apply_fn, network.variables, one_input)
+
+
+class _Joined(Sequence):
+    """Two sequences of images, one after the other, decoded on access."""
+
+    def __init__(self, first: Sequence[np.ndarray], second: Sequence[np.ndarray]):
+        self.parts = first, second
+
+    def __len__(self):
+        return sum(map(len, self.parts))
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        first, second = self.parts
+        return np.asarray(first[index] if index < len(first) else second[index - len(first)])
+
+
+def _copies(task: Task, indices: np.ndarray, held: np.ndarray | None) -> str | None:
+    """A sentence on copies of training images among test and validation images; None if there are none."""
+    n, tested, validated, example = len(indices), 0, 0, ""
+    is_held = np.zeros(n, bool) if held is None else np.isin(indices, held)
+    for group in groups_of_copies(_Joined(ChosenImages(task.images, indices), task.test_images)):
+        training, test = group[group < n], group[group >= n] - n
+        validated += int(is_held[training].sum()) if not is_held[training].all() else 0
+        if len(training) and len(test):
+            tested += len(test)
+            example = example or f"test image {test[0]} is training image {indices[training[0]]}"
+    remarks = []
+    if tested:
+        remarks.append(f"{tested:,} of {len(task.test_images):,} test images are copies of training images, e.g. {example}: accuracy is too high.")
+    if validated:
+        remarks.append(
+            f"{validated:,} of {len(held):,} validation images are copies of other training images: the choice of the learning rate is biased."
+        )
+    return " ".join(remarks) or None
 
 
 def _final(tried: Sequence[Trial], runs: dict[float, Run], chooses: bool, again: Callable[[float], Run] | None) -> tuple[float, Run]:

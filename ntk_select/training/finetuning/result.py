@@ -67,6 +67,7 @@ class FinetuneResult:
       extended: learning rates tried past the end of the given ones.
       edge: "largest" or "smallest" if the best learning rate is at that end of all that were tried; otherwise None.
       test_split: how test images were split off, for a task without a test set; otherwise None.
+      copies: on copies of training images among test or validation images; None if there are none.
     """
 
     expert: str
@@ -95,6 +96,7 @@ class FinetuneResult:
     extended: tuple[float, ...] = ()
     edge: str | None = None
     test_split: str | None = None
+    copies: str | None = None
 
     @property
     def accuracy_interval(self) -> tuple[float, float]:
@@ -113,6 +115,8 @@ class FinetuneResult:
             rates = [trial.learning_rate for trial in self.trials]
             end, other = (max(rates), "larger") if self.edge == "largest" else (min(rates), "smaller")
             remarks.append(f"The best learning rate, {end:g}, is the {self.edge} that was tried; a {other} one may be better.")
+        if self.copies is not None:
+            remarks.append(self.copies)
         return tuple(remarks)
 
     def to_dict(self) -> dict[str, Any]:

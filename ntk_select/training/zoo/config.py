@@ -278,7 +278,7 @@ def chosen(config: ZooConfig, only: str = "") -> list[Member]:
     everybody = members(config)
     wanted = [member for member in everybody if only in member.name]
     if not wanted:
-        raise ConfigError(f"No expert's name contains {only!r}. There is: {', '.join(member.name for member in everybody)}.")
+        raise ConfigError(f"No expert's name contains {only!r}. Available: {', '.join(member.name for member in everybody)}.")
     for member in wanted:
         if member.architecture not in ARCHITECTURES:
             raise ConfigError(f"The architecture {member.architecture!r} is unknown.{did_you_mean(member.architecture, ARCHITECTURES)}")

@@ -114,8 +114,10 @@ def plan(
     wanted = chosen(config, only)
     sizes = {name: _size(config, name, data) for name in dict.fromkeys(s for member in wanted for s in member.sources)}
     options = {"num_classes": max(classes for _, classes in sizes.values()), "preprocess": config.preprocess}
-    makers = {name: partial(fresh_expert, name, name, **options) for name in dict.fromkeys(member.architecture for member in wanted)}
-    found = speeds(makers, lambda _: config.preprocess, config.batch_size, precision=config.precision, measure=measure, progress=progress)
+    experts = {
+        member.architecture: (partial(fresh_expert, member.architecture, member.architecture, **options), config.preprocess) for member in wanted
+    }
+    found = speeds(experts, config.batch_size, precision=config.precision, measure=measure, progress=progress)
     return [_work(config, member, sizes, found[member.architecture]) for member in wanted]
 
 
@@ -145,8 +147,7 @@ def _work(config: ZooConfig, member: Member, sizes: dict[str, tuple[int, int]], 
 
 
 def speeds(
-    makers: Mapping[str, Callable[[], Expert]],
-    untrained: Callable[[str], Preprocess | None],
+    experts: Mapping[str, tuple[Callable[[], Expert], Preprocess | None]],
     batch: int,
     *,
     precision: str,
@@ -156,8 +157,7 @@ def speeds(
     """The training speed of each architecture.
 
     Args:
-      makers: functions that load or initialise an expert, by architecture.
-      untrained: of an architecture, the preprocessing of an expert that would only be initialised, which is avoided; None for an expert that is loaded.
+      experts: by architecture, a function that loads an expert, and None; or one that would initialise it, which is avoided, and its preprocessing.
       batch: images per step.
       precision: as for `training_rate`.
       measure: whether to time training steps instead of estimating the speed from the operations.
@@ -165,14 +165,14 @@ def speeds(
     """
     found: dict[str, Speed] = {}
     rates: dict[int, float] = {}  # by pixels
-    for done, (architecture, make) in enumerate(makers.items()):
+    for done, (architecture, (make, preprocess)) in enumerate(experts.items()):
         if progress is not None:
-            progress(done, len(makers), architecture)
+            progress(done, len(experts), architecture)
         if measure:
             expert = make()
             found[architecture] = measured_speed(expert, batch, network_of(expert).head[1] or 2, precision=precision)
             continue
-        if (preprocess := untrained(architecture)) is not None:
+        if preprocess is not None:
             network = abstract_network(make)
         else:
             expert = make()

@@ -11,14 +11,8 @@ def made(loaded):
 
 @pytest.fixture(scope="session")
 def whole(made):
-    """Everything that the config requests."""
-    return made.world()
-
-
-@pytest.fixture(scope="session")
-def paid(whole, made):
-    """The same with costs."""
-    return made.with_costs(whole)
+    """Everything that the config requests, with costs."""
+    return made.with_costs(made.world())
 
 
 @pytest.fixture(scope="session")

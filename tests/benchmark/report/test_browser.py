@@ -78,7 +78,7 @@ def test_it_says_what_it_is_and_no_name_is_run_as_a_script(browser, results):
     assert EVIL in cells
 
 
-def test_every_figure_is_seen(browser):
+def test_every_figure_is_visible(browser):
     sizes = browser.execute_script(
         "return [...document.images].map(i => [i.complete, i.naturalWidth, i.clientWidth, i.clientHeight, i.checkVisibility()])"
     )
@@ -97,7 +97,7 @@ def test_nothing_fails_and_no_request_leaves_the_file(browser, file):
     browser.get_log("browser")
 
 
-def test_a_click_on_a_heading_sorts_by_its_numbers_and_a_second_one_turns_them(browser, results):
+def test_a_click_on_a_heading_sorts_by_its_numbers_and_a_second_one_reverses_them(browser, results):
     place = [each.name for each in content(results, "truth").columns].index("accuracy")
     before = column(browser, "truth", place)
     assert press(browser, "truth", place) == "descending"
@@ -157,7 +157,7 @@ def test_a_narrow_window_shows_whole_figures_and_a_click_shows_one_in_full_size(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_in_light_and_dark(browser, scheme):
+def test_text_has_contrast_in_light_and_dark(browser, scheme):
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
     code = "const style = getComputedStyle(document.body); return [style.color, style.backgroundColor]"
     ink, paper = (sum(int(part) for part in colour.strip("rgb()").split(",")) for colour in browser.execute_script(code))

@@ -1,6 +1,8 @@
 """The page is complete, self-contained HTML, whatever names it shows, and a folder of results becomes the files of a report."""
 
+import ast
 import csv
+import importlib
 import re
 import subprocess
 import sys
@@ -8,9 +10,11 @@ from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
+from ntk_select.benchmark import report as report_module
 from ntk_select.benchmark import run
 from ntk_select.benchmark.report.figures import FIGURES
 from ntk_select.benchmark.report.page import FILTER_FROM, Drawn, page
@@ -65,11 +69,11 @@ def test_the_same_results_give_the_same_page(made, results):
     def of_birds(some):
         return written(made.without(some, lambda row: row["task"] == "birds" and row["images_per_class"] == 5), tables=["experts", "truth"])
 
-    assert of_birds(results) == of_birds(made.world())
+    assert of_birds(results) == of_birds(made.with_costs(made.world()))
     assert of_birds(results) != of_birds(made.world(seed=1))
 
 
-def test_nothing_is_asked_of_a_network_or_another_file(text):
+def test_the_page_requests_nothing_from_a_network_or_another_file(text):
     elements = Elements(text)
     policy = next(attributes["content"] for tag, attributes in elements.tags if attributes.get("http-equiv") == "Content-Security-Policy")
     assert policy.startswith("default-src 'none'")
@@ -97,7 +101,7 @@ def test_every_row_of_every_table_is_there_and_numbers_can_be_sorted(results, te
     assert sum("data-filter" in attributes for _, attributes in tags) == sum(len(content.rows) > FILTER_FROM for content in contents)
 
 
-def test_a_figure_stands_with_its_caption_or_with_the_reason_why_there_is_none(text):
+def test_a_figure_is_shown_with_its_caption_or_with_the_reason_why_it_is_missing(text):
     elements = Elements(text)
     (image,) = [attributes for tag, attributes in elements.tags if tag == "img"]
     assert image["src"] == "data:image/svg+xml;base64,PHN2Zy8+"
@@ -106,7 +110,7 @@ def test_a_figure_stands_with_its_caption_or_with_the_reason_why_there_is_none(t
     assert "No kernel was measured yet." in elements.texts
 
 
-def test_what_several_captions_say_stands_once_above_them(results):
+def test_what_several_captions_share_is_shown_once_above_them(results):
     figures = [
         Drawn("figure_4", "a", ("Own of four.", "Bars are intervals."), b"<svg/>"),
         Drawn("figure_5", "b", ("Own of five.", "Not shared."), b"<svg/>"),
@@ -181,8 +185,22 @@ def test_without_jinja_the_error_says_what_to_install(results, monkeypatch):
         written(results, tables=["experts"])
 
 
-def test_what_writes_a_report_loads_nothing_heavy_before_it_is_asked():
-    code = "import sys, ntk_select.benchmark.report.write; print(*{'jinja2', 'matplotlib', 'pandas', 'duckdb'} & set(sys.modules))"
+def test_without_pandas_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(MissingDependencyError, match=r"report of a benchmark needs the package pandas.*pip install pandas"):
+        importlib.reload(report_module)
+
+
+def test_modules_of_the_report_import_matplotlib_and_jinja_only_when_they_are_needed():
+    for path in Path(report_module.__file__).parent.glob("*.py"):
+        imported = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        names = {name.split(".")[0] for node in imported for name in (getattr(node, "module", None), *(alias.name for alias in node.names)) if name}
+        assert not names & {"jinja2", "matplotlib", "duckdb"}, path.name
+
+
+@pytest.mark.nightly
+def test_importing_the_report_loads_neither_matplotlib_nor_jinja():
+    code = "import sys, ntk_select.benchmark.report.write; print(*{'jinja2', 'matplotlib', 'duckdb'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120).stdout.split() == []
 
 
@@ -198,14 +216,14 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(folder):
-    """All files of a report, and what was said of the progress."""
+def written_files(folder):
+    """All files of a report, and the calls of progress."""
     said = []
     return report(folder, progress=lambda *each: said.append(each)), said
 
 
-def test_the_page_the_tables_and_every_figure_that_was_measured_are_written(folder, whole):
-    files, _ = whole
+def test_the_page_the_tables_and_every_figure_that_was_measured_are_written(folder, written_files):
+    files, _ = written_files
     names = {file.name for file in files}
     assert all(file.parent == folder / "report" and file.stat().st_size for file in files)
     assert {"index.html", *(f"{name}.csv" for name in TABLES)} <= names
@@ -219,22 +237,22 @@ def test_the_page_the_tables_and_every_figure_that_was_measured_are_written(fold
         assert list(csv.DictReader((folder / "report" / f"{name}.csv").read_text(encoding="utf-8").splitlines()))
     text = (folder / "report" / "index.html").read_text(encoding="utf-8")
     assert text.count("<img") == len(drawn)
-    assert "made up" in text
+    assert "synthetic" in text
 
 
-def test_progress_counts_every_step_and_names_it(whole):
-    _, said = whole
+def test_progress_counts_every_step_and_names_it(written_files):
+    _, said = written_files
     names = [*FIGURES, *TABLES, "page", ""]
     assert said == [(place, len(names) - 1, name) for place, name in enumerate(names)]
 
 
-def test_tables_in_files_are_those_of_the_results(folder, whole):
+def test_tables_in_files_are_those_of_the_results(folder, written_files):
     results = read_results(folder)
     for name in ("scores", "truth"):
         assert (folder / "report" / f"{name}.csv").read_bytes() == content(results, name).csv()
 
 
-def test_names_alone_are_written_and_the_same_bytes_again(folder, whole, tmp_path):
+def test_names_alone_are_written_and_the_same_bytes_again(folder, written_files, tmp_path):
     drawn = next(name for name in FIGURES if (folder / "report" / f"{name}.png").exists())
     files = report(folder, tmp_path / "some", only=[drawn, "scores"])
     assert [file.name for file in files] == [f"{drawn}.png", f"{drawn}.svg", f"{drawn}.csv", "scores.csv"]
@@ -258,13 +276,13 @@ def test_what_is_written_replaces_what_was_there_and_leaves_nothing_else(folder,
         ([], "only is empty"),
     ],
 )
-def test_names_that_mean_nothing_are_refused_before_anything_is_written(folder, tmp_path, only, sentence):
+def test_unknown_names_are_rejected_before_anything_is_written(folder, tmp_path, only, sentence):
     with pytest.raises(ConfigError, match=sentence):
         report(folder, tmp_path / "none", only=only)
     assert not (tmp_path / "none").exists()
 
 
-def test_a_folder_without_results_and_one_that_cannot_be_written_are_said_so(folder, tmp_path):
+def test_a_folder_without_results_and_one_that_cannot_be_written_are_errors(folder, tmp_path):
     with pytest.raises(ConfigError, match="holds no benchmark"):
         report(tmp_path)
     (tmp_path / "file").write_text("")

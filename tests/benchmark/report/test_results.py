@@ -17,8 +17,10 @@ from ntk_select.benchmark.config import parsed
 from ntk_select.benchmark.report.costs import scoring, units
 from ntk_select.benchmark.report.figures import caption, data, why_not
 from ntk_select.benchmark.report.results import most_seeds, read_results, values_of
+from ntk_select.benchmark.report.summary import measured
 from ntk_select.benchmark.report.tables import content
 from ntk_select.benchmark.report.words import unfinished, what_is_missing, what_it_does_not_show, what_it_is
+from ntk_select.benchmark.report.write import figure_csv
 from ntk_select.benchmark.store import Store
 from ntk_select.scores import Score
 from ntk_select.scores import table as score_table
@@ -73,8 +75,8 @@ def test_failed_cells_with_source_overlap_are_not_missing_from_comparisons(made,
     assert not any(sentence.startswith("greek") for sentence in what_is_missing(some))
 
 
-def test_costs_leave_out_experts_trained_on_the_source(made):
-    results = made.with_costs(made.world())
+def test_costs_leave_out_experts_trained_on_the_source(whole, made):
+    results = whole
     more = edited(results, results.config_text.replace('uri = "cars"', 'uri = "cars"\nsource = ["textures"]'))
     both = [scoring(each, "cars", 5) for each in (results, more)]
     passes = {name: made.PASSES[facts.architecture][0] for name, facts in made.EXPERTS.items()}
@@ -107,14 +109,29 @@ def test_a_score_of_another_package_that_compares_the_zoo_is_compared(with_plugi
         }
         expected = [terms[name] - max(terms.values()) for name in results.ground_truth("birds", 20).experts]
         assert target.scores[draw] == pytest.approx(expected)
-    spearman = {row["score"]: row["value"] for row in data(results, "figure_6") if (row["measure"], row["shots"]) == ("spearman", 20)}
-    before = {row["score"]: row["value"] for row in data(whole, "figure_6") if (row["measure"], row["shots"]) == ("spearman", 20)}
-    assert spearman["gap"] == pytest.approx(before["leep"])
+    spearman, before = (measured(each, "spearman", 20, scores=[name])[name].value for each, name in ((results, "gap"), (whole, "leep")))
+    assert spearman == pytest.approx(before)
+
+
+def test_values_are_signed_so_that_higher_is_better_and_experts_without_terms_have_none(with_plugin, whole):
+    results, _ = with_plugin
+    lower = [{**row, "value": -row["value"], "higher_is_better": False} if row["score"] == "lfc" else row for row in whole.scores]
+    turned = replace(whole, scores=lower)
+    for a, b in zip(whole.targets("lfc", 5), turned.targets("lfc", 5), strict=True):
+        assert np.array_equal(a.scores, b.scores)
+    rows = [{**row, "higher_is_better": False} if row["score"] == "gap" else row for row in results.scores]
+    rows = [{**row, "terms": None} if (row["score"], row["expert"]) == ("gap", "letters-net_b") else row for row in rows]
+    before, after = (each.targets("gap", 20)[0] for each in (results, replace(results, scores=rows)))
+    place = results.ground_truth("birds", 20).experts.index("letters-net_b")
+    assert np.isnan(after.scores[:, place]).all()
+    others = np.arange(after.scores.shape[1]) != place
+    differences = np.diff(after.scores[:, others]), np.diff(before.scores[:, others])
+    assert differences[0] == pytest.approx(-differences[1])
 
 
 def test_a_score_whose_package_is_gone_has_no_value_and_no_cost(with_plugin, monkeypatch, made):
     results, _ = with_plugin
-    paid = made.with_costs(results)
+    paid = made.without(results, lambda row: row["task"] == "birds")
     assert scoring(paid, "birds", 20).loc["gap", "forward"] > 0
     monkeypatch.setattr(score_table, "entry_points", lambda group: [])
     gone = replace(paid)
@@ -195,6 +212,31 @@ def test_the_synthetic_benchmark_has_a_record_for_every_cell_of_its_config(whole
     assert some.ground_truth("cars", 5) is not None
 
 
+def test_all_images_come_last_and_are_called_all(made):
+    results = made.world(made.CONFIG.replace("shots = [5, 20]", 'shots = ["full", 5]').replace("per_class = [5, 10, 20]", 'per_class = ["all", 5]'))
+    assert results.shots == (5, None)
+    truth = results.ground_truth("birds", None)
+    rows = [row for row in results.finetunings if (row["task"], row["images_per_class"], row["role"]) == ("birds", None, "truth")]
+    assert dict(zip(truth.experts, truth.means, strict=True)) == pytest.approx(
+        {name: np.mean([row["accuracy"] for row in rows if row["expert"] == name]) for name in made.EXPERTS}
+    )
+    probe = results.config.probe_of(None)
+    values = {
+        (row["expert"], row["seed"]): row["value"]
+        for row in results.scores
+        if (row["score"], row["task"], row["images_per_class"]) == ("lfc", "birds", probe)
+    }
+    target = results.targets("lfc", None)[0]
+    assert target.scores.tolist() == [[values[name, seed] for name in truth.experts] for seed in (0, 1)]
+    shown = [row["shots"] for row in made.rows_of(results, "truth") if row["task"] == "birds"]
+    assert shown == sorted(shown, key=str)
+    assert set(shown) == {5, "all"}
+    assert b",all," in figure_csv(results, "figure_2")
+    assert [row["images_a_class"] for row in data(results, "figure_7") if (row["score"], row["measure"]) == ("lfc", "spearman")] == [5, "all"]
+    assert "fine-tuned on all images" in caption(results, "figure_7")
+    assert "with 5 and all images per class" in what_it_is(results)[0]
+
+
 def tried(experts_of, reference):
     """Every choice of seeds, the best first."""
     least = Fraction(9, 10) * max(map(len, experts_of.values()))
@@ -221,7 +263,7 @@ def lost(made, whole, *cells):
     return made.without(whole, lambda row: (row["task"], row["images_per_class"], row["expert"], row["seed"]) not in cells)
 
 
-def test_one_failed_cell_costs_one_expert_and_no_seed(made, whole):
+def test_one_failed_cell_loses_one_expert_and_no_seed(made, whole):
     truth = lost(made, whole, ("birds", 5, "letters-net_b", 1)).ground_truth("birds", 5)
     assert (truth.seeds, truth.dropped, truth.missing) == ((0, 1), (), ("letters-net_b",))
     assert truth.experts == tuple(name for name in made.EXPERTS if name != "letters-net_b")
@@ -230,7 +272,7 @@ def test_one_failed_cell_costs_one_expert_and_no_seed(made, whole):
         assert truth.accuracies[:, place].tolist() == [row["accuracy"] for row in sorted(rows, key=lambda row: row["seed"])]
 
 
-def test_a_seed_that_has_only_begun_costs_no_expert(made, whole):
+def test_a_seed_that_has_only_begun_loses_no_expert(made, whole):
     cells = [("birds", 5, name, 1) for name in list(made.EXPERTS)[3:]]
     some = lost(made, whole, *cells, ("birds", 5, "letters-net_b", 0))
     truth = some.ground_truth("birds", 5)
@@ -240,7 +282,7 @@ def test_a_seed_that_has_only_begun_costs_no_expert(made, whole):
     assert "birds, 5 images per class (1 of 13 experts missing, seed 1 left out)" in unfinished(some)
 
 
-def test_a_seed_is_given_up_rather_than_the_reference(made, whole):
+def test_a_seed_is_dropped_rather_than_the_reference(made, whole):
     some = lost(made, whole, ("birds", 5, "photos-net_a", 1))
     truth = some.ground_truth("birds", 5)
     assert (truth.seeds, truth.dropped, truth.missing) == ((0,), (1,), ())

@@ -7,7 +7,7 @@ from tomllib import loads
 
 import numpy as np
 
-from ntk_select.benchmark.cells import ExpertFacts, TaskFacts, grid, on_own_source
+from ntk_select.benchmark.cells import ExpertFacts, TaskFacts, grid, overlapping_sources
 from ntk_select.benchmark.config import parsed
 from ntk_select.benchmark.report.results import Results
 from ntk_select.benchmark.report.tables import content as table
@@ -56,7 +56,7 @@ source = ["letters"]
 
 
 def world(text: str = CONFIG, experts: Mapping[str, ExpertFacts] = EXPERTS, seed: int = 0, signal: float = 0.9) -> Results:
-    """Every cell of the config with made-up numbers; LFC knows the accuracies, as `signal` says, and no other score knows anything."""
+    """Every cell of the config with random numbers; LFC is correlated with the accuracies by `signal`, and no other score is."""
     rng = np.random.default_rng(seed)
     config = parsed(loads(text), Path("made_up.toml"))
     tasks = {name: TaskFacts(name, name, name, 100, 100, 5) for name in config.tasks}
@@ -70,7 +70,7 @@ def world(text: str = CONFIG, experts: Mapping[str, ExpertFacts] = EXPERTS, seed
             "role": cell.role,
             "expert": cell.expert,
             "architecture": facts.architecture if facts else cell.settings["architecture"],
-            "own_source": bool(facts and on_own_source(config, cell.task, facts)),
+            "own_source": bool(facts and overlapping_sources(config, cell.task, facts)),
             "task": cell.task,
             "images_per_class": cell.images,
             "seed": cell.seed,
@@ -164,7 +164,7 @@ def raw(results, shots):
 
 
 def draws(results, score, task, shots, names):
-    """One row a draw, in the order of the names."""
+    """One row per draw, in the order of the names."""
     values = {
         (r["seed"], r["expert"]): r["value"]
         for r in results.scores

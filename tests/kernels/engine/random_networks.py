@@ -1,4 +1,4 @@
-"""Which small networks are there? A strategy for any mixture of layers, depths, strides, groups, norms, and leaves used more than once.
+"""A Hypothesis strategy for small networks of any mixture of layers, depths, strides, groups, norms, and shared leaves.
 
 A network is a list of layers, each drawn for the shape that the last one left. A layer may take a leaf that an earlier one
 made, where the shapes fit.

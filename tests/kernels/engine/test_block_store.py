@@ -24,7 +24,7 @@ FULL = FULL + FULL.transpose(1, 0, 3, 2)
 CROSS, ROWS = draws.normal(size=(12, 5, 2)), draws.normal(size=(12, 2, 7))
 DIGESTS = {name: draws.integers(0, 256, (12, 16)).astype(np.uint8) for name in ("x1", "x2", "x")}
 DESCRIBED = {"fn": "f", "params": "p", "layers": ["v", "w"], "outputs": "full of 3", "x1": "float64[3]", "precision": "highest"}
-FULL_DISK = "cannot hold the kernel: .*No space left .* Try: the same call once the folder has room"
+FULL_DISK = "cannot hold the kernel: .*No space left .* Try: the same call once the folder has space"
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def sketch(folder, n=8, block=2):
 
 def blocks(store):
     """Slices of the blocks of a kernel, in the order of the driver."""
-    rows, columns = ([slice(*ends) for ends in itertools.pairwise(cuts)] if cuts else None for cuts in store.cuts)
+    rows, columns = ([slice(*ends) for ends in itertools.pairwise(cuts)] if cuts else None for cuts in store.tile_bounds)
     for i, row in enumerate(rows):
         yield from ((row, column) for column in (rows[i:] if columns is None else columns))
 
@@ -94,8 +94,8 @@ def damage(file, how):
 @pytest.mark.parametrize("block", [1, 2, 3, 512])
 def test_a_symmetric_kernel_is_written_with_its_mirror_image(folder, block):
     store = kernel(folder, block=block)
-    n = len(store.cuts[0]) - 1
-    assert store.cuts[1] is None
+    n = len(store.tile_bounds[0]) - 1
+    assert store.tile_bounds[1] is None
     assert len(finish(store)) == n * (n + 1) // 2
     right(store)
     assert finish(kernel(folder, block=block)) == []
@@ -103,11 +103,11 @@ def test_a_symmetric_kernel_is_written_with_its_mirror_image(folder, block):
 
 def test_a_rectangle_and_rows_are_written(tmp_path):
     store = cross(tmp_path / "cross")
-    assert store.cuts == ((0, 2, 4, 6, 8), (0, 2, 4, 5))
+    assert store.tile_bounds == ((0, 2, 4, 6, 8), (0, 2, 4, 5))
     assert len(finish(store, CROSS)) == 12
     right(store, CROSS)
     rows = sketch(tmp_path / "rows")
-    assert rows.cuts == ((0, 2, 4, 6, 8),)
+    assert rows.tile_bounds == ((0, 2, 4, 6, 8),)
     assert rows.missing == ((0, 8),)
     assert fill(rows, 3) == [(0, 3), (3, 6), (6, 8)]
     assert rows.missing == ()
@@ -166,11 +166,11 @@ def test_more_examples_cost_only_the_new_blocks(folder):
     """3 examples leave a short block, which stays."""
     finish(kernel(folder, 3))
     store = kernel(folder, 5)
-    assert store.cuts == ((0, 2, 3, 5), None)
+    assert store.tile_bounds == ((0, 2, 3, 5), None)
     assert {part[1].start for part in finish(store)} == {3}
     right(store)
     store = kernel(folder, 12, 4)
-    assert store.cuts == ((0, 2, 3, 5, 9, 12), None)
+    assert store.tile_bounds == ((0, 2, 3, 5, 9, 12), None)
     assert min(part[1].start for part in finish(store)) == 5
     right(store)
     assert json.loads((folder / "kernel.zarr" / "zarr.json").read_text())["chunk_grid"]["configuration"]["chunk_shape"] == [2, 2, 3, 3]

@@ -1,4 +1,4 @@
-"""Does the certificate say what NumPy's eigenvalues say?"""
+"""The certificate agrees with NumPy's eigenvalues."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""Is every product and convolution, brought into the form Y = X W, the same operation as before?"""
+"""Products, convolutions and embeddings in the form Y = X W equal the original operations."""
 
 from dataclasses import replace
 from functools import partial

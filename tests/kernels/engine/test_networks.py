@@ -1,4 +1,4 @@
-"""Are the kernels of whole networks right: Flax linen and nnx, each family of models/, folded norms, full size?"""
+"""Kernels of whole networks: Flax linen and nnx, each family of models/, folded norms, full size."""
 
 from functools import partial
 

@@ -145,7 +145,7 @@ def test_the_host_learns_once_a_tile_whether_it_is_finite(monkeypatch, n):
     assert [[leaf.shape for leaf in leaves] for leaves in asked] == [[()]]
 
 
-@pytest.mark.parametrize("name", quick("own cotangents", "several batches", "jacobian", "ntk_vector_product, batches"))
+@pytest.mark.parametrize("name", quick("own cotangents", "ntk_vector_product, batches"))
 def test_numbers_of_numpy_give_the_same_as_those_on_the_device(name):
     kernels = [jax.tree.leaves(CALLS[name](network, *given)) for given in ((PARAMS, X1, X2, V), jax.device_put((PARAMS, X1, X2, V)))]
     for one, other in zip(*kernels, strict=True):
@@ -165,7 +165,7 @@ IN_SINGLE = jax.tree.map(lambda leaf: leaf.astype(np.float32), (PARAMS, X1, X2, 
 QUICK = {
     "disable_jit": (),
     "debug_nans": ("trace", "several tiles"),
-    "strict": ("trace", "diagonal", "own cotangents", "several tiles", "each leaf", "jacobian", "ntk_vector_product, batches", "ntk_fn"),
+    "strict": ("diagonal", "several tiles", "each leaf", "jacobian", "ntk_vector_product, batches", "ntk_fn"),
     "rank": ("several tiles",),
     "float32": ("several tiles",),
 }

@@ -383,7 +383,7 @@ def test_a_function_that_uses_no_leaf_has_a_plan():
         ({"outputs": "mean"}, "outputs='mean' is unknown"),
         ({"layers": "c"}, "layers='c' matches no floating-point parameter"),
         ({"x1": SHAPE((4, 5), np.complex64)}, "x1 must be one array of numbers"),
-        ({"x2": SHAPE((4, 6), np.float64)}, "they must be alike"),
+        ({"x2": SHAPE((4, 6), np.float64)}, "they must be the same"),
     ],
     ids=str,
 )

@@ -1,4 +1,4 @@
-"""Is the kernel of any small network that of its gradients, taken one by one? So are its products with vectors, its sketches, and LGC."""
+"""Kernels, kernel-vector products, sketches and LGC of random small networks equal those from their gradients."""
 
 import re
 import tempfile

@@ -232,7 +232,7 @@ def test_vector_of_whole_numbers_gives_the_type_of_the_outputs():
         ({"fn": lambda p, x: network(p, x)[:1]}, r"fn\(params, x\) gives float64 \(1, 3\)"),
         ({"fn": lambda p, x: (network(p, x), x)}, r"fn\(params, x\) gives tuple"),
         ({"fn": lambda p, x: network(p, x).astype(complex)}, r"fn\(params, x\) gives complex128"),
-        ({"fn": lambda p, x: network(p, x)[:, : len(x) - 2], "x2": np.ones((4, 4))}, r"another number or type of outputs for x2"),
+        ({"fn": lambda p, x: network(p, x)[:, : len(x) - 2], "x2": np.ones((4, 4))}, r"another number or dtype of outputs for x2"),
         ({"precision": "bfloat16"}, r"precision='bfloat16' is unknown.* Allowed: default, high, highest"),
         ({"batch_size": 0}, r"batch_size=0 must be a positive number of examples"),
         ({"batch_size": 2.0}, r"batch_size=2.0"),

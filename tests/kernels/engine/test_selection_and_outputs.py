@@ -1,4 +1,4 @@
-"""Are the leaves that `layers=` names, and the outputs that `outputs=` names, the ones that count?"""
+"""`layers=` selects the leaves and `outputs=` the outputs that it names."""
 
 import re
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Does a kernel on disk equal the one in memory, and never hold a number that was not computed for it?"""
+"""A kernel on disk equals the one in memory, and never holds a number that was not computed for it."""
 
 import errno
 import functools
@@ -483,7 +483,7 @@ def test_a_tile_is_a_positive_number(folder, tile):
 
 
 def test_one_kernel_a_layer_does_not_go_to_disk(folder):
-    with pytest.raises(ConfigError, match="by_layer=True keeps one kernel a layer in memory"):
+    with pytest.raises(ConfigError, match="by_layer=True keeps one kernel per layer in memory"):
         on_disk(folder, by_layer=True)
 
 

@@ -222,7 +222,7 @@ BOTH = (dense_twice, embedding, two_resolutions, moved)
 
 
 NIGHTLY = (recurrent, ntk_parametrisation, one_leaf_two_weights, joined, stopped, nested_calls, same_jitted_function_twice, attention, mapped, folded)
-NIGHTLY += (looped, key_and_cast)
+NIGHTLY += (looped, key_and_cast, embedding, tied_embedding, scanned, adapter, stopped_once)
 """Quick tests compare how their leaves are used; their kernels are like those of other cases."""
 
 
@@ -439,7 +439,7 @@ def test_a_stopped_weight_has_a_kernel_of_zeros(oracle):
     assert not ns.ntk(stopped, params, x, layers="w").any()
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)], ids=str)
+@pytest.mark.parametrize(("dtype", "tolerance"), [pytest.param(jnp.float32, 1e-5, marks=pytest.mark.nightly), (jnp.bfloat16, 2e-2)], ids=str)
 def test_leaves_cast_on_the_way_are_right_up_to_that_type(oracle, dtype, tolerance):
     def fn(p, x):
         h = jnp.tanh(x.astype(dtype) @ p["w"].astype(dtype)).astype(x.dtype)

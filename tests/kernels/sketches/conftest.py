@@ -1,4 +1,4 @@
-"""What do the tests of the sketches share? The projections by definition."""
+"""Fixture of the sketch tests: the projections by definition."""
 
 from types import ModuleType
 

@@ -1,4 +1,4 @@
-"""What are the random projections, entry by entry? Written from the description of scheme 1, with Python's whole numbers and NumPy.
+"""The random projections entry by entry, from the description of scheme 1, with Python integers and NumPy.
 
 Nothing of the library is used here.
 """

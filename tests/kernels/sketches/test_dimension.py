@@ -1,5 +1,6 @@
-"""Does a sketch take as many columns as a wanted error asks for, and no more draws than it needs?"""
+"""A sketch takes as many columns as the requested error needs, in at most two draws."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -54,9 +55,11 @@ def test_a_pilot_that_is_good_enough_is_the_answer(gradients, kind):
     assert score.standard_error <= 0.1
 
 
-@pytest.mark.parametrize("kind", WITH_LAW)
-@pytest.mark.parametrize("times", [1.2, 2, 5])
-@pytest.mark.parametrize("blocks", [None, 1, 3])
+QUICK = (("countsketch", 2, None), ("srht", 1.2, 1), ("gaussian", 1.2, 3))
+EVERY = itertools.product(WITH_LAW, [1.2, 2, 5], [None, 1, 3])
+
+
+@pytest.mark.parametrize(("kind", "times", "blocks"), [pytest.param(*case, marks=() if case in QUICK else pytest.mark.nightly) for case in EVERY])
 def test_otherwise_the_square_of_the_error_says_how_many_columns_are_missing(gradients, kind, times, blocks):
     wanted = pilot_error(gradients, kind) / times
     draw = Drawn(gradients)
@@ -72,7 +75,15 @@ def test_otherwise_the_square_of_the_error_says_how_many_columns_are_missing(gra
     assert 0.85 * wanted / MARGIN**0.5 < score.standard_error < 1.05 * wanted
 
 
-@pytest.mark.parametrize("variant", [{"diagonal": False}, {"center": True}, {"normalize": True}, {"diagonal": False, "center": True}])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {"normalize": True},
+        {"diagonal": False, "center": True},
+        pytest.param({"diagonal": False}, marks=pytest.mark.nightly),
+        pytest.param({"center": True}, marks=pytest.mark.nightly),
+    ],
+)
 def test_the_error_is_that_of_the_variant_of_the_score(gradients, variant):
     wanted = pilot_error(gradients, **variant) / 2
     draw = Drawn(gradients)
@@ -82,6 +93,7 @@ def test_the_error_is_that_of_the_variant_of_the_score(gradients, variant):
     assert 0.85 * wanted < score.standard_error < 1.05 * wanted
 
 
+@pytest.mark.nightly
 def test_the_value_is_within_the_error_that_was_wanted(gradients):
     exact = ns.kernel_label_correlation(gradients @ gradients.T, LABELS)
     wanted = pilot_error(gradients) / 1.5
@@ -97,7 +109,7 @@ def test_five_thousandths_are_wanted_unless_said(gradients):
     assert draws[0].asked == draws[1].asked
 
 
-@pytest.mark.parametrize("blocks", [None, 1, 2, 16])
+@pytest.mark.parametrize("blocks", [16, *(pytest.param(blocks, marks=pytest.mark.nightly) for blocks in (None, 1, 2))])
 def test_there_is_an_end_to_the_columns(gradients, blocks):
     draw = Drawn(gradients)
     score = with_error(draw, LABELS, ns.Sketch(error=1e-5, blocks=blocks))
@@ -124,7 +136,7 @@ def test_kronecker_takes_more_blocks_of_the_same_width(gradients):
     assert score.low < score.value < score.high
 
 
-@pytest.mark.parametrize("kind", ["kronecker", "jvp"])
+@pytest.mark.parametrize("kind", ["kronecker", pytest.param("jvp", marks=pytest.mark.nightly)])
 def test_blocks_keep_their_width_up_to_the_end_of_the_columns(gradients, kind):
     draw = Drawn(gradients)
     with_error(draw, LABELS, ns.Sketch(kind=kind, error=1e-5))

@@ -1,4 +1,4 @@
-"""Does a sketched kernel know its size and its error? On projections that NumPy made, over many seeds."""
+"""Norm and error of a sketched kernel, over many seeds of projections by NumPy."""
 
 import numpy as np
 import pytest
@@ -193,7 +193,7 @@ def test_a_sketch_is_a_floating_point_array(z):
 
 
 def test_unknown_kinds_are_refused_with_the_nearest_one():
-    with pytest.raises(ConfigError, match=r"kind='gausian': there is no such sketch. Did you mean 'gaussian'"):
+    with pytest.raises(ConfigError, match=r"kind='gausian' is unknown. Did you mean 'gaussian'"):
         ns.SketchedKernel(np.ones((2, 4)), "gausian")
 
 

@@ -1,4 +1,4 @@
-"""Are the random words what scheme 1 says, the same in NumPy and JAX, and as random as the sketches need them?"""
+"""Random words equal those of scheme 1 in NumPy and JAX, and pass the statistical tests that sketches rely on."""
 
 import itertools
 

@@ -63,7 +63,9 @@ def paired_with(jacobian: np.ndarray, outputs, project) -> np.ndarray:
 # What is sketched.
 
 
-@pytest.mark.parametrize("outputs", ["trace", "sum", "full", pytest.param("diagonal", marks=pytest.mark.nightly), "one", "each"])
+@pytest.mark.parametrize(
+    "outputs", ["trace", "full", "each", *(pytest.param(word, marks=pytest.mark.nightly) for word in ("diagonal", "sum", "one"))]
+)
 @pytest.mark.parametrize(
     "kind", [pytest.param(kind, marks=() if kind == "countsketch" else pytest.mark.slow) for kind in ("countsketch", "srht", "rademacher")]
 )
@@ -260,9 +262,8 @@ def test_leaves_that_are_not_used_are_zero_as_in_the_exact_kernel(oracle, params
         return small(p["in"], x)
 
     both = {"in": params, "never": oracle.draw(2, 3)}
-    exact = ns.ntk(fn, both, x, by_layer=True)
     found = ns.sketch(fn, both, x, dim=16, by_layer=True)
-    assert list(found) == list(exact)
+    assert list(found) == ["in/conv", "in/head", "in/scale", "never"]
     assert not found["never"].any()
     oracle.close(sum(found.values()), ns.sketch(fn, both, x, dim=16))
 
@@ -284,11 +285,11 @@ def test_the_batch_size_does_not_matter(oracle, params, x, kind, outputs):
         oracle.close(ns.sketch(small, params, x, dim=16, kind=kind, outputs=outputs, blocks=2, batch_size=batch_size), every)
 
 
-def test_cotangents_of_single_examples_stay_with_their_examples(oracle, params, x):
+@pytest.mark.parametrize("kind", ["countsketch", pytest.param("jvp", marks=pytest.mark.nightly)])
+def test_cotangents_of_single_examples_stay_with_their_examples(oracle, params, x, kind):
     outputs = oracle.draw(N, C)
-    for kind in ("countsketch", "jvp"):
-        every = ns.sketch(small, params, x, dim=16, kind=kind, outputs=outputs)
-        oracle.close(ns.sketch(small, params, x, dim=16, kind=kind, outputs=outputs, batch_size=2), every)
+    every = ns.sketch(small, params, x, dim=16, kind=kind, outputs=outputs)
+    oracle.close(ns.sketch(small, params, x, dim=16, kind=kind, outputs=outputs, batch_size=2), every)
 
 
 @pytest.fixture
@@ -342,13 +343,13 @@ def recorded_sizes(sketched, recorded, memory: float) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize(("kind", "outputs"), [("kronecker", "trace"), *EVERY_PAIR])
-def test_wide_leaves_a_few_examples_at_a_time_give_the_same(oracle, monkeypatch, params, x, kind, outputs):
+@pytest.mark.parametrize("rows", [2, pytest.param(1, marks=pytest.mark.nightly)])
+def test_wide_leaves_a_few_examples_at_a_time_give_the_same(oracle, monkeypatch, params, x, kind, outputs, rows):
+    """`rows` examples of the widest leaf at a time; the last piece overlaps the one before."""
     whole = ns.sketch(small, params, x, dim=16, kind=kind, outputs=outputs)
-    for rows in (1, 2):  # examples of the widest leaf; the last piece is shorter
-        room = rows * params["conv"].size * 8 * C
-        monkeypatch.setattr(execute, "LEAF_BYTES", {})
-        monkeypatch.setattr(execute, "LEAF_BYTES_ELSEWHERE", room)
-        oracle.close(ns.sketch(small, params, x, dim=16, kind=kind, outputs=outputs), whole)
+    monkeypatch.setattr(execute, "LEAF_BYTES", {})
+    monkeypatch.setattr(execute, "LEAF_BYTES_ELSEWHERE", rows * params["conv"].size * 8 * C)
+    oracle.close(ns.sketch(small, params, x, dim=16, kind=kind, outputs=outputs), whole)
 
 
 def test_directions_of_forward_mode_in_several_portions_give_the_same(oracle, monkeypatch, params, x):
@@ -451,19 +452,19 @@ def test_forward_mode_names_the_example():
         ({"batch_size": 0}, "batch_size=0 must be a positive number of examples"),
         ({"memory_gb": 0}, "memory_gb=0 must be a positive number of gigabytes"),
         ({"progress": 3}, r"progress= must be a function of \(done, total, what\); given: int"),
-        ({"by_layer": True, "kind": "jvp"}, "by_layer=True takes reverse mode and memory.*another kind than 'jvp'"),
-        ({"by_layer": True, "out": "folder"}, "by_layer=True takes reverse mode and memory.*no out="),
+        ({"by_layer": True, "kind": "jvp"}, "by_layer=True needs reverse mode and a result in memory.*another kind than 'jvp'"),
+        ({"by_layer": True, "out": "folder"}, "by_layer=True needs reverse mode and a result in memory.*no out="),
         ({"out": 3}, "out= takes the path of a folder; given: int"),
         (
             {"dim": "auto", "kind": "kronecker"},
-            "dim='auto' needs a kind whose error is known beforehand, and that of 'kronecker' depends on the gradients",
+            "dim='auto' needs a kind with a known error bound, but that of 'kronecker' depends on the gradients",
         ),
-        ({"dim": "auto", "kind": "jvp"}, "dim='auto' needs a kind whose error is known beforehand, and that of 'jvp'"),
+        ({"dim": "auto", "kind": "jvp"}, "dim='auto' needs a kind with a known error bound, but that of 'jvp'"),
         (
             {"dim": "auto", "error": 0.001},
             r"error=0\.001 needs 2000000 columns, more than 1048576\. Try: error=0\.0014 or more, or the exact ns\.ntk",
         ),
-        ({"dim": 2, "kind": "jvp"}, r"gives a column for each of the 3 outputs of a direction, and a block has 2 columns\. Try: dim=96 or more"),
+        ({"dim": 2, "kind": "jvp"}, r"needs one column for each of 3 outputs per direction, but a block has 2 columns\. Try: dim=96 or more"),
         ({"dim": 8, "kind": "jvp", "blocks": 4}, "a block has 2 columns.*Try: dim=96 or more, or fewer blocks"),
         ({"outputs": "all"}, "outputs='all' is unknown"),
         ({"outputs": np.ones(4)}, r"have shape \(4,\); with 5 examples and 3 outputs"),
@@ -476,7 +477,7 @@ def test_forward_mode_names_the_example():
         ({"memory_gb": 1e-9, "batch_size": 4}, "Sketching 4 examples at a time needs about"),
         (
             {"memory_gb": 1e-9, "kind": "jvp"},
-            r"One direction and one example take about .* GB, above the budget of 1e-09 GB\. Try: memory_gb=0\.1 or more",
+            r"One direction and one example need about .* GB, above the budget of 1e-09 GB\. Try: memory_gb=0\.1 or more",
         ),
     ],
     ids=str,

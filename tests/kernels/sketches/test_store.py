@@ -544,7 +544,7 @@ def test_a_path_may_be_text(folder):
 
 
 def test_one_sketch_a_layer_does_not_go_to_disk(folder):
-    with pytest.raises(ConfigError, match="by_layer=True takes reverse mode and memory"):
+    with pytest.raises(ConfigError, match="by_layer=True needs reverse mode and a result in memory"):
         on_disk(folder, by_layer=True)
     assert not folder.exists()
 

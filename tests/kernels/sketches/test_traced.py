@@ -1,5 +1,6 @@
 """Sketches within JAX: traced, differentiated, compiled once per specification, on the device, in every mode of JAX."""
 
+import itertools
 from functools import partial
 
 import jax
@@ -16,7 +17,18 @@ from ntk_select.kernels.sketches.projection import ALL_KINDS
 pytestmark = pytest.mark.usefixtures("quickly")
 
 N, C = 4, 2
-EVERY = [pytest.param(kind, marks=() if kind in ("countsketch", "kronecker", "jvp") else pytest.mark.slow) for kind in ALL_KINDS]
+EVERY = [
+    pytest.param(kind, marks=() if kind == "countsketch" else pytest.mark.nightly if kind in ("kronecker", "jvp") else pytest.mark.slow)
+    for kind in ALL_KINDS
+]
+
+
+def quick(cases, every):
+    """`every`, all but `cases` as nightly ones."""
+    return [pytest.param(*case, marks=() if case in cases else pytest.mark.nightly) for case in every]
+
+
+BY_OUTPUTS = [(kind, outputs) for kind in ALL_KINDS for outputs in ("trace", "full")]
 conv = partial(jax.lax.conv_general_dilated, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
@@ -38,8 +50,7 @@ X = np.random.default_rng(1).normal(size=(N, 3, 3, 2))
 # The traceable function.
 
 
-@pytest.mark.parametrize("outputs", ["trace", "full"])
-@pytest.mark.parametrize("kind", ALL_KINDS)
+@pytest.mark.parametrize(("kind", "outputs"), quick([("countsketch", "full"), ("kronecker", "trace"), ("jvp", "full")], BY_OUTPUTS))
 def test_the_traceable_function_has_the_numbers_of_the_driver(oracle, kind, outputs):
     options = {"dim": 16, "kind": kind, "seed": 3, "outputs": outputs, "blocks": 2}
     expected = ns.sketch(network, PARAMS, X, batch_size=3, **options)
@@ -64,7 +75,10 @@ def test_it_is_mapped_over_networks_and_examples(oracle, kind):
     oracle.close(jax.vmap(lambda x: rows(PARAMS, x[None])[0])(X), np.asarray(rows(PARAMS, X)))
 
 
-@pytest.mark.parametrize(("kind", "outputs"), [("countsketch", "full"), *((kind, "trace") for kind in ALL_KINDS)])
+@pytest.mark.parametrize(
+    ("kind", "outputs"),
+    quick([("countsketch", "full"), ("jvp", "trace")], [("countsketch", "full"), *((kind, "trace") for kind in ALL_KINDS)]),
+)
 def test_derivatives_are_those_of_finite_differences_in_forward_and_reverse_mode(kind, outputs):
     rows = ns.sketch_fn(network, PARAMS, X, dim=12, kind=kind, outputs=outputs, blocks=2)
     check_grads(lambda params, x: rows(params, x).sum(), (PARAMS, X), order=1, modes=("fwd", "rev"), atol=1e-4, rtol=1e-4)
@@ -78,13 +92,14 @@ def test_the_derivative_is_that_through_the_jacobian_and_the_projection(oracle, 
         gradients = jax.vmap(lambda x: jax.grad(lambda p: network(p, x[None]).sum())(params))(X)
         return (sum(gradients[name].reshape(N, -1) @ matrix for name, matrix in matrices.items()) ** 2).sum()
 
-    found, expected = (jax.grad(function)(PARAMS) for function in (lambda params: (rows(params, X) ** 2).sum(), by_definition))
+    def derivatives(function):
+        """The gradient, and the product of the Hessian with the parameters."""
+        return jax.jit(lambda params: jax.jvp(jax.grad(function), (params,), (params,)))(PARAMS)
+
+    found, expected = map(derivatives, (lambda params: (rows(params, X) ** 2).sum(), by_definition))
     for name in PARAMS:
-        oracle.close(found[name], np.asarray(expected[name]))
-    hessian = jax.jvp(jax.grad(lambda params: (rows(params, X) ** 2).sum()), (PARAMS,), (PARAMS,))[1]
-    expected = jax.jvp(jax.grad(by_definition), (PARAMS,), (PARAMS,))[1]
-    for name in PARAMS:
-        oracle.close(hessian[name], np.asarray(expected[name]), 1e-11)
+        oracle.close(found[0][name], np.asarray(expected[0][name]))
+        oracle.close(found[1][name], np.asarray(expected[1][name]), 1e-11)
 
 
 def test_rows_rotated_at_once_are_differentiated_as_well(explicit):
@@ -92,7 +107,7 @@ def test_rows_rotated_at_once_are_differentiated_as_well(explicit):
     project = lambda at_once, g: countsketch.update(countsketch.init(2, 8, 2, g.dtype), g, keys, at_once=at_once)[..., :8].sum(-1)  # noqa: E731
     folded = lambda at_once, g: countsketch.finalize(countsketch.update(countsketch.init(2, 8, 2, g.dtype), g, keys, at_once=at_once))  # noqa: E731
     assert project(True, gradients).shape == (2, 2)
-    both = [jax.grad(lambda g, at_once=at_once: (folded(at_once, g) ** 3).sum())(gradients) for at_once in (True, False)]
+    both = [jax.jit(jax.grad(lambda g, at_once=at_once: (folded(at_once, g) ** 3).sum()))(gradients) for at_once in (True, False)]
     np.testing.assert_allclose(*both, rtol=1e-12)
 
 
@@ -108,7 +123,7 @@ def test_python_numbers_among_the_parameters_are_traced(oracle):
     [
         ({"dim": 0}, "dim=0 must be a whole number"),
         ({"precision": "higher"}, "precision='higher' is unknown"),
-        ({"kind": "jvp", "dim": 1}, "gives a column for each of the 2 outputs of a direction"),
+        ({"kind": "jvp", "dim": 1}, "needs one column for each of 2 outputs per direction"),
         ({"layers": "none"}, "layers='none' matches no floating-point parameter"),
         ({"outputs": "all"}, "outputs='all' is unknown"),
     ],
@@ -198,7 +213,10 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in ("countsketch", "jvp", "batches", "traceable") else pytest.mark.nightly) for name in CALLS],
+)
 def test_a_second_call_compiles_nothing_though_function_arrays_and_seed_are_new(compilations, name):
     CALLS[name](new_function(1.0), parameters(0), 0)
     compilations.clear()
@@ -213,8 +231,10 @@ def test_a_batch_is_one_program(compilations):
     assert len(compilations) == 1
 
 
-@pytest.mark.parametrize("where", ["host", "device"])
-@pytest.mark.parametrize("kind", ALL_KINDS)
+@pytest.mark.parametrize(
+    ("kind", "where"),
+    quick([("countsketch", "device"), ("jvp", "host")], [(kind, where) for kind in ALL_KINDS for where in ("host", "device")]),
+)
 def test_nothing_is_transferred_unless_it_is_said(kind, where):
     params, x = jax.device_put((PARAMS, X)) if where == "device" else (PARAMS, X)
     options = {"dim": 16, "kind": kind, "batch_size": 3, "outputs": np.ones((N, C)) if kind == "srht" else "trace"}
@@ -228,16 +248,19 @@ def test_nothing_is_transferred_unless_it_is_said(kind, where):
 # Modes of JAX.
 
 
-@pytest.mark.parametrize("outputs", ["trace", "full"])
-@pytest.mark.parametrize("kind", ALL_KINDS)
-def test_types_are_never_promoted_implicitly(oracle, kind, outputs):
-    for dtype, tolerance in ((np.float64, 1e-12), (np.float32, 1e-4)):
-        params, x = parameters(dtype=dtype), X.astype(dtype)
-        with jax.numpy_dtype_promotion("strict"):
-            found = ns.sketch(network, params, x, dim=16, kind=kind, outputs=outputs)
-        oracle.close(found, ns.sketch(network, PARAMS, X, dim=16, kind=kind, outputs=outputs), tolerance)
+@pytest.mark.parametrize(
+    ("kind", "outputs"),
+    quick([("countsketch", "trace"), ("srht", "full"), ("gaussian", "trace"), ("kronecker", "full"), ("jvp", "full")], BY_OUTPUTS),
+)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-4), pytest.param(np.float64, 1e-12, marks=pytest.mark.nightly)])
+def test_types_are_never_promoted_implicitly(oracle, kind, outputs, dtype, tolerance):
+    params, x = parameters(dtype=dtype), X.astype(dtype)
+    with jax.numpy_dtype_promotion("strict"):
+        found = ns.sketch(network, params, x, dim=16, kind=kind, outputs=outputs)
+    oracle.close(found, ns.sketch(network, PARAMS, X, dim=16, kind=kind, outputs=outputs), tolerance)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("kind", EVERY)
 def test_it_works_without_compilation_and_with_a_search_for_nan(oracle, kind):
     expected = ns.sketch(network, PARAMS, X, dim=8, kind=kind)
@@ -286,14 +309,17 @@ def jacobian_of(fn):
     found = {}
     for example in range(3):
         one = jax.tree.map(lambda leaf, example=example: leaf[example : example + 1], TEXT)
-        for name, rows in jax.jacrev(lambda p, one=one: jnp.atleast_2d(fn(p, one)))(TEXT_PARAMS).items():
+        for name, rows in jax.jit(jax.jacrev(lambda p, one=one: jnp.atleast_2d(fn(p, one))))(TEXT_PARAMS).items():
             found.setdefault(name, []).append(np.asarray(rows)[0].reshape(rows.shape[1], -1))
     return {name: np.stack(rows) for name, rows in found.items()}
 
 
-@pytest.mark.parametrize("outputs", ["trace", "full", "sum"])
-@pytest.mark.parametrize("kind", ["countsketch", "srht", "rademacher"])
-@pytest.mark.parametrize("fn", [once, reader])
+QUICK = [(once, "countsketch", "trace"), (once, "srht", "trace"), (once, "rademacher", "full"), (reader, "countsketch", "full")]
+
+
+@pytest.mark.parametrize(
+    ("fn", "kind", "outputs"), quick(QUICK, itertools.product((once, reader), ("countsketch", "srht", "rademacher"), ("trace", "full", "sum")))
+)
 def test_tokens_and_masks_are_sketched_as_the_jacobian_is_projected(oracle, explicit, fn, kind, outputs):
     found = ns.sketch(fn, TEXT_PARAMS, TEXT, dim=16, kind=kind, seed=2, outputs=outputs, by_layer=True)
     for name, rows in jacobian_of(fn).items():
@@ -314,6 +340,7 @@ def test_a_kronecker_sketch_projects_the_rows_of_a_table(oracle, explicit, outpu
     oracle.close(found, expected, 1e-5)
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("kind", EVERY)
 def test_over_seeds_a_table_has_its_exact_kernel_as_mean(kind):
     rows = jacobian_of(once)["table"]
@@ -326,10 +353,10 @@ def test_over_seeds_a_table_has_its_exact_kernel_as_mean(kind):
         assert not (np.abs(1.1 * estimates.mean(0) - exact) <= 5 * error).all()
 
 
-def test_embeddings_are_differentiated_in_reverse_mode():
-    for kind in ("countsketch", "kronecker"):
-        rows = ns.sketch_fn(once, TEXT_PARAMS, TEXT, dim=8, kind=kind)
-        check_grads(lambda params, rows=rows: rows(params, TEXT).sum(), (TEXT_PARAMS,), order=1, modes=("fwd", "rev"), atol=1e-4, rtol=1e-4)
+@pytest.mark.parametrize("kind", ["kronecker", pytest.param("countsketch", marks=pytest.mark.nightly)])
+def test_embeddings_are_differentiated_in_both_modes(kind):
+    rows = ns.sketch_fn(once, TEXT_PARAMS, TEXT, dim=8, kind=kind)
+    check_grads(jax.jit(lambda params: rows(params, TEXT).sum()), (TEXT_PARAMS,), order=1, modes=("fwd", "rev"), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["countsketch", "jvp"])

@@ -112,7 +112,7 @@ class Watched(Sequence):
 
 
 @pytest.mark.parametrize("search", ["grid", "optuna"])
-def test_the_test_set_is_looked_at_once_and_after_all_training(made, search):
+def test_the_test_set_is_evaluated_once_and_after_all_training(made, search):
     if search == "optuna":
         pytest.importorskip("optuna")
     task, log = made.spots(), []
@@ -122,9 +122,30 @@ def test_the_test_set_is_looked_at_once_and_after_all_training(made, search):
     )
     total = (4 if search == "optuna" else 3) * QUICK.epochs
     looked = [entry for entry in log if isinstance(entry, int)]
-    assert sorted(looked) == list(range(12))
+    assert sorted(looked[:12]) == list(range(12))  # the evaluation; then copies of training images are searched
     assert log[-len(looked) - 1] == (total, total, "linear")
     assert all(isinstance(entry, tuple) for entry in log[: -len(looked)])
+
+
+def test_copies_of_training_images_among_test_and_validation_images_are_reported(made):
+    task = made.spots((10, 10, 10), noise=150)
+    options = {"learning_rates": (0.3, 0.1), "extend": False, "recipe": QUICK}
+    assert ns.finetune(made.linear_expert(), task, **options).copies is None
+    fitted, held = hold_out(task.labels, 0)
+    images, test_images = task.images.copy(), task.test_images.copy()
+    images[held[:2]] = images[fitted[0]]
+    test_images[[3, 7]] = images[held[-1]], images[fitted[-1]]
+    found = ns.finetune(made.linear_expert(), dataclasses.replace(task, images=images, test_images=test_images), **options)
+    assert found.copies == found.notes[-1] == found.to_dict()["copies"]
+    first = {held[-1]: 3, fitted[-1]: 7}
+    example = min(first)
+    assert found.copies == (
+        f"2 of 12 test images are copies of training images, e.g. test image {first[example]} is training image {example}: accuracy is too high. "
+        "2 of 6 validation images are copies of other training images: the choice of the learning rate is biased."
+    )
+    among_held = images.copy()
+    among_held[held[:2]] = 0  # of each other: no training image tells their class
+    assert ns.finetune(made.linear_expert(), dataclasses.replace(task, images=among_held), **options).copies is None
 
 
 def test_other_test_labels_change_neither_the_rate_nor_the_weights(made):
@@ -316,7 +337,7 @@ def test_on_a_terminal_a_bar_is_drawn_unless_it_is_turned_off(made, monkeypatch)
 
 def test_a_task_that_cannot_be_split_is_refused(made):
     task = dataclasses.replace(made.spots((1, 1), (1, 1)), test_images=None, test_labels=None)
-    with pytest.raises(TaskError, match="no class has two images, so that none can be kept for testing"):
+    with pytest.raises(TaskError, match="no class has two images, so that none can be held out for testing"):
         ns.finetune(made.linear_expert(), task)
 
 
@@ -367,9 +388,9 @@ def test_an_expert_whose_weights_are_not_finite_is_refused_instead_of_its_rate(m
 
 
 def test_features_that_no_head_can_take_are_refused_in_a_sentence(made):
-    with pytest.raises(ModelError, match=r"features_fn of expert 'linear' gives \(1, 4, 4\) for one input; pre-logits must be \(1, d\)"):
+    with pytest.raises(ModelError, match=r"features_fn of expert 'linear' returns \(1, 4, 4\) for one input; pre-logits must be \(1, d\)"):
         ns.finetune(made.linear_expert(features_fn=lambda variables, x: x), made.spots())
-    with pytest.raises(ModelError, match="features_fn of expert 'linear' gives 4 pre-logits, but its head takes 16"):
+    with pytest.raises(ModelError, match="features_fn of expert 'linear' returns 4 pre-logits, but its head takes 16"):
         ns.finetune(made.linear_expert(features_fn=lambda variables, x: x[:, 0]), made.spots())
 
 

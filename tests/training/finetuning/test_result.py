@@ -88,3 +88,16 @@ def test_the_tuned_expert_gives_the_answers_that_were_counted(result, made):
     task = made.spots((10, 10, 10), name="spots_1")
     logits = result.tuned.apply_fn(result.tuned.variables, made.pixels(task.test_images))
     assert (logits.argmax(1) == task.test_labels).mean() == result.accuracy
+
+
+def test_old_names_are_deprecated(result, tmp_path):
+    from ntk_select.training import finetuning
+
+    (tmp_path / "checkpoint").mkdir()
+    with pytest.warns(DeprecationWarning, match=r"Try: FinetuneResult\.delete_checkpoints"):
+        dataclasses.replace(result, checkpoints=(tmp_path / "checkpoint",)).forget()
+    assert list(tmp_path.iterdir()) == []
+    for old, new in (("keep", "save_expert"), ("kept_name", "saved_name")):
+        with pytest.warns(DeprecationWarning, match=rf"{old} is deprecated\. Try: .*\.{new}"):
+            assert getattr(finetuning, old) is getattr(finetuning, new)
+    assert not hasattr(finetuning, "nothing")

@@ -10,8 +10,8 @@ import pytest
 import ntk_select as ns
 from ntk_select.errors import MissingDependencyError
 from ntk_select.training.finetuning.result import Trial
-from ntk_select.training.finetuning.trainer import Run
 from ntk_select.training.finetuning.search import STEPS_BEYOND, WIDER, best_first, edge_of, extend_grid, grid, optuna_search
+from ntk_select.training.finetuning.trainer import Run
 
 RUN = Run(None, (), 0, 0)
 

@@ -48,11 +48,11 @@ WRONG = {
     "unknown in an expert for many": ("images_per_epoch", "images", r"\[multi_domain.both\]: the field 'images' is unknown"),
     "a number as text": ("seed = 1", 'seed = "1"', "config.toml: seed = '1' must be a whole number"),
     "a negative number": ("seed = 1", "seed = -1", "seed = -1 must be a whole number from 0"),
-    "a truth as number": ("seed = 1", "seed = true", "seed = True must be a whole number"),
+    "true for a number": ("seed = 1", "seed = true", "seed = True must be a whole number"),
     "a fraction": ("batch_size = 8", "batch_size = 8.5", "batch_size = 8.5 must be a whole number"),
     "not a number": ("weight_decay = 5e-4", "weight_decay = nan", "weight_decay = nan must be a number from 0"),
     "infinity": ("weight_decay = 5e-4", "weight_decay = inf", "weight_decay = inf must be a finite number"),
-    "a number for a truth": ("seed = 1", "nesterov = 1", "nesterov = 1 must be true or false"),
+    "a number for true or false": ("seed = 1", "nesterov = 1", "nesterov = 1 must be true or false"),
     "a text for a list": ('architectures = ["resnet_small"]', 'architectures = "resnet_small"', "architectures = 'resnet_small' must be a list"),
     "numbers in a list of texts": ('architectures = ["resnet_small"]', "architectures = [1]", "architectures holds 1, which must be text"),
     "texts in a list of numbers": ("seed = 1", 'milestones = ["a"]', "milestones holds 'a', which must be a whole number"),
@@ -255,7 +255,7 @@ def test_a_multi_domain_expert_may_name_its_domains_and_start_from_the_initial_s
 def test_only_existing_names_can_be_chosen(config):
     found = read_config(config)
     assert [member.name for member in chosen(found, "dots")] == ["dots-resnet_small-from-stripes"]
-    with pytest.raises(ConfigError, match=r"No expert's name contains 'cats'. There is: stripes-resnet_small, "):
+    with pytest.raises(ConfigError, match=r"No expert's name contains 'cats'. Available: stripes-resnet_small, "):
         chosen(found, "cats")
     with pytest.raises(ConfigError, match=r"The architecture 'resnet_smal' is unknown. Did you mean 'resnet_small'"):
         chosen(replace(found, multi_domain={"both": replace(found.multi_domain["both"], architecture="resnet_smal")}))

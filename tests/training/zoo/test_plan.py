@@ -95,7 +95,7 @@ def test_nothing_is_written_or_trained(here, data, tiny, monkeypatch):
 
 
 def test_the_smallest_config_plans_digits_and_a_folder(monkeypatch, rng, tmp_path):
-    monkeypatch.setattr(planning, "_speed", lambda *_: Speed(flops=1.0, width=4, images_per_second=1.0, batch=64))
+    monkeypatch.setattr(planning, "speeds", lambda experts, *_, **__: dict.fromkeys(experts, Speed(1.0, 4, 1.0, 64)))
     for split, count in (("train", 70), ("test", 1)):
         for name in ("cats", "dogs"):
             (tmp_path / split / name).mkdir(parents=True)
@@ -143,7 +143,7 @@ def test_training_sees_as_many_images_as_were_planned(here, config, data, tiny, 
 @pytest.mark.parametrize(
     ("options", "change", "error", "sentence"),
     [
-        ({"only": "cats"}, {}, ConfigError, "No expert's name contains 'cats'. There is: stripes-resnet_small"),
+        ({"only": "cats"}, {}, ConfigError, "No expert's name contains 'cats'. Available: stripes-resnet_small"),
         ({"data": None}, {}, ConfigError, "The source 'stripes' is at .*Try: --data FOLDER"),
         ({"data": "/nowhere"}, {}, (TaskError, DataError), "There is no file '/nowhere/stripes.npz'"),
         (

@@ -2,6 +2,7 @@
 
 import importlib
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from ntk_select.errors import ConfigError, ModelError
 from ntk_select.experts.multi_domain import SHARINGS
 from ntk_select.models import FolderZoo
 from ntk_select.models.architectures import fresh_expert
+from ntk_select.tasks.task import probe_sample
 from ntk_select.training.checkpoints import Checkpoints
-from ntk_select.training.zoo import multi, read_config, single, train_zoo
+from ntk_select.training.zoo import members, multi, read_config, single, train_zoo
 from ntk_select.training.zoo.run import load_source, renamed
 
 running = importlib.import_module("ntk_select.training.zoo.run")
@@ -86,7 +88,7 @@ def test_an_existing_expert_is_not_trained_again_and_an_incomplete_one_is_refuse
 
 
 def test_an_unknown_name_is_refused(config, data):
-    with pytest.raises(ConfigError, match="No expert's name contains 'cats'. There is: stripes-resnet_small, dots-resnet_small-from-stripes, both-"):
+    with pytest.raises(ConfigError, match="No expert's name contains 'cats'. Available: stripes-resnet_small, dots-resnet_small-from-stripes, both-"):
         train_zoo(read_config(config), out=data / "zoo", data=data, work=data, only="cats")
     assert not (data / "zoo").exists()
 
@@ -245,3 +247,58 @@ def test_resized_images_that_are_damaged_are_made_again(config, data, tmp_path):
     for content in (b"", kept.read_bytes()[:-200], b"no archive"):
         kept.write_bytes(content)
         np.testing.assert_array_equal(load_source(found, "stripes", data, tmp_path / "work").images, first.images)
+
+
+@pytest.fixture
+def linear(rng):
+    """A linear expert of 8 x 8 images with 3 pre-logits and 2 classes, and its weights."""
+    weights, head = rng.normal(size=(192, 3)).astype(np.float32), rng.normal(size=(3, 2)).astype(np.float32)
+
+    def expert(size: int) -> SimpleNamespace:
+        return SimpleNamespace(
+            features_fn=lambda variables, x: x[:, :8, :8].reshape(len(x), -1) @ variables["w"],
+            apply_fn=lambda variables, x: x[:, :8, :8].reshape(len(x), -1) @ variables["w"] @ variables["h"],
+            variables={"w": weights, "h": head},
+            preprocess=Preprocess(size, (0.5,) * 3, (0.25,) * 3),
+            num_params=7,
+        )
+
+    return expert, weights, head
+
+
+def test_an_expert_is_evaluated_on_the_test_set_and_its_class_means_are_those_of_the_training_images(linear, rng, monkeypatch):
+    expert, weights, head = linear
+    images, labels = rng.integers(0, 256, (9, 8, 8, 3), np.uint8), np.arange(9) % 2
+    task = Task("t", images, labels, ("a", "b"), images[:4], np.array([0, 1, 1, 0]))
+    features = ((images / 255 - 0.5) / 0.25).reshape(9, -1) @ weights
+    accuracy, means = single.evaluated(expert(8), task)
+    assert accuracy == np.mean((features @ head).argmax(1)[:4] == task.test_labels)
+    np.testing.assert_allclose(means, [features[labels == label].mean(0) for label in (0, 1)], rtol=1e-4)
+    monkeypatch.setattr(single, "MOST_PER_CLASS", 2)
+    np.testing.assert_allclose(single.class_means(expert(8), task), means, rtol=1e-6)  # of small images all count
+    places = probe_sample(task, per_class=2).indices
+    enlarged = expert(65)
+    inputs = np.asarray(enlarged.preprocess(list(images)))[:, :8, :8].reshape(9, -1) @ weights
+    expected = [inputs[[place for place in places if labels[place] == label]].mean(0) for label in (0, 1)]
+    np.testing.assert_allclose(single.class_means(enlarged, task), expected, rtol=1e-4)
+
+
+def test_a_card_has_the_recipe_of_the_zoo_and_class_means_by_the_common_extractor(linear, config, data, rng):
+    zoo = single.Zoo(replace(read_config(config), precision="bfloat16"), data / "zoo", None, None, None, None)
+    images = rng.integers(0, 256, (6, 8, 8, 3), np.uint8)
+    task = Task("t", images, np.array([0, 0, 0, 1, 1, 1]), ("a", "b"), images[:3], np.array([0, 1, 1]))
+    member = members(zoo.config)[1]
+    card = single.card_of(zoo, member, "dots", linear[0](8), task, 2 / 3, {"epochs": 1})
+    assert (card.name, card.architecture, card.source, card.initialised_from) == (member.name, "resnet_small", "dots", "stripes-resnet_small")
+    assert (card.num_classes, card.class_names, card.class_counts, card.num_images, card.num_parameters) == (2, ("a", "b"), (3, 3), 6, 7)
+    assert (card.test_accuracy, card.licence, card.preprocess) == (0.66667, "weights Apache-2.0; made by the test", zoo.config.preprocess)
+    assert card.training == {
+        **{"seed": 1, "epochs": 1, "reference_extractor": "stripes-resnet_small", "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4},
+        **{"schedule": "cosine", "warmup": 0.15, "milestones": (), "precision": "bfloat16", "test_images": 3},
+        "augment": {"rotate": 5, "zoom": 0.1, "flip_horizontal": True, "brightness": 0.1},
+    }
+    assert single.card_of(zoo, member, "dots", linear[0](8), task, 0.5, {}, "both@dots").name == "both@dots"
+    means = np.ones((2, 3))
+    assert single.reference_means(zoo, task, means, "stripes-resnet_small")["reference_class_means"] is means
+    assert single.reference_means(zoo, task, means, "other") == {}  # the common extractor has not been trained
+    assert single.reference_name(replace(zoo.config, architectures=())) == "stripes-resnet_small"

@@ -1,9 +1,10 @@
-"""Batch norm modes, resumed trainings, threads, devices and augmentation."""
+"""Training at one learning rate: batch norm, resumption, threads, devices, augmentation; and accuracy as in scikit-learn."""
 
 import json
 import os
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from functools import partial
 
@@ -16,8 +17,8 @@ import ntk_select as ns
 from ntk_select.errors import ConfigError, ModelError
 from ntk_select.training.checkpoints import Checkpoints
 from ntk_select.training.finetuning import trainer as trainer_module
-from ntk_select.training.finetuning.trainer import train_fn_of
 from ntk_select.training.finetuning.recipe import hold_out
+from ntk_select.training.finetuning.trainer import accuracy, train_fn_of
 
 QUICK = ns.Recipe(epochs=4, batch_size=6)
 
@@ -112,7 +113,8 @@ CUTS = {"in the first rate": 2, "in the second": 5, "in the last training": 9, "
 
 
 @pytest.mark.parametrize(
-    "after", [pytest.param(after, id=name, marks=() if name in ("in the second", "near its end") else pytest.mark.nightly) for name, after in CUTS.items()]
+    "after",
+    [pytest.param(after, id=name, marks=() if name in ("in the second", "near its end") else pytest.mark.nightly) for name, after in CUTS.items()],
 )
 def test_a_search_that_was_cut_goes_on_to_the_same_weights_bit_for_bit(made, tmp_path, every_epoch, after):
     task = made.spots(noise=150)
@@ -275,3 +277,42 @@ def test_auto_leaves_inputs_of_another_preprocessing_alone_whatever_the_task_say
     task = replace(made.spots(), flips_keep_class=False)
     found = ns.finetune(made.linear_expert(), task, learning_rates=0.01, recipe=ns.Recipe(epochs=1, batch_size=6))
     assert found.recipe.augment == "none"
+
+
+metrics = pytest.importorskip("sklearn.metrics")
+
+
+def drawn(seed, n=40, classes=5, absent=()):
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(np.setdiff1d(np.arange(classes), absent), n)
+    return rng.normal(size=(n, classes)) * 3, labels
+
+
+@pytest.mark.parametrize("absent", [(), (4,), (0, 2)])
+@pytest.mark.parametrize("seed", range(3))
+def test_all_four_are_those_of_scikit_learn_also_where_classes_have_no_test_images(seed, absent):
+    logits, labels = drawn(seed, absent=absent)
+    found, answers, present = accuracy(logits, labels), logits.argmax(1), np.unique(labels)
+    assert found.top1 == metrics.accuracy_score(labels, answers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # answers of classes that have no images
+        expected = metrics.balanced_accuracy_score(labels, answers)
+    assert found.balanced == pytest.approx(expected, rel=1e-14)
+    recall = metrics.recall_score(labels, answers, labels=present, average=None)
+    np.testing.assert_allclose(found.per_class[present], recall, rtol=1e-14)
+    assert np.isnan(found.per_class[list(absent)]).all()
+    chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert found.loss == pytest.approx(metrics.log_loss(labels, chances, labels=np.arange(5)), rel=1e-12)
+
+
+def test_equal_logits_are_an_answer_for_the_first_class():
+    found = accuracy(np.zeros((4, 2)), np.array([0, 0, 0, 1]))
+    assert (found.top1, found.balanced, found.per_class.tolist()) == (0.75, 0.5, [1.0, 0.0])
+    assert found.loss == pytest.approx(np.log(2), rel=1e-15)
+
+
+def test_huge_logits_of_float32_give_a_finite_loss_that_is_not_below_nothing():
+    found = accuracy(np.array([[3e38, -3e38], [-3e38, 3e38]], np.float32), np.array([0, 1]))
+    assert (found.top1, found.loss) == (1.0, 0.0)
+    wrong = accuracy(np.array([[3e38, -3e38]], np.float32), np.array([1]))
+    assert wrong.loss == pytest.approx(6e38, rel=1e-6)

@@ -1,4 +1,4 @@
-"""Does kernel_label_correlation equal the Pearson correlation of explicit matrices?"""
+"""`kernel_label_correlation` equals the Pearson correlation of explicit matrices."""
 
 import numpy as np
 import pytest
@@ -87,7 +87,7 @@ def test_undefined_and_malformed_inputs_are_refused(kernel, labels, options, err
 
 
 def test_features_that_are_not_a_finite_matrix_are_refused():
-    with pytest.raises(TaskError, match="one row an example"):
+    with pytest.raises(TaskError, match="one row per example"):
         feature_kernel(np.zeros(3))
     with pytest.raises(TaskError, match="NaN"):
         feature_kernel(np.array([[np.inf, 1.0]]))

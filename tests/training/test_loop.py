@@ -146,7 +146,9 @@ class Spoiled:
 @pytest.mark.parametrize(("epoch", "step"), [(1, 1), (1, 20), (2, 3), (2, 11), (2, 12), (2, 13)])
 def test_divergence_is_found_at_its_epoch_and_step_within_a_few_steps(epoch, step):
     batches = Spoiled(epoch, step)
-    with pytest.raises(DivergedError, match=f"Training diverged in epoch {epoch}, step {step}: .* not finite. Try: a smaller learning rate") as caught:
+    with pytest.raises(
+        DivergedError, match=f"Training diverged in epoch {epoch}, step {step}: .* not finite. Try: a smaller learning rate"
+    ) as caught:
         train_epochs(make_step(cross_entropy(linear), sgd()), fresh(sgd()), batches, np.full((3, 20), 0.1), seed=SEED)
     assert (caught.value.epoch, caught.value.step) == (epoch, step)
     assert batches.taken <= min((epoch - 1) * 20 + step + 9, epoch * 20)

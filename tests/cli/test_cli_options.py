@@ -1,0 +1,86 @@
+"""Options that commands share: words become values, and a command becomes words again."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from ntk_select.cli.console import duration, percent, saving
+from ntk_select.cli.options import changed, group, numbers, repeated, split, typed
+from ntk_select.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Given:
+    """A command with an option of each type."""
+
+    name: str
+    zoo: tuple[str, ...] = ("builtin",)
+    rates: tuple[str, ...] = ()
+    per_class: int = 25
+    lr: float | None = None
+    linear: bool = True
+    plan: bool = False
+    cache: Path | None = field(default_factory=lambda: Path("usual"))
+    out: Path | None = None
+    json: bool = False
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({}, []),
+        ({"zoo": ("builtin",), "per_class": 25, "cache": Path("usual")}, []),
+        ({"zoo": ("a zoo,b",), "rates": ("1", "2,3")}, ["--zoo", "a zoo", "b", "--rates", "1", "2", "3"]),
+        ({"per_class": 3, "lr": 0.5}, ["--per-class", "3", "--lr", "0.5"]),
+        ({"linear": False, "plan": True}, ["--no-linear", "--plan"]),
+        ({"cache": None, "out": Path("runs"), "json": True}, ["--cache", "None", "--out", "runs", "--json"]),
+    ],
+)
+def test_changed_options_are_those_that_differ_from_their_defaults(options, words):
+    found = changed(Given("it", **options))
+    assert [word for option, values in found.items() for word in (option, *values)] == ["--name", "it", *words]
+
+
+def test_a_repeated_command_leaves_out_what_it_is_told_and_is_quoted():
+    command = Given("an expert", per_class=3, plan=True, out=Path("x"), json=True)
+    assert repeated(command, "--out", "y z") == "ntk-select given --name 'an expert' --per-class 3 --plan --out 'y z'"
+    assert repeated(command, without=("--plan", "--per-class")) == "ntk-select given --name 'an expert' --out x --json"
+    assert typed("zoo", "list") == "ntk-select zoo list"
+
+
+def test_lists_are_separated_by_commas_or_blanks_but_existing_paths_stay_whole(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a,b").mkdir()
+    assert split(["a,b", "c,d", "e"]) == ["a,b", "c", "d", "e"]
+    assert numbers("--lr", ["1,0.5", "1"], float) == [1.0, 0.5]
+    with pytest.raises(ConfigError, match="--lr 'x' is not a number"):
+        numbers("--lr", ["x"], float)
+    with pytest.raises(ConfigError, match=r"--seeds '1.5' is not a whole number"):
+        numbers("--seeds", ["1.5"], int)
+    with pytest.raises(ConfigError, match="--lr needs at least one number"):
+        numbers("--lr", [","], float)
+
+
+def test_a_group_runs_the_command_that_was_chosen():
+    @dataclass(frozen=True)
+    class First:
+        def run(self):
+            return 7
+
+    found = group("Both", "Two commands.", first=First, second=Given)
+    assert (found.__name__, found.__doc__, found(First()).run()) == ("Both", "Two commands.", 7)
+
+
+def test_saving_names_the_files_or_the_reason_and_never_raises_for_the_disk(capsys):
+    def refused():
+        raise ConfigError("x cannot be written: the disk is full.")
+
+    assert saving("The ranking", lambda: [Path("a"), Path("b")]) == [Path("a"), Path("b")]
+    assert saving("The ranking", refused) is None
+    assert capsys.readouterr().err.splitlines() == ["wrote a", "wrote b", "The ranking could not be saved: x cannot be written: the disk is full."]
+
+
+def test_durations_and_shares_are_as_exact_as_they_are_known():
+    assert [duration(seconds) for seconds in (1, 42, 89, 90, 600, 5400)] == ["5 s", "40 s", "90 s", "2 minutes", "10 minutes", "1.5 hours"]
+    assert (percent(0.12345), percent(0.12345, 2), percent(None)) == ("12.3 %", "12.35 %", "?")
