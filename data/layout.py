@@ -17,7 +17,7 @@ import numpy as np
 from ntk_select.data.bit_depth import BitDepth, Source
 from ntk_select.data.decode import SUFFIXES, ImageReader, LazyImages, look
 from ntk_select.data.formats import by_suffix, counted, is_foreign_picture
-from ntk_select.errors import DataError
+from ntk_select.errors import DataError, few
 from ntk_select.tasks.task import Task
 
 TRAIN = ("train", "training")
@@ -55,12 +55,6 @@ def natural(name: str) -> tuple[list[Any], str]:
     """Natural sort key: img2 before img10. Distinct names have distinct keys."""
     parts = re.split(r"0*(\d+)", name)  # text and digits alternate
     return [(len(part), part) if place % 2 else part for place, part in enumerate(parts)], name
-
-
-def few(names: list[str], most: int = 5) -> str:
-    """The first names of a list, and the number of the others."""
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
-from ntk_select.errors import ModelError
+from ntk_select.errors import ModelError, few
 from ntk_select.models.architectures import ARCHITECTURES, build
 from ntk_select.models.weights import flatten, unflatten
 
@@ -187,8 +187,7 @@ def _raise_for(faults: Mapping[str, list[str]], sentence: str, most: int = 10) -
     found, shown = [], max(1, most // max(1, sum(map(bool, faults.values()))))
     for fault, names in faults.items():
         if names:
-            more = f" and {len(names) - shown} more" if len(names) > shown else ""
-            found.append(f"{len(names)} {'tensor' if len(names) == 1 else 'tensors'} {fault}: {', '.join(names[:shown])}{more}")
+            found.append(f"{len(names)} {'tensor' if len(names) == 1 else 'tensors'} {fault}: {few(names, shown)}")
     if found:
         raise ModelError(f"{sentence}. " + "; ".join(found) + ".")
 

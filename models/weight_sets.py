@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ntk_select.errors import ModelError
+from ntk_select.errors import ModelError, few
 from ntk_select.models.state_dict import IGNORED, StateDictLayout, current_name, state_dict_layout
 from ntk_select.models.torch_file import StoredTensor, UnknownObject, as_mapping
 
@@ -110,7 +110,7 @@ def network_state(content: Any, architecture: str, where: str, *, weights: str |
         return NetworkState(tensors)
     taken, notes = _choose(sets, weights, where)
     if taken.unknown:
-        raise ModelError(f"{where}: {_listed([f'{name} ({kind})' for name, kind in taken.unknown.items()])}, of a type that cannot be converted.")
+        raise ModelError(f"{where}: {few([f'{name} ({kind})' for name, kind in taken.unknown.items()])}, of a type that cannot be converted.")
     if taken.prefix:
         everywhere = "" if taken.outside else "all "
         notes.append(f"The prefix {taken.prefix!r} of {everywhere}names was dropped.")
@@ -120,7 +120,7 @@ def network_state(content: Any, architecture: str, where: str, *, weights: str |
     tensors, head_notes, hint = _with_head(taken, network, drop_head, elsewhere)
     notes += head_notes
     if taken.no_tensors:
-        notes.append(f"Ignored, since they are not tensors: {_listed(taken.no_tensors)}.")
+        notes.append(f"Ignored, since they are not tensors: {few(taken.no_tensors)}.")
     others = [other for other in sets if other is not taken]
     if others and not taken.complete:
         hint += f" Other weights in the file: {', '.join(other.label for other in others)}. {_how_to_take(others[0])}"
@@ -308,7 +308,7 @@ def _with_head(taken: WeightSet, network: StateDictLayout, drop: bool, elsewhere
     extra = {name: tensor for name, tensor in tensors.items() if _extra([current_name(name, network.network)], network)} if taken.complete else {}
     if drop and extra:
         tensors = {name: tensor for name, tensor in tensors.items() if name not in extra}
-        notes.append(f"The head was dropped: {_listed(sorted(extra))}.")
+        notes.append(f"The head was dropped: {few(sorted(extra))}.")
     elif taken.complete and not drop:
         among = extra or outside
         heads = _heads(among, network)
@@ -316,7 +316,7 @@ def _with_head(taken: WeightSet, network: StateDictLayout, drop: bool, elsewhere
         between = [] if extra else sorted(name for name in outside if name not in own and not any(map(TRAINING_ONLY.fullmatch, name.split("."))))
         if own and between:
             notes.append(
-                f"The linear layer {heads[0]!r} was not used as the head, since {_listed(between)} may precede it. The network was converted without a head."
+                f"The linear layer {heads[0]!r} was not used as the head, since {few(between)} may precede it. The network was converted without a head."
             )
         elif own and not extra.keys() - own and not extra.keys() >= network.head.keys():
             for name, found in zip(network.head, own, strict=True):
@@ -325,12 +325,8 @@ def _with_head(taken: WeightSet, network: StateDictLayout, drop: bool, elsewhere
             before = " Layers without tensors before it are assumed to be dropout."
             notes.append(f"The linear layer {heads[0]!r} was used as the head {layer!r}.{before}")
     if outside:
-        notes.append(f"Ignored, since they are outside the network: {_listed(sorted(outside))}.")
+        notes.append(f"Ignored, since they are outside the network: {few(sorted(outside))}.")
     if drop or not extra or extra.keys() >= network.head.keys():
         return tensors, notes, ""
-    sentence = f" The head is not one linear layer {layer!r}: {_listed(sorted(extra))}. To convert the network without it, try: --drop-head, from Python drop_head=True"
+    sentence = f" The head is not one linear layer {layer!r}: {few(sorted(extra))}. To convert the network without it, try: --drop-head, from Python drop_head=True"
     return tensors, notes, sentence
-
-
-def _listed(names: list[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -5,7 +5,7 @@ any other exception is a defect of this package.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class NtkSelectError(Exception):
@@ -42,6 +42,11 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     """Suffix of an error message with close matches and all allowed values. Use `near` for long lists."""
     allowed = sorted(allowed)
     return f"{near(given, allowed)} Allowed: {', '.join(allowed) if allowed else '(none)'}."
+
+
+def few(names: Sequence[str], most: int = 5) -> str:
+    """The first names of a list, and the number of the others, as in "a, b and 3 more"."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def first_line(error: Exception) -> str:

@@ -29,7 +29,7 @@ def test_only_top_level_name_is_ntk_select(wheel):
 
 def test_models_data_weights_and_licence_are_inside(wheel):
     names = set(wheel.namelist())
-    assert {"ntk_select/models/resnet.py", "ntk_select/data/__init__.py", "ntk_select/py.typed"} <= names
+    assert {"ntk_select/models/resnet.py", "ntk_select/data/published/catalogue.toml", "ntk_select/py.typed"} <= names
     on_disk = {f"ntk_select/models/weights/{f.parent.name}/{f.name}" for f in (ROOT / "models/weights").glob("*/*") if not f.name.startswith(".")}
     assert on_disk <= names
     assert any(name.endswith("LICENSE") for name in names)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ntk_select.data.formats import HEAD, reject_placeholder
 from ntk_select.data.image_folder import MAX_ENTRY_BYTES, check_entry, is_plain_path, read_entry, walk
-from ntk_select.data.layout import few, is_image, is_junk
-from ntk_select.errors import DataError, first_line
+from ntk_select.data.layout import is_image, is_junk
+from ntk_select.errors import DataError, few, first_line
 
 
 class Files:

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ntk_select.data.decode import FORMATS
-from ntk_select.data.layout import few
 from ntk_select.data.published.archive import Archive
 from ntk_select.data.published.catalogue import KNOWN, KnownSet, find_known, next_command
 from ntk_select.data.published.readers import READERS, Contents
 from ntk_select.data.tfds import places
-from ntk_select.errors import DataError, TaskError, did_you_mean
+from ntk_select.errors import DataError, TaskError, did_you_mean, few
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ntk_select.data.layout import few, natural
+from ntk_select.data.layout import natural
 from ntk_select.data.published.archive import Archive, stem
 from ntk_select.data.published.catalogue import KNOWN
-from ntk_select.errors import DataError
+from ntk_select.errors import DataError, few
 from ntk_select.tasks.task import stratified_train
 
 Row = tuple[str, int]  # argument of `Contents.read`; class id

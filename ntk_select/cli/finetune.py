@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -36,9 +36,9 @@ class Finetune:
     """Learning rates to try. Where the best is the largest or the smallest, up to four further ones are tried beyond it."""
     no_extend: Flag = False
     """Try only the given learning rates."""
-    choose: str = "validation"
+    choose: Literal["validation", "paper"] = "validation"
     """How the learning rate is chosen: validation (on a fifth of the training images), or paper: on the test set, as in the paper, without further rates."""
-    search: str = "grid"
+    search: Literal["grid", "optuna"] = "grid"
     """grid tries the given learning rates; optuna also tries others around them."""
     trials: int = 10
     """Learning rates that Optuna tries."""
@@ -46,12 +46,12 @@ class Finetune:
     """Passes over the training images; the learning rate is divided by ten at one half and five sixths."""
     batch_size: int = 32
     """Images per step."""
-    augment: str = "auto"
-    """crop_flip, crop, flip or none; auto is crop_flip, or crop for digits and other tasks in which flips change the class."""
-    batch_norm: str = "train"
-    """train, or frozen."""
-    precision: str = "float32"
-    """float32, or bfloat16 for activations."""
+    augment: Literal["auto", "crop_flip", "crop", "flip", "none"] = "auto"
+    """Augmentation; auto is crop_flip, or crop for digits and other tasks in which flips change the class."""
+    batch_norm: Literal["train", "frozen"] = "train"
+    """Whether batch statistics are updated, or those of the expert are used."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Type of the activations."""
     seeds: tuple[str, ...] = ("0",)
     """Seeds of head, order, augmentation and choice of images; one fine-tuning per seed."""
     reference: str | None = None

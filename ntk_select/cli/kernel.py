@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ntk_select._runtime.files import write_output
 from ntk_select.cli.console import print_json, print_line, print_table, progress_bar, remark, saving
 from ntk_select.cli.options import Flag, Json, TaskUri, Zoo, changed, check_writable, load_expert, repeated, split
 from ntk_select.errors import ConfigError, MissingDependencyError, did_you_mean
 
-KINDS = ("ntk", "sketch", "feature")
 DIM = 8192
 """Default number of columns of a sketch."""
 SKETCH_OUTPUTS = ("trace", "sum")
@@ -31,18 +30,18 @@ class Kernel:
     """The expert."""
     task: TaskUri
     zoo: Zoo = ("builtin",)
-    kind: str = "ntk"
+    kind: Literal["ntk", "sketch", "feature"] = "ntk"
     """ntk: inner products of gradients; sketch: the same, estimated from randomly projected gradients; feature: of pre-logits."""
     layers: str = "all"
     """Parameters to differentiate: all, last_conv, or a regular expression over their paths."""
-    outputs: str = "trace"
+    outputs: Literal["trace", "sum", "diagonal", "full"] = "trace"
     """trace: mean of the kernels of the outputs; sum: kernel of the sum of the outputs; diagonal: one kernel per output; full: all pairs of outputs."""
     per_class: int = 25
     """Images per class, at most."""
     seed: int = 0
     """Seed of the probe sample."""
-    precision: str = "highest"
-    """Precision of products: highest, high or default; the last two allow the device to round float32."""
+    precision: Literal["highest", "high", "default"] = "highest"
+    """Precision of products; the last two allow the device to round float32."""
     memory_gb: float | None = None
     """Memory that the computation may use; by default half of what is free, or most of a GPU's."""
     float64: Flag = False
@@ -57,7 +56,7 @@ class Kernel:
     """Independent parts of the sketch, from which its error is estimated; by default two, or as the kind requires."""
     sketch_seed: int = 0
     """Seed of the projection."""
-    compare: str | None = None
+    compare: Literal["exact"] | None = None
     """exact: compare sketches with the exact kernel instead; errors, time and memory for each kind and dimension."""
     repeats: int = 5
     """With --compare: seeds for each kind and dimension, from --sketch-seed on."""
@@ -105,13 +104,8 @@ def _file_name(command: Kernel) -> str:
 
 def _check(command: Kernel) -> None:
     """Raises ConfigError before any computation for options that are invalid or exclude each other."""
-    from ntk_select.kernels.engine.arguments import OUTPUTS, available_memory, check_precision
+    from ntk_select.kernels.engine.arguments import available_memory
 
-    if command.kind not in KINDS:
-        raise ConfigError(f"--kind {command.kind}: there is no such kind.{did_you_mean(command.kind, KINDS)}")
-    if command.outputs not in OUTPUTS:
-        raise ConfigError(f"--outputs {command.outputs} is unknown.{did_you_mean(command.outputs, OUTPUTS)}")
-    check_precision(command.precision)
     available_memory(command.memory_gb)
     given = [
         option for option in changed(command) if option not in ("--expert", "--task", "--zoo", "--kind", "--per-class", "--seed", "--out", "--json")
@@ -154,8 +148,6 @@ def _check_sketch(command: Kernel, given: list[str]) -> None:
             raise ConfigError(f"Several sketches at once are for comparing. With {', '.join(several)}, try: --compare exact")
         _sketch(command)
         return
-    if command.compare != "exact":
-        raise ConfigError(f"--compare {command.compare} is unknown.{did_you_mean(command.compare, ['exact'])}")
     if "auto" in dims:
         raise ConfigError("--dim auto chooses one dimension, and --compare exact needs given ones. Try: --dim 512 2048 8192")
     if command.repeats < 1:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -55,14 +55,14 @@ class Rank:
     """Half-samples for the intervals; 0 for no intervals."""
     batch_size: int = 32
     """Images per forward pass."""
-    reference: str = "tiny"
-    """Network that is trained on the task for rsa and dds: tiny, or resnet18."""
+    reference: Literal["tiny", "resnet18"] = "tiny"
+    """Network that is trained on the task for rsa and dds."""
     lr: tuple[str, ...] = ()
     """Learning rates that fine-tuning will try, for forecast; by default 0.01, 0.005 and 0.001."""
     epochs: int = 30
     """Epochs of the fine-tuning that forecast simulates."""
-    batch_norm: str = "train"
-    """How batch norm will be fine-tuned, for forecast: train, or frozen."""
+    batch_norm: Literal["train", "frozen"] = "train"
+    """How batch norm will be fine-tuned, for forecast."""
     layers: str = "last_conv"
     """Layers whose gradients lgc uses: last_conv, all, or a regular expression over parameter paths."""
     measured: Path | None = None

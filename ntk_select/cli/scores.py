@@ -62,7 +62,7 @@ class ScoresList:
             for one, last in zip(facts, above, strict=False)
         ]
         columns = ["score", "what it measures", "what it needs", "group", "better", "range"]
-        print_table(f"{len(rows)} scores", columns, rows, optional=("range", "better", "what it needs"), sentences=("what it measures", "what it needs"))
+        print_table(f"{len(rows)} scores", columns, rows, optional=("range", "better", columns[2]), sentences=columns[1:3])
         print_line("Next: " + typed("scores", "show", rows[0][0]))
         return 0
 

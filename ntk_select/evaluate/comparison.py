@@ -47,7 +47,7 @@ def paired(
 ) -> Paired:
     """Compares two scores on the same targets: every replicate has the same targets, draws and seeds for both.
 
-    A target counts with the draws on which both scores have a value. The limits of `interval` hold here too.
+    A target counts with the draws on which both scores have a value. The limitations of `interval` apply.
 
     Args:
       measure: as `interval`.
@@ -80,9 +80,9 @@ def against_random(
     over: Sequence[str] = AXES,
     **options,
 ) -> Paired:
-    """Compares a score with a random order of the same experts: with its exact expectation on every target, not with one order that was drawn.
+    """Compares a score with a random order of the same experts: with its exact expectation on every target, not with one random order.
 
-    One drawn order, such as that of the score `random`, differs from the expectation by as much as scores differ from each other.
+    A single random order, such as that of the score `random`, differs from the expectation by as much as scores differ from each other.
 
     Args:
       measure: a name that `random_expectation` takes.
@@ -113,10 +113,10 @@ def _compared(tables_a: Sequence[Table], tables_b: Sequence[Table], settings: Se
 
 
 def sign_flip(differences: Float[np.ndarray, " t"], *, seed: int = 0) -> float:
-    """Two-sided p-value of the mean difference, if each target were as likely to have the opposite sign.
+    """Two-sided p-value of the mean difference, under the hypothesis that the sign of each difference is random.
 
-    Exact over all 2^t signs up to t = 14 targets, where the smallest possible value is 2 / 2^t (0.06 for five targets: they can never
-    reach 0.05); else from 10,000 random signs, the observed ones counted among them. NaN in a target leaves it out.
+    Exact over all 2^t signs up to t = 14 targets, where the smallest possible value is 2 / 2^t (0.06 for five targets: it cannot
+    reach 0.05); else from 10,000 random signs and the observed ones. Targets with NaN are left out.
 
     Reference: Fisher 1935, The Design of Experiments, section 21; Phipson & Smyth 2010 for the random signs.
     """
@@ -144,12 +144,12 @@ def _refuse_unpaired(targets_a: Sequence[Target], targets_b: Sequence[Target]) -
 
 
 def holm(p_values: Float[np.ndarray, " p"]) -> Float[np.ndarray, " p"]:
-    """Holm's step-down correction: reject where the result is below 0.05, and a false rejection anywhere has at most 5 % chance.
+    """Holm's step-down correction: reject where the result is below 0.05, and the probability of any false rejection is at most 5 %.
 
-    It holds for tests that depend on each other in any way, and is never weaker than Bonferroni.
+    Valid for dependent tests; never weaker than Bonferroni.
 
     Args:
-      p_values: 0 to 1; NaN for a test that could not be made. It stays NaN and is not counted.
+      p_values: 0 to 1; NaN for a test that could not be made. It stays NaN and does not count.
 
     Returns:
       Adjusted p-values in the same places, at least as large as given, at most 1.
@@ -162,7 +162,7 @@ def holm(p_values: Float[np.ndarray, " p"]) -> Float[np.ndarray, " p"]:
     given = numbers(p_values, "p_values")
     known = np.flatnonzero(~np.isnan(given))
     if given.ndim != 1 or ((given[known] < 0) | (given[known] > 1)).any():
-        raise ConfigError("p_values are not a row of numbers from 0 to 1. Allowed: one a test, NaN where there is none.")
+        raise ConfigError("p_values are not a vector of numbers from 0 to 1. Allowed: one per test, NaN where there is none.")
     adjusted, order = np.full(given.shape, np.nan), known[np.argsort(given[known])]
     adjusted[order] = np.minimum(1, np.maximum.accumulate(given[order] * np.arange(len(order), 0, -1)))
     return adjusted

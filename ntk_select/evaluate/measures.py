@@ -26,7 +26,7 @@ MEASURES: dict[str, Callable[..., float]] = {**CORRELATIONS, **SELECTIONS, "acro
 
 
 def named_measure(measure: str | Measure, options: dict) -> Measure:
-    """A function of the scores of one draw, of accuracies and of the target, which gives the reference and the groups.
+    """The measure as a function of the scores of one draw, the accuracies and the target, which has the reference and the groups.
 
     Args:
       measure: a name of `MEASURES`, or such a function already.
@@ -38,7 +38,7 @@ def named_measure(measure: str | Measure, options: dict) -> Measure:
     """
     if callable(measure):
         if options:
-            raise ConfigError(f"Options ({', '.join(options)}) go with the name of a measure. Put them into the function, as functools.partial does.")
+            raise ConfigError(f"Options ({', '.join(options)}) go with the name of a measure. Try: functools.partial(function, ...)")
         return measure
     if measure not in MEASURES:
         raise ConfigError(f"{measure!r} is not a measure.{did_you_mean(str(measure), MEASURES)}")
@@ -55,7 +55,7 @@ def named_measure(measure: str | Measure, options: dict) -> Measure:
 
 
 def refuse_other_options(measure: str, options: dict, from_target: tuple[str, ...] = ()) -> None:
-    """Raises ConfigError for an option that this measure does not have."""
+    """Raises ConfigError for an unknown option of this measure."""
     allowed = [name for name in inspect.signature(MEASURES[measure]).parameters if name not in ("scores", "accuracies", *from_target)]
     for option in options:
         if option not in allowed:
@@ -74,12 +74,12 @@ RANDOM_ORDERS = 2000
 
 
 def random_expectation(measure: str, accuracies: Float[np.ndarray, " e"], /, **options) -> float:
-    """The mean of a measure over all orders of the experts: what a useless score is worth.
+    """The mean of a measure over all orders of the experts: its value for an uninformative score.
 
-    A random order is one in which all scores are equal, so that a selection has the value of the measure itself with such scores.
-    A correlation has 0. The exception is `weighted_tau` where accuracies tie: it breaks these ties by the scores, so that a useless score usually
-    gains, by 0.02 to 0.07 for thirty experts with a few ties at the top. Its mean over orders without ties is exact
-    for up to six experts, and beyond that has a part from 2000 seeded orders, with a standard error near 0.0001.
+    For a selection it is the value of the measure with equal scores. For a correlation it is 0, except for `weighted_tau` with ties in the
+    accuracies: it breaks these ties by the scores, so that an uninformative score usually has 0.02 to 0.07 for thirty experts with a
+    few ties at the top. Its mean is exact for up to six experts; beyond, one part is averaged over 2000 seeded orders, with a standard
+    error near 0.0001.
 
     Args:
       measure: "top_k_accuracy", "top_k_gain", "regret", "trials_to_best", "hit_rate", or one of the four correlations.
@@ -92,7 +92,7 @@ def random_expectation(measure: str, accuracies: Float[np.ndarray, " e"], /, **o
     Raises:
       ConfigError: an unknown measure or option, accuracies outside 0 to 1, and what the measure itself raises.
 
-    Cost: O(e log e); O(e^2) a seeded order.
+    Cost: O(e log e); O(e^2) per seeded order.
     """
     accuracies = fractions(one_per_expert(accuracies, "accuracies"))
     refuse_unexpected(measure, options)
@@ -106,7 +106,7 @@ def random_expectation(measure: str, accuracies: Float[np.ndarray, " e"], /, **o
 
 
 def expectation_of(measure: str, options: dict) -> Measure:
-    """`random_expectation` as a measure of a target: over the experts that the measure itself looks at, with the target's own reference.
+    """`random_expectation` as a measure of a target: over the experts that the measure uses, with the reference of the target.
 
     Raises:
       ConfigError: an unknown measure or option. The function that is returned raises it for a target without the reference that it needs.
@@ -124,9 +124,9 @@ def expectation_of(measure: str, options: dict) -> Measure:
 
 
 def refuse_unexpected(measure: str, options: dict) -> None:
-    """Raises ConfigError for a measure whose expectation over random orders is not known here, and for an option that it does not have."""
+    """Raises ConfigError for a measure without a known expectation over random orders, and for an unknown option."""
     if measure not in SELECTIONS and measure not in CORRELATIONS:
-        raise ConfigError(f"{measure!r} has no expectation here.{did_you_mean(str(measure), [*SELECTIONS, *CORRELATIONS])}")
+        raise ConfigError(f"{measure!r} has no known expectation.{did_you_mean(str(measure), [*SELECTIONS, *CORRELATIONS])}")
     refuse_other_options(measure, options)
 
 

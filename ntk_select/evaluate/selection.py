@@ -62,8 +62,8 @@ def expected_best(order: Order, accuracies: Float[np.ndarray, " e"], k: int, flo
 def top_k_accuracy(scores: Float[np.ndarray, " e"], accuracies: Float[np.ndarray, " e"], k: int = 3) -> float:
     """Expected accuracy of the best of the k experts with the highest scores.
 
-    The best is known only after all k are fine-tuned, and if it is picked on test accuracies the maximum is too high by their noise:
-    give accuracies of a validation set, or several fine-tuning seeds.
+    The best is known only after all k are fine-tuned. The maximum of test accuracies is biased upwards by their noise: use accuracies
+    of a validation set, or several fine-tuning seeds.
 
     Args:
       scores: higher is better, NaN for an expert without a score.
@@ -83,7 +83,7 @@ def top_k_accuracy(scores: Float[np.ndarray, " e"], accuracies: Float[np.ndarray
 
 
 def top_k_gain(scores: Float[np.ndarray, " e"], accuracies: Float[np.ndarray, " e"], reference: float, k: int = 3) -> float:
-    """`top_k_accuracy` minus the accuracy of the reference expert: what the selection adds to the default choice.
+    """`top_k_accuracy` minus the accuracy of the reference expert: the gain over the default choice.
 
     Args:
       scores: as `top_k_accuracy`.
@@ -103,10 +103,10 @@ def top_k_gain(scores: Float[np.ndarray, " e"], accuracies: Float[np.ndarray, " 
 
 
 def regret(scores: Float[np.ndarray, " e"], accuracies: Float[np.ndarray, " e"], k: int = 1) -> float:
-    """How much accuracy is lost against trying all experts: the best of all minus `top_k_accuracy`.
+    """Accuracy lost compared with trying all experts: the best of all minus `top_k_accuracy`.
 
     Returns:
-      0 to 1; 0 means that nothing is lost. Lower is better.
+      0 to 1, lower is better.
 
     Raises:
       ConfigError: as `top_k_accuracy`.
@@ -177,12 +177,12 @@ def gain_against_cost(
 ) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
     """The budget curve: point j is after the j experts with the highest scores, 0 to e.
 
-    At point 0 the scores are paid and nothing is tried. The reference stays available throughout and costs nothing here
-    (add its cost to `scoring_cost` if it must be fine-tuned). Cheap experts are not preferred: the order is that of the scores.
+    Point 0 has the cost of scoring only. The reference is always available and costs nothing
+    (add its cost to `scoring_cost` if it must be fine-tuned). The order is that of the scores, whatever the costs.
 
     Both arrays are exact means over random orders within ties: of the cost of j trials (within a group of ties every trial costs their mean),
-    and of the gain after j trials. A point is thus what j trials cost and bring on average. Inside a group of ties whose costs differ
-    this is not the mean gain at a fixed budget; without ties the curve is exact in every sense.
+    and of the gain after j trials. A point is thus the mean cost and the mean gain of j trials. Within a group of ties with different
+    costs this is not the mean gain at a fixed budget; without ties it is.
 
     Args:
       scores: higher is better, NaN for an expert without a score.
@@ -209,11 +209,11 @@ def gain_against_cost(
 
 
 def leave_one_out(accuracies_by_target: Float[np.ndarray, "t e"]) -> Float[np.ndarray, "t e"]:
-    """Scores of a static leaderboard. A benchmark in which it does well is one in which the same experts win everywhere.
+    """Scores of a static leaderboard, which never looks at the target. It is good on a benchmark in which the same experts win everywhere.
 
     The score of an expert for a target is the mean, over the other targets on which it was measured, of its accuracy minus the mean accuracy
-    of the experts measured there: easy targets do not count more. If experts were measured on different targets, those that met
-    weak rivals are favoured.
+    of the experts measured there: easy targets do not count more. If experts were measured on different targets, those with
+    weak competitors are favoured.
 
     Args:
       accuracies_by_target: 0 to 1, NaN where an expert was not measured.

@@ -23,7 +23,7 @@ LEAST_RESAMPLES = 100
 
 @dataclass(frozen=True)
 class Settings:
-    """How often, at what level, from which seed and over what is resampled. Raises ConfigError for what is not allowed."""
+    """Number of resamples, level of the interval, seed, and axes that are resampled. Raises ConfigError for invalid values."""
 
     resamples: int
     level: float
@@ -46,11 +46,11 @@ class Settings:
 
 @dataclass(frozen=True)
 class Table:
-    """A measure on one target.
+    """Values of a measure on one target.
 
     Attributes:
       values: (draws, multisets of seeds), NaN where undefined.
-      chances: of the multisets.
+      chances: probabilities of the multisets.
       observed: (draws,) with every seed once.
     """
 
@@ -59,12 +59,12 @@ class Table:
     observed: Float[np.ndarray, " d"]
 
     def __sub__(self, other: "Table") -> "Table":
-        """The difference of two measures on the same target; a table with one draw holds for all draws of the other."""
+        """The difference of two measures on the same target; a table with one draw is compared with every draw of the other."""
         return Table(self.values - other.values, self.chances, self.observed - other.observed)
 
 
 def tables(measure: Measure, targets: Sequence[Target], settings: Settings) -> list[Table]:
-    """One a target; equal settings give equal multisets of seeds. Raises ConfigError where there is no target."""
+    """One table per target; equal settings give equal multisets of seeds. Raises ConfigError if there is no target."""
     if not targets or not all(isinstance(target, Target) for target in targets):
         raise ConfigError(f"targets holds {len(targets)} entries. Allowed: at least one, each made by evaluate.Target(...).")
     return [_table(measure, target, settings, place) for place, target in enumerate(targets)]
@@ -84,7 +84,7 @@ def _table(measure: Measure, target: Target, settings: Settings, place: int) -> 
 
 
 def multisets(seeds: int, rng: np.random.Generator) -> tuple[Int[np.ndarray, "m s"], Float[np.ndarray, " m"]]:
-    """How often each seed is in a resample, and its chance: all C(2s-1, s) multisets up to 200 of them (s <= 5), else 200 at random."""
+    """Count of each seed in a resample, and its probability: all C(2s-1, s) multisets up to 200 of them (s <= 5), else 200 at random."""
     if comb(2 * seeds - 1, seeds) > MOST_MULTISETS:
         chosen = rng.integers(seeds, size=(MOST_MULTISETS, seeds))
         return np.array([np.bincount(row, minlength=seeds) for row in chosen]), np.full(MOST_MULTISETS, 1 / MOST_MULTISETS)
@@ -94,7 +94,7 @@ def multisets(seeds: int, rng: np.random.Generator) -> tuple[Int[np.ndarray, "m 
 
 
 def mean_of_known(values: Float[np.ndarray, "*rows n"]) -> Float[np.ndarray, "*rows"]:
-    """Over the last axis without its NaN; NaN where there is nothing else."""
+    """Mean over the last axis without NaN; NaN if there is nothing else."""
     known = ~np.isnan(values)
     total = np.where(known, values, 0).sum(axis=-1)
     return np.divide(total, known.sum(axis=-1), out=np.full(total.shape, np.nan), where=known.any(axis=-1))
@@ -106,7 +106,7 @@ def observed(found: Sequence[Table]) -> Float[np.ndarray, " t"]:
 
 
 def replicates(found: Sequence[Table], settings: Settings) -> Float[np.ndarray, " r"]:
-    """The mean over resampled targets, each with draws and seeds of its own, even when it comes twice. NaN where nothing is defined."""
+    """The mean over resampled targets, each occurrence with its own draws and seeds. NaN if nothing is defined."""
     rng = np.random.default_rng([settings.seed, 2])
     shape = (settings.resamples, len(found))
     chosen = rng.integers(len(found), size=shape) if "targets" in settings.over else np.broadcast_to(np.arange(len(found)), shape)
@@ -125,10 +125,10 @@ class Interval:
     """A mean over targets with its bootstrap interval, printed as 0.41 [0.12, 0.66].
 
     Attributes:
-      value: on what was measured; NaN if no target has a value.
+      value: mean over the measured targets; NaN if no target has a value.
       low: lower end.
       high: upper end.
-      resamples: replicates behind the ends.
+      resamples: number of replicates.
       undefined: targets left out because the measure has no value on any of their draws.
       level: share of the replicates between the ends.
     """
@@ -159,14 +159,14 @@ def interval(
 ) -> Interval:
     """The mean of a measure over targets, and a percentile interval of the bootstrap.
 
-    The value of a target is the mean over its probe draws of measure(scores of the draw, accuracies averaged over seeds). A replicate takes
-    as many targets with replacement, and within each as many draws and as many seeds with replacement. Undefined values are left out.
+    The value of a target is the mean over its draws (probe samples) of measure(scores of the draw, accuracies averaged over seeds). A
+    replicate resamples the targets with replacement, and within each the draws and the seeds. Undefined values are left out.
 
-    What the interval does not cover: with one fine-tuning seed no noise of fine-tuning, with one draw none of the probe images. With few
+    Not covered: the noise of fine-tuning if there is one fine-tuning seed, and that of the probe images if there is one draw. With few
     targets (fewer than about 15) the percentile bootstrap is too narrow. The choice of the experts is not resampled, and experts that
     share a source or an architecture are not independent: the interval is for this zoo. The noise of draws and seeds is also
-    part of the spread between targets, so that where it is the larger part the interval is somewhat too wide.
-    Accuracies that choose the best of several are too high by their noise, which moves the value and no interval can mend.
+    part of the spread between targets, so that the interval is somewhat too wide where that noise dominates.
+    Accuracies that are the best of several are biased upwards by their noise, which shifts the value and is not covered either.
 
     Args:
       measure: a name, such as "spearman", "top_k_gain", "within_groups"; or a function of scores (e,), accuracies (e,) and the target.
@@ -174,13 +174,13 @@ def interval(
       resamples: 100 or more.
       level: between 0 and 1.
       seed: equal seeds give equal intervals.
-      over: what is resampled. ("targets",) asks for other tasks with the noise as it was; ("draws", "seeds") for the same tasks again.
+      over: what is resampled. ("targets",): other tasks with the same noise; ("draws", "seeds"): the same tasks, measured again.
       **options: of a measure given by name, such as k=3. `top_k_gain` takes the reference from the target, as the index of an expert.
 
     Raises:
       ConfigError: an unknown measure or option, no target, a target without reference or groups where they are needed, other settings.
 
-    Cost: d * m calls of the measure a target, with d draws and m = C(2s-1, s) multisets of s seeds (1, 3, 10, 35, 126; 200 from s = 6 on,
+    Cost: d * m calls of the measure per target, with d draws and m = C(2s-1, s) multisets of s seeds (1, 3, 10, 35, 126; 200 from s = 6 on,
       then at random); replicates are lookups.
 
     Reference: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13; Davison & Hinkley 1997, section 3.8.
@@ -190,7 +190,7 @@ def interval(
 
 
 def interval_of(found: Sequence[Table], settings: Settings) -> tuple[Interval, np.ndarray]:
-    """The interval, and its replicates that have a value."""
+    """The interval, and the replicates that have a value."""
     values, drawn = observed(found), replicates(found, settings)
     drawn, known = drawn[~np.isnan(drawn)], values[~np.isnan(values)]
     tail = (1 - settings.level) / 2

@@ -62,16 +62,16 @@ class SavedKernel:
             which = self.provenance["sketch"]
             return SketchedKernel(self.sketch, which["kind"], which["blocks"], which["directions"])
         except (KeyError, TypeError, ConfigError) as error:
-            raise DataError(f"The provenance does not say which sketch this is ({first_line(error)}).") from error
+            raise DataError(f"The provenance does not describe the sketch ({first_line(error)}).") from error
 
     def summary(self) -> dict[str, Any]:
         """Summary statistics of the kernel, JSON-serialisable.
 
         Returns:
-          shape, dtype; certificate (see `certify`; of the class trace where `certified` says so); correlation with the
-          labels (of the class trace; None where it has no value); shares of the layers in the trace, largest first. For a
-          sketch also what it says of the exact kernel: `score`, the correlation with its interval, whose value is then the
-          correlation above, and the predicted and measured relative errors of the kernel.
+          shape, dtype; certificate (see `certify`; `certified` states whether it is of the class trace); correlation of the
+          class trace with the labels (None if undefined); shares of the layers in the trace, in descending order. For a
+          sketch also the estimate of the exact score: `score`, the correlation with its interval, and the predicted and
+          measured relative errors of the kernel.
         """
         trace, shape = class_trace(self.kernel), self.kernel.shape
         whole = len(shape) == 2 or (len(shape) == 4 and shape[0] * shape[2] <= MOST_ROWS)
@@ -107,10 +107,10 @@ class SavedKernel:
         """Writes the .npz file atomically. Returns the path.
 
         The arrays are `kernel`, `labels`, `class_names`, `indices`, `provenance` (JSON text) and, if the kernels of the
-        layers were kept, `layer_names` and `layer_kernels` (layers, n, n, ...); of a sketched kernel `sketch` (n, k).
+        layers were stored, `layer_names` and `layer_kernels` (layers, n, n, ...); of a sketched kernel `sketch` (n, k).
 
         Raises:
-          ConfigError: another ending, or a place that cannot be written.
+          ConfigError: a suffix other than .npz, or an unwritable path.
         """
         path = Path(os.path.expanduser(path))
         if path.suffix != ".npz":

@@ -108,18 +108,19 @@ def selfcheck(
     forward and reverse). Whether the engine computes it: equal to explicit Jacobians, finite, exactly symmetric, positive
     semi-definite. A law that fails does not raise; its line names the usual cause.
 
-    Derivatives are compared at the first example, along two directions in the chosen parameters: the gradient and a random
-    one, in the type in which fn computes; half precision is too coarse. Forward and reverse mode must agree, and fit the
-    finite differences at the best of several steps, since large ones cross the kinks of relus and small ones round. The
-    parameters are first moved by about a thousandth, so that zeros do not lie on a kink.
+    Derivatives are compared at the first example along two directions in the selected parameters, the gradient and a random
+    one, in the dtype of fn (half precision is too coarse). Forward and reverse mode must agree with each other and with
+    finite differences at the best of several steps: large steps cross kinks of relus, small ones are dominated by rounding.
+    The parameters are first perturbed by about a thousandth, so that zeros are not on a kink.
 
     Args:
       fn, params, layers, precision: as for `ntk`.
-      x: examples. The first 8 are used, fewer where gradients are large. Of more than 3 outputs, 3 random combinations
-        stand for all. The result says so.
-      tolerance: largest difference allowed, relative to the largest number compared. None: 1e-9 where all is float64,
-        1e-4 in float32, 0.1 below, and at least 1e-2 where `precision` lets an accelerator round. Semi-definiteness takes
-        a tenth of it, finite differences at least 1e-4 (float64) or 0.1 (float32); symmetry must be exact.
+      x: examples. The first 8 are used, fewer if gradients are large. More than 3 outputs are replaced by 3 random
+        combinations, as stated in the result.
+      tolerance: largest difference allowed, relative to the largest number compared. None: 1e-9 in float64, 1e-4 in
+        float32, 0.1 in half precision, and at least 1e-2 if `precision` allows an accelerator to round. For
+        semi-definiteness a tenth of it, for finite differences at least 1e-4 (float64) or 0.1 (float32); symmetry must be
+        exact.
       seed: of the random directions.
 
     Returns:

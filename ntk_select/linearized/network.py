@@ -23,8 +23,9 @@ from ntk_select.kernels.engine.arguments import (
     select,
     some_examples,
 )
+from ntk_select.kernels.engine.costs import BALANCE, passes_of
 from ntk_select.kernels.engine.ntk import ntk, ntk_plan
-from ntk_select.kernels.engine.plan import BALANCE, DISPATCH, passes_of
+from ntk_select.kernels.engine.plan import DISPATCH
 from ntk_select.kernels.engine.structure import Structure
 from ntk_select.kernels.engine.vector_product import BatchedProduct, hold
 from ntk_select.kernels.gradients import expert_inputs, of_params

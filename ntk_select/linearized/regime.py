@@ -47,20 +47,20 @@ class Regime(NamedTuple):
     def sentences(self) -> list[str]:
         """The regime in sentences: the measured errors, and for what the formula can be used."""
         end = f"{self.steps:g}"
-        said = [
+        parts = [
             f"Training loss: within {_percent(LOSS_CLOSE)} of real training {_until(self.loss, end)}; at most {_percent(self.largest_loss_error)} off, "
             f"{_percent(self.last_loss_error)} at step {end}."
             if np.isfinite(self.largest_loss_error)
             else f"Training loss: within {_percent(LOSS_CLOSE)} of real training {_until(self.loss, end)}; later, one of the two is not finite."
         ]
         if self.single_answers is not None:
-            said += [
+            parts += [
                 f"Test outputs: within {_percent(OUTPUTS_CLOSE)} of their change since the start {_until(self.outputs, end)}; "
                 f"{_percent(self.last_output_error)} off at step {end}.",
                 f"Predicted classes: equal for at least {_percent(ANSWERS_CLOSE)} of the test images {_until(self.answers, end)}; "
                 f"{_percent(self.last_agreement)} at step {end}.",
             ]
-        return [*said, self._conclusion()]
+        return [*parts, self._conclusion()]
 
     def _conclusion(self) -> str:
         if self.throughout:

@@ -89,7 +89,9 @@ def generalization_score(kernel: Kernel, targets: Values, *, ridge: Scalar | Non
     modes = find_modes(problem, targets, inverse, tolerance=tolerance)
     smallest, largest = modes.values.min(), modes.values.max()
     if smallest + ridge <= 1e-13 * largest or largest == 0:
-        raise ConfigError(f"kernel + ridge is singular at ridge={ridge:g} (eigenvalues of the kernel from {smallest:.3g} to {largest:.3g}). Try: ridge=None")
+        raise ConfigError(
+            f"kernel + ridge is singular at ridge={ridge:g} (eigenvalues of the kernel from {smallest:.3g} to {largest:.3g}). Try: ridge=None"
+        )
     value = float(inverse(modes))
     return Generalization(value, float(np.sqrt(2 * value / problem.n)), float(ridge))
 

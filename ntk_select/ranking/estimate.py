@@ -1,4 +1,4 @@
-"""Estimate of the time that a ranking takes, from the operations of a few experts and the speed of this machine, before anything is compiled."""
+"""Estimated time of a ranking, from the operations of a few experts and the speed of the machine, before anything is compiled."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -12,19 +12,19 @@ from ntk_select.kernels.flops import forward_flops
 from ntk_select.tasks.task import Task, probe_sample
 
 LOOKED_AT = 3
-"""Experts that are loaded; the others are taken to be like these."""
+"""Experts that are loaded; the others are assumed to be similar."""
 SHARE = 0.5
-"""Of the speed of a large matrix product, what networks reach (measured on two cores: 0.4 to 0.8)."""
+"""Speed of networks relative to a large matrix product (measured on two cores: 0.4 to 0.8)."""
 COMPILING, OVERHEAD = 8.0, 0.6
-"""Seconds to compile what one architecture needs; seconds for the scores and simulations of an expert (measured on two cores)."""
+"""Seconds of compilation per architecture; seconds per expert for scores and simulations (measured on two cores)."""
 
 
 def expected_seconds(experts: Mapping[str, Callable[[], Expert]], task: Task, *, per_class: int = 25, seed: int = 0) -> float | None:
-    """Seconds until the forecasts of all experts are there, give or take a factor of two; None where that cannot be told.
+    """Seconds until all experts have a forecast, within a factor of two; None if no expert can be traced.
 
     Cost: loads and traces `LOOKED_AT` experts, and multiplies two matrices.
     """
-    from ntk_select.forecasting.kernel import directions_for  # here, for it imports Optax
+    from ntk_select.forecasting.kernel import directions_for  # imported here because of Optax
 
     names, sample, operations, architectures = list(experts), probe_sample(task, per_class=per_class, seed=seed), [], set()
     for place in np.unique(np.linspace(0, len(names) - 1, LOOKED_AT).round().astype(int)):
@@ -34,7 +34,7 @@ def expected_seconds(experts: Mapping[str, Callable[[], Expert]], task: Task, *,
             width = jax.eval_shape(expert.features_fn, expert.variables, x).shape[1]
             passes = 1 + 2 * directions_for(width)
             operations.append(forward_flops(expert.features_fn, expert.variables, x) * len(sample) * passes)
-        except Exception:  # an expert is foreign code; the ranking reports its failure
+        except Exception:  # foreign code; the ranking reports the failure
             continue
         architectures.add(expert.card.architecture if expert.card else expert.name)
     if not operations:

@@ -201,7 +201,7 @@ class ScoreInputs:
     def _training_kernel(self, expert: Expert, x, of_passes: str | None) -> np.ndarray | str:
         """The kernel of the fine-tuning that is forecast, cached if possible; or the reason why there is none."""
         from ntk_select.forecasting.kernel import training_kernel
-        from ntk_select.training.finetuning.recipe import Recipe  # here, for it imports Optax
+        from ntk_select.training.finetuning.recipe import Recipe  # imported here because of Optax
 
         recipe, key = self.recipe or Recipe(), None
         with suppress(Exception):  # foreign code; the expert is scored without the cache
@@ -252,7 +252,7 @@ class ScoreInputs:
             return self._features_of_reference()
 
     def _features_of_reference(self) -> np.ndarray | str:
-        from ntk_select.training.reference import trained_reference  # here, for it imports Optax
+        from ntk_select.training.reference import trained_reference  # imported here because of Optax
 
         reference, key = self.reference, None
         try:

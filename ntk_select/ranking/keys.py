@@ -44,7 +44,7 @@ class Keys:
         Raises:
           ConfigError: `network` is unknown.
         """
-        from ntk_select.training.reference import recipe, untrained_reference  # here, for it imports Optax
+        from ntk_select.training.reference import recipe, untrained_reference  # imported here because of Optax
 
         expert, *settings = untrained_reference(task, network, seed)
         start, size = digest_of_params(expert.variables), expert.preprocess.size

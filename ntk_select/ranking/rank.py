@@ -111,7 +111,7 @@ def rank(
     if not loaders:
         raise ConfigError("There is no expert to rank. Try: ntk-select zoo list")
     if any("reference_features" in score.takes for score in chosen.values()) and not isinstance(reference, Expert):
-        from ntk_select.training.reference import check_reference  # here, for it imports Optax
+        from ntk_select.training.reference import check_reference  # imported here because of Optax
 
         check_reference(reference)
     drawn = probe_sample(task, per_class=per_class, seed=seed)
@@ -176,7 +176,7 @@ def _training(recipe, learning_rates) -> dict[str, Any]:
     """The options of the fine-tuning that is forecast. Raises ConfigError for invalid ones."""
     if recipe is None and learning_rates is None:
         return {}
-    from ntk_select.training.finetuning.recipe import LEARNING_RATES, Recipe, checked_rates  # here, for it imports Optax
+    from ntk_select.training.finetuning.recipe import LEARNING_RATES, Recipe, checked_rates  # imported here because of Optax
 
     if recipe is not None and not isinstance(recipe, Recipe):
         raise ConfigError(f"recipe={recipe!r} must be a Recipe. Try: ntk_select.Recipe(epochs=30)")
@@ -218,7 +218,7 @@ def chosen_scores(scores: Sequence[str] | Mapping[str, Score]) -> dict[str, Scor
 
 def _fine_tuning(inputs: ScoreInputs) -> dict[str, Any]:
     """The recipe and the learning rates of the forecast, JSON-ready."""
-    from ntk_select.training.finetuning.recipe import LEARNING_RATES, Recipe  # here, for it imports Optax
+    from ntk_select.training.finetuning.recipe import LEARNING_RATES, Recipe  # imported here because of Optax
 
     return {"recipe": asdict(inputs.recipe or Recipe()), "learning_rates": list(inputs.learning_rates or LEARNING_RATES)}
 

@@ -1,4 +1,4 @@
-"""Scores that do not look at the task's images: what a score must beat to be worth its cost."""
+"""Baselines that do not use the images of the task, which a score must beat to be worth its cost."""
 
 import zlib
 
@@ -11,12 +11,12 @@ from ntk_select.errors import TaskError, UndefinedScoreError
 def random_score(name: str = "", seed: int = 0, task_key: str = "") -> float:
     """A uniform number in [0, 1): one random order of the experts.
 
-    Different tasks and different seeds give independent orders. What guessing is worth on average is `evaluate.random_expectation`, and not
-    what one such order achieves.
+    Different tasks and different seeds give independent orders. The baseline of an evaluation is the mean over random orders,
+    `evaluate.random_expectation`, not one such order.
 
     Args:
       name: of the expert.
-      seed: of the draw of images.
+      seed: of the probe sample.
       task_key: identifies the task and its images.
     """
     return float(np.random.default_rng([seed, zlib.crc32(name.encode()), zlib.crc32(task_key.encode())]).random())
@@ -42,11 +42,11 @@ def best_elsewhere(accuracies_elsewhere: Float[np.ndarray, " t"]) -> float:
 
     Raises:
       UndefinedScoreError: no other task.
-      TaskError: not a row of numbers from 0 to 1.
+      TaskError: not a vector of numbers from 0 to 1.
     """
     accuracies = np.asarray(accuracies_elsewhere, np.float64)
     if accuracies.ndim != 1 or not ((accuracies >= 0) & (accuracies <= 1)).all():
-        raise TaskError(f"accuracies_elsewhere={accuracies_elsewhere!r} must be a row (t,) of accuracies from 0 to 1.")
+        raise TaskError(f"accuracies_elsewhere={accuracies_elsewhere!r} must be a vector (t,) of accuracies from 0 to 1.")
     if len(accuracies) == 0:
         raise UndefinedScoreError("The expert was fine-tuned on no other task.")
     return float(accuracies.mean())

@@ -1,4 +1,4 @@
-"""Linear discriminant analysis with a shrunk covariance within the classes: what several scores are built on."""
+"""Linear discriminant analysis with a shrunk covariance within the classes, shared by SFDA, ETran and NCTI."""
 
 import math
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from ntk_select.scores.features import Features, class_means
 
 COLLAPSED = 1e-10
-"""Share of the whole variance that stands for no variance within the classes, so that collapsed classes have posteriors."""
+"""Share of the whole variance used in place of zero variance within the classes, so that collapsed classes have posteriors."""
 LEAST = 1e-10
 
 
@@ -20,7 +20,7 @@ def unit_rows(features: Features) -> Float[np.ndarray, "n k"]:
 
 
 def within(rows: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], counts: Int[np.ndarray, " c"]) -> Float[np.ndarray, "k k"]:
-    """Covariance within the classes, their mean by share."""
+    """Covariance within the classes, averaged with their shares."""
     residual = rows - class_means(rows, labels, counts)[labels]
     return residual.T @ residual / len(rows)
 
@@ -31,7 +31,7 @@ def shrinkage_by_norm(covariance: Float[np.ndarray, "k k"]) -> float:
 
 
 class Analysis(NamedTuple):
-    """Of features scaled to `unit_rows`: these rows, how much the covariance within classes was shrunk, and the posteriors (n, c)."""
+    """For features scaled to `unit_rows`: the rows, the shrinkage of the covariance within classes, and the posteriors (n, c)."""
 
     rows: Float[np.ndarray, "n k"]
     shrinkage: float
@@ -48,7 +48,7 @@ def analysed(features: Features, labels: Int[np.ndarray, " n"], counts: Int[np.n
 
 def shrunk(covariance: Float[np.ndarray, "k k"], amount: float, whole: float, width: int) -> Float[np.ndarray, "k k"]:
     """(1 - amount) covariance + amount * its mean variance. `whole`: trace of the whole covariance; `width`: features, of which the k
-    directions are those that vary."""
+    directions vary."""
     mean = max(np.trace(covariance), COLLAPSED * whole) / width
     return (1 - amount) * covariance + np.eye(len(covariance)) * max(amount * mean, 1e-12 * whole / width)
 
@@ -56,8 +56,8 @@ def shrunk(covariance: Float[np.ndarray, "k k"], amount: float, whole: float, wi
 def posteriors(
     rows: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"], counts: Int[np.ndarray, " c"], covariance: Float[np.ndarray, "k k"]
 ) -> Float[np.ndarray, "n c"]:
-    """Probability of each class, Gaussians with this one covariance and the classes' shares as priors."""
-    from scipy.special import softmax  # here, as elsewhere in this folder, for SciPy takes long to import
+    """Probability of each class for Gaussians with a common covariance and the class frequencies as priors."""
+    from scipy.special import softmax  # imported here because SciPy takes long to import
 
     means = class_means(rows, labels, counts)
     weights = np.linalg.solve(covariance, means.T)

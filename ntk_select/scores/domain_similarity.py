@@ -1,4 +1,4 @@
-"""Domain Similarity: how far is the expert's source data from the task's images?"""
+"""Domain Similarity: earth mover's distance between the expert's source data and the task's images."""
 
 import math
 import warnings
@@ -25,13 +25,13 @@ def domain_similarity(
     gamma: float = GAMMA,
     min_images: int = MIN_IMAGES,
 ) -> ScoreResult:
-    """exp(-gamma d), d the earth mover's distance between the class means of source and task, weighed by their images.
+    """exp(-gamma d), d the earth mover's distance between the class means of source and task, weighted by their images.
 
     Args:
       source_means: class means of the source data by one extractor.
       source_counts: training images of each source class.
-      domain_features: the task's images by the same extractor. One extractor for the whole zoo makes experts comparable, but ties
-        those of one source; an expert's own (`domain_similarity_own`) brings in the scale of its features.
+      domain_features: the task's images by the same extractor. With one extractor for the whole zoo experts are comparable, but
+        experts of one source tie; with the expert itself (`domain_similarity_own`) the value depends on the scale of its features.
       labels: class ids of these images, any integers.
       class_counts: training images of the task's classes, in the order of their ids; None counts `labels`.
       gamma: as in the paper of Cui et al.
@@ -42,7 +42,7 @@ def domain_similarity(
 
     Raises:
       UndefinedScoreError: no class has enough images.
-      TaskError: shapes that do not fit, or numbers that are not finite.
+      TaskError: inconsistent shapes, or numbers that are not finite.
       ConfigError: `gamma` or `min_images` out of range.
       MissingDependencyError: without POT.
 
@@ -64,7 +64,7 @@ def domain_similarity(
         (weights.shape, sizes.shape, "class_counts"),
     ):
         if given != wanted:
-            raise TaskError(f"{what} have shape {given}, not {wanted}: one row an image, one number a class, features of one extractor.")
+            raise TaskError(f"{what} have shape {given}, not {wanted}: one row per image, one number per class, features of one extractor.")
     for numbers, what in ((counts, "source_counts"), (weights, "class_counts")):
         if not np.isfinite(numbers).all():
             raise TaskError(f"{what} hold NaN or infinity; they must be numbers of images.")
@@ -92,5 +92,5 @@ def _transport():
 
 
 def domain_similarity_own(own_source_means, source_counts, features, labels, class_counts=None) -> ScoreResult:
-    """`domain_similarity` with the expert itself as the extractor. Its features' scale counts, so that experts compare badly."""
+    """`domain_similarity` with the expert itself as the extractor. It depends on the scale of the features, so that experts are not comparable."""
     return domain_similarity(own_source_means, source_counts, features, labels, class_counts)

@@ -1,4 +1,4 @@
-"""ETran: energy of the features and a discriminant analysis, weighed within the zoo."""
+"""ETran: energy of the features and a discriminant analysis, weighted within the zoo."""
 
 import numpy as np
 from jaxtyping import Int, Num
@@ -14,11 +14,11 @@ WEIGHTS = {"energy": 0.15, "lda": 0.85}
 def etran_terms(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n"]) -> dict[str, float]:
     """The two parts of ETran for one expert.
 
-    `energy`: log sum exp over the features, mean over the half per cent of the images where it is lowest (at least one: public code
+    `energy`: log sum exp over the features, mean over the half per cent of the images with the lowest (at least one image; public code
     takes none of fewer than 200). `lda`: mean posterior of the true class in a shrunk discriminant analysis.
 
     Args:
-      features: pre-logits. The energy is of their scale; the analysis is not.
+      features: pre-logits. The energy depends on their scale; the analysis does not.
       labels: class ids, any integers.
 
     Raises:
@@ -36,6 +36,6 @@ def etran_terms(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndar
 
 
 def etran(terms) -> np.ndarray:
-    """0.15 energy + 0.85 lda, each stretched to 0 .. 1 over the experts. Raises UndefinedScoreError where all experts are equal."""
+    """0.15 energy + 0.85 lda, each scaled to 0 .. 1 over the experts. Raises UndefinedScoreError if all experts are equal."""
     scaled = min_max(terms)
     return sum(weight * column(scaled, name) for name, weight in WEIGHTS.items())

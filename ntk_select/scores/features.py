@@ -29,9 +29,9 @@ class Features:
     """Features (n, d) of a probe sample, in float64. Every score takes them in place of the plain array.
 
     Args:
-      array: one row an image.
-      precision: relative rounding error of its numbers; None for that of its type. Features that were computed in single precision are
-        known to single precision only, whatever their type is now; half precision counts as single.
+      array: one row per image.
+      precision: relative rounding error of its numbers; None for that of its type. Features that were computed in single precision have
+        that precision whatever their type; half precision counts as single.
 
     Raises:
       TaskError: not a finite array (n, d).
@@ -50,7 +50,7 @@ class Features:
         return len(self.array)
 
     def take(self, rows: Int[np.ndarray, " m"]) -> "Features":
-        """Of some of the images."""
+        """The features of some of the images."""
         return Features(self.array[rows], self.precision)
 
     @property
@@ -60,7 +60,7 @@ class Features:
 
     @cached_property
     def centred(self) -> Float[np.ndarray, "n d"]:
-        """Without the column means."""
+        """The features minus their column means."""
         return self.array - self.array.mean(axis=0)
 
     @cached_property
@@ -71,12 +71,12 @@ class Features:
 
     @cached_property
     def plain_svd(self) -> Decomposition:
-        """Of the features as they are. Values below max(n, d) eps times the largest are taken for rounding noise."""
+        """SVD of the features without centring. Values below max(n, d) eps times the largest count as rounding errors."""
         return self._decomposed(self.array)
 
     @cached_property
     def svd(self) -> Decomposition:
-        """Of the centred features. Signs are such that the row largest in a component is positive there."""
+        """SVD of the centred features. Signs are such that the row largest in a component is positive there."""
         return self._decomposed(self.centred)
 
     def _decomposed(self, array: np.ndarray) -> Decomposition:
@@ -90,7 +90,7 @@ class Features:
 
 
 def as_features(features: Num[np.ndarray, "n d"] | Features) -> Features:
-    """The same, with its decompositions to come. Raises TaskError."""
+    """The features as `Features`. Raises TaskError."""
     return features if isinstance(features, Features) else Features(features)
 
 
@@ -103,28 +103,28 @@ class Labelled(NamedTuple):
 
 
 def labelled(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n"]) -> Labelled:
-    """What every score of features and labels starts from.
+    """Checked features and labels.
 
     Raises:
-      TaskError: shapes that do not fit, or features that are not finite.
+      TaskError: inconsistent shapes, or features that are not finite.
       UndefinedScoreError: one class only, one image in every class, or the same features for all images.
     """
     features = as_features(features)
     ids, counts = checked_classes(labels, len(features))
     if features.constant:
-        raise UndefinedScoreError("The features are constant over all images (or zero), so that they tell no class from another.")
+        raise UndefinedScoreError("The features are constant over all images (or zero), so that they do not distinguish the classes.")
     return Labelled(features, ids, counts)
 
 
 def fits_any_labels(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n"], components: int | None = None) -> str:
-    """Says where a fit of the classes is perfect for any labels: as many directions of the features as there are free ones within classes.
+    """Explains that the classes can be fitted perfectly for any labels: the features span all directions within the classes.
 
     Args:
       features, labels: of a score that is defined on them.
       components: principal components that the score looks at; all if None.
 
     Returns:
-      A sentence, or "" where the fit means something.
+      A sentence, or "" if the fit depends on the labels.
     """
     features, ids, counts = labelled(features, labels)
     rank = len(features.svd.values) if components is None else min(components, len(features.svd.values))
@@ -144,7 +144,7 @@ def checked_classes(labels: Int[np.ndarray, " n"], n: int, what: str = "rows of 
     if len(counts) == 1:
         raise UndefinedScoreError("All examples are of one class; a score needs two.")
     if counts.max() == 1:
-        raise UndefinedScoreError("Every class has one image only, so that nothing can be seen of what a class has in common.")
+        raise UndefinedScoreError("Every class has one image only, so that images of one class cannot be compared.")
     return ids, counts
 
 

@@ -23,11 +23,11 @@ def forecast(
       training_kernel: of the linearised network with a fresh head, one for all outputs (`TrainingKernel.with_head`).
       labels: class ids, any integers.
       recipe: a `Recipe`; that of the paper if None.
-      learning_rates: to choose from; those of the paper if None.
+      learning_rates: to try; those of the paper if None.
       seed: of the division into folds and of the batches.
 
     Returns:
-      The share of held-out images that are answered rightly at the best rate, 0 to 1, higher is better. Details: `accuracy`, `accuracy_low`,
+      The share of held-out images that are classified correctly at the best rate, 0 to 1, higher is better. Details: `accuracy`, `accuracy_low`,
       `accuracy_high`, `balanced_accuracy`, `loss` (nats), `learning_rate`, `distance` (of the weights).
 
     Raises:
@@ -35,7 +35,7 @@ def forecast(
 
     Reference: Deshpande et al. 2021, Prop. 1, for the recipe of section 4.2.  Cost: see `ntk_select.forecasting.cross_validate`.
     """
-    # Here, for they bring Optax and more, which no other score needs.
+    # Imported here: no other score needs Optax.
     from ntk_select.forecasting.cross_validation import best, cross_validate
     from ntk_select.training.finetuning.recipe import LEARNING_RATES, Recipe
 
@@ -44,7 +44,7 @@ def forecast(
     if found is None:
         raise UndefinedScoreError(
             f"With every learning rate ({', '.join(f'{rate:g}' for rate in rates)}) the simulated training diverges, as real training would. "
-            f"Type: --lr {min(rates) / 10:g}"
+            f"Try: --lr {min(rates) / 10:g}"
         )
     interval = {"accuracy": found.accuracy, "accuracy_low": found.low, "accuracy_high": found.high}
     details = {"balanced_accuracy": found.balanced_accuracy, "loss": found.loss, "learning_rate": found.learning_rate, "distance": found.distance}

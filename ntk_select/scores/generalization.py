@@ -1,4 +1,4 @@
-"""Equation 4: how well should the linearised network generalise?"""
+"""Equation 4 of the paper: the predicted generalisation of the linearised network."""
 
 import numpy as np
 from jaxtyping import Int, Num
@@ -17,12 +17,12 @@ def generalization(gradient_kernel: Num[np.ndarray, "n n"], labels: Int[np.ndarr
       labels: class ids, any integers.
 
     Returns:
-      0 to 1e4, lower is better; unchanged by the scale of the kernel (as printed, without units, it says mostly how large the
-      gradients are, and told nothing of test errors). Detail `bound`: sqrt(2 value), what Arora et al. bound the test loss of a
-      two-layer network by; for others it is no bound.
+      0 to 1e4, lower is better; invariant to the scale of the kernel (as printed, without units, it mostly measures the size of the
+      gradients and did not predict test errors). Detail `bound`: sqrt(2 value), the bound of Arora et al. on the test loss of a
+      two-layer network; for other networks it is not a bound.
 
     Raises:
-      TaskError: shapes that do not fit, or a kernel that is not finite.
+      TaskError: inconsistent shapes, or a kernel that is not finite.
       ConfigError: a kernel that is not symmetric or not positive semi-definite.
       UndefinedScoreError: a kernel that is constant or of trace zero, one class only, one image in every class.
 
@@ -35,9 +35,9 @@ def generalization(gradient_kernel: Num[np.ndarray, "n n"], labels: Int[np.ndarr
     kernel = checked_kernel(kernel, len(ids))
     mean = np.trace(kernel) / len(ids)
     if not mean > 0:
-        raise UndefinedScoreError("The kernel has trace zero: no gradient, nothing to learn with.")
+        raise UndefinedScoreError("The kernel has trace zero: all gradients vanish.")
     if not kernel.var() > CONSTANT * (kernel**2).mean():
-        raise UndefinedScoreError("The kernel is constant over all pairs, so that all images are alike to it.")
+        raise UndefinedScoreError("The kernel is constant over all pairs, so that it does not distinguish the images.")
     found = generalization_score(kernel / mean, one_hot(ids, len(counts)))
     value = found.value / len(ids)
     return ScoreResult(value, details={"bound": float(np.sqrt(2 * value))})

@@ -1,4 +1,4 @@
-"""H-score: the share of the features' variance, whitened, that lies between the classes."""
+"""H-score: variance between the classes in units of the whole variance."""
 
 import numpy as np
 from jaxtyping import Float, Int, Num
@@ -16,8 +16,8 @@ def hscore(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, 
 
     Returns:
       0 to min(rank, c - 1), higher is better; unchanged by invertible linear maps and shifts. Detail `by_chance`: its exact
-      mean over all ways to deal out the labels, rank (c - 1) / (n - 1), which is most of the score unless n is far above d. Where the
-      centred features have rank n - 1 (n <= d + 1 images in general position) both are c - 1, whatever the features.
+      mean over all permutations of the labels, rank (c - 1) / (n - 1), which is most of the score unless n is far above d. Where the
+      centred features have rank n - 1 (n <= d + 1 images in general position) both are c - 1 for any features.
 
     Raises:
       UndefinedScoreError: one class only, one image in every class, constant features.
@@ -31,7 +31,7 @@ def hscore(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, 
 
 
 def hscore_saturation(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n"]) -> str:
-    """Says where the H-score is c - 1 for every expert; "" elsewhere."""
+    """A sentence if the H-score is c - 1 for every expert; "" elsewhere."""
     features, ids, counts = labelled(features, labels)
     if len(features.svd.values) < len(ids) - 1:
         return ""
@@ -42,7 +42,7 @@ def hscore_saturation(features: Num[np.ndarray, "n d"] | Features, labels: Int[n
 
 
 def hscore_shrinkage(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n"]) -> ScoreResult:
-    """The H-score with the covariance of Ledoit and Wolf, which stays meaningful where images are few.
+    """The H-score with the covariance of Ledoit and Wolf, which remains informative for few images.
 
     With intensity a and Sigma_a = (1 - a) S + a (tr S / d) I: (1 - a) tr(Sigma_a^-1 Sigma_between).
 
@@ -50,7 +50,7 @@ def hscore_shrinkage(features: Num[np.ndarray, "n d"] | Features, labels: Int[np
       features, labels: as for `hscore`.
 
     Returns:
-      0 to c - 1 (times n / (n - 1): the two covariances are not divided alike), higher is better; unchanged by scales, rotations
+      0 to c - 1 (times n / (n - 1): the two covariances have different denominators), higher is better; unchanged by scales, rotations
       and shifts. Detail `shrinkage`: a.
 
     Raises:

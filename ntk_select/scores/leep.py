@@ -1,4 +1,4 @@
-"""LEEP and NCE: what do the expert's own predictions, in words of its source classes, tell about the labels?"""
+"""LEEP and NCE: prediction of the labels from the expert's predictions of its source classes."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -8,11 +8,11 @@ from ntk_select.scores.features import checked_classes, one_hot
 from ntk_select.scores.score import ScoreResult
 
 OWN = 0.5
-"""Share of what is known of an image's source classes that comes from the image itself, above which labels are learnt by heart."""
+"""Share of an image's source-class statistics that comes from the image itself, above which any labels are fitted."""
 
 _ALONE = (
-    "{share:.0%} of what the source classes say of an image comes from that image itself: there are too few images for so many source classes, and "
-    "any labels would fit. Use more images (--per-class)."
+    "{share:.0%} of the statistics of an image's source classes come from that image itself: there are too few images for so many source classes, "
+    "and any labels would fit. Try: a larger --per-class"
 )
 
 
@@ -26,11 +26,11 @@ def leep(source_probs: Float[np.ndarray, "n s"], labels: Int[np.ndarray, " n"]) 
       labels: class ids, any integers.
 
     Returns:
-      0 or below, higher is better. Where the head knows nothing it is minus the entropy of the labels (detail
-      `label_entropy`). A source class without mass plays no part; no image has probability zero.
+      0 or below, higher is better. For an uninformative head it is minus the entropy of the labels (detail
+      `label_entropy`). Source classes without mass are ignored; no image has probability zero.
 
     Raises:
-      TaskError: shapes that do not fit, or rows that are no probabilities.
+      TaskError: inconsistent shapes, or rows that are not probabilities.
       UndefinedScoreError: images that are alone in their source classes (any labels would then fit), one class only, or one image in
         every class.
 
@@ -55,7 +55,7 @@ def nce(source_probs: Float[np.ndarray, "n s"], labels: Int[np.ndarray, " n"]) -
 
     Returns:
       Between minus the entropy of the labels (detail `label_entropy`; at least -log c) and 0; higher is better. No smoothing. A source
-      class that one image falls into counts as certain, so that many source classes and few images flatter an expert; detail
+      class with a single image counts as certain, so that the value is optimistic for many source classes and few images; detail
       `alone` is the share of such images.
 
     Raises: as `leep`.
@@ -84,13 +84,13 @@ def entropy(counts: Int[np.ndarray, " c"]) -> float:
 def _checked(source_probs, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     probs = np.asarray(source_probs, np.float64)
     if probs.ndim != 2 or 0 in probs.shape:
-        raise TaskError(f"source_probs have shape {probs.shape}; they must be (n, s), one row an example.")
+        raise TaskError(f"source_probs have shape {probs.shape}; they must be (n, s), one row per example.")
     if not np.isfinite(probs).all():
         raise TaskError(not_finite("source_probs hold"))
     sums = probs.sum(axis=1, keepdims=True)
     if probs.min() < 0 or np.abs(sums - 1).max() > 1e-3:
         raise TaskError(
-            f"source_probs must be probabilities, rows sum to 1; they lie in {probs.min():.3g} .. {probs.max():.3g} and row sums in "
-            f"{sums.min():.3g} .. {sums.max():.3g}. For logits type: jax.nn.softmax(logits, axis=-1)"
+            f"source_probs must be probabilities, rows sum to 1; they range from {probs.min():.3g} to {probs.max():.3g} and row sums from "
+            f"{sums.min():.3g} to {sums.max():.3g}. For logits, try: jax.nn.softmax(logits, axis=-1)"
         )
     return probs / sums, *checked_classes(labels, len(probs), "rows of source_probs")

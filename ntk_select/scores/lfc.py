@@ -20,14 +20,14 @@ def lfc(
     center: bool = False,
     normalize: bool = False,
 ) -> float:
-    """Correlation of the feature kernel with the label kernel, without forming either.
+    """Correlation of the feature kernel with the label kernel, computed without either matrix.
 
     Args:
-      features: pre-logits of the probe sample, one row an example.
+      features: pre-logits of the probe sample, one row per example.
       labels: class ids, any integers.
       kernel: "dot" (the paper); "cosine" is "dot" with `normalize`; "correlation" also subtracts each row's mean
         over the features; "rbf" is exp(-|a - b|^2 / (2 s^2)), s^2 half the median squared distance.
-      diagonal: keep the n self-pairs, as the paper does.
+      diagonal: include the n self-pairs, as the paper does.
       center: subtract the column means first.
       normalize: scale every row to norm 1 (after centring).
 
@@ -36,7 +36,7 @@ def lfc(
 
     Raises:
       UndefinedScoreError: one class only, constant features, or a row of norm zero where rows are normalised.
-      TaskError: shapes that do not fit, or features that are not finite.
+      TaskError: inconsistent shapes, or features that are not finite.
       ConfigError: `kernel` is unknown.
 
     Reference: Deshpande et al. 2021, eq. 8 and sections 3.2, 3.3.  Cost: O(n d min(n, d)) time, O(min(n, d)^2) memory.

@@ -35,10 +35,10 @@ def lgc(
       expert_or_fn: an `Expert`, or fn(params, x) -> (n, c).
       x: network inputs of the probe sample, already preprocessed (`expert.preprocess(images)`).
       labels: class ids, any integers.
-      params: the parameters, when a function was given.
+      params: the parameters, if a function is given.
       layers: "last_conv" (the paper), "all", or a regular expression over parameter paths.
-      outputs: "trace" (all logits alike), "sum", "features", or an array; see `gradient_kernel`. The paper does not
-        say which output it differentiates.
+      outputs: "trace" (all logits), "sum", "features", or an array; see `gradient_kernel`. The paper does not
+        specify the output that is differentiated.
       diagonal, center, normalize: see `kernel_label_correlation`.
       batch_size: examples per forward pass.
       sketch: None for the exact kernel; otherwise how gradients are projected: `ns.Sketch(dim=10_000)`, a dimension alone, or

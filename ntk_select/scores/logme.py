@@ -1,4 +1,4 @@
-"""LogME: how probable are the labels under a Bayesian linear model of the features?"""
+"""LogME: evidence of the labels under a Bayesian linear model of the features."""
 
 import numpy as np
 from jaxtyping import Int, Num
@@ -6,7 +6,7 @@ from jaxtyping import Int, Num
 from ntk_select.scores.features import Features, labelled, one_hot
 
 NOISE = 1e-12
-"""Sum of squared residuals below which none is told from none: labels that are exactly linear have infinite evidence otherwise."""
+"""Lower bound of the sum of squared residuals: labels that are exactly linear in the features would have infinite evidence."""
 
 
 def logme(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n"]) -> float:
@@ -17,8 +17,8 @@ def logme(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, "
     the released fixed-point code counts them (d/2 log a for k/2 log a).
 
     Args:
-      features: pre-logits; they are not centred, and there is no bias.
-      labels: class ids, any integers; an id without images is no class.
+      features: pre-logits; not centred, and there is no bias.
+      labels: class ids, any integers; ids without images are ignored.
 
     Returns:
       Unbounded, higher is better; compare within one task only. Unchanged by scales and rotations of the features.
@@ -26,7 +26,7 @@ def logme(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, "
     Raises:
       UndefinedScoreError: one class only, one image in every class, constant features.
 
-    Reference: You et al. 2021, LogME, eq. 2 to 4.  Cost: O(n d min(n, d) + c k) with some fifty steps a class.
+    Reference: You et al. 2021, LogME, eq. 2 to 4.  Cost: O(n d min(n, d) + c k) with about fifty steps per class.
     """
     from scipy.optimize import minimize_scalar
 
@@ -37,8 +37,8 @@ def logme(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, "
     energy = (decomposition.left.T @ targets) ** 2
     outside = np.maximum(counts - energy.sum(axis=0), 0) + NOISE
     grid = np.linspace(np.log(sigma.min()) - 20, np.log(sigma.max()) + 12, 129)
-    kept = 1 / (1 + sigma / np.exp(grid)[:, None])
-    on_grid = 0.5 * np.log(kept).sum(axis=1)[:, None] - 0.5 * n * np.log(kept @ energy + outside)
+    shrinkage = 1 / (1 + sigma / np.exp(grid)[:, None])
+    on_grid = 0.5 * np.log(shrinkage).sum(axis=1)[:, None] - 0.5 * n * np.log(shrinkage @ energy + outside)
 
     def best(column: int) -> float:
         def negative(log_t):

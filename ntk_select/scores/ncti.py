@@ -18,10 +18,10 @@ def ncti_terms(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarr
 
     The covariance within classes is shrunk by exp(-variance of the first 32 components). `nuclear`: nuclear norm of the images along the
     discriminant axes; `posterior`: mean posterior of the true class; `collapse`: log of the sum over classes of the nuclear
-    norms of their posteriors (small where a class's images are answered alike).
+    norms of their posteriors (small if the images of a class have similar posteriors).
 
     Args:
-      features: pre-logits; the shrinkage is of their scale, as published.
+      features: pre-logits; the shrinkage depends on their scale, as published.
       labels: class ids, any integers.
 
     Raises:
@@ -54,6 +54,6 @@ def ncti_terms(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarr
 
 
 def ncti(terms) -> np.ndarray:
-    """nuclear + posterior - collapse, each stretched to 0 .. 1 over the experts. Raises UndefinedScoreError where all are equal."""
+    """nuclear + posterior - collapse, each scaled to 0 .. 1 over the experts. Raises UndefinedScoreError if all are equal."""
     scaled = min_max(terms)
     return column(scaled, "nuclear") + column(scaled, "posterior") - column(scaled, "collapse")

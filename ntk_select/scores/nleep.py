@@ -31,19 +31,19 @@ def nleep(
       labels: class ids, any integers.
       clusters: of the mixture; None for 5 c, as the paper has it.
       covariance: of a cluster; "diag" suits principal components and costs O(d) where "full" costs O(d^2).
-      seed: of the start of the mixture. The order of the images plays no part.
+      seed: of the start of the mixture. Independent of the order of the images.
 
     Returns:
       0 or below, higher is better; unchanged by shifts, scales and rotations of the features. Detail `converged`: 1 if the fit did
       within 100 steps.
 
     Raises:
-      UndefinedScoreError: fewer than two images a cluster (5 images per class: the mixture would learn every image by heart),
+      UndefinedScoreError: fewer than two images per cluster (5 images per class: the mixture would fit every image),
         one class only, one image in every class, or constant features.
       ConfigError: `covariance` is unknown or `clusters` below 1.
       MissingDependencyError: without scikit-learn.
 
-    Reference: Li et al. 2021, Ranking neural checkpoints.  Cost: O(n d min(n, d)) once, then O(n k c) a step of EM.
+    Reference: Li et al. 2021, Ranking neural checkpoints.  Cost: O(n d min(n, d)) once, then O(n k c) per step of EM.
     """
     if covariance not in COVARIANCES:
         raise ConfigError(f"nleep: covariance={covariance!r} is unknown.{did_you_mean(str(covariance), COVARIANCES)}")
@@ -52,7 +52,7 @@ def nleep(
     features, ids, counts = labelled(features, labels)
     k = CLUSTERS_PER_CLASS * len(counts) if clusters is None else clusters
     if len(ids) < 2 * k:
-        raise UndefinedScoreError(f"{len(ids)} images are too few for a mixture of {k} clusters; two a cluster are needed ({2 * k}).")
+        raise UndefinedScoreError(f"{len(ids)} images are too few for a mixture of {k} clusters; two per cluster are needed ({2 * k}).")
     try:
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.mixture import GaussianMixture
@@ -60,10 +60,10 @@ def nleep(
         raise missing("scikit-learn", "NLEEP") from error
 
     energy = np.cumsum(features.svd.values**2)
-    kept = int(np.searchsorted(energy, ENERGY * energy[-1])) + 1
-    rows = features.svd.coordinates[:, :kept] / (features.svd.values[:kept].max() / np.sqrt(len(ids)))
-    # Images in the order of their first component: the start of the mixture then does not depend on how they came.
-    order = np.lexsort(np.round(rows[:, : min(kept, 3)], 9).T[::-1])
+    used = int(np.searchsorted(energy, ENERGY * energy[-1])) + 1
+    rows = features.svd.coordinates[:, :used] / (features.svd.values[:used].max() / np.sqrt(len(ids)))
+    # Sorted by their first components: the start of the mixture must not depend on the order of the images.
+    order = np.lexsort(np.round(rows[:, : min(used, 3)], 9).T[::-1])
     mixture = GaussianMixture(k, covariance_type=covariance, max_iter=EM_STEPS, random_state=seed, reg_covar=1e-6)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # reported as a detail

@@ -15,20 +15,20 @@ def parc(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " 
     """100 times the Spearman correlation, over pairs of images, of dissimilar features (1 - Pearson) with different labels.
 
     Args:
-      features: pre-logits; every feature gets mean 0 and variance 1. Where there are more than `components`, the first
-        principal components take their place, each with the sign by which the image largest in it is positive (Pearson's
+      features: pre-logits; every feature is scaled to mean 0 and variance 1. Where there are more than `components`, the first
+        principal components are used instead, each with the sign by which the image largest in it is positive (Pearson's
         correlation over components depends on their signs).
       labels: class ids, any integers.
-      components: how many, from 2; None for all.
+      components: number of components, at least 2; None for all.
 
     Returns:
       -100 to 100, higher is better; unchanged by positive scales and by shifts of single features. As labels only say same or different, it equals
-      100 (2 AUC - 1) sqrt(3 q (1 - q)) where ties are rare, q the share of pairs of one class: its largest value shrinks as classes
-      become many (17 for 100 large ones), so compare within one task only. Details: `auc`, the probability that a pair of
+      100 (2 AUC - 1) sqrt(3 q (1 - q)) where ties are rare, q the share of pairs of one class: its largest value decreases with
+      the number of classes (17 for 100 large ones): compare within one task only. Details: `auc`, the probability that a pair of
       different classes is further apart than one of the same, and `largest`, the score at an auc of 1.
 
     Raises:
-      UndefinedScoreError: fewer than 2 features that change, one class only, one image in every class, constant features, or an
+      UndefinedScoreError: fewer than 2 features that vary, one class only, one image in every class, constant features, or an
         image whose components are all equal, or images that are all equally far apart.
       ConfigError: `components` is below 2.
 
@@ -42,7 +42,7 @@ def parc(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " 
     features, ids, _ = labelled(features, labels)
     rows = standardised(features)
     if rows.shape[1] < 2:
-        raise UndefinedScoreError("One feature alone has no correlation over features; two that change are needed.")
+        raise UndefinedScoreError("One feature alone has no correlation over features; two that vary are needed.")
     if components is not None and components < rows.shape[1]:
         principal = Features(rows).svd.coordinates[:, :components]
         rows = principal if principal.shape[1] > 1 else rows

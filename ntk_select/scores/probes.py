@@ -1,4 +1,4 @@
-"""Proxies that classify: nearest neighbours and a linear probe, each judged by leaving one image out."""
+"""Probe classifiers, evaluated by leaving one image out: nearest neighbours and a linear probe."""
 
 import numpy as np
 from jaxtyping import Float, Int, Num
@@ -10,23 +10,23 @@ from ntk_select.scores.features import Features, labelled, one_hot
 from ntk_select.scores.score import ScoreResult
 
 TIE = 1e-9
-"""Votes closer than this are equal, and distances, relatively."""
+"""Absolute tolerance of votes and relative tolerance of distances."""
 STRENGTHS = np.logspace(-6, 3, 28)
-"""Ridges that the probe tries, in units of the mean variance of a direction."""
+"""Ridges of the linear probe, in units of the mean variance of a direction."""
 
 
 def knn(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n"], *, neighbours: int = 1) -> ScoreResult:
-    """Accuracy of k-nearest-neighbour classification with Euclidean distance, every image judged by all others.
+    """Accuracy of k-nearest-neighbour classification with Euclidean distance, every image classified by all others.
 
     Args:
       features: pre-logits.
       labels: class ids, any integers.
-      neighbours: k. Images tied for the last place share it, and classes tied for most votes share the answer, so that the order of
-        the images plays no part.
+      neighbours: k. Images tied for the last place share it, and classes tied for most votes share the answer: the order of the
+        images does not matter.
 
     Returns:
       0 to 1, higher is better; unchanged by scales, rotations and shifts. Details: `balanced`, the mean over classes, and `majority`, the
-      share of the largest class: what always answering with it achieves.
+      share of the largest class: the accuracy of always predicting it.
 
     Raises:
       UndefinedScoreError: no more images than `neighbours`, one class only, one image in every class, constant features.
@@ -50,10 +50,10 @@ def knn(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n
 
 
 def linear_probe(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n"]) -> ScoreResult:
-    """Accuracy of ridge classification, every image judged by the fit to all others, at the ridge with the least such error.
+    """Accuracy of ridge classification, every image classified by the fit to all others, at the ridge with the least squared error.
 
-    One target of 0 or 1 a class, a free bias. The fits without one image follow exactly from the fit to all; their biases are those
-    of all images, so that the shares of the classes do not give the answer away.
+    One target of 0 or 1 per class, with a bias. The fits without one image follow exactly from the fit to all; their biases are those
+    of all images, so that the class frequencies do not reveal the label that is left out.
 
     Args:
       features: pre-logits.
@@ -61,7 +61,7 @@ def linear_probe(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.nda
 
     Returns:
       0 to 1, higher is better; unchanged by scales, rotations and shifts. Details: `balanced` and `majority` as for `knn`; `ridge`, in units
-      of the mean variance of a direction, chosen among 28 from 1e-6 to 1e3 by the squared error left out (a little optimistic).
+      of the mean variance of a direction, chosen among 28 from 1e-6 to 1e3 by the squared error of the images left out (slightly optimistic).
 
     Raises:
       UndefinedScoreError: one class only, one image in every class, constant features.
@@ -75,13 +75,13 @@ def linear_probe(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.nda
     along, mean = left.T @ targets, targets.mean(axis=0)
     best = (np.inf, 0.0, None)
     for strength in STRENGTHS:
-        kept = variances / (variances + strength * variances.mean())
-        residual = targets - mean - left @ (kept[:, None] * along)
-        leverage = 1 / len(ids) + (left**2) @ kept
+        shrinkage = variances / (variances + strength * variances.mean())
+        residual = targets - mean - left @ (shrinkage[:, None] * along)
+        leverage = 1 / len(ids) + (left**2) @ shrinkage
         left_out = residual / np.maximum(1 - leverage, 1e-12)[:, None]
         error = float((left_out**2).mean())
         if error < best[0]:
-            # The bias without an image is lower for its own class, which would lose wherever features say little.
+            # The bias without an image is lower for its own class, which would lose for uninformative features.
             best = (error, float(strength), targets - left_out + (targets - mean) / (len(ids) - 1))
     _, ridge, predicted = best
     result = _accuracy(predicted, ids, counts)
@@ -89,8 +89,8 @@ def linear_probe(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.nda
 
 
 def _accuracy(votes: Float[np.ndarray, "n c"], ids: np.ndarray, counts: np.ndarray) -> ScoreResult:
-    """Of answering with the class that has most votes; those that tie share the answer."""
+    """Accuracy of predicting the class with the most votes; ties share the prediction."""
     winners = votes >= votes.max(axis=1, keepdims=True) - TIE
-    right = of_own_class(winners / winners.sum(axis=1, keepdims=True), ids)
-    balanced = np.bincount(ids, right) / counts
-    return ScoreResult(float(right.mean()), details={"balanced": float(balanced.mean()), "majority": float(counts.max() / counts.sum())})
+    correct = of_own_class(winners / winners.sum(axis=1, keepdims=True), ids)
+    balanced = np.bincount(ids, correct) / counts
+    return ScoreResult(float(correct.mean()), details={"balanced": float(balanced.mean()), "majority": float(counts.max() / counts.sum())})

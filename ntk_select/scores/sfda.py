@@ -1,4 +1,4 @@
-"""SFDA: discriminant analysis of features on which a little fine-tuning is imitated."""
+"""SFDA: discriminant analysis of features after a step that simulates fine-tuning."""
 
 import numpy as np
 from jaxtyping import Int, Num
@@ -15,12 +15,12 @@ def sfda(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " 
     of the posteriors) mixes the image, q x + (1 - q) mean of the other classes' means; the second analysis gives the score.
 
     Args:
-      features: pre-logits. They are scaled so that an image's squared distance from the mean is 1 on average: published code takes
-        them as they come, where the shrinkage falls to 1e-10 and the covariance of few images is singular.
+      features: pre-logits. They are scaled so that an image's squared distance from the mean is 1 on average: published code does
+        not scale them, so that the shrinkage can fall to 1e-10 and the covariance of few images is singular.
       labels: class ids, any integers.
 
     Returns:
-      0 to 1, higher is better; unchanged by scales, rotations and shifts. Detail `before_mixing`: the same of the first analysis.
+      0 to 1, higher is better; unchanged by scales, rotations and shifts. Detail `before_mixing`: the same for the first analysis.
 
     Raises:
       UndefinedScoreError: one class only, one image in every class, constant features. With n - c <= d images any labels fit.

@@ -1,4 +1,4 @@
-"""TransRate: nats that coding the features of all classes together takes beyond coding each class apart."""
+"""TransRate: difference of coding rates, all classes together minus each class by itself, in nats."""
 
 import math
 
@@ -9,7 +9,7 @@ from ntk_select.errors import ConfigError
 from ntk_select.scores.features import Features, labelled
 
 EQUAL = 1.5
-"""Ratio of sizes up to which two classes are of like size."""
+"""Ratio of sizes up to which two classes count as equal in size."""
 
 
 def transrate(
@@ -19,9 +19,9 @@ def transrate(
 
     Args:
       features: pre-logits.
-      labels: class ids, any integers. Classes count by their share of the images, as the definition has it (public code takes
-        all alike); their features are centred by the mean of all.
-      distortion: of the coding, above 0. The paper's 1e-4; published figures with other values were chosen on the targets themselves.
+      labels: class ids, any integers. Classes are weighted by their share of the images, as in the definition (public code weights
+        them equally); their features are centred by the mean of all.
+      distortion: of the coding, above 0. The paper's 1e-4; other published values were chosen on the targets themselves.
       normalize: scale the features first so that an image's squared distance from the mean is 1 on average. Without it, as published,
         larger features score higher.
 
@@ -29,7 +29,7 @@ def transrate(
       0 or above, higher is better; unchanged by rotations and shifts, and with `normalize` by scales.
 
     Raises:
-      UndefinedScoreError: one class only, one image in every class, constant features. The distance of two classes of like size cancels.
+      UndefinedScoreError: one class only, one image in every class, constant features. The distance of two classes of equal size cancels.
       ConfigError: `distortion` is not positive.
 
     Reference: Huang et al. 2022, Frustratingly easy transferability estimation, eq. 4.  Cost: O(n d min(n, d)).
@@ -46,13 +46,13 @@ def transrate(
 
 
 def transrate_saturation(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n"]) -> str:
-    """Says where TransRate does not see the distance of the classes; "" elsewhere."""
+    """A sentence if TransRate is insensitive to the distance of the classes; "" elsewhere."""
     _, _, counts = labelled(features, labels)
     if len(counts) != 2 or counts.max() > EQUAL * counts.min():
         return ""
     return (
-        f"TransRate does not see how far two classes of like size ({counts[0]} and {counts[1]} images) are apart: their means lie opposite each "
-        "other around the mean of all, and the code of each class holds that distance as well."
+        f"TransRate is insensitive to the distance of two classes of similar size ({counts[0]} and {counts[1]} images): their means are opposite "
+        "each other around the mean of all, and the code of each class contains that distance as well."
     )
 
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float, Int
 
-from ntk_select.errors import DataError
+from ntk_select.errors import DataError, few
 from ntk_select.experts.network_inputs import DecodedImages
 from ntk_select.experts.preprocess import checked_image
 from ntk_select.experts.resize import filter_weights
@@ -49,22 +49,18 @@ def distinct(sample: ProbeSample) -> tuple[ProbeSample, list[str]]:
     remarks = []
     if dropped:
         remarks.append(
-            f"{len(dropped)} of {len(sample)} images are copies of others and are left out: {_some([_pair(sample, *pair) for pair in dropped])}. "
+            f"{len(dropped)} of {len(sample)} images are copies of others and are left out: {few([_pair(sample, *pair) for pair in dropped], 3)}. "
             "They would count as independent images."
         )
     if several:
         shown = [" and ".join(f"{sample.indices[place]} ({sample.class_names[sample.labels[place]]!r})" for place in places) for places in several]
-        remarks.append(f"The same image is in several classes, by training image: {_some(shown)}. Check the labels.")
+        remarks.append(f"The same image is in several classes, by training image: {few(shown, 3)}. Check the labels.")
     unique = np.setdiff1d(np.arange(len(sample)), [place for place, _ in dropped])
     return ProbeSample(ChosenImages(images, unique), sample.labels[unique], sample.class_names, sample.indices[unique]), remarks
 
 
 def _pair(sample: ProbeSample, place: int, first: int) -> str:
     return f"training image {sample.indices[place]} is {sample.indices[first]} ({sample.class_names[sample.labels[place]]!r})"
-
-
-def _some(texts: list[str], most: int = 3) -> str:
-    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
 
 
 def groups_of_copies(images: Sequence[np.ndarray]) -> list[Int[np.ndarray, " k"]]:

@@ -247,10 +247,6 @@ def test_the_plan_as_json_and_that_of_a_pooled_last_convolution(ran):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--kind", "sketches"), "ntk-select: --kind sketches: there is no such kind. Did you mean 'sketch'? Allowed: feature, ntk, sketch."),
-        (("--kind", "feture"), "ntk-select: --kind feture: there is no such kind. Did you mean 'feature'"),
-        (("--outputs", "tarce"), "ntk-select: --outputs tarce is unknown. Did you mean 'trace'"),
-        (("--precision", "low"), "ntk-select: precision='low' is unknown"),
         (
             ("--kind", "feature", "--layers", "fc", "--plan"),
             "ntk-select: --layers, --plan cannot be combined with --kind feature, which differentiates nothing. Try: --kind ntk",

@@ -2,12 +2,26 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
 from ntk_select.cli.console import duration, percent, saving
+from ntk_select.cli.dynamics import Dynamics
+from ntk_select.cli.finetune import Finetune
+from ntk_select.cli.kernel import Kernel
 from ntk_select.cli.options import changed, group, numbers, repeated, split, typed
+from ntk_select.cli.rank import Rank
 from ntk_select.errors import ConfigError
+from ntk_select.experts.new_head import HEADS
+from ntk_select.kernels.engine.arguments import OUTPUTS, PRECISIONS
+from ntk_select.linearized.losses import LOSSES
+from ntk_select.linearized.network import KERNEL_METHODS
+from ntk_select.linearized.optimizers import OPTIMIZERS
+from ntk_select.training.augment import AUGMENTATIONS
+from ntk_select.training.finetuning.recipe import BATCH_NORMS
+from ntk_select.training.finetuning.search import SEARCHES
+from ntk_select.training.loop import PRECISIONS as TRAINING_PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -84,3 +98,19 @@ def test_saving_names_the_files_or_the_reason_and_never_raises_for_the_disk(caps
 def test_durations_and_shares_are_as_exact_as_they_are_known():
     assert [duration(seconds) for seconds in (1, 42, 89, 90, 600, 5400)] == ["5 s", "40 s", "90 s", "2 minutes", "10 minutes", "1.5 hours"]
     assert (percent(0.12345), percent(0.12345, 2), percent(None)) == ("12.3 %", "12.35 %", "?")
+
+
+def test_the_choices_of_the_options_are_those_of_the_functions():
+    def choices(command, option):
+        return set(get_args(get_type_hints(command)[option]))
+
+    assert choices(Dynamics, "optimizer") == set(OPTIMIZERS) - {"flow"}
+    assert choices(Dynamics, "loss") == set(LOSSES)
+    assert choices(Dynamics, "head") == set(HEADS)
+    assert choices(Dynamics, "method") == set(KERNEL_METHODS)
+    assert choices(Kernel, "outputs") == set(OUTPUTS)
+    assert choices(Kernel, "precision") == set(PRECISIONS)
+    assert choices(Finetune, "search") == set(SEARCHES)
+    assert choices(Finetune, "augment") == {"auto", *AUGMENTATIONS}
+    assert choices(Finetune, "batch_norm") == choices(Rank, "batch_norm") == set(BATCH_NORMS)
+    assert choices(Finetune, "precision") == set(TRAINING_PRECISIONS)

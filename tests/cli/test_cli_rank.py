@@ -374,9 +374,3 @@ def test_accuracies_that_cannot_be_read_are_refused(ran, tmp_path, content, mess
     status, out, err = ran("--scores", "best_elsewhere", "--measured", str(file))
     assert (status, out) == (2, "")
     assert message in err
-
-
-def test_a_reference_that_does_not_exist_is_refused_before_any_work(ran):
-    status, out, err = ran("--scores", "lfc", "rsa", "--reference", "small")
-    assert (status, out) == (2, "")
-    assert "The reference network 'small' is unknown. Allowed: resnet18, tiny." in err

@@ -44,7 +44,11 @@ def test_the_value_is_the_mean_over_targets_of_the_mean_over_draws(rng):
     assert ev.interval("spearman", targets).value == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("over", [("targets",), ("draws",), ("seeds",), ("draws", "seeds"), ("targets", "draws", "seeds")], ids=str)
+@pytest.mark.parametrize(
+    "over",
+    [("targets",), ("draws",), ("seeds",), pytest.param(("draws", "seeds"), marks=pytest.mark.nightly), ("targets", "draws", "seeds")],
+    ids=str,
+)
 def test_the_ends_are_those_of_a_plain_bootstrap(over, rng):
     targets = benchmark(rng, t=4, d=3, s=3, e=8)
     found = ev.interval("pearson", targets, resamples=8000, level=0.8, over=over)

@@ -162,8 +162,8 @@ KERNELS = {
     "provenance nested without end": ({"provenance": np.array("[" * 100_000)}, r"bad\.npz: the provenance is not JSON \(maximum recursion depth"),
     "provenance of bytes": ({"provenance": np.array(b"{}")}, r"the provenance is not JSON"),
     "complex numbers": ({"kernel": np.eye(4) * 1j}, r"the kernel is complex128 \(4, 4\) for labels \(4,\); allowed are floats \(n, n\)"),
-    "a sketch without a description": ({"sketch": np.eye(4)}, r"bad\.npz: The provenance does not say which sketch this is"),
-    "a sketch of a number": ({"sketch": np.eye(4), "provenance": np.array('{"sketch": 5}')}, r"The provenance does not say which sketch this is"),
+    "a sketch without a description": ({"sketch": np.eye(4)}, r"bad\.npz: The provenance does not describe the sketch"),
+    "a sketch of a number": ({"sketch": np.eye(4), "provenance": np.array('{"sketch": 5}')}, r"The provenance does not describe the sketch"),
     "a sketch of something else": ({"sketch": np.ones((4, 4))}, r"the kernel is not that of the sketch: its diagonal differs"),
 }
 

@@ -10,7 +10,7 @@ import pytest
 
 from ntk_select.errors import ConfigError, ModelError
 from ntk_select.experts.expert import Expert
-from ntk_select.kernels.engine import plan
+from ntk_select.kernels.engine import costs
 from ntk_select.kernels.engine.execute import kernel_of_op
 from ntk_select.kernels.engine.layer_ops import conv_op
 from ntk_select.kernels.engine.ntk import ntk
@@ -42,9 +42,7 @@ def random_expert(architecture, size, config, classes=4, seed=0, dtype=np.float6
     return make_expert(architecture, network, variables), rng.normal(size=(7, size, size, 3)).astype(dtype)
 
 
-@pytest.fixture(
-    scope="module", params=[name if name in ("resnet basic", "densenet small") else pytest.param(name, marks=pytest.mark.slow) for name in SMALL]
-)
+@pytest.fixture(scope="module", params=[name if name == "resnet basic" else pytest.param(name, marks=pytest.mark.nightly) for name in SMALL])
 def ending(request):
     return random_expert(*SMALL[request.param])
 
@@ -100,6 +98,13 @@ def test_pooled_last_convolution_equals_explicit_jacobians(ending, outputs):
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-10 * np.abs(expected).max())
 
 
+def test_a_pooled_last_convolution_of_some_of_the_channels_equals_explicit_jacobians():
+    expert, x = random_expert(*SMALL["densenet small"])
+    expected = expected_kernel(explicit_jacobian(*last_conv_function(expert, expert.apply_fn), x), "trace")
+    np.testing.assert_allclose(gradient_kernel(expert, x, batch_size=3), expected, rtol=0, atol=1e-10 * np.abs(expected).max())
+
+
+@pytest.mark.nightly
 @pytest.mark.parametrize("outputs", OUTPUTS, ids=["trace", "sum", "features", "cotangent", "cotangents"])
 def test_alexnet_ending_equals_explicit_jacobians(alexnet, outputs):
     expert, x = alexnet
@@ -117,7 +122,7 @@ def test_the_engine_equals_the_pooled_route(ending):
     np.testing.assert_allclose(ntk(expert.apply_fn, expert.variables, x, layers=of_last), gradient_kernel(expert, x), rtol=1e-11)
 
 
-@pytest.mark.parametrize("layers", ["all", "bn|norm", "kernel$"])
+@pytest.mark.parametrize("layers", ["bn|norm", pytest.param("all", marks=pytest.mark.nightly), pytest.param("kernel$", marks=pytest.mark.nightly)])
 def test_any_layers_equal_explicit_jacobians(layers):
     import re
 
@@ -159,7 +164,7 @@ def test_lgc_of_the_head_alone_is_lfc_plus_the_bias(ending):
     from ntk_select.scores.lfc import lfc
 
     labels = np.arange(7) % 3
-    features = np.asarray(expert.features_fn(expert.variables, x))
+    features = np.asarray(jax.jit(expert.features_fn)(expert.variables, x))
     pattern = f"^{expert.head[0]}/kernel$"
     assert lgc(expert, x, labels, layers=pattern) == pytest.approx(lfc(features, labels), abs=1e-10)
 
@@ -175,6 +180,7 @@ def test_lgc_is_the_correlation_of_the_explicit_kernel_with_the_labels(ending):
     assert lgc(expert, x, labels, diagonal=False) == pytest.approx(np.corrcoef(kernel[off], target[off])[0, 1], abs=1e-10)
 
 
+@pytest.mark.nightly
 def test_lgc_of_an_alexnet_ending_is_the_correlation_of_the_explicit_kernel(alexnet):
     expert, x = alexnet
     jacobian = explicit_jacobian(*last_conv_function(expert, expert.apply_fn), x)
@@ -202,7 +208,7 @@ def test_one_reverse_pass_gives_the_quadratic_form(ending, rng):
     expert, x = ending
     v, direction = rng.normal(size=7), rng.normal(size=4)
     call, kernel = last_conv_function(expert, expert.apply_fn)
-    gradient = jax.grad(lambda k: v @ (call(k, x) @ direction))(kernel)
+    gradient = jax.jit(jax.grad(lambda k: v @ (call(k, x) @ direction)))(kernel)
     assert v @ gradient_kernel(expert, x, outputs=direction) @ v == pytest.approx(float((gradient**2).sum()), rel=1e-10)
 
 
@@ -212,7 +218,7 @@ def test_one_reverse_pass_gives_the_quadratic_form(ending, rng):
 @pytest.mark.parametrize("space", ["parameter", "sample", "parameter, in blocks"])
 def test_the_kernel_of_a_convolution_equals_its_vjp(rng, monkeypatch, size, window, stride, padding, m, space):
     if "blocks" in space:
-        monkeypatch.setattr(plan, "CPU", replace(plan.CPU, positions=4, formed=600, multiplied=600))
+        monkeypatch.setattr(costs, "CPU", replace(costs.CPU, positions=4, formed=600, multiplied=600))
     x, kernel = rng.normal(size=(5, size, size, 4)), rng.normal(size=(window, window, 4, 3))
     convolve = partial(
         jax.lax.conv_general_dilated, window_strides=(stride, stride), padding=((padding, padding),) * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")

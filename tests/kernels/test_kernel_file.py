@@ -88,7 +88,7 @@ def test_the_summary_of_a_sketch_says_how_sure_it_is(rng):
         ({"sketch": np.ones((5, 0))}, r"the sketch is float64 \(5, 0\)"),
         ({"kernel": np.ones((5, 5, 2))}, r"the sketch is float32 \(5, 12\) for a kernel \(5, 5, 2\)"),
         ({"sketch": np.ones((5, 12))}, "the kernel is not that of the sketch: its diagonal differs"),
-        ({"provenance": np.array("{}")}, "The provenance does not say which sketch this is"),
+        ({"provenance": np.array("{}")}, "The provenance does not describe the sketch"),
         ({"provenance": np.array('{"sketch": {"kind": "gausian", "blocks": 1, "directions": false}}')}, "which sketch this is .kind='gausian'"),
         ({"provenance": np.array('{"sketch": {"kind": "gaussian", "blocks": 5, "directions": false}}')}, "which sketch this is .blocks=5"),
     ],

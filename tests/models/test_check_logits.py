@@ -1,5 +1,6 @@
 """Outputs of the original network are compared with those of the converted one before anything is written."""
 
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -33,7 +34,7 @@ def images():
 
 def test_the_same_outputs_pass_and_the_difference_is_said(expert, images):
     x = HOW(images)
-    y = np.asarray(expert.apply_fn(expert.variables, x))
+    y = np.asarray(jax.jit(expert.apply_fn)(expert.variables, x))
     for given in ({"images": images}, {"inputs": x}, {"inputs": x.astype(np.float64)}, {"inputs": np.ascontiguousarray(x.transpose(0, 3, 1, 2))}):
         said = compare_outputs(expert, load_outputs({**given, "logits": y}))
         assert said.startswith("Compared with 5 outputs of the original: the largest difference is ")
@@ -45,7 +46,7 @@ def test_the_same_outputs_pass_and_the_difference_is_said(expert, images):
 @pytest.mark.parametrize(("kind", "allowed"), [("inputs", 0.001), ("images", 0.02)])
 def test_outputs_that_differ_by_more_than_is_allowed_are_refused(expert, images, kind, allowed):
     given = images if kind == "images" else HOW(images)
-    y = np.asarray(expert.apply_fn(expert.variables, HOW(images)))
+    y = np.asarray(jax.jit(expert.apply_fn)(expert.variables, HOW(images)))
     place = np.unravel_index(np.abs(y).argmax(), y.shape)
     for factor, passes in ((0.9, True), (1.2, False)):
         moved = y.copy()
@@ -69,7 +70,7 @@ def test_a_variant_of_the_same_tensors_is_refused_and_nothing_is_written(state, 
     convert = partial(convert_checkpoint, tmp_path / "a.safetensors", architecture="resnet_small", preprocess=HOW)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(layers.STEMS, "small_strided", (4, 1, 1))
-        np.savez(tmp_path / "variant.npz", inputs=x, logits=np.asarray(NETWORK.apply(variables, x)))
+        np.savez(tmp_path / "variant.npz", inputs=x, logits=np.asarray(jax.jit(NETWORK.apply)(variables, x)))
     np.savez(tmp_path / "same.npz", inputs=x, logits=np.asarray(NETWORK.apply(variables, x)))
     with pytest.raises(ModelError, match=r"The original has the same tensors but another computation .* Nothing was written\."):
         convert(out=tmp_path / "expert", check_logits=tmp_path / "variant.npz")

@@ -1,14 +1,17 @@
-"""The networks reproduce stored outputs of torchvision, without torch or torchvision."""
+"""The networks reproduce stored outputs of torchvision, and small ones its definition in NumPy, without torch or torchvision."""
 
+import jax
 import numpy as np
 import pytest
 
-from ntk_select.models.architectures import ARCHITECTURES, build
+from ntk_select.models.architectures import ARCHITECTURES, build, make_expert
+from ntk_select.models.convert import convert_state_dict
 from ntk_select.models.state_dict import tensor_table
 
 PUBLISHED = [name for name in ARCHITECTURES if not name.endswith("_small")]
 QUICK = ("resnet18", "densenet121", "alexnet")
-CASES = [("resnet18", 97, "float32"), *((name, 97, "float64") for name in QUICK)]
+CASES = [("resnet18", 97, "float64")]
+NIGHTLY = [("resnet18", 97, "float32"), ("densenet121", 97, "float64"), ("alexnet", 97, "float64")]
 SLOW = [(name, 97, "float64") for name in PUBLISHED if name not in QUICK]
 SLOW += [(name, 224, "float32") for name in ("resnet50", "densenet121", "densenet161", "alexnet")]
 
@@ -24,7 +27,14 @@ def state_of(seeded):
     return make
 
 
-@pytest.mark.parametrize(("architecture", "size", "dtype"), [*CASES, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)])
+@pytest.mark.parametrize(
+    ("architecture", "size", "dtype"),
+    [
+        *CASES,
+        *(pytest.param(*case, marks=pytest.mark.nightly) for case in NIGHTLY),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW),
+    ],
+)
 def test_logits_and_pre_logits_equal_torchvisions_stored_ones(architecture, size, dtype, state_of, seeded, parity, reference):
     features, logits = parity.flax_outputs(architecture, state_of(architecture), seeded.seeded_images(size), dtype, seeded.NUM_CLASSES)
     stored = {name: reference[f"{architecture}/{size}/{name}"] for name in ("features", "norms", "logits")}
@@ -45,3 +55,26 @@ def test_the_stored_outputs_of_two_images_differ_far_more_than_the_tolerance(arc
         for name in ("features", "logits"):
             first, second = reference[f"{architecture}/{size}/{name}"]
             assert parity.relative_error(first, second) > 1e-2
+
+
+SMALL = {
+    "resnet18": ("resnet", {"stage_sizes": (2, 1, 2), "widths": (4, 5, 6)}),
+    "resnet50": ("resnet", {"stage_sizes": (1, 2), "width": 4, "base_width": 96}),
+    "densenet121": ("densenet", {"block_sizes": (2, 3), "growth": 3, "initial": 4, "bottleneck": 2}),
+    "alexnet": ("alexnet", {"hidden": 8}),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("architecture", SMALL)
+def test_small_networks_equal_torchvisions_definition_in_numpy(architecture, dtype, seeded, parity, loaded):
+    family, config = SMALL[architecture]
+    module = build(architecture, num_classes=3, **config)
+    state = seeded.seeded_state({key: row.shape for key, row in tensor_table(module).items()})
+    images = seeded.seeded_images(67)
+    expected = getattr(loaded("models/numpy_networks.py"), family)(images.transpose(0, 3, 1, 2), state)
+    expert = make_expert("small", module, convert_state_dict(state, module, dtype=dtype))
+    logits = jax.jit(expert.apply_fn)(expert.variables, images.astype(dtype))
+    assert logits.dtype == dtype
+    assert parity.relative_error(np.asarray(logits), expected) < parity.TOLERANCE[dtype]
+    assert parity.relative_error(expected[0], expected[1]) > 1e-2

@@ -1,4 +1,4 @@
-"""Do experts give the scores what they need, once, and say why where they cannot?"""
+"""Scores get their inputs from each expert, computed once, or the reason why there is none."""
 
 import json
 from dataclasses import replace

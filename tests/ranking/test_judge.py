@@ -1,4 +1,4 @@
-"""The verdict: which experts cannot be distinguished from the best, and in which words."""
+"""Contenders and the verdict in words."""
 
 import numpy as np
 import pytest
@@ -36,12 +36,12 @@ def test_those_between_that_can_be_told_from_the_best_are_not_named():
 
 
 @pytest.mark.parametrize(("error", "among"), [(0.001, ("a",)), (0.03, ("a", "b")), (1.0, ("a", "b", "c"))])
-def test_the_larger_the_errors_the_more_cannot_be_distinguishes(error, among):
+def test_the_larger_the_errors_the_more_cannot_be_distinguished(error, among):
     rows = rows_of([0.30, 0.25, 0.1])
     assert contenders(rows, halves_of(rows, [error] * 3), "lfc", HALVES) == among
 
 
-def test_equal_values_cannot_be_distinguishes_even_without_half_samples():
+def test_equal_values_cannot_be_distinguished_even_without_half_samples():
     rows = rows_of([0.3, 0.3, 0.2])
     assert contenders(rows, {}, "lfc", HalfSamples(())) == ("a", "b")
 

@@ -1,4 +1,4 @@
-"""Does the figure show every expert, every score and the verdict?"""
+"""The figure shows every expert, every score and the verdict."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Does rank order experts by what their features know, survive those that fail, and claim no more than it can?"""
+"""Experts are ordered by what their features tell about the labels; failures are contained; verdicts are honest."""
 
 import re
 from dataclasses import replace
@@ -202,9 +202,7 @@ def test_an_expert_without_last_conv_keeps_its_lfc_and_says_why_it_has_no_lgc(zo
     with_it, without = ranking.experts
     assert isinstance(with_it.scores["lgc"], ScoreResult)
     assert isinstance(without.scores["lfc"], ScoreResult)
-    assert without.scores["lgc"] == Unavailable(
-        "Expert 'blind' has no last_conv. Try: layers='all' (--layers all), or a regular expression."
-    )
+    assert without.scores["lgc"] == Unavailable("Expert 'blind' has no last_conv. Try: layers='all' (--layers all), or a regular expression.")
     assert ranking.failures == ()
 
 

@@ -1,4 +1,4 @@
-"""Is a ranking the same in every form in which it can be had?"""
+"""All representations of a ranking have the same content."""
 
 import csv
 import json

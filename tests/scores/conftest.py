@@ -1,4 +1,4 @@
-"""What do several tests of scores share? Two samples of the same labels."""
+"""Samples shared by the tests of scores, and a single thread for their linear algebra."""
 
 import importlib
 from typing import NamedTuple

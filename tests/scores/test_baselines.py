@@ -1,4 +1,4 @@
-"""Do the scores that see no image depend on nothing but what they are given?"""
+"""Scores that see no image depend only on their arguments."""
 
 import numpy as np
 import pytest
@@ -64,5 +64,5 @@ def test_without_another_task_there_is_no_leaderboard():
 
 @pytest.mark.parametrize("accuracies", [0.5, [[0.5]], [0.5, 1.01], [-0.1], [np.nan, 0.5], [95.0, 88.0]])
 def test_what_is_no_row_of_accuracies_is_refused(accuracies):
-    with pytest.raises(TaskError, match="must be a row .* of accuracies from 0 to 1"):
+    with pytest.raises(TaskError, match="must be a vector .* of accuracies from 0 to 1"):
         best_elsewhere(accuracies)

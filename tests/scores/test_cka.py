@@ -1,4 +1,4 @@
-"""Is CKA the cosine of the centred kernels, and is the unbiased one without bias?"""
+"""CKA equals the cosine of the centred kernels, and the unbiased version has mean 0 for unrelated kernels."""
 
 import numpy as np
 import pytest

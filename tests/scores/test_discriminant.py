@@ -1,4 +1,4 @@
-"""Are the shrunk covariance and the posteriors those of the textbook?"""
+"""The shrunk covariance and the posteriors equal those of scikit-learn and of the definitions."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Is Domain Similarity the exponential of the cheapest transport between class means, and who is left out?"""
+"""Domain Similarity equals the exponential of the cheapest transport between class means; small classes are left out."""
 
 import math
 import sys

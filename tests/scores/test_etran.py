@@ -1,4 +1,4 @@
-"""Do the two terms of ETran equal their definitions, and are they weighed within the zoo?"""
+"""The terms of ETran equal their definitions and are weighted within the zoo."""
 
 import math
 

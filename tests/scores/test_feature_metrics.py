@@ -1,4 +1,4 @@
-"""Are the two measures of sparsity those of their formulas, and is a task's weight fitted on other tasks only?"""
+"""The two measures of sparsity equal their formulas, and the weight for a task is fitted on other tasks only."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Are the decompositions that scores share those of the features, cut where rounding begins, and computed once?"""
+"""Shared decompositions reproduce the features, are cut at the numerical rank, and are computed once."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Is GBC the overlap of Gaussians, as integrals give it, in the first principal components?"""
+"""GBC equals the overlap of Gaussians, by numerical integration, in the first principal components."""
 
 import numpy as np
 import pytest

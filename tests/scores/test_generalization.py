@@ -1,4 +1,4 @@
-"""Is the score Y' (Theta + r)^-1 Y / n in units of the mean eigenvalue, and does it see labels?"""
+"""The score equals Y' (Theta + r)^-1 Y / n in units of the mean eigenvalue, and depends on the labels."""
 
 import numpy as np
 import pytest

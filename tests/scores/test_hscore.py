@@ -1,4 +1,4 @@
-"""Is the H-score the trace of its definition, where does it say nothing, and does shrinkage mend that?"""
+"""The H-score equals the trace of its definition, is saturated for few images, and its shrinkage version is not."""
 
 from itertools import permutations
 

@@ -1,4 +1,4 @@
-"""Does the closed form of LFC equal its definition, and does it see labels?"""
+"""The closed form of LFC equals its definition and depends on the labels."""
 
 import numpy as np
 import pytest

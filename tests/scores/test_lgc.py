@@ -1,4 +1,4 @@
-"""Does LGC see labels, on a real expert and a real task?"""
+"""LGC depends on the labels and on training, for a real expert and a real task."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Is LogME the largest evidence of a Bayesian linear model, with fewer images than features as well?"""
+"""LogME equals the largest evidence of a Bayesian linear model, also with fewer images than features."""
 
 import numpy as np
 import pytest

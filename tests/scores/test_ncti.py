@@ -1,4 +1,4 @@
-"""Do the three terms of NCTI equal their definitions, and are they compared within the zoo?"""
+"""The terms of NCTI equal their definitions and are compared within the zoo."""
 
 import math
 

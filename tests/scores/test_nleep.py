@@ -1,4 +1,4 @@
-"""Is NLEEP the LEEP of a Gaussian mixture on principal components, and what of the features does it see?"""
+"""NLEEP equals LEEP of a Gaussian mixture on principal components, with its invariances."""
 
 import sys
 
@@ -117,7 +117,7 @@ def test_minus_label_entropy_bounds_it_from_below_and_zero_from_above(seed, coun
     ("features", "labels", "options", "error", "message"),
     [
         (np.eye(39), np.arange(39) % 4, {}, UndefinedScoreError, r"39 images are too few for a mixture of 20 clusters.*\(40\)"),
-        (np.eye(9), np.arange(9) % 4, {"clusters": 5}, UndefinedScoreError, r"two a cluster are needed \(10\)"),
+        (np.eye(9), np.arange(9) % 4, {"clusters": 5}, UndefinedScoreError, r"two per cluster are needed \(10\)"),
         (np.eye(20), np.arange(20) % 2, {"covariance": "diga"}, ConfigError, "Did you mean 'diag'"),
         (np.eye(20), np.arange(20) % 2, {"clusters": 0}, ConfigError, "clusters=0 must be at least 1"),
     ],

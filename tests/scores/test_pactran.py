@@ -1,4 +1,4 @@
-"""Is PACTran the bound, minimised over the weights and over the posterior's variance?"""
+"""PACTran equals the bound, minimised over the weights and the posterior's variance."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Does PARC equal its definition, and what do its largest value and its area under the curve say?"""
+"""PARC equals its definition, and so do its largest value and its area under the curve."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Do the probes answer as loops over images left out would?"""
+"""The probes equal explicit loops that leave one image out."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Do RSA and DDS equal their definitions, and do they see whether two networks find the same images alike?"""
+"""RSA and DDS equal their definitions and are larger for networks with similar features."""
 
 import numpy as np
 import pytest

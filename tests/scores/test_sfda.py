@@ -1,4 +1,4 @@
-"""Does SFDA equal a discriminant analysis of all features, written out, before and after the mixing?"""
+"""SFDA equals a discriminant analysis of all features, written out, before and after the mixing."""
 
 import math
 

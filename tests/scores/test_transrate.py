@@ -1,4 +1,4 @@
-"""Is TransRate the difference of coding rates of its definition, with classes weighed by their images?"""
+"""TransRate equals the difference of coding rates of its definition, with classes weighted by their images."""
 
 import math
 
@@ -76,7 +76,7 @@ def test_of_two_classes_of_like_size_the_distance_cancels_and_a_remark_says_so(r
         assert definition(features, labels) < 0.02
         found = SCORES["transrate"](features=features, labels=labels)
         assert found.value == pytest.approx(definition(features, labels), abs=1e-9)
-        assert "two classes of like size (500 and 500 images)" in found.remark
+        assert "two classes of similar size (500 and 500 images)" in found.remark
         assert found.by_chance["value"] >= 0
     unlike = np.repeat([0, 1], [200, 800])
     assert SCORES["transrate"](features=rng.normal(size=(1000, 4)), labels=unlike).remark == ""

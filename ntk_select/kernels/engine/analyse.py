@@ -14,7 +14,7 @@ import numpy as np
 from ntk_select._runtime.memory import is_out_of_memory
 from ntk_select.errors import ConfigError, ModelError, first_line
 from ntk_select.kernels.engine.arguments import leaf_names, select
-from ntk_select.kernels.engine.plan import choose, passes_of, sizes_of
+from ntk_select.kernels.engine.costs import choose, passes_of, sizes_of
 from ntk_select.kernels.engine.program import Program, trace
 from ntk_select.kernels.engine.structure import Analysed, Structure, structure_of
 

@@ -57,9 +57,9 @@ def contract(contractions: tuple[Contraction, ...], pairing: str, symmetric: boo
       parts1, parts2: stored factors of each leaf, for either side.
     """
     totals = dict(totals)
-    for how, part1, part2 in zip(contractions, parts1, parts2, strict=True):
-        add = _in_sample_space if how.space == "sample" else _in_parameter_space
-        totals[how.name] = add(how, pairing, symmetric, spread, totals[how.name], part1, part1 if symmetric else part2)
+    for contraction, part1, part2 in zip(contractions, parts1, parts2, strict=True):
+        add = _in_sample_space if contraction.space == "sample" else _in_parameter_space
+        totals[contraction.name] = add(contraction, pairing, symmetric, spread, totals[contraction.name], part1, part1 if symmetric else part2)
     return totals
 
 
@@ -68,23 +68,23 @@ def zero_totals(names: Iterable[str], shape: tuple[int, ...], dtype) -> dict[str
     return {name: jnp.zeros(shape, dtype) for name in names}
 
 
-def _in_sample_space(how: Contraction, pairing: str, symmetric: bool, spread: bool, total, part1, part2):
+def _in_sample_space(contraction: Contraction, pairing: str, symmetric: bool, spread: bool, total, part1, part2):
     def block(one, other):
-        return pair_block(pairing, *_operands(how, one, other))
+        return pair_block(pairing, *_operands(contraction, one, other))
 
-    return _blocks(block, how.block, symmetric, spread, total, part1, part2)
+    return _blocks(block, contraction.block, symmetric, spread, total, part1, part2)
 
 
-def _in_parameter_space(how: Contraction, pairing: str, symmetric: bool, spread: bool, total, part1, part2):
-    limit, last = how.entries, jax.tree.leaves(part1)[-1]
+def _in_parameter_space(contraction: Contraction, pairing: str, symmetric: bool, spread: bool, total, part1, part2):
+    limit, last = contraction.entries, jax.tree.leaves(part1)[-1]
     if total.dtype == jnp.float64 and last.dtype != jnp.float64:
         limit = min(limit, max(16, FLOAT64_TERMS // last.shape[-2]))
-    for count, piece in _pieces(how, part1, limit):
+    for count, piece in _pieces(contraction, part1, limit):
 
         def add(total, index, piece=piece):
             rows1 = piece(part1, index)
             rows2 = rows1 if symmetric else piece(part2, index)
-            return _blocks(partial(gradient_block, pairing), how.block, symmetric, spread, total, rows1, rows2)
+            return _blocks(partial(gradient_block, pairing), contraction.block, symmetric, spread, total, rows1, rows2)
 
         total = add(total, 0) if count == 1 else lax.scan(lambda total, index, add=add: (add(total, index), None), total, jnp.arange(count))[0]
     return total
@@ -116,16 +116,16 @@ def _rows(tree, start, size: int):
     return jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, start, size, 0), tree)
 
 
-def _pieces(how: Contraction, part, limit: int) -> list[tuple[int, Callable]]:
+def _pieces(contraction: Contraction, part, limit: int) -> list[tuple[int, Callable]]:
     """Slices of the gradients that make up the leaf: pairs (count, piece(part, number) -> (n, r, m, o)) of equal sizes."""
-    if how.stored == "gradients":
+    if contraction.stored == "gradients":
         axis = 1 if part.shape[1] > 1 else 3
         length = part.shape[axis]
         each = max(1, limit // (part.shape[1] * part.shape[3] // length))
         return _portions(length, each, lambda part, start, size: lax.dynamic_slice_in_dim(part, start, size, axis))
-    first = how.ops[0]
-    if how.stored == "patches" or first.taps == 1:
-        columns = partial(_formed, how, None)
+    first = contraction.ops[0]
+    if contraction.stored == "patches" or first.taps == 1:
+        columns = partial(_formed, contraction, None)
         return _portions(first.width_in, max(1, limit // (first.groups * first.width_out)), columns)
     channels = first.width_in // first.taps
     found = []
@@ -133,7 +133,7 @@ def _pieces(how: Contraction, part, limit: int) -> list[tuple[int, Callable]]:
 
         def of_tap(part, number, count=count, piece=piece):
             part, start, size = piece(part, number % count)
-            return _formed(how, number // count, part, start, size)
+            return _formed(contraction, number // count, part, start, size)
 
         found.append((count * first.taps, of_tap))
     return found
@@ -147,30 +147,30 @@ def _portions(length: int, size: int, piece: Callable) -> list[tuple[int, Callab
     return found + ([(1, lambda part, _: piece(part, count * size, rest))] if rest else [])
 
 
-def _formed(how: Contraction, tap, part, start, size: int) -> Float[Array, "n r m o"]:
+def _formed(contraction: Contraction, tap, part, start, size: int) -> Float[Array, "n r m o"]:
     """Gradients from stored factors, for `size` columns of the patches of all taps or of one."""
     total = 0
-    for op, (x, cotangents) in zip(how.ops, part, strict=True):
+    for op, (x, cotangents) in zip(contraction.ops, part, strict=True):
         see = op.patches if tap is None else partial(op.patches_of_tap, number=tap)
-        patches = x if how.stored == "patches" else jax.vmap(see)(x)
+        patches = x if contraction.stored == "patches" else jax.vmap(see)(x)
         if size < patches.shape[-1]:
             patches = lax.dynamic_slice_in_dim(patches, start, size, axis=3)
         total = total + jax.vmap(outer)(patches, cotangents)
     return total.reshape(len(total), -1, *total.shape[3:])
 
 
-def _operands(how: Contraction, one, other):
+def _operands(contraction: Contraction, one, other):
     """Products of the inputs (g, a, s, b, t), and the cotangents (a, g, s, m, o) of both sides; several operations are concatenated along the positions."""
     cotangents = [jnp.concatenate([left for _, left in side], axis=2) for side in (one, other)]
     wide = _wide(*cotangents)
-    if how.stored == "inputs" and all(isinstance(op, Embedding) for op in how.ops):
-        rows = [jnp.concatenate([jax.vmap(op.rows)(x) for op, (x, _) in zip(how.ops, side, strict=True)], axis=1) for side in (one, other)]
-        inside = (rows[0] >= 0) & (rows[0] < how.ops[0].width_in)  # an index out of range reads nothing
+    if contraction.stored == "inputs" and all(isinstance(op, Embedding) for op in contraction.ops):
+        rows = [jnp.concatenate([jax.vmap(op.rows)(x) for op, (x, _) in zip(contraction.ops, side, strict=True)], axis=1) for side in (one, other)]
+        inside = (rows[0] >= 0) & (rows[0] < contraction.ops[0].width_in)  # an index out of range reads nothing
         same = (rows[0][:, :, None, None] == rows[1][None, None]) & inside[:, :, None, None]
         return same[None].astype(wide), *cotangents
     patches = []
     for side in (one, other):
-        each = [x if how.stored == "patches" else jax.vmap(op.patches)(x) for op, (x, _) in zip(how.ops, side, strict=True)]
+        each = [x if contraction.stored == "patches" else jax.vmap(op.patches)(x) for op, (x, _) in zip(contraction.ops, side, strict=True)]
         each = jnp.concatenate(each, axis=2)
         patches.append(each if jnp.issubdtype(each.dtype, jnp.floating) else each.astype(wide))
     return jnp.einsum("agsk,bgtk->gasbt", *patches, preferred_element_type=_wide(*patches)), *cotangents

@@ -24,9 +24,10 @@ from ntk_select._runtime.memory import MemoryShrunkWarning, is_out_of_memory, re
 from ntk_select.errors import ConfigError, ModelError
 from ntk_select.kernels.engine.arguments import Outputs, count_examples, some_examples
 from ntk_select.kernels.engine.contract import Contraction, contract, finish, layer_kernel, swapped, zero_totals
+from ntk_select.kernels.engine.costs import Sizes, choose, padded, parameter_block, tuning
 from ntk_select.kernels.engine.factors import Stored, factors, fill
 from ntk_select.kernels.engine.layer_ops import LayerOp, summing_type
-from ntk_select.kernels.engine.plan import ByteCache, Plan, Sizes, choose, contractions_of, padded, parameter_block, side_keys, stored_of, tuning
+from ntk_select.kernels.engine.plan import ByteCache, Plan, contractions_of, side_keys, stored_of
 from ntk_select.kernels.engine.structure import Analysed, Structure
 
 
@@ -89,7 +90,13 @@ def _kernels(structure: Structure, stored, contractions, pairing: str, symmetric
         parts2 = _padded_to(padded(n2), factors(structure, stored, values, leaves, x2, right))
     shape = (padded(n1), padded(n2), *tail(pairing, m, m))
     totals = contract(
-        contractions, pairing, symmetric, False, zero_totals([how.name for how in contractions], shape, structure.dtype), parts1, parts2
+        contractions,
+        pairing,
+        symmetric,
+        False,
+        zero_totals([contraction.name for contraction in contractions], shape, structure.dtype),
+        parts1,
+        parts2,
     )
     return {name: finish(pairing, symmetric, (n1, n2), m, total) for name, total in totals.items()}
 
@@ -146,7 +153,7 @@ def compute(
     tiles = [tile for tile in plan.tiles() if not sink.done(*tile)]
     steps, count = itertools.count(1), len(tiles) * sum(1 for _ in plan.rounds())
 
-    def say(i: int, j: int) -> None:
+    def report(i: int, j: int) -> None:
         if progress is not None:
             progress(next(steps), count, f"tile {i}, {j}")
 
@@ -157,9 +164,9 @@ def compute(
             found = {"": np.zeros((*sides.shape(i, j), *tail(plan.pairing, outputs.count, outputs.count)), analysed.structure.dtype)}
         elif at_once:
             found = _one_program(sides, contractions[0])
-            say(i, j)
+            report(i, j)
         else:
-            found = _tile(sides, contractions, i, j, float64, say)
+            found = _tile(sides, contractions, i, j, float64, report)
         if not jax.device_get(_finite(found)):
             raise _not_finite(sides, i, j)
         sink.write(i, j, found)
@@ -179,11 +186,11 @@ def _one_program(sides: "_Sides", contractions: tuple[Contraction, ...]) -> dict
     return run(sides.values, sides.leaves, *jax.device_put((x1, x2, left, right)))
 
 
-def _tile(sides: "_Sides", contractions: list, i: int, j: int, float64: bool, say: Callable) -> dict[str, Any]:
+def _tile(sides: "_Sides", contractions: list, i: int, j: int, float64: bool, report: Callable) -> dict[str, Any]:
     plan, structure, place = sides.plan, sides.structure, sides.place
     whole, chunks = sides.shape(i, j), plan.chunks
     dtype = jnp.dtype("float64") if float64 else structure.dtype
-    names = tuple(dict.fromkeys(how.name for group in contractions for how in group))
+    names = tuple(dict.fromkeys(contraction.name for group in contractions for contraction in group))
     totals = {}
     for group, left, right in plan.rounds():
         first, second = side_keys(plan, i, j, group, left, right)
@@ -202,7 +209,7 @@ def _tile(sides: "_Sides", contractions: list, i: int, j: int, float64: bool, sa
             run = structure.jit(_contract, contractions[group], plan.pairing, symmetric, place.mesh is not None, donate_argnums=0)
             totals[address] = run(totals[address], parts1, parts2)
         del parts1, parts2  # so that only the cache holds references
-        say(i, j)
+        report(i, j)
     with _double(float64):
         symmetric = plan.columns is None and i == j
         return structure.jit(_joined, plan.pairing, symmetric, whole, chunks[-1])(totals)
@@ -509,14 +516,14 @@ def kernel_of_op(
     choice = choose(sizes, True, m, "trace", n, None, longest=n, space=space)
     stored = "inputs" if choice.stored == "gradients" else choice.stored
     block = sizes.pair_block(padded(n)) if choice.space == "sample" else parameter_block(n)
-    how = Contraction("", (op,), choice.space, stored, block, max(64, int(tuning().formed // (padded(n) * m * item))))
+    contraction = Contraction("", (op,), choice.space, stored, block, max(64, int(tuning().formed // (padded(n) * m * item))))
     with jax.default_matmul_precision(precision), jax.enable_x64(True):
-        return np.asarray(_kernel_of_op(how, inputs, cotangents))
+        return np.asarray(_kernel_of_op(contraction, inputs, cotangents))
 
 
 @partial(jax.jit, static_argnums=0)
-def _kernel_of_op(how: Contraction, inputs, cotangents):
-    (op,), n = how.ops, len(cotangents)
+def _kernel_of_op(contraction: Contraction, inputs, cotangents):
+    (op,), n = contraction.ops, len(cotangents)
     left = jax.vmap(jax.vmap(lambda ct: op.outputs(ct[None])))(cotangents).transpose(0, 2, 3, 1, 4)
-    entered = inputs[:, None] if how.stored == "inputs" else jax.vmap(lambda x: op.patches(x[None]))(inputs)
-    return layer_kernel(how, _padded_to(padded(n), [(entered, left)]), n)
+    entered = inputs[:, None] if contraction.stored == "inputs" else jax.vmap(lambda x: op.patches(x[None]))(inputs)
+    return layer_kernel(contraction, _padded_to(padded(n), [(entered, left)]), n)

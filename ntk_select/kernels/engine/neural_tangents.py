@@ -34,7 +34,7 @@ _AXES = {"trace": ((-1,), ()), "diagonal": ((), (-1,)), "full": ((), ())}
 _NAME, _EXPERIMENTAL = "neural_tangents", "neural_tangents.experimental"
 # NTK_VECTOR_PRODUCTS calls jax.numpy.size on shapes, which is deprecated.
 _SIZE_OF_A_SHAPE = "size requires ndarray or scalar arguments"
-_WAY_OUT = "Try: method='structured', which needs no neural-tangents."
+_WAY_OUT = "Try: method='structured', which does not need neural-tangents."
 
 
 def import_neural_tangents() -> ModuleType:

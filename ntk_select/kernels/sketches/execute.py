@@ -21,9 +21,9 @@ from jaxtyping import Array, Float, Num
 from ntk_select._runtime.memory import MemoryShrunkWarning, is_out_of_memory, reason_of
 from ntk_select.errors import ConfigError, ModelError
 from ntk_select.kernels.engine.arguments import Outputs, count_examples, default_device, some_examples
+from ntk_select.kernels.engine.costs import passes_of, sizes_of
 from ntk_select.kernels.engine.factors import Stored, factors
 from ntk_select.kernels.engine.layer_ops import Conv, Embedding, LayerOp, summing_type
-from ntk_select.kernels.engine.plan import passes_of, sizes_of
 from ntk_select.kernels.engine.program import evaluate
 from ntk_select.kernels.engine.structure import Analysed, LeafUse, Structure
 from ntk_select.kernels.sketches import forward

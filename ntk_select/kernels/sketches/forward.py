@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from ntk_select.errors import ConfigError
 from ntk_select.kernels.engine.arguments import Outputs, default_device
-from ntk_select.kernels.engine.plan import passes_of
+from ntk_select.kernels.engine.costs import passes_of
 from ntk_select.kernels.engine.program import evaluate
 from ntk_select.kernels.engine.structure import Structure
 from ntk_select.kernels.sketches import dense

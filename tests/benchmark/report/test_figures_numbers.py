@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import kendalltau, spearmanr, weightedtau
 
 from ntk_select.benchmark.report.figures import caption, data
-from ntk_select.benchmark.report.summary import BEST, RANDOM, baselines, measured, usable_targets
+from ntk_select.benchmark.report.summary import BEST, RANDOM, baselines, measured, of_targets, usable_targets
 from ntk_select.benchmark.report.words import multi_domain, single_domain
 from ntk_select.evaluate.uncertainty import Interval
 
@@ -211,6 +211,29 @@ def test_targets_with_fewer_experts_than_requested_are_left_out(whole):
     assert names == ["birds", "planes", "cars"]
     assert not measured(whole, "top_k_gain", 5, among=single_domain, k=11)
     assert not baselines(whole, "top_k_gain", 5, among=multi_domain, k=4)
+
+
+def test_a_target_needs_three_experts_to_choose_from_next_to_the_reference(made, whole):
+    def usable(*missing):
+        some = made.without(whole, lambda row: row["expert"] not in missing)
+        return [target.name for target in usable_targets(some, "lfc", "top_k_gain", 5, among=multi_domain, k=1)]
+
+    assert usable() == ["birds", "planes", "cars"]
+    assert usable("many-net_a@letters") == []
+
+
+def test_a_static_leaderboard_needs_another_target(made, whole):
+    for tasks in (("birds",), ("birds", "cars")):
+        some = made.without(whole, lambda row, tasks=tasks: row["task"] in tasks)
+        assert [target.name for target in some.targets("static_leaderboard", 5)] == (list(tasks) if len(tasks) > 1 else [])
+
+
+def test_an_interval_has_no_ends_if_one_target_alone_has_a_value():
+    for targets, undefined, shown in ((3, 0, True), (3, 1, True), (3, 2, False), (1, 0, False)):
+        found = of_targets(Interval(0.5, 0.4, 0.6, 1000, undefined), targets)
+        assert found.value == 0.5
+        assert np.isfinite([found.low, found.high]).tolist() == [shown, shown], (targets, undefined)
+    assert of_targets(None, 3) is None
 
 
 def test_a_measure_is_computed_once(whole):

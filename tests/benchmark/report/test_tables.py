@@ -314,6 +314,7 @@ def test_a_resumed_training_costs_what_a_whole_one_does_and_without_a_speed_it_i
     assert not costs(lambda row: {"images_per_second": row["images_per_second"] / (2 if row["seed"] else 1)}).equals(usual)
     alone = costs(lambda row: {"images_per_second": None if row["seed"] else row["images_per_second"]})
     assert len(alone) == len(made.EXPERTS)
+    assert alone.equals(costs(lambda row: {"images_per_second": 0.0 if row["seed"] else row["images_per_second"]}))
     for expert, units in alone.items():
         key = ("birds", 5, 0, "truth")
         rows = [row for row in results.finetunings if (row["task"], row["images_per_class"], row["seed"], row["role"]) == key]
@@ -337,6 +338,19 @@ def test_a_reference_network_that_another_worker_trained_again_is_charged_once(r
     assert usual.loc["lfc", "shared"] == 0
     assert shared(lambda row: {"shared_seconds": 29.0} if row["expert"] == "letters-net_b" else {}).equals(usual)
     assert shared(lambda row: {"shared_seconds": 2 * row["shared_seconds"]}).loc["rsa", "shared"] == pytest.approx(2 * usual.loc["rsa", "shared"])
+
+
+def test_a_score_pays_for_the_images_and_passes_that_it_needs(results):
+    names = {"hscore": "domain_similarity", "logme": "num_params"}
+    other = replace(results, scores=[{**row, "score": names.get(row["score"], row["score"])} for row in results.scores])
+    found, usual = scoring(other, "birds", 5), scoring(results, "birds", 5).loc["lfc"]
+    similarity, parameters = found.loc["domain_similarity"], found.loc["num_params"]
+    assert similarity["reading"] == usual["reading"] > 0
+    assert similarity["forward"] == similarity["backward"] == 0
+    assert math.isnan(similarity["shared"])
+    assert similarity["scoring"] == pytest.approx(similarity["reading"] + similarity["score_alone"])
+    assert parameters.drop(["score_alone", "scoring"]).tolist() == [0.0] * 4
+    assert parameters["scoring"] == parameters["score_alone"] == usual["score_alone"] > 0
 
 
 def test_without_a_reference_there_is_no_unit_of_cost_and_no_gain(results, made):

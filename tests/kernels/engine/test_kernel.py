@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 import ntk_select as ns
 from ntk_select.errors import ConfigError, ModelError
-from ntk_select.kernels.engine import contract, plan
+from ntk_select.kernels.engine import contract, costs, plan
 from ntk_select.kernels.engine.analyse import analyse
 from ntk_select.kernels.engine.arguments import read_outputs
 
@@ -154,7 +154,7 @@ def test_small_budgets_cut_the_work_and_not_the_numbers(oracle, rows_of_gradient
 
 @pytest.fixture(params=["of the host", "of an accelerator"])
 def sizes_of_blocks(request, monkeypatch):
-    monkeypatch.setattr(plan, "tuning", lambda: plan.CPU if request.param == "of the host" else plan.ACCELERATOR)
+    monkeypatch.setattr(costs, "CPU", costs.CPU if request.param == "of the host" else costs.ACCELERATOR)
 
 
 @pytest.mark.usefixtures("sizes_of_blocks")
@@ -167,7 +167,7 @@ def test_many_examples_are_multiplied_in_blocks(oracle, n1, n2):
 
 @pytest.mark.parametrize("outputs", ["full", *(pytest.param(word, marks=pytest.mark.nightly) for word in ("trace", "diagonal"))])
 def test_the_sizes_of_blocks_change_nothing(oracle, jacobian, monkeypatch, outputs):
-    monkeypatch.setattr(plan, "tuning", lambda: plan.ACCELERATOR)
+    monkeypatch.setattr(costs, "CPU", costs.ACCELERATOR)
     for space in SPACES:
         oracle.close(ns.ntk(network, PARAMS, X1, X2, outputs=outputs, space=space), oracle.paired(*jacobian, outputs))
 
@@ -197,9 +197,9 @@ def positions(p, x):
 def test_a_leaf_in_pieces_gives_the_same_kernel(oracle, monkeypatch, full):
     """Gradients that would take too much room are formed window tap by window tap, and channel by channel."""
     expected = ns.ntk(network, PARAMS, X1, outputs="full", space="parameter")
-    cpu = plan.CPU
+    cpu = costs.CPU
     for room in (2**9, 2**11, 2**13):
-        monkeypatch.setattr(plan, "CPU", replace(cpu, formed=room, multiplied=room))
+        monkeypatch.setattr(costs, "CPU", replace(cpu, formed=room, multiplied=room))
         oracle.close(ns.ntk(network, PARAMS, X1, outputs="full", space="parameter"), expected)
         oracle.close(expected, full)
 

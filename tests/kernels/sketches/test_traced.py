@@ -50,7 +50,7 @@ X = np.random.default_rng(1).normal(size=(N, 3, 3, 2))
 # The traceable function.
 
 
-@pytest.mark.parametrize(("kind", "outputs"), quick([("countsketch", "full"), ("kronecker", "trace"), ("jvp", "full")], BY_OUTPUTS))
+@pytest.mark.parametrize(("kind", "outputs"), quick([("countsketch", "full"), ("jvp", "full")], BY_OUTPUTS))
 def test_the_traceable_function_has_the_numbers_of_the_driver(oracle, kind, outputs):
     options = {"dim": 16, "kind": kind, "seed": 3, "outputs": outputs, "blocks": 2}
     expected = ns.sketch(network, PARAMS, X, batch_size=3, **options)
@@ -66,6 +66,7 @@ def test_shapes_are_enough_to_make_the_traceable_function(oracle):
     oracle.close(rows(PARAMS, X), ns.sketch(network, PARAMS, X, dim=8, layers="conv|scale"))
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("kind", EVERY)
 def test_it_is_mapped_over_networks_and_examples(oracle, kind):
     rows = ns.sketch_fn(network, PARAMS, X, dim=16, kind=kind)
@@ -77,7 +78,7 @@ def test_it_is_mapped_over_networks_and_examples(oracle, kind):
 
 @pytest.mark.parametrize(
     ("kind", "outputs"),
-    quick([("countsketch", "full"), ("jvp", "trace")], [("countsketch", "full"), *((kind, "trace") for kind in ALL_KINDS)]),
+    quick([("jvp", "trace")], [("countsketch", "full"), *((kind, "trace") for kind in ALL_KINDS)]),
 )
 def test_derivatives_are_those_of_finite_differences_in_forward_and_reverse_mode(kind, outputs):
     rows = ns.sketch_fn(network, PARAMS, X, dim=12, kind=kind, outputs=outputs, blocks=2)
@@ -215,7 +216,7 @@ CALLS = {
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=() if name in ("countsketch", "jvp", "batches", "traceable") else pytest.mark.nightly) for name in CALLS],
+    [pytest.param(name, marks=() if name in ("countsketch", "jvp", "batches") else pytest.mark.nightly) for name in CALLS],
 )
 def test_a_second_call_compiles_nothing_though_function_arrays_and_seed_are_new(compilations, name):
     CALLS[name](new_function(1.0), parameters(0), 0)
@@ -250,7 +251,7 @@ def test_nothing_is_transferred_unless_it_is_said(kind, where):
 
 @pytest.mark.parametrize(
     ("kind", "outputs"),
-    quick([("countsketch", "trace"), ("srht", "full"), ("gaussian", "trace"), ("kronecker", "full"), ("jvp", "full")], BY_OUTPUTS),
+    quick([("srht", "full"), ("gaussian", "trace"), ("kronecker", "full"), ("jvp", "full")], BY_OUTPUTS),
 )
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-4), pytest.param(np.float64, 1e-12, marks=pytest.mark.nightly)])
 def test_types_are_never_promoted_implicitly(oracle, kind, outputs, dtype, tolerance):
@@ -270,6 +271,7 @@ def test_it_works_without_compilation_and_with_a_search_for_nan(oracle, kind):
         oracle.close(ns.sketch(network, PARAMS, X, dim=8, kind=kind), expected)
 
 
+@pytest.mark.nightly
 def test_it_is_computed_on_the_default_device(monkeypatch):
     device = jax.devices("cpu")[0]
     with jax.default_device(device):

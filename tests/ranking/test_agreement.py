@@ -1,4 +1,4 @@
-"""Do the correlations between scores equal SciPy's, and is what is not known left open?"""
+"""Correlations between scores equal those of SciPy; undefined ones are NaN."""
 
 import numpy as np
 import pytest
