@@ -113,7 +113,7 @@ def _expected(rows: list[ExpertScores], deciding: str) -> str:
         return ""
     reached, low, high = (f"{100 * details[name]:.0f} %" for name in ("accuracy", "accuracy_low", "accuracy_high"))
     return (
-        f"{rows[0].name} is expected to answer {reached} of new images correctly after fine-tuning on these (95 %: {low} to {high}), "
+        f"{rows[0].name} is expected to classify {reached} of new images correctly after fine-tuning on these (95 %: {low} to {high}), "
         f"with learning rate {details['learning_rate']:g}."
     )
 
@@ -143,30 +143,30 @@ def _verdict(rows: list[ExpertScores], among: Sequence[str], deciding: str, scor
     highest += f" and {len(equal) - 1} other{'s' if len(equal) > 2 else ''} of equal value" if len(equal) > 1 else ""
     if not score.needs_images:
         return f"{highest}, and says nothing about the task."
+    here = f"{highest} on these {images} images"
     if best.scores[deciding].remark:
         chance = best.scores[deciding].by_chance.get("value")
         compared = "" if chance is None else f": shuffled labels give it {chance:.4g}"
-        return f"{highest} on these {images} images, with {best.scores[deciding].value:.4g}, which is not informative{compared}."
+        return f"{here}, with {best.scores[deciding].value:.4g}, which is not informative{compared}."
     if not score.resampled:
-        return f"{highest} on these {images} images. It has no intervals: half-samples of the images cost too much, or do not estimate its error."
+        return f"{here}. It has no intervals: half-samples of the images cost too much, or do not estimate its error."
     if resamples == 0:
-        return f"{highest} on these {images} images; without half-samples (resamples=0) its uncertainty is not known."
+        return f"{here}; without half-samples (resamples=0) its uncertainty is not known."
     if not halved:
-        return f"{highest} on these {images} images; some classes have too few of them to estimate the uncertainty."
+        return f"{here}; some classes have too few of them to estimate the uncertainty."
     if best.scores[deciding].low is None:
-        return f"{highest} on these {images} images; half-samples of them give no uncertainty: it has no value there, or always the same."
+        return f"{here}; half-samples of them give no uncertainty: it has no value there, or always the same."
     if scored == 1:
         return f"{best.name} is the only expert{'' if len(rows) == 1 else f' with the score {deciding}'}; there is nothing to compare."
-    highest += f" on these {images} images"
     close = [name for name in among if name not in equal]
     if not close and scored > len(equal):
         others = "every other expert" if scored == len(rows) else f"the {scored - len(equal)} others that have the score"
-        return f"{highest}, ahead of {others} by more than the choice of images explains (95 %)."
+        return f"{here}, ahead of {others} by more than the choice of images explains (95 %)."
     if not close:
-        return f"{highest}."
+        return f"{here}."
     if len(among) == scored:
-        return f"{highest}, but no other expert can be distinguished from it: the choice of images explains the differences (95 %)."
-    return f"{highest}; {_those(rows, close)} cannot be distinguished from it (95 %, over the choice of images)."
+        return f"{here}, but no other expert can be distinguished from it: the choice of images explains the differences (95 %)."
+    return f"{here}; {_those(rows, close)} cannot be distinguished from it (95 %, over the choice of images)."
 
 
 def _those(rows: list[ExpertScores], others: Sequence[str]) -> str:

@@ -157,7 +157,7 @@ def test_a_correlation_with_random_is_of_the_experts_that_have_a_score(rng):
 
 def test_what_has_no_expectation_is_refused(rng):
     targets = [ev.Target("t", rng.random(5), rng.random(5), groups=("a", "a", "b", "b", "b"))]
-    with pytest.raises(ConfigError, match="'within_groups' has no expectation here"):
+    with pytest.raises(ConfigError, match="'within_groups' has no known expectation"):
         ev.against_random("within_groups", targets)
     with pytest.raises(ConfigError, match="top_k_gain needs the reference of every target, and target 't' has none"):
         ev.against_random("top_k_gain", targets)
@@ -195,5 +195,5 @@ def test_false_rejections_anywhere_stay_rare(rng):
 
 @pytest.mark.parametrize("p", [[0.1, 1.2], [-0.1], [[0.1, 0.2]]])
 def test_what_is_no_p_value_is_refused(p):
-    with pytest.raises(ConfigError, match="p_values are not a row of numbers from 0 to 1"):
+    with pytest.raises(ConfigError, match="p_values are not a vector of numbers from 0 to 1"):
         ev.holm(p)

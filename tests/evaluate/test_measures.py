@@ -59,7 +59,7 @@ def test_a_correlation_that_has_no_value_has_no_expectation(name):
 
 
 def test_other_measures_and_options_are_refused():
-    with pytest.raises(ConfigError, match="'spearmann' has no expectation here. Did you mean 'spearman'"):
+    with pytest.raises(ConfigError, match="'spearmann' has no known expectation. Did you mean 'spearman'"):
         ev.random_expectation("spearmann", [0.1, 0.2, 0.3])
     with pytest.raises(ConfigError, match="regret has no option 'tolerance'. Allowed: k"):
         ev.random_expectation("regret", [0.1, 0.2, 0.3], tolerance=0.1)

@@ -48,7 +48,7 @@ def test_the_verdict_says_what_to_expect_with_which_learning_rate(ranking):
     reached, low, high = (f"{100 * found[name]:.0f} %" for name in ("accuracy", "accuracy_low", "accuracy_high"))
     assert ranking.judgement.startswith("forecast is highest for good on these 30 images, ahead of every other expert")
     assert (
-        f"good is expected to answer {reached} of new images correctly after fine-tuning on these (95 %: {low} to {high}), "
+        f"good is expected to classify {reached} of new images correctly after fine-tuning on these (95 %: {low} to {high}), "
         f"with learning rate {found['learning_rate']:g}."
     ) in ranking.judgement
 
@@ -140,7 +140,7 @@ def test_without_half_samples_nobody_is_called_tied(networks, task):
         values = [row.scores["forecast"].value for row in found.experts]
         assert found.tied == values.count(values[0])
         assert sentence in found.judgement
-        assert "is expected to answer" in found.judgement
+        assert "is expected to classify" in found.judgement
 
 
 def test_a_ranking_says_which_score_decided_and_which_fine_tuning_is_forecast(networks, task):

@@ -1,5 +1,6 @@
 """The numbers of the figures are those of the raw records: everything is recomputed from them by brute force."""
 
+from dataclasses import replace
 from itertools import combinations
 from statistics import mean, stdev
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau, spearmanr, weightedtau
 
-from ntk_select.benchmark.report.figures import caption, data
+from ntk_select.benchmark.report.figures import SPEARMAN, caption, data, in_order
 from ntk_select.benchmark.report.summary import BEST, RANDOM, baselines, measured, of_targets, usable_targets
 from ntk_select.benchmark.report.words import multi_domain, single_domain
 from ntk_select.evaluate.uncertainty import Interval
@@ -72,6 +73,16 @@ def test_figure_1_has_untrained_networks_those_of_the_reference_and_the_wide_sea
     assert {row["expert"] for row in rows if row["what"] == "reference's source"} == {"photos-net_a", "photos-net_b"}
 
 
+def test_figure_1_compares_networks_with_the_seeds_of_the_zoo_and_experts_trained_from_scratch_on_the_source_alone(made, whole):
+    begun = whole.experts["textures-net_a-from-photos"]
+    other = replace(whole, experts={**whole.experts, begun.name: replace(begun, source="photos")})
+    assert {row["expert"] for row in data(other, "figure_1") if row["what"] == "reference's source"} == {"photos-net_a", "photos-net_b"}
+    some = made.without(whole, lambda row: row["role"] != "truth" or row["seed"] == 0 or row["expert"] == REFERENCE)
+    row = row_of(data(some, "figure_1"), target="cars", shots=5, what="untrained", expert="untrained:net_b")
+    assert (row["seeds"], row["sd_percent"]) == (1, None)
+    assert row["accuracy_percent"] == pytest.approx(100 * accuracies(whole, "cars", 5, "untrained:net_b", "untrained")[0])
+
+
 def test_figure_2_has_the_gain_of_every_single_domain_expert_without_source_overlap(whole):
     rows = data(whole, "figure_2")
     for task in TASKS:
@@ -115,6 +126,12 @@ def test_gains_of_scores_of_a_random_order_and_of_the_best_are_those_of_the_reco
             assert row["value"] == pytest.approx(100 * mean(expected))
             assert row["targets"] == len(tasks)
             assert row["target"] is None
+
+
+def test_scores_are_ordered_by_the_paper_then_by_the_number_of_targets_and_the_mean():
+    values = {"b": (0.5, 4), "a": (0.9, 1), "lgc": (0.1, 4), "c": (0.7, 4), RANDOM: (0.0, 4), "lfc": (0.0, 4), "static_leaderboard": (0.2, 4)}
+    rows = [{"score": name, "value": value, "targets": targets, "measure": "spearman"} for name, (value, targets) in values.items()]
+    assert in_order(rows, SPEARMAN) == [RANDOM, "static_leaderboard", "lfc", "lgc", "c", "b", "a"]
 
 
 def test_the_static_leaderboard_ranks_by_the_other_targets_alone(whole):

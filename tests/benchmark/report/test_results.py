@@ -111,6 +111,7 @@ def test_a_score_of_another_package_that_compares_the_zoo_is_compared(with_plugi
         assert target.scores[draw] == pytest.approx(expected)
     spearman, before = (measured(each, "spearman", 20, scores=[name])[name].value for each, name in ((results, "gap"), (whole, "leep")))
     assert spearman == pytest.approx(before)
+    assert content(results, "unavailable").rows == []
 
 
 def test_values_are_signed_so_that_higher_is_better_and_experts_without_terms_have_none(with_plugin, whole):

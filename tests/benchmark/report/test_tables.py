@@ -177,6 +177,15 @@ def test_sentences_say_the_numbers_of_the_tables(results, made):
     assert "2 seeds" in " ".join(what_it_is(results))
 
 
+def test_limits_are_stated_by_the_number_of_targets(results, made):
+    for tasks, sentence in (
+        (["cars"], "1 target says little about another task; there are no intervals."),
+        (["cars", "birds"], "2 targets say little about another task: intervals over so few are too narrow."),
+    ):
+        some = made.without(results, lambda row, tasks=tasks: row["task"] in tasks)
+        assert what_it_does_not_show(some)[0] == sentence
+
+
 def test_an_unfinished_target_is_named(results, made):
     some = made.without(results, lambda row: row["task"] != "cars" or row["expert"] in list(results.experts)[:5])
     assert any("cars with 5 images per class has accuracies of 5 of" in sentence for sentence in what_is_missing(some))

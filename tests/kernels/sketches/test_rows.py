@@ -132,6 +132,22 @@ def test_names_seeds_and_nothing_else_choose_the_projection(oracle, params, x):
     assert not np.allclose(renamed, first)
 
 
+def test_leaves_of_the_same_shape_and_use_are_sketched_each_with_its_own_projection(oracle, explicit):
+    """They are stacked and processed by one loop."""
+
+    def fn(p, x):
+        return jnp.tanh(jnp.tanh(x @ p["a"] + p["s"]) @ p["b"] + p["t"]) @ p["head"]
+
+    shapes = {"a": (4, 4), "b": (4, 4), "head": (4, 2), "s": (4,), "t": (4,)}
+    params, x = {name: oracle.draw(*shape, seed=seed) for seed, (name, shape) in enumerate(shapes.items())}, oracle.draw(3, 4, seed=9)
+    found, expected = ns.sketch(fn, params, x, dim=16, seed=2), 0
+    for name, rows in oracle.jacobians(fn, params, x).items():
+        expected = expected + paired_with(
+            rows, "trace", lambda c, name=name, p=rows.shape[-1]: explicit.projection("countsketch", name, p, 16, seed=2, cotangent=c)
+        )
+    oracle.close(found, expected)
+
+
 # How a leaf is used.
 
 OIHW = (3, 2, 1, 0)
@@ -305,7 +321,7 @@ def recorded(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize(("kind", "outputs"), EVERY_PAIR)
+@pytest.mark.parametrize(("kind", "outputs"), [("kronecker", "trace"), *EVERY_PAIR])
 def test_a_small_memory_takes_examples_and_cotangents_in_turn(oracle, params, x, recorded, kind, outputs):
     sketched = lambda **options: ns.sketch(small, params, x, dim=16, kind=kind, outputs=outputs, **options)  # noqa: E731
     whole = sketched(memory_gb=1)
