@@ -42,7 +42,16 @@ def ranked(uri: str, zoo: dict, folder: Path, per_class: int, seed: int) -> Rank
     if not file.exists():
         began = time.perf_counter()
         with progress_bar(task.name) as progress:
-            ranking = ns.rank(unrelated(zoo, task.name), task, "ablation", per_class, seed, resamples=0, cache=default_folder(), progress=progress)
+            ranking = ns.rank(
+                unrelated(zoo, task.name),
+                task,
+                ("all", "ablation", "baselines"),
+                per_class,
+                seed,
+                resamples=0,
+                cache=default_folder(),
+                progress=progress,
+            )
         ranking.save(file.parent)
         CONSOLE.print(f"{task.name}: {len(ranking.experts)} experts, {ranking.task['images']} images, {time.perf_counter() - began:.0f} s")
     return read(file)

@@ -37,7 +37,7 @@ def drawn(monkeypatch):
 
 
 def texts(kernel, labels=LABELS, names=NAMES, **options):
-    """Matplotlib writes every text of an SVG as a comment beside its outlines."""
+    """Matplotlib writes every text of an SVG as a comment next to its outlines."""
     pytest.importorskip("matplotlib")
     lines = heat_map(kernel, labels, names, file_format="svg", **options).decode().splitlines()
     return [line.strip().removeprefix("<!-- ").removesuffix(" -->") for line in lines if line.strip().startswith("<!-- ")]

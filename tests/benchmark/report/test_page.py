@@ -101,6 +101,11 @@ def test_every_row_of_every_table_is_there_and_numbers_can_be_sorted(results, te
     assert sum("data-filter" in attributes for _, attributes in tags) == sum(len(content.rows) > FILTER_FROM for content in contents)
 
 
+def test_all_images_are_sorted_after_any_number(made):
+    some = made.without(made.world(made.CONFIG.replace("shots = [5, 20]", 'shots = ["full", 5]')), lambda row: row["task"] == "birds")
+    assert '<td class="number" data-value="Infinity">all</td>' in written(some, tables=["truth"])
+
+
 def test_a_figure_is_shown_with_its_caption_or_with_the_reason_why_it_is_missing(text):
     elements = Elements(text)
     (image,) = [attributes for tag, attributes in elements.tags if tag == "img"]

@@ -1,4 +1,4 @@
-"""`ntk` is the kernel by definition, whatever is asked for and in whatever portions it is computed."""
+"""`ntk` is the kernel by definition, whatever is requested for and in whatever portions it is computed."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -41,7 +41,7 @@ PARAMS = {
 }
 X1, X2 = _draw(size=(N1, 4, 4, 2)), _draw(size=(N2, 4, 4, 2))
 ONE, OWN, OTHER = _draw(size=C), _draw(size=(N1, C)), _draw(size=(N2, C))
-ASKED = {
+REQUESTED = {
     "trace": ("trace", "trace"),
     "full": ("full", "full"),
     "diagonal": ("diagonal", "diagonal"),
@@ -65,15 +65,15 @@ def full(jacobian, oracle):
 
 
 @pytest.mark.parametrize(
-    ("asked", "space"),
+    ("requested", "space"),
     [
-        pytest.param(asked, space, marks=() if space == "sample" or asked in ("trace", "full", "diagonal") else pytest.mark.nightly)
-        for asked in ASKED
+        pytest.param(requested, space, marks=() if space == "sample" or requested in ("trace", "full", "diagonal") else pytest.mark.nightly)
+        for requested in REQUESTED
         for space in SPACES
     ],
 )
-def test_each_kernel_equals_explicit_gradients(oracle, jacobian, asked, space):
-    square, rectangle = ASKED[asked]
+def test_each_kernel_equals_explicit_gradients(oracle, jacobian, requested, space):
+    square, rectangle = REQUESTED[requested]
     kernel = ns.ntk(network, PARAMS, X1, outputs=square, space=space)
     oracle.close(kernel, oracle.paired(jacobian[0], None, square))
     assert kernel.dtype == np.float64

@@ -84,14 +84,14 @@ QUICK = {
     ("convolutional", "trace", False),
     ("tokens", "cotangents", True),
 }
-EVERY = [(case, asked, two_sides) for case in CASES for asked in OUTPUTS for two_sides in (False, True)]
+EVERY = [(case, requested, two_sides) for case in CASES for requested in OUTPUTS for two_sides in (False, True)]
 
 
-@pytest.mark.parametrize(("case", "asked", "two_sides"), [pytest.param(*one, marks=() if one in QUICK else pytest.mark.nightly) for one in EVERY])
-def test_values_and_derivatives_are_those_of_explicit_jacobians(case, asked, two_sides):
+@pytest.mark.parametrize(("case", "requested", "two_sides"), [pytest.param(*one, marks=() if one in QUICK else pytest.mark.nightly) for one in EVERY])
+def test_values_and_derivatives_are_those_of_explicit_jacobians(case, requested, two_sides):
     """One scalar of the kernel with random weights has derivatives in the parameters, backwards and forwards."""
     fn, params, x1, x2 = CASES[case]
-    x2, outputs = x2 if two_sides else None, OUTPUTS[asked]
+    x2, outputs = x2 if two_sides else None, OUTPUTS[requested]
     kernel = ns.ntk_fn(fn, params, x1, outputs=outputs)
     weights = np.random.default_rng(1).normal(size=jax.eval_shape(kernel, params, x1, x2).shape)
 

@@ -137,12 +137,12 @@ def test_several_tiles_transfer_nothing_but_the_tiles(outputs, two_sides):
 @pytest.mark.parametrize("n", [9, pytest.param(30, marks=pytest.mark.nightly)])
 def test_the_host_learns_once_a_tile_whether_it_is_finite(monkeypatch, n):
     """However many batches and layers there are: no other value comes back, once the function is known to keep examples apart."""
-    asked, device_get = [], jax.device_get
+    requested, device_get = [], jax.device_get
     x = jax.device_put(np.random.default_rng(0).normal(size=(n, 5, 5, 1)))
     ns.ntk(network, jax.device_put(PARAMS), x, batch_size=3)
-    monkeypatch.setattr(jax, "device_get", lambda tree: asked.append(jax.tree.leaves(tree)) or device_get(tree))
+    monkeypatch.setattr(jax, "device_get", lambda tree: requested.append(jax.tree.leaves(tree)) or device_get(tree))
     ns.ntk(network, jax.device_put(PARAMS), x, batch_size=3)
-    assert [[leaf.shape for leaf in leaves] for leaves in asked] == [[()]]
+    assert [[leaf.shape for leaf in leaves] for leaves in requested] == [[()]]
 
 
 @pytest.mark.parametrize("name", quick("own cotangents", "ntk_vector_product, batches"))

@@ -234,7 +234,7 @@ def test_more_devices_have_room_for_more():
     assert four.peak_bytes <= 800_000
 
 
-def test_values_asked_for_least_recently_are_forgotten_first():
+def test_least_recently_used_values_are_evicted_first():
     cache = ByteCache(room=10)
     cache.put("a", 1, 4)
     cache.put("b", 2, 4)

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.usefixtures("quickly"), pytest.mark.filterwarnings("ig
 OWN, WHOLE = 1e-10, 1e-14
 
 
-class Truth:
+class GroundTruth:
     """The gradients of a network's leaves, for its examples on the left and others on the right."""
 
     def __init__(self, oracle, explicit, network):
@@ -43,67 +43,81 @@ class Truth:
         assert off <= OWN * np.abs(expected).max(initial=0) + WHOLE * np.abs(whole).max(), (list(names), off, np.abs(expected).max())
 
 
-def each_leaf_in_a_space(truth, rng):
-    kernels = ns.ntk(truth.fn, truth.params, truth.left, outputs="full", by_layer=True, space=("parameter", "sample")[rng.integers(2)])
-    assert set(kernels) == set(truth.rows)
+def each_leaf_in_a_space(ground_truth, rng):
+    kernels = ns.ntk(
+        ground_truth.fn, ground_truth.params, ground_truth.left, outputs="full", by_layer=True, space=("parameter", "sample")[rng.integers(2)]
+    )
+    assert set(kernels) == set(ground_truth.rows)
     for name, kernel in kernels.items():
-        truth.same(kernel, [name])
+        ground_truth.same(kernel, [name])
 
 
-def two_sides(truth, rng):
+def two_sides(ground_truth, rng):
     outputs = ("full", "diagonal")[rng.integers(2)]
-    truth.same(ns.ntk(truth.fn, truth.params, truth.left, truth.right, outputs=outputs), truth.rows, outputs, x2=True)
+    ground_truth.same(
+        ns.ntk(ground_truth.fn, ground_truth.params, ground_truth.left, ground_truth.right, outputs=outputs), ground_truth.rows, outputs, x2=True
+    )
 
 
-def outputs_together(truth, rng):
-    outputs = ("trace", "sum", rng.normal(size=truth.c), rng.normal(size=(len(truth.left), truth.c)))[rng.integers(4)]
-    truth.same(ns.ntk(truth.fn, truth.params, truth.left, outputs=outputs), truth.rows, outputs)
-    pair = (rng.normal(size=(len(truth.left), truth.c)), rng.normal(size=(len(truth.right), truth.c)))
-    truth.same(ns.ntk(truth.fn, truth.params, truth.left, truth.right, outputs=pair), truth.rows, pair, x2=True)
+def outputs_together(ground_truth, rng):
+    outputs = ("trace", "sum", rng.normal(size=ground_truth.c), rng.normal(size=(len(ground_truth.left), ground_truth.c)))[rng.integers(4)]
+    ground_truth.same(ns.ntk(ground_truth.fn, ground_truth.params, ground_truth.left, outputs=outputs), ground_truth.rows, outputs)
+    pair = (rng.normal(size=(len(ground_truth.left), ground_truth.c)), rng.normal(size=(len(ground_truth.right), ground_truth.c)))
+    ground_truth.same(
+        ns.ntk(ground_truth.fn, ground_truth.params, ground_truth.left, ground_truth.right, outputs=pair), ground_truth.rows, pair, x2=True
+    )
 
 
-def some_leaves(truth, rng):
-    names = [name for name in truth.rows if rng.random() < 0.5] or list(truth.rows)[:1]
+def some_leaves(ground_truth, rng):
+    names = [name for name in ground_truth.rows if rng.random() < 0.5] or list(ground_truth.rows)[:1]
     pattern = "|".join(f"^{name}$" for name in names)
-    truth.same(ns.ntk(truth.fn, truth.params, truth.left, outputs="diagonal", layers=pattern), names, "diagonal")
-    labels, kernel = np.arange(len(truth.left)) % 2, truth.kernel(names, "trace")
+    ground_truth.same(ns.ntk(ground_truth.fn, ground_truth.params, ground_truth.left, outputs="diagonal", layers=pattern), names, "diagonal")
+    labels, kernel = np.arange(len(ground_truth.left)) % 2, ground_truth.kernel(names, "trace")
     if kernel.std() > 1e-6 * np.abs(kernel).max():
-        lgc = ns.lgc(truth.fn, truth.left, labels, params=truth.params, layers=pattern)
+        lgc = ns.lgc(ground_truth.fn, ground_truth.left, labels, params=ground_truth.params, layers=pattern)
         assert lgc == pytest.approx(np.corrcoef(kernel.ravel(), (2.0 * (labels[:, None] == labels) - 1).ravel())[0, 1], abs=1e-6)
 
 
-def small_budgets(truth, rng):
+def small_budgets(ground_truth, rng):
     with pytest.raises(ConfigError) as refused:
-        ns.ntk(truth.fn, truth.params, truth.left, outputs="full", memory_gb=1e-9)
+        ns.ntk(ground_truth.fn, ground_truth.params, ground_truth.left, outputs="full", memory_gb=1e-9)
     least = float(re.search(r"memory_gb=([\d.e-]+) or more", str(refused.value))[1])
-    truth.same(ns.ntk(truth.fn, truth.params, truth.left, outputs="full", memory_gb=least), truth.rows)
-    truth.same(ns.ntk(truth.fn, truth.params, truth.left, truth.right, batch_size=1, accumulate="float64"), truth.rows, "trace", x2=True)
+    ground_truth.same(ns.ntk(ground_truth.fn, ground_truth.params, ground_truth.left, outputs="full", memory_gb=least), ground_truth.rows)
+    ground_truth.same(
+        ns.ntk(ground_truth.fn, ground_truth.params, ground_truth.left, ground_truth.right, batch_size=1, accumulate="float64"),
+        ground_truth.rows,
+        "trace",
+        x2=True,
+    )
 
 
-def on_disk(truth, rng, folder):
-    part = truth.left[:2]
-    ns.ntk(truth.fn, truth.params, part, out=folder / "kernel", tile=1)
-    truth.same(np.array(ns.ntk(truth.fn, truth.params, truth.left, out=folder / "kernel", tile=1)), truth.rows, "trace")
+def on_disk(ground_truth, rng, folder):
+    part = ground_truth.left[:2]
+    ns.ntk(ground_truth.fn, ground_truth.params, part, out=folder / "kernel", tile=1)
+    ground_truth.same(
+        np.array(ns.ntk(ground_truth.fn, ground_truth.params, ground_truth.left, out=folder / "kernel", tile=1)), ground_truth.rows, "trace"
+    )
 
 
-def products_with_vectors(truth, rng):
-    v = rng.normal(size=(len(truth.right), truth.c))
-    product = jax.jit(lambda v: ns.ntk_vector_product(truth.fn, truth.params, truth.left, v, x2=truth.right))(v)
-    expected = np.einsum("ijab,jb->ia", truth.kernel(truth.rows, x2=True), v)
-    np.testing.assert_allclose(product, expected, rtol=1e-9, atol=1e-12 * np.abs(truth.kernel(truth.rows)).max())
+def products_with_vectors(ground_truth, rng):
+    v = rng.normal(size=(len(ground_truth.right), ground_truth.c))
+    product = jax.jit(lambda v: ns.ntk_vector_product(ground_truth.fn, ground_truth.params, ground_truth.left, v, x2=ground_truth.right))(v)
+    expected = np.einsum("ijab,jb->ia", ground_truth.kernel(ground_truth.rows, x2=True), v)
+    np.testing.assert_allclose(product, expected, rtol=1e-9, atol=1e-12 * np.abs(ground_truth.kernel(ground_truth.rows)).max())
 
 
-def sketches(truth, rng):
+def sketches(ground_truth, rng):
     """The gradients times a matrix that is written down entry by entry; leaves add up."""
     options = {"dim": 8, "blocks": 2, "seed": int(rng.integers(100))}
-    found = ns.sketch(truth.fn, truth.params, truth.left, outputs="full", by_layer=True, **options)
+    found = ns.sketch(ground_truth.fn, ground_truth.params, ground_truth.left, outputs="full", by_layer=True, **options)
     expected = {
-        name: rows @ truth.explicit.projection("countsketch", name, rows.shape[-1], cotangent=0, **options) for name, rows in truth.rows.items()
+        name: rows @ ground_truth.explicit.projection("countsketch", name, rows.shape[-1], cotangent=0, **options)
+        for name, rows in ground_truth.rows.items()
     }
-    largest = max(np.abs(rows).max(initial=0) for rows in truth.rows.values())
+    largest = max(np.abs(rows).max(initial=0) for rows in ground_truth.rows.values())
     for name, rows in expected.items():
         np.testing.assert_allclose(found[name], rows, rtol=1e-9, atol=1e-12 * largest)
-    together = ns.sketch(truth.fn, truth.params, truth.left, outputs="full", **options)
+    together = ns.sketch(ground_truth.fn, ground_truth.params, ground_truth.left, outputs="full", **options)
     np.testing.assert_allclose(together, sum(expected.values()), rtol=1e-9, atol=1e-11 * largest)
 
 
@@ -112,23 +126,23 @@ DRAWN = {"derandomize": True, "phases": [Phase.generate], "suppress_health_check
 
 
 @pytest.fixture
-def truth_of(oracle, loaded):
-    """truth_of(network)."""
-    return lambda network: Truth(oracle, loaded("kernels/sketches/explicit.py"), network)
+def ground_truth_of(oracle, loaded):
+    """ground_truth_of(network)."""
+    return lambda network: GroundTruth(oracle, loaded("kernels/sketches/explicit.py"), network)
 
 
 @settings(max_examples=3, **DRAWN)
 @given(st.data())
-def test_any_small_network_has_the_kernel_of_its_gradients(loaded, truth_of, data):
+def test_any_small_network_has_the_kernel_of_its_gradients(loaded, ground_truth_of, data):
     network = data.draw(loaded("kernels/engine/random_networks.py").networks(depth=2))
-    each_leaf_in_a_space(truth_of(network), np.random.default_rng(data.draw(st.integers(0, 99))))
+    each_leaf_in_a_space(ground_truth_of(network), np.random.default_rng(data.draw(st.integers(0, 99))))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @settings(max_examples=10, **DRAWN)
 @given(st.data())
-def test_whatever_is_asked_of_any_network_follows_from_its_gradients(loaded, truth_of, tmp_path, check, data):
-    truth = truth_of(data.draw(loaded("kernels/engine/random_networks.py").networks()))
+def test_every_function_agrees_with_the_gradients_of_any_network(loaded, ground_truth_of, tmp_path, check, data):
+    ground_truth = ground_truth_of(data.draw(loaded("kernels/engine/random_networks.py").networks()))
     with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
-        check(truth, np.random.default_rng(data.draw(st.integers(0, 99))), *([Path(folder)] if check is on_disk else []))
+        check(ground_truth, np.random.default_rng(data.draw(st.integers(0, 99))), *([Path(folder)] if check is on_disk else []))

@@ -186,11 +186,11 @@ def test_parameters_may_be_one_array_or_a_module_of_nnx(oracle):
 
 def test_words_become_cotangents():
     for word, shape in (("trace", (3, 3)), ("full", (3, 3)), ("diagonal", (3, 3)), ("sum", (1, 3))):
-        asked = read_outputs(word, 5, None, 3, np.float32)
-        assert asked.left is asked.right
-        assert asked.left.shape == (1, *shape)
-        assert asked.left.dtype == np.float32
-        assert asked.count == shape[0]
+        requested = read_outputs(word, 5, None, 3, np.float32)
+        assert requested.left is requested.right
+        assert requested.left.shape == (1, *shape)
+        assert requested.left.dtype == np.float32
+        assert requested.count == shape[0]
     assert [read_outputs(word, 5, 2, 3, np.float32).kernel_shape(5, 2) for word in ("trace", "full", "diagonal", "sum")] == [
         (5, 2),
         (5, 2, 3, 3),

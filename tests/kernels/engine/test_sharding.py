@@ -98,8 +98,8 @@ except Exception as error:
     print(json.dumps(["not finite", str(error)]))
 """
 
-ASKED = ("trace", "full", "diagonal", "full, rectangle", "own cotangents, rectangle", "fewer examples than devices")
-CASES = [f"{space}, {asked}" for space in ("parameter", "sample") for asked in ASKED]
+REQUESTED = ("trace", "full", "diagonal", "full, rectangle", "own cotangents, rectangle", "fewer examples than devices")
+CASES = [f"{space}, {requested}" for space in ("parameter", "sample") for requested in REQUESTED]
 CASES += ["own cotangents, small batches", "each leaf", "sums in float64", "a small budget", "two axes of devices", "three devices", "one device"]
 CASES += ["jax.make_mesh", "several blocks, square", "several blocks, rectangle", "general route"]
 QUICK = (

@@ -139,7 +139,7 @@ def test_interrupted_work_goes_on_where_it_stopped(folder, written, portions):
 
 @pytest.mark.nightly
 def test_a_tile_that_was_written_but_not_marked_is_computed_again(folder, written, monkeypatch):
-    """The fourth mark: a block beside the diagonal has two, its own and that of its mirror image."""
+    """The fourth mark: an off-diagonal block has two, one for its mirror image."""
     touch, count = Path.touch, iter(range(100))
 
     def fails(self, *args, **options):

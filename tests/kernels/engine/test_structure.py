@@ -150,7 +150,7 @@ def elementwise(p, x):
 
 
 def strange_leaves(p, x):
-    """An integer, a flag, a Python number and no array at all beside the weights."""
+    """An integer, a flag, a Python number and no array at all next to the weights."""
     return (x @ p["w"] * p["count"] + p["number"]) * p["flag"] @ p["v"] if p["nothing"] is None and not p["empty"] else x
 
 

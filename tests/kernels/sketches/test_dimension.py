@@ -23,21 +23,21 @@ def gradients():
 
 
 class Drawn:
-    """Sketches of explicit gradients with matrices of independent normal numbers, and what was asked of them."""
+    """Sketches of explicit gradients with matrices of independent normal numbers, and what was requested of them."""
 
     def __init__(self, gradients, directions=False):
-        self.gradients, self.directions, self.asked = gradients, directions, []
+        self.gradients, self.directions, self.sketches = gradients, directions, []
 
     def __call__(self, sketch):
         assert isinstance(sketch.dim, int)
         assert isinstance(sketch.blocks, int)
-        self.asked.append(sketch)
+        self.sketches.append(sketch)
         random = np.random.default_rng([sketch.seed, sketch.dim]).normal(size=(P, sketch.dim))
         return ns.SketchedKernel(self.gradients @ random / np.sqrt(sketch.dim), sketch.kind, sketch.blocks, self.directions)
 
     @property
     def dims(self):
-        return [sketch.dim for sketch in self.asked]
+        return [sketch.dim for sketch in self.sketches]
 
 
 def pilot_error(gradients, kind="countsketch", blocks=2, name="standard_error", **variant):
@@ -50,8 +50,8 @@ def pilot_error(gradients, kind="countsketch", blocks=2, name="standard_error", 
 def test_a_pilot_that_is_good_enough_is_the_answer(gradients, kind):
     draw = Drawn(gradients)
     score = with_error(draw, LABELS, ns.Sketch(kind=kind, error=0.1, seed=4))
-    assert draw.asked == [ns.Sketch(2048, kind, 4, blocks=2)]
-    assert score == ns.sketched_correlation(Drawn(gradients)(draw.asked[0]), LABELS)
+    assert draw.sketches == [ns.Sketch(2048, kind, 4, blocks=2)]
+    assert score == ns.sketched_correlation(Drawn(gradients)(draw.sketches[0]), LABELS)
     assert score.standard_error <= 0.1
 
 
@@ -64,7 +64,7 @@ def test_otherwise_the_square_of_the_error_says_how_many_columns_are_missing(gra
     wanted = pilot_error(gradients, kind) / times
     draw = Drawn(gradients)
     score = with_error(draw, LABELS, ns.Sketch(kind=kind, error=wanted, blocks=blocks))
-    pilot, final = draw.asked
+    pilot, final = draw.sketches
     first = ns.sketched_correlation(Drawn(gradients)(pilot), LABELS).standard_error
     needed = MARGIN * pilot.dim * (first / wanted) ** 2
     assert pilot.blocks == final.blocks == (blocks or 2)
@@ -89,7 +89,7 @@ def test_the_error_is_that_of_the_variant_of_the_score(gradients, variant):
     draw = Drawn(gradients)
     score = with_error(draw, LABELS, ns.Sketch(error=wanted), **variant)
     assert draw.dims[1] == pytest.approx(4 * MARGIN * 2048, abs=128)
-    assert score == ns.sketched_correlation(Drawn(gradients)(draw.asked[1]), LABELS, **variant)
+    assert score == ns.sketched_correlation(Drawn(gradients)(draw.sketches[1]), LABELS, **variant)
     assert 0.85 * wanted < score.standard_error < 1.05 * wanted
 
 
@@ -103,10 +103,10 @@ def test_the_value_is_within_the_error_that_was_wanted(gradients):
 
 def test_five_thousandths_are_wanted_unless_said(gradients):
     draws = [Drawn(gradients), Drawn(gradients)]
-    scores = [with_error(draw, LABELS, asked) for draw, asked in zip(draws, [ns.Sketch(), ns.Sketch(error=SCORE_ERROR)], strict=True)]
+    scores = [with_error(draw, LABELS, requested) for draw, requested in zip(draws, [ns.Sketch(), ns.Sketch(error=SCORE_ERROR)], strict=True)]
     assert SCORE_ERROR == 0.005
     assert scores[0] == scores[1]
-    assert draws[0].asked == draws[1].asked
+    assert draws[0].sketches == draws[1].sketches
 
 
 @pytest.mark.parametrize("blocks", [16, *(pytest.param(blocks, marks=pytest.mark.nightly) for blocks in (None, 1, 2))])
@@ -127,7 +127,7 @@ def test_kronecker_takes_more_blocks_of_the_same_width(gradients):
     wanted = pilot_error(gradients, "kronecker", 16, "measured_error") / 2
     draw = Drawn(gradients)
     score = with_error(draw, LABELS, ns.Sketch(kind="kronecker", error=wanted))
-    pilot, final = draw.asked
+    pilot, final = draw.sketches
     assert (pilot.dim, pilot.blocks, pilot.width) == (2048, 16, 128)
     assert final.width == 128
     assert final.blocks == math.ceil(4 * MARGIN * 16)
@@ -140,14 +140,14 @@ def test_kronecker_takes_more_blocks_of_the_same_width(gradients):
 def test_blocks_keep_their_width_up_to_the_end_of_the_columns(gradients, kind):
     draw = Drawn(gradients)
     with_error(draw, LABELS, ns.Sketch(kind=kind, error=1e-5))
-    assert [(sketch.dim, sketch.blocks) for sketch in draw.asked] == [(2048, 16), (65_536, 512)]
+    assert [(sketch.dim, sketch.blocks) for sketch in draw.sketches] == [(2048, 16), (65_536, 512)]
 
 
 @pytest.mark.parametrize("kind", ["kronecker", "jvp"])
 def test_a_pilot_without_a_law_that_is_good_enough_is_the_answer(gradients, kind):
     draw = Drawn(gradients)
     score = with_error(draw, LABELS, ns.Sketch(kind=kind, error=0.2))
-    assert draw.asked == [ns.Sketch(2048, kind, blocks=16)]
+    assert draw.sketches == [ns.Sketch(2048, kind, blocks=16)]
     assert score.measured_error < 0.2
 
 
@@ -155,7 +155,7 @@ def test_directions_of_forward_mode_follow_the_law(gradients):
     draw = Drawn(gradients, directions=True)
     wanted = pilot_error(gradients) / 2
     score = with_error(draw, LABELS, ns.Sketch(kind="jvp", error=wanted))
-    assert [sketch.blocks for sketch in draw.asked] == [16, 16]
+    assert [sketch.blocks for sketch in draw.sketches] == [16, 16]
     assert 0.85 * wanted < score.standard_error < 1.05 * wanted
 
 
@@ -171,11 +171,11 @@ def test_one_block_without_a_law_cannot_ask_for_more(gradients):
 def test_a_dimension_that_is_given_is_drawn_once(gradients, kind, dim, blocks):
     draw = Drawn(gradients)
     score = with_error(draw, LABELS, ns.Sketch(dim, kind, seed=9))
-    assert draw.asked == [ns.Sketch(dim, kind, 9, blocks=blocks.get(kind, 2 if dim % 2 == 0 else 1))]
-    assert score == ns.sketched_correlation(Drawn(gradients)(draw.asked[0]), LABELS)
+    assert draw.sketches == [ns.Sketch(dim, kind, 9, blocks=blocks.get(kind, 2 if dim % 2 == 0 else 1))]
+    assert score == ns.sketched_correlation(Drawn(gradients)(draw.sketches[0]), LABELS)
 
 
 def test_blocks_that_are_given_are_drawn(gradients):
     draw = Drawn(gradients)
     with_error(draw, LABELS, ns.Sketch(96, blocks=4))
-    assert draw.asked == [ns.Sketch(96, blocks=4)]
+    assert draw.sketches == [ns.Sketch(96, blocks=4)]

@@ -122,7 +122,7 @@ def test_block_and_cotangent_do_not_change_places():
     assert not (found == found.swapaxes(0, 1))[~np.eye(6, dtype=bool)].any()
 
 
-def test_a_key_does_not_depend_on_what_else_is_asked():
+def test_a_key_does_not_depend_on_what_else_is_generated():
     alone = leaf_keys(5, "w", 1, np.array([3]))[0, 0]
     np.testing.assert_array_equal(leaf_keys(5, "w", 8, np.array([7, 3, 0]))[1, 0], alone)
     np.testing.assert_array_equal(leaf_keys(5, "w", 1, np.arange(10))[3, 0], alone)
@@ -151,10 +151,10 @@ def series() -> dict[str, np.ndarray]:
     by_cotangent = [signs(words(key[:2], index)) for key in leaf_keys(0, "w", 1, np.arange(1, 40))[:, 0]]
     by_seed = [signs(words(key[:2], index)) for key in keys_of(range(1, 40))[:, 0, 0]]
     by_name = [signs(words(leaf_keys(0, name, 1, np.array([0]))[0, 0, :2], index)) for name in map(str, range(40))]
-    beside = [signs(words(key[2:], index)) for key in leaf_keys(0, "w", 20, np.array([0]))[0]]
+    second_half = [signs(words(key[2:], index)) for key in leaf_keys(0, "w", 20, np.array([0]))[0]]
     table = word_table(leaf_keys(0, "w", 1, np.array([0]))[0, 0, :2], index, columns)
     return {
-        "words": np.stack(by_block + by_cotangent + by_seed + by_name + beside),
+        "words": np.stack(by_block + by_cotangent + by_seed + by_name + second_half),
         "bits of a table": np.stack([1 - 2 * (table[:, c] >> np.uint32(bit) & 1).astype(np.float32) for c in columns for bit in range(32)]),
         "neighbours": np.stack([np.roll(by_block[0], -lag) for lag in range(128)]),
     }

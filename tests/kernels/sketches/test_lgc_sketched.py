@@ -83,9 +83,9 @@ def quick(*kinds, of=ALL_KINDS):
 
 
 def check_last_convolution(expert, x, kind, outputs):
-    asked = ns.Sketch(1536, kind, blocks=16)
-    kernel = ns.gradient_sketch(expert, x, asked, outputs=outputs)
-    score = ns.lgc(expert, x, LABELS, outputs=outputs, sketch=asked)
+    requested = ns.Sketch(1536, kind, blocks=16)
+    kernel = ns.gradient_sketch(expert, x, requested, outputs=outputs)
+    score = ns.lgc(expert, x, LABELS, outputs=outputs, sketch=requested)
     near(score, ns.lgc(expert, x, LABELS, outputs=outputs), most=0.25)
     assert score == ns.sketched_correlation(kernel, LABELS)
     averaged = isinstance(outputs, str) and outputs != "sum"
@@ -135,8 +135,8 @@ def test_the_last_convolution_of_an_embedded_expert(kind):
 @pytest.mark.parametrize("name", ["cifar10-resnet_small", "cifar10-densenet_small"])
 def test_the_last_convolution_of_embedded_experts_by_every_kind(name, kind, outputs):
     expert, x, labels = embedded(name, 3)
-    asked = ns.Sketch(4096 if kind == "jvp" else 2048, kind, blocks=16)  # a direction of forward mode fills a column for each feature
-    near(ns.lgc(expert, x, labels, outputs=outputs, sketch=asked), ns.lgc(expert, x, labels, outputs=outputs))
+    requested = ns.Sketch(4096 if kind == "jvp" else 2048, kind, blocks=16)  # a direction of forward mode fills a column for each feature
+    near(ns.lgc(expert, x, labels, outputs=outputs, sketch=requested), ns.lgc(expert, x, labels, outputs=outputs))
 
 
 @pytest.mark.slow
@@ -223,12 +223,12 @@ def test_a_function_with_any_outputs(outputs):
     "variant", [{"diagonal": False}, {"center": True}, {"normalize": True}, {"diagonal": False, "center": True, "normalize": True}]
 )
 def test_variants_of_the_score_reach_the_sketch(variant):
-    asked = ns.Sketch(8192, "gaussian")  # a CountSketch of so few parameters is right most of the time, and else far off
-    score = of_function(asked, **variant)
+    requested = ns.Sketch(8192, "gaussian")  # a CountSketch of so few parameters is right most of the time, and else far off
+    score = of_function(requested, **variant)
     near(score, of_function(**variant), most=0.02)
-    kernel = ns.gradient_sketch(network, X, asked, params=PARAMS, layers="all")
+    kernel = ns.gradient_sketch(network, X, requested, params=PARAMS, layers="all")
     assert score == ns.sketched_correlation(kernel, LABELS, **variant)
-    assert score.value != of_function(asked).value
+    assert score.value != of_function(requested).value
 
 
 def test_a_dimension_alone_is_a_countsketch_of_two_blocks():

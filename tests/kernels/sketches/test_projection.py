@@ -144,11 +144,11 @@ def test_kronecker_keeps_its_blocks_where_fewer_would_be_enough():
 
 
 @pytest.mark.parametrize("kind", ALL_KINDS)
-def test_blocks_that_were_asked_for_stay(kind):
+def test_explicit_blocks_are_unchanged(kind):
     for blocks in (1, 2, 4):
-        asked = ns.Sketch(64, kind, blocks=blocks)
-        assert asked.with_blocks(8) is asked
-        assert decided(asked, 8) is asked
+        requested = ns.Sketch(64, kind, blocks=blocks)
+        assert requested.with_blocks(8) is requested
+        assert decided(requested, 8) is requested
 
 
 @pytest.mark.parametrize("kind", WITH_LAW)

@@ -552,7 +552,7 @@ PAIRS += [("srht", "densenet"), ("gaussian", "resnet bottleneck"), ("rademacher"
 
 @pytest.fixture(scope="module")
 def experts():
-    """{family: (function, parameters, examples, exact kernel)}, made when first asked for."""
+    """{family: (function, parameters, examples, exact kernel)}, created on first use."""
     made = {}
 
     def of(family):

@@ -152,8 +152,8 @@ def test_the_standard_error_comes_from_the_derivative_of_the_exact_score(variant
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS, ids=names)
 def test_the_interval_covers_the_exact_score_of_examples_with_much_in_common(variant):
-    scores, truth = in_every_variant(200, common=True)[names(variant)], exact(IN_COMMON, **variant)
-    assert ((column(scores, "low") <= truth) & (truth <= column(scores, "high"))).mean() >= 0.88
+    scores, ground_truth = in_every_variant(200, common=True)[names(variant)], exact(IN_COMMON, **variant)
+    assert ((column(scores, "low") <= ground_truth) & (ground_truth <= column(scores, "high"))).mean() >= 0.88
 
 
 @pytest.mark.slow

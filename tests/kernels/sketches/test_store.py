@@ -169,7 +169,7 @@ def test_interrupted_work_goes_on_where_it_stopped(folder, computed, batches, ki
 
 
 def test_gaps_are_filled_each_on_its_own(folder, computed):
-    """Marks that were taken away leave gaps; what is beside them stays."""
+    """Marks that were taken away leave gaps; the other rows stay."""
     first = np.array(on_disk(folder))
     computed.clear()
     for name in ("2-4", "6-8"):
