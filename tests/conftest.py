@@ -17,7 +17,9 @@ from threadpoolctl import threadpool_limits
 # Most of the time of the quick tests is compilation. Without its newer emitters XLA compiles programs for CPUs four times as fast,
 # and they run slower. XLA reads the flags when it starts; it aborts on flags that it does not know.
 if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") and jax.__version__.startswith("0.10."):
-    os.environ["XLA_FLAGS"] = f"--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 {os.environ.get('XLA_FLAGS', '')}".strip()
+    os.environ["XLA_FLAGS"] = (
+        f"--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 {os.environ.get('XLA_FLAGS', '')}".strip()
+    )
 
 jax.config.update("jax_enable_x64", True)
 

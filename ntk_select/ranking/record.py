@@ -207,13 +207,8 @@ class Ranking:
             row = {"rank": expert.rank, "expert": expert.name, "source": expert.source, "architecture": expert.architecture}
             row["parameters"] = expert.num_params
             for name in self.score_names:
-                outcome = expert.scores[name]
-                known = isinstance(outcome, ScoreResult)
-                row |= {
-                    name: outcome.value if known else None,
-                    f"{name}_low": outcome.low if known else None,
-                    f"{name}_high": outcome.high if known else None,
-                }
+                for ending, attribute in (("", "value"), ("_low", "low"), ("_high", "high")):
+                    row[name + ending] = getattr(expert.scores[name], attribute, None)
             row["seconds"] = expert.total_seconds
             rows.append(row)
         return rows

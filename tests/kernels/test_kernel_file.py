@@ -89,8 +89,8 @@ def test_the_summary_of_a_sketch_says_how_sure_it_is(rng):
         ({"kernel": np.ones((5, 5, 2))}, r"the sketch is float32 \(5, 12\) for a kernel \(5, 5, 2\)"),
         ({"sketch": np.ones((5, 12))}, "the kernel is not that of the sketch: its diagonal differs"),
         ({"provenance": np.array("{}")}, "The provenance does not describe the sketch"),
-        ({"provenance": np.array('{"sketch": {"kind": "gausian", "blocks": 1, "directions": false}}')}, "which sketch this is .kind='gausian'"),
-        ({"provenance": np.array('{"sketch": {"kind": "gaussian", "blocks": 5, "directions": false}}')}, "which sketch this is .blocks=5"),
+        ({"provenance": np.array('{"sketch": {"kind": "gausian", "blocks": 1, "directions": false}}')}, "not describe the sketch .kind='gausian'"),
+        ({"provenance": np.array('{"sketch": {"kind": "gaussian", "blocks": 5, "directions": false}}')}, "not describe the sketch .blocks=5"),
     ],
 )
 def test_sketches_that_do_not_belong_to_the_kernel_are_refused(rng, tmp_path, changes, message):

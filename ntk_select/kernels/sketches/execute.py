@@ -343,9 +343,7 @@ class Batches:
                     f"Memory ran out even with one example at a time ({said}). Try: ending other programs, a smaller dim=, "
                     "layers= a smaller part of the network, or out= a folder, for a sketch that is itself too large."
                 )
-            warnings.warn(
-                f"Memory ran out with {before} examples at a time ({said}). Continuing with {size}.", MemoryShrunkWarning, stacklevel=3
-            )
+            warnings.warn(f"Memory ran out with {before} examples at a time ({said}). Continuing with {size}.", MemoryShrunkWarning, stacklevel=3)
 
 
 def _rows_and_check(structure: Structure, layout: Layout, values, leaves, x, cotangents, keys):
