@@ -22,9 +22,9 @@ test: .venv/installed-test  ## the quick tests
 test-slow: .venv/installed-torch  ## the slow tests and those against PyTorch, live
 	$(PYTEST) -m "slow or oracle or nightly"
 
-# A change lands on these: of the slow tests those that no quick one stands for.
-test-alone: .venv/installed-torch  ## the wheel, PyTorch live, tutorials, a cluster, a browser, fuzzing, a real lack of memory
-	$(PYTEST) -m "oracle or slow" tests/test_wheel.py tests/scripts/test_scripts.py tests/benchmark/test_ray.py \
+# What must pass before a change lands, besides the quick tests: slow tests that no quick one replaces.
+test-alone: .venv/installed-torch  ## the wheel, PyTorch live, examples, a cluster, a browser, fuzzing
+	$(PYTEST) -m "(oracle or slow) and not nightly" tests/test_wheel.py tests/scripts/test_scripts.py tests/benchmark/test_ray.py \
 	    tests/benchmark/report/test_browser.py tests/fuzz tests/hostile tests/models/test_convert.py tests/models/test_torchvision_live.py \
 	    tests/models/test_training_parity.py tests/experts/test_preprocess.py
 

@@ -112,6 +112,7 @@ def test_the_cell_of_a_killed_worker_is_started_again(cluster, synthetic, tmp_pa
     assert numbers(tmp_path / "out") == undisturbed(config)
 
 
+@pytest.mark.nightly
 def test_the_rest_goes_on_where_a_whole_node_is_lost(cluster, synthetic, tmp_path, numbers, undisturbed):
     config = synthetic(experts=8, tasks=5, seconds=0.1)
     removed = Then(6, lambda: cluster.remove_node(cluster.list_all_nodes()[1], allow_graceful=False) or True)
@@ -121,6 +122,7 @@ def test_the_rest_goes_on_where_a_whole_node_is_lost(cluster, synthetic, tmp_pat
     assert numbers(tmp_path / "out") == undisturbed(config)
 
 
+@pytest.mark.nightly
 def test_a_node_that_comes_later_takes_its_part(cluster, synthetic, tmp_path):
     cluster.remove_node(cluster.list_all_nodes()[1])
     came = Then(4, lambda: cluster.add_node(**NODE))
@@ -135,6 +137,7 @@ def test_a_node_that_comes_later_takes_its_part(cluster, synthetic, tmp_path):
     assert busy.happened == [1, 1]
 
 
+@pytest.mark.nightly
 def test_a_cluster_that_has_lost_all_room_ends_the_run_in_a_sentence(cluster, synthetic, tmp_path, monkeypatch):
     monkeypatch.setattr(executor, "STARTING", 1.0)
     large = cluster.add_node(**NODE | {"num_cpus": 3})
@@ -146,6 +149,7 @@ def test_a_cluster_that_has_lost_all_room_ends_the_run_in_a_sentence(cluster, sy
     assert 6 <= len(Store(tmp_path / "out").done()) < 40
 
 
+@pytest.mark.nightly
 def test_a_cell_that_kills_its_worker_every_time_fails_and_the_others_are_measured(cluster, synthetic, tmp_path, monkeypatch):
     class Deadly(executor._Worker):
         def measure(self, cell):
@@ -160,6 +164,7 @@ def test_a_cell_that_kills_its_worker_every_time_fails_and_the_others_are_measur
     assert (summary.now, len(Store(tmp_path / "out").failures())) == (5, 1)
 
 
+@pytest.mark.nightly
 def test_a_worker_that_cannot_begin_ends_the_run_in_a_sentence(cluster, synthetic, tmp_path, monkeypatch):
     class Broken(executor._Worker):
         def __init__(self, *_):
@@ -170,6 +175,7 @@ def test_a_worker_that_cannot_begin_ends_the_run_in_a_sentence(cluster, syntheti
         run(synthetic(), tmp_path / "out", executor="ray", address=cluster.address)
 
 
+@pytest.mark.nightly
 def test_a_worker_finds_what_lies_where_the_command_was_typed(cluster, zoo, data, write, tmp_path, monkeypatch):
     monkeypatch.chdir(zoo.parent)
     text = f'zoo = ["{zoo.name}"]\nexperts = ["ash"]\nscores = ["lfc"]\nshots = [3]\nper_class = [3]\nlearning_rates = [0.1]\n'

@@ -60,7 +60,7 @@ def transforms():
     for package in ("torch", "torchvision"):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed")
-    spec = importlib.util.spec_from_file_location("torchvision_oracle", Path(__file__).parent / "models" / "torchvision_oracle.py")
+    spec = importlib.util.spec_from_file_location("torchvision_oracle", Path(__file__).parents[1] / "models" / "torchvision_oracle.py")
     oracle = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(oracle)
     oracle.import_torchvision()

@@ -59,7 +59,7 @@ def turned_bit(torch, path, marker):
 
 
 FILES = {
-    bare_pickle: "holds a posix.mkdir, not a state dict, and nothing in it was run",
+    bare_pickle: "contains a posix.mkdir, not a state dict, and nothing in it was run",
     in_the_state_dict: "54 tensors missing: bn1.bias, bn1.weight",
     as_a_key: "contains no tensors",
     in_a_sound_zip: "contains no tensors: a (posix.mkdir)",

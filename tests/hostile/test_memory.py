@@ -275,6 +275,7 @@ LIMITED = """
 """
 
 
+@pytest.mark.nightly
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space")
 def test_under_a_real_limit_the_default_fits_and_a_budget_that_lies_shrinks():

@@ -339,7 +339,7 @@ def test_a_hostile_pickle_is_refused_and_not_run(new_format, tmp_path, torch):
 @pytest.mark.oracle
 def test_a_pth_that_is_no_state_dict_is_refused(tmp_path, torch):
     torch.save([torch.ones(2)], tmp_path / "list.pth")
-    with pytest.raises(ModelError, match=r"list\.pth holds a list, not a state dict, and nothing in it was run\. Save it with: torch\.save"):
+    with pytest.raises(ModelError, match=r"list\.pth contains a list, not a state dict, and nothing in it was run\. Try: torch\.save"):
         read_checkpoint(tmp_path / "list.pth")
     torch.save({"weight": torch.ones(2), "epoch": 3}, tmp_path / "mixed.pth")
     assert read_checkpoint(tmp_path / "mixed.pth").keys() == {"weight"}

@@ -74,6 +74,7 @@ def state_of(seeded):
     return make
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(("architecture", "number", "count", "size"), CASES)
 def test_losses_weights_and_batch_statistics_are_pytorchs(architecture, number, count, size, oracle, state_of):
     state, steps, module = state_of(architecture), batches(number, count, size), build(architecture, num_classes=CLASSES)
@@ -92,6 +93,7 @@ def rounded_anew(state, seed):
     return {key: (value * (1 + 2.0**-24 * rng.choice([-1, 1], value.shape))).astype(value.dtype) for key, value in state.items()}
 
 
+@pytest.mark.nightly
 def test_in_float32_training_strays_from_float64_no_further_than_pytorchs(oracle, state_of):
     """Training amplifies rounding: the first steps stay close, and after many the measure is how far PyTorch's own trainings go that start one
     rounding apart. How far a single one goes differs tenfold between processors."""

@@ -22,10 +22,10 @@ WITHOUT_OPTIONS = {"finetune_peer", "naive_scores", "ntk_workload", "sketch_laws
         pytest.param("02_kernel_of_your_own_model", "matplotlib", "positive semi-definite up to rounding", marks=pytest.mark.nightly),
         pytest.param("03_rank_your_flax_model", "sklearn", "untrained: kernel (25, 25)", marks=pytest.mark.slow),
         pytest.param("04_your_own_score", "sklearn", "fisher_ratio   1.00", marks=pytest.mark.nightly),
-        pytest.param("05_kernel_and_its_projection", "sklearn", "LGC of the last convolution", marks=pytest.mark.slow),
-        pytest.param("06_predict_a_loss_curve", "matplotlib", "curves.png", marks=pytest.mark.slow),
+        pytest.param("05_kernel_and_its_projection", "sklearn", "LGC of the last convolution", marks=[pytest.mark.slow, pytest.mark.nightly]),
+        pytest.param("06_predict_a_loss_curve", "matplotlib", "curves.png", marks=[pytest.mark.slow, pytest.mark.nightly]),
         pytest.param("08_port_a_resnet20", "safetensors", "Expert('resnet20', parameters=269,722)", marks=pytest.mark.slow),
-        pytest.param("09_rank_a_flax_vit", "sklearn", "untrained: LGC of its last layers", marks=pytest.mark.slow),
+        pytest.param("09_rank_a_flax_vit", "sklearn", "untrained: LGC of its last layers", marks=[pytest.mark.slow, pytest.mark.nightly]),
     ],
 )
 def test_an_example_asserts_its_own_outcome(example, needs, says, capsys):
