@@ -1,44 +1,44 @@
-# Two commands matter: make demo, make test. Each sets up what it needs in .venv, from Python 3.11 with venv alone.
+# Main targets: make demo, make test. Each installs what it needs into .venv, given Python 3.11 or newer with venv.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-# Compiled once, or every start of a program compiles what it imports anew where nothing may be written.
+# Bytecode is compiled at installation: where .venv is read-only, every start of a program would compile its imports again.
 UV := $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt
-# One process a core, four at most: each keeps the programs that it compiled, some gigabytes in the end.
+# One process per core, at most four: each keeps its compiled programs in memory, up to some gigabytes.
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile
 
 .PHONY: help demo test test-slow test-alone test-all lint docs clean
 
-help:  ## what can be typed
+help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/'
 
 demo: .venv/installed  ## rank the embedded experts for handwritten digits and fine-tune some, offline
 	$(BIN)/ntk-select demo
 
-# XLA compiles what is small and runs once a quarter faster so. The slow tests are compiled as users compile.
+# Without most optimisations XLA compiles faster, and the programs of quick tests run only once. The slow tests use the default.
 test: .venv/installed-test  ## the quick tests
 	JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(PYTEST)
 
-test-slow: .venv/installed-torch  ## the slow tests and those against PyTorch, live
+test-slow: .venv/installed-torch  ## the slow and nightly tests, and comparisons with PyTorch
 	$(PYTEST) -m "slow or oracle or nightly"
 
-# What must pass before a change lands, besides the quick tests: slow tests that no quick one replaces.
-test-alone: .venv/installed-torch  ## the wheel, PyTorch live, examples, a cluster, a browser, fuzzing
+# Required in addition to the quick tests before a change is merged: slow tests that no quick test replaces.
+test-alone: .venv/installed-torch  ## slow tests of what no quick test covers: wheel, PyTorch, examples, cluster, browser, fuzzing
 	$(PYTEST) -m "(oracle or slow) and not nightly" tests/test_wheel.py tests/scripts/test_scripts.py tests/benchmark/test_ray.py \
 	    tests/benchmark/report/test_browser.py tests/fuzz tests/hostile tests/models/test_convert.py tests/models/test_torchvision_live.py \
 	    tests/models/test_training_parity.py tests/experts/test_preprocess.py
 
 test-all: test test-slow  ## all tests
 
-lint: .venv/installed-test  ## style
+lint: .venv/installed-test  ## check style and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-docs: .venv/installed-docs  ## the documentation, strictly, into build/docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+docs: .venv/installed-docs  ## build the documentation into build/docs; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "Open build/docs/index.html"
 
-clean:  ## forget the environment
+clean:  ## delete the environment
 	rm -rf .venv build dist *.egg-info
 
 .venv/bin/uv:
@@ -47,7 +47,7 @@ clean:  ## forget the environment
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt uv
 
 .venv/installed: .venv/bin/uv pyproject.toml constraints.txt
-	@echo "Installing ntk_select and what it needs."
+	@echo "Installing ntk_select and its dependencies."
 	$(UV) --editable '.[all]'
 	@touch $@
 
@@ -59,7 +59,7 @@ clean:  ## forget the environment
 	$(UV) --group docs
 	@touch $@
 
-# PyTorch by pip: it knows where a CPU build lies, if there is one. torchvision is imported without its compiled part.
+# PyTorch by pip, which finds a CPU build where one is configured. torchvision is imported without its compiled part.
 .venv/installed-torch: .venv/installed-test
 	$(UV) --group slow
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch

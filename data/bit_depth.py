@@ -26,7 +26,7 @@ MAY_BE_WIDE = frozenset([".png", ".apng", ".tif", ".tiff", ".pgm", ".pnm", ".ppm
 """Suffixes of formats that can have more than 8 bits."""
 CODESTREAM = b"\xff\x4f\xff\x51"
 """Marker of the component sizes in a JPEG 2000 image."""
-CONVERT = "Convert the images to 8 bits: (values / white * 255).round(), where white is 1023, 4095, 16383 or 65535 for 10, 12, 14 or 16 bits."
+CONVERT = "Try: convert the images to 8 bits: (values / white * 255).round(), where white is 1023, 4095, 16383 or 65535 for 10, 12, 14 or 16 bits"
 
 
 class Wide(NamedTuple):
@@ -34,7 +34,7 @@ class Wide(NamedTuple):
 
     Attributes:
       colour: several channels, of which Pillow decodes only the high byte.
-      known: bits defined by the format, so that nothing has to be decided.
+      known: bits defined by the format; nothing has to be decided.
       declared: bits declared by a tag.
       inverted: 0 is white.
     """
@@ -153,7 +153,7 @@ def decided(seen: Iterable[Seen]) -> Decision:
 
     Grey images have the depth that their tags declare if the largest value fits, else 16. Without a tag: the smallest of 8, 10, 12, 14
     and 16 bits that holds the largest value of all images, if that is 0 or at least `FAINT`. Of colour images only the high byte can be
-    read, so that their largest value must show that they have 16 bits.
+    read: their largest value must show that they have 16 bits.
 
     Raises:
       DataError: tags declare different depths, or the values leave the depth undecided.
@@ -171,7 +171,7 @@ def decided(seen: Iterable[Seen]) -> Decision:
         if not declared and 0 < largest < FAINT:
             raise DataError(
                 f"{grey[0].name}: the grey values of images of more than 8 bits reach only {largest}, so their bit depth cannot be determined. "
-                f"Convert the images to 8 bits: (values / white * 255).round(), where white is the value of white."
+                "Try: convert the images to 8 bits: (values / white * 255).round(), where white is the value of white"
             )
         if declared:
             bits = next(iter(declared)) if largest < 1 << next(iter(declared)) else 16
@@ -183,13 +183,13 @@ def decided(seen: Iterable[Seen]) -> Decision:
         if bits in DEPTHS and depth_for(median) < bits and len(grey) > 1:
             fewer = sum(one.largest < 1 << depth_for(median) for one in grey)
             sentences.append(
-                f"But {fewer:,} of {len(grey):,} of these images would fit into {depth_for(median)} bits. If depths are mixed: {CONVERT}"
+                f"But {fewer:,} of {len(grey):,} of these images would fit into {depth_for(median)} bits. If depths are mixed: {CONVERT.removeprefix('Try: ')}."
             )
     if colour:
         largest = max(one.largest for one in colour)
         if largest < 1 << 14:
             raise DataError(
-                f"{colour[0].name}: the values of the 16-bit colour images are below {largest + 1:,}, so that they have fewer than 16 bits or are "
+                f"{colour[0].name}: the values of the 16-bit colour images are below {largest + 1:,}: they have fewer than 16 bits or are "
                 f"almost black; only their high bytes can be read. {CONVERT}"
             )
         sentences.append("Colour images of 16 bits are read by their high bytes, 0 to 65,535.")

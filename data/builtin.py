@@ -57,7 +57,7 @@ def load_fashion_mnist(folder: str | Path = "") -> Task:
     """60,000 training and 10,000 test images of clothes, 28 x 28 grey, 10 classes.
 
     Args:
-      folder: of the four IDX files, gzipped or not; by default that of Debian's package.
+      folder: folder of the four IDX files, gzipped or not; by default that of Debian's package.
 
     Raises:
       DataError: a file is missing or damaged, or images and labels differ in number.
@@ -74,7 +74,7 @@ def _split(folder: Path, prefix: str):
     images_path, labels_path = (_find(folder, f"{prefix}-{what}") for what in ("images-idx3-ubyte", "labels-idx1-ubyte"))
     images, labels = read_idx(images_path, ndim=3), read_idx(labels_path, ndim=1)
     if len(images) != len(labels):
-        raise DataError(f"{images_path} has {len(images):,} images, {labels_path.name} has {len(labels):,} labels. Download both again.")
+        raise DataError(f"{images_path} has {len(images):,} images, {labels_path.name} has {len(labels):,} labels. Try: download both again")
     return images, labels
 
 
@@ -98,7 +98,7 @@ def read_idx(path: Path, *, ndim: int) -> np.ndarray:
     uint32, then the values in C order.
 
     Args:
-      path: of the file. Gzip is recognised by content, not by name.
+      path: path of the file. Gzip is recognised by content, not by name.
       ndim: expected number of dimensions: 3 for images, 1 for labels.
 
     Raises:
@@ -114,10 +114,10 @@ def read_idx(path: Path, *, ndim: int) -> np.ndarray:
                 shape = _shape(path, file.read(4 + 4 * ndim), ndim)
                 values = file.read(math.prod(shape) + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: cannot be read ({error}). Is it complete? Download it again.") from error
+        raise DataError(f"{path}: cannot be read ({error}). Is it complete? Try: download it again") from error
     if len(values) != math.prod(shape):
         found = "more" if len(values) > math.prod(shape) else f"{len(values):,}"
-        raise DataError(f"{path}: its header declares {math.prod(shape):,} values, it has {found}. Download it again.")
+        raise DataError(f"{path}: its header declares {math.prod(shape):,} values, it has {found}. Try: download it again")
     return np.frombuffer(values, np.uint8).reshape(shape)
 
 

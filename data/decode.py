@@ -11,35 +11,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ntk_select.data.bit_depth import CONVERT, BitDepth, Seen, Source, Wide, decided, wide_of
-from ntk_select.data.formats import RAW, identify
+from ntk_select.data.formats import PILLOW_FORMATS, RAW, identify
 from ntk_select.errors import DataError
-
-# Some of Pillow's other formats start external programs (EPS) or contain no pixels (WMF).
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "JPEG2000", "PPM", "TIFF", "WEBP")
-SUFFIXES = frozenset(
-    [
-        ".apng",
-        ".bmp",
-        ".gif",
-        ".j2k",
-        ".jfif",
-        ".jp2",
-        ".jpe",
-        ".jpeg",
-        ".jpf",
-        ".jpg",
-        ".jpx",
-        ".mpo",
-        ".pbm",
-        ".pgm",
-        ".png",
-        ".pnm",
-        ".ppm",
-        ".tif",
-        ".tiff",
-        ".webp",
-    ]
-)
 
 
 def decode_image(file: BinaryIO, name: str, depth: Callable[[], int | None] | None = None) -> np.ndarray:
@@ -51,7 +24,7 @@ def decode_image(file: BinaryIO, name: str, depth: Callable[[], int | None] | No
 
     Args:
       file: a seekable binary file.
-      name: of the image, for error messages.
+      name: name of the image, for error messages.
       depth: () -> bit depth of grey images whose format does not declare it; by default `decided` for this image alone.
 
     Raises:
@@ -71,31 +44,31 @@ def _opened(file: BinaryIO, name: str) -> Iterator[Any]:
     from PIL import Image
 
     try:
-        with Image.open(file, formats=FORMATS) as image:
+        with Image.open(file, formats=PILLOW_FORMATS) as image:
             if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
             tags = getattr(image, "tag_v2", {})
             if 50706 in tags or (tags.get(254) == 1 and 330 in tags):  # DNGVersion; a thumbnail followed by sub-images, as in raw files
-                raise DataError(f"{name}: cannot be read as an image: it is a {RAW.one}. {RAW.fix}.")
+                raise DataError(f"{name}: cannot be read as an image: it is a {RAW.one}. Try: {RAW.fix}")
             if image.format == "TIFF" and tags.get(284) == 2:
                 _fix_separate_planes(image)
             yield image
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(f"{name}: the image is too large ({error}). Resize it: experts see a few hundred pixels per side.") from error
+        raise DataError(f"{name}: the image is too large ({error}). Try: resize it; experts see a few hundred pixels per side") from error
     except Exception as error:  # Pillow's readers raise many types on damaged files.
         unknown = isinstance(error, Image.UnidentifiedImageError | KeyError)
         truncated = isinstance(error, OSError) and not unknown  # or damaged, or compressed by a codec that libtiff lacks
-        reason = f"its first bytes are not those of {', '.join(FORMATS)}" if unknown else f"{type(error).__name__}: {error}"
+        reason = f"its first bytes are not those of {', '.join(PILLOW_FORMATS)}" if unknown else f"{type(error).__name__}: {error}"
         found = identify(file)
         if found is None:
-            raise DataError(f"{name}: cannot be read as an image ({reason}). Replace or delete it.") from error
+            raise DataError(f"{name}: cannot be read as an image ({reason}). Try: replace or delete it") from error
         if truncated:
             raise DataError(
-                f"{name}: cannot be read as an image ({reason}): {found[0]}. If other programs show it, save it as PNG; else replace or delete it."
+                f"{name}: cannot be read as an image ({reason}): {found[0]}. Try: save it as PNG if other programs show it; otherwise replace or delete it"
             ) from error
-        raise DataError(f"{name}: cannot be read as an image: {found[0]}. {found[1]}.") from error
+        raise DataError(f"{name}: cannot be read as an image: {found[0]}. {found[1]}") from error
 
 
 def _fix_separate_planes(image) -> None:
@@ -118,7 +91,7 @@ def _to_uint8(image, wide: Wide | None, name: str, depth: Callable[[], int | Non
     from PIL import Image
 
     if image.mode == "F":
-        raise DataError(f"{name}: the pixels are floats of unknown range. Save the image as 8-bit PNG.")
+        raise DataError(f"{name}: the pixels are floats of unknown range. Try: save the image as 8-bit PNG")
     if wide is not None and not wide.colour:
         return _grey_to_uint8(image, wide, name, depth)
     if wide is not None and depth is None:
@@ -153,7 +126,7 @@ def _largest(image, wide: Wide, name: str) -> int:
     values = np.asarray(image)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
-        raise DataError(f"{name}: grey values run from {low} to {high}; allowed are 8 and 16 bits, 0 to 65535. Save it as 8-bit PNG.")
+        raise DataError(f"{name}: grey values run from {low} to {high}; allowed are 8 and 16 bits, 0 to 65535. Try: save it as 8-bit PNG")
     return high
 
 

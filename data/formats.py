@@ -1,4 +1,4 @@
-"""File formats that are not decoded: recognised by suffix and by magic number, so that error messages name them and their remedy."""
+"""File formats: those that are read as images, and those that are recognised in order to name them and their remedy in error messages."""
 
 import posixpath
 import struct
@@ -10,6 +10,34 @@ from typing import BinaryIO
 from ntk_select._runtime.files import describe_placeholder
 from ntk_select.errors import DataError
 
+PILLOW_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "JPEG2000", "PPM", "TIFF", "WEBP")
+"""Formats that are decoded. Some of Pillow's other formats start external programs (EPS) or contain no pixels (WMF)."""
+SUFFIXES = frozenset(
+    f".{suffix}"
+    for suffix in [
+        "apng",
+        "bmp",
+        "gif",
+        "j2k",
+        "jfif",
+        "jp2",
+        "jpe",
+        "jpeg",
+        "jpf",
+        "jpg",
+        "jpx",
+        "mpo",
+        "pbm",
+        "pgm",
+        "png",
+        "pnm",
+        "ppm",
+        "tif",
+        "tiff",
+        "webp",
+    ]
+)
+"""Suffixes of files that are read as images."""
 HEAD = 1024
 """Bytes of a file that are inspected."""
 
@@ -20,8 +48,8 @@ class Format:
 
     Attributes:
       one, many: singular and plural name.
-      fix: what to do with such a file.
-      suffixes: of its file names.
+      fix: remedy for such a file, as it follows "Try: ".
+      suffixes: suffixes of its file names, in lower case with the dot.
       magic: pairs (offset, bytes) that identify it.
       brands: brands in the `ftyp` box of an ISO media container that identify it.
       picture: whether it is an image format.
@@ -43,33 +71,33 @@ def _format(one: str, suffixes: str, fix: str, *magic: bytes | tuple[int, bytes]
 
 
 TO_JPEG, TO_PNG = (
-    f"Convert to {name}, as with ImageMagick: magick mogrify -format {suffix} FILE" for name, suffix in (("JPEG", "jpg"), ("PNG", "png"))
+    f"convert to {name}, as with ImageMagick: magick mogrify -format {suffix} FILE" for name, suffix in (("JPEG", "jpg"), ("PNG", "png"))
 )
-FRAMES = "Save the frames that matter as JPEG, as with: ffmpeg -i FILE frame%04d.jpg"
-FORMATS = (
+FRAMES = "save the frames that matter as JPEG, as with: ffmpeg -i FILE frame%04d.jpg"
+FOREIGN = (
     _format(
         "HEIC photograph", "heic heif hif", TO_JPEG,
         brands="heic heix heim heis hevc hevx hevm hevs heif mif1 mif2 msf1 miaf avci avcs vvic vvis evbi evbs j2ki j2is jpeg jpgs",
     ),
     AVIF := _format("AVIF image", "avif avifs", TO_JPEG, brands="avif avis avio MA1A MA1B"),
-    _format("JPEG XL image", "jxl", "Convert to PNG, as with libjxl: djxl FILE.jxl FILE.png", b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n", brands="jxl"),
+    _format("JPEG XL image", "jxl", "convert to PNG, as with libjxl: djxl FILE.jxl FILE.png", b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n", brands="jxl"),
     RAW := _format(
         "raw photograph of a camera", "3fr arw cr2 cr3 crw dcr dng erf iiq kdc mos mrw nef nrw orf pef raf rw2 rwl sr2 srf srw x3f",
-        "Develop to JPEG, as with dcraw, darktable or the camera's program",
+        "develop to JPEG, as with dcraw, darktable or the camera's program",
         (8, b"CR\x02"), b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb",
         brands="crx", many="raw photographs of a camera (CR2, NEF, DNG, ...)",
     ),
-    _format("Photoshop file", "psd psb", "Export as PNG", b"8BPS"),
-    _format("GIMP file", "xcf", "Export as PNG", b"gimp xcf"),
-    SVG := _format("SVG drawing", "svg svgz", "Render as PNG, as with: rsvg-convert -w 512 FILE.svg -o FILE.png"),
+    _format("Photoshop file", "psd psb", "export as PNG", b"8BPS"),
+    _format("GIMP file", "xcf", "export as PNG", b"gimp xcf"),
+    SVG := _format("SVG drawing", "svg svgz", "render as PNG, as with: rsvg-convert -w 512 FILE.svg -o FILE.png"),
     _format(
-        "PostScript drawing (EPS)", "eps ps ai epsf", "Render as PNG, as with Ghostscript", b"%!PS", b"\xc5\xd0\xd3\xc6", many="PostScript drawings (EPS)"
+        "PostScript drawing (EPS)", "eps ps ai epsf", "render as PNG, as with Ghostscript", b"%!PS", b"\xc5\xd0\xd3\xc6", many="PostScript drawings (EPS)"
     ),
-    _format("DICOM image", "dcm dicom", "Convert to 8-bit PNG with the window that shows what matters, as with pydicom", (128, b"DICM")),
-    _format("OpenEXR image", "exr", "Convert to 8-bit PNG", b"v/1\x01"),
-    _format("Radiance HDR image", "hdr rgbe", "Convert to 8-bit PNG", b"#?RADIANCE", b"#?RGBE"),
-    _format("FITS image", "fits fit fts", "Convert to 8-bit PNG, as with astropy", b"SIMPLE  ="),
-    _format("JPEG XR image", "jxr wdp hdp", "Convert to JPEG", b"II\xbc"),
+    _format("DICOM image", "dcm dicom", "convert to 8-bit PNG with the window that shows what matters, as with pydicom", (128, b"DICM")),
+    _format("OpenEXR image", "exr", "convert to 8-bit PNG", b"v/1\x01"),
+    _format("Radiance HDR image", "hdr rgbe", "convert to 8-bit PNG", b"#?RADIANCE", b"#?RGBE"),
+    _format("FITS image", "fits fit fts", "convert to 8-bit PNG, as with astropy", b"SIMPLE  ="),
+    _format("JPEG XR image", "jxr wdp hdp", "convert to JPEG", b"II\xbc"),
     TGA := _format("TGA image", "tga", TO_PNG),
     _format("ICO image", "ico cur", TO_PNG, b"\0\0\1\0", b"\0\0\2\0\1\0"),
     _format("ICNS image", "icns", TO_PNG, b"icns"),
@@ -81,32 +109,36 @@ FORMATS = (
     _format("WMF image", "wmf emf", TO_PNG, b"\xd7\xcd\xc6\x9a", (40, b" EMF")),
     _format("PAM image", "pam", TO_PNG, b"P7\n"),
     _format("DjVu image", "djvu djv", TO_PNG, b"AT&TFORM"),
-    _format("PDF document", "pdf", "Render its pages as PNG, as with: pdftoppm -png FILE.pdf FILE", b"%PDF", picture=False),
+    _format("PDF document", "pdf", "render its pages as PNG, as with: pdftoppm -png FILE.pdf FILE", b"%PDF", picture=False),
     VIDEO := _format(
         "video", "3gp avi flv m2ts m4v mkv mov mp4 mpeg mpg mts ogv webm wmv", FRAMES,
         (8, b"AVI "), b"\x1aE\xdf\xa3", b"FLV\1", b"\0\0\1\xba", picture=False,
     ),
     _format(
-        "compressed archive", "7z bz2 gz rar tar tgz xz zip zst", "Unpack it", b"PK\3\4", b"\x1f\x8b", b"Rar!", b"7z\xbc\xaf", picture=False
+        "compressed archive", "7z bz2 gz rar tar tgz xz zip zst", "unpack it", b"PK\3\4", b"\x1f\x8b", b"Rar!", b"7z\xbc\xaf", picture=False
     ),
     _format(
-        "file of arrays", "h5 hdf5 mat npy npz nii", "Save each image as PNG, or all as npz:FILE with images and labels",
+        "file of arrays", "h5 hdf5 mat npy npz nii", "save each image as PNG, or all as npz:FILE with images and labels",
         b"NRRD000", b"\x93NUMPY", b"\x89HDF", picture=False, many="files of arrays",
     ),
 )  # fmt: skip
-MEDIA = _format(
-    "ISO media container", "", f"If it is a picture, convert it to JPEG; if it is a video: {FRAMES[0].lower()}{FRAMES[1:]}", picture=False
-)
+"""Formats that are recognised and not decoded."""
+MEDIA = _format("ISO media container", "", f"if it is a picture, convert it to JPEG; if it is a video, {FRAMES}", picture=False)
 """A container whose brands are of no known format."""
 VIDEO_BRANDS = ("iso", "mp4", "avc", "hvc", "qt", "M4V", "3g", "mmp", "dash", "cmf", "f4v", "F4V", "MSNV", "XAVC", "mqt", "NDS", "dvh", "pana")
 """Prefixes of the brands of videos."""
-BY_SUFFIX = {suffix: form for form in FORMATS for suffix in form.suffixes}
-BY_BRAND = {f"{brand:<4}": form for form in FORMATS for brand in form.brands}
-MAGIC = tuple((offset, magic, form) for form in FORMATS for offset, magic in form.magic)
+BY_SUFFIX = {suffix: form for form in FOREIGN for suffix in form.suffixes}
+BY_BRAND = {f"{brand:<4}": form for form in FOREIGN for brand in form.brands}
+MAGIC = tuple((offset, magic, form) for form in FOREIGN for offset, magic in form.magic)
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 PARTS = ((273, 279), (324, 325))
 """TIFF tags of the offsets and byte counts of strips, and of tiles."""
 SAMPLES = {1: "integers", 2: "signed integers", 3: "floats", 5: "complex integers", 6: "complex numbers"}
+
+
+def is_image(path: str) -> bool:
+    """Whether a path has the suffix of a format that `decode_image` reads."""
+    return posixpath.splitext(path)[1].lower() in SUFFIXES
 
 
 def by_suffix(path: str) -> Format | None:
@@ -175,13 +207,13 @@ def identify(file: BinaryIO) -> tuple[str, str] | None:
         return None
     form = by_content(head)
     if form:
-        return f"it is {'an' if form.one[0] in 'AIOS' else 'a'} {form.one}", form.fix
+        return f"it is {'an' if form.one[0] in 'AIOS' else 'a'} {form.one}", f"Try: {form.fix}"
     if head[:4] in TIFF:
         return _describe_tiff(file, head)
     if placeholder := describe_placeholder(head):
         what, _, fix = placeholder.partition(". ")
         return f"it {what}", fix
-    return None if head else ("it is empty", "Replace or delete it")
+    return None if head else ("it is empty", "Try: replace or delete it")
 
 
 def _describe_tiff(file: BinaryIO, head: bytes) -> tuple[str, str] | None:
@@ -208,10 +240,10 @@ def _describe_tiff(file: BinaryIO, head: bytes) -> tuple[str, str] | None:
         return None
     shown = f"it is a TIFF of {bands} band{'s' if bands > 1 else ''} of {bits}-bit {kind}, {width:,} x {height:,} pixels"
     if compression not in TiffImagePlugin.COMPRESSION_INFO:
-        return f"{shown}, compressed by method {compression}, which is not supported", "Save it uncompressed, as with: tiffcp -c none FILE OUT"
+        return f"{shown}, compressed by method {compression}, which is not supported", "Try: save it uncompressed, as with: tiffcp -c none FILE OUT"
     if bands in (1, 3) and bits <= 8 and kind == SAMPLES[1]:
-        return f"{shown}, in an unsupported layout", "Save it as PNG, as with tifffile or ImageMagick"
+        return f"{shown}, in an unsupported layout", "Try: save it as PNG, as with tifffile or ImageMagick"
     return (
         shown,
-        "Networks take 8-bit grey or RGB images: choose one or three bands, scale them to 0 to 255, and save them as PNG, as with tifffile or rasterio",
+        "Networks take 8-bit grey or RGB images. Try: choose one or three bands, scale them to 0 to 255, and save them as PNG, as with tifffile or rasterio",
     )

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ntk_select.data.decode import PerProcess
-from ntk_select.data.formats import HEAD, reject_placeholder
-from ntk_select.data.layout import is_image, is_junk, read_layout
+from ntk_select.data.formats import HEAD, is_image, reject_placeholder
+from ntk_select.data.layout import is_junk, read_layout
 from ntk_select.errors import DataError
 from ntk_select.tasks.task import Task
 
@@ -84,7 +84,7 @@ def walk(root: str) -> tuple[list[str], list[str]]:
                     elif kind == "file":
                         files.append(path)
                     else:
-                        raise DataError(f"{os.path.join(root, path)}: a broken link, or not a regular file. Delete it.")
+                        raise DataError(f"{os.path.join(root, path)}: a broken link, or not a regular file. Try: delete it")
         except OSError as error:
             raise DataError(f"{os.path.join(root, folder)}: the folder cannot be read ({error.strerror}).") from error
         if folder.count("/") >= MAX_DEPTH:
@@ -188,7 +188,7 @@ def check_entry(where: str, entry: zipfile.ZipInfo, seen: set[str]) -> None:
     if not is_plain_path(name):
         raise DataError(f"{shown}: not a plain relative path with forward slashes. Pack the archive again from inside its folder.")
     if stat.S_ISLNK(entry.external_attr >> 16):
-        raise DataError(f"{shown}: is a symbolic link. Pack the file itself (zip without --symlinks).")
+        raise DataError(f"{shown}: is a symbolic link. Try: pack the file itself (zip without --symlinks)")
     if entry.flag_bits & 0x1:
         raise DataError(f"{shown}: is encrypted. Pack the archive again without a password.")
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # others can expand a kilobyte to gigabytes at once
@@ -198,4 +198,4 @@ def check_entry(where: str, entry: zipfile.ZipInfo, seen: set[str]) -> None:
         raise DataError(f"{shown}: occurs twice. Pack the archive again.")
     seen.add(name)
     if entry.file_size > MAX_ENTRY_BYTES and is_image(name):
-        raise DataError(f"{shown}: has {entry.file_size:,} bytes unpacked; allowed are {MAX_ENTRY_BYTES:,}. Delete or shrink it.")
+        raise DataError(f"{shown}: has {entry.file_size:,} bytes unpacked; allowed are {MAX_ENTRY_BYTES:,}. Try: delete or shrink it")

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from ntk_select.data.bit_depth import BitDepth, Source
-from ntk_select.data.decode import SUFFIXES, ImageReader, LazyImages, look
-from ntk_select.data.formats import by_suffix, counted, is_foreign_picture
+from ntk_select.data.decode import ImageReader, LazyImages, look
+from ntk_select.data.formats import SUFFIXES, by_suffix, counted, is_foreign_picture, is_image
 from ntk_select.errors import DataError, few
 from ntk_select.tasks.task import Task
 
@@ -44,11 +44,6 @@ def is_junk(path: str) -> bool:
         part.startswith((".", "~$")) or part in JUNK or part.endswith(JUNK_ENDINGS) or NUMBERED_OR_WINDOWS.fullmatch(part)
         for part in path.lower().split("/")
     )
-
-
-def is_image(path: str) -> bool:
-    """Whether a path has the suffix of a format that `decode_image` reads."""
-    return posixpath.splitext(path)[1].lower() in SUFFIXES
 
 
 def natural(name: str) -> tuple[list[Any], str]:
@@ -165,11 +160,11 @@ class _Tree:
                 name = unicodedata.normalize("NFC", posixpath.basename(folder))
                 name.encode()
             except UnicodeEncodeError as error:
-                raise DataError(f"{shown} has a name that is not UTF-8. Rename it.") from error
+                raise DataError(f"{shown} has a name that is not UTF-8. Try: rename it") from error
             if self.below[folder]:
                 raise DataError(f"{shown} contains folders ({few(self.below[folder])}), so its classes are ambiguous. {ALLOWED}")
             if not self.files[folder]:
-                raise DataError(f"{shown} is empty. Put images into it or delete it.")
+                raise DataError(f"{shown} is empty. Try: put images into it, or delete it")
             images, others = self._partition(folder)
             if not images:
                 raise DataError(f"{shown} contains no image, but {counted(others)}: {few(others)}. {_fix(others)}")
@@ -194,7 +189,7 @@ class _Tree:
             outside.add(root)
         loose = sorted(path for folder in outside for path in self.files[folder] if _is_picture(path))
         if loose:
-            raise DataError(f"{self.where}: images outside any class folder: {few(loose)}. Move or delete them. {ALLOWED}")
+            raise DataError(f"{self.where}: images outside any class folder: {few(loose)}. {ALLOWED} Try: move or delete them")
 
 
 def _is_picture(path: str) -> bool:
@@ -204,7 +199,7 @@ def _is_picture(path: str) -> bool:
 def _fix(paths: list[str]) -> str:
     """The remedy for files none of which can be decoded."""
     fixes = dict.fromkeys(form.fix for path in paths if (form := by_suffix(path)))
-    return f"{'. '.join(fixes)}." if fixes else f"Images end in {' '.join(sorted(SUFFIXES))}."
+    return f"Try: {'; '.join(fixes)}" if fixes else f"Images end in {' '.join(sorted(SUFFIXES))}."
 
 
 def _ignored(paths: list[str]) -> str | None:

@@ -54,7 +54,7 @@ def _archive(where: str, file):
         raise DataError(f"{where}: a single array, not .npz. Try: np.savez('photos.npz', images=images, labels=labels)")
     twice = [name for name, times in Counter(archive.files).items() if times > 1]
     if twice:
-        raise DataError(f"{where}: has duplicate arrays {_shown(set(twice))}. Save it again.")
+        raise DataError(f"{where}: has duplicate arrays {_shown(set(twice))}. Try: save it again")
     return archive
 
 
@@ -83,7 +83,7 @@ def _read(where: str, archive, key: str) -> np.ndarray:
     try:
         return np.asarray(archive[key])
     except Exception as error:  # as above
-        raise DataError(f"{where}: array {key!r} cannot be read ({first_line(error)}). Save it again as a plain array.") from error
+        raise DataError(f"{where}: array {key!r} cannot be read ({first_line(error)}). Try: save it again as a plain array") from error
 
 
 def _split(where: str, archive, images_key: str, labels_key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -124,7 +124,7 @@ def _classes(where: str, names, labels: np.ndarray, test_labels: np.ndarray | No
     both = labels if test_labels is None else np.concatenate([labels, test_labels])
     if both.min() < 0 or (names is not None and both.max() >= len(names)):
         allowed = "0 and above" if names is None else f"0 .. {len(names) - 1}, indices into class_names"
-        raise DataError(f"{where}: labels run from {both.min()} to {both.max()}; allowed are {allowed}. Remove images without a label.")
+        raise DataError(f"{where}: labels run from {both.min()} to {both.max()}; allowed are {allowed}. Try: remove images without a label")
     if names is None:
         values, both = np.unique(both, return_inverse=True)
         names = tuple(str(value) for value in values)

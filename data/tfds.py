@@ -132,8 +132,8 @@ def read_prepared(folder: Path, name: str, *, train: str = "train", test: str | 
     `decode_image`.
 
     Args:
-      folder: of one version.
-      name: of the task; the name of a configuration is appended.
+      folder: folder of one version of the set.
+      name: name of the task; the name of a configuration is appended.
       train: the training split, or several joined by "+".
       test: as `train`; by default the first of `TEST` that exists and has labels.
       share: fraction of the training split that is for training; the rest is the test set (`stratified_train`). Only without `test`.

@@ -25,6 +25,7 @@ FROM_THE_REPOSITORY = (
     "scripts/README.md",
     "models/README.md",
     "data/README.md",
+    "tests/README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
     "CITATION.cff",
@@ -67,7 +68,7 @@ def on_page_markdown(markdown, page, **_):
 def _target(link: str, page: str) -> str:
     """A relative link of a page, in the site."""
     here = posixpath.dirname(page)
-    in_docs = not page.startswith(("scripts/", "models/", "data/", "C"))
+    in_docs = not page.startswith(("scripts/", "models/", "data/", "tests/", "C"))
     target = posixpath.normpath(posixpath.join("docs" if in_docs else "", here, link))
     target = target.removeprefix("docs/")
     if target.startswith("scripts/examples/") and target.endswith(".py"):

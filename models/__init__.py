@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from ntk_select._moved import renamed
+from ntk_select.models import expert_folder as expert_folder
 from ntk_select.models.architectures import ARCHITECTURES, build, fresh_expert, initialise, make_expert
 from ntk_select.models.flax_experts import linen_expert, nnx_expert
 from ntk_select.models.zoo import FolderZoo, StoredExpert, open_zoo
@@ -22,3 +24,5 @@ __all__ = [
     "nnx_expert",
     "open_zoo",
 ]
+
+__getattr__ = renamed(__name__, {"weights": "expert_folder"})

@@ -151,8 +151,8 @@ def fresh_expert(
 
     Args:
       architecture, num_classes, config: as for `build`.
-      preprocess: of its inputs; defines their size.
-      seed: of the initial weights.
+      preprocess: preprocessing of its inputs; defines their size.
+      seed: seed of the initial weights.
     """
     module = build(architecture, num_classes=num_classes, **(config or {}))
     return make_expert(name, module, initialise(module, jax.random.key(seed), preprocess.size), preprocess=preprocess)
@@ -160,7 +160,7 @@ def fresh_expert(
 
 @dataclass(frozen=True)
 class _Apply:
-    """A module as a callable that is compared by value, so that equal modules share compilations."""
+    """A module as a callable that is compared by value: equal modules share compilations."""
 
     module: nn.Module
 

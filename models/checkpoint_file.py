@@ -15,8 +15,8 @@ import numpy as np
 from safetensors import SafetensorError, deserialize
 
 from ntk_select.errors import ModelError, first_line
+from ntk_select.models.expert_folder import describe_non_weights, read_whole
 from ntk_select.models.torch_file import DAMAGED, read_archive, read_pickle
-from ntk_select.models.weights import describe_non_weights, read_whole
 
 SAFETENSORS_DTYPES = {
     "F64": np.float64,
@@ -36,8 +36,8 @@ OTHER_FORMATS = (
     (b"BZh", "is compressed with bzip2. Try: bunzip2 FILE"),
     (b"\xfd7zXZ\0", "is compressed with xz. Try: unxz FILE"),
     (b"\x28\xb5\x2f\xfd", "is compressed with zstd. Try: unzstd FILE"),
-    (b"7z\xbc\xaf", "is a 7z archive. Unpack it"),
-    (b"\x89HDF", "is an HDF5 file, as written by Keras and TensorFlow. Convert a PyTorch checkpoint of the same network instead"),
+    (b"7z\xbc\xaf", "is a 7z archive. Try: 7z x FILE"),
+    (b"\x89HDF", "is an HDF5 file, as written by Keras and TensorFlow. Try: a PyTorch checkpoint of the same network"),
     (b"\x93NUMPY", "is a NumPy array"),
     (b"GGUF", "is a GGUF file of a language model"),
 )
@@ -94,7 +94,7 @@ def _archive(path: Path, where: str) -> zipfile.ZipFile:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise ModelError(
-            f"{where} is truncated or damaged: it begins as a zip archive and does not end as one ({error}). Download it again."
+            f"{where} is truncated or damaged: it begins as a zip archive and does not end as one ({error}). Try: download it again"
         ) from error
 
 
@@ -106,7 +106,7 @@ def _rebuilt(where: str, read, source) -> Any:
     except DAMAGED as error:
         raise ModelError(
             f"{where} is damaged or was not written by torch.save ({type(error).__name__}: {first_line(error)[:100]}), and nothing in it was run. "
-            f"Download it again. {ALLOWED}"
+            f"{ALLOWED} Try: download it again"
         ) from error
 
 
@@ -114,11 +114,11 @@ def _read_safetensors(path: Path, where: str) -> dict[str, np.ndarray]:
     try:
         tensors = deserialize(read_whole(path, where))
     except SafetensorError as error:
-        raise ModelError(f"{where} is not a valid safetensors file ({error}). Download it again.") from error
+        raise ModelError(f"{where} is not a valid safetensors file ({error}). Try: download it again") from error
     strange = [f"{name} ({tensor['dtype']})" for name, tensor in tensors if tensor["dtype"] not in SAFETENSORS_DTYPES]
     if strange:
         raise ModelError(f"{where} contains types that cannot be converted: {', '.join(strange)}. Allowed: {', '.join(SAFETENSORS_DTYPES)}.")
     try:
         return {name: np.frombuffer(tensor["data"], SAFETENSORS_DTYPES[tensor["dtype"]]).reshape(tensor["shape"]) for name, tensor in tensors}
     except ValueError as error:  # a shape that NumPy does not support
-        raise ModelError(f"{where} is not a valid safetensors file ({error}). Download it again.") from error
+        raise ModelError(f"{where} is not a valid safetensors file ({error}). Try: download it again") from error

@@ -25,11 +25,11 @@ from ntk_select.experts.expert import Expert
 from ntk_select.experts.preprocess import Preprocess
 from ntk_select.models.architectures import ARCHITECTURES, architecture_in, build, make_expert, names_another
 from ntk_select.models.checkpoint_file import opened_checkpoint
+from ntk_select.models.checkpoint_weights import network_state, plain_state
+from ntk_select.models.expert_folder import describe_non_weights, flatten, read_whole, write_expert
 from ntk_select.models.hub import PREFIX, HubModel, find_model
 from ntk_select.models.state_dict import convert_state_dict, fitting, num_classes, to_state_dict
 from ntk_select.models.torch_file import as_mapping
-from ntk_select.models.weight_sets import network_state, plain_state
-from ntk_select.models.weights import describe_non_weights, flatten, read_whole, write_expert
 
 __all__ = ["convert_checkpoint", "convert_state_dict", "read_checkpoint", "to_state_dict"]
 
@@ -60,7 +60,7 @@ def convert_checkpoint(
       checkpoint: a safetensors file, a file written by `torch.save` (any suffix), or `hf-hub:org/name[@revision]`.
       architecture: name in `ARCHITECTURES`; timm's tag after the dot is ignored. Not needed for most models of the hub, and for training files with
         an entry "arch".
-      name: of the expert; by default that of the file or of the model on the hub.
+      name: name of the expert; by default that of the file or of the model on the hub.
       out: folder of the expert.
       source: data set that the network was trained on.
       preprocess: preprocessing of the input. None: from the configuration on the hub, or ImageNet's usual 224-pixel crop of 256 pixels.
@@ -92,7 +92,7 @@ def convert_checkpoint(
     path = model.weights() if model else Path(checkpoint)
     name = name or path.stem
     if _as_utf8(name) != name:
-        raise ModelError(f"The name {name!r} is not UTF-8. Try: --name NAME")
+        raise ModelError(f"The name {name!r} is not UTF-8. Try: name=NAME (--name NAME)")
     where = f"Checkpoint {checkpoint}"
     outputs = None if check_logits is None else load_outputs(check_logits)
     with opened_checkpoint(path) as content:
@@ -151,30 +151,32 @@ def _mismatch(sentence: str, name: str, architecture: str | None) -> ModelError:
     """The error for weights with the name of another network, which `sentence` states."""
     if architecture is None and (known := architecture_in(name)):
         return ModelError(
-            f"{sentence}, which is not one of the architectures here. If it is a {known} that was trained in another way, try: --arch {known}"
+            f"{sentence}, which is not one of the architectures here. If it is a {known} that was trained in another way, try: architecture={known!r} (--arch {known})"
         )
     other = f"another network than {architecture!r}" if architecture else "not one of the architectures here"
     return ModelError(
         f"{sentence}, which is {other}, even if the tensors have the same names and shapes. "
-        "If it computes the same, try: --arch NAME --check-logits FILE, from Python check_logits="
+        "If it computes the same, try: architecture=NAME and check_logits=FILE (--arch NAME --check-logits FILE)"
     )
 
 
 def _hub_architecture(model: HubModel, given: str | None, *, checked: bool = False) -> str:
     """The architecture of a model of the hub: from its configuration, else `given` by the caller, else from its name.
 
-    `checked`: whether the conversion compares outputs, so that the name may be that of another architecture.
+    `checked`: whether the conversion compares outputs; the name may then be that of another architecture.
     """
     named = model.architecture  # rejects settings that change it, even if the caller names the architecture
     if model.declares_architecture and given not in (None, named):
         raise ModelError(
-            f"{PREFIX}{model.repo} declares the architecture {named!r}, not {given!r}. Try: without --arch, or converting the downloaded file"
+            f"{PREFIX}{model.repo} declares the architecture {named!r}, not {given!r}. Try: without architecture= (--arch), or converting the downloaded file"
         )
     name, wanted = model.repo.rpartition("/")[2], given or (named if named in ARCHITECTURES else None)
     if not model.declares_architecture and not checked and names_another(name, wanted):
         raise _mismatch(f"{PREFIX}{model.repo} is called {name!r}", name, wanted)
     if not model.declares_architecture and given is None and named not in ARCHITECTURES:
-        raise ModelError(f"{PREFIX}{model.repo} does not declare its architecture. Try: --arch NAME, one of {', '.join(ARCHITECTURES)}")
+        raise ModelError(
+            f"{PREFIX}{model.repo} does not declare its architecture. Try: architecture=NAME (--arch NAME), one of {', '.join(ARCHITECTURES)}"
+        )
     return named if model.declares_architecture or given is None else given
 
 
@@ -191,7 +193,7 @@ def read_checkpoint(path: Path) -> dict[str, np.ndarray]:
 def _guess(state: Mapping[str, np.ndarray], *tried: str) -> str:
     """A sentence that lists other architectures with these tensors; empty without any."""
     others = [other for other in fitting(state) if other not in tried]
-    return f"It looks like a {' or '.join(others)}. Try: --arch {others[0]}. " if others else ""
+    return f"It looks like a {' or '.join(others)}. Try: architecture={others[0]!r} (--arch {others[0]}). " if others else ""
 
 
 def _as_utf8(text: str) -> str:

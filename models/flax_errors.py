@@ -88,10 +88,10 @@ def call_error(name: str, module: Any, x: Any, error: Exception, given: Mapping[
     """The ModelError for an error raised by the call of a module.
 
     Args:
-      name: of the expert.
+      name: name of the expert.
       module: a linen module; None for nnx.
       x: its input.
-      error: the one that was raised.
+      error: the error that was raised.
       given: further arguments of the call.
       argument: name under which the caller passes them, "evaluate" or "train"; empty if they cannot be passed.
     """
@@ -133,7 +133,9 @@ def _sentence(module, x, error: Exception, what: str, given: dict, argument: str
     if isinstance(error, TypeError) and "unexpected keyword argument" in str(error) and argument:
         return f"does not take {argument}={given} ({what}). It takes: {', '.join(_parameters(module)) or 'only x'}."
     with_it = f" and {argument}={given}" if given else ""
-    return f"cannot be called with x of shape {shape}{with_it} ({what}). Check the shape of x{' and ' + argument + '=' if argument else ''}."
+    return (
+        f"cannot be called with x of shape {shape}{with_it} ({what}). Try: x of another shape{', or another ' + argument + '=' if argument else ''}"
+    )
 
 
 def _how_to_evaluate(module, given: Mapping) -> str:

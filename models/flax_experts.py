@@ -18,7 +18,7 @@ from ntk_select.models.layers import key_of_batch
 
 @dataclass(frozen=True)
 class _LinenNetwork:
-    """A linen module whose head and last convolution can be recorded. Compared by value, so that equal modules share compilations."""
+    """A linen module whose head and last convolution can be recorded. Compared by value: equal modules share compilations."""
 
     module: nn.Module
     head: Path
@@ -123,7 +123,7 @@ _PARTS = (nnx.Param, nnx.RngKey, ...)
 
 @dataclass(frozen=True)
 class _NnxNetwork:
-    """The graph of an nnx module whose head and last convolution can be recorded. Compared by value, so that equal graphs share compilations."""
+    """The graph of an nnx module whose head and last convolution can be recorded. Compared by value: equal graphs share compilations."""
 
     graph: Any
     head: Path

@@ -121,7 +121,7 @@ def check_layers(
     """Checks head and last convolution of a network, and returns the `LastConv`.
 
     Args:
-      name: of the expert, for messages.
+      name: name of the expert, for messages.
       record: record(variables, x, perturbation=None) -> records, and the layer of the last convolution.
       variables: {"params": ..., **state}.
       x: one network input (1, ...).
@@ -253,7 +253,7 @@ def _pooled_slice(name: str, record, variables, x, head: Path, conv: LastConv, d
     where = f"last_conv={'/'.join(conv.path[:-1])!r} of expert {name!r}"
     if not depends:
         raise ModelError(
-            f"The logits do not depend on the weights of {where}, neither at x nor at three random inputs, so that pooled=True cannot be checked "
+            f"The logits do not depend on the weights of {where}, neither at x nor at three random inputs; pooled=True cannot be checked "
             "(ReLUs that are never active, or a stopped gradient). Try: without pooled=True"
         )
     raise ModelError(

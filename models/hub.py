@@ -130,7 +130,7 @@ class HubModel:
             )
         except (TypeError, ValueError, ArithmeticError, ConfigError) as error:
             raise ModelError(
-                f"{self.where}: {str(error).rstrip('.')}. Try: --size 224 --resize 256 --interpolation bicubic, or preprocess=Preprocess(...) in Python"
+                f"{self.where}: {str(error).rstrip('.')}. Try: preprocess=Preprocess(size=224, resize=256) (--size 224 --resize 256)"
             ) from error
 
     def weights(self) -> Path:

@@ -91,5 +91,5 @@ def adaptive_average_pool(x, bins: int):
 
 
 def key_of_batch(x) -> jax.Array:
-    """A random key that is a function of the batch, so that dropout is reproducible and differs between batches."""
+    """A random key that is a function of the batch: dropout is reproducible and differs between batches."""
     return jax.random.fold_in(jax.random.key(0), jax.lax.bitcast_convert_type(x.astype(jnp.float32).sum(), jnp.uint32))

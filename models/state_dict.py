@@ -19,7 +19,7 @@ import numpy as np
 
 from ntk_select.errors import ModelError, few
 from ntk_select.models.architectures import ARCHITECTURES, build
-from ntk_select.models.weights import flatten, unflatten
+from ntk_select.models.expert_folder import flatten, unflatten
 
 IGNORED = ("*.num_batches_tracked", "*total_ops", "*total_params")
 """Tensors that inference does not use: the step counter of batch norm, and counts of a profiler."""
@@ -94,7 +94,7 @@ def convert_state_dict(state: Mapping[str, np.ndarray], module: nn.Module, *, dt
     Args:
       state: arrays by PyTorch name, in float16, bfloat16, float32 or float64.
       module: the network, with as many classes as the state dict's head.
-      dtype: of the variables. Half precision is converted to float32 exactly, float64 is rounded.
+      dtype: type of the variables. Half precision is converted to float32 exactly, float64 is rounded.
 
     Raises:
       ModelError: tensors are missing, unknown, duplicate, of the wrong shape, not floating point, or contain values

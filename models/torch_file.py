@@ -108,7 +108,7 @@ class StoredTensor(NamedTuple):
     def array(self, where: str) -> np.ndarray:
         """The array, read from the file; `where` names the tensor in error messages.
 
-        Tensors of one storage share its memory and are read-only, so that together they need no more memory than the file.
+        Tensors of one storage share its memory and are read-only: together they need no more memory than the file.
 
         Raises:
           ModelError: the file has less data than the shape needs, or cannot be read.
@@ -118,7 +118,7 @@ class StoredTensor(NamedTuple):
         except ModelError as error:
             raise ModelError(f"{where} cannot be read: the file {error}.") from error
         except DAMAGED as error:
-            raise ModelError(f"{where} cannot be read ({error}): the file is damaged. Download it again.") from error
+            raise ModelError(f"{where} cannot be read ({error}): the file is damaged. Try: download it again") from error
         size = self.dtype.itemsize
         if math.prod(self.shape) * size > len(content):
             raise ModelError(f"{where} cannot be converted: its shape {self.shape} has more elements than the file. Try: saving tensor.clone()")
@@ -128,7 +128,7 @@ class StoredTensor(NamedTuple):
             numbers = np.frombuffer(content, self.dtype, count, start) if count else np.zeros(0, self.dtype)
             return np.ndarray(self.shape, self.dtype, numbers, 0, tuple(stride * size for stride in self.strides))
         except (ValueError, TypeError, OverflowError) as error:
-            raise ModelError(f"{where} cannot be read ({error}): the file is damaged. Download it again.") from error
+            raise ModelError(f"{where} cannot be read ({error}): the file is damaged. Try: download it again") from error
 
 
 def _tensor(storage, offset, shape, strides, dtype: np.dtype) -> StoredTensor:
@@ -269,7 +269,7 @@ def read_archive(file: zipfile.ZipFile) -> Any:
 
     def plain(name: str) -> bytes:
         if file.getinfo(name).compress_type != zipfile.ZIP_STORED:
-            raise ModelError("contains compressed records, which PyTorch does not write. Save it again with torch.save")
+            raise ModelError("contains compressed records, which PyTorch does not write. Try: save it again with torch.save")
         return file.read(name)
 
     numbers = functools.cache(plain)

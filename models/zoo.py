@@ -17,7 +17,7 @@ from ntk_select.experts.card import Card
 from ntk_select.experts.expert import Expert, SourceStatistics
 from ntk_select.experts.multi_domain import compose
 from ntk_select.models.architectures import build, initialise, make_expert
-from ntk_select.models.weights import CARD_FILE, WEIGHTS_FILE, domain_card_file, flatten, read_weights
+from ntk_select.models.expert_folder import CARD_FILE, WEIGHTS_FILE, domain_card_file, flatten, read_weights
 
 HOW_TO_MAKE_ONE = "To make one, try: ntk-select zoo convert CHECKPOINT --arch NAME --out FOLDER"
 
@@ -27,8 +27,8 @@ class StoredExpert:
     """An expert on disk: a folder with `model.safetensors` and `card.json`. Calling it loads the expert.
 
     Args:
-      folder: of the expert.
-      domain: of a multi-domain expert, with the card `card@DOMAIN.json`; None for an ordinary expert.
+      folder: folder of the expert.
+      domain: domain of a multi-domain expert, with the card `card@DOMAIN.json`; None for an ordinary expert.
     """
 
     folder: Path
@@ -80,7 +80,7 @@ class StoredExpert:
     def _source(self, card: Card, means: dict[str, np.ndarray], file: Path) -> SourceStatistics | None:
         """Source statistics with a loader of the extractor shared by the zoo, which is in a sibling folder named by the card."""
         if not isinstance(means, Mapping):
-            raise ModelError(f"The weights {file} contain a tensor 'source'; it must be a group, as in source/class_means. Convert them again.")
+            raise ModelError(f"The weights {file} contain a tensor 'source'; it must be a group, as in source/class_means. Try: convert them again")
         if not card.class_counts or not means:
             return None
         name = str(card.training.get("reference_extractor", ""))
@@ -160,7 +160,7 @@ def open_zoo(uris: Sequence[str]) -> dict[str, Callable[[], Expert]]:
             raise ModelError(f"The zoo {uri!r} is neither installed nor a folder.{did_you_mean(uri, installed)} {HOW_TO_MAKE_ONE}")
         for name in zoo:
             if name in experts:
-                raise ModelError(f"Two of the zoos {', '.join(map(str, uris))} have an expert {name!r}. Rename one of the folders.")
+                raise ModelError(f"Two of the zoos {', '.join(map(str, uris))} have an expert {name!r}. Try: rename one of the folders")
             experts[name] = zoo[name]
     return experts
 

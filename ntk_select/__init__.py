@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from ntk_select.ranking import Agreement, Ranking, agreement, rank
     from ntk_select.scores.lfc import lfc
     from ntk_select.scores.lgc import lgc
-    from ntk_select.tasks.task import ProbeSample, Task, further_sample, probe_sample
+    from ntk_select.tasks.probe_sample import ProbeSample, further_sample, probe_sample
+    from ntk_select.tasks.task import Task
     from ntk_select.training.finetuning import FinetuneResult, Recipe, finetune
     from ntk_select.training.reference import trained_reference
 
@@ -101,7 +102,8 @@ _HOMES = {
     "ntk_select.scores.lgc": ("lgc",),
     "ntk_select.kernels.selfcheck": ("selfcheck",),
     "ntk_select.kernels.sketches": ("Sketch", "SketchedKernel", "SketchedScore", "sketch", "sketch_fn", "sketched_correlation"),
-    "ntk_select.tasks.task": ("ProbeSample", "Task", "further_sample", "probe_sample"),
+    "ntk_select.tasks.probe_sample": ("ProbeSample", "further_sample", "probe_sample"),
+    "ntk_select.tasks.task": ("Task",),
     "ntk_select.training.finetuning": ("FinetuneResult", "Recipe", "finetune"),
     "ntk_select.forecasting": ("Forecast", "forecast"),
     "ntk_select.training.reference": ("trained_reference",),

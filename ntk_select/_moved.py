@@ -1,7 +1,6 @@
 """Old names of version 0.1 of modules, and of objects in modules, with a `DeprecationWarning`."""
 
 import importlib
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib.machinery import ModuleSpec
@@ -22,25 +21,28 @@ MOVED = {
     "finetuning": "training.finetuning",
     "flops": "kernels.flops",
     "gradients": "kernels.gradients",
-    "kernel_file": "kernels.file",
-    "kernel_plot": "kernels.plot",
+    "kernel_file": "kernels.saved_kernel",
+    "kernel_plot": "kernels.heat_map",
     "last_conv": "kernels.last_conv",
+    "models.weights": "models.expert_folder",
     "multi_domain": "experts.multi_domain",
     "network_inputs": "experts.network_inputs",
     "neural_tangents_bridge": "kernels.engine.neural_tangents",
     "new_head": "experts.new_head",
     "plugins": "resolve",
     "preprocess": "experts.preprocess",
-    "probe": "experts.probe",
+    "probe": "experts.forward",
     "progress": "_runtime.progress",
     "reference": "training.reference",
-    "resampling": "evaluate.resampling",
+    "resampling": "evaluate.half_samples",
     "resize": "experts.resize",
     "sketches": "kernels.sketches",
+    "sketches.estimate": "kernels.sketches.sketched_kernel",
+    "sketches.score": "kernels.sketches.correlation",
     "task": "tasks.task",
     "zoo_training": "training.zoo",
 }
-"""Old name -> new name, both below `ntk_select`."""
+"""Old name -> new name, both below `ntk_select`. A module below a moved package has an entry only if its own name changed too."""
 
 
 class Finder:
@@ -49,11 +51,11 @@ class Finder:
     @staticmethod
     def find_spec(name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None) -> ModuleSpec | None:
         """The spec of an old name; None for all other names."""
-        package, _, rest = name.partition(".")
-        old, _, below = rest.partition(".")
-        if package != "ntk_select" or old not in MOVED:
+        package, *parts = name.split(".")
+        old = next((old for old in map(".".join, (parts[:2], parts[:1])) if old in MOVED), None)  # a renamed module before its package
+        if package != "ntk_select" or old is None:
             return None
-        new = ".".join(part for part in (package, MOVED[old], below) if part)
+        new = f"ntk_select.{MOVED[old]}{name.removeprefix(f'ntk_select.{old}')}"
         warnings.warn(f"{name} is now {new}. Try: import {new}", DeprecationWarning, stacklevel=2)
         return ModuleSpec(name, _Alias(new))
 
@@ -75,12 +77,18 @@ class _Alias:
 
 
 def renamed(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
-    """A `__getattr__` for a module that returns its objects by their old names, given as old name -> new name."""
+    """A `__getattr__` for a module that returns its objects by their old names.
+
+    Args:
+      module: name of the module.
+      names: old name -> new name; with the name of a module and a dot in front where the object has moved there.
+    """
 
     def __getattr__(name: str) -> Any:
         if name not in names:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        warnings.warn(f"{module}.{name} is deprecated. Try: {module}.{names[name]}", DeprecationWarning, stacklevel=2)
-        return getattr(sys.modules[module], names[name])
+        home, _, new = names[name].rpartition(".")
+        warnings.warn(f"{module}.{name} is deprecated. Try: {home or module}.{new}", DeprecationWarning, stacklevel=2)
+        return getattr(importlib.import_module(home or module), new)
 
     return __getattr__

@@ -1,4 +1,4 @@
-"""User errors, and parts of their messages.
+"""User errors, warnings, and parts of their messages.
 
 Every message names what was given, what is allowed and what to try. The command line prints these messages without a traceback;
 any other exception is a defect of this package.
@@ -30,6 +30,14 @@ class ConfigError(NtkSelectError, ValueError):
 
 class MissingDependencyError(NtkSelectError, ImportError):
     """A required optional package is not installed."""
+
+
+class MemoryShrunkWarning(UserWarning):
+    """Memory ran out, and the computation continues in smaller batches."""
+
+
+class GeneralRouteWarning(UserWarning):
+    """A leaf is used in a way without known structure; its gradients are computed by ordinary reverse mode per example."""
 
 
 def near(given: str, allowed: Iterable[str]) -> str:

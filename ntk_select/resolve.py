@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ntk_select.experts.expert import Expert
     from ntk_select.tasks.task import Task
 
-HOW_TO_NAME = "Allowed: the name of an embedded expert, or the path of a folder of experts. To list the names, try: ntk-select zoo list"
+HOW_TO_NAME = "Allowed: the name of an embedded expert, or the path of a folder of experts. To list the names, try: list(ntk_select.models.open_zoo(['builtin'])), on the command line: ntk-select zoo list"
 
 
 def as_task(task: "Task | str | Path") -> "Task":

@@ -246,9 +246,9 @@ def main(
     """Measures missing cells, prints the answers and writes them.
 
     Args:
-      protocol: what is trained and for how long.
+      protocol: learning rates, steps and sizes of the trainings.
       tasks: task URIs.
-      only: restricts the experts to these.
+      only: names of experts; all by default.
       out: folder for the answers, the figure and one file per cell.
     """
     names = split(only) or list(ZOO)
@@ -258,8 +258,8 @@ def main(
     cells, todo = [], [(uri, name) for uri in split(tasks) for name in names]
     with progress_bar("measuring") as progress:
         for place, (uri, name) in enumerate(todo):
-            asked = {"protocol": json.loads(json.dumps(asdict(protocol))), "task": uri, "weights": ZOO[name].card.sha256}
-            file = out / "cells" / f"{hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]}-{name}.json"
+            request = {"protocol": json.loads(json.dumps(asdict(protocol))), "task": uri, "weights": ZOO[name].card.sha256}
+            file = out / "cells" / f"{hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]}-{name}.json"
             if not file.exists():
 
                 def within(done: int, steps: int, what: str, place=place, name=name) -> None:
@@ -267,7 +267,7 @@ def main(
 
                 cell = measure(name, uri, protocol, within)
                 jax.clear_caches()  # programs of one cell serve no other
-                write_atomically(file, json.dumps({"asked": asked, **cell}, indent=1, allow_nan=False).encode())
+                write_atomically(file, json.dumps({"asked": request, **cell}, indent=1, allow_nan=False).encode())
             cells.append(json.loads(file.read_text(encoding="utf-8")))
             progress(place + 1, len(todo), "")
     result = {

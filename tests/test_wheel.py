@@ -1,4 +1,4 @@
-"""Is the wheel what it should be? Builds it from the sources and looks inside."""
+"""The wheel, built from the sources, contains the package and what it reads, and nothing else."""
 
 import subprocess
 import sys

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from ntk_select.data.formats import HEAD, reject_placeholder
+from ntk_select.data.formats import HEAD, is_image, reject_placeholder
 from ntk_select.data.image_folder import MAX_ENTRY_BYTES, check_entry, is_plain_path, read_entry, walk
-from ntk_select.data.layout import is_image, is_junk
+from ntk_select.data.layout import is_junk
 from ntk_select.errors import DataError, few, first_line
 
 
@@ -61,7 +61,7 @@ class Tar:
             if entry.size < 0:  # a negative size makes tarfile loop
                 raise EOFError(f"the entry {name!r} has {entry.size:,} bytes")
             if name not in ("", ".") and not is_plain_path(name):
-                raise DataError(f"{self.where}, entry {entry.name!r}: leads out of the archive. Download it from its authors.")
+                raise DataError(f"{self.where}, entry {entry.name!r}: path escapes the archive. Try: download the archive from its authors")
             if entry.isreg():
                 yield name, entry, entry.size
         self._tar.fileobj.seek(self._tar.offset)
@@ -125,7 +125,7 @@ class Archive:
         try:
             return part.read(entry)
         except Exception as error:  # damaged deflate, gzip, bz2, lzma streams or headers raise different types
-            raise DataError(f"{part.where}, entry {name}: cannot be read ({first_line(error)}). Download the archive again.") from error
+            raise DataError(f"{part.where}, entry {name}: cannot be read ({first_line(error)}). Try: download the archive again") from error
 
     def read_list(self, name: str) -> bytes:
         """The bytes of a list. Raises DataError for a damaged file, a Git LFS pointer or a web page."""
@@ -142,7 +142,7 @@ class Archive:
         for name in names:
             found = [path for path in self._entries if path == name or path.endswith(f"/{name}")]
             if len(found) > 1:
-                raise DataError(f"{self.where}: there are several files {name}: {few(found)}. Keep one. Expected: {self.layout}.")
+                raise DataError(f"{self.where}: there are several files {name}: {few(found)}. Expected: {self.layout}. Try: keep one of them")
             if found:
                 return found[0]
         raise DataError(f"{self.where}: there is no {' or '.join(names)}. Expected: {self.layout}.")
@@ -153,7 +153,7 @@ class Archive:
         try:
             return [line.strip() for line in self.read_list(name).decode("utf-8-sig").splitlines() if line.strip()]
         except UnicodeDecodeError as error:
-            raise DataError(f"{self.where}, {name}: not text in UTF-8 ({error}). Download it again.") from error
+            raise DataError(f"{self.where}, {name}: not text in UTF-8 ({error}). Try: download it again") from error
 
     def by(self, key: Callable[[str], str | None]) -> dict[str, str]:
         """Mapping from key(path) to path, without files whose key is empty.
@@ -165,7 +165,7 @@ class Archive:
         for path in self._entries:
             name = key(path)
             if name and name in found:
-                raise DataError(f"{self.where}: {found[name]} and {path} are both {name!r}. Keep one. Expected: {self.layout}.")
+                raise DataError(f"{self.where}: {found[name]} and {path} are both {name!r}. Expected: {self.layout}. Try: keep one of them")
             if name:
                 found[name] = path
         return found
@@ -187,7 +187,7 @@ class Archive:
         except DataError:
             raise
         except Exception as error:  # zipfile, tarfile, gzip and zlib raise many types on damaged files
-            raise DataError(f"{path}: cannot be read as an archive ({first_line(error)}). Is it complete? Download it again.") from error
+            raise DataError(f"{path}: cannot be read as an archive ({first_line(error)}). Is it complete? Try: download it again") from error
 
     def _take(self, part) -> None:
         for name, entry, size in part.entries():
@@ -196,9 +196,9 @@ class Archive:
             try:
                 name.encode()
             except UnicodeEncodeError as error:
-                raise DataError(f"{part.where}, entry {name!r}: its name is not UTF-8. Rename it or pack the archive again.") from error
+                raise DataError(f"{part.where}, entry {name!r}: its name is not UTF-8. Try: rename it, or pack the archive again") from error
             if name in self._entries:
-                raise DataError(f"{self.where}: {name!r} occurs twice, in {self._entries[name][0].where} and in {part.where}. Keep one.")
+                raise DataError(f"{self.where}: {name!r} occurs twice, in {self._entries[name][0].where} and in {part.where}. Try: keep one of them")
             most = MAX_ENTRY_BYTES if is_image(name) else MAX_LIST_BYTES
             if size <= most:
                 self._entries[name] = part, entry

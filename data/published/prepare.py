@@ -7,7 +7,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
-from ntk_select.data.decode import FORMATS
+from ntk_select.data.formats import PILLOW_FORMATS
 from ntk_select.data.published.archive import Archive
 from ntk_select.data.published.catalogue import KNOWN, KnownSet, find_known, next_command
 from ntk_select.data.published.readers import READERS, Contents
@@ -34,7 +34,7 @@ def prepare(name: str, archive: str | Path, *, data_dir: str | Path | None = Non
     Args:
       name: key of `READERS`.
       archive: the archive, or the folder of archives and lists, described by the `layout` of the set.
-      data_dir: by default the folder of TensorFlow Datasets ($TFDS_DATA_DIR or ~/tensorflow_datasets).
+      data_dir: folder for the prepared set; by default that of TensorFlow Datasets ($TFDS_DATA_DIR or ~/tensorflow_datasets).
       any_size: accept an archive whose numbers of images or classes differ from the table.
       progress: progress(done, total, name), called for each image.
 
@@ -50,7 +50,7 @@ def prepare(name: str, archive: str | Path, *, data_dir: str | Path | None = Non
         raise DataError(f"{name} is prepared by TensorFlow Datasets, not here. {KNOWN[name].obtain} Then try: {next_command(name, place)}")
     existing = find_known(name, str(place))
     if existing:
-        raise DataError(f"{name} is already prepared in {existing} and is not overwritten. Delete that folder first, or try: --data-dir DIR")
+        raise DataError(f"{name} is already prepared in {existing} and is not overwritten. Try: delete that folder, or data_dir=DIR (--data-dir DIR)")
     known = KNOWN[name]
     with Archive(archive, known.layout) as opened:
         contents = READERS[name](opened)
@@ -67,14 +67,14 @@ def _check(name: str, known: KnownSet, archive: Archive, contents: Contents, any
         raise DataError(f"{archive.where}: contains {shown} of {name}; a task needs both, of at least two classes. Expected: {archive.layout}.")
     names = [name for name in contents.class_names if len(name.strip().splitlines()) != 1 or name != name.encode(errors="ignore").decode()]
     if names:
-        raise DataError(f"{archive.where}: class names that do not fit in one line of text: {few(list(map(ascii, names)))}. Download it again.")
+        raise DataError(f"{archive.where}: class names that do not fit in one line of text: {few(list(map(ascii, names)))}. Try: download it again")
     duplicates = [image for rows in (contents.train, contents.test) for image, times in Counter(image for image, _ in rows).items() if times > 1]
     if duplicates:
         raise DataError(f"{archive.where}: listed with more than one class: {few(duplicates)}. Expected: {archive.layout}.")
     if known.fixed and not any_size and found != (known.train, known.test, known.classes):
         raise DataError(
             f"{archive.where}: contains {shown}; table 4 has {known.train:,}, {known.test:,} and {known.classes:,}. Is the archive complete, "
-            "and has nothing been added? To prepare it as it is, try: --any-size (any_size=True)"
+            "and has nothing been added? To prepare it as it is, try: any_size=True (--any-size)"
         )
 
 
@@ -102,7 +102,7 @@ class _Writer:
                 self.written[split] += 1
             self._progress(sum(self.written.values()) + self.left_out, total, key)
         if not self.written[split]:
-            self.problem = DataError(f"{self._archive.where}: no file of the {split} split is an image. Download the archive again.")
+            self.problem = DataError(f"{self._archive.where}: no file of the {split} split is an image. Try: download the archive again")
             raise self.problem
 
     def _read(self, key: str) -> bytes | None:
@@ -111,11 +111,11 @@ class _Writer:
 
         encoded = self.contents.read(key)
         try:
-            with Image.open(io.BytesIO(encoded), formats=FORMATS):
+            with Image.open(io.BytesIO(encoded), formats=PILLOW_FORMATS):
                 return encoded
         except Exception as error:  # Pillow's readers raise many types on damaged files
             if self.known.fixed:
-                raise DataError(f"{self._archive.where}, {key}: cannot be read as an image. Download the archive again.") from error
+                raise DataError(f"{self._archive.where}, {key}: cannot be read as an image. Try: download the archive again") from error
             return None
 
 
@@ -152,7 +152,7 @@ def _write(writer: _Writer, place: Path) -> Path:
         with redirect_stdout(io.StringIO()):  # suppresses the output of TensorFlow Datasets
             builder.download_and_prepare()
     except OSError as error:
-        raise writer.problem or DataError(f"{place}: cannot be written ({error}). Try: --data-dir ANOTHER_FOLDER") from error
+        raise writer.problem or DataError(f"{place}: cannot be written ({error}). Try: data_dir=ANOTHER_FOLDER (--data-dir)") from error
     except Exception as error:  # TensorFlow Datasets adds its own text to our errors
         if writer.problem is None:
             raise

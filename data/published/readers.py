@@ -68,7 +68,7 @@ def read_json(archive: Archive, name: str) -> dict:
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{archive.where}, {path}: not JSON ({error}). Download it again.") from error
+        raise DataError(f"{archive.where}, {path}: not JSON ({error}). Try: download it again") from error
     if not isinstance(value, dict):
         raise DataError(f"{archive.where}, {path}: not a JSON object but a {type(value).__name__}. Expected: {archive.layout}.")
     return value

@@ -21,10 +21,13 @@ def check_count(name: str, value, least: int) -> None:
 
 
 def is_number(value) -> bool:
-    """Whether it is a real number or a scalar array, but not a bool or NaN."""
+    """Whether it is a real number or a scalar array, but not a bool, NaN or an integer beyond the range of floats."""
     if getattr(value, "shape", None) == () and getattr(value, "dtype", None) is not None and value.dtype.kind in "fiu":
         value = float(value)
-    return isinstance(value, numbers.Real | np.floating | np.integer) and not isinstance(value, bool) and not math.isnan(value)
+    try:
+        return isinstance(value, numbers.Real | np.floating | np.integer) and not isinstance(value, bool) and not math.isnan(value)
+    except OverflowError:
+        return False
 
 
 def check_progress(progress) -> None:

@@ -51,7 +51,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or not a path at all
-        raise ConfigError(f"The config {path} cannot be read: {getattr(error, 'strerror', None) or error}. Give the path of a TOML file.") from error
+        raise ConfigError(f"The config {path} cannot be read: {getattr(error, 'strerror', None) or error}. Try: the path of a TOML file") from error
 
 
 def parse(text: str, path: Path) -> dict[str, Any]:
@@ -146,5 +146,5 @@ def _sentence(error: str, value: Any, name: str, example: str | None) -> str:
         words = "a finite number"
     else:
         words = " or ".join(_WORDS[kind] for kind in kinds.split(" | ") if kind != "null") + (f" {_BOUNDS[sign]} {float(bound):g}" if sign else "")
-    what = f"{name} = {value!r} must be" if place is None else f"{name} holds {value[int(place)]!r}, which must be"
+    what = f"{name} = {value!r} must be" if place is None else f"{name} contains {value[int(place)]!r}, which must be"
     return f"{what} {words}{f', as in {example}' if example else ''}."

@@ -57,5 +57,5 @@ def describe_placeholder(content: bytes) -> str | None:
     if POINTER.match(text):
         return "is a Git LFS pointer, not the file itself. Try, in its repository: git lfs pull"
     if PAGE.match(text):
-        return "is a web page, as servers return for a missing file or a required login. Download the file itself"
+        return "is a web page, as servers return for a missing file or a required login. Try: download the file itself"
     return None

@@ -5,6 +5,7 @@ import re
 import sys
 from pathlib import Path
 
+from ntk_select.errors import MemoryShrunkWarning as MemoryShrunkWarning
 from ntk_select.errors import first_line
 
 UNLIMITED = 2**60
@@ -82,10 +83,6 @@ def _table(file: Path, between: str) -> dict[str, str]:
 
 
 _OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|out of memory|bad_alloc|failed to allocate|CUDA_ERROR_OUT_OF_MEMORY", re.IGNORECASE)
-
-
-class MemoryShrunkWarning(UserWarning):
-    """Memory ran out, and the computation continues in smaller batches."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

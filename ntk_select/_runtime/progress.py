@@ -19,7 +19,7 @@ def reporting(progress: Progress | bool | None, what: str) -> Iterator[Progress 
 
     Args:
       progress: a function of (done, total, what), used unchanged; None for a bar if standard error is a terminal or the code runs in a
-        notebook, else nothing; True for a bar in any case; False for nothing.
+        notebook, else nothing; True for a bar drawn by rich, also in a notebook; False for nothing.
       what: title of the bar, as in "fine-tuning".
 
     Yields:
@@ -48,7 +48,10 @@ def reporting(progress: Progress | bool | None, what: str) -> Iterator[Progress 
 
 @contextlib.contextmanager
 def bar(what: str, console: Any = None) -> Iterator[Progress]:
-    """A function of (done, total, what) that draws a transient progress bar. `console` is a rich Console, by default on standard error."""
+    """A function of (done, total, what) that draws a transient progress bar on a terminal or in a notebook, and nothing elsewhere.
+
+    `console` is a rich Console, by default on standard error.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -60,7 +63,8 @@ def bar(what: str, console: Any = None) -> Iterator[Progress]:
         TimeRemainingColumn(),
         TextColumn("{task.description}", markup=False),
     )
-    with Progress(*columns, console=console or Console(stderr=True, highlight=False), transient=True) as shown:
+    console = console or Console(stderr=True, highlight=False)
+    with Progress(*columns, console=console, transient=True, disable=not (console.is_terminal or console.is_jupyter)) as shown:
         task = shown.add_task("", total=None, title=escaped(what))
         yield lambda done, total, name: shown.update(task, completed=done, total=total, description=escaped(name))
 

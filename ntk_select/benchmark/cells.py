@@ -1,4 +1,4 @@
-"""Cells, the measurements of a benchmark, and the grid of cells that a config asks for."""
+"""Cells, the measurements of a benchmark, and the grid of cells that a config requests."""
 
 import hashlib
 import json
@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from ntk_select.benchmark.config import BenchConfig, Images, per_class_of
+from ntk_select.benchmark.overlap import overlapping_sources
 from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.scores import Score
 
@@ -34,9 +35,9 @@ class Cell:
       kind: "score" (all scores of one expert on one probe sample), "truth" (one fine-tuning with its search of a learning rate), "kernel" (a feature
         kernel after some epochs), or "synthetic".
       expert, task: names.
-      images: per class: that scores see, or that are trained on; None for all.
-      seed: of the sample of images, and of every other random number.
-      role: of a fine-tuning: "truth", "untrained", or "search" (the reference with `search_rates`); "forecast" for scores that depend on the recipe.
+      images: Images per class that scores see, or that are trained on; None for all.
+      seed: The seed of the sample of images, and of every other random number.
+      role: Purpose of a fine-tuning: "truth", "untrained", or "search" (the reference with `search_rates`); "forecast" for scores that depend on the recipe.
       settings: everything else: digests of expert and task, and options.
     """
 
@@ -69,10 +70,10 @@ class ExpertFacts:
     """What is known of an expert before it is loaded.
 
     Args:
-      digest: of its weights.
+      digest: Digest of its weights.
       source: the data set that it was trained on.
       seen: all data sets that it was trained on, including those of the expert it started from.
-      card_digest: of the other entries of its card that scores use.
+      card_digest: Digest of the other entries of its card that scores use.
     """
 
     name: str
@@ -126,7 +127,7 @@ def grid(config: BenchConfig, experts: Mapping[str, ExpertFacts], tasks: Mapping
         chosen, scores = chosen_experts(config, experts), scores_of(config)
         for task in config.tasks:
             for name in chosen:
-                overlap = overlapping_sources(config, task, experts[name])
+                overlap = overlapping_sources(config, task, experts[name].seen)
                 if overlap and config.source_overlap == "skip":
                     skipped[name, task] = f"source overlap ({', '.join(overlap)})"
                     continue
@@ -152,17 +153,12 @@ def chosen_experts(config: BenchConfig, names: Sequence[str] | Mapping[str, Any]
             raise ConfigError(f"There is no expert {name!r} in the zoo.{did_you_mean(name, names)}")
     if reference and reference not in chosen:
         raise ConfigError(
-            f"The reference {reference!r} matches none of experts = {list(config.experts)}, so that it would not be fine-tuned. Add it."
+            f"The reference {reference!r} matches none of experts = {list(config.experts)}, so it would not be fine-tuned. Try: its name among them"
         )
     for field_name in ("search_rates", "untrained"):
         if getattr(config, field_name) and not reference:
-            raise ConfigError(f'{field_name} needs a reference expert to compare with, and there is none. Add: reference = "NAME"')
+            raise ConfigError(f'{field_name} needs a reference expert to compare with, and there is none. Try: reference = "NAME"')
     return chosen
-
-
-def overlapping_sources(config: BenchConfig, task: str, expert: ExpertFacts) -> tuple[str, ...]:
-    """The sources of a task that an expert was trained on."""
-    return tuple(source for source in config.tasks[task].source if source in expert.seen)
 
 
 def scores_of(config: BenchConfig) -> dict[str, Score]:
@@ -179,13 +175,13 @@ def scores_of(config: BenchConfig) -> dict[str, Score]:
     found = {name: score for name, score in chosen_scores(names).items() if "accuracies_elsewhere" not in score.needs}
     if not found:
         raise ConfigError(
-            f"scores = {list(config.scores)} names only scores that use accuracies on other tasks. The report has them as static_leaderboard; add another."
+            f"scores = {list(config.scores)} names only scores that use accuracies on other tasks. The report has them as static_leaderboard. Try: another score"
         )
     return found
 
 
 def is_forecast(score: Score) -> bool:
-    """Whether it depends on the recipe of fine-tuning, so that its records are separate from those of the other scores."""
+    """Whether it depends on the recipe of fine-tuning. Its records are then separate from those of the other scores."""
     return "training_kernel" in score.needs
 
 
@@ -232,13 +228,13 @@ def _fine_tunings(
 
 
 def _figure_cells(config: BenchConfig, experts: Mapping[str, ExpertFacts], task: TaskFacts) -> list[Cell]:
-    """Cells that only figures need: untrained networks, the search of the reference, and kernels."""
+    """Cells that only figures need: untrained networks, the wide learning-rate search of the reference, and kernels."""
     cells = []
     for architecture in config.untrained:
         name = UNTRAINED + architecture
         expert = ExpertFacts(name, f"{name}, images as for {experts[config.reference].digest}", architecture)
         cells += _fine_tunings(config, expert, task, "untrained")
-    if config.search_rates and not overlapping_sources(config, task.name, experts[config.reference]):
+    if config.search_rates and not overlapping_sources(config, task.name, experts[config.reference].seen):
         cells += _fine_tunings(config, experts[config.reference], task, "search", config.search_rates)
     if config.kernels is not None and task.name in config.kernels.tasks:
         wanted = config.kernels

@@ -7,13 +7,12 @@ from typing import Any
 
 from ntk_select._runtime.configs import Count, Number, Positive, Rate, Share, parse, read_text, record
 from ntk_select.errors import ConfigError, did_you_mean
+from ntk_select.tasks.probe_sample import PER_CLASS
 from ntk_select.training.finetuning.finetune import CHOICES
 from ntk_select.training.finetuning.recipe import LEARNING_RATES, Recipe
 
 SOURCE_OVERLAP = ("skip", "mark")
 JUDGED_BY = ("accuracy", "balanced_accuracy")
-MOST = 25
-"""Images per class that scores see unless the config asks for fewer, as in the paper."""
 
 Images = int | None
 """Images per class: a number, or None for all of them."""
@@ -26,11 +25,11 @@ class TaskConfig:
     """A target task.
 
     Args:
-      uri: of the task; {data} stands for the folder given on the command line.
+      uri: The URI of the task; {data} is replaced by the folder given on the command line.
       source: names of the data sets that its images are from. An expert overlaps with the task's source if it was trained on one of them, or started
         from an expert that was.
       classes: patterns of class names, as in "Greek_*"; all by default.
-      shots, probe_seeds, finetune_seeds: for this task, instead of the config's.
+      shots, probe_seeds, finetune_seeds: Values for this task instead of the config's.
       recipe: fields that differ from the config's recipe.
       judged_by: "accuracy", or "balanced_accuracy", the mean over classes, for test sets with very unequal classes. Both are measured.
       train, test, num_classes: sizes, for a plan without the images.
@@ -58,7 +57,7 @@ class KernelsConfig:
       epochs: epochs of the recipe after which the kernel is computed.
       per_class: images per class in the kernel.
       shots: training images per class, or "full".
-      learning_rate: of the training.
+      learning_rate: The learning rate of the training.
     """
 
     experts: tuple[str, ...]
@@ -93,23 +92,23 @@ class BenchConfig:
     """A benchmark: every expert on every task, scored and fine-tuned.
 
     Args:
-      tasks: by name.
+      tasks: The target tasks, by name.
       zoo: where the experts are, as for `ntk-select rank`.
       zoo_config: config of the zoo, relative to this file, for a plan before the zoo is trained.
       experts: patterns of names.
       reference: the expert whose fine-tuning the others are compared with, and the unit of cost.
-      scores: names, or "all".
+      scores: names, or "all": here the scores of every group (main, ablation and baselines). `all` of `ntk-select rank` is the main group alone.
       shots: training images per class for fine-tuning: numbers, or "full".
       per_class: images per class that scores see: numbers, or "all". For N shots, the scores that count are those of the largest number up to N and 25;
         the others show the effect of more or fewer images.
-      probe_seeds: of the sampled images for scores.
-      finetune_seeds: of fine-tuning, and of the sample of its images: the same as those of scores with the same seed.
-      learning_rates, choose: as for `finetune`.
+      probe_seeds: Seeds of the probe samples for scores.
+      finetune_seeds: Seeds of fine-tuning and of the sample of its images, which are those of the scores with the same seed.
+      learning_rates, choose: Arguments of `finetune`.
       recipe: fields of `Recipe`.
-      source_overlap: for experts trained on a task's source: "skip", or "mark" (measured, and excluded from comparisons).
+      source_overlap: Treatment of experts trained on a task's source: "skip", or "mark" (measured, and excluded from comparisons).
       untrained: architectures that are also fine-tuned from random weights (figure 1).
       search_rates: learning rates of an additional search for the reference (figure 1).
-      kernels: of figure 8, if any.
+      kernels: The kernels of figure 8, if any.
       checkpoints: whether interrupted fine-tuning resumes at the last checkpoint; worth it if it takes minutes or more.
       reference_network: network that RSA and DDS train on each task ("tiny", "resnet18").
       synthetic: simulated cells instead of everything else.
@@ -151,7 +150,7 @@ class BenchConfig:
 
     def probe_of(self, shots: Images) -> Images:
         """Images per class of the scores that count for `shots`: at most `shots`, and at most 25. None if the config has no such number."""
-        most = MOST if shots is None else min(shots, MOST)
+        most = PER_CLASS if shots is None else min(shots, PER_CLASS)
         return max((each for each in self.probes if each is not None and each <= most), default=None)
 
     def shots_seen(self, task: str, probe: Images) -> Images:
@@ -203,7 +202,7 @@ def _check(config: BenchConfig) -> None:
         needed = ("tasks", "zoo", "experts", "scores", "shots", "per_class", "probe_seeds", "finetune_seeds", "learning_rates")
     for name in needed:
         if not getattr(config, name):
-            raise ConfigError(f"{name} is empty; give at least one.")
+            raise ConfigError(f"{name} is empty. Try: at least one value")
     if config.synthetic is not None:
         return
     _check_name("choose", config.choose, CHOICES)
@@ -217,7 +216,9 @@ def _check(config: BenchConfig) -> None:
             _check_name("a task of kernels", name, config.tasks)
             epochs = config.recipe_of(name).epochs
             if max(config.kernels.epochs, default=0) > epochs:
-                raise ConfigError(f"kernels.epochs holds {max(config.kernels.epochs)}; the recipe of {name!r} has {epochs}.")
+                raise ConfigError(
+                    f"kernels.epochs contains {max(config.kernels.epochs)}, and the recipe of {name!r} has only {epochs} epochs. Try: epochs up to {epochs}"
+                )
 
 
 def _check_task(config: BenchConfig, name: str) -> None:
@@ -226,10 +227,10 @@ def _check_task(config: BenchConfig, name: str) -> None:
     _check_images("shots", task.shots or config.shots)
     for shots in config.shots_of(name):
         if config.probe_of(shots) is None:
-            least = min((each for each in config.probes if each is not None), default=MOST)
+            least = min((each for each in config.probes if each is not None), default=PER_CLASS)
             raise ConfigError(
                 f"scores would see {least} images per class and fine-tuning only {'all' if shots is None else shots} of {name!r}. "
-                f"Add a number up to {MOST if shots is None else min(shots, MOST)} to per_class."
+                f"Try: another number up to {PER_CLASS if shots is None else min(shots, PER_CLASS)} in per_class"
             )
     known = [each.name for each in fields(Recipe)]
     for key in (*config.recipe, *task.recipe):
@@ -249,4 +250,4 @@ def _check_name(name: str, value: str, allowed) -> None:
 def _check_images(name: str, values) -> None:
     for value in values:
         if value not in ("full", "all") and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise ConfigError(f'{name} holds {value!r}, which must be a whole number from 1, or "full".')
+            raise ConfigError(f'{name} contains {value!r}, which must be a whole number from 1, or "full".')

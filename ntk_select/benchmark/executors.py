@@ -12,14 +12,14 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, wait
 
+from ntk_select._runtime.host import cores
 from ntk_select.benchmark.cells import Cell
 from ntk_select.benchmark.measure import Outcome, Work
-from ntk_select.training.finetuning.finetune import cores
 
 Groups = Sequence[Sequence[Cell]]
 
 ATTEMPTS = 3
-"""Starts of a cell whose workers are lost: the cell itself may be what kills them."""
+"""Starts of a cell, at most: if its workers are lost, the cell itself may be what kills them."""
 
 
 def local(work: Work, groups: Groups, done: Callable[[Outcome], bool], **_: object) -> None:
@@ -33,7 +33,7 @@ def local(work: Work, groups: Groups, done: Callable[[Outcome], bool], **_: obje
 def processes(work: Work, groups: Groups, done: Callable[[Outcome], bool], *, workers: int = 0, **_: object) -> None:
     """Measures cells in processes of this machine, each with its share of the cores, or with a GPU of its own if CUDA_VISIBLE_DEVICES lists several.
 
-    A process that dies, for whatever reason, is replaced, and its cell is started again, three times at most.
+    A process that dies, for whatever reason, is replaced, and its cell is started again. A cell is started at most three times.
 
     Args:
       workers: number of processes, at most one per cell. Default: one per GPU of CUDA_VISIBLE_DEVICES, otherwise one per core that this process may use.
@@ -44,7 +44,7 @@ def processes(work: Work, groups: Groups, done: Callable[[Outcome], bool], *, wo
 
 
 class Queue:
-    """Cells waiting for a worker. A worker finishes its own group, then starts the next group, then helps with the largest remaining one."""
+    """Cells waiting for a worker. A worker finishes its own group, then starts the next group, then steals cells from the largest remaining group."""
 
     def __init__(self, groups: Groups):
         self._waiting = deque(deque(group) for group in groups if group)
@@ -82,7 +82,7 @@ def share_out(work: Work, groups: Groups, done: Callable[[Outcome], bool], crew,
     """Starts `count` workers and gives them cells until all are done, or `done` returns True.
 
     Args:
-      work, groups, done: as for an executor.
+      work, groups, done: Arguments of an executor.
       crew: workers by number. `start(place)` starts or replaces one, `free` is the set of those that can take a cell, `send(place, cell)` gives them
         one, and `stop()` ends all. `outcomes()` waits for some and returns pairs (place, outcome); a text instead of the outcome says why the worker,
         which has been replaced, was lost.

@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from ntk_select._runtime.cache import Cache, default_folder, key_of, state_of
+from ntk_select._runtime.host import threads
 from ntk_select.benchmark.cells import ExpertFacts, TaskFacts, scores_of
 from ntk_select.benchmark.config import BenchConfig, TaskConfig
+from ntk_select.benchmark.overlap import seen_by_card
 from ntk_select.data import load_task
 from ntk_select.errors import ConfigError, TaskError, did_you_mean
 from ntk_select.experts.card import Card
 from ntk_select.kernels.engine.digest import digest_of_params
 from ntk_select.models import ARCHITECTURES
 from ntk_select.tasks.task import ChosenImages, Images, Task, encoded_bytes
-from ntk_select.training.feeding import threads
 
 CHUNK = 64
 """Images per unit of work of a thread."""
@@ -32,12 +33,12 @@ def load(name: str, config: TaskConfig, data: str | Path | None) -> Task:
       TaskError, DataError: it cannot be loaded, or has no test set.
     """
     if "{data}" in config.uri and data is None:
-        raise ConfigError(f"The task {name!r} is at {config.uri}. Give the folder that {{data}} stands for. Try: --data FOLDER")
+        raise ConfigError(f"The task {name!r} is at {config.uri}, and the folder for {{data}} is missing. Try: data=FOLDER (--data FOLDER)")
     task = load_task(config.uri.replace("{data}", str(data)))
     if config.classes:
         task = of_classes(task, config.classes)
     if task.test_images is None:
-        raise TaskError(f"The task {name!r} has no test set, on which fine-tuned experts are evaluated. Put images into test/CLASS/.")
+        raise TaskError(f"The task {name!r} has no test set, on which fine-tuned experts are evaluated. Try: images in test/CLASS/")
     return replace(task, name=name)
 
 
@@ -61,7 +62,7 @@ def of_classes(task: Task, patterns: tuple[str, ...]) -> Task:
 
 
 def check_names(config: BenchConfig) -> None:
-    """Refuses names that would otherwise fail after hours.
+    """Validates names before the run.
 
     Raises:
       ConfigError: a score, the network of RSA, or an architecture is unknown.
@@ -72,20 +73,7 @@ def check_names(config: BenchConfig) -> None:
     check_reference(config.reference_network)
     for name in config.untrained:
         if name not in ARCHITECTURES:
-            raise ConfigError(f"untrained holds {name!r}, which is not an architecture.{did_you_mean(name, ARCHITECTURES)}")
-
-
-def unknown_sources(config: BenchConfig, experts: Mapping[str, ExpertFacts]) -> list[str]:
-    """Warnings about source overlaps that may be missed: the parent of an expert is absent, or no expert names the source of a task."""
-    found = [
-        f"{name} started from {facts.initialised_from}, which is not in the zoo: the data sets of that expert are not known."
-        for name, facts in experts.items()
-        if facts.initialised_from is not None and facts.initialised_from not in experts
-    ]
-    seen = {source for facts in experts.values() for source in facts.seen}
-    for task, wanted in config.tasks.items():
-        found += [f"No expert names the source {source!r} of the task {task!r}." for source in wanted.source if source not in seen]
-    return found
+            raise ConfigError(f"untrained contains {name!r}, which is not an architecture.{did_you_mean(name, ARCHITECTURES)}")
 
 
 def expert_facts(zoo: Mapping[str, Callable]) -> dict[str, ExpertFacts]:
@@ -117,22 +105,6 @@ def _digest_of(*facts) -> str:
     return hashlib.sha256(repr(list(facts)).encode()).hexdigest()
 
 
-def seen_by_card(name: str, cards: Mapping[str, Card]) -> tuple[str, ...]:
-    """All data sets that an expert was trained on, including those of the expert that it started from, and so on."""
-    return seen_by_line(name, {each: card.seen for each, card in cards.items()}, {each: card.initialised_from for each, card in cards.items()})
-
-
-def seen_by_line(name: str | None, seen: Mapping[str, tuple[str, ...]], parents: Mapping[str, str | None]) -> tuple[str, ...]:
-    """The data sets of an expert and its ancestors, as far back as these are known."""
-    found: dict[str, None] = {}
-    visited = set()
-    while name in seen and name not in visited:
-        visited.add(name)
-        found |= dict.fromkeys(seen[name])
-        name = parents[name]
-    return tuple(found)
-
-
 def task_facts(task: Task) -> TaskFacts:
     """Sizes and digests. A digest covers the class names, all labels, and the content of every image: its encoded bytes if the task has
     them, otherwise its pixels. It does not depend on where the files are. See `digest_of_images` for caching."""
@@ -156,7 +128,7 @@ def digest_of_images(images: Images, cache: Cache | None = None) -> str:
     or during reading, or if the files are unknown: computing a digest again is better than a wrong one.
 
     Args:
-      cache: by default the user's cache folder.
+      cache: The cache to use; by default in the user's cache folder.
     """
     cache = Cache(default_folder()) if cache is None else cache
     before = _state(images)

@@ -1,4 +1,4 @@
-"""The work of one worker: it measures cells, and writes their records whatever happens."""
+"""The work of one worker: it measures cells, and records results and failures."""
 
 import errno
 import hashlib
@@ -16,16 +16,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from ntk_select.benchmark.cells import FORECAST, GROUND_TRUTH, UNTRAINED, Cell, ExpertFacts, is_forecast, overlapping_sources, scores_of
+from ntk_select.benchmark.cells import FORECAST, GROUND_TRUTH, UNTRAINED, Cell, ExpertFacts, is_forecast, scores_of
 from ntk_select.benchmark.config import BenchConfig, parsed
 from ntk_select.benchmark.facts import expert_facts, load
+from ntk_select.benchmark.overlap import overlapping_sources
 from ntk_select.benchmark.store import Store
 from ntk_select.errors import NtkSelectError, explained
 from ntk_select.experts.expert import Expert
-from ntk_select.experts.probe import call, in_batches
+from ntk_select.experts.forward import call, in_batches
 from ntk_select.models import fresh_expert, open_zoo
 from ntk_select.scores import Terms, Unavailable
-from ntk_select.tasks.task import ChosenImages, Task, probe_sample
+from ntk_select.tasks.probe_sample import probe_sample
+from ntk_select.tasks.task import ChosenImages, Task
 from ntk_select.training.finetuning.recipe import training_images
 from ntk_select.training.reference import trained_reference
 
@@ -46,7 +48,7 @@ class Outcome:
     """Result of a cell.
 
     Args:
-      key: of the cell.
+      key: Key of the cell.
       error: why it failed; None if its record is written.
       stop: why no other cell can be written either.
     """
@@ -58,13 +60,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Work:
-    """Measures cells and writes their records. It consists of strings, so that it can be sent to any worker.
+    """Measures cells and writes their records. It consists of strings and can be sent to any worker.
 
     Args:
       config: the text of the config file.
-      place: the config's path, for error messages.
+      place: Path of the config, for error messages.
       out: folder of the results, the same one for all workers.
-      data: stands for {data} in URIs.
+      data: Folder that replaces {data} in URIs.
     """
 
     config: str
@@ -92,7 +94,7 @@ class Work:
             self.store.put(cell, rows)
         except OSError as error:
             return Outcome(cell.key, str(error), _reason(error))
-        except Exception as error:  # a third-party score returned values that Parquet cannot hold
+        except Exception as error:  # a third-party score returned values that Parquet cannot store
             return self.failed(cell, explained(error), traceback.format_exc())
         return Outcome(cell.key)
 
@@ -113,9 +115,9 @@ class Bench:
     """A config with the tasks and experts that were loaded so far.
 
     Args:
-      config: of the benchmark.
-      data: stands for {data} in URIs.
-      work: folder for checkpoints.
+      config: The config of the benchmark.
+      data: Folder that replaces {data} in URIs.
+      work: Folder for checkpoints.
     """
 
     def __init__(self, config: BenchConfig, data: str | Path | None = None, work: str | Path | None = None):
@@ -192,7 +194,7 @@ def _origin(bench: Bench, cell: Cell) -> Row:
         "expert": cell.expert,
         "architecture": facts.architecture if facts else cell.settings.get("architecture", ""),
         "source": facts.source if facts else "",
-        "own_source": bool(facts and overlapping_sources(bench.config, cell.task, facts)),
+        "own_source": bool(facts and overlapping_sources(bench.config, cell.task, facts.seen)),
         "task": cell.task,
         "images_per_class": cell.images,
         "seed": cell.seed,

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from ntk_select.benchmark.cells import FORECAST, UNTRAINED, Cell, ExpertFacts, TaskFacts, grid, scores_of
 from ntk_select.benchmark.config import BenchConfig, Images, read_config
-from ntk_select.benchmark.facts import check_names, load, seen_by_line, task_facts
+from ntk_select.benchmark.facts import check_names, load, task_facts
 from ntk_select.benchmark.measure import Bench
+from ntk_select.benchmark.overlap import seen_by_line
 from ntk_select.errors import ConfigError
 from ntk_select.experts.expert import Expert
 from ntk_select.experts.preprocess import Preprocess
@@ -22,9 +23,7 @@ from ntk_select.training.zoo.config import SingleMember, chosen
 from ntk_select.training.zoo.plan import Speed, busy, speeds
 
 NOT_COUNTED = "Hours do not include reading images, compilation, and the small networks that RSA and DDS train."
-ESTIMATED = (
-    "Hours are estimates, within about a factor of two: operations of each architecture at the speed of one convolution here. More exact: --measure"
-)
+ESTIMATED = "Hours are estimates, within about a factor of two: operations of each architecture at the speed of one convolution here. More exact: measure=True (--measure)"
 MEASURED = "Hours are estimates, from a few training steps of each architecture on noise here."
 
 
@@ -33,12 +32,12 @@ class Part:
     """Cells of one kind and number of images.
 
     Args:
-      kind, role, images: as of `Cell`.
-      cells: how many.
+      kind, role, images: Fields of `Cell`.
+      cells: Number of cells.
       trained: images in forward and backward passes.
       passed: images in forward passes alone.
-      flops: of convolutions and matrix products.
-      hours: on one device such as this machine's; see `Plan.rough` for what they leave out.
+      flops: Operations of convolutions and matrix products.
+      hours: Hours on one device such as this machine's; see `Plan.rough` for what they leave out.
     """
 
     kind: str
@@ -56,10 +55,10 @@ class Plan:
     """The work of a benchmark.
 
     Attributes:
-      parts: of its cells.
+      parts: The work by kind of cell.
       skipped: number of pairs of expert and task that are left out because of source overlap.
-      experts, tasks: how many.
-      speeds: by architecture, on one device of this machine.
+      experts, tasks: Numbers of experts and tasks.
+      speeds: Training speed by architecture, on one device of this machine.
       rough: sentences about what the hours leave out, and how accurate they are.
     """
 
@@ -81,7 +80,7 @@ def plan(
     compilation (possibly the larger part for small images), the scores once the passes are done, and the networks that RSA and DDS train.
 
     Args:
-      config_path, data: as for `run`. Images are only read if the config does not give their number; with `zoo_config` the zoo need not be trained yet.
+      config_path, data: Arguments of `run`. Images are only read if the config does not give their number; with `zoo_config` the zoo need not be trained yet.
       measure: whether to time a few training steps of each architecture instead. They are compiled first: minutes for a deep network on a CPU.
       progress: called with (architectures done, architectures, name).
 
@@ -174,5 +173,5 @@ def _images(config: BenchConfig, cell: Cell, task: TaskFacts, gradients: bool, w
 def total(found: Plan) -> Part:
     """The sum of all parts. Raises ConfigError if there is none."""
     if not found.parts:
-        raise ConfigError("The config asks for no cell: every expert overlaps with the source of every task.")
+        raise ConfigError("The config requests no cell: every expert overlaps with the source of every task.")
     return Part("all", "", None, *(sum(getattr(part, name) for part in found.parts) for name in ("cells", "trained", "passed", "flops", "hours")))

@@ -16,7 +16,7 @@ LOOPBACK = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
 """Address of a cluster of this machine alone. Ray replaces 127.0.0.1 by the address for other machines; on Linux another loopback address prevents that."""
 
 STARTING = 60.0
-"""Seconds without an event after which the cluster is asked whether it still has room for a worker."""
+"""Seconds without an event after which the cluster is queried for room for a worker."""
 
 
 def on_ray(
@@ -31,11 +31,11 @@ def on_ray(
     **_: object,
 ) -> None:
     """Measures cells with Ray actors that have `cpus` and `gpus` of a node each. Actors share only the result folder, which every node must see under
-    the same path. A lost actor, alone or with its node, is replaced as soon as there is room, and its cell is started again, three times at most.
+    the same path. A lost actor, alone or with its node, is replaced as soon as there is room, and its cell is started again. A cell is started at most three times.
 
     Args:
       workers: number of actors; by default as many as the cluster has room for.
-      address: of a running cluster ("auto", HOST:PORT, or ray://HOST:10001); None starts one on this machine, for this run, on the loopback interface.
+      address: Address of a running cluster ("auto", HOST:PORT, or ray://HOST:10001); None starts one on this machine, for this run, on the loopback interface.
 
     Raises:
       MissingDependencyError: Ray is not installed.
@@ -52,7 +52,7 @@ def on_ray(
         count = workers or _room(ray, cpus, gpus)
         if count < 1:
             raise ConfigError(
-                f"The Ray cluster has no room for a worker of {cpus:g} CPUs and {gpus:g} GPUs. Add nodes, or ask for less. Try: --cpus 1 --gpus 0"
+                f"The Ray cluster has no room for a worker of {cpus:g} CPUs and {gpus:g} GPUs. Try: more nodes, or cpus=1, gpus=0 (--cpus 1 --gpus 0)"
             )
         share_out(work, groups, done, _Actors(ray, work, cpus, gpus), min(count, sum(map(len, groups))))
     finally:
@@ -74,7 +74,7 @@ def _connect(ray, address: str | None) -> None:
     except Exception as error:
         if address is None:
             raise ConfigError(f"No Ray cluster can be started here ({explained(error)}).") from error
-        raise ConfigError(f"No Ray cluster answers at {address!r} ({explained(error)}). Start one. Try: ray start --head") from error
+        raise ConfigError(f"No Ray cluster answers at {address!r} ({explained(error)}). Try: ray start --head") from error
 
 
 def _check_port(ray, address: str) -> None:
@@ -121,7 +121,7 @@ class _Actors:
     def outcomes(self) -> list[tuple[int, Outcome | str]]:
         ready, _ = self._ray.wait([*self._busy, *self._starting], num_returns=1, timeout=STARTING)
         if not ready and not self._busy and not self.free and _room(self._ray, *self._needs) < 1:
-            raise ConfigError("The Ray cluster has lost its workers, and has no room for others. Add nodes, and run the same command again.")
+            raise ConfigError("The Ray cluster has lost its workers, and has no room for others. Try: more nodes, and the same command again")
         found = []
         for reference in ready:
             if reference in self._starting:

@@ -17,8 +17,9 @@ from ntk_select._runtime.files import file_name, write_atomically
 from ntk_select.benchmark.cells import Cell, Grid, TaskFacts, grid
 from ntk_select.benchmark.config import parsed
 from ntk_select.benchmark.executors import local, processes
-from ntk_select.benchmark.facts import check_names, task_facts, unknown_sources
+from ntk_select.benchmark.facts import check_names, task_facts
 from ntk_select.benchmark.measure import Bench, Outcome, Work
+from ntk_select.benchmark.overlap import unknown_sources
 from ntk_select.benchmark.ray_executor import on_ray
 from ntk_select.benchmark.store import Store
 from ntk_select.errors import ConfigError, did_you_mean
@@ -37,10 +38,10 @@ class Summary:
     """Result of a run.
 
     Args:
-      cells: of the benchmark.
-      before: that were done before this run.
-      now: that this run did.
-      failed: errors by key.
+      cells: Number of cells of the benchmark.
+      before: Number of those that were done before this run.
+      now: Number of those that this run did.
+      failed: Errors by key.
       warnings: about the config.
       seconds: duration of this run.
     """
@@ -67,17 +68,17 @@ def run(
     """Measures every cell of the config that has no record in `out` yet.
 
     A cell with a record is never measured again; a failed cell is tried again. A run that is killed loses at most the cells in flight, and the same call
-    resumes it. On a CPU the records hold the same numbers as those of an undisturbed run.
+    resumes it. On a CPU the records contain the same numbers as those of an undisturbed run.
 
     Args:
-      config_path: of a TOML file; see `BenchConfig`.
+      config_path: Path of a TOML file; see `BenchConfig`.
       out: folder of the results; see `ntk_select.benchmark.store`.
       executor: "local" (this process), "processes", or "ray".
       workers: number of workers, if the executor has several; 0 for as many as fit.
-      data: stands for {data} in URIs.
+      data: Folder that replaces {data} in URIs.
       shard: (i, n): this is the i-th of n independent runs on the same folder, from 1.
       progress: called with (cells done, cells, last cell).
-      options: of the executor: address, cpus, gpus for Ray.
+      options: Options of the executor: address, cpus, gpus for Ray.
 
     Raises:
       ConfigError: the config, a name in it, or an option is wrong, or the folder can no longer be written.
@@ -92,12 +93,15 @@ def run(
     text = read_text(path)  # once: later edits of the file do not change what is measured under these keys
     bench = Bench(parsed(parse(text, path), path), data)
     found, tasks = laid_out(bench)
-    warnings = [] if bench.config.synthetic else unknown_sources(bench.config, bench.facts)
+    warnings = []
+    if bench.config.synthetic is None:
+        seen, parents = ({name: getattr(facts, field) for name, facts in bench.facts.items()} for field in ("seen", "initialised_from"))
+        warnings = unknown_sources(bench.config, seen, parents)
     try:
         store.put_manifest(_manifest(bench, path.stem, text, found, tasks, warnings), found.cells)
         _delete_leftovers(store)
     except OSError as error:
-        raise ConfigError(f"{store.folder} cannot be written: {error.strerror}. Give another folder with --out.") from error
+        raise ConfigError(f"{store.folder} cannot be written: {error.strerror}. Try: another folder for out (--out)") from error
     done = store.done()
     # groups are assigned to shards before done cells are left out: runs that start at different times must assign them equally
     shares = [list(group) for _, group in groupby(found.cells, key=lambda cell: cell.group)][shard[0] - 1 :: shard[1]]
@@ -113,7 +117,7 @@ def run(
     if tally.stop:
         raise ConfigError(
             f"The run ended, because {store.folder} cannot be written: {tally.stop}. {tally.before + tally.now} of {tally.total} cells are done. "
-            "Correct that, and run the same command again."
+            "Try: the same command, once that is corrected"
         )
     return Summary(tally.total, tally.before, tally.now, tally.failed, warnings, time.perf_counter() - began)
 

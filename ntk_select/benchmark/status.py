@@ -11,7 +11,7 @@ from typing import Any
 from ntk_select.benchmark.cells import Cell
 from ntk_select.benchmark.store import Store, read_json
 
-QUIET = 600.0
+SILENT_AFTER = 600.0
 """Seconds without a heartbeat after which a run on another machine counts as ended."""
 
 
@@ -20,10 +20,10 @@ class Status:
     """Progress of a benchmark.
 
     Attributes:
-      name: of its config.
+      name: The name of its config.
       rows: (cells, done, failed) by kind and task.
       cells, done, failed: totals.
-      failures: of cells that failed and have not succeeded since: task, expert, seed, error.
+      failures: Cells that failed and have not succeeded since: task, expert, seed, error.
       runners: active runs: executor, seconds since the last heartbeat, cells done and failed.
       seconds_left: estimate for the active runs, from the duration of cells of the same kind, images and task; None without active runs or durations.
     """
@@ -42,7 +42,7 @@ def status(folder: str | Path) -> Status:
     """Progress of the benchmark in a folder, which runs may be writing to.
 
     Raises:
-      ConfigError: it holds no benchmark.
+      ConfigError: the folder contains no benchmark.
       DataError: a file in it is damaged.
     """
     store = Store(folder)
@@ -85,7 +85,7 @@ def _is_active(note: dict[str, Any], now: float) -> bool:
             return False
         except PermissionError:  # another user's
             return True
-    return now - note["beat"] < QUIET
+    return now - note["beat"] < SILENT_AFTER
 
 
 def _seconds_left(store: Store, cells: list[Cell], waiting: list[Cell], runners: list[dict[str, Any]]) -> float | None:

@@ -1,7 +1,7 @@
 """The records of a benchmark on disk.
 
 OUT/bench.json                  the manifest: the config, and facts of experts and tasks
-OUT/cells.parquet               the cells that the config asks for
+OUT/cells.parquet               the cells that the config requests
 OUT/records/KIND/xx/KEY.parquet one file per cell, written whole or not at all
 OUT/records/KIND.parquet        many records in one file, after packing
 OUT/failures/KEY.json           a failed cell, with its error; deleted once the cell succeeds
@@ -100,12 +100,12 @@ class Store:
         """The reason, and benchmarks close by."""
         folder = self.folder
         why = f"there is no {MANIFEST}" if folder.is_dir() else "it is a file" if folder.exists() else "there is no such folder"
-        sentence = f"{str(folder)!r} holds no benchmark ({why})."
+        sentence = f"{str(folder)!r} contains no benchmark ({why})."
         others = (folder if folder.is_dir() else folder.parent).glob(f"*/{MANIFEST}")
         if near := [str(file.parent) for file in (folder.parent / MANIFEST, *sorted(others)) if file.is_file()]:
-            return f"{sentence} There is one in {', '.join(near[:3])}: give that folder."
+            return f"{sentence} There is one in {', '.join(near[:3])}. Try: that folder"
         run = f"ntk-select bench run CONFIG --out {shlex.quote(str(folder))}"
-        return f"{sentence} Give the folder of a run, the one after --out of bench run. Try: {run}"
+        return f"{sentence} Try: the folder of a run, or {run}"
 
     def cells(self) -> list[Cell]:
         """The cells of the benchmark. Raises as `manifest`, and DataError if their list is damaged."""
@@ -114,15 +114,17 @@ class Store:
         try:
             return [Cell(**{**row, "settings": json.loads(row["settings"])}) for row in rows]
         except (KeyError, TypeError, ValueError, RecursionError) as error:
-            raise DataError(f"{self.folder / CELLS} is not a list of cells ({explained(error)}). Delete it, and run the benchmark again.") from error
+            raise DataError(
+                f"{self.folder / CELLS} is not a list of cells ({explained(error)}). Try: delete it, and run the benchmark again"
+            ) from error
 
     def read(self, kind: str, keys: Iterable[str] | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """The records of a kind as one table.
 
         Args:
-          kind: of the cells.
-          keys: of cells; all by default.
-          columns: names, "key" among them; all by default.
+          kind: Kind of the cells.
+          keys: Keys of cells; all by default.
+          columns: Names, "key" among them; all by default.
 
         Raises:
           DataError: a record is damaged; the message names it.
@@ -159,13 +161,13 @@ def _table(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
             raise ValueError("there is no column 'key'")
         return table
     except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: damaged names of columns
-        raise DataError(f"The record {file} is damaged ({first_line(error)}). Delete it, and run the benchmark again.") from error
+        raise DataError(f"The record {file} is damaged ({first_line(error)}). Try: delete it, and run the benchmark again") from error
 
 
 def _record(file: Path, columns: Sequence[str] | None) -> pa.Table:
     table = _table(file, columns)
     if {*table["key"].to_pylist()} != {file.stem}:
-        raise DataError(f"The record {file} is that of another cell. Delete it, and run the benchmark again.")
+        raise DataError(f"The record {file} is that of another cell. Try: delete it, and run the benchmark again")
     return table
 
 
@@ -194,4 +196,4 @@ def read_json(file: Path, fields: Sequence[str] = ()) -> dict[str, Any]:
     except FileNotFoundError:
         raise
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{file} cannot be read: {error}. Delete it, and run the benchmark again.") from error
+        raise DataError(f"{file} cannot be read: {error}. Try: delete it, and run the benchmark again") from error

@@ -2,20 +2,20 @@
 
 import math
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import tyro
 
 from ntk_select.cli.console import duration, print_json, print_line, print_table, progress_bar, remark
-from ntk_select.cli.options import Flag, Json, check_writable, group, split, typed
+from ntk_select.cli.options import Flag, Json, check_writable, command_class, group, split, typed
 from ntk_select.errors import ConfigError
 
-SHOWN = 10
-"""Failures that are printed one by one."""
+MAX_SHOWN = 10
+"""Failures that are printed one by one, at most."""
 
 
-@dataclass(frozen=True)
+@command_class
 class BenchRun:
     """Compute the cells that have no record yet. After an interruption the same command resumes."""
 
@@ -46,9 +46,9 @@ class BenchRun:
         shard = _shard(self.shard)
         for option, value in (("--cpus", self.cpus), ("--gpus", self.gpus)):
             if not 0 <= value < math.inf:
-                raise ConfigError(f"{option} {value:g} must be a number from 0, for a single Ray worker.")
+                raise ConfigError(f"{option} {value:g} must be a finite number from 0.")
         if self.data is not None and not self.data.expanduser().is_dir():
-            raise ConfigError(f"--data {str(self.data)!r} is not a folder. Give the folder that replaces {{data}} in the config.")
+            raise ConfigError(f"--data {str(self.data)!r} is not a folder. Try: the folder that replaces {{data}} in the config")
         check_writable(self.out)
         options = {"executor": self.executor, "workers": self.workers, "data": self.data, "shard": shard}
         options |= {"address": self.address, "cpus": self.cpus, "gpus": self.gpus}
@@ -62,7 +62,7 @@ class BenchRun:
         print_line(line + (f", {rest:,} belong to other shards" if rest else "") + f"; {found.seconds:,.0f} s.")
         for warning in found.warnings:
             remark(warning, "yellow")
-        for error in list(dict.fromkeys(found.failed.values()))[:SHOWN]:
+        for error in list(dict.fromkeys(found.failed.values()))[:MAX_SHOWN]:
             remark(error, "red")
         print_line("Next: " + typed("bench", "status" if found.failed or rest else "report", str(self.out)))
         return 1 if found.failed else 0
@@ -70,13 +70,13 @@ class BenchRun:
 
 def _shard(text: str) -> tuple[int, int]:
     try:
-        place, count = map(int, text.split("/"))
+        number, count = map(int, text.split("/"))
     except ValueError as error:
-        raise ConfigError(f"--shard {text!r} must be i/n, as in 1/4.") from error
-    return place, count
+        raise ConfigError(f"--shard {text!r} must be i/n. Try: --shard 1/4") from error
+    return number, count
 
 
-@dataclass(frozen=True)
+@command_class
 class BenchPlan:
     """Estimate the cells, operations and hours of a benchmark before it is started."""
 
@@ -129,7 +129,7 @@ class BenchPlan:
         return 0
 
 
-@dataclass(frozen=True)
+@command_class
 class BenchStatus:
     """Show the progress of a benchmark, its failures, and the time left."""
 
@@ -159,14 +159,14 @@ class BenchStatus:
             print_line(f"About {duration(found.seconds_left)} left.")
         elif found.done + found.failed < found.cells:
             print_line("Not running. To resume, repeat the command that started it: " + typed("bench", "run", "CONFIG", "--out", str(self.folder)))
-        for failure in found.failures[:SHOWN]:
+        for failure in found.failures[:MAX_SHOWN]:
             remark(f"{failure['task']}, {failure['expert']}, seed {failure['seed']}: {failure['error']}", "red")
-        if len(found.failures) > SHOWN:
-            remark(f"and {len(found.failures) - SHOWN} more, in {self.folder / 'failures'}")
+        if len(found.failures) > MAX_SHOWN:
+            remark(f"and {len(found.failures) - MAX_SHOWN} more, in {self.folder / 'failures'}")
         return 1 if found.failed else 0
 
 
-@dataclass(frozen=True)
+@command_class
 class BenchReport:
     """Write tables, figures and one HTML page of the results."""
 
@@ -192,7 +192,7 @@ class BenchReport:
         return 0
 
 
-@dataclass(frozen=True)
+@command_class
 class BenchPack:
     """Pack the records of a benchmark into a few small files, to archive or send."""
 
@@ -209,11 +209,11 @@ class BenchPack:
         store.manifest()
         check_writable(self.out)
         if self.out.expanduser().resolve() == store.folder.resolve():
-            raise ConfigError(f"--out {str(self.out)!r} is the folder itself. Give another folder.")
+            raise ConfigError(f"--out {str(self.out)!r} is the folder itself. Try: another folder")
         try:
             packed = store.pack(self.out)
         except OSError as error:
-            raise ConfigError(f"--out {str(self.out)!r} cannot be written: {error.strerror}. Give another folder.") from error
+            raise ConfigError(f"--out {str(self.out)!r} cannot be written: {error.strerror}. Try: another folder") from error
         size = sum(file.stat().st_size for file in packed.folder.rglob("*") if file.is_file())
         print_line(f"{len(packed.done()):,} records in {self.out}, {size / 2**20:.1f} MB")
         return 0

@@ -44,7 +44,7 @@ def print_json(value: Any) -> None:
 
 
 def print_line(text: str, style: str = "") -> None:
-    """Prints one line to standard output without wrapping, so that a command in it can be copied."""
+    """Prints one line to standard output without wrapping: a command in it can be copied."""
     out().print(Text(escaped(text), style=style), soft_wrap=True)
 
 

@@ -1,13 +1,12 @@
 """`ntk-select demo`: ranks the embedded experts for an embedded task, offline, and compares the ranking with measured accuracies."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from ntk_select._runtime.files import file_name
 from ntk_select.cli.console import percent, print_json, print_line, print_table, print_text, progress_bar, remark, saving
 from ntk_select.cli.finetune import REFERENCE
-from ntk_select.cli.options import Flag, Json, check_writable, typed
+from ntk_select.cli.options import Flag, Json, check_writable, command_class, typed
 from ntk_select.cli.rank import print_ranking
 
 SHOTS = 20
@@ -16,7 +15,7 @@ TOP = 3
 """Experts that are fine-tuned, in addition to the reference and the last."""
 
 
-@dataclass(frozen=True)
+@command_class
 class Demo:
     """Rank the embedded experts for handwritten digits and fine-tune some of them, offline."""
 
@@ -57,7 +56,7 @@ class Demo:
 
 
 def _finetuned(experts, task, order: list[str]) -> Iterator[tuple]:
-    """Name and result of each fine-tuning, as soon as it is finished, so that it can be saved before the next begins."""
+    """Name and result of each fine-tuning, as soon as it is finished, to be saved before the next begins."""
     from ntk_select.training.finetuning import Recipe, finetune
 
     reference = experts[REFERENCE]()

@@ -6,7 +6,6 @@ import io
 import json
 import math
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -14,10 +13,10 @@ from typing import Any, Literal
 
 from ntk_select._runtime.files import write_output
 from ntk_select.cli.console import percent, print_json, print_line, print_table, progress_bar, remark, saving
-from ntk_select.cli.options import Flag, Json, TaskUri, Zoo, check_writable, load_expert, repeated
+from ntk_select.cli.options import Flag, Json, TaskUri, Zoo, check_writable, command_class, load_expert, repeated
 from ntk_select.errors import ConfigError, MissingDependencyError
 
-MOST_STEPS = 10**9
+MAX_STEPS = 10**9
 NOT_SETTINGS = ("expert", "task", "linear", "explain", "memory_gb", "out", "json")
 """Options that are recorded elsewhere, or do not affect the curves."""
 TABLE = {
@@ -34,7 +33,7 @@ TABLE = {
 """Columns of the printed table: curve -> heading."""
 
 
-@dataclass(frozen=True)
+@command_class
 class Dynamics:
     """Predict the fine-tuning of one expert from its kernel, fine-tune it, and compare the curves."""
 
@@ -90,7 +89,7 @@ class Dynamics:
         from ntk_select.experts.new_head import with_new_head
         from ntk_select.linearized import draw_batches, layer_factors
         from ntk_select.linearized.experiment import run_experiment
-        from ntk_select.tasks.task import probe_sample
+        from ntk_select.tasks.probe_sample import probe_sample
 
         began = time.perf_counter()
         momentum = _check(self)
@@ -140,7 +139,7 @@ class Dynamics:
         """Inputs and targets of test images whose classes are among the training classes, sampled by the seed; (None, None) without any."""
         import numpy as np
 
-        from ntk_select.tasks.task import further_sample
+        from ntk_select.tasks.probe_sample import further_sample
 
         if task.test_images is None or not self.test:
             return None, None
@@ -155,8 +154,8 @@ def _check(command: Dynamics) -> float:
     from ntk_select.linearized.losses import CROSS_ENTROPY
     from ntk_select.linearized.optimizers import Optimizer
 
-    if not 0 <= command.steps <= MOST_STEPS:
-        raise ConfigError(f"--steps {command.steps} must be a whole number from 0 to {MOST_STEPS:,}.")
+    if not 0 <= command.steps <= MAX_STEPS:
+        raise ConfigError(f"--steps {command.steps} must be a whole number from 0 to {MAX_STEPS:,}.")
     if command.test < 0:
         raise ConfigError(f"--test {command.test} must be a whole number from 0.")
     if command.lr is not None and not 0 < command.lr < math.inf:
@@ -233,7 +232,7 @@ def _print(command: Dynamics, record: dict[str, Any], first_step: float, seconds
     for sentence in record["regime"]["sentences"]:
         print_line(sentence)
     if not record["regime"]["throughout"]:
-        print_line("For a closer prediction: a smaller --lr, fewer --steps, or fewer trained parameters, as in --layers ^head/")
+        print_line("For a closer prediction, try: a smaller --lr, fewer --steps, or fewer trained parameters, as in --layers ^head/")
     if theory.get("measured_speed") is not None:
         print_line(
             f"First step: to first order in the learning rate the kernel predicts that the loss falls by {first_step * theory['speed']:.4g} "
@@ -242,10 +241,10 @@ def _print(command: Dynamics, record: dict[str, Any], first_step: float, seconds
     if "generalization" in theory:
         print_line(
             f"Difficulty of the labels for this kernel: {theory['generalization']:.4g} (equation 4, Y'(kernel + r)^-1 Y with r = "
-            f"{theory['ridge']:.3g}). Among experts on the same images, a lower value promises better generalisation."
+            f"{theory['ridge']:.3g}). Among experts on the same images, a lower value predicts better generalisation."
         )
         print_line(
-            f"Initial decrease of the error: {theory['quadratic_form']:.4g} (equation 5, dY' kernel dY, with dY the error at the start); its lower "
+            f"Initial speed: {theory['quadratic_form']:.4g} (equation 5, dY' kernel dY, with dY the error at the start); its lower "
             f"bound is {max(theory['quadratic_form_bound'], 0):.4g}, which is larger the easier that error is to fit."
         )
     if command.explain:

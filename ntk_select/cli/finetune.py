@@ -3,7 +3,7 @@
 import statistics
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,7 +11,7 @@ import tyro
 
 from ntk_select._runtime.files import file_name
 from ntk_select.cli.console import percent, print_json, print_line, print_table, print_text, progress_bar, remark
-from ntk_select.cli.options import TASK_KINDS, Flag, Json, Zoo, check_writable, load_expert, numbers, repeated, split
+from ntk_select.cli.options import TASK_KINDS, Flag, Json, Zoo, check_writable, command_class, load_expert, numbers, repeated, split
 from ntk_select.errors import ConfigError, ModelError, NtkSelectError, explained
 
 CHOSEN = {"validation": ("by validation", "validation %"), "paper": ("by test, as in the paper", "by rate, test %"), "given": ("given", "")}
@@ -20,7 +20,7 @@ REFERENCE = "cifar10-resnet_small"
 """Expert of the built-in zoo; one fine-tuning of it is the unit of cost."""
 
 
-@dataclass(frozen=True)
+@command_class
 class Finetune:
     """Fine-tune experts on a task, by the paper's recipe, and test them."""
 
@@ -32,8 +32,8 @@ class Finetune:
     zoo: Zoo = ("builtin",)
     shots: str = "full"
     """Training images per class, or full."""
-    lr: tuple[str, ...] = ("0.01", "0.005", "0.001")
-    """Learning rates to try. Where the best is the largest or the smallest, up to four further ones are tried beyond it."""
+    lr: tuple[str, ...] = ()
+    """Learning rates to try; by default 0.01, 0.005 and 0.001. Where the best is the largest or the smallest, up to four further ones are tried beyond it."""
     no_extend: Flag = False
     """Try only the given learning rates."""
     choose: Literal["validation", "paper"] = "validation"
@@ -69,10 +69,10 @@ class Finetune:
     def run(self) -> int:
         """Fine-tunes, prints and saves. Returns 1 if an expert failed."""
         from ntk_select.data import load_task
-        from ntk_select.training.finetuning import Recipe, finetune, save_expert, saved_name
+        from ntk_select.training.finetuning import LEARNING_RATES, Recipe, finetune, save_expert, saved_name
 
         recipe = Recipe(epochs=self.epochs, batch_size=self.batch_size, augment=self.augment, batch_norm=self.batch_norm, precision=self.precision)
-        rates, seeds = numbers("--lr", self.lr, float), numbers("--seeds", self.seeds, int)
+        rates, seeds = numbers("--lr", self.lr, float) if self.lr else LEARNING_RATES, numbers("--seeds", self.seeds, int)
         shots = ["full"] if self.shots == "full" else numbers("--shots", [self.shots], int)
         if len(shots) > 1:
             raise ConfigError(f"--shots {self.shots!r} must be one number, or full.")

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import time
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -11,18 +10,19 @@ from typing import Any, Literal
 
 from ntk_select._runtime.files import write_output
 from ntk_select.cli.console import print_json, print_line, print_table, progress_bar, remark, saving
-from ntk_select.cli.options import Flag, Json, TaskUri, Zoo, changed, check_writable, load_expert, repeated, split
+from ntk_select.cli.options import Flag, Json, TaskUri, Zoo, changed, check_writable, command_class, load_expert, repeated, split
 from ntk_select.errors import ConfigError, MissingDependencyError, did_you_mean
+from ntk_select.tasks.probe_sample import PER_CLASS
 
 DIM = 8192
 """Default number of columns of a sketch."""
 SKETCH_OUTPUTS = ("trace", "sum")
 SKETCH_OPTIONS = ("--sketch", "--dim", "--blocks", "--sketch-seed", "--compare", "--repeats")
-MOST_LAYERS = 40
+MAX_LAYERS = 40
 """Rows of the table of layers; JSON and the file have all layers."""
 
 
-@dataclass(frozen=True)
+@command_class
 class Kernel:
     """Compute the kernel of one expert on a task, exact or sketched, summarise it, and save it with its provenance."""
 
@@ -36,7 +36,7 @@ class Kernel:
     """Parameters to differentiate: all, last_conv, or a regular expression over their paths."""
     outputs: Literal["trace", "sum", "diagonal", "full"] = "trace"
     """trace: mean of the kernels of the outputs; sum: kernel of the sum of the outputs; diagonal: one kernel per output; full: all pairs of outputs."""
-    per_class: int = 25
+    per_class: int = PER_CLASS
     """Images per class, at most."""
     seed: int = 0
     """Seed of the probe sample."""
@@ -72,7 +72,7 @@ class Kernel:
         import numpy as np
 
         from ntk_select.data import load_task
-        from ntk_select.tasks.task import probe_sample
+        from ntk_select.tasks.probe_sample import probe_sample
 
         began = time.perf_counter()
         command = _with_file(self)
@@ -124,16 +124,16 @@ def _check(command: Kernel) -> None:
         raise ConfigError(f"--out {str(command.out)!r} does not end in {Path(name).suffix}. Try: --out {name}")
     for path in (command.out, command.out.with_suffix(".png")):
         if path.expanduser().is_dir():
-            raise ConfigError(f"--out {str(command.out)!r}: {path.name} is a folder. Give another name.")
+            raise ConfigError(f"--out {str(command.out)!r}: {path.name} is a folder. Try: another name")
 
 
 def _check_sketch(command: Kernel, given: list[str]) -> None:
     from ntk_select.kernels.sketches import Sketch
 
     if command.plan:
-        raise ConfigError("--plan: a sketch needs no plan, it computes the gradients of each image once. Leave --plan out, or try: --kind ntk")
+        raise ConfigError("--plan: a sketch needs no plan, it computes the gradients of each image once. Try: --kind ntk, or no --plan")
     if command.float64:
-        raise ConfigError("--float64: the kernel of a sketch is always summed in float64. Leave it out.")
+        raise ConfigError("--float64: the kernel of a sketch is always summed in float64. Try: no --float64")
     if command.by_layer:
         raise ConfigError("--by-layer separates the layers of an exact kernel. For a sketch of one layer, try: --layers PATTERN")
     if command.outputs not in SKETCH_OUTPUTS:
@@ -154,7 +154,7 @@ def _check_sketch(command: Kernel, given: list[str]) -> None:
         raise ConfigError(f"--repeats {command.repeats} must be at least 1.")
     for option in ("--precision", "--memory-gb"):
         if option in given:
-            raise ConfigError(f"{option}: exact and sketched kernels are compared at full precision and with all free memory. Leave it out.")
+            raise ConfigError(f"{option}: exact and sketched kernels are compared at full precision and with all free memory. Try: no {option}")
     for kind in kinds:
         for dim in dims:
             Sketch(dim, kind, command.sketch_seed, command.blocks)
@@ -174,7 +174,7 @@ def _kinds(command: Kernel) -> list[str]:
 
 def _dims(command: Kernel) -> list[int | str]:
     """The dimensions as numbers; "auto" stays a word."""
-    from ntk_select.kernels.comparison import DIMS
+    from ntk_select.kernels.compare import DIMS
 
     words = list(dict.fromkeys(split(command.dim)))
     for word in words:
@@ -184,7 +184,7 @@ def _dims(command: Kernel) -> list[int | str]:
 
 
 def _sketch(command: Kernel):
-    """The sketch, with dimension and blocks as numbers: two blocks where none are given, so that the error can be estimated."""
+    """The sketch, with dimension and blocks as numbers: two blocks where none are given, to estimate the error."""
     from ntk_select.kernels.sketches import Sketch
     from ntk_select.kernels.sketches.projection import decided
 
@@ -213,8 +213,8 @@ def _provenance(command: Kernel, expert, task, sample) -> dict[str, Any]:
 def _print_plan(command: Kernel, expert, x) -> int:
     from ntk_select.kernels.expert_kernel import kernel_plan, plan_costs
 
-    question = {"layers": command.layers, "outputs": command.outputs, "precision": command.precision}
-    plan = kernel_plan(expert, x, memory_gb=command.memory_gb, by_layer=command.by_layer, **question)
+    options = {"layers": command.layers, "outputs": command.outputs, "precision": command.precision}
+    plan = kernel_plan(expert, x, memory_gb=command.memory_gb, by_layer=command.by_layer, **options)
     if command.json:
         print_json({"plan": plan and plan_costs(plan)})
         return 0
@@ -225,7 +225,7 @@ def _print_plan(command: Kernel, expert, x) -> int:
 
 def _compute(command: Kernel, expert, x, sample, provenance: dict[str, Any], began: float) -> int:
     from ntk_select.kernels.expert_kernel import exact_kernel, features_kernel, sketched_kernel
-    from ntk_select.kernels.file import SavedKernel
+    from ntk_select.kernels.saved_kernel import SavedKernel
 
     options = {"layers": command.layers, "outputs": command.outputs, "precision": command.precision, "memory_gb": command.memory_gb}
     with progress_bar("kernel") as progress:
@@ -250,14 +250,14 @@ def _compute(command: Kernel, expert, x, sample, provenance: dict[str, Any], beg
 
 def _heat_map(command: Kernel, saved, correlation: float | None) -> list[Path]:
     """Draws the heat map next to the file. A failure is reported and does not end the command."""
-    from ntk_select.kernels import plot
+    from ntk_select.kernels.heat_map import heat_map
 
     what = "feature kernel" if command.kind == "feature" else f"{command.kind}, {command.outputs}, layers {command.layers}"
     title = f"{command.expert} on {saved.provenance['task']['name']}: {what}"
     title += "" if correlation is None else f"; correlation with the labels {correlation:.3f}"
     of = "features" if command.kind == "feature" else "gradients"
     try:
-        image = plot.heat_map(saved.kernel, saved.labels, saved.class_names, title=title, of=of)
+        image = heat_map(saved.kernel, saved.labels, saved.class_names, title=title, of=of)
         return [write_output(command.out.expanduser().with_suffix(".png"), image)]
     except (MissingDependencyError, ConfigError, OSError) as error:
         remark(f"No figure was written. {error}")
@@ -278,18 +278,18 @@ def _print(command: Kernel, summary: dict[str, Any], made: dict[str, Any], secon
         print_line("Correlation with the labels: " + ("none, the kernel is constant." if correlation is None else f"{correlation:.4f}."))
     if summary["shares"]:
         rows = [[name, f"{share:.2%}"] for name, share in summary["shares"].items()]
-        if len(rows) > MOST_LAYERS:
-            rest = sum(list(summary["shares"].values())[MOST_LAYERS - 1 :])
-            rows[MOST_LAYERS - 1 :] = [[f"{len(rows) - MOST_LAYERS + 1} others", f"{rest:.2%}"]]
+        if len(rows) > MAX_LAYERS:
+            rest = sum(list(summary["shares"].values())[MAX_LAYERS - 1 :])
+            rows[MAX_LAYERS - 1 :] = [[f"{len(rows) - MAX_LAYERS + 1} others", f"{rest:.2%}"]]
         print_table("Shares of the layers in the trace of the kernel", ["layer", "share"], rows, right=("share",))
     if not saved:
         print_line("Next, to save it: " + repeated(command, "--out", "kernel.npz"))
     else:
-        print_line(f"Next, in Python: from ntk_select.kernels.file import load_kernel; load_kernel({str(command.out.expanduser())!r})")
+        print_line(f"Next, in Python: from ntk_select.kernels.saved_kernel import load_kernel; load_kernel({str(command.out.expanduser())!r})")
 
 
 def sketch_lines(summary: dict[str, Any], which: dict[str, Any]) -> list[str]:
-    """What a sketch says of the exact kernel, in sentences."""
+    """The estimate of the exact kernel by a sketch, in sentences."""
     blocks = f"{which['blocks']} block{'s' if which['blocks'] > 1 else ''}"
     lines = [f"Sketch: {which['kind']}, {which['dim']} columns in {blocks}, seed {which['seed']}, scheme {which['scheme']}."]
     errors = [("predicted by the formula", summary["predicted_error"]), ("measured from the spread of the blocks", summary["measured_error"])]
@@ -304,14 +304,15 @@ def sketch_lines(summary: dict[str, Any], which: dict[str, Any]) -> list[str]:
 
 def _compare(command: Kernel, expert, x, labels, provenance: dict[str, Any]) -> int:
     """Compares sketches with the exact kernel, prints and saves. Returns 1 if some sketch could not be computed."""
-    from ntk_select.kernels import comparison, comparison_plot
+    from ntk_select.kernels import comparison_plot
+    from ntk_select.kernels.compare import compare
     from ntk_select.kernels.sketches.hashing import SCHEME
 
     seeds = list(range(command.sketch_seed, command.sketch_seed + command.repeats))
-    question = {"kinds": _kinds(command), "dims": _dims(command), "seeds": seeds, "blocks": command.blocks}
+    options = {"kinds": _kinds(command), "dims": _dims(command), "seeds": seeds, "blocks": command.blocks}
     with progress_bar("comparing") as progress:
-        found = comparison.compare({expert.name: expert}, x, labels, layers=command.layers, outputs=command.outputs, progress=progress, **question)
-    made = provenance | {"layers": command.layers, "outputs": command.outputs, "sketch": question | {"scheme": SCHEME}}
+        found = compare({expert.name: expert}, x, labels, layers=command.layers, outputs=command.outputs, progress=progress, **options)
+    made = provenance | {"layers": command.layers, "outputs": command.outputs, "sketch": options | {"scheme": SCHEME}}
     record, files = found.to_dict() | {"provenance": made}, []
     if command.out is not None:
         path = command.out.expanduser()

@@ -8,10 +8,11 @@ import secrets
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Union
+from typing import TYPE_CHECKING, Annotated, Any, Union, dataclass_transform
 
 import tyro
 
+from ntk_select.data.uri import TASKS
 from ntk_select.errors import ConfigError, ModelError, first_line, near
 
 if TYPE_CHECKING:
@@ -20,9 +21,25 @@ if TYPE_CHECKING:
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 """An option without a value and without a --no- counterpart."""
 Json = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="Print JSON instead of text.")]
-Zoo = Annotated[tuple[str, ...], tyro.conf.arg(help="Experts: builtin, folders of experts, timm:NAME, hf-hub:NAME, or several of them.")]
-TASK_KINDS = "digits, fashion_mnist, folder:PATH, zip:PATH, npz:PATH, csv:FILE, hf:NAME, tfds:NAME, or the path of a folder or archive"
+Zoo = Annotated[tuple[str, ...], tyro.conf.arg(help="Experts: builtin, folders of experts, zoos of installed packages, or several of them.")]
+TASK_KINDS = (
+    ", ".join(kind.example for kind in TASKS.values() if kind.known is None) + ", a data set of the benchmark, or the path of a folder or archive"
+)
+"""Examples of all kinds of task, for help texts."""
 TaskUri = Annotated[str, tyro.conf.arg(help=f"The task: {TASK_KINDS}.")]
+
+
+@dataclass_transform(frozen_default=True)
+def command_class(cls: type) -> type:
+    """A frozen dataclass, of whose options the help names only those defaults that say something: neither None, nor an empty value, nor False."""
+    for name, kind in cls.__annotations__.items():
+        if name in vars(cls):
+            cls.__annotations__[name] = Annotated[kind, tyro.conf.arg(help_behavior_hint=_default_shown)]
+    return dataclasses.dataclass(frozen=True)(cls)
+
+
+def _default_shown(default: str) -> str:
+    return "" if default in ("None", "False", "", "''") else f"(default: {default})"
 
 
 def group(name: str, description: str, **commands: type) -> type:
@@ -110,10 +127,10 @@ def check_writable(folder: Path, option: str = "--out") -> None:
             except FileNotFoundError:
                 place = place.parent
         if not place.is_dir():
-            raise ConfigError(f"{option} {str(folder)!r} cannot be written: {place.name} is not a folder. Give another folder.")
+            raise ConfigError(f"{option} {str(folder)!r} cannot be written: {place.name} is not a folder. Try: another folder")
         probe = place / f".ntk-select-write-test-{os.getpid()}-{secrets.token_hex(4)}"
         probe.touch()
         probe.unlink()
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home for ~
         reason = getattr(error, "strerror", None) or first_line(error)
-        raise ConfigError(f"{option} {str(folder)!r} cannot be written: {reason}. Give another folder.") from error
+        raise ConfigError(f"{option} {str(folder)!r} cannot be written: {reason}. Try: another folder") from error

@@ -5,12 +5,10 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import tyro
+from typing import Any, Literal
 
 from ntk_select._runtime.cache import default_folder
 from ntk_select.cli.console import duration, print_json, print_line, print_table, print_text, progress_bar, remark, saving
@@ -21,6 +19,7 @@ from ntk_select.cli.options import (
     Zoo,
     changed,
     check_writable,
+    command_class,
     no_such_expert,
     numbers,
     repeated,
@@ -29,40 +28,41 @@ from ntk_select.cli.options import (
     zoo_option,
 )
 from ntk_select.errors import ConfigError, first_line, how_to_install
+from ntk_select.tasks.probe_sample import PER_CLASS
 
-MOST_COLUMNS = 4
+MAX_COLUMNS = 4
 """Scores that fit side by side in a terminal."""
 FORECAST_OPTIONS = ("--lr", "--epochs", "--batch-norm")
-"""Options of the fine-tuning that is forecast."""
+"""Options of the forecasted fine-tuning."""
 
 
-@dataclass(frozen=True)
+@command_class
 class Rank:
     """Rank the experts of a zoo for a task, best first, without fine-tuning any."""
 
     task: TaskUri
     zoo: Zoo = ("builtin",)
     scores: tuple[str, ...] = ("forecast", "lfc", "lgc")
-    """Scores to compute; the first determines the order. Groups: all (the distinct scores), ablation (their variants), baselines. To list them:
+    """Scores to compute. The first of them that at least half of the experts have determines the order. Groups: all (the distinct scores), ablation (their variants), baselines. To list them:
     ntk-select scores list."""
-    per_class: int = 25
+    per_class: int = PER_CLASS
     """Images per class that the scores see, at most."""
     seed: int = 0
     """Seed of the probe sample."""
     only: tuple[str, ...] = ()
     """Rank only these experts; a pattern such as 'multi*' selects all that match."""
-    resamples: Annotated[int, tyro.conf.arg(aliases=["--draws"])] = 100
+    resamples: int = 100
     """Half-samples for the intervals; 0 for no intervals."""
     batch_size: int = 32
     """Images per forward pass."""
     reference: Literal["tiny", "resnet18"] = "tiny"
     """Network that is trained on the task for rsa and dds."""
     lr: tuple[str, ...] = ()
-    """Learning rates that fine-tuning will try, for forecast; by default 0.01, 0.005 and 0.001."""
+    """Learning rates that the forecasted fine-tuning tries; by default 0.01, 0.005 and 0.001."""
     epochs: int = 30
-    """Epochs of the fine-tuning that forecast simulates."""
+    """Epochs of the forecasted fine-tuning."""
     batch_norm: Literal["train", "frozen"] = "train"
-    """How batch norm will be fine-tuned, for forecast."""
+    """How the forecasted fine-tuning treats batch norm."""
     layers: str = "last_conv"
     """Layers whose gradients lgc uses: last_conv, all, or a regular expression over parameter paths."""
     measured: Path | None = None
@@ -80,7 +80,8 @@ class Rank:
         from ntk_select.data import load_task
         from ntk_select.models import open_zoo
         from ntk_select.ranking import rank
-        from ntk_select.ranking.estimate import expected_seconds
+        from ntk_select.ranking.expected_time import expected_seconds
+        from ntk_select.ranking.rank import chosen_scores
         from ntk_select.training.finetuning.recipe import Recipe
 
         began = time.perf_counter()
@@ -91,11 +92,11 @@ class Rank:
             check_writable(self.out)
         scores, recipe = split(self.scores), Recipe(epochs=self.epochs, batch_norm=self.batch_norm)
         rates = numbers("--lr", self.lr, float) if self.lr else None
-        if {"forecast", "all"} & set(scores):
-            seconds = expected_seconds(experts, task, per_class=self.per_class, seed=self.seed)
+        if "forecast" in chosen_scores(scores):
+            seconds = expected_seconds(experts, task, scores, per_class=self.per_class, seed=self.seed, reference=self.reference)
             if seconds is not None:
                 count = f"{len(experts)} expert{'s' if len(experts) > 1 else ''}"
-                remark(f"About {duration(seconds)} for {count}. Only lfc and lgc, in much less: --scores lfc lgc")
+                remark(f"About {duration(seconds)} for {count}. Faster: --scores lfc lgc")
         with progress_bar("ranking") as progress:
             ranking = rank(
                 experts,
@@ -127,11 +128,11 @@ class Rank:
 
 
 def print_ranking(ranking, seconds: float) -> None:
-    """Prints the table, notes and judgement; of many scores only the deciding one, and a second table of what each score says."""
+    """Prints the table, notes and judgement; of many scores only the deciding one, and a second table with the top experts by each score."""
     from ntk_select.ranking.record import cell
 
     record, names = ranking.task, ranking.score_names
-    shown = names if len(names) <= MOST_COLUMNS else (ranking.deciding or names[0],)
+    shown = names if len(names) <= MAX_COLUMNS else (ranking.deciding or names[0],)
     rows = [
         [
             ranking.shown_rank(row),
@@ -162,11 +163,11 @@ def print_ranking(ranking, seconds: float) -> None:
 
 
 def _print_scores(ranking) -> None:
-    """Prints what each of many scores says, and how well the scores agree."""
+    """Prints the top experts by each of many scores, and how well the scores agree."""
     import numpy as np
 
     from ntk_select.ranking import agreement
-    from ntk_select.ranking.judge import PER_CLASS, SPEARMAN
+    from ntk_select.ranking.evidence import MEASURED_AT, SPEARMAN
     from ntk_select.ranking.record import cell
 
     ranks, rows, firsts = {row.name: row.rank for row in ranking}, [], set()
@@ -184,14 +185,14 @@ def _print_scores(ranking) -> None:
         spent = sum(row.score_seconds.get(name, 0.0) for row in ranking)
         value = cell(ranking[order[0]].scores[name], name)
         rows.append([name, _first_three(order, places, ranks), value, agrees, "-" if measured is None else f"{measured:.2f}", f"{spent:.2f}"])
-    columns = ["score", "its first three", "value of its first", f"agrees with {deciding}", "predicted accuracy", "seconds"]
-    title = "What each score says: experts by their ranks above, = between those that tie"
+    columns = ["score", "top three experts", "value of the first", f"agrees with {deciding}", "predicted accuracy", "seconds"]
+    title = "Top three experts by score, named by their ranks above; = between those that tie"
     print_table(title, columns, rows, right=columns[2:], optional=("seconds", columns[3]), names=("score",))
     pairs = matrix[np.triu_indices(len(matrix), 1)]
     agreeing = f", the median rank correlation of two scores is {np.nanmedian(pairs):.2f}" if np.isfinite(pairs).any() else ""
     print_line(
-        f"These {len(rows)} scores put {len(firsts)} different experts first{agreeing}: they measure different things, and are not votes. "
-        f"Trust those that predicted accuracy before (rank correlation at {PER_CLASS[-1]} images per class, 1 is perfect)."
+        f"These {len(rows)} scores put {len(firsts)} different experts first{agreeing}: they measure different properties; do not average them. "
+        f"Trust those that predicted accuracy before (rank correlation at {MEASURED_AT[-1]} images per class, 1 is perfect)."
     )
 
 
@@ -218,8 +219,8 @@ def next_command(ranking, command: Rank, available: int) -> str:
     """A suggestion: more images where the first experts are tied and there are more images, otherwise fine-tuning of the best.
 
     Args:
-      command: that made the ranking.
-      available: training images of the task, duplicates included.
+      command: The command that made the ranking.
+      available: Number of training images of the task, duplicates included.
     """
     record = ranking.task
     if ranking.best is None:
@@ -238,7 +239,7 @@ def _read_measured(path: Path) -> dict[str, dict[str, float]]:
         raise ConfigError(f"--measured {str(path)!r} cannot be read as JSON: {first_line(error)}.") from error
     rows = found.values() if isinstance(found, dict) else [None]
     if not all(isinstance(row, dict) and all(isinstance(v, int | float) and 0 <= v <= 1 for v in row.values()) for row in rows):
-        raise ConfigError(f"--measured {str(path)!r} must hold {{expert: {{task: accuracy from 0 to 1}}}}.")
+        raise ConfigError(f"--measured {str(path)!r} must contain {{expert: {{task: accuracy from 0 to 1}}}}.")
     return found
 
 

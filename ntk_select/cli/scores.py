@@ -1,12 +1,11 @@
 """`ntk-select scores`: lists the scores, and shows what one measures and needs."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import tyro
 
 from ntk_select.cli.console import print_json, print_line, print_table, remark
-from ntk_select.cli.options import Json, group, typed
+from ntk_select.cli.options import Json, command_class, group, typed
 from ntk_select.errors import ConfigError, did_you_mean
 
 SUBJECTS = {
@@ -24,13 +23,13 @@ SUBJECTS = {
     "Similarity to a small network trained on the task": ("rsa", "dds"),
     "Similarity of the source data to the task": ("domain_similarity", "domain_similarity_own"),
     "Distance that the weights must move to fit the labels (equation 4)": ("generalization", "generalization_features"),
-    "Agreement of features and gradients, so that LFC can replace LGC": ("cka_features_gradient",),
+    "Agreement of features and gradients: whether LFC can replace LGC": ("cka_features_gradient",),
     "Baselines without features, which a score must beat": ("best_elsewhere", "source_accuracy", "source_size", "num_params", "random"),
 }
 """What the scores of this package measure, in the order of the list."""
 
 
-@dataclass(frozen=True)
+@command_class
 class ScoresList:
     """List the scores that `ntk-select rank --scores` takes, including those of installed packages."""
 
@@ -67,7 +66,7 @@ class ScoresList:
         return 0
 
 
-@dataclass(frozen=True)
+@command_class
 class ScoresShow:
     """Show what one score measures and needs, where it is defined, and its range."""
 

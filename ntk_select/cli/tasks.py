@@ -1,20 +1,20 @@
 """`ntk-select tasks`: lists the kinds of task, shows one, prepares a data set of the benchmark."""
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import tyro
 
 from ntk_select.cli.console import print_json, print_line, print_table, print_text, progress_bar
-from ntk_select.cli.options import Flag, Json, group, typed
+from ntk_select.cli.options import Flag, Json, command_class, group, typed
 from ntk_select.errors import ConfigError, near
 
 FACTS = ("split", "note", "licence", "citation", "home", "obtain", "layout", "download", "evidence")
 
 
-@dataclass(frozen=True)
+@command_class
 class TasksList:
     """List the kinds of task, and with --all the nineteen data sets of the benchmark."""
 
@@ -65,9 +65,9 @@ class TasksList:
         return 0
 
 
-@dataclass(frozen=True)
+@command_class
 class TasksShow:
-    """Show sizes, classes and peculiarities of a task."""
+    """Show sizes, classes and warnings of a task."""
 
     uri: tyro.conf.Positional[str]
     """The task."""
@@ -108,7 +108,7 @@ class TasksShow:
         return 0
 
 
-@dataclass(frozen=True)
+@command_class
 class TasksPrepare:
     """Prepare a data set of the benchmark from the archive that its authors publish."""
 

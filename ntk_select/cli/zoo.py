@@ -1,13 +1,13 @@
 """`ntk-select zoo`: lists, shows and verifies experts; converts checkpoints; trains experts from a config."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import tyro
 
 from ntk_select.cli.console import percent, print_json, print_line, print_table, print_text, progress_bar, remark
-from ntk_select.cli.options import Flag, Json, check_writable, group, no_such_expert, split, typed
+from ntk_select.cli.options import Flag, Json, check_writable, command_class, group, no_such_expert, split, typed
 from ntk_select.cli.options import Zoo as ZooOption
 from ntk_select.errors import ConfigError, ModelError
 
@@ -18,7 +18,7 @@ def _card(load):
     return card if card is not None else load().card
 
 
-@dataclass(frozen=True)
+@command_class
 class ZooList:
     """List the experts of a zoo."""
 
@@ -60,7 +60,7 @@ class ZooList:
         return 1 if failed else 0
 
 
-@dataclass(frozen=True)
+@command_class
 class ZooShow:
     """Show the card of one expert."""
 
@@ -93,7 +93,7 @@ class ZooShow:
         return 0
 
 
-@dataclass(frozen=True)
+@command_class
 class ZooVerify:
     """Load every expert and check its weights against its card."""
 
@@ -123,11 +123,11 @@ class ZooVerify:
         return 1 if wrong else 0
 
 
-@dataclass(frozen=True)
+@command_class
 class ZooConvert:
     """Convert a torchvision or timm checkpoint to an expert.
 
-    A file holds tensors, not the computation: a variant with the same names and shapes (blurred pooling, dilation, the strides of Caffe) is
+    A file contains tensors, not the computation: a variant with the same names and shapes (blurred pooling, dilation, the strides of Caffe) is
     converted as well, to a different network. --check-logits detects that.
     """
 
@@ -136,7 +136,7 @@ class ZooConvert:
     arch: str | None = None
     """Architecture, such as resnet50; a checkpoint from the hub names its own."""
     out: Path = Path("zoo")
-    """Folder of experts to which it is added."""
+    """Folder of experts to which the expert is added."""
     name: str | None = None
     """Name of the expert; by default that of the checkpoint."""
     source: str = "unknown"
@@ -154,7 +154,7 @@ class ZooConvert:
     interpolation: str | None = None
     """bilinear (default), bicubic, nearest, lanczos or box."""
     weights: str | None = None
-    """Key or prefix of the weights to use if the file holds several sets, such as state_dict_ema."""
+    """Key or prefix of the weights to use if the file contains several sets, such as state_dict_ema."""
     drop_head: Flag = False
     """Convert the network without its head, for example if the head is more than one linear layer."""
     check_logits: str | None = None
@@ -211,7 +211,7 @@ class ZooConvert:
         return Preprocess(size, resize=resize, **{key: value for key, value in given.items() if value is not None})
 
 
-@dataclass(frozen=True)
+@command_class
 class ZooTrain:
     """Train the experts of a config file that do not exist yet."""
 
@@ -303,11 +303,13 @@ def _mesh(devices: int, members, config):
 
     check_count("--devices", devices, 1)
     if devices > len(jax.devices()):
-        raise ConfigError(f"--devices {devices}: this machine has {len(jax.devices())}.")
+        raise ConfigError(f"--devices {devices}: this machine has {len(jax.devices())}. Try: --devices {len(jax.devices())}")
     for member in members:
         size = member.config.batch_size if isinstance(member, MultiMember) else config.batch_size
         if size % devices:
-            raise ConfigError(f"--devices {devices} cannot share the batches of {size} images of {member.name}. Change batch_size in the config.")
+            raise ConfigError(
+                f"--devices {devices} cannot share the batches of {size} images of {member.name}. Try: another batch_size in the config"
+            )
     return Mesh(np.array(jax.devices()[:devices]), ("images",))
 
 

@@ -8,6 +8,7 @@ without a score by the exact mean over random orders; correlations leave experts
 exact expectation over all orders of the experts (`random_expectation`, `against_random`), never a single random order.
 """
 
+from ntk_select.evaluate.bootstrap import Interval, interval
 from ntk_select.evaluate.comparison import Paired, against_random, holm, paired
 from ntk_select.evaluate.correlations import across_groups, kendall, pearson, spearman, weighted_tau, within_groups
 from ntk_select.evaluate.measures import MEASURES, random_expectation
@@ -21,7 +22,6 @@ from ntk_select.evaluate.selection import (
     trials_to_best,
 )
 from ntk_select.evaluate.target import Target
-from ntk_select.evaluate.uncertainty import Interval, interval
 
 __all__ = [
     "MEASURES",

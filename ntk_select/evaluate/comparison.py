@@ -7,11 +7,11 @@ import numpy as np
 from jaxtyping import Float
 
 from ntk_select.errors import ConfigError
+from ntk_select.evaluate.bootstrap import AXES, Interval, Settings, Table, interval_of, observed, tables
 from ntk_select.evaluate.measures import Measure, expectation_of, named_measure
 from ntk_select.evaluate.target import ROUNDING, Target, numbers
-from ntk_select.evaluate.uncertainty import AXES, Interval, Settings, Table, interval_of, observed, tables
 
-MOST_EXACT = 14
+MAX_EXACT = 14
 RANDOM_SIGNS = 10_000
 
 
@@ -21,7 +21,7 @@ class Paired:
 
     Attributes:
       difference: the mean over targets with its interval.
-      share: of the replicates in which a has the larger value, ties half; NaN if there is none. For `regret` and `trials_to_best` smaller is better.
+      share: share of the replicates in which a has the larger value, ties half; NaN if there is none. For `regret` and `trials_to_best` smaller is better.
       p_value: two-sided, of the sign-flip test over targets; NaN if no target has both values.
     """
 
@@ -45,15 +45,15 @@ def paired(
     over: Sequence[str] = AXES,
     **options,
 ) -> Paired:
-    """Compares two scores on the same targets: every replicate has the same targets, draws and seeds for both.
+    """Compares two scores on the same targets: every replicate has the same targets, probe samples and seeds for both.
 
-    A target counts with the draws on which both scores have a value. The limitations of `interval` apply.
+    Only probe samples on which both scores are defined are used. The limitations of `interval` apply.
 
     Args:
       measure: as `interval`.
       targets_a: at least one.
-      targets_b: the same targets in the same order, with the same accuracies, and as many draws or one. One draw, as of
-        a static leaderboard, is compared with every draw of the other; several must be of the same probe images.
+      targets_b: the same targets in the same order, with the same accuracies, and as many probe samples or one. One, as of
+        a static leaderboard, is compared with every one of the other; several must be of the same probe images.
       resamples: as `interval`.
       level: as `interval`.
       seed: as `interval`.
@@ -124,7 +124,7 @@ def sign_flip(differences: Float[np.ndarray, " t"], *, seed: int = 0) -> float:
     if not len(known):
         return float("nan")
     least = abs(known.sum()) - ROUNDING * len(known)
-    if len(known) <= MOST_EXACT:
+    if len(known) <= MAX_EXACT:
         signs = 1 - 2 * (np.arange(2 ** len(known))[:, None] >> np.arange(len(known)) & 1)
         return float(np.mean(np.abs(signs @ known) >= least))
     signs = 1 - 2 * np.random.default_rng([seed, 3]).integers(2, size=(RANDOM_SIGNS, len(known)))
@@ -134,13 +134,17 @@ def sign_flip(differences: Float[np.ndarray, " t"], *, seed: int = 0) -> float:
 def _refuse_unpaired(targets_a: Sequence[Target], targets_b: Sequence[Target]) -> None:
     if len(targets_a) != len(targets_b):
         raise ConfigError(
-            f"One score has {len(targets_a)} targets and the other {len(targets_b)}. Give the same targets for both, in the same order."
+            f"One score has {len(targets_a)} targets and the other {len(targets_b)}. Both must have the same targets, in the same order."
         )
     for a, b in zip(targets_a, targets_b, strict=True):
         if a.name != b.name or not np.array_equal(a.accuracies, b.accuracies):
-            raise ConfigError(f"Target {a.name!r} is paired with {b.name!r} of other name or accuracies. Give the same targets for both, in order.")
+            raise ConfigError(
+                f"Target {a.name!r} is paired with {b.name!r} of other name or accuracies. Both must have the same targets, in the same order."
+            )
         if len(a.scores) != len(b.scores) and 1 not in (len(a.scores), len(b.scores)):
-            raise ConfigError(f"Target {a.name!r} has {len(a.scores)} and {len(b.scores)} draws. Allowed: as many of both, or one.")
+            raise ConfigError(
+                f"Target {a.name!r} has {len(a.scores)} and {len(b.scores)} probe samples. Both scores need the same number of probe samples, or one has a single sample."
+            )
 
 
 def holm(p_values: Float[np.ndarray, " p"]) -> Float[np.ndarray, " p"]:

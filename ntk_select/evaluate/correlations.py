@@ -12,7 +12,7 @@ from jaxtyping import Float, Num
 from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.evaluate.target import names_of_groups, pair
 
-LEAST_EXPERTS = 3
+MIN_EXPERTS = 3
 
 
 def pearson(scores: Float[np.ndarray, " e"], accuracies: Float[np.ndarray, " e"]) -> float:
@@ -98,7 +98,7 @@ def _known(scores, accuracies) -> tuple[np.ndarray, np.ndarray] | None:
     scores, accuracies = pair(scores, accuracies)
     scored = ~np.isnan(scores)
     scores, accuracies = scores[scored], accuracies[scored]
-    if len(scores) < LEAST_EXPERTS or scores.max() == scores.min() or accuracies.max() == accuracies.min():
+    if len(scores) < MIN_EXPERTS or scores.max() == scores.min() or accuracies.max() == accuracies.min():
         return None
     return scores, accuracies
 
@@ -120,7 +120,7 @@ def _hyperbolic(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def _tau(a: np.ndarray, b: np.ndarray, weights: np.ndarray) -> float:
-    """A pair weighs the sum of its two weights, so that a weighted sum over rows is half of the sum over all pairs."""
+    """A pair weighs the sum of its two weights, so a weighted sum over rows is half of the sum over all pairs."""
     ab, aa, bb = (weights @ (left * right).sum(axis=1) for left, right in ((a, b), (a, a), (b, b)))
     return float(np.clip(ab / np.sqrt(aa * bb), -1, 1))
 
@@ -138,7 +138,7 @@ def within_groups(measure: str | Correlation, scores: Float[np.ndarray, " e"], a
       measure: "spearman", "kendall", "pearson", "weighted_tau", or a function of scores and accuracies.
       scores: higher is better, NaN for an expert without a score.
       accuracies: after fine-tuning, 0 to 1.
-      groups: of each expert, such as its architecture.
+      groups: the group of each expert, such as its architecture.
 
     Returns:
       -1 to 1, or NaN when no group is left. Unchanged when the scores of one group are all shifted.
@@ -151,7 +151,7 @@ def within_groups(measure: str | Correlation, scores: Float[np.ndarray, " e"], a
     correlation, found, sizes = _named(measure), [], []
     for group in np.unique(groups):
         inside = (groups == group) & ~np.isnan(scores)
-        if inside.sum() >= LEAST_EXPERTS and np.isfinite(value := correlation(scores[inside], accuracies[inside])):
+        if inside.sum() >= MIN_EXPERTS and np.isfinite(value := correlation(scores[inside], accuracies[inside])):
             found.append(value)
             sizes.append(inside.sum())
     return float(np.average(found, weights=sizes)) if found else float("nan")
@@ -160,13 +160,13 @@ def within_groups(measure: str | Correlation, scores: Float[np.ndarray, " e"], a
 def across_groups(scores: Float[np.ndarray, " e"], accuracies: Float[np.ndarray, " e"], groups: Sequence[str]) -> float:
     """Pairs of experts of different groups: those in the right order minus those in the wrong order, divided by all that differ in accuracy.
 
-    A pair that ties in the scores counts 0 and stays in the divisor, so that a score that does not tell groups apart has the value 0.
+    A pair that ties in the scores counts 0 and stays in the divisor, so a score that does not tell groups apart has the value 0.
     With every expert in a group of its own this is Somers' D, `scipy.stats.somersd(accuracies, scores)`.
 
     Args:
       scores: higher is better; experts without a score (NaN) are left out.
       accuracies: after fine-tuning, 0 to 1.
-      groups: of each expert, such as its architecture.
+      groups: the group of each expert, such as its architecture.
 
     Returns:
       -1 to 1, or NaN when no two experts of different groups differ in accuracy. The mean over random orders is 0.

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ntk_select.errors import ConfigError, did_you_mean
-from ntk_select.evaluate.correlations import CORRELATIONS, LEAST_EXPERTS, across_groups, within_groups
+from ntk_select.evaluate.correlations import CORRELATIONS, MIN_EXPERTS, across_groups, within_groups
 from ntk_select.evaluate.selection import hit_rate, regret, top_k_accuracy, top_k_gain, trials_to_best
 from ntk_select.evaluate.target import Target, fractions, one_per_expert
 
@@ -26,11 +26,11 @@ MEASURES: dict[str, Callable[..., float]] = {**CORRELATIONS, **SELECTIONS, "acro
 
 
 def named_measure(measure: str | Measure, options: dict) -> Measure:
-    """The measure as a function of the scores of one draw, the accuracies and the target, which has the reference and the groups.
+    """The measure as a function of the scores of one probe sample, the accuracies and the target, which has the reference and the groups.
 
     Args:
       measure: a name of `MEASURES`, or such a function already.
-      options: of the measure, such as k; `within_groups` takes the correlation as `measure`, Spearman's by default.
+      options: options of the measure, such as k; `within_groups` takes the correlation as `measure`, Spearman's by default.
 
     Raises:
       ConfigError: an unknown name or option; options given with a function. The function that is returned raises it too, for a target
@@ -38,7 +38,7 @@ def named_measure(measure: str | Measure, options: dict) -> Measure:
     """
     if callable(measure):
         if options:
-            raise ConfigError(f"Options ({', '.join(options)}) go with the name of a measure. Try: functools.partial(function, ...)")
+            raise ConfigError(f"Options ({', '.join(options)}) require a measure given by name. Try: functools.partial(function, ...)")
         return measure
     if measure not in MEASURES:
         raise ConfigError(f"{measure!r} is not a measure.{did_you_mean(str(measure), MEASURES)}")
@@ -69,7 +69,7 @@ def _given(target: Target, field: str, measure: str):
     return value
 
 
-MOST_ENUMERATED = 6
+MAX_ENUMERATED = 6
 RANDOM_ORDERS = 2000
 
 
@@ -77,14 +77,14 @@ def random_expectation(measure: str, accuracies: Float[np.ndarray, " e"], /, **o
     """The mean of a measure over all orders of the experts: its value for an uninformative score.
 
     For a selection it is the value of the measure with equal scores. For a correlation it is 0, except for `weighted_tau` with ties in the
-    accuracies: it breaks these ties by the scores, so that an uninformative score usually has 0.02 to 0.07 for thirty experts with a
+    accuracies: it breaks these ties by the scores, so an uninformative score usually has 0.02 to 0.07 for thirty experts with a
     few ties at the top. Its mean is exact for up to six experts; beyond, one part is averaged over 2000 seeded orders, with a standard
     error near 0.0001.
 
     Args:
       measure: "top_k_accuracy", "top_k_gain", "regret", "trials_to_best", "hit_rate", or one of the four correlations.
       accuracies: after fine-tuning, 0 to 1.
-      **options: of the measure; `top_k_gain` needs `reference`.
+      **options: options of the measure; `top_k_gain` needs `reference`.
 
     Returns:
       A number in the range of the measure; NaN for a correlation with fewer than three experts or equal accuracies.
@@ -98,9 +98,9 @@ def random_expectation(measure: str, accuracies: Float[np.ndarray, " e"], /, **o
     refuse_unexpected(measure, options)
     if measure in SELECTIONS:
         if measure == "top_k_gain" and "reference" not in options:
-            raise ConfigError("top_k_gain is over the accuracy of a reference expert. Try: reference=0.7, or what it is.")
+            raise ConfigError("top_k_gain needs the accuracy of the reference expert. Try: reference=0.7")
         return SELECTIONS[measure](np.zeros(len(accuracies)), accuracies, **options)
-    if len(accuracies) < LEAST_EXPERTS or accuracies.max() == accuracies.min():
+    if len(accuracies) < MIN_EXPERTS or accuracies.max() == accuracies.min():
         return float("nan")
     return _weighted_tau(accuracies) if measure == "weighted_tau" else 0.0
 
@@ -151,7 +151,7 @@ def _ranked_by_accuracy(sizes: np.ndarray, weights: np.ndarray) -> float:
 def _ranked_by_score(group: np.ndarray, sizes: np.ndarray, weights: np.ndarray) -> float:
     """The numerator has mean 0, but the norm of the accuracies depends on the order. Only what the norm changes is averaged."""
     e, rng = len(group), np.random.default_rng(0)
-    orders = permutations(range(e)) if e <= MOST_ENUMERATED else (rng.permutation(e) for _ in range(RANDOM_ORDERS))
+    orders = permutations(range(e)) if e <= MAX_ENUMERATED else (rng.permutation(e) for _ in range(RANDOM_ORDERS))
     later, usual, found = np.sign(np.arange(e) - np.arange(e)[:, None]), weights.mean() * (e - sizes[group]).sum(), []
     for order in orders:
         tried = group[list(order)]

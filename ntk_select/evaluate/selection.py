@@ -188,8 +188,8 @@ def gain_against_cost(
       scores: higher is better, NaN for an expert without a score.
       accuracies: after fine-tuning, 0 to 1.
       reference: accuracy of the expert that is used without a selection, 0 to 1.
-      costs: of fine-tuning each expert, any unit, 0 or more.
-      scoring_cost: of the scores of all experts, in the same unit.
+      costs: cost of fine-tuning each expert, any unit, 0 or more.
+      scoring_cost: cost of the scores of all experts, in the same unit.
 
     Returns:
       Cumulated costs and expected gains, e + 1 of each, neither ever decreasing. The gain is 0 at first and at least 0.

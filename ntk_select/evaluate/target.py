@@ -1,6 +1,6 @@
 """Measurements of one target task, and checks of scores, accuracies and options.
 
-Every error message says what was given and what is allowed.
+Every error message states what was given and what is allowed.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from ntk_select._runtime.checks import is_whole
 from ntk_select.errors import ConfigError
 
 DECIMALS = 12
-"""Of accuracies averaged over seeds."""
+"""Decimals of accuracies averaged over seeds."""
 ROUNDING = 1e-12
 """Accuracies are counts of images divided by a count: a smaller difference is a rounding error."""
 
@@ -23,7 +23,7 @@ class Target:
     """Measurements of one target task. All fields have the same e experts in the same order.
 
     Attributes:
-      name: of the task.
+      name: name of the task.
       scores: (d, e), one row per probe sample, or (e,) for a single one; higher is better, NaN for an expert without a score.
       accuracies: (s, e), one row per fine-tuning seed, or (e,) for a single one; 0 to 1, without NaN.
       reference: index of the expert that is used without a selection, or None.
@@ -52,11 +52,11 @@ class Target:
     def _check(self) -> None:
         accuracies = fractions(_rows(self.accuracies, "accuracies", "seeds"))
         experts = accuracies.shape[1]
-        scores = without_infinity(_rows(self.scores, "scores", "draws"))
+        scores = without_infinity(_rows(self.scores, "scores", "probe samples"))
         if scores.shape[1] != experts:
-            raise ConfigError(f"scores are for {scores.shape[1]} experts, and accuracies for {experts}. Give both for the same experts.")
+            raise ConfigError(f"scores are for {scores.shape[1]} experts, and accuracies for {experts}. Both must be for the same experts.")
         if self.reference is not None and not (is_whole(self.reference) and 0 <= self.reference < experts):
-            raise ConfigError(f"reference is {self.reference!r}. Allowed: the index of an expert, 0 to {experts - 1}, or None.")
+            raise ConfigError(f"reference={self.reference!r} must be the index of an expert, 0 to {experts - 1}, or None.")
         self._set("accuracies", accuracies)
         self._set("scores", scores)
         self._set("scoring_cost", not_negative(self.scoring_cost, "scoring_cost"))
@@ -105,14 +105,16 @@ def one_per_expert(given, name: str, experts: int | None = None) -> Float[np.nda
     if values.ndim != 1 or not values.size:
         raise ConfigError(f"{name} have the shape {values.shape}. Allowed: one number per expert, at least one expert, (e,).")
     if experts is not None and len(values) != experts:
-        raise ConfigError(f"{name} are for {len(values)} experts, and accuracies for {experts}. Give both for the same experts, in the same order.")
+        raise ConfigError(
+            f"{name} are for {len(values)} experts, and accuracies for {experts}. Both must be for the same experts, in the same order."
+        )
     return values
 
 
 def without_infinity(values: np.ndarray, name: str = "scores") -> np.ndarray:
     """The values, finite or NaN. Raises ConfigError for infinity."""
     if np.isinf(values).any():
-        raise ConfigError(f"{name} hold infinity. Allowed: finite numbers, and NaN for an expert without a score.")
+        raise ConfigError(f"{name} contain infinite values. Allowed: finite numbers, and NaN for an expert without a score.")
     return values
 
 
@@ -120,7 +122,7 @@ def fractions(values: np.ndarray, name: str = "accuracies") -> np.ndarray:
     """The values, finite and from 0 to 1. Raises ConfigError for anything else."""
     wrong = ~((values >= 0) & (values <= 1))
     if wrong.any():
-        raise ConfigError(f"{name} hold {values[wrong][0]:g}. Allowed: 0 to 1 (divide percentages by 100), without NaN.")
+        raise ConfigError(f"{name} contain {values[wrong][0]:g}. Allowed: 0 to 1 (divide percentages by 100), without NaN.")
     return values
 
 
@@ -134,7 +136,7 @@ def not_negative(given: float, name: str) -> float:
     """One finite number from 0. Raises ConfigError for anything else."""
     value = numbers(given, name)
     if value.ndim or not np.isfinite(value) or value < 0:
-        raise ConfigError(f"{name} is {given!r}. Allowed: a finite number, 0 or more.")
+        raise ConfigError(f"{name}={given!r} must be a finite number, 0 or more.")
     return float(value)
 
 
@@ -142,21 +144,23 @@ def fraction(given: float, name: str) -> float:
     """One number from 0 to 1. Raises ConfigError for anything else."""
     value = numbers(given, name)
     if value.ndim or not 0 <= value <= 1:
-        raise ConfigError(f"{name} is {given!r}. Allowed: an accuracy, 0 to 1.")
+        raise ConfigError(f"{name}={given!r} must be an accuracy, 0 to 1.")
     return float(value)
 
 
 def first(k: int, experts: int) -> int:
-    """How many experts are tried. Raises ConfigError unless it is 1 to their number."""
+    """Checks 1 <= k <= number of experts. Raises ConfigError."""
     if not is_whole(k) or not 1 <= k <= experts:
-        raise ConfigError(f"k is {k!r}, and there are {experts} experts. Allowed: a whole number, 1 to {experts}.")
+        raise ConfigError(f"k={k!r} must be a whole number from 1 to {experts}, the number of experts.")
     return int(k)
 
 
 def names_of_groups(groups: Sequence[str], experts: int) -> np.ndarray:
     """One name per expert. Raises ConfigError for another number of them."""
     if isinstance(groups, str) or len(groups) != experts:
-        raise ConfigError(f"groups has the length {len(groups)}, and there are {experts} experts. Give the group of each, as ('resnet', 'densenet').")
+        raise ConfigError(
+            f"groups has the length {len(groups)}, and there are {experts} experts. Try: the group of each, as in ('resnet', 'densenet')"
+        )
     return np.array([str(group) for group in groups])
 
 
@@ -164,5 +168,5 @@ def checked_costs(costs: Float[np.ndarray, " e"], experts: int) -> Float[np.ndar
     """One cost per expert. Raises ConfigError for negative, infinite and NaN."""
     costs = one_per_expert(costs, "costs", experts)
     if not (np.isfinite(costs) & (costs >= 0)).all():
-        raise ConfigError("costs hold a number that is negative, infinite or NaN. Allowed: 0 or more for every expert.")
+        raise ConfigError("costs contain a number that is negative, infinite or NaN. Allowed: 0 or more for every expert.")
     return costs

@@ -9,6 +9,9 @@ import numpy as np
 from ntk_select.errors import ConfigError, DataError, did_you_mean
 from ntk_select.experts.resize import resized_crop
 
+SMALL = 64
+"""Image side in pixels up to which images are resized once and held in memory, augmented on the device, and evaluated in larger batches."""
+
 MOST_PIXELS = 16_384
 DEPTHS = (8, 10, 12, 14, 16)
 """Bit depths of grey values of cameras and scanners."""

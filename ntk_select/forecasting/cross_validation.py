@@ -1,5 +1,6 @@
 """Cross-validation of the simulated training: accuracy and loss of the linearised network on held-out images."""
 
+import warnings
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,14 +9,14 @@ from jaxtyping import Bool, Float, Int, Num
 
 from ntk_select._runtime.checks import check_count
 from ntk_select.errors import TaskError, UndefinedScoreError, not_finite
-from ntk_select.evaluate.resampling import Z95, wilson
+from ntk_select.evaluate.intervals import Z95, wilson
 from ntk_select.forecasting.simulate import Batches, SimulatedTraining, draw_batches, simulate
 from ntk_select.linearized.problem import AnyArray
 from ntk_select.training.finetuning.recipe import Recipe
 from ntk_select.training.finetuning.trainer import DIVERGENCE_FACTOR
 
 FOLDS, REPEATS = 10, 2
-ONE_EACH = "Every class has only one image, so that none can be held out. Give at least two images of a class. Try: --per-class 5 (per_class=5)"
+ONE_EACH = "Every class has only one image, so none can be held out. Try: per_class=5 (--per-class 5)"
 MAX_NUMBERS = 2**28
 """Numbers in memory up to which all trainings are simulated together; above, one after the other."""
 
@@ -40,14 +41,15 @@ class RateForecast:
     """Forecast for one learning rate. Intervals are 95 %, over the choice of held-out images.
 
     Attributes:
-      learning_rate: before any decay.
+      learning_rate: initial learning rate, before any decay.
       accuracy, low, high: accuracy on held-out images, 0 to 1, and its interval.
       balanced_accuracy, balanced_low, balanced_high: mean accuracy over classes.
       loss, loss_low, loss_high: mean cross-entropy of held-out images, in nats.
       curve: accuracy and losses after each epoch.
       distance: |w - w_0| after training.
       diverged: whether a loss is not finite, or exceeds that of uniform guessing a thousandfold.
-      log_likelihoods, correct: of each image, mean over the trainings that held it out; NaN if none did.
+      log_likelihoods, correct: log-likelihood of the true class and share of correct answers of each image, mean over the trainings that held
+        it out; NaN if none did.
     """
 
     learning_rate: float
@@ -66,6 +68,12 @@ class RateForecast:
     log_likelihoods: Float[np.ndarray, " n"]
     correct: Float[np.ndarray, " n"]
 
+    @property
+    def right(self) -> Float[np.ndarray, " n"]:
+        """Deprecated name of `correct`."""
+        warnings.warn("RateForecast.right is deprecated. Try: RateForecast.correct", DeprecationWarning, stacklevel=2)
+        return self.correct
+
 
 def cross_validate(
     kernel: Num[AnyArray, "n n"] | Num[AnyArray, "n n c c"],
@@ -83,15 +91,15 @@ def cross_validate(
     """Simulates the recipe on part of the images and evaluates it on the others, for each learning rate.
 
     Args:
-      kernel: of all images, as for `simulate`.
+      kernel: kernel of all images, as for `simulate`.
       labels: class ids, any integers. Results do not depend on the names of classes or the order of images: images are sorted by the diagonal
         of the kernel (ties excepted) before they are divided into folds.
       recipe, learning_rates, start: as for `simulate`.
       shots: training images per class of each simulated training, chosen at random `folds` x `repeats` times. None: stratified cross-validation,
         `repeats` times with `folds` folds.
-      images: number of training images of the fine-tuning that is forecast; by default all images (None), or those of `shots`.
-      folds, repeats: as above.
-      seed: of the folds and of the order of batches.
+      images: number of training images of the forecasted fine-tuning; by default all images (None), or those of `shots`.
+      folds, repeats: numbers of folds and of repetitions, as above.
+      seed: seed of the folds and of the order of batches.
 
     Returns:
       One `RateForecast` per learning rate, in the given order.
@@ -147,7 +155,7 @@ def _read(kernel, labels) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _canonical(kernel, ids) -> Int[np.ndarray, " n"]:
-    """Indices of the images in an order determined by the diagonal of the kernel, so that results do not depend on the given order."""
+    """Indices of the images in an order determined by the diagonal of the kernel: results do not depend on the given order."""
     diagonal = np.einsum("ii...->i...", kernel).reshape(len(ids), -1).sum(axis=1)
     least = np.full(ids.max() + 1, np.inf)
     np.minimum.at(least, ids, diagonal)

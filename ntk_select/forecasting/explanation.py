@@ -35,7 +35,7 @@ def shares_of_layers(
 
     Args:
       network, x, kernel: as for `training_kernel`.
-      head: of the recipe.
+      head: head of the recipe.
 
     Cost: a forward-mode pass per part.
     """

@@ -18,7 +18,8 @@ from ntk_select.forecasting.kernel import TrainingNetwork, training_kernel
 from ntk_select.forecasting.result import Forecast
 from ntk_select.resolve import as_expert, as_task
 from ntk_select.tasks.copies import distinct
-from ntk_select.tasks.task import Task, probe_sample
+from ntk_select.tasks.probe_sample import PER_CLASS, probe_sample
+from ntk_select.tasks.task import Task
 from ntk_select.training.finetuning.recipe import LEARNING_RATES, Recipe, checked_rates
 
 
@@ -29,7 +30,7 @@ def forecast(
     *,
     shots: int | None = None,
     learning_rates: float | Sequence[float] = LEARNING_RATES,
-    per_class: int = 25,
+    per_class: int = PER_CLASS,
     seed: int = 0,
     folds: int = FOLDS,
     repeats: int = REPEATS,
@@ -40,17 +41,17 @@ def forecast(
     """Forecasts a fine-tuning from the kernel: the recipe is simulated for the linearised network and cross-validated on the probe sample.
 
     Args:
-      expert: with `features_fn` and `preprocess`; with batch norm also `train_fn`. Or the name of an embedded expert, or the folder of one.
-      task: of which only training images are used; or its URI, as for `load_task`.
-      recipe: of the fine-tuning, as for `finetune`; `Recipe()` by default. Augmentation is not simulated.
+      expert: expert with `features_fn` and `preprocess`; with batch norm also `train_fn`. Or the name of an embedded expert, or the folder of one.
+      task: the task, of which only training images are used; or its URI, as for `load_task`.
+      recipe: recipe of the fine-tuning, as for `finetune`; `Recipe()` by default. Augmentation is not simulated.
       shots: training images per class of the fine-tuning; by default as many as the probe sample has. If fewer, simulated trainings use random
         subsets of that size and are evaluated on all other images.
-      learning_rates: to try.
+      learning_rates: learning rates to try; `LEARNING_RATES`, those of the paper, by default.
       per_class: images per class of the probe sample, the same as `probe_sample` with this seed; copies of one image count once.
-      seed: of the probe sample, the directions, the folds and the batches.
-      folds, repeats: of cross-validation; see `cross_validate`.
+      seed: seed of the probe sample, the directions, the folds and the batches.
+      folds, repeats: numbers of folds and repetitions of the cross-validation; see `cross_validate`.
       directions: number of random directions for the kernel; see `training_kernel`.
-      explain: also compute the share of each layer in the kernel, and the deviation from linearity at the expected end of training.
+      explain: whether to compute the share of each layer in the kernel, and the deviation from linearity at the expected end of training.
       progress: called with (done, all, what). None shows a bar on a terminal or in a notebook, False nothing.
 
     Returns:

@@ -1,8 +1,8 @@
 """The kernel of a network in training mode, estimated from random directions in parameter space.
 
-With batch norm in training mode, the outputs for one image depend on the whole batch through its statistics, so that single images have no
+With batch norm in training mode, the outputs for one image depend on the whole batch through its statistics: single images have no
 gradient of their own. The derivative of all pre-logits of a batch along one direction of the parameters is still a forward-mode pass. The trace
-of the kernel over the d pre-logits is the mean over random signs w of J(x) w . J(x') w. Each direction averages over d pre-logits, so that
+of the kernel over the d pre-logits is the mean over random signs w of J(x) w . J(x') w. Each direction averages over d pre-logits:
 few directions suffice.
 """
 
@@ -18,14 +18,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ntk_select._runtime.checks import check_count
-from ntk_select._runtime.memory import MemoryShrunkWarning, is_out_of_memory, reason_of
-from ntk_select.errors import ConfigError, ModelError, not_finite
+from ntk_select._runtime.host import cores
+from ntk_select._runtime.memory import is_out_of_memory, reason_of
+from ntk_select.errors import ConfigError, MemoryShrunkWarning, ModelError, not_finite
 from ntk_select.experts.expert import Expert
 from ntk_select.experts.network_inputs import NetworkInputs
 from ntk_select.experts.new_head import with_new_head
 from ntk_select.kernels.engine.arguments import leaf_names, select
 from ntk_select.kernels.engine.program import Program, outputs_of, trace
-from ntk_select.training.finetuning.finetune import cores
 from ntk_select.training.finetuning.recipe import BATCH_NORMS
 from ntk_select.training.finetuning.trainer import train_fn_of
 
@@ -35,7 +35,7 @@ DERIVATIVES = 4096
 PIXELS = 256 * 224**2
 """Pixels per pass: 256 images of 224 x 224."""
 SMALL = 64**2
-"""Pixels per image up to which one pass does not use all cores of a CPU, so that several directions are computed at the same time."""
+"""Pixels per image up to which one pass does not use all cores of a CPU; several directions are then computed at the same time."""
 
 
 class TrainingKernel(NamedTuple):
@@ -73,11 +73,11 @@ def training_kernel(
     """The kernel of an expert's pre-logits with respect to all parameters below its head.
 
     Args:
-      expert: with `features_fn`; with batch norm also `train_fn`, unless batch_norm="frozen".
+      expert: expert with `features_fn`; with batch norm also `train_fn`, unless batch_norm="frozen".
       x: n network inputs, for training and held out.
-      batch_norm: "train": with the statistics of the batch, which depend on the weights; "frozen": with the expert's running statistics.
+      batch_norm: mode of batch norm. "train": with the statistics of the batch, which depend on the weights; "frozen": with the expert's running statistics.
       directions: number of random directions; `directions_for(d)` if None.
-      seed: of the directions.
+      seed: seed of the directions.
       progress: called with (directions done, all, what).
 
     Returns:
@@ -154,7 +154,7 @@ class TrainingNetwork:
         Args:
           images: one batch.
           key: random key of the signs.
-          mask: for each chosen leaf whether it is moved; all if None.
+          mask: whether each chosen leaf is moved; all if None.
         """
         if images.shape not in self._programs:
             self._programs[images.shape] = trace(self._features, self._backbone, images)
@@ -166,7 +166,7 @@ class TrainingNetwork:
             if "forward-mode" not in str(error):
                 raise
             raise ModelError(
-                f"Expert {self.name!r} uses a function that has a reverse-mode rule only (jax.custom_vjp), so that it has no forward-mode derivative. "
+                f"Expert {self.name!r} uses a function that has a reverse-mode rule only (jax.custom_vjp), so it has no forward-mode derivative. "
                 "Try: give that function a jax.custom_jvp rule"
             ) from error
 

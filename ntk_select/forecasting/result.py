@@ -21,14 +21,14 @@ class Forecast:
     Attributes:
       expert, task: names.
       images, classes: number of images and classes in the probe sample, without copies.
-      training_images: number of training images of the fine-tuning that is forecast.
-      recipe: of that fine-tuning.
+      training_images: number of training images of the forecasted fine-tuning.
+      recipe: recipe of that fine-tuning.
       by_rate: forecast of each learning rate, largest first.
       best: forecast of the learning rate with the smallest expected loss.
       per_class, shots, seed: as given.
       directions: number of random directions for the kernel.
       initial_norm: |w_0|, the norm of the expert's parameters.
-      shares: of the kernel's trace, by part of the network; None without `explain`.
+      shares: share of each part of the network in the kernel's trace; None without `explain`.
       nonlinearity: deviation from the linearised network at the expected end of training, relative to the change of outputs; None without `explain`.
       warnings: remarks on the images, such as copies.
     """

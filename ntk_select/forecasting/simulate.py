@@ -35,11 +35,11 @@ class SimulatedTraining(NamedTuple):
     """Outputs of the linearised network under r learning rates and q trainings.
 
     Attributes:
-      log_likelihoods: of the true class of every example after each epoch, in nats.
+      log_likelihoods: log-likelihood of the true class of every example after each epoch, in nats.
       correct: whether the largest output is that of the true class.
       losses: mean training loss over the batches of each epoch.
       distances: |w - w_0| after the last epoch.
-      outputs: after the last epoch; None if not requested.
+      outputs: outputs after the last epoch; None if not requested.
     """
 
     log_likelihoods: Float[np.ndarray, "r q e n"]
@@ -56,7 +56,7 @@ def draw_batches(chosen: Sequence[Int[np.ndarray, "..."]], recipe: Recipe, image
       chosen: indices of the training examples of each training; if fewer than `images`, an epoch repeats them.
       recipe: number of epochs, and batch size.
       images: number of training images of the fine-tuning; determines the steps per epoch and the size of the last batch.
-      seed: of the order.
+      seed: seed of the order.
     """
     size = min(recipe.batch_size, images)
     seen, steps = epoch_size(images, size, True)
@@ -86,13 +86,13 @@ def simulate(
     """Trains the linearised network by a recipe, once per learning rate and training.
 
     Args:
-      kernel: of all examples, for training and held out: (n, n) shared by all outputs, or (n, n, c, c).
+      kernel: kernel of all examples, for training and held out: (n, n) shared by all outputs, or (n, n, c, c).
       labels: class ids 0 .. c - 1.
       batches: training examples of each step.
-      learning_rates: before any decay.
+      learning_rates: initial learning rates, before any decay.
       recipe: epochs, milestones, momentum and weight decay (towards the initial weights).
       start: outputs of the network before training; zero if None.
-      classes: c; one more than the largest label if None.
+      classes: number of classes c; one more than the largest label if None.
       outputs: also return the outputs.
 
     Returns:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from ntk_select.errors import ModelError
 from ntk_select.experts.expert import Expert
-from ntk_select.experts.probe import forward, has_pooled_last_conv
+from ntk_select.experts.forward import forward, has_pooled_last_conv
 from ntk_select.kernels.alignment import feature_kernel
 from ntk_select.kernels.engine.arguments import leaf_names
 from ntk_select.kernels.engine.ntk import ntk, ntk_plan

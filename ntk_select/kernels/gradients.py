@@ -15,13 +15,13 @@ from jaxtyping import Array, Float
 
 from ntk_select.errors import ConfigError, ModelError, did_you_mean
 from ntk_select.experts.expert import Expert
-from ntk_select.experts.probe import ProbePass, forward, has_pooled_last_conv
+from ntk_select.experts.forward import ProbePass, forward, has_pooled_last_conv
 from ntk_select.kernels.engine.arguments import leaf_names, refuse_tracers
 from ntk_select.kernels.engine.ntk import ntk
 from ntk_select.kernels.last_conv import pooled_kernel, pooled_sketch
-from ntk_select.kernels.sketches.estimate import SketchedKernel
 from ntk_select.kernels.sketches.projection import FORWARD, Sketch, as_sketch, decided
 from ntk_select.kernels.sketches.sketch import sketch as random_rows
+from ntk_select.kernels.sketches.sketched_kernel import SketchedKernel
 
 OUTPUTS = ("trace", "sum", "features")
 

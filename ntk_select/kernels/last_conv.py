@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from ntk_select.errors import ConfigError, ModelError
 from ntk_select.experts.expert import Expert, leaf_at
-from ntk_select.experts.probe import ProbePass
+from ntk_select.experts.forward import ProbePass
 from ntk_select.kernels.engine.execute import kernel_of_op
 from ntk_select.kernels.engine.layer_ops import Conv, conv_op
 from ntk_select.kernels.sketches.execute import sketch_of_op

@@ -3,11 +3,12 @@
 from ntk_select._moved import renamed
 from ntk_select.linearized.compare import Comparison, compare_training
 from ntk_select.linearized.layers import LayerFactors, layer_factors
-from ntk_select.linearized.loss_curve import loss_curve, max_stable_lr, time_to_loss
+from ntk_select.linearized.loss_curve import loss_curve, time_to_loss
 from ntk_select.linearized.losses import targets
 from ntk_select.linearized.network import Linearized, NetworkKernel, linearize, network_kernel
 from ntk_select.linearized.predict import Prediction, predict
 from ntk_select.linearized.ridge import kernel_ridge
+from ntk_select.linearized.stability import max_stable_lr
 from ntk_select.linearized.theory import generalization_score, initial_speed, label_spectrum, speed_bound
 from ntk_select.linearized.train import Trajectory, draw_batches, train
 

@@ -52,10 +52,10 @@ class Comparison(NamedTuple):
     trusted; `report(path)` draws a figure.
 
     Attributes:
-      formula: predicted from the kernel.
+      formula: curve predicted from the kernel.
       linear: training of fn_lin; None if not requested.
       real: training of the network itself, from the same start with the same batches.
-      kernel: used by the formula.
+      kernel: kernel used by the formula.
       targets, test_targets: as given.
     """
 
@@ -81,8 +81,8 @@ class Comparison(NamedTuple):
         """Writes a figure of the curves: .png, .svg or .pdf.
 
         Args:
-          path: of the file.
-          title: of the figure.
+          path: path of the file.
+          title: title of the figure.
           loss: name of the loss, for the axis label.
 
         Raises:
@@ -152,7 +152,7 @@ def compare_training(
       x, targets, x_test, test_targets: as for `train`.
       lr, optimizer, momentum, weight_decay, loss, batches: as for `predict`, with a discrete optimiser.
       steps, times: as for `train`; step 0 is always recorded.
-      kernel: of the same network and examples, from `network_kernel`; computed if None.
+      kernel: kernel of the same network and examples, from `network_kernel`; computed if None.
       linear: also train the linearised network, which checks the formula.
       batch_size: examples per pass.
       progress: called with (done, all, what).

@@ -1,6 +1,5 @@
 """One experiment: a fine-tuning as the kernel predicts it, the fine-tuning itself, and a JSON-ready record of both."""
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,15 +9,13 @@ from jaxtyping import Float
 from ntk_select.errors import ConfigError
 from ntk_select.experts.expert import Expert
 from ntk_select.linearized.compare import Comparison, compare_training
-from ntk_select.linearized.loss_curve import max_stable_lr
 from ntk_select.linearized.losses import CROSS_ENTROPY, loss_gradient
 from ntk_select.linearized.network import network_kernel
 from ntk_select.linearized.optimizers import Optimizer
 from ntk_select.linearized.regime import ANSWERS_CLOSE, LOSS_CLOSE, OUTPUTS_CLOSE
+from ntk_select.linearized.stability import default_lr, max_stable_lr
 from ntk_select.linearized.theory import generalization_score, initial_speed, label_spectrum, speed_bound
 
-SAFE_SHARE = 0.1
-"""Default learning rate, as a share of the largest stable one."""
 RECORDS = 24
 """Number of steps, spaced logarithmically, after which outputs are recorded."""
 
@@ -28,9 +25,9 @@ class Experiment(NamedTuple):
 
     Attributes:
       comparison: predicted and real curves.
-      optimizer: with the learning rate that was used.
+      optimizer: optimiser with the learning rate that was used.
       loss: name of the loss.
-      largest_stable_lr: of the linearised network; None where it is unknown (cross-entropy) or was not needed.
+      largest_stable_lr: largest stable learning rate of the linearised network; None where it is unknown (cross-entropy) or was not needed.
       full_batch: whether each step used all training images.
     """
 
@@ -109,9 +106,9 @@ def run_experiment(
     """Computes the kernel, chooses a learning rate where none is given, and compares predicted with real training.
 
     Args:
-      expert: with the head that is to be trained.
-      lr: None takes `SAFE_SHARE` of the largest stable learning rate of the linearised network, which squared losses have.
-      steps: of training; outputs are recorded after 0, ..., `steps` of them, spaced logarithmically.
+      expert: expert with the head that is to be trained.
+      lr: learning rate. None: `default_lr`, 0.1 x the largest stable learning rate of the linearised network, for squared losses only.
+      steps: number of steps of training; outputs are recorded after 0, ..., `steps` of them, spaced logarithmically.
       layers, outputs, method, memory_gb: as for `network_kernel`.
       x, targets, optimizer, momentum, weight_decay, loss, x_test, test_targets, batches, linear, progress: as for `compare_training`.
 
@@ -122,7 +119,7 @@ def run_experiment(
     Cost: that of `network_kernel` and `compare_training`.
     """
     if lr is None and loss in CROSS_ENTROPY:
-        raise ConfigError("A largest stable learning rate is known for squared losses only. Try: lr=0.01 (--lr 0.01)")
+        raise ConfigError("A largest stable learning rate is known for squared losses only. Try: lr=0.01")
 
     def in_kernel(done: int, total: int, _: str) -> None:
         progress(done, total, "kernel")
@@ -142,9 +139,7 @@ def run_experiment(
     if loss not in CROSS_ENTROPY and (kernel.method == "dense" or lr is None):
         stable = max_stable_lr(kernel.kernel, shape=targets.shape, **options)
     if lr is None:
-        if not math.isfinite(stable):
-            raise ConfigError("The kernel is zero: these parameters have no gradient at the start. Try: --head random, or other --layers")
-        lr = SAFE_SHARE * stable
+        lr = default_lr(stable)
     times = np.unique(np.rint(np.concatenate([[0, steps], np.geomspace(1, max(steps, 1), RECORDS)]))) if steps else [0]
     test = {"x_test": x_test, "test_targets": test_targets}
     found = compare_training(

@@ -15,7 +15,7 @@ from jaxtyping import Float, Real
 
 from ntk_select.errors import ConfigError
 from ntk_select.experts.expert import Expert
-from ntk_select.experts.probe import forward, in_batches
+from ntk_select.experts.forward import forward, in_batches
 from ntk_select.kernels.alignment import CONSTANT, feature_kernel
 from ntk_select.kernels.engine.analyse import analyse
 from ntk_select.kernels.engine.arguments import check_batch_size, count_examples, read_examples
@@ -34,11 +34,11 @@ class LayerFactors(NamedTuple):
 
     Attributes:
       name: path of the parameter; "all" for their sum.
-      share: of the trace.
-      explained_by_features: by the kernel of the pre-logits; None if unknown.
-      explained_by_inputs: by the kernel of the layer's inputs, summed over positions.
-      explained_by_cotangents: by the kernel of the cotangents of its outputs.
-      explained_by_product: by the product of the last two, entry by entry: exact (1) for a layer with a single
+      share: share of the trace.
+      explained_by_features: fraction explained by the kernel of the pre-logits; None if unknown.
+      explained_by_inputs: fraction explained by the kernel of the layer's inputs, summed over positions.
+      explained_by_cotangents: fraction explained by the kernel of the cotangents of its outputs.
+      explained_by_product: fraction explained by the product of the last two, entry by entry: exact (1) for a layer with a single
         position. The last three are None for parameters other than weights (biases, scales) and for the sum.
     """
 
@@ -78,7 +78,7 @@ def layer_factors(
       ConfigError: incompatible shapes, or `layers` that match nothing.
 
     Reference: Deshpande et al. 2021, appendix A; the last linear layer needs no approximation, its kernel is that of the features
-    (E10 in docs/theory.md).  Cost: `ntk(..., by_layer=True)` and one more backward pass per output.
+    (E10 in docs/equations.md).  Cost: `ntk(..., by_layer=True)` and one more backward pass per output.
     """
     network = as_network(expert_or_fn, params, layers)
     x = read_examples(x, "x")

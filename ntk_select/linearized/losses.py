@@ -1,6 +1,6 @@
 """Losses, their derivatives with respect to the outputs, and targets.
 
-The paper writes the loss as sum (y - f)^2 and solves the flow of half of it (E1 and E2 in docs/theory.md). Both are available by name.
+The paper writes the loss as sum (y - f)^2 and solves the flow of half of it (E1 and E2 in docs/equations.md). Both are available by name.
 """
 
 from collections.abc import Sequence

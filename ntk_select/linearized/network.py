@@ -107,7 +107,7 @@ def linearize(expert_or_fn: Expert | Callable[[Any, Any], Any], params: Any = No
 
     Args:
       expert_or_fn: an `Expert`, whose function is then of its variables {"params": ..., **state}; or fn(params, x).
-      params: of a function: the point of expansion.
+      params: parameters of a function: the point of expansion.
       layers: parameters in which it is linear: None or "all", "last_conv" (of an expert), a regular expression over the paths,
         or a function path -> bool. The others are constants.
 
@@ -218,7 +218,7 @@ def network_kernel(
         eigenvectors fit into memory and cost less than `EXPECTED_PRODUCTS` products.
       memory_gb: budget of the dense method; half of the free memory if None.
       batch_size: examples per pass.
-      precision: of products: "highest", "high" or "default".
+      precision: precision of matrix products: "highest", "high" or "default".
       progress: called with (done, all, what).
 
     Raises:

@@ -33,9 +33,9 @@ class Optimizer:
     Args:
       optimizer: "flow": dw/dt = -lr grad; "gd": w <- w - lr grad; "momentum" and "nesterov" as `optax.sgd` and PyTorch's SGD:
         v <- momentum v + grad, w <- w - lr v, or with Nesterov w <- w - lr (grad + momentum v).
-      lr: positive.
-      momentum: from 0 to below 1; only for "momentum" and "nesterov".
-      weight_decay: adds weight_decay (w - w_0) to the gradient: towards the initial weights, not towards zero.
+      lr: learning rate, positive.
+      momentum: momentum from 0 to below 1; only for "momentum" and "nesterov".
+      weight_decay: strength of the term weight_decay (w - w_0) added to the gradient: towards the initial weights, not towards zero.
 
     Raises:
       ConfigError: a value that is not allowed.

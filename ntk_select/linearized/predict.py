@@ -39,10 +39,10 @@ class Prediction(NamedTuple):
     Attributes:
       times: times of the flow, or numbers of steps.
       train_outputs: f_t on the training examples.
-      train_losses: without the weight-decay term.
+      train_losses: training losses, without the weight-decay term.
       distances: |w_t - w_0|.
       coefficients: a_t, with w_t = w_0 + J' a_t.
-      test_outputs, test_losses: None without test examples, or without their targets.
+      test_outputs, test_losses: the same on the test examples; None without test examples, or without their targets.
       products: number of products of the kernel function with a vector; 0 for an array.
     """
 
@@ -96,10 +96,10 @@ def predict(
     Args:
       kernel: Theta of the training examples, in one of the forms of `loss_curve`.
       outputs, targets: f_0 and y on the training examples. For cross-entropy, targets are probabilities, one-hot or soft.
-      lr, optimizer, momentum, weight_decay: as for `loss_curve`.
+      lr, optimizer, momentum, weight_decay: as for `loss_curve`; the flow by default.
       times, steps: as for `loss_curve`; infinity is allowed and gives the limit of training; for cross-entropy the minimum, which
         training reaches if the learning rate is small enough.
-      loss: "half_sum", "sum", "mean"; "cross_entropy", the mean over examples, or "cross_entropy_sum".
+      loss: "half_sum" (default), "sum", "mean"; "cross_entropy", the mean over examples, or "cross_entropy_sum".
       cross_kernel: Theta of test with training examples, (n2, n) or (n2, n, c, c), or a function from arrays shaped like `outputs`
         to arrays shaped like `test_outputs`.
       test_outputs, test_targets: f_0 on the test examples, required with `cross_kernel`; their targets, required for `test_losses`.

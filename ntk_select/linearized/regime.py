@@ -17,12 +17,12 @@ class Regime(NamedTuple):
     """Last recorded steps up to which the formula stays close to real training.
 
     Attributes:
-      steps: of the whole training.
+      steps: number of steps of the whole training.
       loss: step up to which the training loss is within `LOSS_CLOSE`.
       outputs: step up to which test outputs are within `OUTPUTS_CLOSE` of their change; None without test examples.
       answers: step up to which at least `ANSWERS_CLOSE` of predicted classes are equal; None without test examples.
-      largest_loss_error: over the whole training.
-      last_loss_error, last_output_error, last_agreement: at the end of it.
+      largest_loss_error: largest error of the training loss over the whole training.
+      last_loss_error, last_output_error, last_agreement: errors and agreement at its end.
     """
 
     steps: float

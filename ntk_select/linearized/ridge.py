@@ -40,7 +40,7 @@ def kernel_ridge(
     Args:
       kernel, cross_kernel: as for `predict`.
       targets: y, on the training examples.
-      ridge: positive, absolute. Training a squared loss with weight decay converges to ridge = weight_decay / slope, where slope is 1
+      ridge: absolute ridge, positive. Training a squared loss with weight decay converges to ridge = weight_decay / slope, where slope is 1
         for "half_sum", 2 for "sum", 2 / (n c) for "mean".
       outputs, test_outputs: f_0; zero if None.
       tolerance: relative residual of the linear system, for a kernel function.

@@ -31,7 +31,7 @@ def initial_speed(kernel: Kernel, residual: Values, *, lr: Scalar = 1.0, loss: s
     Raises:
       ConfigError: incompatible shapes, or an unknown loss.
 
-    Reference: Deshpande et al. 2021, eq. 3, whose printed coefficient lacks a factor (E3 in docs/theory.md).
+    Reference: Deshpande et al. 2021, eq. 3, whose printed coefficient lacks a factor (E3 in docs/equations.md).
     Cost: one product with the kernel, O(n^2 c^2) at most.
     """
     residual = checked_outputs(residual, "residual")
@@ -58,9 +58,9 @@ def generalization_score(kernel: Kernel, targets: Values, *, ridge: Scalar | Non
     Args:
       kernel: as for `loss_curve`.
       targets: Y; or the residual dY, which equals Y only for f_0 = 0 (E5).
-      ridge: absolute, from 0; None takes 1e-4 of the mean eigenvalue. Zero needs an invertible kernel: a feature kernel has rank
+      ridge: absolute ridge, at least 0; None: 1e-4 of the mean eigenvalue. Zero needs an invertible kernel: a feature kernel has rank
         d < n at most (E4).
-      tolerance: relative, where the kernel is a function.
+      tolerance: relative tolerance, where the kernel is a function.
 
     Raises:
       ConfigError: incompatible shapes, a negative ridge, ridge 0 with a singular kernel, or no ridge with a function.
@@ -111,7 +111,7 @@ def speed_bound(kernel: Kernel, residual: Values, *, ridge: Scalar | None = None
     single eigenspace.
 
     Args:
-      kernel: as an array.
+      kernel: kernel as an array.
       residual, ridge: as for `generalization_score`.
 
     Raises:
@@ -146,7 +146,7 @@ def label_spectrum(kernel: Kernel, targets: Values) -> LabelSpectrum:
     """Fraction of the labels along each eigenvector of the kernel. Labels along large eigenvalues are learnt fast, and from few examples.
 
     Args:
-      kernel: as an array, (n, n) or (n, n, c, c).
+      kernel: kernel as an array, (n, n) or (n, n, c, c).
       targets: labels or residual.
 
     Raises:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from ntk_select._runtime.checks import check_count, is_whole
 from ntk_select.errors import ConfigError
 from ntk_select.experts.expert import Expert
-from ntk_select.experts.probe import InBatches
+from ntk_select.experts.forward import InBatches
 from ntk_select.kernels.engine.arguments import check_batch_size, count_examples, read_examples, some_examples
 from ntk_select.kernels.engine.program import Program, outputs_of, trace
 from ntk_select.kernels.engine.vector_product import BatchedProduct, hold, padded_batches
@@ -27,10 +27,10 @@ class Trajectory(NamedTuple):
 
     Attributes:
       times: numbers of steps.
-      train_outputs, test_outputs: (t, n, c); `test_outputs` is None without test examples.
-      train_losses, test_losses: over all examples, without the weight-decay term.
+      train_outputs, test_outputs: outputs, (t, n, c); `test_outputs` is None without test examples.
+      train_losses, test_losses: losses over all examples, without the weight-decay term.
       distances: |w_t - w_0|.
-      params: after the last step.
+      params: parameters after the last step.
     """
 
     times: Float[np.ndarray, " t"]
@@ -71,11 +71,11 @@ def train(
       x, targets: preprocessed training examples, and targets in the shape of the outputs.
       optimizer: an Optax optimiser, applied to the gradient of the loss plus weight_decay (w - w_0). It sees the trained leaves as a
         list: masks by path do not work (use `layers`), nor do optimisers that evaluate the loss themselves (L-BFGS).
-      steps, times: record after 0, 1, ..., steps steps, or after those in `times`.
-      loss: as for `predict`.
-      weight_decay: towards the initial weights.
+      steps, times: records after 0, 1, ..., steps steps, or after those in `times`.
+      loss: as for `predict`; "half_sum" by default.
+      weight_decay: strength of the decay towards the initial weights.
       batches: indices of the examples of each step; None uses all examples at every step.
-      x_test, test_targets: evaluated at every recorded step.
+      x_test, test_targets: test examples and targets, evaluated at every recorded step.
       batch_size: examples per pass through the network, into which each step is divided; 64 if None.
       progress: called with (done, all, "steps").
 
@@ -191,7 +191,8 @@ def _compiled_update(optimizer: optax.GradientTransformation, weight_decay: floa
 
 
 def _distance(leaves: list, first: list) -> float:
-    return np.sqrt(sum(float(np.square(np.asarray(a, np.float64) - np.asarray(b)).sum()) for a, b in zip(leaves, first, strict=True)))
+    with np.errstate(over="ignore"):  # of diverged weights the distance is infinite
+        return np.sqrt(sum(float(np.square(np.asarray(a, np.float64) - np.asarray(b)).sum()) for a, b in zip(leaves, first, strict=True)))
 
 
 def draw_batches(n: int, size: int, steps: int, seed: int = 0) -> list[Int[np.ndarray, " b"]]:

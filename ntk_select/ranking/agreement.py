@@ -18,7 +18,7 @@ from ntk_select.scores import ScoreResult
 if TYPE_CHECKING:
     from ntk_select.ranking.record import Ranking
 
-LEAST_EXPERTS = 4
+MIN_EXPERTS = 4
 """Experts with both scores below which there is no correlation."""
 
 
@@ -27,7 +27,7 @@ class Agreement:
     """Spearman correlations between scores over experts, each score signed so that higher is better.
 
     Attributes:
-      names: of the scores.
+      names: names of the scores.
       matrix: (scores, scores), mean over the rankings; NaN if no ranking has four experts with both scores, or one score is constant.
       rankings: number of rankings behind each mean.
     """
@@ -66,7 +66,7 @@ class Agreement:
     def figure(self, file_format: str, title: str = "") -> bytes:
         """The matrix as a heat map, scores that agree next to each other: "png", "svg" or "pdf". Raises as `report`."""
         if not self.known:
-            raise ConfigError(f"No two of the {len(self.names)} scores have {LEAST_EXPERTS} experts in common, so that there is nothing to draw.")
+            raise ConfigError(f"No two of the {len(self.names)} scores have {MIN_EXPERTS} experts in common, so there is nothing to draw.")
         ordered = self.ordered()
         return agreement_figure(ordered.names, ordered.matrix, file_format, title)
 
@@ -75,7 +75,7 @@ def agreement(rankings: "Ranking | Sequence[Ranking]") -> Agreement:
     """Rank correlations between the scores of one or several rankings.
 
     Args:
-      rankings: with the same scores; each over its own experts.
+      rankings: rankings with the same scores; each over its own experts.
 
     Raises:
       ConfigError: no ranking, or rankings of different scores.
@@ -96,7 +96,7 @@ def _one(ranking: "Ranking") -> np.ndarray:
     for i, first in enumerate(columns):
         for j, second in enumerate(columns[: i + 1]):
             both = np.isfinite(first) & np.isfinite(second)
-            if both.sum() >= LEAST_EXPERTS:
+            if both.sum() >= MIN_EXPERTS:
                 matrix[i, j] = matrix[j, i] = rank_correlation(first[both], second[both])
     return matrix
 

@@ -12,15 +12,16 @@ from ntk_select._runtime.cache import Cache
 from ntk_select._runtime.progress import timed
 from ntk_select.errors import ConfigError, DataError, ModelError, NtkSelectError, explained
 from ntk_select.experts.expert import Expert
+from ntk_select.experts.forward import ProbePass, forward, has_pooled_last_conv
 from ntk_select.experts.network_inputs import IN_MEMORY, DecodedImages, NetworkInputs, resized
 from ntk_select.experts.preprocess import Preprocess
-from ntk_select.experts.probe import ProbePass, forward, has_pooled_last_conv
 from ntk_select.kernels.engine.ntk import ntk_plan
 from ntk_select.kernels.gradients import expert_inputs, gradient_kernel
 from ntk_select.kernels.last_conv import pooled_kernel
 from ntk_select.ranking.keys import Keys
 from ntk_select.scores import Features, Input, Score
-from ntk_select.tasks.task import ProbeSample, Task
+from ntk_select.tasks.probe_sample import ProbeSample
+from ntk_select.tasks.task import Task
 
 MAX_PRODUCTS = 5e12
 """Largest number of products for one expert's gradient kernel, minutes of a CPU. It matters where the cost grows with the number of outputs."""
@@ -34,15 +35,15 @@ class ScoreInputs:
 
     Args:
       task, sample: the images.
-      scores: by name; only inputs that they take are computed.
-      seed: of scores with random numbers.
+      scores: scores by name; only inputs that they take are computed.
+      seed: seed of scores with random numbers.
       batch_size: images per forward pass.
-      cache: of passes and kernels.
-      reference: for RSA and DDS: an expert trained on the task, a function that returns one, or the name of a network to train.
+      cache: cache of passes and kernels.
+      reference: reference network of RSA and DDS: an expert trained on the task, a function that returns one, or the name of a network to train.
       measured: fine-tuned accuracies by expert and task.
-      names: of all experts of the ranking.
-      recipe, learning_rates: of the fine-tuning that is forecast; None for the paper's.
-      layers: whose gradients LGC takes: "last_conv", "all", or a regular expression for the "/"-joined paths of parameters.
+      names: names of all experts of the ranking.
+      recipe, learning_rates: settings of the forecasted fine-tuning; None for the paper's.
+      layers: layers whose gradients LGC takes: "last_conv", "all", or a regular expression for the "/"-joined paths of parameters.
       progress: called during the training of the reference network.
 
     Attributes:
@@ -53,7 +54,7 @@ class ScoreInputs:
       uncached: experts whose passes have no key in the cache.
 
     Raises:
-      ConfigError: two scores bring different inputs of one name.
+      ConfigError: two scores define different inputs of one name.
     """
 
     def __init__(
@@ -140,9 +141,7 @@ class ScoreInputs:
     def _network_inputs(self, expert: Expert) -> np.ndarray | NetworkInputs:
         preprocess = expert.preprocess
         if preprocess is None:
-            raise ModelError(
-                f"Expert {expert.name!r} has no preprocess, so that it takes no images. Try: Expert(..., preprocess=Preprocess(size=224))"
-            )
+            raise ModelError(f"Expert {expert.name!r} has no preprocess and cannot process images. Try: Expert(..., preprocess=Preprocess(size=224))")
         if not isinstance(preprocess, Preprocess):
             return np.asarray(preprocess(self._images))
         if preprocess.geometry not in self._resized:
@@ -199,7 +198,7 @@ class ScoreInputs:
         return passes, kernel
 
     def _training_kernel(self, expert: Expert, x, of_passes: str | None) -> np.ndarray | str:
-        """The kernel of the fine-tuning that is forecast, cached if possible; or the reason why there is none."""
+        """The kernel of the forecasted fine-tuning, cached if possible; or the reason why there is none."""
         from ntk_select.forecasting.kernel import training_kernel
         from ntk_select.training.finetuning.recipe import Recipe  # imported here because of Optax
 
@@ -232,7 +231,7 @@ class ScoreInputs:
                 kernel = gradient_kernel(expert, np.asarray(x), layers=self.layers, outputs=outputs, batch_size=self.batch_size)
         except NtkSelectError as error:
             return None, str(error)
-        return (kernel, "") if np.isfinite(kernel).all() else (None, "The gradients hold NaN or infinity.")
+        return (kernel, "") if np.isfinite(kernel).all() else (None, "The gradients contain NaN or infinity.")
 
     def _products(self, expert: Expert, x, outputs) -> float:
         """Products that the engine estimates for the kernel, without forward passes."""
@@ -284,7 +283,9 @@ class ScoreInputs:
                 self._give(inputs, reasons, key, f"The card of expert {name!r} does not have it." if value is None else value)
         if "accuracies_elsewhere" in self.needs:
             known = self.elsewhere.get(name)
-            sentence = "No accuracy on another task was given. Try: rank(..., measured={expert: {task: accuracy}}), or --measured FILE.json"
+            sentence = (
+                "No accuracy on another task was given. Try: rank(..., measured={expert: {task: accuracy}}), on the command line --measured FILE.json"
+            )
             if known is not None and len(known) == 0:
                 sentence, known = "There is no other task on which all of these experts were fine-tuned.", None
             self._give(inputs, reasons, "accuracies_elsewhere", sentence if known is None else known)
@@ -319,28 +320,28 @@ class ScoreInputs:
 
 
 def _own_inputs(scores: Mapping[str, Score]) -> dict[str, Input]:
-    """The inputs that scores bring themselves, by name."""
+    """The inputs that scores define themselves, by name."""
     own: dict[str, Input] = {}
     for score in scores.values():
         for name, given in score.inputs.items():
             if own.setdefault(name, given) != given:
-                raise ConfigError(f"Two scores bring an input {name!r}, and not the same. Give one of them another name.")
+                raise ConfigError(f"Two scores define different inputs named {name!r}. Try: another name for one of them")
     return own
 
 
 def _plain(array) -> np.ndarray:
-    """The array in a type of NumPy, which files can hold: bfloat16 becomes float32, exactly."""
+    """The array in a type of NumPy, which files can store: bfloat16 becomes float32, exactly."""
     array = np.asarray(array)
     return array.astype(np.float32) if array.dtype.kind == "V" else array
 
 
 def _source_probs(expert: Expert, logits: np.ndarray) -> np.ndarray | str:
     if expert.head is None:
-        return f"Expert {expert.name!r} has no head, so that it predicts no source classes. nleep needs none."
+        return f"Expert {expert.name!r} has no head, so LEEP and NCE are undefined. Try: nleep"
     from scipy.special import softmax
 
     if logits.shape[1] < 2:
-        return f"The head of expert {expert.name!r} has a single output, which tells no source classes apart."
+        return f"The head of expert {expert.name!r} has a single output, so LEEP and NCE are undefined. Try: nleep"
     return softmax(logits.astype(np.float64), axis=1)
 
 

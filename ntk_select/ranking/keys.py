@@ -12,7 +12,8 @@ from ntk_select._runtime.cache import key_of
 from ntk_select.experts.expert import Expert
 from ntk_select.experts.network_inputs import NetworkInputs
 from ntk_select.kernels.engine.digest import digest_of_params, digest_of_program
-from ntk_select.tasks.task import ProbeSample, Task
+from ntk_select.tasks.probe_sample import ProbeSample
+from ntk_select.tasks.task import Task
 
 
 class Keys:

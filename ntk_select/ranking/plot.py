@@ -11,7 +11,7 @@ from ntk_select.scores import ScoreResult
 
 LETTERS = 12
 """Characters of a title per inch."""
-MOST_PANELS = 6
+MAX_PANELS = 6
 """Largest number of scores with a panel each; for more scores the figure shows the place of each expert by each score."""
 
 
@@ -19,8 +19,8 @@ def ranking_figure(ranking, file_format: str) -> bytes:
     """The figure as a file's content: "png", "svg" or "pdf". Raises MissingDependencyError without matplotlib."""
     experts, names = ranking.experts, ranking.score_names
     height = 1.9 + 0.26 * max(len(experts), 3)
-    many = len(names) > MOST_PANELS and len(experts) > 0
-    panels = 1 if many else min(len(names), MOST_PANELS)
+    many = len(names) > MAX_PANELS and len(experts) > 0
+    panels = 1 if many else min(len(names), MAX_PANELS)
     figure = new_figure(*((3.6 + 0.42 * len(names), height + 1.2) if many else (3.2 + 3.0 * panels, height)), "The figure of a ranking")
     axes = figure.subplots(1, panels, sharey=True, squeeze=False)[0]
     if many:

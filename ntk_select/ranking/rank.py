@@ -14,11 +14,12 @@ from ntk_select._runtime.cache import Cache
 from ntk_select._runtime.checks import is_whole
 from ntk_select._runtime.progress import Progress, reporting
 from ntk_select.errors import ConfigError, DataError, did_you_mean, explained
-from ntk_select.evaluate.resampling import MIN_RESAMPLES, half_samples
+from ntk_select.evaluate.half_samples import MIN_RESAMPLES, half_samples
 from ntk_select.experts.expert import Expert
 from ntk_select.kernels.gradients import of_params
+from ntk_select.ranking.evidence import evidence_for, unmeasured
 from ntk_select.ranking.inputs import ScoreInputs
-from ntk_select.ranking.judge import contenders, evidence_for, judgement, ordered, unmeasured
+from ntk_select.ranking.judge import contenders, judgement, ordered
 from ntk_select.ranking.record import ExpertScores, Failure, Ranking
 from ntk_select.ranking.scoring import Scorer, with_intervals
 from ntk_select.resolve import as_experts, as_task
@@ -26,7 +27,8 @@ from ntk_select.scores import SCORES, Score, ScoreResult
 from ntk_select.scores.score import is_informative
 from ntk_select.scores.table import GROUPS, known_scores
 from ntk_select.tasks.copies import distinct
-from ntk_select.tasks.task import ProbeSample, Task, probe_sample
+from ntk_select.tasks.probe_sample import PER_CLASS, ProbeSample, probe_sample
+from ntk_select.tasks.task import Task
 
 Experts = Expert | str | Path | Iterable[Expert | str | Path] | Mapping[str, Expert | Callable[[], Expert]]
 
@@ -40,7 +42,7 @@ def rank(
     experts: Experts,
     task: Task | str | Path,
     scores: Sequence[str] | Mapping[str, Score] = DEFAULT_SCORES,
-    per_class: int = 25,
+    per_class: int = PER_CLASS,
     seed: int = 0,
     *,
     resamples: int = 100,
@@ -63,19 +65,20 @@ def rank(
       experts: experts, names of embedded experts, zoos ("builtin", or a folder of experts), or a mapping from names to functions that
         load one expert each, so that only one is in memory at a time.
       task: the target task, or its URI as for `load_task`; only training images are used.
-      scores: names in `SCORES`; "all" for those of the main group, one for each kind; "ablation" for their variants and near-duplicates;
-        "baselines"; or a mapping from names to `Score`, for scores of your own. The first that at least half of the experts have
-        determines the order.
+      scores: names in `SCORES`; "all" for the main group, one score of each kind (in the config of a benchmark "all" is every score);
+        "ablation" for their variants and near-duplicates; "baselines"; or a mapping from names to `Score`, for scores of your own. The
+        first that at least half of the experts have determines the order.
       per_class: largest number of images per class that the scores see; duplicates are left out.
-      seed: of the probe sample, the half-samples, the reference network and scores with random numbers.
-      resamples: number of half-samples for intervals and verdict; 0 for none (a forecast has an interval of its own). Costly scores use at most 25.
+      seed: seed of the probe sample, the half-samples, the reference network and scores with random numbers.
+      resamples: number of half-samples for intervals and verdict; 0 for none. Costly scores use at most 25. A forecast has an interval of its
+        own, over the held-out images; gbc, nleep, pactran, generalization, generalization_features and the baselines have none.
       batch_size: images per forward pass.
-      reference: for RSA and DDS: an expert trained on the task, or the network to train ("tiny", "resnet18"); see
+      reference: reference network of RSA and DDS: an expert trained on the task, or the network to train ("tiny", "resnet18"); see
         `trained_reference`.
       measured: accuracies after fine-tuning, by expert and task, for `best_elsewhere`. Those on this task are left out.
       recipe: a `Recipe`, how the experts will be fine-tuned, for `forecast`; that of the paper if None.
-      learning_rates: to be tried in that fine-tuning; those of the paper if None.
-      layers: whose gradients LGC takes: "last_conv" (as the expert names it), "all", or a regular expression for the "/"-joined
+      learning_rates: rates to try in that fine-tuning; those of the paper if None.
+      layers: layers whose gradients LGC takes: "last_conv" (as the expert names it), "all", or a regular expression for the "/"-joined
         paths of the parameters, for networks without a last convolution.
       cache: folder in which features, logits and gradient kernels are cached by content, so that further scores of the same experts
         and images need no forward pass; None for no cache.
@@ -97,9 +100,9 @@ def rank(
         warnings.warn("rank(..., draws=...) is deprecated. Try: rank(..., resamples=...)", DeprecationWarning, stacklevel=2)
         resamples = draws
     if not is_whole(resamples) or (resamples != 0 and resamples < MIN_RESAMPLES):
-        raise ConfigError(f"resamples is {resamples!r}; it must be 0 (no intervals) or at least {MIN_RESAMPLES}, a whole number.")
+        raise ConfigError(f"resamples={resamples!r} must be 0 (no intervals) or at least {MIN_RESAMPLES}, a whole number.")
     if not is_whole(batch_size) or batch_size < 1:
-        raise ConfigError(f"batch_size is {batch_size!r}; it must be an integer of at least 1.")
+        raise ConfigError(f"batch_size={batch_size!r} must be an integer of at least 1.")
     if measured is not None and not (isinstance(measured, Mapping) and all(isinstance(row, Mapping) for row in measured.values())):
         raise ConfigError("measured must be {expert: {task: accuracy from 0 to 1}}.")
     if not isinstance(cache, str | Path | None):
@@ -109,7 +112,7 @@ def rank(
     training = _training(recipe, learning_rates)
     loaders = as_experts(experts)
     if not loaders:
-        raise ConfigError("There is no expert to rank. Try: ntk-select zoo list")
+        raise ConfigError("There is no expert to rank. Try: rank('builtin', ...); to list experts: ntk-select zoo list")
     if any("reference_features" in score.takes for score in chosen.values()) and not isinstance(reference, Expert):
         from ntk_select.training.reference import check_reference  # imported here because of Optax
 
@@ -173,7 +176,7 @@ def _evidence(name: str, scores: Mapping[str, Score], layers: str) -> str:
 
 
 def _training(recipe, learning_rates) -> dict[str, Any]:
-    """The options of the fine-tuning that is forecast. Raises ConfigError for invalid ones."""
+    """The options of the forecasted fine-tuning. Raises ConfigError for invalid ones."""
     if recipe is None and learning_rates is None:
         return {}
     from ntk_select.training.finetuning.recipe import LEARNING_RATES, Recipe, checked_rates  # imported here because of Optax
@@ -251,8 +254,8 @@ def _task_record(
         found.append(f"domain_similarity is not comparable between experts of different extractors: {', '.join(inputs.extractors)}")
     if "labels" in inputs.needs and counts.max() > IMBALANCE * counts.min():
         found.append(
-            f"Unbalanced: {counts.max()} images of the largest class, {counts.min()} of the smallest. Accuracies of knn and linear_probe lean to the "
-            "largest (see their detail `balanced`); a smaller --per-class balances the classes."
+            f"Unbalanced: {counts.max()} images of the largest class, {counts.min()} of the smallest. Accuracies of knn and linear_probe are biased "
+            "towards the largest (see their detail `balanced`); a smaller per_class balances the classes."
         )
     if inputs.uncached:
         found.append(f"Not cached, because they call back to Python or cannot be traced: {', '.join(dict.fromkeys(inputs.uncached))}")

@@ -17,11 +17,11 @@ from ntk_select.ranking.plot import ranking_figure
 from ntk_select.scores import SCORES, ScoreResult, Unavailable
 from ntk_select.scores.score import is_informative
 
-LONGEST, MOST_NOTES = 300, 12
+MAX_NOTE_LENGTH, MAX_NOTES = 300, 12
 """Characters of a note below the table, and number of notes."""
 UNEVEN = 0.3
 """Difference of the two sides of an interval, in units of its width, above which both ends are shown."""
-MOST_COLUMNS = 6
+MAX_COLUMNS = 6
 """Largest number of scores in a printed table."""
 CONTENDER, EQUAL = "~", "="
 """Marks after the rank of an expert that cannot be distinguished from the best, or has the same value."""
@@ -34,9 +34,9 @@ class ExpertScores:
     Attributes:
       rank: 1 is best. Experts without the deciding score are last.
       scores: outcome of each score, by name.
-      seconds: by step: "load", "preprocess", "cache" (look-up), "forward", "backward" (gradients and their
+      seconds: time by step: "load", "preprocess", "cache" (look-up), "forward", "backward" (gradients and their
         kernel), "inputs" (a score's own), "scores", "intervals". Steps that were not needed are absent.
-      score_seconds: of "scores", by score.
+      score_seconds: time of "scores", by score.
     """
 
     rank: int
@@ -149,7 +149,7 @@ class Ranking:
 
     def _table(self) -> list[list[str]]:
         """Rows of text below a heading; of many scores only the deciding one."""
-        names = self.score_names if len(self.score_names) <= MOST_COLUMNS else (self.deciding or self.score_names[0],)
+        names = self.score_names if len(self.score_names) <= MAX_COLUMNS else (self.deciding or self.score_names[0],)
         cells = [[self.shown_rank(row), row.name, *(cell(row.scores[name], name) for name in names)] for row in self.experts]
         return [["rank", "expert", *names], *cells]
 
@@ -162,9 +162,9 @@ class Ranking:
 
     def summary_lines(self) -> list[str]:
         """The lines below a printed ranking: marks, notes (shortened where they are long or many), judgement and evidence."""
-        notes = [note if len(note) <= LONGEST else note[: LONGEST - 4] + " ..." for note in self.notes()]
-        if len(notes) > MOST_NOTES:
-            notes[MOST_NOTES:] = [f"and {len(notes) - MOST_NOTES} more notes: see notes()"]
+        notes = [note if len(note) <= MAX_NOTE_LENGTH else note[: MAX_NOTE_LENGTH - 4] + " ..." for note in self.notes()]
+        if len(notes) > MAX_NOTES:
+            notes[MAX_NOTES:] = [f"and {len(notes) - MAX_NOTES} more notes: see notes()"]
         hidden = len(self.score_names) - len(self._table()[0]) + 2
         more = [f"{hidden} more scores: see to_pandas()."] if hidden else []
         return [*self.marks, *more, *notes, *filter(None, (self.judgement, self.evidence))]

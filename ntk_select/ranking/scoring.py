@@ -10,7 +10,7 @@ import numpy as np
 
 from ntk_select._runtime.progress import timed
 from ntk_select.errors import explained
-from ntk_select.evaluate.resampling import HalfSamples
+from ntk_select.evaluate.half_samples import HalfSamples
 from ntk_select.experts.expert import Expert
 from ntk_select.ranking.inputs import ScoreInputs
 from ntk_select.ranking.record import ExpertScores
@@ -25,7 +25,7 @@ class Scorer:
     """Scores one expert after another on the same images and half-samples.
 
     Args:
-      inputs: of the scores, from each expert.
+      inputs: source of the scores' inputs, from each expert.
       halves: index sets into the probe sample.
     """
 
@@ -59,7 +59,7 @@ class Scorer:
             wanted = {
                 name: score
                 for name, score in self.scores.items()
-                if name in outcomes and score.resampled and index < (score.most_draws or len(self.halves))
+                if name in outcomes and score.resampled and index < (score.max_resamples or len(self.halves))
             }
             if not wanted:
                 break

@@ -15,8 +15,8 @@ def random_score(name: str = "", seed: int = 0, task_key: str = "") -> float:
     `evaluate.random_expectation`, not one such order.
 
     Args:
-      name: of the expert.
-      seed: of the probe sample.
+      name: name of the expert.
+      seed: seed of the probe sample.
       task_key: identifies the task and its images.
     """
     return float(np.random.default_rng([seed, zlib.crc32(name.encode()), zlib.crc32(task_key.encode())]).random())

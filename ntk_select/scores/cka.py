@@ -33,13 +33,13 @@ def kernel_alignment(a: Num[np.ndarray, "n n"], b: Num[np.ndarray, "n n"], *, un
     if kernels[0].ndim != 2 or len({*kernels[0].shape, *kernels[1].shape}) != 1 or kernels[1].ndim != 2:
         raise TaskError(f"The kernels have shapes {kernels[0].shape} and {kernels[1].shape}; both must be (n, n).")
     if not all(np.isfinite(kernel).all() for kernel in kernels):
-        raise TaskError(not_finite("The kernels hold"))
+        raise TaskError(not_finite("The kernels contain"))
     if unbiased and len(kernels[0]) < 4:
         raise UndefinedScoreError(f"{len(kernels[0])} images are too few for the unbiased alignment; 4 are needed.")
     centred = [unbiased_centring(kernel) if unbiased else double_centred(kernel) for kernel in kernels]
     norms = [np.linalg.norm(kernel) for kernel in centred]
     if any(norm**2 <= CONSTANT * (kernel**2).sum() for norm, kernel in zip(norms, kernels, strict=True)):
-        raise UndefinedScoreError("A kernel is the same for all images (constant or zero features?), so that its alignment is undefined.")
+        raise UndefinedScoreError("A kernel is the same for all images (constant or zero features?), so its alignment is undefined.")
     return float(np.clip((centred[0] * centred[1]).sum() / (norms[0] * norms[1]), -1, 1))
 
 
@@ -76,5 +76,5 @@ def cka_features_gradient(features: Num[np.ndarray, "n d"] | Features, gradient_
     """Alignment of the feature kernel with the gradient kernel: how well LFC can replace LGC. Range and errors as `kernel_alignment`."""
     features = as_features(features)
     if features.constant:
-        raise UndefinedScoreError("The features are constant over all images (or zero), so that the alignment of their kernel is undefined.")
+        raise UndefinedScoreError("The features are constant over all images (or zero), so the alignment of their kernel is undefined.")
     return kernel_alignment(features.centred @ features.centred.T, gradient_kernel)

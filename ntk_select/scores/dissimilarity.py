@@ -17,7 +17,7 @@ def cosine_distances(rows: Float[np.ndarray, "n d"], scale: Float[np.ndarray, " 
     norms = np.linalg.norm(rows, axis=1)
     flat = norms <= 1e-12 * (norms.max() if scale is None else scale)
     if flat.any():
-        raise UndefinedScoreError(f"Image {int(np.argmax(flat))} has the same value in all its features, so that it correlates with no other.")
+        raise UndefinedScoreError(f"Image {int(np.argmax(flat))} has the same value in all its features, so it correlates with no other.")
     unit = rows / norms[:, None]
     # Equal distances must tie when they are ranked.
     return np.round(np.clip(1 - unit @ unit.T, 0, 2), 12)
@@ -47,7 +47,7 @@ def pairs(matrix: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " m"]:
 
 
 def unbiased_centring(matrix: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
-    """The U-centred matrix: diagonal 0, rows and columns that sum to 0, so that inner products have no bias. n at least 4."""
+    """The U-centred matrix: diagonal 0, rows and columns that sum to 0, so inner products have no bias. n at least 4."""
     n = len(matrix)
     matrix = matrix - np.diag(np.diag(matrix))
     rows = matrix.sum(axis=1) / (n - 2)

@@ -67,7 +67,7 @@ def domain_similarity(
             raise TaskError(f"{what} have shape {given}, not {wanted}: one row per image, one number per class, features of one extractor.")
     for numbers, what in ((counts, "source_counts"), (weights, "class_counts")):
         if not np.isfinite(numbers).all():
-            raise TaskError(f"{what} hold NaN or infinity; they must be numbers of images.")
+            raise TaskError(f"{what} contain NaN or infinity; they must be numbers of images.")
     ot = _transport()
     from_classes, to_classes = counts >= min_images, weights >= min_images
     if not from_classes.any() or not to_classes.any():
@@ -92,5 +92,5 @@ def _transport():
 
 
 def domain_similarity_own(own_source_means, source_counts, features, labels, class_counts=None) -> ScoreResult:
-    """`domain_similarity` with the expert itself as the extractor. It depends on the scale of the features, so that experts are not comparable."""
+    """`domain_similarity` with the expert itself as the extractor. It depends on the scale of the features, so experts are not comparable."""
     return domain_similarity(own_source_means, source_counts, features, labels, class_counts)

@@ -5,7 +5,7 @@ from jaxtyping import Int, Num
 
 from ntk_select.scores.discriminant import analysed, of_own_class
 from ntk_select.scores.features import Features, labelled
-from ntk_select.scores.score import column, min_max
+from ntk_select.scores.zoo_relative import column, min_max
 
 SHARE = 0.005
 WEIGHTS = {"energy": 0.15, "lda": 0.85}

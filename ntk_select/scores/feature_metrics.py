@@ -1,7 +1,7 @@
 """Feature Metrics: sparsity of the expert's features on the task's images. A reconstruction.
 
 Ueno & Kondo (submitted to ICLR 2020) combine two sparsity metrics; neither their formulas nor the weights are published.
-This version uses two common measures of sparsity, so that its values differ from theirs.
+This version uses two common measures of sparsity, so its values differ from theirs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from jaxtyping import Float, Num
 from ntk_select.errors import ConfigError, UndefinedScoreError
 from ntk_select.evaluate.correlations import rank_correlation
 from ntk_select.scores.features import Features, as_features
-from ntk_select.scores.score import column, standardised_terms
+from ntk_select.scores.zoo_relative import column, standardised_terms
 
 NEAR_ZERO = 0.01
 """Features below this share of the image's largest count as zero."""
@@ -27,7 +27,7 @@ def feature_metrics_terms(features: Num[np.ndarray, "n d"] | Features, sparsity_
 
     Args:
       features: pre-logits after a ReLU.
-      sparsity_weight: of `zeros`, 0 to 1; see `sparsity_weights`.
+      sparsity_weight: weight of `zeros`, 0 to 1; see `sparsity_weights`.
 
     Raises:
       UndefinedScoreError: negative features (no ReLU before them), a single feature, or an image whose features are all zero.
@@ -39,7 +39,7 @@ def feature_metrics_terms(features: Num[np.ndarray, "n d"] | Features, sparsity_
         raise ConfigError(f"sparsity_weight={sparsity_weight!r} must be from 0 to 1.")
     rows = as_features(features).array
     if rows.min() < 0:
-        raise UndefinedScoreError("The features have negative values, so that they are not the output of a ReLU; sparsity is defined after one.")
+        raise UndefinedScoreError("The features have negative values, so they are not the output of a ReLU; sparsity is defined after one.")
     if rows.shape[1] == 1:
         raise UndefinedScoreError("One feature alone is neither sparse nor dense.")
     largest = rows.max(axis=1, keepdims=True)
@@ -62,7 +62,7 @@ def sparsity_weights(measured: Mapping[str, tuple[Sequence[Mapping[str, float]],
     """For each task, the weight of `zeros` that ranks the experts best on the other tasks.
 
     Args:
-      measured: for each task, the terms of its experts and their accuracies after fine-tuning; at least two tasks.
+      measured: per task, the terms of its experts and their accuracies after fine-tuning; at least two tasks.
 
     Returns:
       For each task, the weight among 0, 0.01, .. 1 with the highest mean Spearman correlation on the other tasks (the median of

@@ -112,7 +112,7 @@ def labelled(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray
     features = as_features(features)
     ids, counts = checked_classes(labels, len(features))
     if features.constant:
-        raise UndefinedScoreError("The features are constant over all images (or zero), so that they do not distinguish the classes.")
+        raise UndefinedScoreError("The features are constant over all images (or zero), so they do not distinguish the classes.")
     return Labelled(features, ids, counts)
 
 
@@ -120,7 +120,7 @@ def fits_any_labels(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.
     """Explains that the classes can be fitted perfectly for any labels: the features span all directions within the classes.
 
     Args:
-      features, labels: of a score that is defined on them.
+      features, labels: inputs of a score that is defined on them.
       components: principal components that the score looks at; all if None.
 
     Returns:
@@ -144,7 +144,7 @@ def checked_classes(labels: Int[np.ndarray, " n"], n: int, what: str = "rows of 
     if len(counts) == 1:
         raise UndefinedScoreError("All examples are of one class; a score needs two.")
     if counts.max() == 1:
-        raise UndefinedScoreError("Every class has one image only, so that images of one class cannot be compared.")
+        raise UndefinedScoreError("Every class has one image only, so images of one class cannot be compared.")
     return ids, counts
 
 

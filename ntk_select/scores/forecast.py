@@ -20,11 +20,11 @@ def forecast(
     """Accuracy after fine-tuning on the probe sample, from the kernel of its training.
 
     Args:
-      training_kernel: of the linearised network with a fresh head, one for all outputs (`TrainingKernel.with_head`).
+      training_kernel: kernel of the linearised network with a new head, one for all outputs (`TrainingKernel.with_head`).
       labels: class ids, any integers.
       recipe: a `Recipe`; that of the paper if None.
-      learning_rates: to try; those of the paper if None.
-      seed: of the division into folds and of the batches.
+      learning_rates: rates to try; those of the paper if None.
+      seed: seed of the division into folds and of the batches.
 
     Returns:
       The share of held-out images that are classified correctly at the best rate, 0 to 1, higher is better. Details: `accuracy`, `accuracy_low`,
@@ -44,7 +44,7 @@ def forecast(
     if found is None:
         raise UndefinedScoreError(
             f"With every learning rate ({', '.join(f'{rate:g}' for rate in rates)}) the simulated training diverges, as real training would. "
-            f"Try: --lr {min(rates) / 10:g}"
+            f"Try: learning_rates=[{min(rates) / 10:g}], on the command line --lr {min(rates) / 10:g}"
         )
     interval = {"accuracy": found.accuracy, "accuracy_low": found.low, "accuracy_high": found.high}
     details = {"balanced_accuracy": found.balanced_accuracy, "loss": found.loss, "learning_rate": found.learning_rate, "distance": found.distance}

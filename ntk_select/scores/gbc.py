@@ -17,7 +17,7 @@ def gbc(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n
     Args:
       features: pre-logits.
       labels: class ids, any integers.
-      covariance: of a class: "diagonal", or "spherical" (its mean over the components). A class of one image has the variances
+      covariance: form of each class's covariance: "diagonal", or "spherical" (its mean over the components). A class of one image has the variances
         pooled over the others. Variances have a floor of 1e-4 of the mean variance.
 
     Returns:

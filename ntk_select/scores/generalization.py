@@ -13,7 +13,7 @@ def generalization(gradient_kernel: Num[np.ndarray, "n n"], labels: Int[np.ndarr
     """Y' (Theta + r)^-1 Y / n with one-hot labels, Theta in units of its mean eigenvalue, and the ridge r = 1e-4 of it.
 
     Args:
-      gradient_kernel: of the last convolution, or any other kernel.
+      gradient_kernel: kernel of the last convolution, or any other kernel.
       labels: class ids, any integers.
 
     Returns:
@@ -37,7 +37,7 @@ def generalization(gradient_kernel: Num[np.ndarray, "n n"], labels: Int[np.ndarr
     if not mean > 0:
         raise UndefinedScoreError("The kernel has trace zero: all gradients vanish.")
     if not kernel.var() > CONSTANT * (kernel**2).mean():
-        raise UndefinedScoreError("The kernel is constant over all pairs, so that it does not distinguish the images.")
+        raise UndefinedScoreError("The kernel is constant over all pairs, so it does not distinguish the images.")
     found = generalization_score(kernel / mean, one_hot(ids, len(counts)))
     value = found.value / len(ids)
     return ScoreResult(value, details={"bound": float(np.sqrt(2 * value))})

@@ -12,7 +12,7 @@ OWN = 0.5
 
 _ALONE = (
     "{share:.0%} of the statistics of an image's source classes come from that image itself: there are too few images for so many source classes, "
-    "and any labels would fit. Try: a larger --per-class"
+    "and any labels would fit. Try: a larger per_class"
 )
 
 
@@ -55,7 +55,7 @@ def nce(source_probs: Float[np.ndarray, "n s"], labels: Int[np.ndarray, " n"]) -
 
     Returns:
       Between minus the entropy of the labels (detail `label_entropy`; at least -log c) and 0; higher is better. No smoothing. A source
-      class with a single image counts as certain, so that the value is optimistic for many source classes and few images; detail
+      class with a single image counts as certain, so the value is optimistic for many source classes and few images; detail
       `alone` is the share of such images.
 
     Raises: as `leep`.
@@ -86,7 +86,7 @@ def _checked(source_probs, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if probs.ndim != 2 or 0 in probs.shape:
         raise TaskError(f"source_probs have shape {probs.shape}; they must be (n, s), one row per example.")
     if not np.isfinite(probs).all():
-        raise TaskError(not_finite("source_probs hold"))
+        raise TaskError(not_finite("source_probs contain"))
     sums = probs.sum(axis=1, keepdims=True)
     if probs.min() < 0 or np.abs(sums - 1).max() > 1e-3:
         raise TaskError(

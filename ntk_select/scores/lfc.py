@@ -52,7 +52,7 @@ def lfc(
     if normalize or kernel in ("cosine", "correlation"):
         norms = np.linalg.norm(features, axis=1, keepdims=True)
         if not (norms > 0).all():
-            raise UndefinedScoreError(f"Example {int(np.argmin(norms))} has features of norm zero, so that it cannot be normalised.")
+            raise UndefinedScoreError(f"Example {int(np.argmin(norms))} has features of norm zero, so it cannot be normalised.")
         features = features / norms
     if kernel == "rbf":
         return kernel_label_correlation(_rbf(features), labels, diagonal=diagonal)
@@ -69,5 +69,5 @@ def _rbf(features: np.ndarray) -> np.ndarray:
     distances = squared_distances(features)
     median = np.median(pairs(distances)) if len(distances) > 1 else 0.0
     if not median > 0:
-        raise UndefinedScoreError("Half of the examples have the same features, so that the rbf kernel has no width.")
+        raise UndefinedScoreError("Half of the examples have the same features, so the rbf kernel has no width.")
     return np.exp(-distances / median)

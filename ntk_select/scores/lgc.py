@@ -11,8 +11,8 @@ from ntk_select.experts.expert import Expert
 from ntk_select.kernels.alignment import checked_labels, kernel_label_correlation
 from ntk_select.kernels.gradients import averaged_outputs, gradient_kernel, kernel_inputs, refuse_traced, sketch_of
 from ntk_select.kernels.sketches import Sketch, SketchedScore
+from ntk_select.kernels.sketches.correlation import with_error
 from ntk_select.kernels.sketches.projection import as_sketch
-from ntk_select.kernels.sketches.score import with_error
 
 
 def lgc(

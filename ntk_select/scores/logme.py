@@ -13,7 +13,7 @@ def logme(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, "
     """Log evidence per image of Bayesian ridge regression of each class (0 or 1), at its maximum, averaged over the classes.
 
     The evidence is that of y ~ N(0, F F' / a + I / b), maximised over a and b: over b in closed form, over t = a / b by a grid and
-    Brent's method. Directions that the features do not span contribute nothing, so that it is exact for n < d as well, where
+    Brent's method. Directions that the features do not span contribute nothing, so it is exact for n < d as well, where
     the released fixed-point code counts them (d/2 log a for k/2 log a).
 
     Args:

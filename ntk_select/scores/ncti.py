@@ -7,7 +7,7 @@ from jaxtyping import Int, Num
 
 from ntk_select.scores.discriminant import LEAST, of_own_class, posteriors, shrunk, within
 from ntk_select.scores.features import Features, class_means, labelled
-from ntk_select.scores.score import column, min_max
+from ntk_select.scores.zoo_relative import column, min_max
 
 COMPONENTS = 64
 SHRINKING = 32

@@ -29,9 +29,9 @@ def nleep(
     Args:
       features: pre-logits.
       labels: class ids, any integers.
-      clusters: of the mixture; None for 5 c, as the paper has it.
-      covariance: of a cluster; "diag" suits principal components and costs O(d) where "full" costs O(d^2).
-      seed: of the start of the mixture. Independent of the order of the images.
+      clusters: number of clusters in the mixture; None for 5 c, as the paper has it.
+      covariance: form of each cluster's covariance; "diag" suits principal components and costs O(d) where "full" costs O(d^2).
+      seed: seed of the initial mixture. Independent of the order of the images.
 
     Returns:
       0 or below, higher is better; unchanged by shifts, scales and rotations of the features. Detail `converged`: 1 if the fit did

@@ -10,7 +10,7 @@ from ntk_select.scores.discriminant import unit_rows
 from ntk_select.scores.features import Features, labelled
 from ntk_select.scores.score import ScoreResult
 
-MOST_STEPS = 200
+MAX_STEPS = 200
 
 
 def pactran(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " n"], *, strength: float = 1.0, prior: float = 1.0) -> ScoreResult:
@@ -60,7 +60,7 @@ def pactran(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray,
         return -logs[np.arange(n), ids].mean() + 0.5 * (weights[:k] ** 2).sum() / (strength * n), gradient.ravel()
 
     start = np.vstack([np.zeros((k, c)), np.log(counts / n)])
-    found = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": MOST_STEPS, "gtol": 1e-6})
+    found = minimize(objective, start.ravel(), jac=True, method="L-BFGS-B", options={"maxiter": MAX_STEPS, "gtol": 1e-6})
     probabilities = np.exp(log_probabilities(found.x.reshape(k + 1, c)))
     curvature = ((rows**2).sum(axis=1) * (probabilities * (1 - probabilities)).sum(axis=1)).mean()
     flatness = prior * c / (2 * strength * n) * math.log1p(strength * n * curvature / (c * d))

@@ -52,7 +52,7 @@ def parc(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " 
     auc = (ranks[different].sum() - far * (far + 1) / 2) / (far * near)
     spread = ranks.std()
     if spread == 0:
-        raise UndefinedScoreError("All pairs of images are equally far apart, so that there is nothing to rank.")
+        raise UndefinedScoreError("All pairs of images are equally far apart, so there is nothing to rank.")
     share = far / (far + near)
     # Pearson's correlation of ranks with a 0/1 variable: difference of the two mean ranks.
     largest = 0.5 * (far + near) * np.sqrt(share * (1 - share)) / spread

@@ -41,7 +41,7 @@ def rsa(features: Num[np.ndarray, "n d"] | Features, reference_features: Num[np.
     sides = [correlation_distances(standardised(side) if standardize else side.array) for side in (features, reference)]
     value = rank_correlation(*map(pairs, sides))
     if np.isnan(value):
-        raise UndefinedScoreError("All pairs of images are equally far apart, so that there is nothing to rank.")
+        raise UndefinedScoreError("All pairs of images are equally far apart, so there is nothing to rank.")
     return value
 
 
@@ -70,6 +70,6 @@ def dds(features: Num[np.ndarray, "n d"] | Features, reference_features: Num[np.
         distances = DISTANCES[distance](standardised(side))
         sides.append(unbiased_centring(distances))
         if np.linalg.norm(sides[-1]) <= 1e-10 * np.linalg.norm(distances):
-            raise UndefinedScoreError("All pairs of images are equally far apart, so that there is nothing to compare.")
+            raise UndefinedScoreError("All pairs of images are equally far apart, so there is nothing to compare.")
     norms = [np.linalg.norm(side) for side in sides]
     return float(np.clip((sides[0] * sides[1]).sum() / (norms[0] * norms[1]), -1, 1))

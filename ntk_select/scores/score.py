@@ -1,12 +1,12 @@
 """Scores and their results: the contract between a score, its inputs and a ranking."""
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float
 
 from ntk_select.errors import ConfigError, MissingDependencyError, UndefinedScoreError, did_you_mean
 
@@ -20,12 +20,12 @@ class ScoreResult:
 
     Attributes:
       value: finite.
-      low, high: 95 % interval over the choice of the images.
+      low, high: 95 % interval: from half-samples of the images; of a forecast, Wilson's interval over the held-out images.
       details: further numbers that explain the value, such as its parts.
       per_image: (n,), for a score that is a mean over images: the part of each image, NaN for images without one. On a subset of the
         images the score is the mean over the subset.
-      remark: one sentence that says why the value is not informative; "" if it is.
-      by_chance: with a remark only: under "value" the mean score over `PERMUTATIONS` permutations of the labels. For a zoo-relative
+      remark: one sentence on why the value is not informative; "" if it is.
+      by_chance: present with a remark only; "value" is the mean score over `PERMUTATIONS` permutations of the labels. For a zoo-relative
         score also the mean of each term; "value" is then the score that this expert would have with them, the other experts unchanged.
     """
 
@@ -79,7 +79,7 @@ class Input:
     Attributes:
       meaning: content and shape, in words.
       image_axes: number of leading axes that run over the images of the probe sample; a half-sample takes a part of each.
-      compute: for an input that a score brings itself (`Score.inputs`): a function of (expert, sample), an `Expert` and the
+      compute: the function of a score's own input (`Score.inputs`), of (expert, sample), an `Expert` and the
         `ProbeSample`, that returns the input. Any exception makes the score unavailable for this expert. None for the inputs in `INPUTS`,
         which the ranking computes.
     """
@@ -94,7 +94,7 @@ INPUTS = {
     "labels": Input("class ids (n,)", 1),
     "source_probs": Input("softmax (n, s) of the expert's own head over its source classes", 1),
     "gradient_kernel": Input("(n, n), inner products of the gradients of the last convolution", 2),
-    "training_kernel": Input("(n, n), inner products of gradients as training with a fresh head sees them", 2),
+    "training_kernel": Input("(n, n), kernel of training with a new head", 2),
     "reference_features": Input("pre-logits (n, d') of a small network trained on the task, same images", 1),
     "domain_features": Input("pre-logits (n, d'') of the extractor that made source_means, same images", 1),
     "source_means": Input("class means (s, d'') of the source data, by one extractor for the whole zoo"),
@@ -118,7 +118,7 @@ INPUTS = {
 class Score:
     """An estimate of how well an expert will do after fine-tuning.
 
-    Call it with arrays by name: `SCORES["lfc"](features=F, labels=y)`. Inputs of other scores are ignored, so that the same inputs can be passed
+    Call it with arrays by name: `SCORES["lfc"](features=F, labels=y)`. Inputs of other scores are ignored, so the same inputs can be passed
     to every score. A zoo-relative score needs several experts: `SCORES["etran"].over([inputs of one expert, inputs of the next, ...])`.
 
     Attributes:
@@ -128,21 +128,22 @@ class Score:
       higher_is_better: the direction.
       reference: where it is defined.
       range: its range, in words.
-      cost: for one expert once the inputs are there, in words. n images, d features, c classes, s source classes.
+      cost: its cost for one expert once the inputs are computed, in words. n images, d features, c classes, s source classes.
       optional: inputs that are used when they are there.
       resampled: whether its interval comes from half-samples of the probe sample; False if these cost too much, or if their spread does not
-        estimate the error (measured).
-      most_draws: largest number of half-samples for a costly score; None for no limit.
-      combine: for a zoo-relative score: a function from the terms of all experts to their values.
+        estimate the error (measured). Such scores have no interval, unless `fn` returns one, as `forecast` does.
+      max_resamples: largest number of half-samples for a costly score; None for no limit.
+      combine: the function of a zoo-relative score from the terms of all experts to their values.
       unit: "accuracy" for a share that is shown in per cent, "" for a plain number.
       limits: bounds of the values, or a function from the number of classes to them; intervals are cut there.
       saturation: a function of the inputs in `needs` that returns one sentence where the score would be about the same for any labels, "" elsewhere.
       inputs: inputs of this score's own, by name, each with the function that computes it.
-      group: "main" for scores of `--scores all`; "ablation" for variants, and scores that rank experts as a main one does;
+      group: "main" for scores of `--scores all`; "ablation" for variants, and scores that rank like a main score;
         "baseline" for scores that do not look at the images of the task.
+      most_draws: deprecated name of `max_resamples`.
 
     Raises:
-      ConfigError: a name in `needs` or `optional` is no input, an own input has no function, or it has the name of one in `INPUTS`.
+      ConfigError: unknown input, custom input without `compute`, or one with the name of a built-in input.
     """
 
     fn: Callable[..., Any]
@@ -153,23 +154,27 @@ class Score:
     cost: str = ""
     optional: tuple[str, ...] = ()
     resampled: bool = True
-    most_draws: int | None = None
+    max_resamples: int | None = None
     combine: Callable[[Sequence[Mapping[str, float]]], np.ndarray] | None = None
     unit: str = ""
     limits: tuple[float, float] | Callable[[int], tuple[float, float]] = (-math.inf, math.inf)
     saturation: Callable[..., str] | None = None
     inputs: Mapping[str, Input] = field(default_factory=dict, hash=False)
     group: Literal["main", "ablation", "baseline"] = "main"
+    most_draws: InitVar[int | None] = None
 
-    def __post_init__(self):
+    def __post_init__(self, most_draws: int | None):
+        if most_draws is not None:
+            warnings.warn("Score(most_draws=...) is deprecated. Try: Score(max_resamples=...)", DeprecationWarning, stacklevel=3)
+            object.__setattr__(self, "max_resamples", most_draws)
         for name, own in self.inputs.items():
             if name in INPUTS:
-                raise ConfigError(f"The input {name!r} is one that every ranking has. Give an input of a score's own another name.")
+                raise ConfigError(f"{name!r} is a built-in input. Choose another name for the score's own input. Try: 'my_{name}'")
             if own.compute is None:
-                raise ConfigError(f"The input {name!r} has no function. Try: Input({own.meaning!r}, compute=lambda expert, sample: ...)")
+                raise ConfigError(f"The input {name!r} has no `compute`. Try: Input({own.meaning!r}, compute=lambda expert, sample: ...)")
         for name in self.takes:
             if name not in INPUTS and name not in self.inputs:
-                raise ConfigError(f"A score cannot need {name!r}, which is no input.{did_you_mean(name, {**INPUTS, **self.inputs})}")
+                raise ConfigError(f"{name!r} is not an input of scores.{did_you_mean(name, {**INPUTS, **self.inputs})}")
 
     @property
     def takes(self) -> tuple[str, ...]:
@@ -246,7 +251,7 @@ class Score:
         try:
             if len(known) == 1:
                 raise UndefinedScoreError(
-                    "This score compares the experts of a zoo, and only one has it. Rank at least two, or try: SCORES[...].over([inputs, inputs, ...])"
+                    "This score compares the experts of a zoo, and only one has it. Try: at least two experts, or SCORES[...].over([inputs, inputs, ...])"
                 )
             values = iter(self._valued(known))
         except UndefinedScoreError as error:
@@ -271,37 +276,3 @@ def _finite(result: ScoreResult | Terms) -> Measured:
         if not math.isfinite(number):
             return Unavailable(f"Its {name} is {number} on these inputs.")
     return result
-
-
-# Scaling of terms over the experts of a zoo, for `combine`.
-
-
-def column(terms: Sequence[Mapping[str, float]], name: str) -> Float[np.ndarray, " experts"]:
-    """One term of all experts."""
-    return np.array([term[name] for term in terms], np.float64)
-
-
-def min_max(terms: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
-    """Every term scaled to 0 .. 1 over the experts; a term that is equal for all becomes 0.
-
-    Raises:
-      UndefinedScoreError: every term is equal for all experts.
-    """
-    return _scaled(terms, lambda values: (values - values.min()) / (values.max() - values.min()))
-
-
-def standardised_terms(terms: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
-    """Every term scaled to mean 0 and variance 1 over the experts; a term that is equal for all becomes 0. Raises as `min_max`."""
-    return _scaled(terms, lambda values: (values - values.mean()) / values.std())
-
-
-def _scaled(terms: Sequence[Mapping[str, float]], scale: Callable[[np.ndarray], np.ndarray]) -> list[dict[str, float]]:
-    columns, differ = {}, False
-    for name in terms[0]:
-        values = column(terms, name)
-        varied = np.ptp(values) > 1e-12 * np.abs(values).max()
-        differ |= bool(varied)
-        columns[name] = scale(values) if varied else np.zeros(len(values))
-    if not differ:
-        raise UndefinedScoreError("The experts do not differ in any term of this score, so that it cannot compare them.")
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

@@ -16,7 +16,7 @@ def sfda(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.ndarray, " 
 
     Args:
       features: pre-logits. They are scaled so that an image's squared distance from the mean is 1 on average: published code does
-        not scale them, so that the shrinkage can fall to 1e-10 and the covariance of few images is singular.
+        not scale them, so the shrinkage can fall to 1e-10 and the covariance of few images is singular.
       labels: class ids, any integers.
 
     Returns:

@@ -33,14 +33,14 @@ CENTRED_ALIGNMENT = "Cortes et al. 2012; Kornblith et al. 2019, Similarity of ne
 of_features = partial(Score, needs=("features", "labels"), cost="O(n d min(n, d))")
 of_gradients = partial(Score, needs=("gradient_kernel", "labels"), cost="O(n^2)")
 of_head = partial(Score, needs=("source_probs", "labels"))
-of_reference = partial(Score, needs=("features", "reference_features"), most_draws=25)
+of_reference = partial(Score, needs=("features", "reference_features"), max_resamples=25)
 baseline = partial(Score, resampled=False, cost="none", group="baseline")
 
 accuracy = {"range": "0 to 1", "limits": (0.0, 1.0)}
 correlation = {"range": "-1 to 1", "limits": (-1.0, 1.0)}
 at_least_0 = {"range": "0 or above", "limits": (0.0, math.inf)}
 at_most_0 = {"range": "0 or below", "limits": (-math.inf, 0.0)}
-costly = {"most_draws": 25}
+costly = {"max_resamples": 25}
 """For scores that take more than a few milliseconds on some hundred images."""
 ablation = {"group": "ablation"}
 
@@ -224,7 +224,7 @@ SCORES: dict[str, Score] = {
 }
 
 GROUPS = {"all": "main", "ablation": "ablation", "baselines": "baseline"}
-"""Names that stand for all scores of a group."""
+"""Names that stand for all scores of a group in a ranking. In the config of a benchmark `scores = "all"` is every score of every group."""
 
 
 class Known(NamedTuple):

@@ -21,7 +21,7 @@ def transrate(
       features: pre-logits.
       labels: class ids, any integers. Classes are weighted by their share of the images, as in the definition (public code weights
         them equally); their features are centred by the mean of all.
-      distortion: of the coding, above 0. The paper's 1e-4; other published values were chosen on the targets themselves.
+      distortion: distortion of the coding, above 0. The paper's 1e-4; other published values were chosen on the targets themselves.
       normalize: scale the features first so that an image's squared distance from the mean is 1 on average. Without it, as published,
         larger features score higher.
 

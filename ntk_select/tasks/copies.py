@@ -16,9 +16,10 @@ from ntk_select.errors import DataError, few
 from ntk_select.experts.network_inputs import DecodedImages
 from ntk_select.experts.preprocess import checked_image
 from ntk_select.experts.resize import filter_weights
-from ntk_select.tasks.task import ChosenImages, ProbeSample
+from ntk_select.tasks.probe_sample import ProbeSample
+from ntk_select.tasks.task import ChosenImages
 
-LONGEST = 4096
+MAX_SIDE = 4096
 """Pixels per side above which rows and columns are subsampled."""
 SIDE, SHARE = 16, 0.25
 """Side of the thumbnails for the comparison of images of different sizes, and their allowed difference relative to the contrast."""
@@ -28,7 +29,7 @@ COMPARED, BLOCK = 256, 4
 """Maximum side, in pixels, at which images of different sizes are compared, and side of the blocks whose means must agree."""
 LEVELS, DETAIL = 6.0, 0.35
 """Allowed difference of block means in grey levels, and fraction of the contrast in the block that is added, for filters and JPEG."""
-MOST_COMPARED = 20
+MAX_COMPARED = 20
 """Maximum number of full-size comparisons per image."""
 
 
@@ -70,7 +71,7 @@ def groups_of_copies(images: Sequence[np.ndarray]) -> list[Int[np.ndarray, " k"]
       images: uint8 (h, w) or (h, w, 3), of any sizes; grey images equal colour images with the same values. If any image is of another
         type, no duplicates are searched.
 
-    Cost: reads every image once, and similar images of different sizes again, at most `MOST_COMPARED` times. Memory: 3 kB per image.
+    Cost: reads every image once, and similar images of different sizes again, at most `MAX_COMPARED` times. Memory: 3 kB per image.
     """
     shapes, contents, thumbnails = [], [], []
     for image in images:
@@ -97,7 +98,7 @@ def _plain(image: np.ndarray) -> np.ndarray:
 def _resized(image: np.ndarray, height: int, width: int) -> Float[np.ndarray, "h w 3"]:
     """The whole image at another size, with a triangular filter."""
     image = image if image.ndim == 3 else image[..., None]
-    image = image[:: -(-image.shape[0] // LONGEST), :: -(-image.shape[1] // LONGEST)]
+    image = image[:: -(-image.shape[0] // MAX_SIDE), :: -(-image.shape[1] // MAX_SIDE)]
     down, across = _filter(image.shape[0], height), _filter(image.shape[1], width)
     rows = np.zeros((height, image.shape[1] * image.shape[2]), np.float32)
     for start in range(0, len(image), ROWS):  # in parts, since floats need four times the memory
@@ -120,7 +121,7 @@ def _resized_copies(images, shapes, thumbnails: np.ndarray, places: list[int]) -
         return []
     means, allowed = thumbnails.mean(axis=(1, 2, 3)), np.maximum(LEVELS / 2, SHARE * thumbnails.std(axis=(1, 2, 3)))
     order = sorted(places, key=lambda place: means[place])
-    found, left = [], MOST_COMPARED * len(places)
+    found, left = [], MAX_COMPARED * len(places)
     for position, place in enumerate(order):
         for other in order[position + 1 :]:
             if means[other] - means[place] > allowed[place] or left == 0:

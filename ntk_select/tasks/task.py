@@ -1,4 +1,4 @@
-"""Target tasks, and probe samples of their images."""
+"""Target tasks: labelled images with separate training and test sets."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from ntk_select._moved import renamed
 from ntk_select._runtime.checks import is_whole
 from ntk_select.errors import TaskError
 from ntk_select.experts.preprocess import how_to_uint8
 
 Images = np.ndarray | Sequence[np.ndarray]
+__getattr__ = renamed(__name__, {name: f"ntk_select.tasks.probe_sample.{name}" for name in ("ProbeSample", "further_sample", "probe_sample")})
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +52,7 @@ class Task:
         if isinstance(self.class_names, str):
             raise TaskError(f"Task {self.name!r}: class_names is the string {self.class_names!r}; expected one name per class, as in ('cat', 'dog').")
         if not isinstance(self.flips_keep_class, bool | None):
-            raise TaskError(f"Task {self.name!r}: flips_keep_class is {self.flips_keep_class!r}; it must be True, False, or None if unknown.")
+            raise TaskError(f"Task {self.name!r}: flips_keep_class={self.flips_keep_class!r} must be True, False, or None if unknown.")
         object.__setattr__(self, "class_names", tuple(str(name) for name in self.class_names))
         object.__setattr__(self, "labels", _checked_labels(self, "labels", self.labels, self.images))
         if (self.test_images is None) != (self.test_labels is None):
@@ -63,7 +65,7 @@ class Task:
         if len(present) < 2:
             raise TaskError(
                 f"Task {self.name!r} has training images of one class only ({self.class_names[present[0]]!r}). "
-                "Scores compare classes: give images of at least two."
+                "Scores compare classes. Try: images of at least two classes"
             )
 
     @property
@@ -80,7 +82,7 @@ class Task:
 
         Args:
           share: fraction of the images of each class for testing, above 0 and below 1.
-          seed: of the permutation.
+          seed: seed of the permutation.
 
         Returns:
           A task of the same name whose `details["warnings"]` say how it was split.
@@ -93,15 +95,17 @@ class Task:
                 f"Task {self.name!r} has a test set of {len(self.test_images):,} images. Try: without with_test_split, or with test_images=None"
             )
         if isinstance(share, bool) or not isinstance(share, int | float | np.number) or not 0 < share < 1:
-            raise TaskError(f"with_test_split: share is {share!r}; it must be above 0 and below 1, as in 0.2.")
+            raise TaskError(f"with_test_split: share={share!r} must be above 0 and below 1, as in 0.2.")
         if not is_whole(seed) or not 0 <= seed < 2**32:
-            raise TaskError(f"with_test_split: seed is {seed!r}; it must be an integer of at least 0.")
+            raise TaskError(f"with_test_split: seed={seed!r} must be an integer of at least 0.")
         tested = np.zeros(len(self.labels), bool)
         for members in permuted_by_class(self.labels, seed):
             most = len(members) - 1
             tested[members[len(members) - min(max(round(share * len(members)), 1), most) :]] = most > 0
         if not tested.any():
-            raise TaskError(f"Task {self.name!r}: no class has two images, so that none can be held out for testing. Add images.")
+            raise TaskError(
+                f"Task {self.name!r}: no class has two images, so none can be held out for testing. Try: at least two images of one class"
+            )
         alone = int((np.bincount(self.labels) == 1).sum())
         note = (
             f"There was no test set: {tested.sum():,} of {len(tested):,} images, {100 * share:.6g} % of each class (seed {seed}), are held out for testing."
@@ -247,72 +251,8 @@ def _checked_labels(task: Task, field_name: str, labels, images) -> np.ndarray:
     return labels
 
 
-@dataclass(frozen=True, eq=False)
-class ProbeSample:
-    """The probe sample: the few training images that scores see.
-
-    Attributes:
-      images: n images of the task, in class order, decoded on every access.
-      labels: (n,) ids renumbered to 0 .. number of classes - 1, without absent classes.
-      class_names: names of the present classes, in the new order.
-      indices: (n,) positions in the task's training set.
-    """
-
-    images: Sequence[np.ndarray]
-    labels: np.ndarray
-    class_names: tuple[str, ...]
-    indices: np.ndarray
-
-    def __len__(self):
-        return len(self.labels)
-
-
-def probe_sample(task: Task, *, per_class: int = 25, seed: int = 0) -> ProbeSample:
-    """Samples at most `per_class` training images of each class, without replacement.
-
-    The sample is a function of labels and seed, and the sample of a class does not depend on the other classes. No image
-    is decoded.
-
-    Raises:
-      TaskError: `per_class` is below 1, or `seed` below 0.
-
-    Reference: Deshpande et al. 2021, section 3.3 (25 images per class).
-    """
-    if not is_whole(per_class) or per_class < 1:
-        raise TaskError(f"per_class is {per_class!r}; it must be an integer of at least 1 (the paper uses 25).")
-    if not is_whole(seed) or seed < 0:
-        raise TaskError(f"seed is {seed!r}; it must be an integer of at least 0.")
-    chosen = []
-    for label in np.unique(task.labels):
-        members = np.flatnonzero(task.labels == label)
-        rng = np.random.default_rng([seed, int(label)])
-        chosen.append(np.sort(rng.permutation(members)[:per_class]))
-    indices = np.concatenate(chosen)
-    present, labels = np.unique(task.labels[indices], return_inverse=True)
-    names = tuple(task.class_names[label] for label in present)
-    return ProbeSample(ChosenImages(task.images, indices), labels.astype(np.int32), names, indices)
-
-
-def further_sample(task: Task, sample: ProbeSample, *, most: int, seed: list[int], test: bool = False) -> ProbeSample:
-    """At most `most` further images of the classes of a probe sample, with its class ids.
-
-    Args:
-      task: of the probe sample.
-      most: maximum number of images of all classes together, in the order of the task; there may be none.
-      seed: of `numpy.random.default_rng`.
-      test: sample from the test set, which the task must have; else from the training images that are not in `sample`.
-    """
-    images, labels = (task.test_images, task.test_labels) if test else (task.images, task.labels)
-    ids = np.full(task.num_classes, -1)
-    ids[np.unique(task.labels[sample.indices])] = np.arange(len(sample.class_names))
-    among = np.arange(len(labels)) if test else np.setdiff1d(np.arange(len(labels)), sample.indices)
-    known = among[ids[labels[among]] >= 0]
-    chosen = np.sort(np.random.default_rng(seed).permutation(known)[:most])
-    return ProbeSample(ChosenImages(images, chosen), ids[labels[chosen]].astype(np.int32), sample.class_names, chosen)
-
-
 class ChosenImages(Sequence):
-    """The images of a task at `indices`, decoded on access, so that large samples need not fit into memory."""
+    """The images of a task at `indices`, decoded on access, so large samples need not fit into memory."""
 
     def __init__(self, images: Images, indices: np.ndarray):
         self._images, self._indices = images, indices
@@ -328,7 +268,7 @@ class ChosenImages(Sequence):
         return encoded_bytes(self._images, int(self._indices[position]))
 
     def origin(self, position: int) -> tuple[tuple[str, ...], str] | None:
-        """The files that hold an image and its name in them, or None if it is in no file."""
+        """The files that contain an image and its name in them, or None if it is in no file."""
         origin = getattr(self._images, "origin", None)
         return None if origin is None else origin(int(self._indices[position]))
 

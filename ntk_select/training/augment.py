@@ -36,7 +36,7 @@ def augmented(
 
     Args:
       key: random key.
-      images: in any range; black is 0.
+      images: pixels in any range; black is 0.
       pad: black pixels added on each side before a random crop of the original size.
       shift: as `pad`, but edge pixels are repeated.
       rotate: largest rotation in degrees, in either direction.

@@ -29,7 +29,7 @@ class Checkpoints:
     """Checkpoints of one training, as a context manager.
 
     Args:
-      folder: of all trainings; None disables checkpoints.
+      folder: folder of the checkpoints of all trainings; None disables checkpoints.
       name: readable prefix of this training's folder.
       settings: dataclasses, mappings, strings and numbers that determine the training. Training resumes only from checkpoints of equal settings.
       every_seconds: minimal time between two checkpoints; 0 writes one every epoch.

@@ -1,24 +1,18 @@
-"""Batches of images for training and evaluation: from memory, or decoded in threads, with augmentation."""
+"""Batches of images for training: from memory, or decoded in threads, with augmentation."""
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Int, Shaped
 
+from ntk_select._runtime.host import threads
 from ntk_select.errors import ConfigError, missing
-from ntk_select.experts.expert import Variables
-from ntk_select.experts.preprocess import Preprocess
-from ntk_select.experts.probe import call
+from ntk_select.experts.preprocess import SMALL, Preprocess
 from ntk_select.training.augment import AUGMENTATIONS, RandomResizedCrop, augmented
-
-SMALL = 64
-"""Image side in pixels up to which images are resized once, held in memory, and augmented on the device."""
 
 
 class Feed(NamedTuple):
@@ -49,10 +43,10 @@ def feed(
     again in threads (needs the package grain), and "crop" is a random resized crop.
 
     Args:
-      images: of the task, of any sizes.
-      preprocess: of the expert. For a callable other than `Preprocess`, inputs are computed once and not augmented.
+      images: images of the task, of any sizes.
+      preprocess: preprocessing of the expert. For a callable other than `Preprocess`, inputs are computed once and not augmented.
       augment: one of `AUGMENTATIONS`, or options of `augmented` for small images.
-      batch_size: at most the number of images.
+      batch_size: images per batch, at most the number of images.
       remainder: keep the smaller last batch of an epoch.
       streams: feeds read at the same time, which share the decoding threads.
 
@@ -71,14 +65,9 @@ def feed(
     return Feed(Decoded(images, labels, view, batch_size, remainder=remainder, threads=max(1, threads() // streams)), _Prepare(preprocess))
 
 
-def threads() -> int:
-    """Number of threads that decode images: two per core, at most sixteen."""
-    return min(2 * (os.cpu_count() or 1), 16)
-
-
 @dataclass(frozen=True)
 class _Prepare:
-    """Augmentation and normalisation. Hashable, so that equal settings share compiled steps."""
+    """Augmentation and normalisation. Hashable: equal settings share compiled steps."""
 
     preprocess: Preprocess
     options: tuple[tuple[str, Any], ...] = ()
@@ -105,8 +94,8 @@ class InMemory:
     """Random batches of arrays in memory.
 
     Args:
-      images, labels: of n examples.
-      batch_size: at most n.
+      images, labels: n examples.
+      batch_size: examples per batch, at most n.
       remainder: keep the smaller last batch of an epoch, unless it is a single example; otherwise it is dropped.
 
     Attributes:
@@ -139,7 +128,7 @@ class Decoded:
       images: a sequence that is safe to index from several threads.
       labels: one per image.
       view: (image, random generator) -> uint8 (size, size, 3).
-      batch_size: at most n.
+      batch_size: examples per batch, at most n.
       remainder: as for `InMemory`.
       threads: number of decoding threads.
     """
@@ -172,32 +161,3 @@ class _Views:
         number = int(self.order[place])
         rng = np.random.default_rng([self.seed, number])
         return self.decoded.view(self.decoded.images[number], rng), self.decoded.labels[number]
-
-
-def batched_outputs(
-    fn: Callable[[Variables, Any], Any], variables: Variables, images: Sequence[np.ndarray], preprocess: Callable, batch_size: int | None = None
-) -> Iterator[Float[np.ndarray, "b d"]]:
-    """Yields fn(variables, inputs) of all images in the evaluation view, one batch at a time.
-
-    The last batch is padded, so that a single program is compiled. Lazily decoded images are decoded in threads, one batch ahead.
-
-    Args:
-      batch_size: images per pass; by default 256 up to `SMALL` pixels, otherwise 32.
-    """
-    if batch_size is None:
-        batch_size = 256 if getattr(preprocess, "size", SMALL) <= SMALL else 32
-    n, size = len(images), min(batch_size, len(images))
-    variables = jax.device_put(dict(variables))
-    with ThreadPoolExecutor(threads()) as pool:
-
-        def fetch(first: int):
-            places = range(first, min(first + size, n))
-            return [images[place] for place in places] if isinstance(images, np.ndarray) else [pool.submit(images.__getitem__, p) for p in places]
-
-        waiting = fetch(0)
-        for first in range(0, n, size):
-            batch, waiting = waiting, fetch(first + size) if first + size < n else []
-            inputs = preprocess([each.result() if isinstance(each, Future) else each for each in batch])
-            short = size - len(inputs)
-            inputs = np.concatenate([inputs, np.repeat(inputs[:1], short, axis=0)]) if short else inputs
-            yield np.asarray(call(fn, variables, inputs))[: size - short]

@@ -17,7 +17,7 @@ from ntk_select.experts.expert import Taps, Variables
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _LAG = 8
-"""Steps after which a loss is read: it has been computed by then, so that reading it does not block."""
+"""Steps after which a loss is read: it has been computed by then, and reading it does not block."""
 
 Loss = Callable[[Variables, Any, jax.Array], tuple[jax.Array, Variables]]
 
@@ -40,7 +40,7 @@ class DivergedError(ModelError):
 
 @lru_cache(maxsize=32)
 def sgd(momentum: float = 0.9, weight_decay: float = 1e-4, *, nesterov: bool = True) -> optax.GradientTransformation:
-    """SGD as in PyTorch, without the learning rate: `make_step` applies it, so that one program serves all rates and schedules."""
+    """SGD as in PyTorch, without the learning rate: `make_step` applies it, and one program serves all rates and schedules."""
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.trace(momentum, nesterov=nesterov))
 
 
@@ -73,7 +73,7 @@ def cross_entropy(
 
 @dataclass(frozen=True)
 class _CrossEntropy:
-    """Hashable, so that equal losses share compiled steps."""
+    """Hashable: equal losses share compiled steps."""
 
     train_fn: Callable
     prepare: Callable | None
@@ -107,7 +107,7 @@ def make_step(loss: Loss, optimizer: optax.GradientTransformation, mesh: Mesh | 
 
     Args:
       loss: (variables, batch, key) -> (loss, changed entries of the state).
-      optimizer: without the learning rate, e.g. `sgd()`.
+      optimizer: Optax optimiser without the learning rate, e.g. `sgd()`.
       mesh: shards the leading axis of the batch over its devices; weights are replicated, and batch norm sees the whole batch.
 
     Raises:
@@ -160,13 +160,13 @@ def train_epochs(
 ) -> TrainState:
     """Trains for all epochs of a schedule.
 
-    Random numbers depend on `seed` and the epoch alone, so that training resumed from a saved state gives the same weights.
+    Random numbers depend on `seed` and the epoch alone: training resumed from a saved state gives the same weights.
 
     Args:
-      step: from `make_step`.
+      step: result of `make_step`.
       state: initial state, e.g. `begin(variables, optimizer)`; its buffers are donated.
       batches: (random generator) -> the batches of one epoch, one per step, e.g. `ntk_select.training.feeding.InMemory`.
-      learning_rates: of each step.
+      learning_rates: learning rate of each step, (epochs, steps).
       first_epoch: epochs already done.
       after_epoch: called with (epochs done, state, mean loss). The state is donated to the next step: copy what is to be saved.
       ceiling: training has diverged once a loss exceeds it.

@@ -13,8 +13,8 @@ from ntk_select.training.feeding import InMemory
 from ntk_select.training.loop import TrainState, begin, cross_entropy, make_step, sgd, train_epochs
 
 EPOCHS, BATCH = 30, 32
-LEAST_STEPS = 500
-MOST_IMAGES = 20_000
+MIN_STEPS = 500
+MAX_IMAGES = 20_000
 
 
 def check_reference(network: str) -> None:
@@ -36,7 +36,13 @@ def untrained_reference(task: Task, network: str, seed: int):
 
 def recipe() -> str:
     """The fixed settings of the training as a string, for cache keys."""
-    return f"{EPOCHS} epochs, batches of {BATCH}, {LEAST_STEPS} steps, {MOST_IMAGES} images"
+    return f"{EPOCHS} epochs, batches of {BATCH}, {MIN_STEPS} steps, {MAX_IMAGES} images"
+
+
+def planned_epochs(steps: int, most_steps: int | None) -> int:
+    """Number of epochs of `steps` batches each: `EPOCHS`, more for fewer than `MIN_STEPS` steps in total, fewer for more than `most_steps`."""
+    epochs = max(EPOCHS, -(-MIN_STEPS // steps))
+    return epochs if most_steps is None else max(1, min(epochs, most_steps // steps))
 
 
 def trained_reference(task: Task, network: str = "tiny", *, seed: int = 0, progress: Callable[[int, int, str], None] | None = None) -> Expert:
@@ -46,9 +52,9 @@ def trained_reference(task: Task, network: str = "tiny", *, seed: int = 0, progr
     by ten after 1/2 and 5/6 of them. The number of epochs is raised to give at least 500 steps, and lowered to give at most 1,000 for "tiny".
 
     Args:
-      task: at most 20,000 of its training images are used, and no test images.
+      task: the task, of which at most 20,000 training images are used, and no test images.
       network: "tiny" (seconds to a minute on a CPU), or "resnet18" as in the paper, at learning rate 0.005.
-      seed: of the initial weights, the choice of images and the order of batches.
+      seed: seed of the initial weights, the choice of images and the order of batches.
       progress: called with (epochs done, epochs, name).
 
     Returns:
@@ -61,13 +67,11 @@ def trained_reference(task: Task, network: str = "tiny", *, seed: int = 0, progr
     Reference: Dwivedi & Roig 2019; Deshpande et al. 2021, section 4.2 and appendix C.
     """
     expert, learning_rate, most_steps = untrained_reference(task, network, seed)
-    chosen = np.sort(np.random.default_rng([seed, 1]).permutation(len(task.images))[:MOST_IMAGES])
+    chosen = np.sort(np.random.default_rng([seed, 1]).permutation(len(task.images))[:MAX_IMAGES])
     preprocess = expert.preprocess
     pixels, labels = preprocess.resized([task.images[int(place)] for place in chosen]), task.labels[chosen]
     batches = InMemory(pixels, labels, min(BATCH, len(pixels)))
-    epochs = max(EPOCHS, -(-LEAST_STEPS // batches.steps))
-    if most_steps is not None:
-        epochs = max(1, min(epochs, most_steps // batches.steps))
+    epochs = planned_epochs(batches.steps, most_steps)
     rates = np.full(epochs * batches.steps, learning_rate)
     rates[len(rates) // 2 :] *= 0.1
     rates[len(rates) * 5 // 6 :] *= 0.1

@@ -25,7 +25,8 @@ from ntk_select.cli.console import progress_bar
 from ntk_select.cli.options import split
 from ntk_select.data import load_task
 from ntk_select.errors import ConfigError, DataError, MissingDependencyError, did_you_mean
-from ntk_select.kernels.comparison import Comparison, compare, merged
+from ntk_select.kernels.compare import compare
+from ntk_select.kernels.comparison import Comparison, merged
 from ntk_select.kernels.comparison_plot import comparison_figure
 from ntk_select.kernels.sketches.hashing import SCHEME
 from ntk_select.kernels.sketches.projection import ALL_KINDS
@@ -50,9 +51,9 @@ def main(
 
     Args:
       task: a task URI.
-      only: restricts the experts to these.
-      kinds: of sketches.
-      dims: columns.
+      only: names of experts; all by default.
+      kinds: kinds of sketches.
+      dims: numbers of columns.
       seeds: number of seeds, 0, 1, ...
       per_class: images per class.
       layers: last_conv, all, or a regular expression over parameter paths.

@@ -75,14 +75,14 @@ def main(
     """Measures and prints a table.
 
     Args:
-      sizes: numbers of training images for both ways.
-      alone: more of them, for the matrix-free way alone.
-      expert: of the embedded zoo.
+      sizes: numbers of training images for both methods.
+      alone: further numbers, for the matrix-free method alone.
+      expert: name of an embedded expert.
       task: a task URI.
-      lr: of plain descent on the mean squared error.
+      lr: learning rate of plain descent on the mean squared error.
       steps: length of the curve.
-      max_products: limit of the matrix-free way.
-      measure: one measurement as JSON; what the script asks of itself.
+      max_products: limit of the matrix-free method.
+      measure: one measurement as JSON, which the script passes to its own subprocess.
     """
     if measure:
         print(json.dumps(measured(Measure(**json.loads(measure)))))

@@ -93,14 +93,14 @@ def main(
     """Prints images per second.
 
     Args:
-      arch: of the network.
-      size: of its inputs.
-      batch_size: of a step.
-      steps: of a measurement.
-      rounds: of all measurements.
-      precision: of ours: float32 or bfloat16.
+      arch: architecture of the network.
+      size: input size in pixels.
+      batch_size: images per step.
+      steps: steps per measurement.
+      rounds: repetitions of all measurements.
+      precision: float32 or bfloat16, of this package.
       peer: whether PyTorch is measured (only the small ResNet).
-      show_profile: profile of a step, instead.
+      show_profile: whether to print the profile of a step instead.
     """
     expert = fresh_expert(arch, arch, num_classes=10, preprocess=Preprocess(size))
     rng = np.random.default_rng(0)

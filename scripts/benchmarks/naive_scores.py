@@ -131,7 +131,7 @@ def knn(features, labels):
 
 
 def cka(features, labels):
-    """Two centring matrices around each n x n kernel."""
+    """Each n x n kernel between two centring matrices."""
     centring = np.eye(len(labels)) - 1 / len(labels)
     a, b = (centring @ kernel @ centring for kernel in (features @ features.T, (labels[:, None] == labels).astype(float)))
     return (a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b)

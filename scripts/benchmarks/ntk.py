@@ -7,7 +7,7 @@
     python scripts/benchmarks/ntk.py --suite before --before CHECKOUT  # each row in an earlier version of this package as well
 
 OLD is an environment with `pip install jax==0.4.23 jaxlib==0.4.23 neural-tangents==0.6.5 "numpy<2" "scipy<1.13"`.
-Every measurement is a process of its own, so that peak memory can be read; times exclude compilation.
+Every measurement runs in its own process, which reports its peak memory; times exclude compilation.
 The workload is the class trace of `ntk_workload.network`, float32. Only ratios carry over to another machine.
 """
 

@@ -44,9 +44,9 @@ def main(task: str = "digits", only: tuple[str, ...] = (), per_class: int = 2, s
 
     Args:
       task: a task URI.
-      only: these experts alone.
+      only: names of experts; all by default.
       per_class: images per class.
-      shares: learning rates, of the largest stable one.
+      shares: learning rates in units of the largest stable one.
     """
     sample, lrs = ns.probe_sample(load_task(task), per_class=per_class), np.array(shares)
     table = Table(title=f"One step of descent on {task}, {len(sample)} images: error of the outputs' change, relative")

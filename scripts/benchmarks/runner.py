@@ -135,11 +135,11 @@ def main(
     """Prints the overhead of the runner.
 
     Args:
-      only: one of the three measurements.
-      cells: of the measurement of overhead.
-      seconds: that each of those, and of those on Ray, takes.
-      many_cells: that take no time.
-      node_cells: on one Ray node, and on two.
+      only: one of the three measurements; all by default.
+      cells: number of cells for the overhead.
+      seconds: length of each of those cells, and of those on Ray.
+      many_cells: number of cells that take no time.
+      node_cells: number of cells on one Ray node, and on two.
     """
     warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)  # JAX, where Ray begins the programs of a node
     os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}

@@ -95,10 +95,10 @@ def main(
 
     Args:
       tasks: task URIs.
-      zoo: where the experts are.
+      zoo: names or folders of zoos.
       out: folder for agreement.json and .png, agreement_within.json and .png, and the rankings.
       per_class: images per class.
-      seed: of the images.
+      seed: seed of the probe sample.
     """
     experts = open_zoo(split(zoo))
     rankings = [ranked(uri, experts, out, per_class, seed) for uri in split(tasks)]

@@ -6,7 +6,7 @@
     python scripts/benchmarks/scores.py --imports                        # what `import ntk_select` costs
     python scripts/benchmarks/scores.py --memory 500 5000                # peak memory of a ranking of so many images of 224 pixels
 
-LFC and LGC start from the same resized images in memory; their calls alternate, so that a slow moment of the machine
+LFC and LGC start from the same resized images in memory; their calls alternate: a slow moment of the machine
 affects both. The first call includes compilation and is reported separately. Only ratios carry over to another machine.
 """
 
@@ -30,7 +30,7 @@ from rich.table import Table
 import ntk_select as ns
 from ntk_select.data import load_task
 from ntk_select.experts.expert import Expert
-from ntk_select.experts.probe import forward
+from ntk_select.experts.forward import forward
 from ntk_select.models import ZOO, build, initialise, make_expert
 from ntk_select.scores import SCORES, Features
 
@@ -127,7 +127,7 @@ class Noise(Sequence):
 
 
 def patches(_variables, x):
-    """Means over patches of 8 x 8 pixels: a network of negligible cost, so that only the handling of images is measured."""
+    """Means over patches of 8 x 8 pixels: a network of negligible cost, to measure the handling of images alone."""
     return x.reshape(len(x), x.shape[1] // 8, 8, x.shape[2] // 8, 8, 3).mean((2, 4)).reshape(len(x), -1)
 
 
@@ -183,7 +183,7 @@ def main(
       repeats: calls behind each median.
       batch_size: images per forward pass.
       features: measure all scores of features instead.
-      shape: of these: images, features, classes.
+      shape: images, features and classes for `features`.
       imports: measure imports instead.
       memory: numbers of images; measure the peak memory of a ranking instead.
     """

@@ -3,7 +3,7 @@
     python sketch_peer.py traker ROWS.npy DIM
     python sketch_peer.py scikit-learn ROWS.npy DIM
 
-Needs only numpy and the library (traker: and a CPU build of PyTorch), so that it runs in its own environment.
+Needs only numpy and the library (traker: also a CPU build of PyTorch), and can run in an environment of its own.
 """
 
 import json

@@ -13,7 +13,7 @@ import numpy as np
 
 import ntk_select as ns
 from ntk_select.data import load_task
-from ntk_select.kernels.plot import heat_map
+from ntk_select.kernels.heat_map import heat_map
 
 sample = ns.probe_sample(load_task("digits"), per_class=8)
 x = np.stack(sample.images).astype(np.float32)[..., None] / 255

@@ -1,6 +1,6 @@
 """Port a PyTorch network that `zoo convert` does not support: the ResNet-20 for CIFAR, in linen, with the tensors of a checkpoint.
 
-The layers have PyTorch's names, so that a dozen lines map tensors to variables. Here the checkpoint holds random numbers; replace it
+The layers have PyTorch's names, and a dozen lines map tensors to variables. Here the checkpoint contains random numbers; replace it
 by your own.
 """
 

@@ -1,7 +1,7 @@
 """Rank vision transformers with the interface of Hugging Face's Flax classes.
 
 Such a model holds a linen module and its params, takes images with `deterministic`, and returns an object with `logits`. The class
-below stands in for one, so that nothing is downloaded; with transformers below version 5, use instead
+below replaces one, to avoid a download; with transformers below version 5, use instead
 
     model = transformers.FlaxViTForImageClassification.from_pretrained("google/vit-base-patch16-224")
 
@@ -31,7 +31,7 @@ def preprocess(images):
     return np.stack(images).astype(np.float32).reshape(-1, 8, 8, 1) / 255
 
 
-# %% A small stand-in: patches of 2 x 2, a class token, two blocks, a classifier on the class token.
+# %% A small replacement: patches of 2 x 2, a class token, two blocks, a classifier on the class token.
 class Output(NamedTuple):
     """The output of a Hugging Face model."""
 

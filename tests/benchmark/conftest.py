@@ -17,7 +17,7 @@ import pytest
 from ntk_select import Card, Preprocess
 from ntk_select.benchmark import Store
 from ntk_select.models import build, initialise
-from ntk_select.models.weights import write_expert
+from ntk_select.models.expert_folder import write_expert
 
 SHAPE = {"stage_sizes": [1], "widths": [3], "stem": "small"}
 CODE = """

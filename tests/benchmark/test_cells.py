@@ -210,7 +210,7 @@ def test_synthetic_cells_are_all_different():
         ({"experts": ["asch*"]}, r"experts = \['asch\*'\] matches no expert of the zoo.*Allowed: ash, elm, oak"),
         ({"reference": "aash"}, "no expert 'aash' in the zoo. Did you mean 'ash'"),
         ({"kernels": {"experts": ["el"], "tasks": ["birds"], "epochs": [0]}}, "no expert 'el' in the zoo. Did you mean 'elm'"),
-        ({"reference": None, "untrained": []}, 'search_rates needs a reference expert to compare with.*Add: reference = "NAME"'),
+        ({"reference": None, "untrained": []}, 'search_rates needs a reference expert to compare with.*Try: reference = "NAME"'),
         ({"reference": None, "search_rates": []}, "untrained needs a reference expert to compare with, and there is none"),
     ],
 )
@@ -231,7 +231,7 @@ def test_scores_are_a_set_and_options_that_no_score_uses_are_in_no_key():
 
 
 def test_only_scores_that_use_other_tasks_are_refused():
-    with pytest.raises(ConfigError, match=r"scores = \['best_elsewhere'\] names only scores that use accuracies on other tasks.*add another"):
+    with pytest.raises(ConfigError, match=r"scores = \['best_elsewhere'\] names only scores that use accuracies on other tasks.*Try: another score"):
         cells({**CONFIG, "scores": ["best_elsewhere"]})
 
 
@@ -247,7 +247,7 @@ def test_scores_that_count_for_several_shots_use_the_fewest():
 
 
 def test_a_reference_that_does_not_take_part_is_refused():
-    with pytest.raises(ConfigError, match=r"The reference 'ash' matches none of experts = \['elm'\].*Add it"):
+    with pytest.raises(ConfigError, match=r"The reference 'ash' matches none of experts = \['elm'\].*Try: its name among them"):
         cells({**CONFIG, "experts": ["elm"], "kernels": {**CONFIG["kernels"], "experts": ["elm"]}})
 
 

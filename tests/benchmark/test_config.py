@@ -148,11 +148,11 @@ WRONG = {
     "unknown in kernels": ("learning_rate = 0.02", "rate = 0.02", r"\[kernels\]: the field 'rate' is unknown"),
     "a name of a task": ("[tasks.two]", '[tasks."a/b"]', r"\[tasks.a/b\]: a name consists of letters"),
     "a list as text": ('scores = ["lfc", "rsa"]', 'scores = "lfc"', "scores = 'lfc' must be a list"),
-    "a number as name": ('scores = ["lfc", "rsa"]', "scores = [1]", "scores holds 1, which must be text"),
+    "a number as name": ('scores = ["lfc", "rsa"]', "scores = [1]", "scores contains 1, which must be text"),
     "a text for true or false": ("checkpoints = true", 'checkpoints = "yes"', "checkpoints = 'yes' must be true or false"),
     "a number for a text": ('reference = "b"', "reference = 1", "reference = 1 must be text"),
-    "a negative seed": ("finetune_seeds = [2]", "finetune_seeds = [-2]", "finetune_seeds holds -2, which must be a whole number from 0"),
-    "no seed": ("finetune_seeds = [2]", "finetune_seeds = []", "finetune_seeds is empty; give at least one"),
+    "a negative seed": ("finetune_seeds = [2]", "finetune_seeds = [-2]", "finetune_seeds contains -2, which must be a whole number from 0"),
+    "no seed": ("finetune_seeds = [2]", "finetune_seeds = []", "finetune_seeds is empty. Try: at least one value"),
     "no zoo": ('zoo = ["builtin", "my zoo"]', "zoo = []", "zoo is empty"),
     "no shots": ('shots = [5, "full"]', "shots = []", "shots is empty"),
     "choose": ('choose = "paper"', 'choose = "papers"', "choose = 'papers' is unknown. Did you mean 'paper'"),
@@ -166,33 +166,33 @@ WRONG = {
         'judged_by = "balanced"',
         "judged_by of 'two' = 'balanced' is unknown. Did you mean 'balanced_accuracy'",
     ),
-    "no images": ('per_class = [5, 20, "all"]', "per_class = [0]", "per_class holds 0, which must be a whole number from 1, or .full."),
-    "half a shot": ('shots = [5, "full"]', "shots = [5.5]", "shots holds 5.5, which must be a whole number from 1"),
-    "shots of another word": ('shots = [5, "full"]', 'shots = ["most"]', "shots holds 'most', which must be .*\"full\""),
-    "true as shots": ("shots = [10]", "shots = [true]", "shots holds True"),
+    "no images": ('per_class = [5, 20, "all"]', "per_class = [0]", "per_class contains 0, which must be a whole number from 1, or .full."),
+    "half a shot": ('shots = [5, "full"]', "shots = [5.5]", "shots contains 5.5, which must be a whole number from 1"),
+    "shots of another word": ('shots = [5, "full"]', 'shots = ["most"]', "shots contains 'most', which must be .*\"full\""),
+    "true as shots": ("shots = [10]", "shots = [true]", "shots contains True"),
     "a rate of zero": (
         "learning_rates = [0.1, 0.01]",
         "learning_rates = [0.0]",
-        "bench.toml: learning_rates holds 0.0, which must be a number above 0",
+        "bench.toml: learning_rates contains 0.0, which must be a number above 0",
     ),
-    "no rates": ("learning_rates = [0.1, 0.01]", "learning_rates = []", "learning_rates is empty; give at least one"),
-    "a search rate as text": ("search_rates = [0.3]", 'search_rates = ["a"]', "bench.toml: search_rates holds 'a', which must be a number"),
+    "no rates": ("learning_rates = [0.1, 0.01]", "learning_rates = []", "learning_rates is empty. Try: at least one value"),
+    "a search rate as text": ("search_rates = [0.3]", 'search_rates = ["a"]', "bench.toml: search_rates contains 'a', which must be a number"),
     "scores that see more than fine-tuning": (
         "shots = [10]",
         "shots = [4]",
-        r"scores would see 5 images per class and fine-tuning only 4 of 'two'. Add a number up to 4 to per_class",
+        r"scores would see 5 images per class and fine-tuning only 4 of 'two'. Try: another number up to 4 in per_class",
     ),
     "scores that see more than the paper's": (
         'per_class = [5, 20, "all"]',
         "per_class = [30]",
-        "would see 30 images per class and fine-tuning only 5 of 'one'. Add a number up to 5",
+        "would see 30 images per class and fine-tuning only 5 of 'one'. Try: another number up to 5",
     ),
-    "scores that see everything": ('per_class = [5, 20, "all"]', 'per_class = ["all"]', "Add a number up to 5 to per_class"),
+    "scores that see everything": ('per_class = [5, 20, "all"]', 'per_class = ["all"]', "Try: another number up to 5 in per_class"),
     "unknown in the recipe": ("milestones = [2]", "mile = [2]", "the recipe of 'one': the field 'mile' is unknown. Allowed: augment, batch_norm"),
     "no epochs": ("recipe = { epochs = 6", "recipe = { epochs = 0", "the recipe of 'two': epochs=0 must be a whole number from 1"),
     "kernels of no task": ('tasks = ["one"]', 'tasks = ["on"]', "a task of kernels = 'on' is unknown. Did you mean 'one'"),
-    "kernels after the end": ("epochs = [0, 4]", "epochs = [0, 5]", "kernels.epochs holds 5; the recipe of 'one' has 4"),
-    "kernels of no shots": ('shots = "full"', "shots = 0", "kernels.shots holds 0"),
+    "kernels after the end": ("epochs = [0, 4]", "epochs = [0, 5]", "kernels.epochs contains 5, and the recipe of 'one' has only 4"),
+    "kernels of no shots": ('shots = "full"', "shots = 0", "kernels.shots contains 0"),
     "kernels of no images": ("per_class = 3", "per_class = 0", r"\[kernels\]: per_class = 0 must be a whole number from 1"),
     "kernels at no rate": ("learning_rate = 0.02", "learning_rate = 0", r"\[kernels\]: learning_rate = 0 must be a number above 0"),
 }
@@ -218,7 +218,7 @@ def test_everything_else_is_refused_in_a_sentence(write):
 
 
 ALONE = {
-    "nothing": ("", "tasks is empty; give at least one"),
+    "nothing": ("", "tasks is empty. Try: at least one value"),
     "a number for tasks": ("tasks = 1", r"bench.toml: tasks = 1 must be a table, as in \[tasks.NAME\]"),
     "a number for a task": ("tasks = { a = 1 }", r"tasks.a = 1 must be a table, as in \[tasks.a\]"),
     "a number for kernels": ("kernels = 1", r"kernels = 1 must be a table, as in \[kernels\]"),
@@ -245,7 +245,7 @@ def test_the_old_name_of_a_field_is_still_read_but_not_next_to_the_new_one(write
 
 
 def test_a_config_that_is_missing_or_not_text_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="cannot be read: No such file or directory. Give the path of a TOML file"):
+    with pytest.raises(ConfigError, match="cannot be read: No such file or directory. Try: the path of a TOML file"):
         read_config(tmp_path / "no.toml")
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="binary.toml cannot be read"):

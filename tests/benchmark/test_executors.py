@@ -241,12 +241,16 @@ def test_a_ray_actor_that_is_lost_is_replaced_and_its_cell_given_up_after_three_
 
 def test_what_keeps_ray_from_measuring_is_said_in_a_sentence(ray, monkeypatch):
     for options, fake, words in (
-        ({"cpus": 64}, {}, "no room for a worker of 64 CPUs and 0 GPUs. .*Try: --cpus 1 --gpus 0"),
+        ({"cpus": 64}, {}, "no room for a worker of 64 CPUs and 0 GPUs. .*cpus=1, gpus=0 .--cpus 1 --gpus 0"),
         ({"gpus": 1}, {}, "no room for a worker of 1 CPUs and 1 GPUs"),
-        ({"address": "nowhere"}, {}, "No Ray cluster answers at 'nowhere' .ConnectionError: nobody there.. Start one. Try: ray start --head"),
+        ({"address": "nowhere"}, {}, "No Ray cluster answers at 'nowhere' .ConnectionError: nobody there.. Try: ray start --head"),
         ({"address": "localhost:1"}, {}, "No Ray cluster answers at 'localhost:1' .*refused"),
         ({}, {"broken": True}, "No worker can start on the Ray cluster: no package"),
-        ({"workers": 1, "cpus": 3}, {"silent": True}, "has lost its workers, and has no room for others. Add nodes, and run the same command again"),
+        (
+            {"workers": 1, "cpus": 3},
+            {"silent": True},
+            "has lost its workers, and has no room for others. Try: more nodes, and the same command again",
+        ),
     ):
         made = ray(**fake)
         with pytest.raises(ConfigError, match=words):

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 import ntk_select as ns
-from ntk_select.benchmark.cells import ExpertFacts
 from ntk_select.benchmark.config import TaskConfig, parsed
-from ntk_select.benchmark.facts import check_names, expert_facts, load, of_classes, seen_by_card, task_facts, unknown_sources
+from ntk_select.benchmark.facts import check_names, expert_facts, load, of_classes, task_facts
 from ntk_select.data import load_task
 from ntk_select.errors import ConfigError, DataError, TaskError
 from ntk_select.models import open_zoo
@@ -108,7 +107,9 @@ def test_a_task_is_loaded_under_the_name_that_the_config_gives_it(data):
 
 
 def test_a_task_that_cannot_be_loaded_is_refused(data, tmp_path):
-    with pytest.raises(ConfigError, match=r"'mine' is at npz:\{data\}/things.npz. Give the folder that \{data\} stands for. Try: --data FOLDER"):
+    with pytest.raises(
+        ConfigError, match=r"'mine' is at npz:\{data\}/things.npz, and the folder for \{data\} is missing. Try: data=FOLDER .--data FOLDER"
+    ):
         load("mine", TaskConfig("npz:{data}/things.npz"), None)
     with pytest.raises(DataError):
         load("mine", TaskConfig("npz:{data}/nothing.npz"), data)
@@ -118,30 +119,6 @@ def test_a_task_that_cannot_be_loaded_is_refused(data, tmp_path):
         load("mine", TaskConfig("npz:{data}/untested.npz"), tmp_path)
     with pytest.raises(ConfigError, match="matches no class of"):
         load("mine", TaskConfig("npz:{data}/things.npz", classes=("x",)), data)
-
-
-def card(name: str, source: str, begun: str | None = None, domains=()) -> ns.Card:
-    return ns.Card(name, "resnet18", source, ns.Preprocess(8), "", 2, initialised_from=begun, training={"domains": list(domains)} if domains else {})
-
-
-def test_the_data_sets_of_an_expert_include_those_of_its_ancestors():
-    cards = {
-        "a": card("a", "trees"),
-        "b": card("b", "birds", "a"),
-        "c@fish": card("c@fish", "fish", "b", ["fish", "shells"]),
-        "d": card("d", "birds", "not here"),
-    }
-    assert seen_by_card("a", cards) == ("trees",)
-    assert seen_by_card("b", cards) == ("birds", "trees")
-    assert seen_by_card("c@fish", cards) == ("fish", "shells", "birds", "trees")
-    assert seen_by_card("d", cards) == ("birds",)
-    assert seen_by_card("e", cards) == seen_by_card("nobody", cards) == ()
-
-
-def test_experts_that_started_from_each_other_are_no_endless_loop():
-    cards = {"a": card("a", "trees", "b"), "b": card("b", "birds", "a"), "c": card("c", "fish", "c")}
-    assert seen_by_card("a", cards) == ("trees", "birds")
-    assert seen_by_card("c", cards) == ("fish",)
 
 
 def test_experts_of_a_folder_are_known_by_their_cards(zoo):
@@ -170,21 +147,9 @@ def test_names_that_would_fail_after_hours_are_refused_at_once():
     known = parsed({"tasks": tasks, "untrained": ["resnet18"], "reference": "ash", "scores": ["lfc"]}, "bench.toml")
     check_names(known)
     for change, sentence in (
-        ({"untrained": ("resnet_smal",)}, "untrained holds 'resnet_smal', which is not an architecture. Did you mean 'resnet_small'"),
+        ({"untrained": ("resnet_smal",)}, "untrained contains 'resnet_smal', which is not an architecture. Did you mean 'resnet_small'"),
         ({"reference_network": "huge"}, "The reference network 'huge' is unknown"),
         ({"scores": ("lcf",)}, "Score 'lcf' is unknown"),
     ):
         with pytest.raises(ConfigError, match=sentence):
             check_names(replace(known, **change))
-
-
-def test_what_may_hide_source_overlaps_is_reported():
-    experts = {
-        "ash": ExpertFacts("ash", "", source="trees", seen=("trees",)),
-        "elm": ExpertFacts("elm", "", source="lakes", seen=("lakes",), initialised_from="gone"),
-    }
-    config = parsed({"tasks": {"birds": {"uri": "digits", "source": ["tree", "lakes"]}}}, "bench.toml")
-    assert unknown_sources(config, experts) == [
-        "elm started from gone, which is not in the zoo: the data sets of that expert are not known.",
-        "No expert names the source 'tree' of the task 'birds'.",
-    ]

@@ -143,7 +143,7 @@ def test_a_cluster_that_has_lost_all_room_ends_the_run_in_a_sentence(cluster, sy
     large = cluster.add_node(**NODE | {"num_cpus": 3})
     removed = Then(6, lambda: cluster.remove_node(large, allow_graceful=False) or True)
     options = {"executor": "ray", "address": cluster.address, "cpus": 3, "progress": removed}
-    with pytest.raises(ConfigError, match="cluster has lost its workers, and has no room for others. Add nodes, and run the same"):
+    with pytest.raises(ConfigError, match="cluster has lost its workers, and has no room for others. Try: more nodes, and the same"):
         run(synthetic(experts=8, tasks=5, seconds=0.1), tmp_path / "out", **options)
     assert removed.happened
     assert 6 <= len(Store(tmp_path / "out").done()) < 40
@@ -201,10 +201,10 @@ def test_without_an_address_a_cluster_is_begun_here_and_ended(synthetic, tmp_pat
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", f"{executor.LOOPBACK}:1", "localhost:1"])
 def test_a_cluster_that_is_not_there_is_refused_at_once(synthetic, tmp_path, address):
-    with pytest.raises(ConfigError, match=f"No Ray cluster answers at '{address}' .*refused.*Start one. Try: ray start --head"):
+    with pytest.raises(ConfigError, match=f"No Ray cluster answers at '{address}' .*refused.*Try: ray start --head"):
         run(synthetic(), tmp_path / "out", executor="ray", address=address)
 
 
 def test_what_is_no_address_is_refused(synthetic, tmp_path):
-    with pytest.raises(ConfigError, match="No Ray cluster answers at 'nowhere' .*Start one. Try: ray start --head"):
+    with pytest.raises(ConfigError, match="No Ray cluster answers at 'nowhere' .*Try: ray start --head"):
         run(synthetic(), tmp_path / "out", executor="ray", address="nowhere")

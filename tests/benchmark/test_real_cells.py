@@ -14,7 +14,8 @@ from ntk_select.data import load_task
 from ntk_select.models import fresh_expert, open_zoo
 from ntk_select.scores import SCORES, ScoreResult, Terms
 from ntk_select.scores.lfc import lfc
-from ntk_select.tasks.task import ChosenImages, probe_sample
+from ntk_select.tasks.probe_sample import probe_sample
+from ntk_select.tasks.task import ChosenImages
 from ntk_select.training.finetuning import Recipe, finetune
 from ntk_select.training.reference import trained_reference
 
@@ -65,7 +66,7 @@ def short_references():
     """The network of RSA and DDS is trained for four steps."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("ntk_select.training.reference.EPOCHS", 2)
-        patch.setattr("ntk_select.training.reference.LEAST_STEPS", 4)
+        patch.setattr("ntk_select.training.reference.MIN_STEPS", 4)
         yield
 
 

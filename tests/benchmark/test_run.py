@@ -134,7 +134,7 @@ def test_a_folder_that_can_no_longer_be_written_ends_the_run_in_a_sentence(synth
     with monkeypatch.context() as patch:
         patch.setattr("ntk_select.benchmark.store.write_atomically", until_full)
         with pytest.raises(
-            ConfigError, match=rf"The run ended, because .*out cannot be written: {NOT_WRITABLE[code]}. 3 of 12 cells are done.*run the same command"
+            ConfigError, match=rf"The run ended, because .*out cannot be written: {NOT_WRITABLE[code]}. 3 of 12 cells are done.*Try: the same command"
         ):
             run(config, out)
     assert len(Store(out).done()) == 3  # two of the five are what the benchmark is
@@ -157,7 +157,7 @@ def test_a_folder_in_which_no_failure_can_be_recorded_ends_the_run_too(synthetic
 
 def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_measured(synthetic, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"file/out cannot be written: .*Give another folder with --out"):
+    with pytest.raises(ConfigError, match=r"file/out cannot be written: .*Try: another folder for out"):
         run(synthetic(), tmp_path / "file" / "out")
 
 

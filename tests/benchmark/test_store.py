@@ -78,7 +78,7 @@ def test_a_damaged_record_is_named(store, keep):
     store.put(cell(1), [row(1)])
     file = store.record_file(cell(1))
     file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(DataError, match=rf"The record .*{cell(1).key}.parquet is damaged .*Delete it, and run the benchmark again"):
+    with pytest.raises(DataError, match=rf"The record .*{cell(1).key}.parquet is damaged .*Try: delete it, and run the benchmark again"):
         store.read("score")
 
 
@@ -151,15 +151,15 @@ def test_packed_records_are_the_same_and_can_be_added_to(store, tmp_path):
 
 def test_a_folder_without_a_benchmark_is_refused(tmp_path):
     with pytest.raises(
-        ConfigError, match=r"holds no benchmark .there is no bench.json.. Give the folder of a run.*Try: ntk-select bench run CONFIG --out"
+        ConfigError, match=r"contains no benchmark .there is no bench.json.. Try: the folder of a run, or ntk-select bench run CONFIG --out"
     ):
         Store(tmp_path).manifest()
-    with pytest.raises(ConfigError, match="holds no benchmark"):
+    with pytest.raises(ConfigError, match="contains no benchmark"):
         Store(tmp_path).cells()
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"file' holds no benchmark .it is a file."):
+    with pytest.raises(ConfigError, match=r"file' contains no benchmark .it is a file."):
         Store(tmp_path / "file").manifest()
-    with pytest.raises(ConfigError, match=r"my run' holds no benchmark .there is no such folder.*--out '.*my run'"):
+    with pytest.raises(ConfigError, match=r"my run' contains no benchmark .there is no such folder.*--out '.*my run'"):
         Store(tmp_path / "my run").manifest()
 
 
@@ -167,14 +167,14 @@ def test_a_benchmark_close_to_the_folder_is_named(tmp_path):
     Store(tmp_path / "runs" / "birds").put_manifest({"name": "bench"}, [cell(1)])
     (tmp_path / "runs" / "birds" / "report").mkdir()
     for wrong in ("runs", "runs/bird", "runs/birds/report"):
-        with pytest.raises(ConfigError, match=r"holds no benchmark.*There is one in .*runs/birds: give that folder"):
+        with pytest.raises(ConfigError, match=r"contains no benchmark.*There is one in .*runs/birds. Try: that folder"):
             Store(tmp_path / wrong).manifest()
 
 
 def test_a_damaged_file_of_a_benchmark_is_named(store):
     store.put_manifest({"name": "bench"}, [cell(1)])
     (store.folder / "bench.json").write_text("{")
-    with pytest.raises(DataError, match="bench.json cannot be read: .*Delete it, and run the benchmark again"):
+    with pytest.raises(DataError, match="bench.json cannot be read: .*Try: delete it, and run the benchmark again"):
         store.manifest()
     store.put_failure(cell(1), "no head")
     store.failure_file(cell(1)).write_text("[")

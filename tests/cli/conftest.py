@@ -9,7 +9,7 @@ import pytest
 
 from ntk_select import Card, Expert, Preprocess
 from ntk_select.models import build, initialise
-from ntk_select.models.weights import write_expert
+from ntk_select.models.expert_folder import write_expert
 
 CONFIG = {"stage_sizes": [1], "widths": [3], "stem": "small"}
 

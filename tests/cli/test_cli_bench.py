@@ -252,12 +252,12 @@ def test_report_writes_a_page(config, tmp_path, capsys):
     ("words", "sentence"),
     [
         (["run", "CONFIG", "--out", "OUT", "--executor", "slurm"], "executor = 'slurm' is unknown"),
-        (["run", "CONFIG", "--out", "OUT", "--shard", "one"], "--shard 'one' must be i/n, as in 1/4"),
+        (["run", "CONFIG", "--out", "OUT", "--shard", "one"], "--shard 'one' must be i/n. Try: --shard 1/4"),
         (["run", "CONFIG", "--out", "OUT", "--shard", "5/4"], "shard 5/4 must be one of 1/N to N/N"),
         (["run", "nowhere.toml", "--out", "OUT"], "nowhere.toml cannot be read"),
-        (["status", "OUT"], "holds no benchmark"),
-        (["report", "OUT"], "holds no benchmark"),
-        (["pack", "OUT", "--out", "THERE"], "holds no benchmark"),
+        (["status", "OUT"], "contains no benchmark"),
+        (["report", "OUT"], "contains no benchmark"),
+        (["pack", "OUT", "--out", "THERE"], "contains no benchmark"),
         (["plan", "nowhere.toml"], "nowhere.toml cannot be read"),
     ],
 )

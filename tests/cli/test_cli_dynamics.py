@@ -176,7 +176,7 @@ def test_it_says_up_to_which_step_the_prediction_can_be_trusted_and_what_the_num
     assert (regime["steps"], regime["loss_close"], regime["answers_close"]) == (6, 0.05, 0.95)
     assert ("For a closer prediction" in out) is not regime["throughout"]
     assert "the kernel predicts that the loss falls by" in out
-    assert "a lower value promises better generalisation" in out
+    assert "a lower value predicts better generalisation" in out
     assert " lr a step" not in out
     linear = json.loads(ran("--json", "--layers", "^head/")[1])["regime"]
     assert linear["throughout"]

@@ -17,7 +17,7 @@ from ntk_select.cli import main
 from ntk_select.data import load_task
 from ntk_select.errors import ConfigError, ModelError
 from ntk_select.models import open_zoo
-from ntk_select.models.weights import write_expert
+from ntk_select.models.expert_folder import write_expert
 from ntk_select.training import finetuning
 
 pytestmark = pytest.mark.usefixtures("quickly")

@@ -13,7 +13,7 @@ from ntk_select import Expert, certify, kernel_label_correlation, ntk_plan, prob
 from ntk_select.cli import main
 from ntk_select.data import describe, load_task
 from ntk_select.errors import MissingDependencyError
-from ntk_select.kernels.file import load_kernel
+from ntk_select.kernels.saved_kernel import load_kernel
 from ntk_select.models import ZOO, open_zoo
 
 
@@ -193,13 +193,13 @@ def test_the_summary_for_people_and_what_is_said_to_type_next_works(ran, capsys,
     assert list(load_kernel("kernel.npz").layers) == record["provenance"]["layers"]["paths"]
     after = capsys.readouterr().out
     namespace = {}
-    exec(after[after.index("from ntk_select.kernels.file") :].replace("; ", "; loaded = "), namespace)
+    exec(after[after.index("from ntk_select.kernels.saved_kernel") :].replace("; ", "; loaded = "), namespace)
     assert namespace["loaded"].kernel.shape == (6, 6)
 
 
 @pytest.mark.usefixtures("dense")
 def test_a_long_table_of_layers_ends_with_the_sum_of_the_others(ran, monkeypatch):
-    monkeypatch.setattr("ntk_select.cli.kernel.MOST_LAYERS", 2)
+    monkeypatch.setattr("ntk_select.cli.kernel.MAX_LAYERS", 2)
     shares = list(json.loads(ran("--by-layer", "--json")[1])["shares"].values())
     out = ran("--by-layer")[1]
     assert f"{len(shares) - 1} others" in out
@@ -217,7 +217,7 @@ def test_without_a_figure_the_kernel_is_saved_all_the_same(ran, tmp_path, monkey
     def failing(*_, **__):
         raise error
 
-    monkeypatch.setattr("ntk_select.kernels.plot.heat_map", failing)
+    monkeypatch.setattr("ntk_select.kernels.heat_map.heat_map", failing)
     status, _, err = ran("--layers", "fc", "--out", str(tmp_path / "kernel.npz"))
     assert status == 0
     assert f"No figure was written. {error}" in err
@@ -290,7 +290,7 @@ def test_an_unwritable_out_is_refused_before_any_work(ran, tmp_path, monkeypatch
         (tmp_path / name).mkdir()
         status, _, err = ran("--out", str(tmp_path / name.replace(".png", ".npz")))
         assert status == 2
-        assert f"{name} is a folder. Give another name." in err
+        assert f"{name} is a folder. Try: another name" in err
 
 
 def test_a_kernel_that_is_constant_correlates_with_nothing(ran, monkeypatch):

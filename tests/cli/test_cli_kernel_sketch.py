@@ -20,9 +20,9 @@ from ntk_select.cli import main
 from ntk_select.cli.kernel import sketch_lines
 from ntk_select.data import load_task
 from ntk_select.errors import MissingDependencyError
-from ntk_select.kernels import comparison
+from ntk_select.kernels import compare as compare_module
 from ntk_select.kernels.comparison import COLUMNS, Comparison
-from ntk_select.kernels.file import load_kernel
+from ntk_select.kernels.saved_kernel import load_kernel
 from ntk_select.kernels.sketches.hashing import SCHEME
 from ntk_select.models import open_zoo
 
@@ -189,13 +189,13 @@ def test_compared_with_exact_the_file_holds_every_cell_and_the_figure_lies_besid
 
 def test_compared_with_exact_the_table_has_the_law_and_what_to_type_next_works(ran, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    compute, known = comparison.compare, []
+    compute, known = compare_module.compare, []
 
     def compare_once(*given, **options):
         known[:] = known or [compute(*given, **options)]
         return known[0]
 
-    monkeypatch.setattr(comparison, "compare", compare_once)
+    monkeypatch.setattr(compare_module, "compare", compare_once)
     status, out, _ = ran(*COMPARED)
     assert status == 0
     assert "ash on things: sketched and exact kernel of 6 images, layers last_conv, 2 seeds" in out
@@ -259,7 +259,7 @@ def test_without_matplotlib_the_numbers_are_saved_all_the_same(ran, tmp_path, mo
         (("--sketch", "all"), "Several sketches at once are for comparing. With --sketch, try: --compare exact"),
         (("--repeats", "2"), "Several sketches at once are for comparing. With --repeats, try: --compare exact"),
         (("--plan",), "--plan: a sketch needs no plan"),
-        (("--float64",), "--float64: the kernel of a sketch is always summed in float64. Leave it out."),
+        (("--float64",), "--float64: the kernel of a sketch is always summed in float64. Try: no --float64"),
         (("--by-layer",), "--by-layer separates the layers of an exact kernel. For a sketch of one layer, try: --layers PATTERN"),
         (("--outputs", "full"), "--outputs full: a sketch has one row per image. Try: --outputs trace, or sum"),
         (("--outputs", "diagonal"), "--outputs diagonal: a sketch has one row per image."),
@@ -274,7 +274,7 @@ def test_without_matplotlib_the_numbers_are_saved_all_the_same(ran, tmp_path, mo
     ],
 )
 def test_what_is_refused_is_one_sentence_and_status_2(ran, options, message, monkeypatch):
-    for place in ("expert_kernel.sketch", "expert_kernel.gradient_sketch", "comparison.gradient_kernel"):
+    for place in ("expert_kernel.sketch", "expert_kernel.gradient_sketch", "compare.gradient_kernel"):
         monkeypatch.setattr(f"ntk_select.kernels.{place}", lambda *_, **__: pytest.fail("something was computed"))
     status, out, err = ran("--json", *options)
     assert (status, out) == (2, "")

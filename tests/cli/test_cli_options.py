@@ -1,17 +1,21 @@
 """Options that commands share: words become values, and a command becomes words again."""
 
+import inspect
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args, get_type_hints
 
 import pytest
+import tyro
 
 from ntk_select.cli.console import duration, percent, saving
 from ntk_select.cli.dynamics import Dynamics
 from ntk_select.cli.finetune import Finetune
 from ntk_select.cli.kernel import Kernel
-from ntk_select.cli.options import changed, group, numbers, repeated, split, typed
+from ntk_select.cli.main import OLD_OPTIONS, _current
+from ntk_select.cli.options import TASK_KINDS, Flag, changed, command_class, group, numbers, repeated, split, typed
 from ntk_select.cli.rank import Rank
+from ntk_select.data.uri import TASKS
 from ntk_select.errors import ConfigError
 from ntk_select.experts.new_head import HEADS
 from ntk_select.kernels.engine.arguments import OUTPUTS, PRECISIONS
@@ -19,7 +23,7 @@ from ntk_select.linearized.losses import LOSSES
 from ntk_select.linearized.network import KERNEL_METHODS
 from ntk_select.linearized.optimizers import OPTIMIZERS
 from ntk_select.training.augment import AUGMENTATIONS
-from ntk_select.training.finetuning.recipe import BATCH_NORMS
+from ntk_select.training.finetuning.recipe import BATCH_NORMS, LEARNING_RATES
 from ntk_select.training.finetuning.search import SEARCHES
 from ntk_select.training.loop import PRECISIONS as TRAINING_PRECISIONS
 
@@ -86,6 +90,44 @@ def test_a_group_runs_the_command_that_was_chosen():
     assert (found.__name__, found.__doc__, found(First()).run()) == ("Both", "Two commands.", 7)
 
 
+def test_help_names_only_defaults_that_say_something(capsys):
+    @command_class
+    class Shown:
+        """A command."""
+
+        size: int = 7
+        """Size."""
+        only: tuple[str, ...] = ()
+        """All by default."""
+        name: str = ""
+        """Name."""
+        out: Path | None = None
+        """Folder."""
+        plan: Flag = False
+        """Plan."""
+        linear: bool = True
+        """Linear."""
+
+    assert Shown(size=3) == tyro.cli(Shown, args=["--size", "3"])
+    with pytest.raises(AttributeError):
+        Shown().size = 8
+    with pytest.raises(SystemExit):
+        tyro.cli(Shown, args=["--help"])
+    shown = capsys.readouterr().out
+    assert [part.partition(")")[0] for part in shown.split("(default: ")[1:]] == ["7", "True"]
+
+
+def test_help_of_tasks_names_the_kinds_that_exist():
+    kinds = [word.partition(":")[0] for word in TASK_KINDS.split(", ")[:-2]]
+    assert kinds == [name for name, kind in TASKS.items() if kind.known is None]
+
+
+def test_an_old_option_still_works_and_is_not_shown():
+    assert [_current("rank", word) for word in ("--draws", "--draws=3", "--draws-x", "20")] == ["--resamples", "--resamples=3", "--draws-x", "20"]
+    assert _current("kernel", "--draws") == "--draws"
+    assert set(OLD_OPTIONS.values()) <= {f"--{name.replace('_', '-')}" for name in get_type_hints(Rank)}
+
+
 def test_saving_names_the_files_or_the_reason_and_never_raises_for_the_disk(capsys):
     def refused():
         raise ConfigError("x cannot be written: the disk is full.")
@@ -111,6 +153,8 @@ def test_the_choices_of_the_options_are_those_of_the_functions():
     assert choices(Kernel, "outputs") == set(OUTPUTS)
     assert choices(Kernel, "precision") == set(PRECISIONS)
     assert choices(Finetune, "search") == set(SEARCHES)
+    for command in (Finetune, Rank):  # the help cannot import the recipe, which imports JAX
+        assert "by default {:g}, {:g} and {:g}".format(*LEARNING_RATES) in inspect.getsource(command)
     assert choices(Finetune, "augment") == {"auto", *AUGMENTATIONS}
     assert choices(Finetune, "batch_norm") == choices(Rank, "batch_norm") == set(BATCH_NORMS)
     assert choices(Finetune, "precision") == set(TRAINING_PRECISIONS)

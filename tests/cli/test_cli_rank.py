@@ -13,6 +13,7 @@ from ntk_select import Ranking, rank
 from ntk_select.cli import main
 from ntk_select.cli.rank import Rank, next_command
 from ntk_select.data import load_task
+from ntk_select.errors import ConfigError
 from ntk_select.models import open_zoo
 from ntk_select.ranking import ExpertScores
 from ntk_select.scores import SCORES
@@ -153,7 +154,7 @@ def test_the_task_digits_is_ranked(ran):
     [
         (("--scores", "lcf"), {}, "ntk-select: Score 'lcf' is unknown. Did you mean"),
         (("--only", "oak"), {}, "ntk-select: --only: there is no expert 'oak' in the zoo. Try: ntk-select zoo list --zoo"),
-        (("--draws", "3"), {}, "ntk-select: resamples is 3"),
+        (("--draws", "3"), {}, "ntk-select: resamples=3 must be"),
         ((), {"task": "digit"}, "ntk-select: There is no folder or file 'digit', and no task of that name. Did you mean 'digits'"),
         ((), {"task": "npz:/no/such.npz"}, "ntk-select: There is no file '/no/such.npz'"),
         ((), {"zoos": ("bultin",)}, "ntk-select: The zoo 'bultin' is neither installed nor a folder. Did you mean 'builtin'"),
@@ -293,7 +294,7 @@ def all_scores(write_zoo, npz, tmp_path_factory):
     """Status, what was printed and the folder of `--scores all` for a small zoo, with a reference network of a few steps."""
     patch, folder, out = pytest.MonkeyPatch(), tmp_path_factory.mktemp("all"), io.StringIO()
     patch.setattr(reference, "EPOCHS", 2)
-    patch.setattr(reference, "LEAST_STEPS", 2)
+    patch.setattr(reference, "MIN_STEPS", 2)
     (folder / "measured.json").write_text(json.dumps({name: {"elsewhere": value} for name, value in ELSEWHERE.items()}))
     words = ["--scores", "lgc", "all", "ablation", "baselines", "--draws", "20", "--measured", str(folder / "measured.json"), "--out", str(folder)]
     with contextlib.redirect_stdout(out):
@@ -362,9 +363,9 @@ def test_passes_are_kept_in_the_named_folder_and_not_with_no_cache(ran, all_scor
     [
         (None, "cannot be read as JSON"),
         ("{", "cannot be read as JSON"),
-        ("[]", "must hold"),
-        ('{"a": {"t": 2}}', "must hold"),
-        ('{"a": 1}', "must hold"),
+        ("[]", "must contain"),
+        ('{"a": {"t": 2}}', "must contain"),
+        ('{"a": 1}', "must contain"),
     ],
 )
 def test_accuracies_that_cannot_be_read_are_refused(ran, tmp_path, content, message):
@@ -374,3 +375,15 @@ def test_accuracies_that_cannot_be_read_are_refused(ran, tmp_path, content, mess
     status, out, err = ran("--scores", "best_elsewhere", "--measured", str(file))
     assert (status, out) == (2, "")
     assert message in err
+
+
+@pytest.mark.parametrize(("scores", "estimated"), [(("lfc",), False), (("lfc", "baselines"), False), (("lgc", "forecast"), True), (("all",), True)])
+def test_the_time_is_estimated_only_where_the_forecast_is_among_the_scores(monkeypatch, ran, scores, estimated):
+    def refused(*_args, **_options):
+        raise ConfigError("ranked")
+
+    monkeypatch.setattr("ntk_select.ranking.expected_time.expected_seconds", lambda *_args, **_options: 600.0)
+    monkeypatch.setattr("ntk_select.ranking.rank", refused)
+    status, _, err = ran("--scores", *scores)
+    assert (status, "ranked" in err) == (2, True)
+    assert ("About 10 minutes for" in err and "Faster: --scores lfc lgc" in err) == estimated

@@ -151,7 +151,7 @@ def test_prepare_then_show(capsys, own_folder, tiles):
     main(["tasks", "show", "magnetic_tile"])
     words = [str(tiles) if word == "PATH" else word for word in next_words(capsys.readouterr().out)]
     assert main(words[1:]) == 2
-    assert "try: --any-size" in capsys.readouterr().err
+    assert "try: any_size=True" in capsys.readouterr().err
     assert main([*words[1:], "--any-size"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith(f"18 training and 6 test images of 3 classes in {own_folder}")

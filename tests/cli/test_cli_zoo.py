@@ -14,7 +14,7 @@ from ntk_select import Card, Preprocess
 from ntk_select.cli import main
 from ntk_select.models import ZOO, build, initialise, open_zoo
 from ntk_select.models.convert import to_state_dict
-from ntk_select.models.weights import write_expert
+from ntk_select.models.expert_folder import write_expert
 
 CONFIG = {"stage_sizes": [1], "widths": [3], "stem": "small"}
 
@@ -223,7 +223,10 @@ def test_which_weights_were_taken_is_printed_and_others_can_be_asked_for(typed, 
     status, out, _ = typed(*arguments, "usual")
     said = " ".join(out.split())
     assert status == 0
-    assert "Weights selected: ema_model (an average over training). Also in the file: model. To select model, try: --weights model" in said
+    assert (
+        "Weights selected: ema_model (an average over training). Also in the file: model. To select model, try: weights='model' (--weights model)"
+        in said
+    )
     assert "The prefix 'ema_model.' of names was dropped." in said
     assert "Ignored, since they are outside the network: criterion.weight" in said
     assert typed(*arguments, "other", "--weights", "model")[0] == 0

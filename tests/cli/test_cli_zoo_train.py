@@ -171,8 +171,8 @@ def test_ctrl_c_ends_with_130_and_the_next_call_gives_the_weights_of_a_training_
         (("--only", "cats"), {}, "ntk-select: No expert's name contains 'cats'. Available: stripes-resnet_small"),
         (("--plan", "--only", "cats"), {}, "ntk-select: No expert's name contains 'cats'."),
         ((), {"config": "no.toml"}, "no.toml cannot be read"),
-        ((), {"data": None}, "Give the folder of the data. Try: --data FOLDER"),
-        (("--plan",), {"data": None}, "Give the folder of the data. Try: --data FOLDER"),
+        ((), {"data": None}, "and the folder for {data} is missing. Try: data=FOLDER (--data FOLDER)"),
+        (("--plan",), {"data": None}, "and the folder for {data} is missing. Try: data=FOLDER (--data FOLDER)"),
         ((), {"data": "/nowhere"}, "There is no file '/nowhere/stripes.npz'"),
         (("--devices", "0"), {}, "ntk-select: --devices=0 must be a whole number from 1."),
         (("--devices", "99"), {}, "ntk-select: --devices 99: this machine has"),
@@ -195,7 +195,7 @@ def test_a_batch_that_devices_cannot_share_is_refused_before_the_work(ran, place
     monkeypatch.setattr(jax, "devices", lambda *_: [None] * 3)
     status, out, err = ran("--devices", "3")
     assert (status, out) == (2, "")
-    assert "ntk-select: --devices 3 cannot share the batches of 8 images of stripes-resnet_small. Change batch_size in the config." in err
+    assert "ntk-select: --devices 3 cannot share the batches of 8 images of stripes-resnet_small. Try: another batch_size in the config" in err
 
 
 @pytest.mark.parametrize("as_json", [True, False])

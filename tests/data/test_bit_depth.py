@@ -75,7 +75,7 @@ def test_two_values_of_8_bits_in_16_are_read_as_they_are():
 
 
 def test_values_too_small_for_any_depth_are_refused_unless_all_are_black(saved):
-    with pytest.raises(DataError, match=r"a/0.png: .* reach only 16, so their bit depth cannot be determined\. Convert the images to 8 bits"):
+    with pytest.raises(DataError, match=r"a/0.png: .* reach only 16, so their bit depth cannot be determined\. Try: convert the images to 8 bits"):
         saved([np.full((3, 3), value, np.uint16) for value in (16, 3, 0, 1)])
     assert decode_image(png(np.zeros((1, 2), np.uint16)), "x").tolist() == [[0, 0]]
 
@@ -115,7 +115,7 @@ def test_test_images_get_the_depth_of_the_training_images(saved, grey):
 def test_a_test_image_beyond_the_depth_is_refused_by_name(saved, grey):
     task = saved(list(of_bits(grey(), 10)), test=[of_bits(grey()[0], 12)])
     with pytest.raises(
-        DataError, match=r"test/a/0.png: a grey value is 4,095; the training images have 10 bits, 0 to 1,023\. Convert the images to 8 bits"
+        DataError, match=r"test/a/0.png: a grey value is 4,095; the training images have 10 bits, 0 to 1,023\. Try: convert the images to 8 bits"
     ):
         task.test_images[0]
 
@@ -157,7 +157,7 @@ def test_many_images_of_fewer_bits_are_said():
     seen = [Seen(Wide(False), largest, f"{largest}.png") for largest in (4095, 4000, 3900, 60000)]
     found = decided(seen)
     assert found.bits == 16
-    assert found.sentences[1].startswith("But 3 of 4 of these images would fit into 12 bits. If depths are mixed: Convert")
+    assert found.sentences[1].startswith("But 3 of 4 of these images would fit into 12 bits. If depths are mixed: convert")
     assert len(decided(seen[:3]).sentences) == 1
 
 
@@ -172,7 +172,7 @@ def test_a_declared_depth_is_taken_where_the_values_fit(largest, declared, bits)
 
 def test_files_that_declare_different_depths_are_refused():
     seen = [Seen(Wide(False, declared=bits), 200, f"{bits}.tif") for bits in (14, 10)]
-    with pytest.raises(DataError, match=r"10.tif declares 10 bits, 14.tif 14: images of one task need the same depth\. Convert"):
+    with pytest.raises(DataError, match=r"10.tif declares 10 bits, 14.tif 14: images of one task need the same depth\. Try: convert"):
         decided(seen)
 
 
@@ -254,7 +254,7 @@ def test_a_jpeg_2000_whose_header_lies_far_away_is_decided_by_its_values():
 
 def test_colours_of_fewer_bits_in_a_pixmap_of_16_are_refused(saved):
     dark = np.random.default_rng(0).integers(0, 4096, (4, 6, 5, 3))
-    with pytest.raises(DataError, match=r"the values of the 16-bit colour images are below \d,\d{3}, so .*Convert the images to 8 bits"):
+    with pytest.raises(DataError, match=r"the values of the 16-bit colour images are below \d,\d{3}[:,] .*Try: convert the images to 8 bits"):
         saved([b"P6 5 6 65535\n" + image.astype(">u2").tobytes() for image in dark], "PPM")
 
 
@@ -372,7 +372,7 @@ def test_colours_of_16_bits_are_read_by_their_high_bytes(saved, channels):
 
 def test_colours_of_fewer_bits_in_16_are_refused(saved):
     values = np.random.default_rng(0).integers(0, 4096, (4, 5, 6, 3))
-    with pytest.raises(DataError, match=r"a/0.png: the values of the 16-bit colour images are below 4,096, so .*Convert the images to 8 bits"):
+    with pytest.raises(DataError, match=r"a/0.png: the values of the 16-bit colour images are below 4,096[:,] .*Try: convert the images to 8 bits"):
         saved([colour_png(image) for image in values])
     with pytest.raises(DataError, match="fewer than 16 bits or are almost black"):
         decode_image(io.BytesIO(colour_png(values[0])), "x")

@@ -112,7 +112,7 @@ def test_truncated_and_garbage_gzip_are_refused(tmp_path, idx_bytes):
     whole = gzip.compress(idx_bytes(IMAGES))
     for data in (whole[:-12], b"\x1f\x8bgarbage", whole[:10] + b"\xff" * 20, b"\x1f\x8b"):
         (tmp_path / "x").write_bytes(data)
-        with pytest.raises(DataError, match=r"x: cannot be read.*Download it again"):
+        with pytest.raises(DataError, match=r"x: cannot be read.*Try: download it again"):
             read_idx(tmp_path / "x", ndim=3)
 
 
@@ -155,7 +155,7 @@ def test_labels_above_nine_are_refused(fashion, idx_bytes):
 def test_what_lies_in_the_place_of_the_file_is_named(tmp_path):
     for content, what in (
         (b"version https://git-lfs.github.com/spec/v1\noid", "a Git LFS pointer, .*git lfs pull"),
-        (b"<html>", "a web page, .*Download"),
+        (b"<html>", "a web page, .*Try: download"),
     ):
         (tmp_path / "x").write_bytes(content)
         with pytest.raises(DataError, match=rf"x is {what}"):

@@ -18,27 +18,27 @@ def box(brand, *others):
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 12345\n"
 HEADS = [
-    (box(b"heic", b"mif1", b"heic"), "HEIC photograph", "Convert to JPEG"),
-    (box(b"mif1", b"heic"), "HEIC photograph", "Convert to JPEG"),
-    (box(b"mif1", b"avif"), "AVIF image", "Convert to JPEG"),
-    (box(b"avif", b"mif1"), "AVIF image", "Convert to JPEG"),
-    (box(b"crx ", b"isom"), "raw photograph of a camera", "Develop to JPEG"),
-    (box(b"mif2"), "HEIC photograph", "Convert to JPEG"),
-    (box(b"heif"), "HEIC photograph", "Convert to JPEG"),
-    (box(b"avio"), "AVIF image", "Convert to JPEG"),
+    (box(b"heic", b"mif1", b"heic"), "HEIC photograph", "Try: convert to JPEG"),
+    (box(b"mif1", b"heic"), "HEIC photograph", "Try: convert to JPEG"),
+    (box(b"mif1", b"avif"), "AVIF image", "Try: convert to JPEG"),
+    (box(b"avif", b"mif1"), "AVIF image", "Try: convert to JPEG"),
+    (box(b"crx ", b"isom"), "raw photograph of a camera", "Try: develop to JPEG"),
+    (box(b"mif2"), "HEIC photograph", "Try: convert to JPEG"),
+    (box(b"heif"), "HEIC photograph", "Try: convert to JPEG"),
+    (box(b"avio"), "AVIF image", "Try: convert to JPEG"),
     (box(b"jxl "), "JPEG XL image", "djxl"),
     (box(b"isom", b"mp41"), "video", "ffmpeg"),
     (box(b"3gp5"), "video", "ffmpeg"),
-    (box(b"zzzz"), "ISO media container", "If it is a picture, convert it to JPEG; if it is a video: save the frames"),
-    (box(b"zzzz") + b"avif", "ISO media container", "If it is a picture, convert it to JPEG"),
+    (box(b"zzzz"), "ISO media container", "Try: if it is a picture, convert it to JPEG; if it is a video, save the frames"),
+    (box(b"zzzz") + b"avif", "ISO media container", "Try: if it is a picture, convert it to JPEG"),
     (box(b"qt  "), "video", "ffmpeg"),
     (b"RIFF\x10\0\0\0AVI LIST", "video", "ffmpeg"),
     (b"\x1aE\xdf\xa3\x01", "video", "ffmpeg"),
     (b"\xff\x0a\x00\x10", "JPEG XL image", "djxl"),
     (b"\0\0\0\x0cJXL \r\n\x87\n", "JPEG XL image", "djxl"),
-    (b"II*\0\x10\0\0\0CR\x02\0", "raw photograph of a camera", "Develop"),
-    (b"FUJIFILMCCD-RAW 0201", "raw photograph of a camera", "Develop"),
-    (b"8BPS\0\1", "Photoshop file", "Export as PNG"),
+    (b"II*\0\x10\0\0\0CR\x02\0", "raw photograph of a camera", "Try: develop"),
+    (b"FUJIFILMCCD-RAW 0201", "raw photograph of a camera", "Try: develop"),
+    (b"8BPS\0\1", "Photoshop file", "Try: export as PNG"),
     (b"\x0a\5\1\x08" + bytes(8), "PCX image", "magick mogrify -format png"),
     (b"\x01\xda\0\1\0\3", "SGI image", "magick mogrify -format png"),
     (bytes(2) + b"\x0a" + bytes(9) + b"\x05\0\x04\0\x18\x20", "TGA image", "magick mogrify -format png"),
@@ -52,12 +52,12 @@ HEADS = [
     (b"<?xml version='1.0'?>\n<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG drawing", "rsvg-convert"),
     (bytes(128) + b"DICM", "DICOM image", "pydicom"),
     (b"v/1\x01\x02\0\0\0", "OpenEXR image", "8-bit PNG"),
-    (b"PK\3\4abc", "compressed archive", "Unpack it"),
+    (b"PK\3\4abc", "compressed archive", "Try: unpack it"),
     (b"\x93NUMPY\1\0", "file of arrays", "npz:FILE"),
     (POINTER, "Git LFS pointer", "git lfs pull"),
     (b"\xef\xbb\xbf" + POINTER, "Git LFS pointer", "git lfs pull"),
-    (b"\n<!DOCTYPE html><html>", "web page", "Download the file itself"),
-    (b"", "empty", "Replace or delete it"),
+    (b"\n<!DOCTYPE html><html>", "web page", "Try: download the file itself"),
+    (b"", "empty", "Try: replace or delete it"),
 ]
 
 
@@ -114,7 +114,9 @@ def test_valid_tiffs_of_other_bands_and_types_are_described(order):
 
 
 def test_a_tiff_of_another_compression_is_told():
-    with pytest.raises(DataError, match=r"1 band of 8-bit integers, .* compressed by method 34887, which is not supported. Save it uncompressed"):
+    with pytest.raises(
+        DataError, match=r"1 band of 8-bit integers, .* compressed by method 34887, which is not supported. Try: save it uncompressed"
+    ):
         decode_image(io.BytesIO(tiff(1, 8, compression=34887)), "a.tif")
 
 
@@ -127,7 +129,7 @@ def test_files_that_pillow_writes_in_other_formats_are_identified():
     for form, mode in [*WRITTEN, ("SGI", "L")]:
         file = io.BytesIO()
         Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).convert(mode).save(file, form)
-        with pytest.raises(DataError, match=f"it is an? {form} image. Convert to PNG"):
+        with pytest.raises(DataError, match=f"it is an? {form} image. Try: convert to PNG"):
             decode_image(file, f"{form} {mode}")
 
 
@@ -149,7 +151,7 @@ def test_a_sound_tiff_that_fails_only_when_its_pixels_are_read_is_described():
 
 def test_a_tiff_whose_packed_pixels_cannot_be_unpacked_is_described_with_the_reason():
     with pytest.raises(
-        DataError, match=r"\(OSError: .*\): it is a TIFF of 1 band of 8-bit integers, 3 x 2 pixels.*If other programs show it, save it as PNG"
+        DataError, match=r"\(OSError: .*\): it is a TIFF of 1 band of 8-bit integers, 3 x 2 pixels.*Try: save it as PNG if other programs show it"
     ):
         decode_image(io.BytesIO(tiff(1, 8, compression=8)), "x")
 
@@ -157,7 +159,7 @@ def test_a_tiff_whose_packed_pixels_cannot_be_unpacked_is_described_with_the_rea
 def test_a_tiff_that_is_cut_is_not_described():
     whole = tiff(5, 8)
     place = whole.index(struct.pack("<HHII", 279, 4, 1, 30))
-    with pytest.raises(DataError, match=r"are not those of .*\. Replace or delete it"):
+    with pytest.raises(DataError, match=r"are not those of .*\. Try: replace or delete it"):
         decode_image(io.BytesIO(whole[: place + 8] + struct.pack("<I", 5000) + whole[place + 12 :]), "x")
 
 
@@ -168,13 +170,13 @@ def test_the_tiffs_made_here_are_sound():
 
 def test_a_raw_photograph_is_not_taken_for_its_thumbnail():
     version = struct.pack("<HHI", 50706, 1, 4) + bytes([1, 4, 0, 0])
-    with pytest.raises(DataError, match="it is a raw photograph of a camera. Develop to JPEG"):
+    with pytest.raises(DataError, match="it is a raw photograph of a camera. Try: develop to JPEG"):
         decode_image(io.BytesIO(tiff(3, 8, extra=[version])), "a.tif")
 
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_damaged_tiff_is_damaged():
-    with pytest.raises(DataError, match="are not those of .*Replace or delete it"):
+    with pytest.raises(DataError, match="are not those of .*Try: replace or delete it"):
         decode_image(io.BytesIO(b"II*\0\xff\xff\xff\x7f"), "a.tif")
 
 
@@ -189,4 +191,4 @@ def test_of_a_file_that_cannot_be_read_again_nothing_is_said():
             raise EOFError
 
     assert identify(Broken(b"8BPS")) is None
-    assert identify(io.BytesIO(b"8BPS")) == ("it is a Photoshop file", "Export as PNG")
+    assert identify(io.BytesIO(b"8BPS")) == ("it is a Photoshop file", "Try: export as PNG")

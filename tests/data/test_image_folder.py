@@ -288,7 +288,7 @@ def test_an_entry_that_cannot_be_opened_is_named(folder_of, zip_of):
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", r"bad.zip is a Git LFS pointer, .*: git lfs pull\.$"),
         (b"\xef\xbb\xbfversion https://git-lfs.github.com/spec/v1\n", r"bad.zip is a Git LFS pointer, .*: git lfs pull\.$"),
-        (b"<!doctype html><title>Sign in</title>", r"bad.zip is a web page, .*Download the file itself\.$"),
+        (b"<!doctype html><title>Sign in</title>", r"bad.zip is a web page, .*Try: download the file itself\.$"),
     ],
 )
 def test_what_lies_in_the_place_of_the_archive_is_named(tmp_path, content, sentence):

@@ -187,7 +187,7 @@ def test_images_of_unsupported_formats_are_named(layout):
 
 @pytest.mark.parametrize("path", ["1.png", "train/1.png", "test/1.JPEG"])
 def test_images_outside_class_folders_are_named(layout, path):
-    with pytest.raises(DataError, match=rf"images outside any class folder: {path}. Move or delete"):
+    with pytest.raises(DataError, match=rf"images outside any class folder: {path}. Allowed: .*Try: move or delete"):
         layout([*BOTH, path])
     with pytest.raises(DataError, match=r"images outside any class folder: 1.png"):
         layout(["1.png", *(f"wrap/{path}" for path in BOTH)])
@@ -195,7 +195,7 @@ def test_images_outside_class_folders_are_named(layout, path):
 
 @pytest.mark.parametrize("folder", ["train/ant", "test/ant"])
 def test_an_empty_class_folder_is_named(layout, folder):
-    with pytest.raises(DataError, match=rf"class folder '{folder}' is empty. Put images into it or delete it"):
+    with pytest.raises(DataError, match=rf"class folder '{folder}' is empty. Try: put images into it, or delete it"):
         layout(BOTH, [folder])
     with pytest.raises(DataError, match=rf"class folder '{folder}' is empty"):
         layout([*BOTH, f"{folder}/.DS_Store"])

@@ -125,7 +125,7 @@ def test_other_files_are_refused(tmp_path):
 STAND_INS = [
     (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", r"a.npz is a Git LFS pointer, .* Try, .*: git lfs pull\.$"),
     (b"\xef\xbb\xbfversion https://git-lfs.github.com/spec/v1\r\noid sha256:0\r\n", r"a.npz is a Git LFS pointer, .* Try, .*: git lfs pull\.$"),
-    (b"<!DOCTYPE html><html><body>Sign in</body></html>", r"a.npz is a web page, .*Download the file itself\.$"),
+    (b"<!DOCTYPE html><html><body>Sign in</body></html>", r"a.npz is a web page, .*Try: download the file itself\.$"),
 ]
 
 

@@ -203,7 +203,7 @@ def test_a_list_that_is_a_pointer_is_refused_for_what_it_is(tmp_path):
 def test_a_split_of_which_no_file_is_an_image_is_refused(tmp_path):
     entries = {f"{name}.json": json.dumps({"images": [{"id": name + i, "class": int(i)} for i in "01"]}) for name in ("train", "val")}
     entries |= {f"train{i}.jpg": photo(i) for i in "01"} | {f"val{i}.jpg": EXTRA for i in "01"}
-    with pytest.raises(DataError, match=r"^\S+p.zip: no file of the test split is an image. Download the archive again.$"):
+    with pytest.raises(DataError, match=r"^\S+p.zip: no file of the test split is an image. Try: download the archive again$"):
         prepare.prepare("imaterialist", zip_file(tmp_path / "p.zip", entries), data_dir=tmp_path / "sets")
     assert not [path for path in (tmp_path / "sets").rglob("*") if path.is_file()]
 
@@ -326,7 +326,7 @@ def test_a_line_of_the_ground_truth_of_another_form_is_named(tmp_path, belga, li
 
 
 def test_another_size_than_the_tables_is_refused_unless_it_is_allowed(tmp_path, tiles):
-    with pytest.raises(DataError, match=r"36 training and 12 test images of 6 classes; table 4 has 1,008, 336 and 6.*try: --any-size"):
+    with pytest.raises(DataError, match=r"36 training and 12 test images of 6 classes; table 4 has 1,008, 336 and 6.*try: any_size=True"):
         prepare.prepare("magnetic_tile", tiles, data_dir=tmp_path / "sets")
     assert not (tmp_path / "sets").exists()
 
@@ -334,7 +334,7 @@ def test_another_size_than_the_tables_is_refused_unless_it_is_allowed(tmp_path, 
 def test_what_is_prepared_is_not_overwritten(tmp_path, tiles):
     load(tmp_path, "magnetic_tile", tiles)
     with pytest.raises(
-        DataError, match=r"magnetic_tile is already prepared in .*sets/magnetic_tile/1.0.0 and is not overwritten. Delete that folder"
+        DataError, match=r"magnetic_tile is already prepared in .*sets/magnetic_tile/1.0.0 and is not overwritten. Try: delete that folder"
     ):
         load(tmp_path, "magnetic_tile", tiles)
 
@@ -342,14 +342,14 @@ def test_what_is_prepared_is_not_overwritten(tmp_path, tiles):
 def test_an_entry_that_is_no_image_stops_the_work_and_leaves_nothing(tmp_path, tiles):
     with zipfile.ZipFile(tiles, "a") as archive:
         archive.writestr("x/MT_Free/Imgs/bad.jpg", EXTRA)
-    with pytest.raises(DataError, match=r"^\S+tiles.zip, x/MT_Free/Imgs/bad.jpg: cannot be read as an image. Download"):
+    with pytest.raises(DataError, match=r"^\S+tiles.zip, x/MT_Free/Imgs/bad.jpg: cannot be read as an image. Try: download"):
         load(tmp_path, "magnetic_tile", tiles)
     assert not [path for path in (tmp_path / "sets").rglob("*") if path.is_file()]
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, tiles):
     (tmp_path / "sets").write_text("a file")
-    with pytest.raises(DataError, match=r"sets: cannot be written .*Try: --data-dir ANOTHER_FOLDER"):
+    with pytest.raises(DataError, match=r"sets: cannot be written .*Try: data_dir=ANOTHER_FOLDER"):
         load(tmp_path, "magnetic_tile", tiles)
 
 

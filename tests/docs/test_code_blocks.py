@@ -30,8 +30,8 @@ def pages_with(marker):
         "docs/guides/kernels.md",
         "docs/guides/benchmark.md",
         "docs/guides/extend.md",
-        "docs/scores.md",
-        "docs/theory.md",
+        "docs/score-definitions.md",
+        "docs/equations.md",
         "README.md",
         "docs/guides/rank.md",
     )

@@ -10,7 +10,7 @@ import ntk_select as ns
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
-ROOMS = [ROOT / "ntk_select/README.md", ROOT / "models/README.md", ROOT / "data/README.md"]
+ROOMS = [*ROOT.glob("ntk_select/**/README.md"), ROOT / "models/README.md", ROOT / "data/README.md", ROOT / "tests/README.md"]
 PAGES = [*DOCS, *ROOMS, *ROOT.glob("*.md"), *ROOT.glob("scripts/**/*.md")]
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
@@ -41,7 +41,7 @@ def test_the_readmes_are_short():
     assert len(lines) <= 150
     assert [line for line in lines if len(line) > 100] == []
     assert len((ROOT / "scripts/README.md").read_text(encoding="utf-8").splitlines()) <= 40
-    assert all(len(room.read_text(encoding="utf-8").splitlines()) <= 15 for room in ROOMS)
+    assert all(len(room.read_text(encoding="utf-8").splitlines()) <= 15 for room in ROOMS if room.parent.name != "tests")
 
 
 def test_every_page_is_in_the_navigation():

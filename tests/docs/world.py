@@ -43,6 +43,13 @@ class Linen(nn.Module):
         return nn.Dense(5, name="head")(x.mean((1, 2)))
 
 
+def linen_variables():
+    """Its variables, made by NumPy: `init` would compile every operation."""
+    rng = np.random.default_rng(3)
+    shapes = jax.eval_shape(Linen().init, jax.random.key(0), np.zeros((1, 64, 64, 3), np.float32))
+    return jax.tree.map(lambda leaf: rng.uniform(0.1, 1, leaf.shape).astype(leaf.dtype), shapes)
+
+
 class Nnx(nnx.Module):
     """The same without batch norm."""
 
@@ -65,11 +72,6 @@ def images(per_class=6, classes=2):
 def labels(per_class=6, classes=2):
     """Their classes."""
     return np.arange(per_class * classes) % classes
-
-
-def sample(per_class=2):
-    """Digits."""
-    return ns.probe_sample(load_task("digits"), per_class=per_class)
 
 
 def embedded():
@@ -99,7 +101,7 @@ PLAIN: dict[str, Callable] = {
     "ns": lambda: ns,
     "params": weights,
     "task": lambda: load_task("digits"),
-    "variables": lambda: Linen().init(jax.random.key(0), np.zeros((1, 64, 64, 3), np.float32)),
+    "variables": linen_variables,
     "x": examples,
     "x1": examples,
     "x2": lambda: examples(4),
@@ -108,12 +110,6 @@ PLAIN: dict[str, Callable] = {
 """Name -> function that makes its value, on most pages."""
 
 OF_PAGE: dict[str, dict[str, Callable]] = {
-    "docs/guides/theory.md": {
-        "original": embedded,
-        "x": lambda: np.asarray(embedded().preprocess(sample().images)),
-        "x_test": lambda: np.asarray(embedded().preprocess(sample(1).images)),
-        "labels": lambda: sample().labels,
-    },
     "docs/guides/forecast.md": {
         "task": lambda: few_digits(25),
     },

@@ -109,7 +109,7 @@ def test_targets_that_are_not_the_same_are_refused(benchmark):
         ev.paired("spearman", a, a[1:] + a[:1])
     with pytest.raises(ConfigError, match="Target 't0' is paired with 't0' of other"):
         ev.paired("spearman", a, [replace(target, accuracies=target.accuracies / 2) for target in a])
-    with pytest.raises(ConfigError, match="Target 't0' has 4 and 3 draws. Allowed: as many of both, or one"):
+    with pytest.raises(ConfigError, match="Target 't0' has 4 and 3 probe samples. Both scores need the same number"):
         ev.paired("spearman", a, benchmark(1.0, draws=3))
 
 

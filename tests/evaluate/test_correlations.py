@@ -91,9 +91,9 @@ def test_weighted_tau_punishes_a_mistake_among_the_best_more():
 @pytest.mark.parametrize(
     ("scores", "accuracies", "sentence"),
     [
-        ([1, 2, np.inf], [0.1, 0.2, 0.3], r"scores hold infinity. Allowed: finite numbers, and NaN"),
-        ([1, 2, 3], [0.1, 0.2, 95], r"accuracies hold 95. Allowed: 0 to 1 \(divide percentages by 100\)"),
-        ([1, 2, 3], [0.1, 0.2, np.nan], r"accuracies hold nan"),
+        ([1, 2, np.inf], [0.1, 0.2, 0.3], r"scores contain infinite values. Allowed: finite numbers, and NaN"),
+        ([1, 2, 3], [0.1, 0.2, 95], r"accuracies contain 95. Allowed: 0 to 1 \(divide percentages by 100\)"),
+        ([1, 2, 3], [0.1, 0.2, np.nan], r"accuracies contain nan"),
         ([1, 2], [0.1, 0.2, 0.3], r"scores are for 2 experts, and accuracies for 3"),
         ([[1, 2, 3]], [0.1, 0.2, 0.3], r"scores have the shape \(1, 3\). Allowed: one number per expert"),
         ([], [], r"accuracies have the shape \(0,\)"),
@@ -169,7 +169,7 @@ def test_shuffled_scores_have_no_value_within_or_across(experts, rng):
 def test_other_groups_and_measures_are_refused(experts):
     with pytest.raises(ConfigError, match=r"groups has the length 2, and there are 20 experts"):
         ev.within_groups("spearman", *experts, ["a", "b"])
-    with pytest.raises(ConfigError, match=r"Give the group of each, as \('resnet', 'densenet'\)"):
+    with pytest.raises(ConfigError, match=r"Try: the group of each, as in \('resnet', 'densenet'\)"):
         ev.across_groups(*experts, "a" * 20)
     with pytest.raises(ConfigError, match="'kendal' is not a correlation. Did you mean 'kendall'"):
         ev.within_groups("kendal", *experts, GROUPS)

@@ -63,7 +63,7 @@ def test_other_measures_and_options_are_refused():
         ev.random_expectation("spearmann", [0.1, 0.2, 0.3])
     with pytest.raises(ConfigError, match="regret has no option 'tolerance'. Allowed: k"):
         ev.random_expectation("regret", [0.1, 0.2, 0.3], tolerance=0.1)
-    with pytest.raises(ConfigError, match="top_k_gain is over the accuracy of a reference expert. Try: reference=0.7"):
+    with pytest.raises(ConfigError, match="top_k_gain needs the accuracy of the reference expert. Try: reference=0.7"):
         ev.random_expectation("top_k_gain", [0.1, 0.2, 0.3])
-    with pytest.raises(ConfigError, match="accuracies hold 30"):
+    with pytest.raises(ConfigError, match="accuracies contain 30"):
         ev.random_expectation("regret", [10, 20, 30][::-1])

@@ -93,14 +93,14 @@ def test_shuffled_scores_are_worth_a_random_choice_and_the_true_order_is_worth_m
 @pytest.mark.parametrize("k", [0, 4, 1.5, True, "2"])
 @pytest.mark.parametrize("measure", [ev.top_k_accuracy, ev.regret, ev.hit_rate])
 def test_another_k_is_refused(measure, k):
-    with pytest.raises(ConfigError, match=f"k is {k!r}, and there are 3 experts. Allowed: a whole number, 1 to 3"):
+    with pytest.raises(ConfigError, match=f"k={k!r} must be a whole number from 1 to 3"):
         measure([1, 2, 3], [0.1, 0.2, 0.3], k=k)
 
 
 def test_another_reference_or_tolerance_is_refused():
-    with pytest.raises(ConfigError, match=r"reference is 70. Allowed: an accuracy, 0 to 1"):
+    with pytest.raises(ConfigError, match=r"reference=70 must be an accuracy, 0 to 1"):
         ev.top_k_gain([1, 2, 3], [0.1, 0.2, 0.3], reference=70)
-    with pytest.raises(ConfigError, match=r"tolerance is -0.1. Allowed: a finite number, 0 or more"):
+    with pytest.raises(ConfigError, match=r"tolerance=-0.1 must be a finite number, 0 or more"):
         ev.trials_to_best([1, 2, 3], [0.1, 0.2, 0.3], tolerance=-0.1)
 
 
@@ -135,16 +135,16 @@ def test_shuffled_scores_gain_later_than_the_true_order(experts, rng):
 
 @pytest.mark.parametrize("costs", [[1, 2, -1], [1, 2, np.nan], [1, 2, np.inf]])
 def test_impossible_costs_are_refused(costs):
-    with pytest.raises(ConfigError, match="costs hold a number that is negative, infinite or NaN"):
+    with pytest.raises(ConfigError, match="costs contain a number that is negative, infinite or NaN"):
         ev.gain_against_cost([1, 2, 3], [0.1, 0.2, 0.3], 0.2, costs)
 
 
 def test_other_costs_and_references_are_refused():
     with pytest.raises(ConfigError, match="costs are for 2 experts, and accuracies for 3"):
         ev.gain_against_cost([1, 2, 3], [0.1, 0.2, 0.3], 0.2, [1, 2])
-    with pytest.raises(ConfigError, match="scoring_cost is -1"):
+    with pytest.raises(ConfigError, match="scoring_cost=-1"):
         ev.gain_against_cost([1, 2, 3], [0.1, 0.2, 0.3], 0.2, [1, 2, 3], scoring_cost=-1)
-    with pytest.raises(ConfigError, match="reference is nan"):
+    with pytest.raises(ConfigError, match="reference=nan"):
         ev.gain_against_cost([1, 2, 3], [0.1, 0.2, 0.3], float("nan"), [1, 2, 3])
 
 
@@ -190,5 +190,5 @@ def test_it_orders_experts_that_win_everywhere_and_is_blind_where_none_do(rng):
 def test_other_tables_are_refused():
     with pytest.raises(ConfigError, match=r"accuracies_by_target has the shape \(3,\). Allowed: \(targets, experts\)"):
         ev.leave_one_out([0.1, 0.2, 0.3])
-    with pytest.raises(ConfigError, match="accuracies_by_target hold 70"):
+    with pytest.raises(ConfigError, match="accuracies_by_target contain 70"):
         ev.leave_one_out([[0.1, 70]])

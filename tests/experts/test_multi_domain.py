@@ -8,7 +8,7 @@ import pytest
 from ntk_select.errors import ConfigError, ModelError
 from ntk_select.experts.multi_domain import SHARINGS, check_sharing, compose, split
 from ntk_select.models.architectures import build, initialise
-from ntk_select.models.weights import flatten
+from ntk_select.models.expert_folder import flatten
 
 NETWORKS = {
     "resnet": build("resnet18", num_classes=3, stage_sizes=(1, 1), widths=(3, 4), stem="small"),

@@ -167,7 +167,7 @@ def crop_by_pillow(image, resize, size, interpolation):
 
 @pytest.mark.parametrize("shape", WIDE + TALL)
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos", "box"])
-@pytest.mark.parametrize("block", [2**22, 500])
+@pytest.mark.parametrize("block", [pytest.param(2**22, marks=pytest.mark.nightly), 500])
 def test_resizing_only_what_the_crop_keeps_gives_pillows_values(noise, monkeypatch, shape, interpolation, block):
     """Pillow may resize the columns of tall images first; the values between the two steps are then rounded and clipped elsewhere."""
     monkeypatch.setattr(resize_module, "WHOLE", 0)

@@ -107,7 +107,7 @@ BAD = {
     "one image each": (
         lambda k, y: (k[:3, :3], np.arange(3), {}),
         UndefinedScoreError,
-        "only one image, so that none can be held out.*--per-class 5",
+        r"only one image, so none can be held out\. Try: per_class=5 \(--per-class 5\)",
     ),
     "nan": (lambda k, y: (np.where(k > 0, np.nan, k), y, {}), UndefinedScoreError, "The kernel holds NaN"),
     "shape": (lambda k, y: (k[:, :3], y, {}), TaskError, r"shape \(24, 3\)"),

@@ -200,7 +200,7 @@ BAD = {
     "no recipe": (lambda e, t: ((e, t, {"epochs": 3}), {}), ConfigError, "must be a Recipe"),
     "rates": (lambda e, t: ((e, t), {"learning_rates": (0.1, -1)}), ConfigError, "must be numbers above 0"),
     "shots": (lambda e, t: ((e, t), {"shots": 0}), ConfigError, "shots=0 must be a whole number from 1"),
-    "per class": (lambda e, t: ((e, t), {"per_class": 0}), TaskError, "per_class is 0"),
+    "per class": (lambda e, t: ((e, t), {"per_class": 0}), TaskError, "per_class=0"),
     "one image per class": (lambda e, t: ((e, t), {"per_class": 1}), UndefinedScoreError, "only one image"),
     "folds": (lambda e, t: ((e, t), {"folds": 1}), ConfigError, "folds=1 must be a whole number from 2"),
     "repeats": (lambda e, t: ((e, t), {"repeats": 0}), ConfigError, "repeats=0"),
@@ -290,3 +290,5 @@ def test_old_names_are_deprecated(found):
     with pytest.warns(DeprecationWarning, match=r"Outlook is deprecated\. Try: ntk_select\.forecasting\.RateForecast"):
         assert forecasting.Outlook is forecasting.RateForecast
     assert not hasattr(forecasting, "nothing")
+    with pytest.warns(DeprecationWarning, match=r"Try: RateForecast\.correct"):
+        assert found.best.right is found.best.correct

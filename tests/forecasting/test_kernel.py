@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import ntk_select as ns
-from ntk_select._runtime.memory import MemoryShrunkWarning
-from ntk_select.errors import ConfigError, ModelError
+from ntk_select.errors import ConfigError, MemoryShrunkWarning, ModelError
 from ntk_select.experts.expert import Taps
 from ntk_select.forecasting import kernel as room
 from ntk_select.forecasting.kernel import TrainingKernel, TrainingNetwork, directions_for, training_kernel
@@ -207,7 +206,7 @@ BAD = {
             {},
         ),
         ModelError,
-        "Pre-logits of expert 'b' in training, or their derivatives, hold NaN or infinity",
+        "Pre-logits of expert 'b' in training, or their derivatives, contain NaN or infinity",
     ),
 }
 

@@ -24,9 +24,9 @@ from ntk_select.data.layout import read_layout
 from ntk_select.data.uri import parse_uri
 from ntk_select.errors import NtkSelectError
 from ntk_select.experts.card import Card
-from ntk_select.kernels.file import load_kernel
+from ntk_select.kernels.saved_kernel import load_kernel
 from ntk_select.models.convert import read_checkpoint
-from ntk_select.models.weights import flatten, read_weights
+from ntk_select.models.expert_folder import flatten, read_weights
 from ntk_select.models.zoo import open_zoo
 from ntk_select.training import zoo as zoo_training
 

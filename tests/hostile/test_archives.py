@@ -68,7 +68,7 @@ ZIPS = {
     "an absolute path": ([("/etc/cron.d/1.png", png(1))], PLAIN.format("'/etc/cron.d/1.png'")),
     "a path of Windows": ([("C:/cat/1.png", png(1))], PLAIN.format("'C:/cat/1.png'")),
     "backslashes": ([("cat\\..\\1.png", png(1))], PLAIN.format(r"'cat\\\\\.\.\\\\1\.png'")),
-    "a symbolic link": ([(linked("cat/1.png"), "/etc/passwd")], r"entry 'cat/1\.png': is a symbolic link\. Pack the file itself"),
+    "a symbolic link": ([(linked("cat/1.png"), "/etc/passwd")], r"entry 'cat/1\.png': is a symbolic link\. Try: pack the file itself"),
     "an entry twice": ([("cat/1.png", png(1)), ("cat/1.png", png(2))], r"entry 'cat/1\.png': occurs twice\. Pack the archive again"),
     "no entries": (None, r"pets\.zip: there are no class folders\. Allowed: train/CLASS/IMAGE"),
 }
@@ -83,7 +83,7 @@ def test_a_zip_that_attacks_is_refused_with_a_sentence(tmp_path, case):
 
 def test_an_image_of_300_megabytes_of_zeros_is_refused_before_it_is_unpacked(tmp_path):
     path = lying(zipped(tmp_path / "pets.zip", [("cat/1.png", bytes(10**6)), *REST]), b"cat/1.png", size=300 * 2**20)
-    with pytest.raises(DataError, match=r"entry 'cat/1\.png': has 314,572,800 bytes unpacked; allowed are 268,435,456\. Delete or shrink it"):
+    with pytest.raises(DataError, match=r"entry 'cat/1\.png': has 314,572,800 bytes unpacked; allowed are 268,435,456\. Try: delete or shrink it"):
         load_task(path)
 
 
@@ -98,7 +98,7 @@ def test_a_name_that_hides_another_behind_a_null_is_refused(tmp_path):
     ("content", "sentence"),
     [
         (b"", r"pets\.zip: cannot be read as a zip archive \(File is not a zip file\)\. Is it complete"),
-        (b"<html>404</html>", r"pets\.zip is a web page, .*Download the file itself\.$"),
+        (b"<html>404</html>", r"pets\.zip is a web page, .*Try: download the file itself\.$"),
         (b"PK\x05\x06" + bytes(18) + b"more than was promised", r"cannot be read as a zip archive|there are no class folders"),
         (b"PK\x05\x06" + bytes(4) + b"\xff" * 12 + b"\0\0", r"cannot be read as a zip archive"),
     ],
@@ -165,17 +165,17 @@ def opened(path) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.names}
 
 
-OUT = r"pets\.tar, entry {}: leads out of the archive\. Download it from its authors"
+OUT = r"pets\.tar, entry {}: path escapes the archive\. Try: download the archive from its authors"
 BACK = b"\xff" * 8 + struct.pack(">i", -1024)
 TARS = {
     "a path out of it": ([member("../evil.png", b"x")], OUT.format(r"'\.\./evil\.png'")),
     "an absolute path": ([member("/etc/evil.png", b"x")], OUT.format(r"'/etc/evil\.png'")),
     "a path of Windows": ([member("C:\\evil.png", b"x")], OUT.format(r"'C:\\\\evil\.png'")),
     "a link with a path out of it": ([member("../a.png", None, tarfile.SYMTYPE, "x")], OUT.format(r"'\.\./a\.png'")),
-    "a file twice": ([member("a.png", b"x"), member("./a.png", b"y")], r"'a\.png' occurs twice, in .*pets\.tar and in .*pets\.tar\. Keep one"),
-    "a name not in UTF-8": ([member("a\udcff.png", b"x")], r"entry 'a\\udcff\.png': its name is not UTF-8\. Rename it or pack the archive again"),
-    "no bytes": (b"", r"pets\.tar: cannot be read as an archive \(.*\)\. Is it complete\? Download it again"),
-    "a web page": (b"<html>" * 200, r"pets\.tar is a web page, .*Download the file itself\.$"),
+    "a file twice": ([member("a.png", b"x"), member("./a.png", b"y")], r"'a\.png' occurs twice, in .*pets\.tar and in .*pets\.tar\. Try: keep one"),
+    "a name not in UTF-8": ([member("a\udcff.png", b"x")], r"entry 'a\\udcff\.png': its name is not UTF-8\. Try: rename it, or pack the archive again"),
+    "no bytes": (b"", r"pets\.tar: cannot be read as an archive \(.*\)\. Is it complete\? Try: download it again"),
+    "a web page": (b"<html>" * 200, r"pets\.tar is a web page, .*Try: download the file itself\.$"),
     "a petabyte": (headed("a.png", b"\x80" + (2**50).to_bytes(11, "big")) + bytes(1024), r"has 1,125,899,906,842,624 bytes unpacked; allowed are"),
     "a hidden file that leads back to the first": (
         headed("x.png", b"00000000000\0") + headed(".hidden", BACK) + bytes(1024),
@@ -208,7 +208,7 @@ def test_links_and_devices_of_a_tar_are_not_read(tmp_path):
 def test_a_compressed_tar_that_was_cut_is_refused(tmp_path, cut):
     path = tarred(tmp_path / "pets.tar.gz", [member("a.png", bytes(range(256)) * 9)], "w:gz")
     path.write_bytes(path.read_bytes()[:-cut])
-    with pytest.raises(DataError, match=r"pets\.tar\.gz: cannot be read as an archive \(.*\)\. Is it complete\? Download it again"):
+    with pytest.raises(DataError, match=r"pets\.tar\.gz: cannot be read as an archive \(.*\)\. Is it complete\? Try: download it again"):
         opened(path)
 
 

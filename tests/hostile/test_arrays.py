@@ -13,7 +13,7 @@ import pytest
 from ntk_select.cli import main
 from ntk_select.data import load_task
 from ntk_select.errors import DataError
-from ntk_select.kernels.file import load_kernel
+from ntk_select.kernels.saved_kernel import load_kernel
 
 IMAGES = np.arange(4 * 6 * 5 * 3, dtype=np.uint8).reshape(4, 6, 5, 3)
 LABELS = np.array([0, 1, 0, 1])
@@ -53,7 +53,7 @@ def packed(path, entries):
     return path
 
 
-UNREADABLE = r"bad\.npz: array 'images' cannot be read \({}.*\)\. Save it again as a plain array"
+UNREADABLE = r"bad\.npz: array 'images' cannot be read \({}.*\)\. Try: save it again as a plain array"
 LABEL_KIND = r"bad\.npz: array 'labels' is {}; expected integers \(4,\), one class per image\."
 TASKS = {
     "more bytes than the world has": ({"images": shaped("(1099511627776, 64, 64, 3)")}, UNREADABLE.format("Unable to allocate 12")),
@@ -82,7 +82,7 @@ TASKS = {
     "fewer labels": ({"labels": npy(LABELS[:3])}, LABEL_KIND.format(r"int64 \(3,\)")),
     "labels below zero": (
         {"labels": npy(LABELS - 1)},
-        r"labels run from -1 to 0; allowed are 0 and above\. Remove images without a label",
+        r"labels run from -1 to 0; allowed are 0 and above\. Try: remove images without a label",
     ),
     "labels beyond the names": ({"class_names": npy(np.array(["a"]))}, r"labels run from 0 to 1; allowed are 0 \.\. 0, indices into class_names"),
     "a name twice": ({"class_names": npy(np.array(["a", "a"]))}, r"array 'class_names' has duplicates 'a'; class names must be unique"),
@@ -115,7 +115,7 @@ def test_pickled_objects_are_not_loaded(tmp_path):
 
 def test_an_array_that_is_there_twice_is_refused(tmp_path):
     packed(tmp_path / "bad.npz", [("images", npy(IMAGES)), ("labels", npy(LABELS)), ("images", npy(IMAGES[::-1]))])
-    with pytest.raises(DataError, match=r"bad\.npz: has duplicate arrays images\. Save it again"):
+    with pytest.raises(DataError, match=r"bad\.npz: has duplicate arrays images\. Try: save it again"):
         load_task(tmp_path / "bad.npz")
 
 
@@ -132,18 +132,18 @@ def idx(kind: int, *shape: int) -> bytes:
 
 IDX = {
     "no bytes": (b"", r"not an IDX file of unsigned bytes with 3 dimensions: it starts with ''"),
-    "a web page": (b"<html>404</html>", r"is a web page, .*Download the file itself\.$"),
+    "a web page": (b"<html>404</html>", r"is a web page, .*Try: download the file itself\.$"),
     "text": (b"hello", r"it starts with '68 65 6c 6c'"),
     "floats": (idx(13, 1, 2, 2) + bytes(16), r"it starts with '00 00 0d 03', not '00 00 08 03'"),
     "labels for images": (idx(8, 4) + bytes(4), r"it starts with '00 00 08 01', not '00 00 08 03'"),
-    "cut": (idx(8, 2, 2, 2) + bytes(7), r"its header declares 8 values, it has 7\. Download it again"),
-    "too long": (idx(8, 2, 2, 2) + bytes(9), r"its header declares 8 values, it has more\. Download it again"),
+    "cut": (idx(8, 2, 2, 2) + bytes(7), r"its header declares 8 values, it has 7\. Try: download it again"),
+    "too long": (idx(8, 2, 2, 2) + bytes(9), r"its header declares 8 values, it has more\. Try: download it again"),
     "a lie of 2**96": (idx(8, *[2**32 - 1] * 3), r"allowed are 1,073,741,824\. It is damaged"),
     "a bomb": (gzip.compress(idx(8, 2, 2, 2) + bytes(2**25)), r"its header declares 8 values, it has more"),
-    "cut gzip": (gzip.compress(idx(8, 2, 2, 2) + bytes(8))[:-4], r"cannot be read \(Compressed file ended.*\)\. Is it complete\? Download it again"),
+    "cut gzip": (gzip.compress(idx(8, 2, 2, 2) + bytes(8))[:-4], r"cannot be read \(Compressed file ended.*\)\. Is it complete\? Try: download it again"),
     "gzip with a wrong checksum": (
         gzip.compress(idx(8, 2, 2, 2) + bytes(8))[:-8] + bytes(8),
-        r"cannot be read \(CRC check failed.*Download it again",
+        r"cannot be read \(CRC check failed.*Try: download it again",
     ),
 }
 

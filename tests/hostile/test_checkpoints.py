@@ -34,11 +34,11 @@ def spoilt(name: str, value: float):
     return lambda key, array: np.where(np.arange(array.size).reshape(array.shape) == 1, np.float32(value), array) if key == name else array
 
 
-NOT_SOUND = r"bad\.safetensors is not a valid safetensors file \(.*{}.*\)\. Download it again"
+NOT_SOUND = r"bad\.safetensors is not a valid safetensors file \(.*{}.*\)\. Try: download it again"
 UNFIT = r"bad\.safetensors as resnet_small: The checkpoint does not fit ResNet\. .*{}"
 
 FILES = {
-    "of no bytes": (b"", r"bad\.safetensors is empty\. Download it again"),
+    "of no bytes": (b"", r"bad\.safetensors is empty\. Try: download it again"),
     "cut in the header": (save(sound())[:100], NOT_SOUND.format("invalid header length")),
     "cut in the numbers": (save(sound())[:-1], NOT_SOUND.format("incomplete metadata")),
     "with more behind it": (save(sound()) + b"x", NOT_SOUND.format("incomplete metadata")),
@@ -127,7 +127,7 @@ def test_a_pipe_is_not_waited_for(tmp_path, capsys):
         (".hidden", r"--name '.hidden' must be the name of a folder in --out, without separators and without a leading dot"),
         ("..", r"without separators and without a leading dot"),
         ("a/b", r"without separators"),
-        (os.fsdecode(b"caf\xe9"), r"The name 'caf\udce9' is not UTF-8. Try: --name NAME"),
+        (os.fsdecode(b"caf\xe9"), r"The name 'caf\udce9' is not UTF-8. Try: name=NAME"),
     ],
 )
 def test_a_name_under_which_nobody_would_find_the_expert_is_refused(tmp_path, capsys, name, sentence):

@@ -52,7 +52,7 @@ def note(folder, text):
     return put
 
 
-ANEW = r"Delete it, and run the benchmark again"
+ANEW = r"Try: delete it, and run the benchmark again"
 BENCH = {
     "no bytes": (manifest(""), r"bench\.json cannot be read: Expecting value.*" + ANEW),
     "a list": (manifest("[]"), r"bench\.json cannot be read: it is not an object with the fields name\. " + ANEW),

@@ -14,7 +14,7 @@ from ntk_select import Card, Preprocess
 from ntk_select.cli import main
 from ntk_select.errors import ModelError
 from ntk_select.models import build, initialise, open_zoo
-from ntk_select.models.weights import flatten, serialise, sha256_of, write_expert
+from ntk_select.models.expert_folder import flatten, serialise, sha256_of, write_expert
 
 CONFIG = {"stage_sizes": [1], "widths": [3], "stem": "small"}
 SHAPES = jax.eval_shape(partial(initialise, build("resnet18", num_classes=2, **CONFIG), size=8), jax.random.key(0))

@@ -66,7 +66,7 @@ def test_files_not_in_utf_8_are_read_and_such_a_class_is_refused(tmp_path):
     grey(os.fsencode(tmp_path) + b"/good/b/1.png", 8)
     assert [int(image[0, 0]) for image in load_task(tmp_path / "good").images] == [7, 8]
     grey(os.fsencode(tmp_path) + b"/bad/\xff/1.png", 7)
-    with pytest.raises(DataError, match=r"class folder '\\udcff' has a name that is not UTF-8\. Rename it"):
+    with pytest.raises(DataError, match=r"class folder '\\udcff' has a name that is not UTF-8\. Try: rename it"):
         load_task(tmp_path / "bad")
 
 
@@ -114,14 +114,14 @@ def make(kind):
 
 
 BAD = {
-    "a link to itself": r"pets/cat/self\.png: a broken link, or not a regular file\. Delete it",
-    "a link to nothing": r"pets/cat/gone\.png: a broken link, or not a regular file\. Delete it",
-    "a pipe": r"pets/cat/pipe\.png: a broken link, or not a regular file\. Delete it",
+    "a link to itself": r"pets/cat/self\.png: a broken link, or not a regular file\. Try: delete it",
+    "a link to nothing": r"pets/cat/gone\.png: a broken link, or not a regular file\. Try: delete it",
+    "a pipe": r"pets/cat/pipe\.png: a broken link, or not a regular file\. Try: delete it",
     "links to the folder above": r"pets/cat/up\d+/cat/up.*: more than 8 folders deep\. Is one a link to a folder above it",
     "a folder with the name of an image": r"class folder 'cat' contains folders \(cat/album\.png\), so its classes are ambiguous\. Allowed: train/CLASS/IMAGE",
-    "an empty class": r"class folder 'bird' is empty\. Put images into it or delete it",
-    "another kind of picture": r"1 HEIC photograph in class folder 'cat' cannot be read: cat/phone\.heic\. Convert to JPEG",
-    "an image outside": r"images outside any class folder: loose\.png\. Move or delete them",
+    "an empty class": r"class folder 'bird' is empty\. Try: put images into it, or delete it",
+    "another kind of picture": r"1 HEIC photograph in class folder 'cat' cannot be read: cat/phone\.heic\. Try: convert to JPEG",
+    "an image outside": r"images outside any class folder: loose\.png\. Allowed: .*Try: move or delete them",
     "one class": r"training images of one class only \('cat'\)\. Scores compare classes: give images of at least two",
     "nothing": r"there are no class folders\. Allowed: train/CLASS/IMAGE and test/CLASS/IMAGE, or CLASS/IMAGE",
 }

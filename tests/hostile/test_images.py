@@ -48,18 +48,18 @@ def read(tmp_path):
     return pixels
 
 
-UNREADABLE = r"pets/cats/cat\.png: cannot be read as an image \({}.*\)\. Replace or delete it"
+UNREADABLE = r"pets/cats/cat\.png: cannot be read as an image \({}.*\)\. Try: replace or delete it"
 NAMED = r"pets/cats/cat\.png: cannot be read as an image: it is {}"
 STRANGE = UNREADABLE.format("its first bytes are not those of JPEG, PNG, BMP, GIF, JPEG2000, PPM, TIFF, WEBP")
-LARGE = r"pets/cats/cat\.png: the image is too large \({}.*\)\. Resize it: experts see a few hundred pixels per side"
+LARGE = r"pets/cats/cat\.png: the image is too large \({}.*\)\. Try: resize it; experts see a few hundred pixels per side"
 BAD = {
-    "no bytes": (b"", NAMED.format(r"empty\. Replace or delete it")),
-    "a web page": (b"<html>404 not found</html>", NAMED.format(r"a web page, .*\. Download the file itself\.")),
+    "no bytes": (b"", NAMED.format(r"empty\. Try: replace or delete it")),
+    "a web page": (b"<html>404 not found</html>", NAMED.format(r"a web page, .*\. Try: download the file itself")),
     "a pointer of Git LFS after a byte-order mark": (
         b"\xef\xbb\xbfversion https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
-        NAMED.format(r"a Git LFS pointer, .*git lfs pull\."),
+        NAMED.format(r"a Git LFS pointer, .*git lfs pull"),
     ),
-    "a drawing": (b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>", NAMED.format(r"an SVG drawing\. Render as PNG")),
+    "a drawing": (b"<svg xmlns='http://www.w3.org/2000/svg'><script>alert(1)</script></svg>", NAMED.format(r"an SVG drawing\. Try: render as PNG")),
     "a program for a printer": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/tmp/x) (w) file\n", NAMED.format("a PostScript drawing")),
     "half a PNG": (encoded(NOISE)[:6000], UNREADABLE.format("OSError: image file is truncated")),
     "half a JPEG": (encoded(NOISE, "JPEG")[:1500], UNREADABLE.format("OSError: image file is truncated")),
@@ -85,7 +85,7 @@ BAD = {
     ),
     "floats": (
         encoded(np.float32([[0.5, np.nan]]), "TIFF"),
-        r"cat\.png: the pixels are floats of unknown range\. Save the image as 8-bit PNG",
+        r"cat\.png: the pixels are floats of unknown range\. Try: save the image as 8-bit PNG",
     ),
     "32 bits": (encoded(np.int32([[0, 70_000]]), "TIFF"), r"cat\.png: grey values run from 0 to 70000; allowed are 8 and 16 bits, 0 to 65535"),
 }

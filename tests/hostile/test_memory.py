@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 import ntk_select as ns
-from ntk_select._runtime.memory import MemoryShrunkWarning, free_memory, is_out_of_memory
-from ntk_select.errors import ConfigError
-from ntk_select.experts import probe
+from ntk_select._runtime.memory import free_memory, is_out_of_memory
+from ntk_select.errors import ConfigError, MemoryShrunkWarning
+from ntk_select.experts import forward as forward_module
 from ntk_select.kernels.engine import execute
 from ntk_select.kernels.sketches import execute as sketching
 
@@ -174,10 +174,10 @@ def test_forward_passes_go_on_with_smaller_batches():
         return jnp.asarray(2 * x)
 
     with pytest.warns(MemoryShrunkWarning, match="with 7 examples at a time .* Continuing with 3"):
-        found = probe.in_batches(limited, 7, X)
+        found = forward_module.in_batches(limited, 7, X)
     np.testing.assert_array_equal(found, 2 * X)
     with pytest.warns(MemoryShrunkWarning), pytest.raises(ConfigError, match="ran out with a single example in the network"):
-        probe.in_batches(exhausted, 2, X)
+        forward_module.in_batches(exhausted, 2, X)
 
 
 def test_a_smaller_budget_makes_smaller_tiles_and_the_same_kernel():
@@ -235,7 +235,7 @@ LIMITED = """
     import jax, jax.numpy as jnp, numpy as np
     import ntk_select as ns
     from ntk_select.kernels.engine.arguments import available_memory
-    from ntk_select._runtime.memory import MemoryShrunkWarning
+    from ntk_select.errors import MemoryShrunkWarning
 
     def entering(x, xp):
         return xp.sin(x[:, None, :] * xp.arange(1, 241, dtype=np.float32)[:, None])

@@ -10,11 +10,10 @@ import optax
 import pytest
 
 import ntk_select as ns
-from ntk_select._runtime.memory import MemoryShrunkWarning
-from ntk_select.errors import ConfigError
+from ntk_select.errors import ConfigError, MemoryShrunkWarning
 from ntk_select.experts.expert import Expert, LastConv, Taps
-from ntk_select.experts.probe import forward as forward_pass
-from ntk_select.kernels.engine import execute, jacobian
+from ntk_select.experts.forward import forward as forward_pass
+from ntk_select.kernels.engine import execute, jacobian, sink
 from ntk_select.kernels.sketches import execute as sketching
 from ntk_select.kernels.sketches import forward
 
@@ -83,7 +82,7 @@ def no_room_for_kernels(monkeypatch):
     def refuse(*_):
         raise MemoryError
 
-    monkeypatch.setattr(execute, "np", SimpleNamespace(**vars(np) | {"zeros": refuse}))
+    monkeypatch.setattr(sink, "np", SimpleNamespace(**vars(np) | {"zeros": refuse}))
 
 
 @pytest.mark.usefixtures("no_room_for_kernels")

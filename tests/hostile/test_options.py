@@ -13,21 +13,21 @@ import pytest
 from ntk_select import Card, Preprocess
 from ntk_select.cli import main
 from ntk_select.models import build, initialise
-from ntk_select.models.weights import write_expert
+from ntk_select.models.expert_folder import write_expert
 
 HUGE = "9" * 30
 SMOKE = str(Path(__file__).parents[2] / "scripts/configs/smoke.toml")
 RECORDS = str(Path(__file__).parents[2] / "scripts/results/embedded")
 
 RANK = [
-    ("--per-class 0", "per_class is 0; it must be an integer of at least 1"),
-    ("--per-class -3", "per_class is -3; it must be an integer of at least 1"),
+    ("--per-class 0", "per_class=0 must be an integer of at least 1"),
+    ("--per-class -3", "per_class=-3 must be an integer of at least 1"),
     ("--per-class nan", "invalid literal for int.*'nan'"),
     ("--per-class 1.5", r"invalid literal for int.*'1\.5'"),
-    ("--seed -1", "seed is -1; it must be an integer of at least 0"),
-    ("--draws -1", "resamples is -1; it must be 0 .* or at least 20"),
-    ("--resamples 1", "resamples is 1; it must be 0 .* or at least 20"),
-    ("--batch-size 0", "batch_size is 0; it must be an integer of at least 1"),
+    ("--seed -1", "seed=-1 must be an integer of at least 0"),
+    ("--draws -1", "resamples=-1 must be 0 .* or at least 20"),
+    ("--resamples 1", "resamples=1 must be 0 .* or at least 20"),
+    ("--batch-size 0", "batch_size=0 must be an integer of at least 1"),
     ("--scores lfcc", "'lfcc' is unknown. Did you mean 'lfc'"),
     ("--scores ,", "No score was named. Allowed: "),
     ("--only asch", "no expert 'asch' in the zoo. Did you mean 'ash'"),
@@ -46,7 +46,7 @@ RANK = [
     ("--out link", "--out 'link' cannot be written: link is not a folder"),
     ("--out " + "x" * 300, "cannot be written: File name too long"),
     ("--out /proc/here", "--out '/proc/here' cannot be written"),
-    ("--per-class 0 --json", "per_class is 0"),
+    ("--per-class 0 --json", "per_class=0"),
 ]
 KERNEL = [
     ("--kind ntq", "invalid choice 'ntq' for argument '--kind'. Expected one of"),
@@ -54,8 +54,8 @@ KERNEL = [
     ("--layers [", "is not a regular expression: unterminated character set"),
     ("--layers nolayer", "layers='nolayer' matches no parameter. Allowed: bn1/bias"),
     ("--precision highst", "invalid choice 'highst' for argument '--precision'. Expected one of"),
-    ("--per-class 0", "per_class is 0"),
-    ("--seed -1", "seed is -1"),
+    ("--per-class 0", "per_class=0"),
+    ("--seed -1", "seed=-1"),
     ("--memory-gb 0", "memory_gb=0.0 must be a positive number of gigabytes"),
     ("--memory-gb nan", "memory_gb=nan must be a positive number"),
     ("--memory-gb inf", "memory_gb=inf must be a positive number"),
@@ -98,7 +98,7 @@ DYNAMICS = [
     ("--batch 0", "--batch 0 must be a whole number from 1 to the 4 training images"),
     ("--batch 1000", "--batch 1000 must be a whole number from 1 to the 4"),
     ("--memory-gb nan", "memory_gb=nan must be a positive number"),
-    ("--seed -1", "seed is -1"),
+    ("--seed -1", "seed=-1"),
 ]
 FINETUNE = [
     ("--shots 0", "shots=0 must be a whole number from 1"),
@@ -132,13 +132,13 @@ BENCH = [
     (f"run {SMOKE} --out made --shard 5/4", "shard 5/4 must be one of 1/N to N/N"),
     (f"run {SMOKE} --out made --shard 1/0", "shard 1/0 must be one of"),
     (f"run {SMOKE} --out made --shard x", "--shard 'x' must be i/n"),
-    (f"run {SMOKE} --out made --executor ray --cpus nan", "--cpus nan must be a number from 0"),
-    (f"run {SMOKE} --out made --executor ray --gpus -1", "--gpus -1 must be a number from 0"),
+    (f"run {SMOKE} --out made --executor ray --cpus nan", "--cpus nan must be a finite number from 0"),
+    (f"run {SMOKE} --out made --executor ray --gpus -1", "--gpus -1 must be a finite number from 0"),
     (f"run {SMOKE} --out made --data nowhere", "--data 'nowhere' is not a folder"),
-    ("status nowhere", "'nowhere' holds no benchmark"),
-    ("report file", "'file' holds no benchmark"),
+    ("status nowhere", "'nowhere' contains no benchmark"),
+    ("report file", "'file' contains no benchmark"),
     (f"report {RECORDS} --only figur_1 --out made", "Did you mean 'figure_1'"),
-    ("pack nowhere --out made", "'nowhere' holds no benchmark"),
+    ("pack nowhere --out made", "'nowhere' contains no benchmark"),
 ]
 ZOO = [
     ("list --zoo nowhere", "zoo 'nowhere' is neither installed nor a folder"),

@@ -11,8 +11,8 @@ from ntk_select import Card, Preprocess
 from ntk_select.cli import main
 from ntk_select.errors import ModelError
 from ntk_select.models import build
+from ntk_select.models.expert_folder import flatten, read_weights, write_expert
 from ntk_select.models.state_dict import tensor_table
-from ntk_select.models.weights import flatten, read_weights, write_expert
 
 CARD = Card("ash", "resnet18", "trees", Preprocess(size=8), "", 2)
 
@@ -49,8 +49,8 @@ def a_link_to_nothing(zoo):
 
 
 REFUSED = {
-    photos: r"ash contains other files than an expert \('holiday\.jpg'\), which would be lost, and is not replaced\. Choose another name, or move them",
-    letter: r"ash is not an expert and is not replaced\. Choose another name, or delete it",
+    photos: r"ash contains other files than an expert \('holiday\.jpg'\), which would be lost, and is not replaced\. Try: another name, or move these files",
+    letter: r"ash is not an expert and is not replaced\. Try: another name, or delete it",
     notes_beside_the_weights: r"ash contains other files than an expert \('notes\.txt'\), which would be lost",
     a_zoo: r"ash contains other files than an expert \('elm', 'oak'\), which would be lost",
     a_link_to_nothing: r"ash is not an expert",
@@ -63,7 +63,7 @@ def test_what_is_no_expert_is_never_replaced(tmp_path, put):
     before = contents(tmp_path)
     with pytest.raises(ModelError, match=REFUSED[put]):
         write(tmp_path / "ash", 2, replace_existing=True)
-    with pytest.raises(ModelError, match=r"ash already exists. Choose another name, or try: --replace, from Python replace_existing=True"):
+    with pytest.raises(ModelError, match=r"ash already exists. Try: another name, or replace_existing=True \(--replace\)"):
         write(tmp_path / "ash", 2)
     assert contents(tmp_path) == before
     assert [path.name for path in tmp_path.iterdir()] == ["ash"]

@@ -19,7 +19,7 @@ from ntk_select._runtime import cache, files
 from ntk_select._runtime.files import write_atomically
 from ntk_select.cli import main, options
 from ntk_select.errors import ConfigError, DataError, NtkSelectError
-from ntk_select.kernels.file import SavedKernel
+from ntk_select.kernels.saved_kernel import SavedKernel
 from ntk_select.training.checkpoints import Checkpoints
 from ntk_select.training.loop import begin, sgd
 
@@ -218,7 +218,7 @@ def read_only():
 
 def test_a_read_only_folder_is_refused_before_the_work(read_only):
     for folder in (read_only, read_only / "new" / "deep"):
-        with pytest.raises(ConfigError, match="--out '.*inside.*' cannot be written: Permission denied. Give another folder."):
+        with pytest.raises(ConfigError, match="--out '.*inside.*' cannot be written: Permission denied. Try: another folder"):
             options.check_writable(folder)
     with pytest.raises(ConfigError, match="k.npz cannot be written: Permission denied"):
         saved_kernel().save(read_only / "k.npz")

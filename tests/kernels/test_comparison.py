@@ -9,8 +9,9 @@ import pytest
 
 from ntk_select import Expert, Sketch, gradient_sketch
 from ntk_select.errors import ConfigError, DataError, MissingDependencyError, ModelError, TaskError
-from ntk_select.kernels import comparison, comparison_plot
-from ntk_select.kernels.comparison import Comparison, ExactCell, LeftOut, SketchCell, compare, merged, peak_added
+from ntk_select.kernels import comparison_plot
+from ntk_select.kernels.compare import compare, peak_added
+from ntk_select.kernels.comparison import Comparison, ExactCell, LeftOut, SketchCell, merged
 from ntk_select.kernels.comparison_plot import comparison_figure
 
 CLASSES, WIDTH, OUTPUTS = 3, 6, 4
@@ -317,7 +318,7 @@ def test_a_kernel_of_zeros_is_refused():
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_is_computed(changes, error, message, monkeypatch):
-    monkeypatch.setattr("ntk_select.kernels.comparison.gradient_kernel", lambda *_, **__: pytest.fail("a kernel was computed"))
+    monkeypatch.setattr("ntk_select.kernels.compare.gradient_kernel", lambda *_, **__: pytest.fail("a kernel was computed"))
     arguments = {
         "experts": {"a": expert_of(0)},
         "inputs": inputs_of(),
@@ -338,7 +339,7 @@ def test_memory_is_that_of_the_highest_point_and_unknown_elsewhere(monkeypatch, 
     if found is not None:
         assert 0.9 * 2**26 <= found <= 1.5 * 2**26
     calls = []
-    monkeypatch.setattr(comparison, "PROCESS", tmp_path / "nowhere")
+    monkeypatch.setattr("ntk_select.kernels.compare.PROCESS", tmp_path / "nowhere")
     assert peak_added(lambda: calls.append(1)) is None
     monkeypatch.setattr("jax.default_backend", lambda: "gpu")
     assert peak_added(lambda: calls.append(1)) is None

@@ -223,8 +223,8 @@ def squashed(slope):
     ("fn", "cause"),
     [
         (lambda params, x: head(params, steep(x @ params["w"])), "a custom_jvp"),
-        (stopped, "stop_gradient"),
-        (rounded, "straight-through estimators"),
+        pytest.param(stopped, "stop_gradient", marks=pytest.mark.nightly),
+        pytest.param(rounded, "straight-through estimators", marks=pytest.mark.nightly),
         (solved, "a solver called symmetric that is not"),
         (endless, "zero times infinity"),
         (squashed(2), "Reverse mode only"),

@@ -120,6 +120,13 @@ def test_single_precision_stays_single_precision(several):
     np.testing.assert_allclose(found.train_losses, reference.train_losses, rtol=1e-4)
 
 
+def test_weights_that_overflow_in_double_precision_are_infinitely_far_without_a_warning():
+    found = train(lambda w, x: x @ w, np.ones((2, 1)), np.ones((2, 1)), optax.sgd(1e200), params=np.zeros((1, 1)), steps=1)
+    assert found.params[0, 0] == 2e200
+    assert found.distances.tolist() == [0, np.inf]
+    assert found.train_losses[1] == np.inf
+
+
 def test_progress_is_told(several):
     told = []
     train(several.fn, several.x, several.targets, optax.sgd(0.01), params=several.params, steps=3, progress=lambda *words: told.append(words))

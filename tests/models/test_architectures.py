@@ -9,7 +9,7 @@ import pytest
 from ntk_select import Preprocess
 from ntk_select.errors import ModelError
 from ntk_select.models.architectures import ARCHITECTURES, build, fresh_expert, initialise, make_expert
-from ntk_select.models.weights import flatten
+from ntk_select.models.expert_folder import flatten
 
 pytestmark = pytest.mark.usefixtures("quickly")
 

@@ -58,7 +58,7 @@ def test_outputs_that_differ_by_more_than_is_allowed_are_refused(expert, images,
                 compare_outputs(expert, load_outputs({kind: given, "logits": moved}))
 
 
-def test_a_variant_of_the_same_tensors_is_refused_and_nothing_is_written(state, images, tmp_path):
+def test_a_variant_of_the_same_tensors_is_refused_and_nothing_is_written(state, expert, images, tmp_path):
     """The original strides in its first convolution as "small" does not: same names and shapes, another computation."""
     from functools import partial
 
@@ -71,7 +71,7 @@ def test_a_variant_of_the_same_tensors_is_refused_and_nothing_is_written(state, 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(layers.STEMS, "small_strided", (4, 1, 1))
         np.savez(tmp_path / "variant.npz", inputs=x, logits=np.asarray(jax.jit(NETWORK.apply)(variables, x)))
-    np.savez(tmp_path / "same.npz", inputs=x, logits=np.asarray(NETWORK.apply(variables, x)))
+    np.savez(tmp_path / "same.npz", inputs=x, logits=np.asarray(jax.jit(expert.apply_fn)(variables, x)))
     with pytest.raises(ModelError, match=r"The original has the same tensors but another computation .* Nothing was written\."):
         convert(out=tmp_path / "expert", check_logits=tmp_path / "variant.npz")
     assert not (tmp_path / "expert").exists()

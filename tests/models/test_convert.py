@@ -20,8 +20,8 @@ from ntk_select.models import StoredExpert
 from ntk_select.models.architectures import build
 from ntk_select.models.checkpoint_file import opened_checkpoint
 from ntk_select.models.convert import convert_checkpoint, convert_state_dict, read_checkpoint
+from ntk_select.models.expert_folder import flatten, read_weights
 from ntk_select.models.state_dict import tensor_table
-from ntk_select.models.weights import flatten, read_weights
 
 NETWORK = build("resnet_small", num_classes=3)
 TABLE = tensor_table(NETWORK)
@@ -101,7 +101,8 @@ def test_an_unknown_architecture_is_answered_with_near_names(state, tmp_path):
 
 def test_a_file_needs_an_architecture(state, tmp_path):
     with pytest.raises(
-        ModelError, match=r"does not declare its architecture. It looks like a resnet_small. Try: --arch resnet_small. Allowed: resnet18, .*alexnet"
+        ModelError,
+        match=r"does not declare its architecture. It looks like a resnet_small. Try: architecture='resnet_small' \(--arch resnet_small\)\. Allowed: resnet18, .*alexnet",
     ):
         convert_checkpoint(written(state, tmp_path / "a.safetensors"), out=tmp_path / "expert")
 
@@ -209,7 +210,7 @@ def test_a_training_file_becomes_the_same_expert_as_safetensors_without_pytorch(
     assert (made["file"], made["weights"]) == ("last.CKPT", "state_dict_ema.module._orig_mod")
     assert made["notes"] == [
         "Weights selected: state_dict_ema.module._orig_mod (an average over training). Also in the file: state_dict.model. "
-        "To select state_dict.model, try: --weights state_dict.model, from Python weights='state_dict.model'",
+        "To select state_dict.model, try: weights='state_dict.model' (--weights state_dict.model)",
         "The prefix 'module._orig_mod.' of all names was dropped.",
     ]
     convert_checkpoint(path, architecture="resnet_small", out=tmp_path / "other", weights="state_dict")
@@ -261,7 +262,10 @@ def test_a_file_that_says_that_it_is_a_variant_is_refused_unless_outputs_agree(s
 @pytest.mark.parametrize("said", ["simclr_resnet18", "resnet18_pretrained", "timm/resnet18"])
 def test_a_file_that_names_the_architecture_among_other_words_is_taken_when_it_is_given(said, tmp_path, writer):
     path = writer.save({"arch": said, "state_dict": {}}, tmp_path / "a.pth")
-    with pytest.raises(ModelError, match=rf"declares the architecture '{said}', which is not one of .* If it is a resnet18 .*, try: --arch resnet18"):
+    with pytest.raises(
+        ModelError,
+        match=rf"declares the architecture '{said}', which is not one of .* If it is a resnet18 .*, try: architecture='resnet18' \(--arch resnet18\)",
+    ):
         convert_checkpoint(path, out=tmp_path / "expert")
     with pytest.raises(ModelError, match="contains no tensors"):
         convert_checkpoint(path, architecture="resnet18", out=tmp_path / "expert")

@@ -159,7 +159,7 @@ CASES = {
     "an unknown argument in training": (lambda: linen(evaluate=EVALUATE, train={"training": True}), r"does not take train=\{'training': True\}"),
     "its own check": (
         lambda: linen(Breaks(), {"params": {}}),
-        r"cannot be called with x of shape \(1, 8, 8, 3\) \(AssertionError: images of 16 pixels\)\. Check the shape of x and evaluate=\.",
+        r"cannot be called with x of shape \(1, 8, 8, 3\) \(AssertionError: images of 16 pixels\)\. Try: x of another shape, or another evaluate=",
     ),
     "arguments in a list": (lambda: linen(evaluate=[1]), r"evaluate=\[1\] must be a dictionary of arguments by name"),
     "a flag alone": (lambda: linen(evaluate=EVALUATE, train=True), r"train=True must be a dictionary of arguments by name"),
@@ -176,7 +176,7 @@ CASES = {
     "a function as nnx": (lambda: of_nnx(len), r"Allowed is an instance of flax\.nnx\.Module"),
     "other channels in nnx": (
         lambda: of_nnx(Nnx(nnx.Rngs(0)), X[..., :1]),
-        r"cannot be called with x of shape \(1, 8, 8, 1\) .*Check the shape of x\.",
+        r"cannot be called with x of shape \(1, 8, 8, 1\) .*Try: x of another shape",
     ),
     "arguments of nnx": (lambda: of_nnx(NnxAsks(nnx.Rngs(0))), r"It is called with x only\. Try: a wrapper module"),
     "x without images": (

@@ -136,7 +136,7 @@ def test_the_last_convolution_is_read_off():
 
 @pytest.mark.parametrize(
     ("make", "pooled"),
-    [(linen, (0, 5)), (lambda **more: linen(Linen("dense"), **more), (5, 10)), (of_nnx, (0, 5))],
+    [pytest.param(linen, (0, 5), marks=pytest.mark.nightly), (lambda **more: linen(Linen("dense"), **more), (5, 10)), (of_nnx, (0, 5))],
     ids=["linen", "concatenated", "nnx"],
 )
 def test_the_short_way_to_lgc_gives_what_the_general_way_gives(make, pooled):
@@ -189,7 +189,7 @@ def test_nor_an_unusual_one():
         linen(Linen(dilation=2), pooled=True)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("dtype", [pytest.param(jnp.float16, marks=pytest.mark.nightly), jnp.bfloat16])
 def test_half_precision_is_pooled_as_well(dtype):
     class Half(nn.Module):
         @nn.compact

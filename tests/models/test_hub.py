@@ -267,7 +267,9 @@ def test_the_caller_may_say_the_architecture_where_the_configuration_does_not(hu
     hub.files["org/tuned/model.safetensors"] = weights
     if config is not None:
         hub.files["org/tuned/config.json"] = json.dumps(config).encode()
-    with pytest.raises(ModelError, match=r"hf-hub:org/tuned does not declare its architecture\. Try: --arch NAME, one of resnet18, "):
+    with pytest.raises(
+        ModelError, match=r"hf-hub:org/tuned does not declare its architecture\. Try: architecture=NAME \(--arch NAME\), one of resnet18, "
+    ):
         convert_checkpoint("hf-hub:org/tuned", out=tmp_path / "expert")
     assert convert_checkpoint("hf-hub:org/tuned", architecture="resnet_small", out=tmp_path / "expert").architecture == "resnet_small"
 
@@ -296,7 +298,7 @@ def test_a_name_that_holds_the_architecture_as_a_word_does_not_stand_against_it(
     hub.files[f"org/{name}/model.safetensors"] = b""
     with pytest.raises(ModelError, match="is empty"):
         convert_checkpoint(f"hf-hub:org/{name}", architecture="resnet18", out=tmp_path / "expert")
-    with pytest.raises(ModelError, match=r"If it is a resnet18 that was trained in another way, try: --arch resnet18"):
+    with pytest.raises(ModelError, match=r"If it is a resnet18 that was trained in another way, try: architecture='resnet18' \(--arch resnet18\)"):
         convert_checkpoint(f"hf-hub:org/{name}", out=tmp_path / "expert")
 
 
@@ -331,5 +333,5 @@ def test_timms_defaults_stand_in_for_what_is_not_said():
     ],
 )
 def test_preprocessing_that_cannot_be_followed_is_refused(said, sentence):
-    with pytest.raises(ModelError, match=rf"config\.json of hf-hub:org/net: .*{sentence}.*(?<!\.)\. Try: --size 224"):
+    with pytest.raises(ModelError, match=rf"config\.json of hf-hub:org/net: .*{sentence}.*(?<!\.)\. Try: preprocess=Preprocess\(size=224"):
         model(pretrained_cfg=said).preprocess()

@@ -14,7 +14,7 @@ from ntk_select.errors import ModelError
 from ntk_select.experts.multi_domain import SHARINGS, compose, split
 from ntk_select.models import FolderZoo, StoredExpert, open_zoo
 from ntk_select.models.architectures import build, initialise
-from ntk_select.models.weights import flatten, read_weights, serialise, sha256_of, write_expert, write_multi_expert
+from ntk_select.models.expert_folder import flatten, read_weights, serialise, sha256_of, write_expert, write_multi_expert
 
 CONFIG = {"stage_sizes": [1], "widths": [4], "stem": "small"}
 CLASSES = {"cats": 2, "dogs": 3}
@@ -75,7 +75,7 @@ def test_there_is_one_weights_file_and_a_card_for_each_domain_that_names_it(writ
 
 def test_writing_gives_the_cards_by_domain_and_never_over_another(written):
     folder, stored = written
-    with pytest.raises(ModelError, match="pets already exists. Choose another name, or try: --replace"):
+    with pytest.raises(ModelError, match="pets already exists. Try: another name, or replace_existing=True"):
         write_multi_expert(folder, stored, cards())
     found = write_multi_expert(folder, stored, {"cats": cards()["cats"]}, replace_existing=True)
     assert list(found) == ["cats"]

@@ -7,8 +7,8 @@ import pytest
 from ntk_select import with_new_head
 from ntk_select.models.architectures import build, make_expert
 from ntk_select.models.convert import convert_state_dict
+from ntk_select.models.expert_folder import flatten
 from ntk_select.models.state_dict import tensor_table
-from ntk_select.models.weights import flatten
 from ntk_select.training.loop import begin, cross_entropy, make_step, sgd
 
 pytestmark = [pytest.mark.oracle, pytest.mark.slow]

@@ -11,7 +11,7 @@ import pytest
 from ntk_select import Card, Preprocess
 from ntk_select.errors import ModelError
 from ntk_select.models import FolderZoo, StoredExpert, build, initialise, open_zoo
-from ntk_select.models.weights import flatten, serialise, sha256_of, write_expert
+from ntk_select.models.expert_folder import flatten, serialise, sha256_of, write_expert
 
 CONFIG = {"stage_sizes": [1], "widths": [4], "stem": "small"}
 
@@ -79,7 +79,7 @@ def test_an_expert_loads_as_it_was_written(zoo, written):
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", "is a Git LFS pointer, .*git lfs pull"),
         (b"\xef\xbb\xbfversion https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n", "is a Git LFS pointer, .*git lfs pull"),
-        (b"<!DOCTYPE html><html>Sign in</html>", "is a web page, .*Download the file itself"),
+        (b"<!DOCTYPE html><html>Sign in</html>", "is a web page, .*Try: download the file itself"),
     ],
     ids=["pointer", "pointer with a mark", "page"],
 )
@@ -139,7 +139,7 @@ def test_the_installed_zoo_has_a_name():
 
 def test_two_experts_of_one_name_are_refused(zoo, tmp_path):
     shutil.copytree(zoo, tmp_path / "again")
-    with pytest.raises(ModelError, match="Two of the zoos .*again have an expert 'a'. Rename one of the folders."):
+    with pytest.raises(ModelError, match="Two of the zoos .*again have an expert 'a'. Try: rename one of the folders"):
         open_zoo([str(zoo), str(tmp_path / "again")])
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from ntk_select.benchmark.report.results import read_results
 from ntk_select.benchmark.report.summary import measured
-from ntk_select.ranking.judge import PER_CLASS, SPEARMAN, evidence_for
+from ntk_select.ranking.evidence import MEASURED_AT, SPEARMAN, evidence_for
 from ntk_select.scores import SCORES
 
 RECORDS = Path(__file__).parents[2] / "scripts" / "results" / "embedded"
@@ -17,7 +17,7 @@ RECORDS = Path(__file__).parents[2] / "scripts" / "results" / "embedded"
 @pytest.fixture(scope="module")
 def found():
     results = read_results(RECORDS)
-    return [measured(results, "spearman", images) for images in PER_CLASS]
+    return [measured(results, "spearman", images) for images in MEASURED_AT]
 
 
 def test_every_score_of_the_table_is_there():

@@ -7,9 +7,11 @@ import pytest
 
 import ntk_select as ns
 from ntk_select.errors import ConfigError
-from ntk_select.ranking import estimate
-from ntk_select.ranking.estimate import expected_seconds
+from ntk_select.kernels.flops import forward_flops
+from ntk_select.ranking import expected_time
+from ntk_select.ranking.expected_time import expected_seconds
 from ntk_select.scores import ScoreResult, Unavailable
+from ntk_select.training.reference import untrained_reference
 
 
 @pytest.fixture(scope="module")
@@ -115,19 +117,44 @@ def test_a_fine_tuning_that_is_none_is_refused(networks, task, options, message)
         ns.rank(experts(networks), task, **options)
 
 
-def test_how_long_it_will_take_is_told_before(networks, task, monkeypatch):
-    """In proportion to images, directions and experts; nothing where no expert can be looked at."""
-    monkeypatch.setattr(estimate, "_speed", lambda: 1e3)
+def test_the_expected_time_is_in_proportion_to_images_passes_and_experts(networks, task, monkeypatch):
+    """None where a score needs a pass and no expert can be traced."""
+    monkeypatch.setattr(expected_time, "_speed", lambda: 1e3)
     one = {"a": networks.normed_expert}
-    few, more = (expected_seconds(one, task, per_class=count) for count in (3, 6))
-    fixed = estimate.OVERHEAD + estimate.COMPILING
+    few, more = (expected_seconds(one, task, ["forecast"], per_class=count) for count in (3, 6))
+    compiling = expected_time.COMPILING + expected_time.COMPILING_FORECAST
+    fixed = expected_time.PER_SCORE + expected_time.PER_FORECAST + compiling
     assert (more - fixed) / (few - fixed) == pytest.approx(2)
-    many = expected_seconds({name: networks.normed_expert for name in "abcd"}, task, per_class=3)
-    assert many - estimate.COMPILING == pytest.approx(4 * (few - estimate.COMPILING))
+    many = expected_seconds({name: networks.normed_expert for name in "abcd"}, task, ["forecast"], per_class=3)
+    assert many - compiling == pytest.approx(4 * (few - compiling))
     assert expected_seconds({"broken": lambda: None}, task) is None
     monkeypatch.undo()
-    assert 1e8 < estimate._speed() < 1e15
+    assert 1e8 < expected_time._speed() < 1e15
     assert np.isfinite(expected_seconds(one, task))
+
+
+def test_the_expected_time_is_of_the_scores_that_are_computed(networks, task, monkeypatch):
+    monkeypatch.setattr(expected_time, "_speed", lambda: 1e3)
+    one = {"a": networks.normed_expert}
+    alone, both = (expected_seconds(one, task, scores, per_class=3) - expected_time.COMPILING for scores in (["lfc"], ["lfc", "lgc"]))
+    assert (both - 2 * expected_time.PER_SCORE) == pytest.approx(2 * (alone - expected_time.PER_SCORE))
+    forecast = expected_seconds(one, task, ["forecast"], per_class=3) - expected_time.COMPILING - expected_time.COMPILING_FORECAST
+    assert forecast > 2 * alone
+    assert expected_seconds({"broken": lambda: None}, task, ["num_params", "random"]) == pytest.approx(2 * expected_time.PER_SCORE)
+
+
+def test_the_training_of_the_reference_network_is_part_of_the_expected_time(networks, task, monkeypatch):
+    """500 steps of 32 images, three forward passes each, once for the zoo; none for a reference that is given."""
+    monkeypatch.setattr(expected_time, "_speed", lambda: 1e3)
+    zoo = {name: networks.normed_expert for name in "ab"}
+    given = expected_seconds(zoo, task, ["dds"], per_class=3, reference=networks.normed_expert())
+    trained = expected_seconds(zoo, task, ["dds"], per_class=3)
+    expert = untrained_reference(task, "tiny", 0)[0]
+    size = expert.preprocess.size
+    flops = forward_flops(expert.features_fn, expert.variables, np.zeros((1, size, size, 3), np.float32))
+    assert trained - given == pytest.approx(3 * 32 * 500 * flops / (expected_time.SHARE * 1e3), rel=0.07)
+    with pytest.raises(ConfigError, match="'tinny' is unknown"):
+        expected_seconds(zoo, task, ["dds"], reference="tinny")
 
 
 def test_without_half_samples_nobody_is_called_tied(networks, task):

@@ -12,7 +12,7 @@ from scipy.special import softmax
 from ntk_select import Card, Expert, Preprocess, SourceStatistics, Taps, Task, probe_sample, rank
 from ntk_select.data import load_task
 from ntk_select.errors import ConfigError, DataError, ModelError
-from ntk_select.experts.probe import forward
+from ntk_select.experts.forward import forward
 from ntk_select.models import ZOO
 from ntk_select.ranking import inputs as inputs_module
 from ntk_select.scores import SCORES, Input, Score, ScoreResult, Unavailable
@@ -74,7 +74,7 @@ def test_each_domain_of_a_multi_domain_network_is_an_expert_with_its_own_predict
 
 def test_an_expert_without_head_says_so_where_predictions_are_needed(task):
     outcome = one(rank([expert("a", head=None)], task, ("leep",), resamples=0), "leep")
-    assert outcome == Unavailable("Expert 'a' has no head, so that it predicts no source classes. nleep needs none.")
+    assert outcome == Unavailable("Expert 'a' has no head, so LEEP and NCE are undefined. Try: nleep")
 
 
 def single(variables, x):
@@ -121,7 +121,7 @@ def test_the_static_leaderboard_leaves_this_task_out_and_keeps_to_tasks_that_all
     assert values["a"].value == pytest.approx(0.6)
     assert values["b"].value == pytest.approx(0.7)
     assert "No accuracy on another task was given" in values["c"].reason
-    assert ranking.judgement == "best_elsewhere is highest for b, and says nothing about the task."
+    assert ranking.judgement == "best_elsewhere is highest for b, and does not depend on the task."
 
 
 # Domain similarity and RSA
@@ -404,7 +404,7 @@ def test_an_input_of_a_scores_own_that_fails_is_a_reason_and_costs_this_score_al
 
 def test_two_inputs_of_one_name_are_refused(task):
     first, second = (Score(lambda mine: 1.0, ("mine",), inputs={"mine": Input("a number", axes, lambda *_: 1.0)}) for axes in (0, 1))
-    with pytest.raises(ConfigError, match="Two scores bring an input 'mine', and not the same"):
+    with pytest.raises(ConfigError, match="Two scores define different inputs named 'mine'"):
         rank([expert("a")], task, {"first": first, "second": second}, resamples=0)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ntk_select.evaluate.resampling import HalfSamples
+from ntk_select.evaluate.half_samples import HalfSamples
 from ntk_select.ranking.judge import NAMED, contenders, judgement, ordered
 from ntk_select.ranking.record import ExpertScores, firsts
 from ntk_select.scores import SCORES, Score, ScoreResult, Unavailable
@@ -114,7 +114,7 @@ def test_equal_values_without_intervals_are_called_equal():
     rows = rows_of([5.0, 5.0, 5.0], "num_params")
     sizes = {"num_params": SCORES["num_params"]}
     found = verdict(rows, contenders(rows, {}, "num_params", HALVES), sizes, "num_params")
-    assert found == "num_params is highest for a and 2 others of equal value, and says nothing about the task."
+    assert found == "num_params is highest for a and 2 others of equal value, and does not depend on the task."
 
 
 def test_where_half_samples_do_not_tell_the_error_that_is_said():

@@ -8,7 +8,7 @@ from ntk_select.ranking import ExpertScores, Ranking
 from ntk_select.scores import ScoreResult, Unavailable
 
 pytest.importorskip("matplotlib")
-from ntk_select.ranking.plot import MOST_PANELS, ranking_figure
+from ntk_select.ranking.plot import MAX_PANELS, ranking_figure
 
 RANKING = Ranking(
     task={"name": "birds"},
@@ -74,7 +74,7 @@ def test_a_name_in_letters_that_the_font_lacks_draws_no_warning():
 
 
 def test_many_scores_are_shown_by_the_places_that_they_give():
-    names = tuple(f"score {number}" for number in range(MOST_PANELS + 1))
+    names = tuple(f"score {number}" for number in range(MAX_PANELS + 1))
     values = {"a": 3.0, "b": 2.0, "c": 1.0}
     experts = tuple(
         ExpertScores(rank, name, None, None, 1, dict.fromkeys(names[:-1], ScoreResult(value)) | {names[-1]: Unavailable("none")}, {})
@@ -83,9 +83,9 @@ def test_many_scores_are_shown_by_the_places_that_they_give():
     shown = texts(Ranking({"name": "birds"}, names, experts, contenders=(experts[0].name,), higher_is_better={names[0]: False}))
     assert {*names, "a  1", "b  2", "c  3", "place by the score"} <= set(shown)
     body = [text for text in shown if text in ("1", "2", "3")]
-    assert body[: 3 * MOST_PANELS] == ["3", *["1"] * (MOST_PANELS - 1), *["2"] * MOST_PANELS, "1", *["3"] * (MOST_PANELS - 1)]
+    assert body[: 3 * MAX_PANELS] == ["3", *["1"] * (MAX_PANELS - 1), *["2"] * MAX_PANELS, "1", *["3"] * (MAX_PANELS - 1)]
 
 
 def test_many_scores_of_no_expert_make_an_empty_figure():
-    names = tuple(f"score {number}" for number in range(MOST_PANELS + 3))
+    names = tuple(f"score {number}" for number in range(MAX_PANELS + 3))
     assert "birds: nothing" in texts(Ranking({"name": "birds"}, names, (), judgement="nothing"))

@@ -12,7 +12,7 @@ import pytest
 from ntk_select import Expert, Preprocess, Task, probe_sample, rank
 from ntk_select import lgc as ns_lgc
 from ntk_select.errors import ConfigError, DataError, ModelError, TaskError
-from ntk_select.experts import probe
+from ntk_select.experts import forward as forward_module
 from ntk_select.models.architectures import build, initialise, make_expert
 from ntk_select.ranking import inputs
 from ntk_select.ranking import rank as rank_function
@@ -314,7 +314,7 @@ def test_the_first_few_can_be_tied_and_the_rest_not(zoo, task):
     [
         ("lfc", 20, "informed is the only expert; there is nothing to compare."),
         ("lfc", 0, "lfc is highest for informed on these 60 images; without half-samples (resamples=0) its uncertainty is not known."),
-        ("random", 20, "random is highest for informed, and says nothing about the task."),
+        ("random", 20, "random is highest for informed, and does not depend on the task."),
     ],
 )
 def test_one_expert_is_not_ahead_of_anything(zoo, task, scores, resamples, sentence):
@@ -396,10 +396,10 @@ def test_the_old_name_of_resamples_gives_the_same_ranking_and_a_warning(zoo, tas
     [
         ({"scores": ("lcf",)}, ConfigError, "Score 'lcf' is unknown. Did you mean .*'lfc'.*Allowed: ablation, all, baselines, best_elsewhere"),
         ({"scores": ()}, ConfigError, "No score was named. Allowed: best_elsewhere"),
-        ({"resamples": 19}, ConfigError, "resamples is 19; it must be 0"),
-        ({"resamples": -1}, ConfigError, "resamples is -1"),
-        ({"batch_size": 0}, ConfigError, "batch_size is 0; it must be an integer of at least 1"),
-        ({"per_class": 0}, TaskError, "per_class is 0"),
+        ({"resamples": 19}, ConfigError, "resamples=19 must be 0"),
+        ({"resamples": -1}, ConfigError, "resamples=-1"),
+        ({"batch_size": 0}, ConfigError, "batch_size=0 must be an integer of at least 1"),
+        ({"per_class": 0}, TaskError, "per_class=0"),
         pytest.param({"seed": -1}, (ConfigError, TaskError), "seed"),
     ],
 )
@@ -438,7 +438,7 @@ def resnet():
 
 
 def test_one_forward_pass_serves_lfc_and_lgc(resnet, task, monkeypatch):
-    passed, one_pass = [], probe._to_pooled_tail
+    passed, one_pass = [], forward_module._to_pooled_tail
 
     def counted(taps_fn, last_conv, variables, x):
         passed.append(len(x))
@@ -447,8 +447,8 @@ def test_one_forward_pass_serves_lfc_and_lgc(resnet, task, monkeypatch):
     def another(*_):
         pytest.fail("a second kind of pass was made")
 
-    monkeypatch.setattr(probe, "_to_pooled_tail", counted)
-    for module, name in ((probe, "call"), (probe, "_logits_and_features")):
+    monkeypatch.setattr(forward_module, "_to_pooled_tail", counted)
+    for module, name in ((forward_module, "call"), (forward_module, "_logits_and_features")):
         monkeypatch.setattr(module, name, another)
     ranking = rank([resnet], task, ("lfc", "lgc"), per_class=10, batch_size=16, resamples=20)
     assert not ranking.failures

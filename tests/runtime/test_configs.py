@@ -70,8 +70,8 @@ WRONG = {
     "one where only less is allowed": ({"below": 1}, "f.toml: below = 1 must be a number below 1."),
     "NaN": ({"share": math.nan}, "f.toml: share = nan must be a number from 0."),
     "infinity": ({"speed": math.inf}, "f.toml: speed = inf must be a finite number, as in 1 or {"),
-    "beyond floats": ({"rates": [10**400]}, f"f.toml: rates holds {10**400}, which must be a finite number."),
-    "in a list": ({"rates": [1, 0]}, "f.toml: rates holds 0, which must be a number above 0."),
+    "beyond floats": ({"rates": [10**400]}, f"f.toml: rates contains {10**400}, which must be a finite number."),
+    "in a list": ({"rates": [1, 0]}, "f.toml: rates contains 0, which must be a number above 0."),
     "in a table": ({"speed": {"up": "x"}}, "f.toml: speed.up = 'x' must be a number."),
     "one of two": ({"speed": "x"}, "f.toml: speed = 'x' must be a number or a table, as in 1 or { up = 1, down = 2 }."),
     "no list": ({"listed": 1}, "f.toml: listed = 1 must be a list."),
@@ -117,5 +117,5 @@ def test_files_that_are_not_toml_are_refused(tmp_path):
         with pytest.raises(ConfigError, match=sentence):
             parse(text, "f")
     assert parse("a = 1", "f") == {"a": 1}
-    with pytest.raises(ConfigError, match="No such file or directory. Give the path of a TOML file"):
+    with pytest.raises(ConfigError, match="No such file or directory. Try: the path of a TOML file"):
         read_text(tmp_path / "none.toml")

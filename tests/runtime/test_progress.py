@@ -27,6 +27,9 @@ def test_nothing_is_shown_where_nobody_watches(stream, monkeypatch):
     monkeypatch.setattr(sys, "stderr", stream)
     with reporting(None, "work") as progress:
         assert progress is None
+    with reporting(True, "work") as progress:
+        progress(1, 2, "steps")
+    assert stream is None or stream.getvalue() == ""
 
 
 def test_a_terminal_gets_a_bar_with_its_title_and_counts(monkeypatch):

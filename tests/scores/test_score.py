@@ -1,6 +1,7 @@
 """A score that is called with arrays by name gives the value of its function, or the reason why there is none."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,6 @@ from ntk_select.errors import ConfigError, TaskError, UndefinedScoreError, missi
 from ntk_select.kernels.alignment import kernel_label_correlation
 from ntk_select.scores import INPUTS, SCORES, Features, Input, Score, ScoreResult, Terms, Unavailable
 from ntk_select.scores.lfc import lfc
-from ntk_select.scores.score import column, min_max, standardised_terms
 
 LABELS = np.repeat([0, 1, 2], [20, 20, 25])
 CONTRACT = [
@@ -89,10 +89,10 @@ def test_the_inputs_of_these_tests_are_all_there_are(inputs):
 @pytest.mark.parametrize(
     ("needs", "own", "message"),
     [
-        (("featurs",), {}, "cannot need 'featurs', which is no input. Did you mean 'features'"),
-        (("mine",), {"other": Input("a number", compute=max)}, "cannot need 'mine', which is no input"),
-        (("mine",), {"mine": Input("a number")}, r"'mine' has no function. Try: Input\('a number', compute="),
-        (("features",), {"features": Input("mine", compute=max)}, "'features' is one that every ranking has"),
+        (("featurs",), {}, "'featurs' is not an input of scores. Did you mean 'features'"),
+        (("mine",), {"other": Input("a number", compute=max)}, "'mine' is not an input of scores"),
+        (("mine",), {"mine": Input("a number")}, r"'mine' has no `compute`. Try: Input\('a number', compute="),
+        (("features",), {"features": Input("mine", compute=max)}, "'features' is a built-in input"),
     ],
 )
 def test_an_input_that_nobody_can_give_is_refused_when_the_score_is_made(needs, own, message):
@@ -276,7 +276,7 @@ def test_the_functions_refuse_what_has_no_score(name, features, labels, error, m
 def test_a_zoo_relative_score_of_one_expert_says_what_to_type(inputs, name):
     outcome = SCORES[name](**inputs)
     assert isinstance(outcome, Unavailable)
-    assert "only one has it. Rank at least two, or try: SCORES[...].over(" in outcome.reason
+    assert "only one has it. Try: at least two experts, or SCORES[...].over(" in outcome.reason
 
 
 def score_of(fn, **fields):
@@ -320,34 +320,8 @@ def test_terms_that_cannot_be_compared_are_a_reason_for_all():
     assert score_of(lambda features: {"t": 1.0}, combine=refused).over([{"features": np.eye(2)}] * 2) == [Unavailable("all alike")] * 2
 
 
-# Terms over a zoo
-
-TERMS = [{"a": 1.0, "b": -4.0, "c": 0.1}, {"a": 3.0, "b": -2.0, "c": 0.1}, {"a": 2.0, "b": 6.0, "c": 0.1}]
-
-
-def test_a_column_is_one_term_of_all_experts():
-    np.testing.assert_array_equal(column(TERMS, "b"), [-4, -2, 6])
-
-
-def test_min_max_stretches_every_term_and_leaves_what_is_equal_at_zero():
-    assert min_max(TERMS) == [{"a": 0, "b": 0, "c": 0}, {"a": 1, "b": pytest.approx(0.2), "c": 0}, {"a": 0.5, "b": 1, "c": 0}]
-
-
-def test_standardised_terms_have_mean_zero_and_variance_one():
-    found = standardised_terms(TERMS)
-    assert list(column(found, "a")) == pytest.approx([-np.sqrt(1.5), np.sqrt(1.5), 0])
-    assert list(column(found, "b")) == pytest.approx((np.array([-4, -2, 6]) / np.std([-4, -2, 6])).tolist())
-    assert list(column(found, "c")) == [0, 0, 0]
-
-
-@pytest.mark.parametrize("scale", [min_max, standardised_terms])
-def test_experts_that_differ_by_rounding_only_are_equal(scale):
-    with pytest.raises(UndefinedScoreError, match="do not differ in any term"):
-        scale([{"a": 0.3, "b": 0.0}, {"a": 0.1 + 0.2, "b": 0.0}])
-
-
-@pytest.mark.parametrize("scale", [min_max, standardised_terms])
-def test_the_given_terms_stay_as_they_are(scale):
-    given = [dict(term) for term in TERMS]
-    assert len(scale(given)) == 3
-    assert given == TERMS
+def test_the_old_name_of_max_resamples_is_deprecated():
+    with pytest.warns(DeprecationWarning, match=r"most_draws=\.\.\.\) is deprecated\. Try: Score\(max_resamples="):
+        old = Score(lfc, ("features", "labels"), most_draws=25)
+    assert old == Score(lfc, ("features", "labels"), max_resamples=25)
+    assert replace(old, unit="accuracy").max_resamples == 25

@@ -163,8 +163,8 @@ def test_only_drawn_training_images_are_decoded():
 
 
 @pytest.mark.parametrize("per_class", [0, -3])
-def test_less_than_one_image_a_class_is_refused(per_class):
-    with pytest.raises(TaskError, match=f"per_class is {per_class}; it must be an integer of at least 1"):
+def test_less_than_one_image_per_class_is_refused(per_class):
+    with pytest.raises(TaskError, match=f"per_class={per_class} must be an integer of at least 1"):
         probe_sample(task_with(LABELS), per_class=per_class)
 
 
@@ -196,7 +196,7 @@ def test_whether_flips_keep_the_class_is_yes_no_or_not_known():
     for known in (True, False, None):
         assert Task("t", images, labels, ("a", "b"), flips_keep_class=known).flips_keep_class is known
     for wrong in ("no", 0, np.array([True])):
-        with pytest.raises(TaskError, match="flips_keep_class is .*; it must be True, False, or None if unknown"):
+        with pytest.raises(TaskError, match="flips_keep_class=.* must be True, False, or None if unknown"):
             Task("t", images, labels, ("a", "b"), flips_keep_class=wrong)
 
 
@@ -301,14 +301,14 @@ def test_a_test_split_depends_on_the_seed_and_decodes_nothing():
 @pytest.mark.parametrize(
     ("labels", "arguments", "message"),
     [
-        (MANY, {"share": 0.0}, r"share is 0.0; it must be above 0 and below 1"),
-        (MANY, {"share": 1}, "share is 1;"),
-        (MANY, {"share": True}, "share is True;"),
-        (MANY, {"share": float("nan")}, "share is nan;"),
-        (MANY, {"seed": -1}, "seed is -1; it must be an integer"),
-        (MANY, {"seed": 2**32}, "seed is 4294967296"),
-        (MANY, {"seed": 0.5}, "seed is 0.5"),
-        ([0, 1, 2], {}, "no class has two images, so that none can be held out for testing"),
+        (MANY, {"share": 0.0}, r"share=0.0 must be above 0 and below 1"),
+        (MANY, {"share": 1}, "share=1"),
+        (MANY, {"share": True}, "share=True"),
+        (MANY, {"share": float("nan")}, "share=nan"),
+        (MANY, {"seed": -1}, "seed=-1 must be an integer"),
+        (MANY, {"seed": 2**32}, "seed=4294967296"),
+        (MANY, {"seed": 0.5}, "seed=0.5"),
+        ([0, 1, 2], {}, "no class has two images, so none can be held out for testing"),
     ],
 )
 def test_a_test_split_that_cannot_be_is_refused(labels, arguments, message):

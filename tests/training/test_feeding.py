@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from ntk_select.errors import MissingDependencyError
+from ntk_select.experts.forward import batched_outputs
 from ntk_select.experts.preprocess import Preprocess
 from ntk_select.training.augment import RandomResizedCrop
-from ntk_select.training.feeding import Decoded, InMemory, batched_outputs, feed
+from ntk_select.training.feeding import Decoded, InMemory, feed
 
 SMALL, LARGE = Preprocess(8, (0.5, 0.4, 0.3), (0.25, 0.2, 0.1)), Preprocess(65)
 LABELS = np.arange(11, dtype=np.int32)

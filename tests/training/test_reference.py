@@ -5,7 +5,7 @@ import pytest
 
 from ntk_select import Task, trained_reference
 from ntk_select.errors import ConfigError
-from ntk_select.experts.probe import forward
+from ntk_select.experts.forward import forward
 from ntk_select.models.architectures import REFERENCE_NETWORKS
 from ntk_select.training import reference
 
@@ -20,13 +20,13 @@ def task(rng):
 
 @pytest.fixture
 def few_steps(monkeypatch, quickly):
-    monkeypatch.setattr(reference, "LEAST_STEPS", 12)
+    monkeypatch.setattr(reference, "MIN_STEPS", 12)
     monkeypatch.setattr(reference, "EPOCHS", 3)
 
 
 @pytest.fixture
 def one_step(monkeypatch, quickly):
-    monkeypatch.setattr(reference, "LEAST_STEPS", 1)
+    monkeypatch.setattr(reference, "MIN_STEPS", 1)
     monkeypatch.setattr(reference, "EPOCHS", 1)
 
 

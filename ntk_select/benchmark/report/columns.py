@@ -16,9 +16,9 @@ class Column:
     """A column.
 
     Attributes:
-      name: in files.
-      title: on the page, with the unit.
-      decimals: with which a number is shown; None for text.
+      name: The name in files.
+      title: The title on the page, with the unit.
+      decimals: Number of decimals that are shown; None for text.
       interval: whether cells are `Interval`s; files have columns NAME, NAME_low and NAME_high.
       nothing: what is shown for a missing value.
     """
@@ -86,7 +86,7 @@ class Content:
 
     Attributes:
       columns: one per cell of a row.
-      rows: of texts, numbers, intervals, and None for a missing value.
+      rows: Rows of texts, numbers, intervals, and None for a missing value.
       missing: sentences on what is missing.
     """
 

@@ -50,7 +50,7 @@ def training_costs(results: Results, task: str, shots: Images) -> pd.DataFrame:
 def _spent(results: Results, task: str, shots: Images) -> pd.DataFrame:
     """Fine-tunings with the operations and seconds of all their trainings.
 
-    A resumed training counts all its images but timed only some of them, so that seconds are images divided by speed. A training that was
+    A resumed training counts all its images but timed only some of them: seconds are images divided by speed. A training that was
     complete when it was resumed has no speed.
     """
     table = results.finetuning_table
@@ -64,10 +64,10 @@ def scoring(results: Results, task: str, shots: Images) -> pd.DataFrame:
     """Units of scoring all experts of a target with each score alone, on the probe images that the config assigns to these shots.
 
     Columns are `PARTS` and their sum, "scoring"; rows the scores that are installed, as the inputs of others are unknown. Passes and scores of
-    an expert are the median over the experts of its architecture and the draws, as the first expert of each architecture also compiles.
+    an expert are the median over the experts of its architecture and the probe samples, as the first expert of each architecture also compiles.
     Reading is that of the most expensive cell, as the first expert reads for the others that use the same size. "shared" is the
     reference network of RSA and DDS with its training, and the extractor's pass if the same cell made it; it is NaN where the records do
-    not separate it. The network is trained once for all probes that know the same number of shots: the most expensive cell of each draw
+    not separate it. The network is trained once for all probes that know the same number of shots: the most expensive cell of each seed
     counts (other workers, and resumed runs, train it again), the median over draws. Empty without records or without the unit.
     """
     return results.once(("scoring", task, shots), lambda: _scoring(results, task, shots))
@@ -99,7 +99,7 @@ def _scoring(results: Results, task: str, shots: Images) -> pd.DataFrame:
 
 
 def tried_cost(target: Target, costs: np.ndarray, tried: int | None, *, random: bool = False) -> float:
-    """Cost of fine-tuning the experts with the highest scores, all of them if `tried` is None: the mean over draws, and over orders within ties.
+    """Cost of fine-tuning the experts with the highest scores, all of them if `tried` is None: the mean over probe samples, and over orders within ties.
 
     NaN if the cost of an expert is.
     """

@@ -44,9 +44,9 @@ class Measure:
     """A measure on an axis.
 
     Attributes:
-      measure, options: as for `ntk_select.evaluate`.
-      label: of the axis.
-      factor: of the unit, such as 100 for percentage points.
+      measure, options: Name and options of a measure of `ntk_select.evaluate`.
+      label: Label of the axis.
+      factor: Factor of the unit, such as 100 for percentage points.
       mark: distinguishes it from another one on the same axis.
       hollow: whether its points are.
     """
@@ -156,7 +156,7 @@ def draw_accuracies(
     """Figure 1: two panels side by side per number of shots, a column per target, a point per network.
 
     Args:
-      styles: by the value of "what" of a row; without a marker, that of the architecture is used.
+      styles: Styles by the value of "what" of a row; without a marker, that of the architecture is used.
       with_network: values of "what" whose entries in the legend name the architecture.
     """
     shots = list(dict.fromkeys(row["shots"] for row in rows))
@@ -190,7 +190,7 @@ def draw_gains(results: Results, rows: Sequence[Row], title: str, special: Mappi
     """Figures 2 and 3: a panel per number of shots, a column per target, a point per expert; the reference is the line at zero.
 
     Args:
-      special: by the value of "what" of a row, the style of those that are no single expert of the zoo.
+      special: Styles by the value of "what" of a row, of those that are no single expert of the zoo.
     """
     shots = list(dict.fromkeys(row["shots"] for row in rows))
     tasks = [task for task in results.task_names if any(row["target"] == task for row in rows)]
@@ -294,7 +294,7 @@ def _dots(axis, rows: Mapping[str, Row], lines: Sequence[tuple[str, float]], hol
 def draw_probes(results: Results, rows: Sequence[Row], measures: Sequence[Measure], scores: Sequence[str], title: str):
     """Figure 7: a panel per measure, a line per score over the number of probe images per class."""
     there = [score for score in scores if any(row["score"] == score for row in rows)]
-    images = list(dict.fromkeys(row["images_a_class"] for row in rows if row["score"] != RANDOM))
+    images = list(dict.fromkeys(row["images_per_class"] for row in rows if row["score"] != RANDOM))
     colour, marker, apart = coloured(there), marked(there), dict(zip(there, places(len(there), 0.3), strict=True))
     figure = begun(results, title, 8.6, 3.9)
     measures = [each for each in measures if any(row["measure"] == each.name and row["score"] != RANDOM for row in rows)]
@@ -308,7 +308,7 @@ def draw_probes(results: Results, rows: Sequence[Row], measures: Sequence[Measur
                 axis.axhline(row["value"], color="0.5", linewidth=1, linestyle="--")
         for score in there:
             points = [row for row in here if row["score"] == score]
-            x = [images.index(row["images_a_class"]) + apart[score] for row in points]
+            x = [images.index(row["images_per_class"]) + apart[score] for row in points]
             axis.plot(x, [row["value"] for row in points], f"-{marker[score]}", color=colour[score], markersize=5, linewidth=1.3)
             for place, row in zip(x, points, strict=True):
                 if row["low"] is not None:

@@ -23,7 +23,7 @@ from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.evaluate import Interval, top_k_accuracy
 from ntk_select.evaluate.target import ROUNDING
 
-LEAST_TARGETS = 3
+MIN_TARGETS = 3
 """With fewer targets, each is shown separately."""
 
 UNTRAINED, TRAINED, REFERENCE, SEARCH = "untrained", "reference's source", "reference", "reference, wide search"
@@ -54,7 +54,7 @@ PROBED = ("lfc", "lgc", "leep", "rsa")
 
 
 def _accuracies(results: Results) -> list[Row]:
-    """Test accuracy in percent by panel, target, shots and what was fine-tuned; sd_percent over seeds (of LFC's choice: over draws of its images)."""
+    """Test accuracy in percent by panel, target, shots and what was fine-tuned; sd_percent over seeds (of LFC's choice: over probe samples)."""
     rows = []
     for truth in results.ground_truths():
         zoo = _of_zoo(results, truth)
@@ -175,7 +175,7 @@ def _selected(results: Results, measures: Sequence[Measure], among: Among) -> li
     for shots in results.shots:
         for each in measures:
             names = [target.name for target in usable_targets(results, None, each.measure, shots, among=among, **each.options)]
-            for task in [None] if len(names) >= LEAST_TARGETS else names:
+            for task in [None] if len(names) >= MIN_TARGETS else names:
                 options = {"among": among, "task": task, **each.options}
                 found = measured(results, each.measure, shots, **options) | baselines(results, each.measure, shots, **options)
                 for score, value in found.items():
@@ -220,8 +220,8 @@ def _of_probes(results: Results) -> list[Row]:
                 if np.isfinite(value.value):
                     count = len(usable_targets(results, score, each.measure, shots, **options))
                     images = None if score == RANDOM else "all" if probe is None else probe
-                    key = {"shots": shots, "measure": each.name, "score": score, "images_a_class": images, "targets": count}
-                    rows.append(key | _numbers(value, each.factor, count >= LEAST_TARGETS))
+                    key = {"shots": shots, "measure": each.name, "score": score, "images_per_class": images, "targets": count}
+                    rows.append(key | _numbers(value, each.factor, count >= MIN_TARGETS))
     return rows if any(row["score"] in PROBED for row in rows) else []
 
 
@@ -290,7 +290,7 @@ def _rates(rates: Sequence[float]) -> str:
 def _few(rows: Sequence[Row]) -> str:
     """The sentences that say that targets are shown separately, and that some scores have values on fewer than others."""
     alone = dict.fromkeys(row["target"] for row in rows if row["target"] is not None)
-    texts = [f"Fewer than {LEAST_TARGETS} targets, shown separately ({', '.join(alone)})."] if alone else []
+    texts = [f"Fewer than {MIN_TARGETS} targets, shown separately ({', '.join(alone)})."] if alone else []
     most = {shots: max(row["targets"] for row in rows if row["shots"] == shots) for shots in {row["shots"] for row in rows}}
     if any(row["target"] is None and row["targets"] < most[row["shots"]] for row in rows):
         texts.append(
@@ -316,9 +316,9 @@ class Figure:
     """A figure of the report, with its title, caption and the last reason why it is missing in texts.toml.
 
     Attributes:
-      rows: of results: the numbers that are drawn; empty if none was measured.
-      draw: of results, such rows and a title: a matplotlib figure.
-      roles: of the cells that it needs, of which missing ones are counted.
+      rows: Function of the results: the numbers that are drawn; empty if none was measured.
+      draw: Function of the results, such rows and a title: a matplotlib figure.
+      roles: Roles of the cells that it needs, of which missing ones are counted.
     """
 
     rows: Callable[[Results], list[Row]]
@@ -415,7 +415,7 @@ def caption_parts(results: Results, name: str) -> tuple[str, ...]:
         words.judged_text(results, roles),
         f"{words.measured_text(results)}.",
         f"Incomplete: {missing}." if missing else "",
-        words.unfinished(results),
+        f"Unfinished: {unfinished}." if (unfinished := "; ".join(words.unfinished(results))) else "",
     )
     return tuple(" ".join(part.split()) for part in parts if part.strip())
 

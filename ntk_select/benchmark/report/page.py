@@ -25,7 +25,7 @@ class Drawn:
     """A figure as the page shows it.
 
     Args:
-      name: of its files and links.
+      name: The name of its files and links.
       title: one line.
       caption: the text below it, or its parts; parts that several figures share are shown once above all figures.
       svg, png: its content; None if nothing of it was measured.
@@ -64,8 +64,8 @@ def page(results: Results, figures: Sequence[Drawn], contents: Mapping[str, Cont
 
     Args:
       results: what was measured.
-      figures: in their order.
-      contents: of tables, by their names in `tables.TABLES`.
+      figures: All figures, in their order.
+      contents: Tables by their names in `tables.TABLES`.
       when: the date on the page.
 
     Raises:

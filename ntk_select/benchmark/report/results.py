@@ -1,7 +1,7 @@
 """Records of a benchmark as tidy tables, and the targets on which scores are compared with accuracies.
 
-`Results` builds each table once: `finetuning_table` has one row per fine-tuning, `score_table` one row per score, expert and draw of probe
-images. Every table and figure of the report is a function of them.
+`Results` builds each table once: `finetuning_table` has one row per fine-tuning, `score_table` one row per score, expert and probe
+sample. Every table and figure of the report is a function of them.
 """
 
 import json
@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ntk_select.benchmark.cells import Cell, ExpertFacts, TaskFacts, overlapping_sources
+from ntk_select.benchmark.cells import Cell, ExpertFacts, TaskFacts
 from ntk_select.benchmark.config import BenchConfig, Images, parsed
+from ntk_select.benchmark.overlap import overlapping_sources
 from ntk_select.benchmark.store import Store
 from ntk_select.errors import ConfigError
 from ntk_select.evaluate import Target, leave_one_out
@@ -29,7 +30,7 @@ STATIC = "static_leaderboard"
 DRAWN = "random"
 """Score whose records are one random order of the experts. The report replaces it by the exact expectation over all orders."""
 LOST = 10
-"""One expert in so many may be given up to use another seed, or may lack a record in a draw of probe images."""
+"""One expert in so many may be given up to use another seed, or may lack a record of a probe sample."""
 FINETUNING_COLUMNS = ("key", "role", "expert", "architecture", "task", "images_per_class", "seed", "learning_rate", "accuracy", "balanced_accuracy")
 COST_COLUMNS = ("flops", "images", "images_per_second", "train_images", "epochs")
 SCORE_COLUMNS = ("expert", "architecture", "task", "images_per_class", "seed", "score", "value", "terms", "unavailable", "higher_is_better")
@@ -77,14 +78,14 @@ class Results:
     """The measurements of a benchmark.
 
     Attributes:
-      name: of the config.
+      name: The name of the config.
       config, config_text: what was requested.
       experts, tasks: their facts, by name. Experts are those of the whole zoo, since experts may have started from one that takes no part.
-      cells: of the config.
+      cells: The cells of the config.
       finetunings, scores, kernels: rows of the records. Synthetic records are both fine-tunings and scores.
       skipped: pairs of expert and task that were left out, with the reason.
-      versions: of packages, as the last run found them; `measured_with` has those of the records.
-      failures: of requested cells that have no record, by key.
+      versions: Versions of packages, as the last run found them; `measured_with` has those of the records.
+      failures: Failures of requested cells that have no record, by key.
       warnings: sentences on likely mistakes in the config.
     """
 
@@ -115,7 +116,7 @@ class Results:
 
     @cached_property
     def score_table(self) -> pd.DataFrame:
-        """One row per score, expert, task and draw of probe images, with `source_overlap`; `images_per_class` is infinite for all images."""
+        """One row per score, expert, task and probe sample, with `source_overlap`; `images_per_class` is infinite for all images."""
         return self._tidy(self.scores, (*SCORE_COLUMNS, *STEPS))
 
     def _tidy(self, rows: Sequence[Row], columns: Sequence[str]) -> pd.DataFrame:
@@ -128,7 +129,7 @@ class Results:
         return {}
 
     def once(self, key: tuple, build: Callable[[], Any]) -> Any:
-        """The value of `build()`, computed at the first call with this key, so that tables and figures share it."""
+        """The value of `build()`, computed at the first call with this key: tables and figures share it."""
         if key not in self._cache:
             self._cache[key] = build()
         return self._cache[key]
@@ -173,7 +174,9 @@ class Results:
 
     @cached_property
     def _overlaps(self) -> set[tuple[str, str]]:
-        return {(name, task) for name, facts in self.experts.items() for task in self.config.tasks if overlapping_sources(self.config, task, facts)}
+        return {
+            (name, task) for name, facts in self.experts.items() for task in self.config.tasks if overlapping_sources(self.config, task, facts.seen)
+        }
 
     def ground_truth(self, task: str, shots: Images) -> GroundTruth | None:
         """Accuracies after fine-tuning, without experts trained on the task's source; None where no record exists."""
@@ -249,7 +252,7 @@ class Results:
         return found
 
     def _values(self, score: str | None, truth: GroundTruth, probe: Images, among: Callable[[str], bool] | None) -> np.ndarray | None:
-        """(draws, experts) of a score, or None where no expert has a value: that would only be a random order."""
+        """(probe samples, experts) of a score, or None where no expert has a value: that would only be a random order."""
         if score in (None, DRAWN):
             return np.zeros((1, len(truth.experts)))
         if score == STATIC:
@@ -282,7 +285,7 @@ class Results:
 
     @cached_property
     def _score_values(self) -> dict[tuple, dict[int, pd.Series]]:
-        """(score, task, images per class) -> seed of the draw -> values by expert, signed so that higher is better; NaN where there is none."""
+        """(score, task, images per class) -> seed of the probe sample -> values by expert, signed so that higher is better; NaN where there is none."""
         table = self.score_table[~self.score_table["source_overlap"]].drop_duplicates([*SCORE_COLUMNS[2:6], "expert"], keep="last")
         signed = table["value"].where(table["higher_is_better"].astype(bool), -table["value"])
         table = table.assign(signed=signed).set_index("expert")
@@ -293,7 +296,7 @@ class Results:
         return found
 
     def _combined(self, score: str, draw: pd.DataFrame) -> pd.Series:
-        """Values of a score that compares the zoo, of one draw, over all experts not trained on the source; NaN where the score is not installed."""
+        """Values of a score that compares the zoo, of one probe sample, over all experts not trained on the source; NaN where the score is not installed."""
         from ntk_select.ranking.scoring import combined
 
         if score not in self.known_scores:
@@ -318,7 +321,7 @@ def read_results(folder: str | Path) -> Results:
     """The measurements in a folder.
 
     Raises:
-      ConfigError: it holds no benchmark, or nothing was measured yet.
+      ConfigError: it contains no benchmark, or nothing was measured yet.
       DataError: a record is damaged.
     """
     store = Store(folder)
@@ -367,7 +370,7 @@ def most_seeds(experts_of: Mapping[int, Set[str]], reference: str | None = None)
     taken, are chosen only if no admissible choice has it.
 
     Args:
-      experts_of: by seed, the experts with a record; at least one seed.
+      experts_of: Experts with a record, by seed; at least one seed.
       reference: name of the reference expert, if any.
 
     Cost: at most one step per pair of a seed and a distinct set of common experts.
@@ -390,9 +393,9 @@ def enough(experts: int, fullest: int) -> bool:
 
 
 def values_of(draws: Mapping[int, pd.Series], experts: Sequence[str]) -> np.ndarray | None:
-    """(draws, experts); NaN for an expert without a value. None where no expert has one: that would only be a random order.
+    """(probe samples, experts); NaN for an expert without a value. None where no expert has one: that would only be a random order.
 
-    Draws with records of fewer than nine tenths of the experts that the fullest draw has are left out.
+    Probe samples with records of fewer than nine tenths of the experts that the fullest one has are left out.
     """
     recorded = {seed: int(values.index.isin(experts).sum()) for seed, values in draws.items()}
     used = [values for seed, values in sorted(draws.items()) if enough(recorded[seed], max(recorded.values()))]

@@ -17,7 +17,7 @@ RANDOM = "random order (exact)"
 BEST = "best possible"
 """A score that equals the accuracies: brute force."""
 GROUPED = ("within_groups", "across_groups")
-LEAST = 3
+MIN_EXPERTS = 3
 """Experts that a target must have."""
 
 Among = Callable[[str], bool]
@@ -36,11 +36,11 @@ def measured(
 ) -> dict[str, Interval]:
     """The mean of a measure over targets with its 95 % interval, for every score that has a target.
 
-    With one target, one draw and one seed an interval has no width, as nothing was resampled. Draws of probe images and fine-tuning seeds are
-    resampled independently, although those of the same number share images.
+    With one target, one probe sample and one seed an interval has no width, as nothing was resampled. Probe samples and fine-tuning seeds are
+    resampled independently, although those of the same seed share images.
 
     Args:
-      results: of a benchmark.
+      results: The results of a benchmark.
       measure: a name of `evaluate.MEASURES`.
       shots: training images per class.
       among: experts to choose from, by name. Pass the same function object each time, such as `single_domain`: values are cached by it. If
@@ -48,7 +48,7 @@ def measured(
       probe: probe images per class; "standard" is the number that the config assigns to these shots.
       scores: names; all by default.
       task: the only target to use; all by default.
-      **options: of the measure, such as k=3.
+      **options: Options of the measure, such as k=3.
 
     Raises:
       ConfigError: an unknown measure or option.
@@ -78,12 +78,12 @@ def usable_targets(
 ) -> list[Target]:
     """The targets on which a measure is defined: with at least k experts, and with the reference or the architectures if it needs them.
 
-    A score of None, `RANDOM` or `BEST` needs no records. For gains among experts without the reference, the targets hold the reference too;
+    A score of None, `RANDOM` or `BEST` needs no records. For gains among experts without the reference, the targets contain the reference too;
     `measured` does not let it be chosen.
     """
     apart = _apart(results, measure, among)
     chosen = among if not apart else results.once(("and the reference", among), lambda: lambda name: among(name) or name == results.config.reference)
-    found = results.targets(None if score in (RANDOM, BEST) else score, shots, probe=probe, among=chosen, least=LEAST + apart)
+    found = results.targets(None if score in (RANDOM, BEST) else score, shots, probe=probe, among=chosen, least=MIN_EXPERTS + apart)
     if measure == "top_k_gain":
         found = [target for target in found if target.reference is not None]
     if measure in GROUPED:

@@ -50,7 +50,7 @@ def _scores(results: Results) -> Content:
         if without := [name for name in results.score_names if not usable_targets(results, name, "trials_to_best", shots)]:
             missing.append(f"{where} values of {', '.join(without)}.")
         if not usable_targets(results, None, "top_k_gain", shots):
-            missing.append(f"{where} the accuracy of a reference expert, so that there is no gain over it.")
+            missing.append(f"{where} the accuracy of a reference expert, so there is no gain over it.")
     missing = missing if results.shots else ["No expert has been fine-tuned yet."]
     return Content(columns("score shots targets with_value", *measures), rows, missing)
 
@@ -103,7 +103,7 @@ def _family(results: Results, score: str, shots: Images, title: str, measure: st
 
 
 def _pairs(results: Results, a: str, b: str, shots: Images, measure: str, options: dict) -> list[tuple[Target, Target]]:
-    """The targets on which both have values, of equally many draws or of one. A random order has one draw on every target."""
+    """The targets on which both have values, with equally many probe samples, or a single one. A random order has one on every target."""
     first = usable_targets(results, a, measure, shots, **options)
     if b == RANDOM:
         return [(target, target) for target in first]
@@ -192,7 +192,7 @@ def _table_4(results: Results) -> Content:
     unknown = [name for name, facts in results.tasks.items() if facts.licence is None]
     missing = [f"No licence is on record for {', '.join(unknown)}: see where the data are from."] if unknown else []
     shots, source = Column("shots", "fine-tuned with (images per class)"), Column("source", "shares images with")
-    names = columns("task classes train test shots source strangers licence uri", shots, source)
+    names = columns("task classes train test shots source compared licence uri", shots, source)
     return Content(names, rows, missing if rows else ["The tasks are synthetic: nothing is known of them."])
 
 

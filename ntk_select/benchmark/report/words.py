@@ -7,7 +7,7 @@ from math import isfinite
 from pathlib import Path
 
 from ntk_select.benchmark.config import Images
-from ntk_select.benchmark.report.results import GroundTruth, Results
+from ntk_select.benchmark.report.results import Results
 from ntk_select.benchmark.report.summary import BEST, RANDOM, baselines, in_points, measured, of_targets, usable_targets
 from ntk_select.evaluate import Interval
 
@@ -17,11 +17,11 @@ FIRST = ("forecast", "lfc", "lgc", "leep", "rsa", "domain_similarity", "feature_
 """Scores of the paper, which are listed first."""
 DOMAIN = "@"
 """Separates the domain in the name of an expert that was trained on several."""
-MOST_NAMES = 5
+MAX_NAMES = 5
 """Names that are listed; further ones are only counted."""
 KINDS = {
-    "score": ("cells of scores", "scorings of an expert on a draw of images"),
-    "forecast": ("cells of forecasts", "forecasts of an expert on a draw of images"),
+    "score": ("cells of scores", "scorings of an expert on a probe sample"),
+    "forecast": ("cells of forecasts", "forecasts of an expert on a probe sample"),
     "truth": ("fine-tunings", "fine-tunings of experts"),
     "untrained": ("fine-tunings of untrained networks", "fine-tunings of networks with random weights"),
     "search": ("wide searches", "fine-tunings of the reference with the wide search"),
@@ -31,7 +31,7 @@ KINDS = {
 """By role (or kind) of a cell: how captions and the summary call them."""
 FOUND = {"lfc": "LFC", "lgc": "LGC"}
 """Scores of which the summary speaks."""
-ENOUGH_TARGETS = 15
+MIN_TARGETS = 15
 """Below so many targets a percentile bootstrap over them is known to be too narrow."""
 
 
@@ -57,8 +57,8 @@ def counted(number: int, noun: str) -> str:
 
 def listed(names: Sequence[object]) -> str:
     """As in "a, b", and with many as in "a, b, c, d, e and 7 more"."""
-    more = len(names) - MOST_NAMES
-    return ", ".join(map(str, names)) if more <= 0 else f"{', '.join(map(str, names[:MOST_NAMES]))} and {more} more"
+    more = len(names) - MAX_NAMES
+    return ", ".join(map(str, names)) if more <= 0 else f"{', '.join(map(str, names[:MAX_NAMES]))} and {more} more"
 
 
 def seeds_text(seeds: Sequence[int]) -> str:
@@ -106,14 +106,16 @@ def gaps(results: Results, roles: Sequence[str] = ("truth", "score")) -> str:
     return f"{' and '.join(filter(None, (', '.join(found[:-1]), found[-1])))} are missing{failed}" if found else ""
 
 
-def unfinished(results: Results) -> str:
-    """Targets that lack experts or seeds, as in "Unfinished: digits, 5 images per class (2 of 23 experts missing, seed 1 left out)."."""
+def unfinished(results: Results) -> list[str]:
+    """Targets that lack experts or seeds, as in "digits, 5 images per class (2 of 23 experts missing: ash, elm; seed 1 left out, with too few experts)"."""
     texts = []
     for truth in results.ground_truths():
-        lacks = [f"{len(truth.missing)} of {len(truth.missing) + len(truth.experts)} experts missing"] if truth.missing else []
-        lacks += [f"{seeds_text(truth.dropped)} left out"] if truth.dropped else []
-        texts += [f"{truth.task}, {shots_text(truth.shots)} ({', '.join(lacks)})"] if lacks else []
-    return f"Unfinished: {'; '.join(texts)}." if texts else ""
+        lacks = (
+            [f"{len(truth.missing)} of {len(truth.missing) + len(truth.experts)} experts missing: {listed(truth.missing)}"] if truth.missing else []
+        )
+        lacks += [f"{seeds_text(truth.dropped)} left out, with too few experts"] if truth.dropped else []
+        texts += [f"{truth.task}, {shots_text(truth.shots)} ({'; '.join(lacks)})"] if lacks else []
+    return texts
 
 
 def judged_text(results: Results, roles: Sequence[str]) -> str:
@@ -123,7 +125,7 @@ def judged_text(results: Results, roles: Sequence[str]) -> str:
 
 
 def what_it_is(results: Results) -> list[str]:
-    """What was requested: experts, tasks, shots, seeds, draws, the reference."""
+    """What was requested: experts, tasks, shots, seeds, probe samples, the reference."""
     trained = [cell for cell in results.cells if cell.kind in ("truth", "synthetic")]
     draws = {cell.seed for cell in results.cells if cell.kind in ("score", "synthetic")}
     tasks = len(results.task_names) or len({cell.task for cell in results.cells})
@@ -133,26 +135,18 @@ def what_it_is(results: Results) -> list[str]:
     return [
         f"{synthetic}{counted(len(results.measured_experts), 'expert')}, {counted(tasks, 'target task')}, fine-tuning with "
         f"{' and '.join(str(shots_shown(each)) for each in numbers)} images per class, {counted(len({cell.seed for cell in trained}), 'seed')}, "
-        f"{counted(len(draws), 'draw')} of the probe images. {reference} {balanced_text(results.balanced)}".rstrip()
+        f"{counted(len(draws), 'probe sample')}. {reference} {balanced_text(results.balanced)}".rstrip()
     ]
 
 
 def what_is_missing(results: Results) -> list[str]:
     """Requested measurements without a record, by kind, unfinished targets, and warnings on the config."""
     failed = sum(cell.key in results.failures for cell in results.cells)
-    found = [f"{done:,} of {requested:,} {KINDS[role][1]} are there." for role, (done, requested) in counts(results).items() if done < requested]
+    found = [f"{done:,} of {requested:,} {KINDS[role][1]} are done." for role, (done, requested) in counts(results).items() if done < requested]
     if failed:
         found.append(f"{counted(failed, 'measurement')} failed; the table of failures gives the reasons.")
-    found += [_unfinished(truth) for truth in results.ground_truths() if truth.missing or truth.dropped]
-    return [*(found or ["Nothing: every measurement that the config requests is there."]), *results.warnings]
-
-
-def _unfinished(truth: GroundTruth) -> str:
-    experts = f"accuracies of {len(truth.experts)} of {len(truth.experts) + len(truth.missing)} experts" if truth.missing else "accuracies"
-    without = f" (not of {listed(truth.missing)})" if truth.missing else ""
-    dropped = f"; {seeds_text(truth.dropped)} left out, as too few of these experts were fine-tuned with it" if truth.dropped else ""
-    what = f"{experts}{without}, with {seeds_text(truth.seeds)}{dropped}"
-    return f"{truth.task} with {shots_text(truth.shots)} has {what}: its numbers are of those."
+    found += [f"Unfinished: {text}." for text in unfinished(results)]
+    return [*(found or ["Nothing: every measurement that the config requests is done."]), *results.warnings]
 
 
 def what_was_found(results: Results) -> list[str]:
@@ -199,14 +193,14 @@ def what_it_does_not_show(results: Results) -> list[str]:
     fewest = min((len(truth.seeds) for truth in results.ground_truths()), default=0)
     known = [results.experts[name] for name in results.measured_experts if name in results.experts]
     sources, kinds = ({getattr(facts, name) for facts in known} for name in ("source", "architecture"))
-    narrow = ": intervals over so few are too narrow." if 1 < most < ENOUGH_TARGETS else "; there are no intervals." if most <= 1 else "."
+    narrow = ": intervals over so few are too narrow." if 1 < most < MIN_TARGETS else "; there are no intervals." if most <= 1 else "."
     found = [f"{counted(most, 'target')} {'says' if most == 1 else 'say'} little about another task{narrow}"]
     if fewest:
-        found.append(f"Accuracies are means over at least {counted(fewest, 'seed')}: the best of several is too high by the remaining noise.")
+        found.append(f"Accuracies are means over at least {counted(fewest, 'seed')}: the best of several is biased upwards by the remaining noise.")
     if any(cell.kind == "score" for cell in results.cells):
         found.append(
-            "A draw of probe images and a fine-tuning with the same seed share images (with N images per class both use the same ones), and other "
-            "draws use other images of the same training set; the intervals resample draws and seeds as if they were independent."
+            "A probe sample and a fine-tuning with the same seed share images (with N images per class both use the same ones), and other probe "
+            "samples use other images of the same training set; the intervals resample probe samples and seeds as if they were independent."
         )
     if known:
         found.append(

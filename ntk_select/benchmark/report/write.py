@@ -30,7 +30,7 @@ def report(
     each table as NAME.csv. A figure of which nothing was measured has no file, and the page gives the reason. A run may be unfinished.
 
     Args:
-      folder: of the results; nothing in it is changed except below `out`.
+      folder: Folder of the results; nothing in it is changed except below `out`.
       out: folder to write to; FOLDER/report by default.
       only: names of figures and tables ("figure_4", "table_3"), and "page"; everything by default.
       progress: called with (steps done, steps, name of the next step; "" at the end).

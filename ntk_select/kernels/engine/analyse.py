@@ -12,9 +12,10 @@ import jaxtyping
 import numpy as np
 
 from ntk_select._runtime.memory import is_out_of_memory
-from ntk_select.errors import ConfigError, ModelError, first_line
+from ntk_select.errors import ConfigError, GeneralRouteWarning, ModelError, first_line
 from ntk_select.kernels.engine.arguments import leaf_names, select
-from ntk_select.kernels.engine.costs import choose, passes_of, sizes_of
+from ntk_select.kernels.engine.costs import passes_of, sizes_of
+from ntk_select.kernels.engine.plan import choose
 from ntk_select.kernels.engine.program import Program, trace
 from ntk_select.kernels.engine.structure import Analysed, Structure, structure_of
 
@@ -23,10 +24,6 @@ ROUNDING, ROUNDING_OF_HALF = 1e-3, 2e-2
 """Largest allowed relative difference (L2) of an output between batches; the second one in half precision."""
 GENERAL_SHARE = 0.03
 """Leaves on the general route below this share of the predicted cost are not warned of, such as the class token of a transformer."""
-
-
-class GeneralRouteWarning(UserWarning):
-    """A leaf is used in a way without known structure; its gradients are computed by ordinary reverse mode per example."""
 
 
 def analyse(fn: Callable, params: Any, x: Any, layers: Any = None, *, chosen: tuple[int, ...] | None = None) -> Analysed:

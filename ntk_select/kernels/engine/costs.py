@@ -160,49 +160,6 @@ def _flops(eqn, avals) -> float:
     return 0.0
 
 
-@dataclass(frozen=True)
-class Choice:
-    """Contraction of one leaf: `space` is "parameter" or "sample", `stored` what is stored per example (see `Stored`)."""
-
-    space: str
-    stored: str
-    flops: float
-    work: float
-    sizes: Sizes
-
-
-def choose(
-    sizes: Sizes, structured: bool, m: int, pairing: str, n1: int, n2: int | None, *, longest: int, space=None, parts: int = 1, reuse_count: float = 1
-) -> Choice:
-    """The cheaper space for one leaf.
-
-    Args:
-      sizes: of the leaf.
-      structured: whether sample space is possible.
-      m, pairing: cotangents at a time and how they are paired; `parts`: number of such chunks.
-      n1, n2, longest: examples on either side, and of one side in memory.
-      space: overrides the choice.
-      reuse_count: how often gradients are formed if only factors are stored.
-    """
-    n, products = n1 + (n2 or 0), parts * parts if pairing == "full" else parts
-    pairs = _pairs(n1, n2, parameter_block(longest)) * products
-    flops = pairs * sizes.gradient_pair_flops(m, pairing)
-    work = flops + BALANCE * 3 * n * sizes.stored("gradients", m)
-    if not structured:
-        return Choice("parameter", "gradients", flops, work, sizes)
-    factors = min(("inputs", "patches"), key=lambda what: sizes.stored(what, m))
-    cheapest = min(("gradients", factors), key=lambda what: sizes.stored(what, m))
-    formed = n * parts * sizes.gradient_flops(m) * (1 if cheapest == "gradients" else reuse_count)
-    in_parameters = Choice("parameter", cheapest, flops + formed, work + formed, sizes)
-    pairs = _pairs(n1, n2, sizes.pair_block(padded(longest))) * products
-    flops = pairs * sizes.position_pair_flops(m, pairing)
-    work = flops + BALANCE * (pairs * sizes.position_pair_bytes(m, pairing) + n * sizes.stored(factors, m))
-    in_samples = Choice("sample", factors, flops, work, sizes)
-    if space is not None:
-        return in_samples if space == "sample" else in_parameters
-    return min(in_parameters, in_samples, key=lambda choice: choice.work)
-
-
 def parameter_block(n: int) -> int:
     """Examples along one side of a block in parameter space: halves or quarters if n is large enough to gain from symmetry."""
     n, few, many = padded(n), *tuning().halves
@@ -213,7 +170,3 @@ def padded(n: int) -> int:
     """Length of the buffers, rounded up so that blocks divide it; rows beyond n stay zero."""
     multiple = 1 if n <= 8 else 8 if n <= 64 else 16 if n <= 256 else 32
     return multiple * math.ceil(n / multiple)
-
-
-def _pairs(n1: int, n2: int | None, block: int) -> float:
-    return n1 * (n1 + min(block, n1)) / 2 if n2 is None else n1 * n2

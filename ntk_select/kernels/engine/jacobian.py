@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ntk_select.experts.probe import InBatches
+from ntk_select.experts.forward import InBatches
 from ntk_select.kernels.engine.arguments import Outputs, count_examples
 from ntk_select.kernels.engine.program import outputs_of
 from ntk_select.kernels.engine.structure import Analysed, Structure

@@ -27,10 +27,11 @@ from ntk_select.kernels.engine.arguments import (
     refuse_tracers,
 )
 from ntk_select.kernels.engine.digest import digest_of_function, digest_of_params, digests_of_examples
-from ntk_select.kernels.engine.execute import InMemory, compute, compute_within_memory, kernels, without_explicit_axes
+from ntk_select.kernels.engine.execute import compute, compute_within_memory, kernels, without_explicit_axes
 from ntk_select.kernels.engine.jacobian import jacobian_kernel, vector_product_kernel
 from ntk_select.kernels.engine.neural_tangents import neural_tangents_kernel
 from ntk_select.kernels.engine.plan import Plan, contractions_of, make_plan, stored_of
+from ntk_select.kernels.engine.sink import InMemory
 from ntk_select.kernels.engine.store import BlockStore, open_store
 from ntk_select.kernels.engine.structure import Analysed
 

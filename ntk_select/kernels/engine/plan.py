@@ -2,14 +2,14 @@
 
 import itertools
 import math
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from ntk_select.errors import ConfigError
 from ntk_select.kernels.engine.arguments import Outputs
+from ntk_select.kernels.engine.byte_cache import ByteCache
 from ntk_select.kernels.engine.contract import Contraction
-from ntk_select.kernels.engine.costs import Choice, Passes, choose, padded, parameter_block, passes_of, sizes_of, tuning
+from ntk_select.kernels.engine.costs import BALANCE, Passes, Sizes, padded, parameter_block, passes_of, sizes_of, tuning
 from ntk_select.kernels.engine.factors import Stored
 from ntk_select.kernels.engine.structure import LeafUse, Structure
 
@@ -18,31 +18,51 @@ MOST_STEPS = 20_000  # largest number of (tile, round) pairs that are simulated 
 COMPILER_BYTES = 4e8  # reserved for the compiler and its code; at most a fifth of the budget
 
 
-class ByteCache:
-    """LRU cache with a byte budget."""
+@dataclass(frozen=True)
+class Choice:
+    """Contraction of one leaf: `space` is "parameter" or "sample", `stored` what is stored per example (see `Stored`)."""
 
-    def __init__(self, room: float):
-        self.room, self.used, self._values = room, 0, OrderedDict()
+    space: str
+    stored: str
+    flops: float
+    work: float
+    sizes: Sizes
 
-    def get(self, key):
-        """The value, or None."""
-        if key not in self._values:
-            return None
-        self._values.move_to_end(key)
-        return self._values[key][0]
 
-    def make_room(self, size: int, keep=None) -> None:
-        """Evicts values until `size` more bytes fit, but never the one under `keep`."""
-        for key in [key for key in self._values if key != keep]:
-            if self.used + size <= self.room:
-                break
-            self.used -= self._values.pop(key)[1]
+def choose(
+    sizes: Sizes, structured: bool, m: int, pairing: str, n1: int, n2: int | None, *, longest: int, space=None, parts: int = 1, reuse_count: float = 1
+) -> Choice:
+    """The cheaper space for one leaf.
 
-    def put(self, key, value, size: int, keep=None) -> None:
-        """Stores a value of `size` bytes."""
-        self.make_room(size, keep)
-        self._values[key] = (value, size)
-        self.used += size
+    Args:
+      sizes: of the leaf.
+      structured: whether sample space is possible.
+      m, pairing: cotangents at a time and how they are paired; `parts`: number of such chunks.
+      n1, n2, longest: examples on either side, and of one side in memory.
+      space: overrides the choice.
+      reuse_count: how often gradients are formed if only factors are stored.
+    """
+    n, products = n1 + (n2 or 0), parts * parts if pairing == "full" else parts
+    pairs = _pairs(n1, n2, parameter_block(longest)) * products
+    flops = pairs * sizes.gradient_pair_flops(m, pairing)
+    work = flops + BALANCE * 3 * n * sizes.stored("gradients", m)
+    if not structured:
+        return Choice("parameter", "gradients", flops, work, sizes)
+    factors = min(("inputs", "patches"), key=lambda what: sizes.stored(what, m))
+    cheapest = min(("gradients", factors), key=lambda what: sizes.stored(what, m))
+    formed = n * parts * sizes.gradient_flops(m) * (1 if cheapest == "gradients" else reuse_count)
+    in_parameters = Choice("parameter", cheapest, flops + formed, work + formed, sizes)
+    pairs = _pairs(n1, n2, sizes.pair_block(padded(longest))) * products
+    flops = pairs * sizes.position_pair_flops(m, pairing)
+    work = flops + BALANCE * (pairs * sizes.position_pair_bytes(m, pairing) + n * sizes.stored(factors, m))
+    in_samples = Choice("sample", factors, flops, work, sizes)
+    if space is not None:
+        return in_samples if space == "sample" else in_parameters
+    return min(in_parameters, in_samples, key=lambda choice: choice.work)
+
+
+def _pairs(n1: int, n2: int | None, block: int) -> float:
+    return n1 * (n1 + min(block, n1)) / 2 if n2 is None else n1 * n2
 
 
 @dataclass(frozen=True)

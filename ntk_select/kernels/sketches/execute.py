@@ -18,8 +18,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Num
 
-from ntk_select._runtime.memory import MemoryShrunkWarning, is_out_of_memory, reason_of
-from ntk_select.errors import ConfigError, ModelError
+from ntk_select._runtime.memory import is_out_of_memory, reason_of
+from ntk_select.errors import ConfigError, MemoryShrunkWarning, ModelError
 from ntk_select.kernels.engine.arguments import Outputs, count_examples, default_device, some_examples
 from ntk_select.kernels.engine.costs import passes_of, sizes_of
 from ntk_select.kernels.engine.factors import Stored, factors

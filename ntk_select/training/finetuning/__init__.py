@@ -2,6 +2,7 @@
 
 from ntk_select._moved import renamed
 from ntk_select.training.finetuning.finetune import finetune as finetune
+from ntk_select.training.finetuning.recipe import LEARNING_RATES as LEARNING_RATES
 from ntk_select.training.finetuning.recipe import Recipe as Recipe
 from ntk_select.training.finetuning.result import FinetuneResult as FinetuneResult
 from ntk_select.training.finetuning.result import Trial as Trial

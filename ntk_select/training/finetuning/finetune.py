@@ -1,6 +1,5 @@
 """`finetune`: the accuracy of an expert after fine-tuning on a task."""
 
-import os
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ntk_select._runtime.checks import check_count
+from ntk_select._runtime.host import cores
 from ntk_select._runtime.progress import Progress, reporting, timed
 from ntk_select.errors import ConfigError, ModelError, did_you_mean
 from ntk_select.experts.expert import Expert
@@ -50,16 +50,16 @@ def finetune(
     """Fine-tunes an expert with a new head on a task, by the recipe of the paper, and evaluates it on the whole test set.
 
     With several learning rates, a fifth of the training images is held out to choose among them. The network is then trained again on all
-    training images at the best rate and evaluated, so that the test set is used once. If the best rate is the largest or smallest of the grid,
+    training images at the best rate and evaluated: the test set is used once. If the best rate is the largest or smallest of the grid,
     further rates are tried past it. `choose="paper"` follows the paper: every given rate is trained on all images, and the best test accuracy
     is reported. This is optimistic, being the maximum of several noisy numbers.
 
     Args:
-      expert: with `features_fn` and `preprocess`; or the name of an embedded expert, or the folder of one.
-      task: or its URI, as for `load_task`. If it has no test set, a fifth of the images of each class is held out for testing, always the same
+      expert: expert with `features_fn` and `preprocess`; or the name of an embedded expert, or the folder of one.
+      task: the task, or its URI, as for `load_task`. If it has no test set, a fifth of the images of each class is held out for testing, always the same
         ones (`Task.with_test_split`); a warning and the result say so.
       shots: training images per class, at most; None or "full" for all.
-      learning_rates: to try; a single one is used as it is.
+      learning_rates: learning rates to try, `LEARNING_RATES` by default; a single one is used as it is.
       extend: try further rates past the end of the grid, each about three times the previous one (0.01, 0.03, 0.1), or a third of it (0.001,
         0.0003), while validation accuracy, or at equal accuracy the loss, improves; at most `STEPS_BEYOND`, and none past a rate that diverged.
         Does not apply to `choose="paper"`, nor to Optuna, which searches beyond the given rates anyway.
@@ -67,8 +67,8 @@ def finetune(
       recipe: all other hyper-parameters; `Recipe()` by default.
       search: "grid" tries `learning_rates`; "optuna" tries them first and then others, `trials` in all (needs the package optuna).
       trials: number of learning rates that Optuna tries.
-      seed: of the head, the order of batches, augmentation, and the choice of validation images.
-      sample_seed: of the choice of `shots` images, which are those of `probe_sample` with this seed; `seed` by default.
+      seed: seed of the head, the order of batches, augmentation, and the choice of validation images.
+      sample_seed: seed of the choice of `shots` images, which are those of `probe_sample` with this seed; `seed` by default.
       reference: expert, or its name, whose fine-tuning on the same images is the unit of `cost`.
       workers: learning rates tried at the same time. By default one per core for small networks on a CPU, where one step does not use all
         cores; otherwise one.
@@ -188,11 +188,6 @@ def finetune(
     )
 
 
-def cores() -> int:
-    """Number of cores available to this process."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _with_new_head(expert: Expert, task: Task, indices: np.ndarray, recipe: Recipe, seed: int) -> tuple[Expert, np.ndarray, float]:
     """The expert with a new head, one network input, and the operations of training on one image."""
     one_input = expert.preprocess([np.asarray(task.images[int(indices[0])])])
@@ -301,7 +296,7 @@ def _check(expert: Expert, reference: Expert | None, extend, choose, recipe, sea
     if workers is not None:
         check_count("workers", workers, 1)
     if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(expert.variables)):
-        raise ModelError(f"Weights of expert {expert.name!r} hold NaN or infinity. Try: download or convert it again")
+        raise ModelError(f"Weights of expert {expert.name!r} contain NaN or infinity. Try: download or convert it again")
     for one in (expert, reference):
         if one is not None and one.preprocess is None:
             raise ModelError(

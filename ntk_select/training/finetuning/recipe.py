@@ -9,12 +9,13 @@ from jaxtyping import Int
 from ntk_select._runtime.checks import check_count, is_number
 from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.experts.new_head import HEADS
-from ntk_select.tasks.task import Task, probe_sample
+from ntk_select.tasks.probe_sample import probe_sample
+from ntk_select.tasks.task import Task
 from ntk_select.training.augment import automatic, check_augmentation
 from ntk_select.training.loop import PRECISIONS
 
 LEARNING_RATES = (0.01, 0.005, 0.001)
-"""The learning rates of the paper."""
+"""Default learning rates of `finetune`, `forecast` and the command line: those of the paper."""
 BATCH_NORMS = ("train", "frozen")
 VALIDATION_SHARE = 0.2
 """Fraction of the training images of each class that is held out for validation."""
@@ -29,11 +30,11 @@ class Recipe:
       milestones: epochs after which the learning rate is divided by ten. None: after 1/2 and 5/6 of the epochs, 15 and 25 of 30.
       batch_size: images per step, or all images if there are fewer. The last batch of an epoch may be smaller, as usual in PyTorch; it is
         dropped if it holds a single image (batch norm needs two) or cannot be shared evenly by several devices.
-      momentum, nesterov, weight_decay: of SGD, as in PyTorch; weight decay applies to all parameters.
+      momentum, nesterov, weight_decay: parameters of SGD, as in PyTorch; weight decay applies to all parameters.
       augment: "crop_flip", "crop", "flip" or "none". "auto" is "crop_flip", or "crop" for a task whose `flips_keep_class` is False, such as
         digits and letters. Up to 64 pixels, a crop is taken from the image padded by four black pixels; above, it is a random resized crop.
       batch_norm: "train": statistics of the batch, as usual in PyTorch; "frozen": the expert's running statistics, not updated, and no dropout.
-      head: as in `with_new_head`.
+      head: initial weights of the new head, as in `with_new_head`.
       precision: "float32" (on accelerators as JAX computes it: TF32 on NVIDIA GPUs unless `jax_default_matmul_precision` says otherwise), or
         "bfloat16" for activations.
 
@@ -135,7 +136,5 @@ def hold_out(labels: Int[np.ndarray, " n"], seed: int) -> tuple[Int[np.ndarray, 
         held.append(members[: min(max(1, round(VALIDATION_SHARE * len(members))), len(members) - 1)])
     held = np.sort(np.concatenate(held))
     if len(held) == 0:
-        raise ConfigError(
-            "No class has two training images, so that none can be held out for validation. Try: a single learning rate, or choose='paper'"
-        )
+        raise ConfigError("No class has two training images, so none can be held out for validation. Try: a single learning rate, or choose='paper'")
     return np.setdiff1d(np.arange(len(labels)), held), held

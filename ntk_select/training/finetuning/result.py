@@ -14,7 +14,7 @@ import numpy as np
 from ntk_select._runtime.figures import file_content, format_of, literal, logarithmic, new_figure, whole_steps
 from ntk_select._runtime.files import file_name, write_output
 from ntk_select.errors import ModelError
-from ntk_select.evaluate.resampling import wilson
+from ntk_select.evaluate.intervals import wilson
 from ntk_select.experts.card import Card
 from ntk_select.experts.expert import Expert
 from ntk_select.experts.new_head import has_new_head, in_place
@@ -27,7 +27,7 @@ class Trial:
     """One learning rate of a search.
 
     Args:
-      learning_rate: before any decay.
+      learning_rate: initial learning rate, before any decay.
       accuracy, loss: top-1 accuracy and cross-entropy used to choose among rates; None if nothing was held out, or training diverged.
       losses: mean training loss of each epoch.
       diverged: the message of the divergence; None if training did not diverge.
@@ -47,9 +47,9 @@ class FinetuneResult:
     Attributes:
       expert, task: names.
       shots: training images per class, at most; None for all.
-      seed, sample_seed: of the training, and of the choice of training images.
+      seed, sample_seed: seeds of the training, and of the choice of training images.
       train_images, test_images: numbers of images.
-      learning_rate: the chosen one, before any decay.
+      learning_rate: chosen learning rate, before any decay.
       choose: "validation", "paper" (chosen on the test set), or "given" for a single learning rate.
       accuracy, balanced_accuracy: top-1 accuracy on the whole test set, 0 to 1, over images and averaged over classes.
       per_class: test accuracy of each class by name; None for classes without test images.
@@ -57,17 +57,17 @@ class FinetuneResult:
       losses: mean training loss of each epoch, of the network that was tested.
       trials: one per learning rate.
       images: number of images seen in all trainings, counted with repetition.
-      seconds: spent to "read" images, "compile", "train" and "evaluate".
-      images_per_second: in training, without compilation; None if all trainings were restored from checkpoints.
+      seconds: time spent to "read" images, "compile", "train" and "evaluate".
+      images_per_second: speed of training, without compilation; None if all trainings were restored from checkpoints.
       flops: operations of all trainings, counting convolutions and matrix products.
       cost: `flops` in units of one training of the reference expert on the same images at one learning rate; None without a reference.
-      recipe: of the training.
+      recipe: recipe of the training.
       tuned: the fine-tuned expert, ready for use.
       checkpoints: folders from which the same call resumes.
       extended: learning rates tried past the end of the given ones.
       edge: "largest" or "smallest" if the best learning rate is at that end of all that were tried; otherwise None.
       test_split: how test images were split off, for a task without a test set; otherwise None.
-      copies: on copies of training images among test or validation images; None if there are none.
+      copies: remark on copies of training images among test or validation images; None if there are none.
     """
 
     expert: str
@@ -203,9 +203,9 @@ def save_expert(result: FinetuneResult, original: Expert, task: Task, folder: st
     """Writes the fine-tuned network as a new expert below `folder`, for `open_zoo` and `rank`.
 
     Args:
-      result: of fine-tuning `original` on `task`.
-      original: with a card, which names its architecture.
-      folder: of experts; the new one is EXPERT-on-TASK.
+      result: result of fine-tuning `original` on `task`.
+      original: original expert, with a card that names its architecture.
+      folder: folder of experts; the new one is EXPERT-on-TASK.
       replace_existing: overwrite an expert of this name.
 
     Returns:
@@ -215,15 +215,15 @@ def save_expert(result: FinetuneResult, original: Expert, task: Task, folder: st
       ModelError: the original has no card or no head, or has a new head itself; an expert of this name exists; or the result is of
         another expert or task.
     """
-    from ntk_select.models.weights import write_expert
+    from ntk_select.models.expert_folder import write_expert
 
     if original.card is None:
-        raise ModelError(f"Expert {original.name!r} has no card that names its architecture, so that it cannot be saved as an expert.")
+        raise ModelError(f"Expert {original.name!r} has no card that names its architecture, so it cannot be saved as an expert.")
     if (result.expert, result.task) != (original.name, task.name):
         raise ModelError(f"The result is of {result.expert!r} on {result.task!r}, not of {original.name!r} on {task.name!r}.")
     if has_new_head(original):
         raise ModelError(
-            f"Expert {original.name!r} has a new head, so that its card no longer describes it. "
+            f"Expert {original.name!r} has a new head, so its card no longer describes it. "
             "Try: save the first fine-tuning, and fine-tune the expert that open_zoo returns"
         )
     task = task if result.test_split is None else task.with_test_split()

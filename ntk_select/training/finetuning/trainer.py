@@ -14,11 +14,12 @@ from jaxtyping import Float, Int
 from ntk_select._runtime.progress import timed
 from ntk_select.errors import ConfigError, ModelError, not_finite
 from ntk_select.experts.expert import Expert, Taps
+from ntk_select.experts.forward import batched_outputs
 from ntk_select.experts.preprocess import Preprocess
 from ntk_select.kernels.engine.digest import digest_of_program
 from ntk_select.tasks.task import ChosenImages, Task
 from ntk_select.training.checkpoints import Checkpoints, fingerprint
-from ntk_select.training.feeding import SMALL, Feed, batched_outputs, feed
+from ntk_select.training.feeding import SMALL, Feed, feed
 from ntk_select.training.finetuning.recipe import Recipe
 from ntk_select.training.loop import DivergedError, begin, cross_entropy, make_step, sgd, step_decay, train_epochs
 
@@ -30,9 +31,9 @@ class Accuracy(NamedTuple):
     """Accuracies, 0 to 1, and the mean cross-entropy.
 
     Attributes:
-      top1: over all images.
-      balanced: mean over the classes that have images.
-      per_class: (classes,); NaN for classes without images.
+      top1: accuracy over all images.
+      balanced: mean accuracy over the classes that have images.
+      per_class: accuracy of each class, (classes,); NaN for classes without images.
       loss: mean cross-entropy in nats, non-negative.
     """
 
@@ -58,7 +59,7 @@ class Run(NamedTuple):
     """The outcome of one training.
 
     Attributes:
-      expert: with the trained variables; None if training diverged.
+      expert: expert with the trained variables; None if training diverged.
       losses: mean training loss of each epoch.
       images: number of images seen, counted with repetition.
       images_now: those of them seen since training was resumed from a checkpoint; all if it was not.
@@ -110,12 +111,12 @@ class Trainer:
 
     Args:
       network: the expert with its new head.
-      task: with test images.
+      task: task with test images.
       recipe, seed, mesh, checkpoints: as for `finetune`.
       settings: everything else that determines a run, to identify its checkpoints.
 
     Attributes:
-      seconds: spent to "read" images, "compile" and "evaluate".
+      seconds: time spent to "read" images, "compile" and "evaluate".
       small: whether images are small enough to be held in memory.
     """
 

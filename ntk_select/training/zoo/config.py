@@ -1,4 +1,4 @@
-"""The config file of a zoo, and the experts that it asks for."""
+"""The config file of a zoo, and the experts that it requests."""
 
 import inspect
 from collections.abc import Mapping
@@ -26,9 +26,9 @@ class SourceConfig:
     """A source data set.
 
     Args:
-      uri: of the task; {data} stands for the folder given on the command line.
+      uri: The URI of the task; {data} is replaced by the folder given on the command line.
       epochs: a number, for all starts; or a table with, per start ("scratch", "transfer"), a number or one number per architecture.
-      licence: of the images, for the cards.
+      licence: Licence of the images, for the cards.
       augment: a name of `ntk_select.training.augment.AUGMENTATIONS`, "auto" (see `ntk_select.training.augment.automatic`), or options of `augmented`.
       rename: classes that are merged into others.
       images, num_classes: sizes, for a plan without the images.
@@ -52,12 +52,12 @@ class MultiConfig:
     """An expert for many domains.
 
     Args:
-      architecture: of the network.
+      architecture: Architecture of the network.
       sharing: one of `ntk_select.experts.multi_domain.SHARINGS`.
-      epochs, learning_rate: of its training.
+      epochs, learning_rate: Epochs and learning rate of its training.
       sources: the domains; all sources of the config by default.
       batch_size: images per domain in a step.
-      images_per_epoch: at most, per domain; smaller domains are repeated, so that all have the same share.
+      images_per_epoch: Images per domain and epoch, at most. Smaller domains are repeated: all have the same share.
       start: "scratch", or "transfer" from the initial source's expert of this architecture.
     """
 
@@ -78,14 +78,14 @@ class ZooConfig:
     Args:
       size, resize, mean, std, interpolation: preprocessing of the inputs, as for `Preprocess`.
       architectures: names; empty for multi-domain experts alone.
-      sources, multi_domain: by name.
+      sources, multi_domain: Sources and multi-domain experts, by name.
       learning_rate: per start; a number is for all starts.
       initial_source: the source whose experts "transfer" starts from. Required only if something starts so. Default: the first source. Its expert also is
         the common extractor for class means of all sources.
-      batch_size, momentum, nesterov, weight_decay: of SGD.
+      batch_size, momentum, nesterov, weight_decay: Options of SGD.
       schedule: "cosine" after a linear `warmup` (a share of the steps), or "step": divided by ten after each epoch of `milestones`.
       precision: "float32", or "bfloat16" for activations.
-      seed: of everything.
+      seed: The seed of all random numbers.
     """
 
     size: Positive = field(metadata={"example": "32"})
@@ -135,12 +135,14 @@ def read_config(path: str | Path) -> ZooConfig:
 def _for_all_starts(config: ZooConfig) -> ZooConfig:
     """The same config with an initial source, and with epochs and rates per start."""
     if not config.sources:
-        raise ConfigError('there is no source. Add one: [sources.NAME], below it uri = "folder:{data}/birds" and epochs = 20')
+        raise ConfigError('there is no source. Try: [sources.NAME], below it uri = "folder:{data}/birds" and epochs = 20')
     initial, rates = config.initial_source, config.learning_rate
     begun = [f"sources.{name}" for name, source in config.sources.items() if isinstance(source.epochs, dict) and "transfer" in source.epochs]
     begun += [f"multi_domain.{name}" for name, multi in config.multi_domain.items() if multi.start == "transfer"]
     if begun and not initial:
-        raise ConfigError(f"the field 'initial_source' is missing: {', '.join(begun)} starts from its expert (\"transfer\"). Name a source.")
+        raise ConfigError(
+            f"the field 'initial_source' is missing: {', '.join(begun)} starts from its expert (\"transfer\"). Try: initial_source = the name of a source"
+        )
 
     def starts(name: str) -> tuple[str, ...]:
         return STARTS if initial and name != initial else STARTS[:1]
@@ -171,7 +173,7 @@ def _check(config: ZooConfig) -> None:
     one_of("precision", config.precision, PRECISIONS)
     one_of("initial_source", config.initial_source, config.sources)
     if not config.architectures and not config.multi_domain:
-        raise ConfigError('architectures is empty: there is nothing to train. Name some, as in architectures = ["resnet_small"]')
+        raise ConfigError('architectures is empty: there is nothing to train. Try: architectures = ["resnet_small"]')
     for start in config.learning_rate:
         one_of("a start in learning_rate", start, STARTS)
     for name, source in config.sources.items():
@@ -183,7 +185,7 @@ def _check(config: ZooConfig) -> None:
         _check_augment(source.augment, preprocess, f"sources.{name}.augment")
     for name, multi in config.multi_domain.items():
         if name in config.sources:
-            raise ConfigError(f"{name!r} is the name of a source and of a multi-domain expert. Rename one.")
+            raise ConfigError(f"{name!r} is the name of a source and of a multi-domain expert. Try: another name for one of them")
         try:
             check_sharing(multi.sharing)
         except ConfigError as error:

@@ -9,7 +9,7 @@ import numpy as np
 from ntk_select.experts.card import Card
 from ntk_select.experts.multi_domain import compose, split
 from ntk_select.models import fresh_expert
-from ntk_select.models.weights import write_multi_expert
+from ntk_select.models.expert_folder import write_multi_expert
 from ntk_select.training.checkpoints import Checkpoints, fingerprint, seed_from
 from ntk_select.training.feeding import Feed, feed
 from ntk_select.training.loop import cast, mean_cross_entropy
@@ -21,7 +21,7 @@ def train_multi(zoo: Zoo, member: MultiMember) -> list[Card]:
     """Trains and writes an expert of many domains. Interrupted training resumes. Returns one card per domain.
 
     Each step has the same number of images of each domain (all images of a domain that has fewer). If batch norm is shared, all images of a step
-    pass the network as one batch; otherwise one batch per domain, with its own batch norm. The loss is the mean over domains, so that the effective
+    pass the network as one batch; otherwise one batch per domain, with its own batch norm. The loss is the mean over domains: the effective
     learning rate of a domain's own parameters is the learning rate divided by the number of domains.
     """
     config, wanted = zoo.config, member.config
@@ -78,8 +78,8 @@ class Balanced:
     """Batches of all domains: each step has one of every domain. Domains without further images are reshuffled and repeated.
 
     Args:
-      feeds: by domain.
-      most: images per domain and epoch, at most.
+      feeds: Feeds by domain.
+      most: Images per domain and epoch, at most.
     """
 
     def __init__(self, feeds: Mapping[str, Feed], most: int):

@@ -24,7 +24,7 @@ from ntk_select.training.loop import begin, cast, cross_entropy, make_step, sgd
 from ntk_select.training.zoo.config import Member, SingleMember, ZooConfig, chosen
 from ntk_select.training.zoo.run import load_source
 
-LONGEST = 5.0
+MAX_TIMING = 5.0
 """Seconds of timing the training steps of one architecture."""
 CALIBRATION = 1.0
 """Seconds of timing the convolutions of an estimate."""
@@ -36,9 +36,9 @@ class Speed(NamedTuple):
     """Training speed of an architecture on one device.
 
     Attributes:
-      flops: forward, of one image, up to the pre-logits.
+      flops: Operations of one image forward, up to the pre-logits.
       width: number of pre-logits, the input of the linear head.
-      images_per_second: in training.
+      images_per_second: Images per second in training.
       batch: images per step of the measurement.
       measured: whether steps of this architecture were timed; otherwise the speed is estimated from `training_rate`.
     """
@@ -63,11 +63,11 @@ class Work:
     """The training of one expert.
 
     Args:
-      name, architecture: of the expert.
-      images: seen in all epochs.
-      epochs, steps: of its training.
-      flops: of convolutions and matrix products, forward and backward, without adapters.
-      images_per_second: of this architecture's training step on one device of this machine, estimated or measured, without reading images and without
+      name, architecture: Name and architecture of the expert.
+      images: Images seen in all epochs.
+      epochs, steps: Epochs and steps of its training.
+      flops: Operations of convolutions and matrix products, forward and backward, without adapters.
+      images_per_second: Speed of this architecture's training step on one device of this machine, estimated or measured, without reading images and without
         the evaluation at the end.
       measured_batch: images per step of that measurement.
       measured: whether steps of this architecture were timed.
@@ -103,7 +103,7 @@ def plan(
     Hours are correct within about a factor of two.
 
     Args:
-      config, data, only: as for `train_zoo`. Images are only read if the config does not give their number.
+      config, data, only: Arguments of `train_zoo`. Images are only read if the config does not give their number.
       measure: whether to time a few training steps of each architecture instead. They are compiled first: minutes for a deep network on a CPU.
       progress: called with (architectures done, architectures, name).
 
@@ -157,9 +157,9 @@ def speeds(
     """The training speed of each architecture.
 
     Args:
-      experts: by architecture, a function that loads an expert, and None; or one that would initialise it, which is avoided, and its preprocessing.
+      experts: Pairs by architecture: a function that loads an expert, and None; or one that would initialise it, which is avoided, and its preprocessing.
       batch: images per step.
-      precision: as for `training_rate`.
+      precision: Precision as for `training_rate`.
       measure: whether to time training steps instead of estimating the speed from the operations.
       progress: called with (architectures done, architectures, name).
     """
@@ -257,7 +257,7 @@ def measured_speed(expert: Expert, batch: int, num_classes: int, *, precision: s
         state, _ = step(state, (images, labels), key, 0.0)
         return state
 
-    seconds, taken = _timed(one, LONGEST)
+    seconds, taken = _timed(one, MAX_TIMING)
     return estimated_speed(network_of(expert), size, batch, 0.0)._replace(images_per_second=taken * batch / seconds, measured=True)
 
 
@@ -276,11 +276,11 @@ def _timed(step: Callable[[], Any], longest: float) -> tuple[float, int]:
 
 
 def busy() -> str:
-    """A warning if other programs keep this machine busy, so that measured times are too long; otherwise, or if nothing is known, an empty string."""
+    """A warning if other programs keep this machine busy: measured times are then too long. Otherwise, or if nothing is known, an empty string."""
     try:
         load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
     except (AttributeError, OSError):  # not known on this system
         return ""
     if load <= BUSY * cores:
         return ""
-    return f"This machine is busy (load {load:.1f} on {cores} cores): the hours are too high. Plan again when nothing else runs."
+    return f"This machine is busy (load {load:.1f} on {cores} cores): the hours are too high. Try: plan again when nothing else runs"

@@ -36,9 +36,9 @@ def train_zoo(
     expert's name and the epoch.
 
     Args:
-      config: from `read_config`.
+      config: The config from `read_config`.
       out: folder of the experts, one subfolder each.
-      data: stands for {data} in the sources' URIs.
+      data: Folder that replaces {data} in the sources' URIs.
       work: folder for resized images and checkpoints.
       only: train only experts whose name contains this text.
       mesh: devices that share each batch.
@@ -65,7 +65,7 @@ def train_zoo(
     for member in waiting:
         try:
             cards = [train_single(zoo, member)] if isinstance(member, SingleMember) else train_multi(zoo, member)
-        except ModelError as error:  # it diverged, or its parent did; the others go on
+        except ModelError as error:  # it diverged, or its parent did; the others are trained
             failures[member.name] = str(error)
             continue
         trained += cards
@@ -83,7 +83,7 @@ def _untrained(zoo: Zoo, wanted: list[Member]) -> list[Member]:
     for member in wanted:
         absent = [file for file in member.files if not (zoo.folder / member.name / file).exists()]
         if absent and (zoo.folder / member.name).exists():
-            raise ModelError(f"{zoo.folder / member.name} exists, but without {', '.join(absent)}. Delete or rename it to have it trained.")
+            raise ModelError(f"{zoo.folder / member.name} exists, but without {', '.join(absent)}. Try: delete or rename it, to have it trained")
         waiting += [member] if absent else []
     for parent in {member.initialised_from for member in waiting} - {member.name for member in wanted} - {None}:
         parent_of(zoo, parent)
@@ -101,7 +101,7 @@ def load_source(config: ZooConfig, name: str, data: str | Path | None, work: Pat
     """
     source = config.sources[name]
     if "{data}" in source.uri and data is None:
-        raise ConfigError(f"The source {name!r} is at {source.uri!r}. Give the folder of the data. Try: --data FOLDER")
+        raise ConfigError(f"The source {name!r} is at {source.uri!r}, and the folder for {{data}} is missing. Try: data=FOLDER (--data FOLDER)")
     uri = source.uri.replace("{data}", str(data))
     key = _key(config, name, uri, work)
     cache = Cache(None if key is None else work / "data")
@@ -140,7 +140,7 @@ def renamed(task: Task, names: Mapping[str, str]) -> Task:
             raise ConfigError(f"rename: the task {task.name!r} has no class {name!r}.")
     for name in names.values():
         if name in names:
-            raise ConfigError(f"rename: the class {name!r} is merged into another, so that none can be merged into it.")
+            raise ConfigError(f"rename: the class {name!r} is merged into another, so no class can be merged into it.")
     remaining = [name for name in task.class_names if name not in names]
     ids = np.array([remaining.index(names.get(name, name)) for name in task.class_names])
     test_labels = None if task.test_labels is None else ids[task.test_labels]

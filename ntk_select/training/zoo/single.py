@@ -10,17 +10,19 @@ import numpy as np
 from ntk_select.errors import ModelError
 from ntk_select.experts.card import Card
 from ntk_select.experts.expert import Expert
+from ntk_select.experts.forward import batched_outputs
 from ntk_select.models import fresh_expert, open_zoo
-from ntk_select.models.weights import write_expert
-from ntk_select.tasks.task import ChosenImages, Task, probe_sample
+from ntk_select.models.expert_folder import write_expert
+from ntk_select.tasks.probe_sample import probe_sample
+from ntk_select.tasks.task import ChosenImages, Task
 from ntk_select.training.checkpoints import Checkpoints, fingerprint, seed_from
-from ntk_select.training.feeding import SMALL, batched_outputs, feed
+from ntk_select.training.feeding import SMALL, feed
 from ntk_select.training.loop import Loss, begin, cross_entropy, make_step, sgd, step_decay, train_epochs, warmup_cosine
 from ntk_select.training.zoo.config import Member, SingleMember, ZooConfig
 
 Progress = Callable[[int, int, str], None]
 
-MOST_PER_CLASS = 500
+MAX_PER_CLASS = 500
 """Training images per class in class means; of small images all are used."""
 
 
@@ -28,10 +30,10 @@ class Zoo(NamedTuple):
     """A zoo in training.
 
     Attributes:
-      config: of the zoo.
-      folder: of its experts.
+      config: The config of the zoo.
+      folder: Folder of its experts.
       source: name -> `Task`.
-      checkpoints: folder of the checkpoints.
+      checkpoints: Folder of the checkpoints.
       mesh: devices that share the batches; None for one device.
       progress: called with (epochs done, epochs, name and loss).
     """
@@ -79,7 +81,7 @@ def parent_of(zoo: Zoo, name: str | None) -> Expert | None:
         experts = open_zoo([uri]) if uri == "builtin" or (zoo.folder / name).is_dir() else {}
         if name in experts:
             return experts[name]()
-    raise ModelError(f"There is no expert {name!r} to start from, neither in {zoo.folder} nor built in. Train it first, with the same config.")
+    raise ModelError(f"There is no expert {name!r} to start from, neither in {zoo.folder} nor built in. Try: train it first, with the same config")
 
 
 def with_backbone(fresh: Expert, parent: Expert | None) -> Mapping[str, Any]:
@@ -130,9 +132,9 @@ def card_of(
     Args:
       zoo, member, expert: what was trained.
       source, task: the data set, by name and loaded.
-      accuracy: on its test set.
+      accuracy: Accuracy on its test set.
       settings: what the training depends on besides the config of the zoo.
-      name: of the expert; the member's by default.
+      name: Name of the expert; the member's by default.
     """
     config = zoo.config
     recipe = ("momentum", "nesterov", "weight_decay", "schedule", "warmup", "milestones", "precision")
@@ -183,7 +185,7 @@ def class_means(expert: Expert, task: Task) -> np.ndarray:
     """(classes, d) means of the pre-logits over the training images."""
     labels, images = task.labels, task.images
     if expert.preprocess.size > SMALL:
-        places = probe_sample(task, per_class=MOST_PER_CLASS).indices
+        places = probe_sample(task, per_class=MAX_PER_CLASS).indices
         labels, images = labels[places], ChosenImages(images, places)
     sums, first = None, 0
     for features in batched_outputs(expert.features_fn, expert.variables, images, expert.preprocess):

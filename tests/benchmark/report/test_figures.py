@@ -65,7 +65,7 @@ def test_what_is_missing_is_counted_in_the_caption(made, whole):
     some = made.without(whole, lambda row: row["role"] != "truth" or (row["task"], row["expert"]) != ("cars", "letters-net_a"))
     asked = sum(cell.role == "truth" for cell in whole.cells)
     assert f"Incomplete: 4 of {asked} fine-tunings are missing." in caption(some, "figure_2")
-    assert "Unfinished: cars, 5 images per class (1 of 13 experts missing); cars, 20 images" in caption(some, "figure_2")
+    assert "Unfinished: cars, 5 images per class (1 of 13 experts missing: letters-net_a); cars, 20 images" in caption(some, "figure_2")
     failed = replace(some, failures={"some key": {}})
     assert "are missing; 1 cell failed." in caption(failed, "figure_2")
 

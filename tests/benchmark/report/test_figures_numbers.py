@@ -11,7 +11,7 @@ from scipy.stats import kendalltau, spearmanr, weightedtau
 from ntk_select.benchmark.report.figures import SPEARMAN, caption, data, in_order
 from ntk_select.benchmark.report.summary import BEST, RANDOM, baselines, measured, of_targets, usable_targets
 from ntk_select.benchmark.report.words import multi_domain, single_domain
-from ntk_select.evaluate.uncertainty import Interval
+from ntk_select.evaluate.bootstrap import Interval
 
 REFERENCE = "photos-net_a"
 TASKS = ("birds", "planes", "cars", "greek")
@@ -187,7 +187,7 @@ def test_figure_7_takes_the_scores_of_each_number_of_images_with_the_most_shots(
             means = {name: mean(accuracies(whole, task, 20, name)) for name in experts(whole, task, 20, "single")}
             for seed in (0, 1):
                 found.append(spearmanr([score(whole, "lfc", task, name, images, seed) for name in means], list(means.values())).statistic)
-        assert row_of(rows, images_a_class=images, measure="spearman", score="lfc")["value"] == pytest.approx(mean(found))
+        assert row_of(rows, images_per_class=images, measure="spearman", score="lfc")["value"] == pytest.approx(mean(found))
     assert {row["shots"] for row in rows} == {20}
 
 

@@ -64,7 +64,7 @@ def test_source_overlap_is_that_of_the_present_config(made, marked):
             assert target.scores.shape[1] == len(truth.experts)
             marks = {row["expert"] for row in made.rows_of(results, "truth") if row["task"] == task and row["mark"] == "*"}
             assert marks == own
-            assert made.one(made.rows_of(results, "table_4"), task=task)["strangers"] == len(everybody - own)
+            assert made.one(made.rows_of(results, "table_4"), task=task)["compared"] == len(everybody - own)
     assert not marked.source_overlap("untrained:net_a", "greek")
 
 
@@ -168,7 +168,7 @@ def test_failures_are_those_of_requested_cells_without_a_record(folder):
     results = read_results(folder)
     assert list(results.failures) == [waiting.key]
     assert [row[-1] for row in content(results, "failures").rows] == ["no memory"]
-    assert f"{len(cells) - 1} of {len(cells)} synthetic measurements are there." in what_is_missing(results)
+    assert f"{len(cells) - 1} of {len(cells)} synthetic measurements are done." in what_is_missing(results)
 
 
 def test_warnings_of_the_manifest_are_listed_under_what_is_missing(folder):
@@ -180,13 +180,13 @@ def test_warnings_of_the_manifest_are_listed_under_what_is_missing(folder):
         assert what_is_missing(read_results(folder))[1:] == (warnings or [])
 
 
-def test_draws_are_those_of_scores(made, folder):
+def test_probe_samples_are_those_of_scores(made, folder):
     text = made.CONFIG.replace("probe_seeds = [0, 1]", "probe_seeds = [0, 1, 2]").replace("finetune_seeds = [0, 1]", "finetune_seeds = [5]")
-    assert "1 seed, 3 draws of the probe images" in what_it_is(made.world(text))[0]
-    assert "3 seeds, 3 draws" in what_it_is(read_results(folder))[0]
+    assert "1 seed, 3 probe samples" in what_it_is(made.world(text))[0]
+    assert "3 seeds, 3 probe samples" in what_it_is(read_results(folder))[0]
 
 
-def test_that_seeds_and_draws_share_images_is_said_once_and_not_of_synthetic_numbers(whole, folder):
+def test_that_seeds_and_probe_samples_share_images_is_said_once_and_not_of_synthetic_numbers(whole, folder):
     assert sum("share images" in sentence for sentence in what_it_does_not_show(whole)) == 1
     assert not any("share images" in sentence for sentence in what_it_does_not_show(read_results(folder)))
 
@@ -233,7 +233,7 @@ def test_all_images_come_last_and_are_called_all(made):
     assert shown == sorted(shown, key=str)
     assert set(shown) == {5, "all"}
     assert b",all," in figure_csv(results, "figure_2")
-    assert [row["images_a_class"] for row in data(results, "figure_7") if (row["score"], row["measure"]) == ("lfc", "spearman")] == [5, "all"]
+    assert [row["images_per_class"] for row in data(results, "figure_7") if (row["score"], row["measure"]) == ("lfc", "spearman")] == [5, "all"]
     assert "fine-tuned on all images" in caption(results, "figure_7")
     assert "with 5 and all images per class" in what_it_is(results)[0]
 
@@ -278,9 +278,8 @@ def test_a_seed_that_has_only_begun_loses_no_expert(made, whole):
     some = lost(made, whole, *cells, ("birds", 5, "letters-net_b", 0))
     truth = some.ground_truth("birds", 5)
     assert (truth.seeds, truth.dropped, truth.missing) == ((0,), (1,), ("letters-net_b",))
-    (sentence,) = [each for each in what_is_missing(some) if each.startswith("birds with 5 images per class")]
-    assert "of 12 of 13 experts (not of letters-net_b), with seed 0; seed 1 left out" in sentence
-    assert "birds, 5 images per class (1 of 13 experts missing, seed 1 left out)" in unfinished(some)
+    assert unfinished(some) == ["birds, 5 images per class (1 of 13 experts missing: letters-net_b; seed 1 left out, with too few experts)"]
+    assert f"Unfinished: {unfinished(some)[0]}." in what_is_missing(some)
 
 
 def test_a_seed_is_dropped_rather_than_the_reference(made, whole):
@@ -297,7 +296,7 @@ def test_nothing_is_missing_of_whole_results(whole):
             assert (truth.missing, truth.dropped) == ((), ())
 
 
-def test_draws_with_nine_tenths_of_the_experts_are_used_and_others_are_not():
+def test_probe_samples_with_nine_tenths_of_the_experts_are_used_and_others_are_not():
     experts = [f"expert{place}" for place in range(20)]
     full = pd.Series(np.arange(20.0), experts)
     draws = {0: full, 1: full[2:], 2: full[3:], 3: pd.concat([full, pd.Series({"nobody": 1.0})]), 4: full[:0]}

@@ -7,8 +7,9 @@ from tomllib import loads
 
 import numpy as np
 
-from ntk_select.benchmark.cells import ExpertFacts, TaskFacts, grid, overlapping_sources
+from ntk_select.benchmark.cells import ExpertFacts, TaskFacts, grid
 from ntk_select.benchmark.config import parsed
+from ntk_select.benchmark.overlap import overlapping_sources
 from ntk_select.benchmark.report.results import Results
 from ntk_select.benchmark.report.tables import content as table
 
@@ -70,7 +71,7 @@ def world(text: str = CONFIG, experts: Mapping[str, ExpertFacts] = EXPERTS, seed
             "role": cell.role,
             "expert": cell.expert,
             "architecture": facts.architecture if facts else cell.settings["architecture"],
-            "own_source": bool(facts and overlapping_sources(config, cell.task, facts)),
+            "own_source": bool(facts and overlapping_sources(config, cell.task, facts.seen)),
             "task": cell.task,
             "images_per_class": cell.images,
             "seed": cell.seed,

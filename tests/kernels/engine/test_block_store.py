@@ -563,20 +563,6 @@ def test_a_read_only_folder_gives_what_is_finished():
         assert "Permission denied" in done.stdout
 
 
-def test_an_array_that_vanishes_is_named(folder):
-    store = kernel(folder, 4)
-    finish(store)
-    found = store.result()
-    shutil.rmtree(folder / "kernel.zarr")
-    with pytest.raises(DataError, match="cannot hold the kernel: NOT_FOUND"):
-        store.result()
-    with pytest.raises(DataError, match="cannot hold the kernel: NOT_FOUND"):
-        found[0]
-    shutil.rmtree(folder)
-    with pytest.raises(DataError, match="cannot hold the kernel: .*No such file"):
-        store.write(FULL[:2, :2], slice(0, 2), slice(0, 2))
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "int32"])
 def test_numbers_keep_their_type(folder, dtype):
     dtype = np.dtype(__import__("ml_dtypes").bfloat16 if dtype == "bfloat16" else dtype)
@@ -604,83 +590,6 @@ def test_length_of_chunks(folder, n, block, tail, chunks):
     described = json.loads((folder / "kernel.zarr" / "zarr.json").read_text())
     assert described["chunk_grid"]["configuration"]["chunk_shape"] == [*chunks * 2, *tail]
     assert [codec["name"] for codec in described["codecs"]] == ["bytes", "crc32c"]
-
-
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory):
-    store = kernel(tmp_path_factory.mktemp("stored") / "kernel", block=4)
-    finish(store)
-    return store.result()
-
-
-KEYS = [
-    0,
-    -1,
-    np.int64(3),
-    slice(None),
-    slice(2, 5),
-    slice(-3, None),
-    slice(None, None, -1),
-    slice(6, 0, -2),
-    slice(1, 100, 3),
-    slice(5, 2),
-    slice(20, 30),
-    (),
-    ...,
-    None,
-    (1, 2),
-    (1, 2, 0, 1),
-    (-1, slice(None), -2),
-    (slice(1, 3), slice(None, None, -3), 0),
-    (..., 0),
-    (1, ..., None, 2),
-    (None, slice(2), None, 1, ...),
-    (slice(None), None, 3),
-    [1, 5],
-    np.array([True, False] * 4),
-    (slice(None), [0, 2]),
-    np.ix_([1, 3], [0, 7]),
-    True,
-    np.array(2),
-]
-
-
-@pytest.mark.parametrize("key", KEYS, ids=str)
-def test_indexing_is_that_of_numpy(stored, key):
-    expected = FULL[:8, :8][key]
-    assert type(stored[key]) is type(expected)
-    np.testing.assert_array_equal(stored[key], expected, strict=True)
-
-
-@pytest.mark.parametrize("key", [8, -9, (0, 0, 0, 0, 0), (..., ...), "a", 1.0, (0, 8)], ids=str)
-def test_bad_indices_are_named_as_numpy_does(stored, key):
-    with pytest.raises(IndexError) as expected:
-        FULL[:8, :8][key]
-    with pytest.raises(IndexError) as found:
-        stored[key]
-    assert str(found.value) == str(expected.value)
-
-
-def test_an_index_reads_only_its_chunks(folder):
-    store = kernel(folder)
-    finish(store)
-    for place in itertools.product(range(4), repeat=2):
-        if 1 not in place:
-            damage(chunk(folder, *place), "flipped")
-    found = store.result()
-    np.testing.assert_array_equal(found[3], FULL[3, :8])
-    np.testing.assert_array_equal(found[:, 2], FULL[:8, 2])
-
-
-def test_a_stored_array_is_an_array_that_cannot_be_changed(stored):
-    assert (len(stored), stored.shape, stored.ndim, stored.dtype) == (8, (8, 8, 3, 3), 4, np.float64)
-    assert repr(stored).startswith("StoredArray(kernel, shape=(8, 8, 3, 3), dtype=float64, folder='")
-    assert np.asarray(stored, np.float32).dtype == np.float32
-    np.testing.assert_array_equal(list(stored), FULL[:8, :8])
-    with pytest.raises(TypeError):
-        stored[0] = 1
-    with pytest.raises(ValueError, match="without a copy"):
-        np.asarray(stored, copy=False)
 
 
 @pytest.mark.nightly

@@ -128,7 +128,7 @@ def rows_of_gradients(oracle):
     return [oracle.whole(oracle.jacobians(deep, DEEP, x)) for x in (LEFT, RIGHT)]
 
 
-NOT_QUICK = ("groups of layers", "tiles", "chunks of cotangents", "all of it, in a rectangle", "own cotangents")
+NOT_QUICK = ("groups of layers", "tiles", "tiles of a rectangle", "chunks of cotangents", "all of it, in a rectangle", "own cotangents")
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.nightly if name in NOT_QUICK else ()) for name in TIGHT])

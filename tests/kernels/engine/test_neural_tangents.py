@@ -47,7 +47,7 @@ def close(given, kernel, tolerance=1e-10):
     assert np.linalg.norm(given - kernel) <= tolerance * np.linalg.norm(kernel)
 
 
-@pytest.mark.parametrize("implementation", RUNNING)
+@pytest.mark.parametrize("implementation", [RUNNING[0], pytest.param(RUNNING[1], marks=pytest.mark.nightly)])
 @pytest.mark.parametrize(
     ("outputs", "x2"),
     [("trace", None), ("full", X2), ("diagonal", X2), ("sum", None), (draw(C), X2), (draw(5, C), None), ((draw(5, C), draw(3, C)), X2)],

@@ -113,7 +113,8 @@ def test_derivatives_in_the_examples_are_those_of_explicit_jacobians(case):
     check(*(jax.jit(jax.grad(square))(x1) for square in squares))
 
 
-@pytest.mark.parametrize("case", ["without bias", pytest.param("convolutional", marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("case", ["without bias", "convolutional"])
 def test_derivatives_are_those_of_finite_differences(case):
     fn, params, x1, x2 = CASES[case]
     kernel = ns.ntk_fn(fn, params, x1)

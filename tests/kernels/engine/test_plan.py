@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 import ntk_select as ns
-from ntk_select.errors import ConfigError
+from ntk_select.errors import ConfigError, GeneralRouteWarning
 from ntk_select.kernels.engine import plan as plan_module
-from ntk_select.kernels.engine.analyse import GeneralRouteWarning, analyse
+from ntk_select.kernels.engine.analyse import analyse
 from ntk_select.kernels.engine.arguments import available_memory, read_outputs
+from ntk_select.kernels.engine.byte_cache import ByteCache
 from ntk_select.kernels.engine.costs import ACCELERATOR, CPU, padded, parameter_block, tuning
 from ntk_select.kernels.engine.factors import factors
-from ntk_select.kernels.engine.plan import COMPILER_BYTES, DISPATCH, ByteCache, make_plan, side_keys, stored_of
+from ntk_select.kernels.engine.plan import COMPILER_BYTES, DISPATCH, make_plan, side_keys, stored_of
 
 
 def two_layers(p, x):

@@ -57,7 +57,7 @@ def test_the_oracle_itself_equals_jacrev_of_the_batch(oracle):
 @pytest.mark.parametrize(
     "options",
     [
-        {"batch_size": 1},
+        pytest.param({"batch_size": 1}, marks=pytest.mark.nightly),
         {"method": "jacobian"},
         {"method": "vector-product"},
         pytest.param({"memory_gb": 1e-5}, marks=pytest.mark.nightly),
@@ -109,7 +109,7 @@ def test_trees_that_do_not_fit_are_refused(x1, x2, message):
 # One output an example.
 
 
-@pytest.mark.parametrize(("outputs", "space"), EVERY)
+@pytest.mark.parametrize(("outputs", "space"), [pytest.param("full", "parameter", marks=pytest.mark.nightly), ("trace", "sample")])
 def test_outputs_may_be_one_number_an_example(oracle, outputs, space):
     fn = lambda p, x: masked(p, x)[:, 1]  # noqa: E731
     oracle.agrees(fn, PARAMS, BATCH, OTHER, outputs=outputs, spaces=(space,))

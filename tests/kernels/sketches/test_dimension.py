@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import ntk_select as ns
+from ntk_select.kernels.sketches.correlation import MARGIN, MOST_COLUMNS, PILOT_DIM, SCORE_ERROR, with_error
 from ntk_select.kernels.sketches.projection import ALL_KINDS
-from ntk_select.kernels.sketches.score import MARGIN, MOST_COLUMNS, PILOT_DIM, SCORE_ERROR, with_error
 
 N, P = 40, 50
 LABELS = np.arange(N) % 4

@@ -316,7 +316,7 @@ def jacobian_of(fn):
     return {name: np.stack(rows) for name, rows in found.items()}
 
 
-QUICK = [(once, "countsketch", "trace"), (once, "srht", "trace"), (once, "rademacher", "full"), (reader, "countsketch", "full")]
+QUICK = [(once, "srht", "trace"), (once, "rademacher", "full"), (reader, "countsketch", "full")]
 
 
 @pytest.mark.parametrize(
@@ -361,7 +361,7 @@ def test_embeddings_are_differentiated_in_both_modes(kind):
     check_grads(jax.jit(lambda params: rows(params, TEXT).sum()), (TEXT_PARAMS,), order=1, modes=("fwd", "rev"), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["countsketch", "jvp"])
+@pytest.mark.parametrize("kind", ["countsketch", pytest.param("jvp", marks=pytest.mark.nightly)])
 def test_trees_of_examples_go_in_batches_from_host_and_device_and_to_disk(oracle, tmp_path, kind):
     whole = ns.sketch(reader, TEXT_PARAMS, TEXT, dim=16, kind=kind)
     assert whole.shape == (3, 16)

@@ -87,7 +87,7 @@ def test_rates_are_sorted_and_each_is_tried_once():
     assert checked_rates(1) == checked_rates(np.float32(1)) == (1.0,)
 
 
-@pytest.mark.parametrize("rates", [(), 0, -0.1, float("nan"), float("inf"), [0.1, 0], [0.1, "0.01"], "0.01", None, True, [True]])
+@pytest.mark.parametrize("rates", [(), 0, -0.1, float("nan"), float("inf"), 10**400, [0.1, 10**400], [0.1, 0], [0.1, "0.01"], "0.01", None, True, [True]])
 def test_rates_that_cannot_be_are_refused_in_a_sentence(rates):
     with pytest.raises(ConfigError, match=r"must be numbers above 0, as in \(0.01, 0.005, 0.001\)"):
         checked_rates(rates)
@@ -131,7 +131,7 @@ def test_every_class_with_two_images_gives_one_and_keeps_one_and_no_image_is_on_
     labels = np.array(labels)
     counts = np.bincount(labels, minlength=4)
     if counts.max() < 2:
-        with pytest.raises(ConfigError, match="No class has two training images, so that none can be held out.*Try: a single learning rate"):
+        with pytest.raises(ConfigError, match="No class has two training images, so none can be held out.*Try: a single learning rate"):
             hold_out(labels, seed)
         return
     fitted, held = hold_out(labels, seed)

@@ -13,7 +13,7 @@ from ntk_select.experts.multi_domain import split
 from ntk_select.experts.new_head import has_new_head, in_place
 from ntk_select.models import build, initialise, open_zoo
 from ntk_select.models.architectures import fresh_expert
-from ntk_select.models.weights import write_expert, write_multi_expert
+from ntk_select.models.expert_folder import write_expert, write_multi_expert
 from ntk_select.training.finetuning import save_expert
 
 CONFIG = {"stage_sizes": [1], "widths": [3], "stem": "small"}

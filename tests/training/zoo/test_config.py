@@ -54,9 +54,9 @@ WRONG = {
     "infinity": ("weight_decay = 5e-4", "weight_decay = inf", "weight_decay = inf must be a finite number"),
     "a number for true or false": ("seed = 1", "nesterov = 1", "nesterov = 1 must be true or false"),
     "a text for a list": ('architectures = ["resnet_small"]', 'architectures = "resnet_small"', "architectures = 'resnet_small' must be a list"),
-    "numbers in a list of texts": ('architectures = ["resnet_small"]', "architectures = [1]", "architectures holds 1, which must be text"),
-    "texts in a list of numbers": ("seed = 1", 'milestones = ["a"]', "milestones holds 'a', which must be a whole number"),
-    "lists in a list of texts": ("batch_size = 6", 'sources = [["dots"]]', r"sources holds \['dots'\], which must be text"),
+    "numbers in a list of texts": ('architectures = ["resnet_small"]', "architectures = [1]", "architectures contains 1, which must be text"),
+    "texts in a list of numbers": ("seed = 1", 'milestones = ["a"]', "milestones contains 'a', which must be a whole number"),
+    "lists in a list of texts": ("batch_size = 6", 'sources = [["dots"]]', r"sources contains \['dots'\], which must be text"),
     "a number to rename to": ('rename = { c = "a" }', "rename = { c = 1 }", r"\[sources.dots\]: rename.c = 1 must be text"),
     "a text as rate": ("scratch = 0.05", 'scratch = "a"', "learning_rate.scratch = 'a' must be a number"),
     "half a table": (
@@ -69,7 +69,7 @@ WRONG = {
     "means that are no numbers": (
         "mean = [0.5, 0.5, 0.5]",
         'mean = ["a", "b", "c"]',
-        "config.toml: mean holds 'a', which must be a number",
+        "config.toml: mean contains 'a', which must be a number",
     ),
     "too few means": ("mean = [0.5, 0.5, 0.5]", "mean = [0.5]", "config.toml: Preprocess: mean="),
     "schedule": ("seed = 1", 'schedule = "stop"', "schedule = 'stop' is unknown. Did you mean 'step'.*Allowed: cosine, step"),
@@ -88,7 +88,7 @@ WRONG = {
     "a start from nowhere": (
         'initial_source = "stripes"',
         "",
-        r"'initial_source' is missing: sources.dots starts from its expert .\"transfer\".. Name a source",
+        r"'initial_source' is missing: sources.dots starts from its expert .\"transfer\".. Try: initial_source = the name",
     ),
     "no epochs": ("epochs = { scratch = 3 }", "epochs = { scratch = 0 }", r"\[sources.stripes\]: epochs.scratch = 0 must be a whole number from 1"),
     "half an epoch": (
@@ -110,7 +110,11 @@ WRONG = {
         "size = 65\n",
         "sources.stripes.augment: options are for at most 64 pixels. Above, name one of crop_flip",
     ),
-    "two of one name": ("[multi_domain.both]", "[multi_domain.dots]", "'dots' is the name of a source and of a multi-domain expert. Rename one"),
+    "two of one name": (
+        "[multi_domain.both]",
+        "[multi_domain.dots]",
+        "'dots' is the name of a source and of a multi-domain expert. Try: another name",
+    ),
     "sharing": ('sharing = "adapters"', 'sharing = "adapter"', "multi_domain.both: sharing='adapter' is unknown. Did you mean 'adapters'"),
     "start of many": ("batch_size = 6", 'start = "here"', "multi_domain.both.start = 'here' is unknown"),
     "a domain": ("batch_size = 6", 'sources = ["dot"]', "a source of multi_domain.both = 'dot' is unknown. Did you mean 'dots'"),
@@ -193,7 +197,7 @@ def test_a_number_of_epochs_is_for_all_starts_and_rates_have_defaults(tmp_path):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("size = 8", r"there is no source. Add one: \[sources.NAME\]"),
+        ("size = 8", r"there is no source. Try: \[sources.NAME\]"),
         (SMALL.replace('["resnet_small"]', "[]"), r"architectures is empty: there is nothing to train"),
         (SMALL.replace("epochs = 2", "epochs = 0"), r"\[sources.one\]: epochs = 0 must be a whole number from 1, as in 20 or"),
     ],
@@ -205,7 +209,7 @@ def test_a_small_config_without_something_to_do_is_refused(tmp_path, text, sente
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="The config .*none.toml cannot be read: No such file or directory. Give the path of a TOML file"):
+    with pytest.raises(ConfigError, match="The config .*none.toml cannot be read: No such file or directory. Try: the path of a TOML file"):
         read_config(tmp_path / "none.toml")
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="The config .*bytes.toml cannot be read: 'utf-8'"):

@@ -11,7 +11,7 @@ from ntk_select.experts.expert import Taps
 from ntk_select.experts.multi_domain import compose, split
 from ntk_select.experts.preprocess import Preprocess
 from ntk_select.models.architectures import build, fresh_expert, initialise
-from ntk_select.models.weights import flatten
+from ntk_select.models.expert_folder import flatten
 from ntk_select.training.feeding import Feed, InMemory, feed
 from ntk_select.training.loop import begin, make_step, sgd
 from ntk_select.training.zoo.multi import Balanced, _loss

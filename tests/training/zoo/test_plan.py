@@ -144,7 +144,7 @@ def test_training_sees_as_many_images_as_were_planned(here, config, data, tiny, 
     ("options", "change", "error", "sentence"),
     [
         ({"only": "cats"}, {}, ConfigError, "No expert's name contains 'cats'. Available: stripes-resnet_small"),
-        ({"data": None}, {}, ConfigError, "The source 'stripes' is at .*Try: --data FOLDER"),
+        ({"data": None}, {}, ConfigError, "The source 'stripes' is at .*Try: data=FOLDER .--data FOLDER"),
         ({"data": "/nowhere"}, {}, (TaskError, DataError), "There is no file '/nowhere/stripes.npz'"),
         (
             {"only": "stripes"},
@@ -189,7 +189,7 @@ def test_the_rate_is_operations_by_time(monkeypatch, precision):
 
 
 def test_steps_of_a_real_network_are_timed(monkeypatch):
-    monkeypatch.setattr(planning, "LONGEST", 0.01)
+    monkeypatch.setattr(planning, "MAX_TIMING", 0.01)
     found = measured_speed(tiny_expert(), 4, 5)
     assert found.measured
     assert found.images_per_second > 0

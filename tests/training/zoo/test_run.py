@@ -12,7 +12,7 @@ from ntk_select.errors import ConfigError, ModelError
 from ntk_select.experts.multi_domain import SHARINGS
 from ntk_select.models import FolderZoo
 from ntk_select.models.architectures import fresh_expert
-from ntk_select.tasks.task import probe_sample
+from ntk_select.tasks.probe_sample import probe_sample
 from ntk_select.training.checkpoints import Checkpoints
 from ntk_select.training.zoo import members, multi, read_config, single, train_zoo
 from ntk_select.training.zoo.run import load_source, renamed
@@ -83,7 +83,7 @@ def test_an_existing_expert_is_not_trained_again_and_an_incomplete_one_is_refuse
     assert done == [[card]]
     assert train_zoo(found, **options) == []
     (data / "zoo" / "stripes-resnet_small" / "card.json").unlink()
-    with pytest.raises(ModelError, match="stripes-resnet_small exists, but without card.json. Delete or rename it to have it trained"):
+    with pytest.raises(ModelError, match="stripes-resnet_small exists, but without card.json. Try: delete or rename it, to have it trained"):
         train_zoo(found, **options)
 
 
@@ -97,7 +97,9 @@ def test_an_unknown_name_is_refused(config, data):
 def test_an_expert_to_start_from_must_exist(config, data, litter):
     if litter:
         (data / "zoo" / "notes").mkdir(parents=True)
-    with pytest.raises(ModelError, match="There is no expert 'stripes-resnet_small' to start from, neither in .*zoo nor built in. Train it first"):
+    with pytest.raises(
+        ModelError, match="There is no expert 'stripes-resnet_small' to start from, neither in .*zoo nor built in. Try: train it first"
+    ):
         train_zoo(read_config(config), out=data / "zoo", data=data, work=data, only="dots")
 
 
@@ -192,7 +194,7 @@ def test_an_unknown_class_cannot_be_merged(task, names):
 
 @pytest.mark.parametrize("names", [{"a": "b", "b": "c"}, {"a": "b", "b": "b"}])
 def test_a_class_cannot_be_merged_into_a_merged_one(task, names):
-    with pytest.raises(ConfigError, match="rename: the class 'b' is merged into another, so that none can be merged into it"):
+    with pytest.raises(ConfigError, match="rename: the class 'b' is merged into another, so no class can be merged into it"):
         renamed(task, names)
 
 
@@ -230,7 +232,10 @@ def test_large_images_are_not_cached(config, data, tmp_path):
 
 
 def test_without_a_folder_of_data_the_option_is_named(config, tmp_path):
-    with pytest.raises(ConfigError, match=r"The source 'dots' is at 'npz:\{data\}/stripes.npz'. Give the folder of the data. Try: --data FOLDER"):
+    with pytest.raises(
+        ConfigError,
+        match=r"The source 'dots' is at 'npz:\{data\}/stripes.npz', and the folder for \{data\} is missing. Try: data=FOLDER .--data FOLDER",
+    ):
         load_source(read_config(config), "dots", None, tmp_path)
 
 
@@ -274,7 +279,7 @@ def test_an_expert_is_evaluated_on_the_test_set_and_its_class_means_are_those_of
     accuracy, means = single.evaluated(expert(8), task)
     assert accuracy == np.mean((features @ head).argmax(1)[:4] == task.test_labels)
     np.testing.assert_allclose(means, [features[labels == label].mean(0) for label in (0, 1)], rtol=1e-4)
-    monkeypatch.setattr(single, "MOST_PER_CLASS", 2)
+    monkeypatch.setattr(single, "MAX_PER_CLASS", 2)
     np.testing.assert_allclose(single.class_means(expert(8), task), means, rtol=1e-6)  # of small images all count
     places = probe_sample(task, per_class=2).indices
     enlarged = expert(65)

@@ -17,8 +17,8 @@ from ntk_select.evaluate.measures import Measure, named_measure
 from ntk_select.evaluate.target import Target
 
 AXES = ("targets", "draws", "seeds")
-MOST_MULTISETS = 200
-LEAST_RESAMPLES = 100
+MAX_MULTISETS = 200
+MIN_RESAMPLES = 100
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,17 @@ class Settings:
     over: Sequence[str]
 
     def __post_init__(self):
-        if not is_whole(self.resamples) or self.resamples < LEAST_RESAMPLES:
-            raise ConfigError(f"resamples is {self.resamples!r}. Allowed: a whole number, {LEAST_RESAMPLES} or more; 1000 is usual.")
+        if not is_whole(self.resamples) or self.resamples < MIN_RESAMPLES:
+            raise ConfigError(f"resamples={self.resamples!r} must be a whole number, {MIN_RESAMPLES} or more; 1000 is usual.")
         if not 0 < self.level < 1:
-            raise ConfigError(f"level is {self.level!r}. Allowed: between 0 and 1, both excluded; 0.95 is usual.")
+            raise ConfigError(f"level={self.level!r} must be between 0 and 1, both excluded; 0.95 is usual.")
         if not is_whole(self.seed) or self.seed < 0:
-            raise ConfigError(f"seed is {self.seed!r}. Allowed: a whole number, 0 or more.")
+            raise ConfigError(f"seed={self.seed!r} must be a whole number, 0 or more.")
         if isinstance(self.over, str) or not self.over:
-            raise ConfigError(f"over is {self.over!r}. Allowed: one or more of {', '.join(AXES)}, as ('targets',).")
+            raise ConfigError(f"over={self.over!r} must be one or more of {', '.join(AXES)}, as ('targets',).")
         for axis in self.over:
             if axis not in AXES:
-                raise ConfigError(f"over holds {axis!r}.{did_you_mean(str(axis), AXES)}")
+                raise ConfigError(f"over contains {axis!r}.{did_you_mean(str(axis), AXES)}")
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class Table:
     """Values of a measure on one target.
 
     Attributes:
-      values: (draws, multisets of seeds), NaN where undefined.
+      values: (probe samples, multisets of seeds), NaN where undefined.
       chances: probabilities of the multisets.
-      observed: (draws,) with every seed once.
+      observed: (probe samples,) with every seed once.
     """
 
     values: Float[np.ndarray, "d m"]
@@ -59,14 +59,14 @@ class Table:
     observed: Float[np.ndarray, " d"]
 
     def __sub__(self, other: "Table") -> "Table":
-        """The difference of two measures on the same target; a table with one draw is compared with every draw of the other."""
+        """The difference of two measures on the same target; a table with one probe sample is compared with every one of the other."""
         return Table(self.values - other.values, self.chances, self.observed - other.observed)
 
 
 def tables(measure: Measure, targets: Sequence[Target], settings: Settings) -> list[Table]:
     """One table per target; equal settings give equal multisets of seeds. Raises ConfigError if there is no target."""
     if not targets or not all(isinstance(target, Target) for target in targets):
-        raise ConfigError(f"targets holds {len(targets)} entries. Allowed: at least one, each made by evaluate.Target(...).")
+        raise ConfigError(f"targets has {len(targets)} entries. Allowed: at least one, each made by evaluate.Target(...).")
     return [_table(measure, target, settings, place) for place, target in enumerate(targets)]
 
 
@@ -78,16 +78,16 @@ def _table(measure: Measure, target: Target, settings: Settings, place: int) -> 
 
     def values(counts):
         columns = [target.mean_accuracies(row) for row in counts]
-        return np.array([[float(measure(draw, accuracies, target)) for accuracies in columns] for draw in target.scores])
+        return np.array([[float(measure(scores, accuracies, target)) for accuracies in columns] for scores in target.scores])
 
     return Table(values(counts), chances, values(everyone)[:, 0])
 
 
 def multisets(seeds: int, rng: np.random.Generator) -> tuple[Int[np.ndarray, "m s"], Float[np.ndarray, " m"]]:
     """Count of each seed in a resample, and its probability: all C(2s-1, s) multisets up to 200 of them (s <= 5), else 200 at random."""
-    if comb(2 * seeds - 1, seeds) > MOST_MULTISETS:
-        chosen = rng.integers(seeds, size=(MOST_MULTISETS, seeds))
-        return np.array([np.bincount(row, minlength=seeds) for row in chosen]), np.full(MOST_MULTISETS, 1 / MOST_MULTISETS)
+    if comb(2 * seeds - 1, seeds) > MAX_MULTISETS:
+        chosen = rng.integers(seeds, size=(MAX_MULTISETS, seeds))
+        return np.array([np.bincount(row, minlength=seeds) for row in chosen]), np.full(MAX_MULTISETS, 1 / MAX_MULTISETS)
     counts = np.array([np.bincount(row, minlength=seeds) for row in combinations_with_replacement(range(seeds), seeds)])
     chances = [factorial(seeds) / prod(map(factorial, row.tolist())) / seeds**seeds for row in counts]
     return counts, np.array(chances)
@@ -101,20 +101,20 @@ def mean_of_known(values: Float[np.ndarray, "*rows n"]) -> Float[np.ndarray, "*r
 
 
 def observed(found: Sequence[Table]) -> Float[np.ndarray, " t"]:
-    """The value of every target: the mean over its draws."""
+    """The value of every target: the mean over its probe samples."""
     return np.array([mean_of_known(table.observed) for table in found])
 
 
 def replicates(found: Sequence[Table], settings: Settings) -> Float[np.ndarray, " r"]:
-    """The mean over resampled targets, each occurrence with its own draws and seeds. NaN if nothing is defined."""
+    """The mean over resampled targets, each occurrence with its own probe samples and seeds. NaN if nothing is defined."""
     rng = np.random.default_rng([settings.seed, 2])
     shape = (settings.resamples, len(found))
     chosen = rng.integers(len(found), size=shape) if "targets" in settings.over else np.broadcast_to(np.arange(len(found)), shape)
     values = np.empty(shape)
     for place, table in enumerate(found):
         here = chosen == place
-        times, draws = np.count_nonzero(here), len(table.values)
-        rows = rng.integers(draws, size=(times, draws)) if "draws" in settings.over else np.broadcast_to(np.arange(draws), (times, draws))
+        times, samples = np.count_nonzero(here), len(table.values)
+        rows = rng.integers(samples, size=(times, samples)) if "draws" in settings.over else np.broadcast_to(np.arange(samples), (times, samples))
         columns = rng.choice(len(table.chances), size=times, p=table.chances)
         values[here] = mean_of_known(table.values[rows, columns[:, None]])
     return mean_of_known(values)
@@ -129,7 +129,7 @@ class Interval:
       low: lower end.
       high: upper end.
       resamples: number of replicates.
-      undefined: targets left out because the measure has no value on any of their draws.
+      undefined: targets left out because the measure has no value on any of their probe samples.
       level: share of the replicates between the ends.
     """
 
@@ -159,13 +159,13 @@ def interval(
 ) -> Interval:
     """The mean of a measure over targets, and a percentile interval of the bootstrap.
 
-    The value of a target is the mean over its draws (probe samples) of measure(scores of the draw, accuracies averaged over seeds). A
-    replicate resamples the targets with replacement, and within each the draws and the seeds. Undefined values are left out.
+    The value of a target is the mean over its probe samples of measure(scores, accuracies averaged over seeds). A
+    replicate resamples the targets with replacement, and within each the probe samples and the seeds. Undefined values are left out.
 
-    Not covered: the noise of fine-tuning if there is one fine-tuning seed, and that of the probe images if there is one draw. With few
+    Not covered: the noise of fine-tuning if there is one fine-tuning seed, and that of the probe images if there is one probe sample. With few
     targets (fewer than about 15) the percentile bootstrap is too narrow. The choice of the experts is not resampled, and experts that
-    share a source or an architecture are not independent: the interval is for this zoo. The noise of draws and seeds is also
-    part of the spread between targets, so that the interval is somewhat too wide where that noise dominates.
+    share a source or an architecture are not independent: the interval is for this zoo. The noise of probe samples and seeds is also
+    part of the spread between targets, so the interval is somewhat too wide where that noise dominates.
     Accuracies that are the best of several are biased upwards by their noise, which shifts the value and is not covered either.
 
     Args:
@@ -174,13 +174,14 @@ def interval(
       resamples: 100 or more.
       level: between 0 and 1.
       seed: equal seeds give equal intervals.
-      over: what is resampled. ("targets",): other tasks with the same noise; ("draws", "seeds"): the same tasks, measured again.
-      **options: of a measure given by name, such as k=3. `top_k_gain` takes the reference from the target, as the index of an expert.
+      over: what is resampled; "draws" are the probe samples. ("targets",): other tasks with the same noise; ("draws", "seeds"): the same
+        tasks, measured again.
+      **options: options of a measure given by name, such as k=3. `top_k_gain` takes the reference from the target, as the index of an expert.
 
     Raises:
       ConfigError: an unknown measure or option, no target, a target without reference or groups where they are needed, other settings.
 
-    Cost: d * m calls of the measure per target, with d draws and m = C(2s-1, s) multisets of s seeds (1, 3, 10, 35, 126; 200 from s = 6 on,
+    Cost: d * m calls of the measure per target, with d probe samples and m = C(2s-1, s) multisets of s seeds (1, 3, 10, 35, 126; 200 from s = 6 on,
       then at random); replicates are lookups.
 
     Reference: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13; Davison & Hinkley 1997, section 3.8.

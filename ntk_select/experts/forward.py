@@ -1,20 +1,24 @@
 """The forward pass over the probe sample that all scores share, and batched evaluation under a lack of memory."""
 
 import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ntk_select._runtime.memory import MemoryShrunkWarning, is_out_of_memory, reason_of
+from ntk_select._runtime.host import threads
+from ntk_select._runtime.memory import is_out_of_memory, reason_of
 from ntk_select._runtime.progress import timed
-from ntk_select.errors import ConfigError, ModelError
-from ntk_select.experts.expert import Expert, leaf_at
+from ntk_select.errors import ConfigError, MemoryShrunkWarning, ModelError
+from ntk_select.experts.expert import Expert, Variables, leaf_at
 from ntk_select.experts.network_inputs import NetworkInputs
+from ntk_select.experts.preprocess import SMALL
 
 
 class ProbePass(NamedTuple):
@@ -264,3 +268,32 @@ def zero_perturbation(taps_fn, last_conv, variables, x):
     )
     out = jax.eval_shape(convolve, inputs, kernel)
     return jnp.zeros(out.shape, out.dtype)
+
+
+def batched_outputs(
+    fn: Callable[[Variables, Any], Any], variables: Variables, images: Sequence[np.ndarray], preprocess: Callable, batch_size: int | None = None
+) -> Iterator[Float[np.ndarray, "b d"]]:
+    """Yields fn(variables, inputs) of all images in the evaluation view, one batch at a time.
+
+    The last batch is padded, so that a single program is compiled. Lazily decoded images are decoded in threads, one batch ahead.
+
+    Args:
+      batch_size: images per pass; by default 256 up to `SMALL` pixels, otherwise 32.
+    """
+    if batch_size is None:
+        batch_size = 256 if getattr(preprocess, "size", SMALL) <= SMALL else 32
+    n, size = len(images), min(batch_size, len(images))
+    variables = jax.device_put(dict(variables))
+    with ThreadPoolExecutor(threads()) as pool:
+
+        def fetch(first: int):
+            places = range(first, min(first + size, n))
+            return [images[place] for place in places] if isinstance(images, np.ndarray) else [pool.submit(images.__getitem__, p) for p in places]
+
+        waiting = fetch(0)
+        for first in range(0, n, size):
+            batch, waiting = waiting, fetch(first + size) if first + size < n else []
+            inputs = preprocess([each.result() if isinstance(each, Future) else each for each in batch])
+            short = size - len(inputs)
+            inputs = np.concatenate([inputs, np.repeat(inputs[:1], short, axis=0)]) if short else inputs
+            yield np.asarray(call(fn, variables, inputs))[: size - short]

@@ -47,8 +47,8 @@ class WeightSet:
 
     Args:
       keys: path to its mapping.
-      prefix: of all its names there.
-      tensors: by name, without the prefix.
+      prefix: common prefix of all its names there.
+      tensors: tensors by name, without the prefix.
       outside: the other tensors of the mapping, by full name.
       wrappers: members of `WRAPPERS` that were removed from names.
       unknown: values with names of the network that are not tensors, with their types.
@@ -106,7 +106,7 @@ def network_state(content: Any, architecture: str, where: str, *, weights: str |
     if not sets:
         tensors = plain_state(content, where)
         if weights is not None:
-            raise ModelError(f"{where} contains no weights of {architecture} under {weights!r}. Try: without --weights, from Python without weights=")
+            raise ModelError(f"{where} contains no weights of {architecture} under {weights!r}. Try: without weights= (--weights)")
         return NetworkState(tensors)
     taken, notes = _choose(sets, weights, where)
     if taken.unknown:
@@ -262,7 +262,7 @@ def _choose(sets: list[WeightSet], wanted: str | None, where: str) -> tuple[Weig
 
 
 def _how_to_take(one: WeightSet) -> str:
-    return f"To select {one.label or 'those of the file itself'}, try: --weights {shlex.quote(one.label)}, from Python weights={one.label!r}"
+    return f"To select {one.label or 'those of the file itself'}, try: weights={one.label!r} (--weights {shlex.quote(one.label)})"
 
 
 def _same(one: WeightSet, other: WeightSet, where: str) -> bool:
@@ -328,5 +328,7 @@ def _with_head(taken: WeightSet, network: StateDictLayout, drop: bool, elsewhere
         notes.append(f"Ignored, since they are outside the network: {few(sorted(outside))}.")
     if drop or not extra or extra.keys() >= network.head.keys():
         return tensors, notes, ""
-    sentence = f" The head is not one linear layer {layer!r}: {few(sorted(extra))}. To convert the network without it, try: --drop-head, from Python drop_head=True"
+    sentence = (
+        f" The head is not one linear layer {layer!r}: {few(sorted(extra))}. To convert the network without it, try: drop_head=True (--drop-head)"
+    )
     return tensors, notes, sentence

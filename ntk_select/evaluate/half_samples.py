@@ -2,7 +2,7 @@
 
 Each class gives half of its images, without replacement, the same number every time. The spread of a statistic over
 half-samples, scaled by their size, estimates its standard error on the whole sample. Unlike a bootstrap there are no
-duplicated examples, and the same half-samples serve all experts, so that differences between two experts are estimated
+duplicated examples, and the same half-samples serve all experts, so differences between two experts are estimated
 from pairs. Intervals use Student's quantiles, because the spread of a class with three images is hardly known.
 
 Reference: Wu 1986, Annals of Statistics 14; Shao & Tu 1995, The Jackknife and Bootstrap, chapter 2; Satterthwaite 1946,
@@ -16,9 +16,10 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Float, Int
 
-Z95 = 1.959963984540054
+from ntk_select.evaluate.intervals import Z95
+
 MIN_RESAMPLES = 20
-LEAST_FREEDOM = 2.0
+MIN_FREEDOM = 2.0
 """Degrees of freedom below which there are no intervals: a class of one or two images would determine the error."""
 
 
@@ -29,7 +30,7 @@ class HalfSamples:
     Attributes:
       rows: one index set per half-sample; empty where there are no intervals.
       scale: factor from a spread over half-samples to a standard error: sqrt(r / d) for r images used and d left out, of the class where it is largest.
-      degrees_of_freedom: of that standard error.
+      degrees_of_freedom: degrees of freedom of that standard error.
     """
 
     rows: tuple[np.ndarray, ...]
@@ -63,16 +64,16 @@ class HalfSamples:
 
 
 def half_samples(labels: Int[np.ndarray, " n"], *, resamples: int, seed: int) -> HalfSamples:
-    """Random half-samples. Of a class with an odd number of images they hold the smaller half; of a class with one image, the image or none.
+    """Random half-samples: the smaller half of a class with an odd number of images. A class with a single image contributes it with probability 1/2.
 
-    There are none if most images are in classes of three or less, whose halves hold no pair of one class, or if classes of one or two
-    images have so much weight that `degrees_of_freedom` is below `LEAST_FREEDOM` (25 and 2 images: 1.2; 25 and 3: 2.5).
+    There are none if most images are in classes of three or less, whose halves contain no pair of one class, or if classes of one or two
+    images have so much weight that `degrees_of_freedom` is below `MIN_FREEDOM` (25 and 2 images: 1.2; 25 and 3: 2.5).
     """
     rng = np.random.default_rng([seed, 0x4A1F])
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
     sizes = np.array([len(m) for m in members])
     freedom = degrees_of_freedom(sizes)
-    if resamples == 0 or freedom < LEAST_FREEDOM or 2 * sizes[sizes >= 4].sum() < sizes.sum():
+    if resamples == 0 or freedom < MIN_FREEDOM or 2 * sizes[sizes >= 4].sum() < sizes.sum():
         return HalfSamples((), float("nan"), freedom)
 
     def half(places: np.ndarray) -> np.ndarray:
@@ -89,11 +90,3 @@ def degrees_of_freedom(sizes: Int[np.ndarray, " c"]) -> float:
     """
     variances = 1 / np.asarray(sizes, np.float64)
     return float(variances.sum() ** 2 / (variances**2 / np.maximum(np.asarray(sizes) - 1, 1)).sum())
-
-
-def wilson(share: float, n: float) -> tuple[float, float]:
-    """The 95 % interval of Wilson 1927 for a share of n independent images; it stays within 0 .. 1 and has a width at both ends."""
-    z = Z95**2
-    middle, margin = (share + z / (2 * n)) / (1 + z / n), Z95 / (1 + z / n) * np.sqrt(share * (1 - share) / n + z / (4 * n**2))
-    # The share itself is inside, whatever the rounding at 0 and 1.
-    return max(min(float(middle - margin), share), 0.0), min(max(float(middle + margin), share), 1.0)

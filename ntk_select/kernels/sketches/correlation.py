@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Int
 
 from ntk_select.errors import TaskError, UndefinedScoreError
-from ntk_select.evaluate.resampling import Z95
+from ntk_select.evaluate.intervals import Z95
 from ntk_select.kernels.alignment import CONSTANT, checked_labels
-from ntk_select.kernels.sketches.estimate import SketchedKernel, between_blocks
 from ntk_select.kernels.sketches.projection import FORWARD, KINDS, Sketch, rounded_up
+from ntk_select.kernels.sketches.sketched_kernel import SketchedKernel, between_blocks
 
 ENOUGH_BLOCKS = 4  # for a jackknife standard error
 SCORE_ERROR = 0.005

@@ -7,15 +7,15 @@ import pytest
 
 from ntk_select.errors import ModelError
 from ntk_select.models.architectures import build
+from ntk_select.models.checkpoint_weights import network_state, plain_state
 from ntk_select.models.state_dict import tensor_table
-from ntk_select.models.weight_sets import network_state, plain_state
 
 ARCHITECTURE = "resnet_small"
 
 
 def made(seed: float, architecture=ARCHITECTURE) -> dict[str, np.ndarray]:
     """A state dict in which all numbers are `seed`."""
-    return {key: np.full(row.shape, seed, np.float32) for key, row in tensor_table(build(architecture, num_classes=3)).items()}
+    return {key: np.broadcast_to(np.float32(seed), row.shape) for key, row in tensor_table(build(architecture, num_classes=3)).items()}
 
 
 STATE = made(1)
@@ -172,7 +172,7 @@ def test_of_several_sets_the_known_one_is_taken_and_named(case):
     ],
 )
 def test_sets_that_differ_and_of_which_none_is_known_are_refused_with_their_names(content, labels):
-    with pytest.raises(ModelError, match=rf"several different sets of weights .*: {labels}\. To select {labels.split(',')[0]}, try: --weights"):
+    with pytest.raises(ModelError, match=rf"several different sets of weights .*: {labels}\. To select {labels.split(',')[0]}, try: weights="):
         found(content)
     for index, label in enumerate(labels.split(", ")):
         assert number(found(content, weights=label)) == sorted({1, 2} if "ema" not in labels else {2, 3})[index]
@@ -274,7 +274,7 @@ def test_a_head_behind_other_layers_is_none(neck, name):
 )
 def test_another_head_is_dropped_when_asked(head):
     state = found(BODY | head)
-    assert "To convert the network without it, try: --drop-head, from Python drop_head=True" in state.hint
+    assert "To convert the network without it, try: drop_head=True (--drop-head)" in state.hint
     dropped = found(BODY | head, drop_head=True)
     assert dropped.tensors.keys() == BODY.keys()
     assert (dropped.hint, says(dropped, "The head was dropped: ")) == ("", True)
@@ -294,7 +294,7 @@ def test_what_is_no_tensor_where_one_must_be_is_named():
 
 def test_where_no_set_is_complete_the_others_are_named():
     content = {"model": {key: array for key, array in made(1).items() if key != "bn1.bias"}, "other": {"conv1.weight": np.ones(1)} | BODY}
-    assert "Other weights in the file: other. To select other, try: --weights other" in found(content, weights="model").hint
+    assert "Other weights in the file: other. To select other, try: weights='other' (--weights other)" in found(content, weights="model").hint
 
 
 def test_containers_that_hold_themselves_are_looked_into_once():

@@ -14,8 +14,8 @@ from ntk_select._runtime.files import write_atomically
 from ntk_select.errors import ConfigError, DataError, UndefinedScoreError, first_line
 from ntk_select.kernels.alignment import kernel_label_correlation
 from ntk_select.kernels.engine.certificate import certify
-from ntk_select.kernels.sketches.estimate import SketchedKernel
-from ntk_select.kernels.sketches.score import SketchedScore, sketched_correlation
+from ntk_select.kernels.sketches.correlation import SketchedScore, sketched_correlation
+from ntk_select.kernels.sketches.sketched_kernel import SketchedKernel
 
 KEYS = ("kernel", "labels", "class_names", "indices", "provenance")
 MOST_ROWS = 4000  # eigenvalues of larger kernels are not computed: they may take longer than the kernel

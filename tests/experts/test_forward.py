@@ -11,8 +11,8 @@ from flax import nnx
 
 from ntk_select import Expert, LastConv, Taps, lgc
 from ntk_select.errors import ModelError
-from ntk_select.experts import probe
-from ntk_select.experts.probe import check_independent_of_batch, forward
+from ntk_select.experts import forward as forward_module
+from ntk_select.experts.forward import check_independent_of_batch, forward
 
 pytestmark = pytest.mark.usefixtures("quickly")
 
@@ -96,8 +96,8 @@ def test_rounding_is_no_reason_and_more_than_rounding_is_one(of_answers, of_para
 
 
 def test_a_batch_that_passes_only_to_be_compared_does_not_pass_back(monkeypatch):
-    back, cotangents = [], probe._cotangents
-    monkeypatch.setattr(probe, "_cotangents", lambda *given: [back.append(1), cotangents(*given)][1])
+    back, cotangents = [], forward_module._cotangents
+    monkeypatch.setattr(forward_module, "_cotangents", lambda *given: [back.append(1), cotangents(*given)][1])
 
     def taps(variables, x, perturbation):
         features = (x if perturbation is None else x + perturbation).mean((1, 2))

@@ -13,7 +13,7 @@ from safetensors.numpy import save
 
 from ntk_select import Card, Preprocess
 from ntk_select.errors import ModelError
-from ntk_select.models.weights import CARD_FILE, WEIGHTS_FILE, flatten, read_weights, serialise, sha256_of, unflatten, write_expert
+from ntk_select.models.expert_folder import CARD_FILE, WEIGHTS_FILE, flatten, read_weights, serialise, sha256_of, unflatten, write_expert
 
 KEYS = st.text(st.characters(exclude_characters="/", codec="utf-8"), max_size=4)
 TREES = st.recursive(st.integers(), lambda inner: st.dictionaries(KEYS, inner, min_size=1, max_size=3), max_leaves=8).filter(
@@ -76,7 +76,7 @@ def test_write_expert_names_the_weights_in_the_card_and_leaves_two_files(tmp_pat
 
 @pytest.mark.parametrize("at", ["card", "rename"])
 def test_a_cut_while_replacing_keeps_the_old_expert_and_nothing_half(tmp_path, monkeypatch, at):
-    from ntk_select.models import weights
+    from ntk_select.models import expert_folder
 
     def stopped(*_):
         raise KeyboardInterrupt
@@ -84,11 +84,11 @@ def test_a_cut_while_replacing_keeps_the_old_expert_and_nothing_half(tmp_path, m
     card = Card("a", "resnet18", "s", Preprocess(size=8), "", 2)
     old = write_expert(tmp_path / "a", VARIABLES, card)
     if at == "card":
-        write = weights.write_atomically
-        monkeypatch.setattr(weights, "write_atomically", lambda path, content: stopped() if path.name == CARD_FILE else write(path, content))
+        write = expert_folder.write_atomically
+        monkeypatch.setattr(expert_folder, "write_atomically", lambda path, content: stopped() if path.name == CARD_FILE else write(path, content))
     else:
-        rename = weights.os.replace
-        monkeypatch.setattr(weights.os, "replace", lambda a, b: stopped() if ".new" in str(a) else rename(a, b))
+        rename = expert_folder.os.replace
+        monkeypatch.setattr(expert_folder.os, "replace", lambda a, b: stopped() if ".new" in str(a) else rename(a, b))
     with pytest.raises(KeyboardInterrupt):
         write_expert(tmp_path / "a", VARIABLES, replace(card, source="other"), replace_existing=True)
     with pytest.raises(KeyboardInterrupt):

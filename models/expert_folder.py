@@ -63,7 +63,7 @@ def sha256_of(content: bytes) -> str:
 
 
 def serialise(variables: Mapping[str, Any]) -> bytes:
-    """Variables as the bytes of a safetensors file, names sorted, so that equal weights give equal bytes."""
+    """Variables as the bytes of a safetensors file, names sorted: equal weights give equal bytes."""
     flat = flatten(variables)
     return save({name: np.ascontiguousarray(flat[name]) for name in sorted(flat)})
 
@@ -83,20 +83,20 @@ def read_weights(path: Path, *, sha256: str | None = None) -> dict[str, Any]:
     try:
         flat = load(content)
     except (SafetensorError, ValueError) as error:  # ValueError: shapes that NumPy does not support
-        raise ModelError(f"Weights {path} are not a valid safetensors file ({error}). Download or convert them again.") from error
+        raise ModelError(f"Weights {path} are not a valid safetensors file ({error}). Try: download or convert them again") from error
     except KeyError as error:
-        raise ModelError(f"Weights {path} contain tensors of type {error}; params of an expert are float32. Convert them again.") from error
+        raise ModelError(f"Weights {path} contain tensors of type {error}; params of an expert are float32. Try: convert them again") from error
     broken = [name for name, value in sorted(flat.items()) if not np.isfinite(value).all()]
     if broken:
         raise ModelError(f"Weights {path} contain NaN or infinity in {', '.join(broken[:5])}{' ...' if len(broken) > 5 else ''}.")
     integers = [f"{name} ({value.dtype})" for name, value in sorted(flat.items()) if value.dtype.kind != "f"]
     if integers:
         raise ModelError(
-            f"Weights {path} contain tensors that are not floating point: {', '.join(integers[:5])}. Params of an expert are float32. Convert them again."
+            f"Weights {path} contain tensors that are not floating point: {', '.join(integers[:5])}. Params of an expert are float32. Try: convert them again"
         )
     negative = [name for name, value in sorted(flat.items()) if "batch_stats/" in name and name.endswith("/var") and (value < 0).any()]
     if negative:
-        raise ModelError(f"Weights {path} contain negative variances in {', '.join(negative[:5])}. Convert them again.")
+        raise ModelError(f"Weights {path} contain negative variances in {', '.join(negative[:5])}. Try: convert them again")
     try:
         return unflatten(flat)
     except ModelError as error:
@@ -110,7 +110,7 @@ def describe_non_weights(start: bytes) -> str | None:
     text = start.removeprefix(codecs.BOM_UTF8).lstrip()
     if text.startswith((b"{", b"[")) and b"\0" not in start[:8]:  # safetensors begin with an 8-byte length
         return "is JSON text, not weights. Try: the file of the weights"
-    return "is empty. Download it again" if not start else None
+    return "is empty. Try: download it again" if not start else None
 
 
 def read_whole(path: Path, what: str) -> bytes:
@@ -149,7 +149,7 @@ def write_multi_expert(folder: Path, variables: Mapping[str, Any], cards: Mappin
     Args:
       variables: {"common": {"params": ..., "batch_stats": ...}, "domains": {domain: the same, and "source"}}, as split by
         `ntk_select.experts.multi_domain`.
-      cards: by domain, with the names FOLDER@DOMAIN.
+      cards: card of each domain, with the names FOLDER@DOMAIN.
     """
     written = _write(folder, variables, {domain_card_file(domain): card for domain, card in cards.items()}, replace_existing)
     return {domain: written[domain_card_file(domain)] for domain in cards}
@@ -182,15 +182,15 @@ def _write(folder: Path, variables: Mapping[str, Any], cards: Mapping[str, Card]
 def _refuse_to_lose(folder: Path, replace_existing: bool) -> None:
     """Raises ModelError unless `replace_existing` is set and the folder contains an expert and nothing else."""
     if not replace_existing:
-        raise ModelError(f"{folder} already exists. Choose another name, or try: --replace, from Python replace_existing=True")
+        raise ModelError(f"{folder} already exists. Try: another name, or replace_existing=True (--replace)")
     if not folder.is_dir():
-        raise ModelError(f"{folder} is not an expert and is not replaced. Choose another name, or delete it.")
+        raise ModelError(f"{folder} is not an expert and is not replaced. Try: another name, or delete it")
     ours = {WEIGHTS_FILE, CARD_FILE, *(card.name for card in folder.glob(domain_card_file("*")))}
     others = sorted(entry.name for entry in folder.iterdir() if entry.name not in ours and not _is_left_behind(entry.name))
     if others:
         raise ModelError(
             f"{folder} contains other files than an expert ({', '.join(map(repr, others[:5]))}{' ...' if len(others) > 5 else ''}), which would be lost, "
-            "and is not replaced. Choose another name, or move them."
+            "and is not replaced. Try: another name, or move these files"
         )
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import t
 
-from ntk_select.evaluate.resampling import Z95, HalfSamples, degrees_of_freedom, half_samples, wilson
+from ntk_select.evaluate.half_samples import HalfSamples, degrees_of_freedom, half_samples
+from ntk_select.evaluate.intervals import Z95
 from ntk_select.scores import SCORES, Features
 from ntk_select.scores.lfc import lfc
 
@@ -260,29 +261,3 @@ def test_false_claims_and_coverage_over_a_grid_of_class_sizes(sizes, score):
         claimed, *covered = found
         assert claimed <= 0.05 + 3 * error
         assert min(covered) >= 0.95 - 3 * error
-
-
-def test_the_interval_of_a_share_is_that_of_wilson():
-    assert wilson(0.0, 10)[0] == 0
-    assert 0.2 < wilson(0.0, 10)[1] < 0.35
-    np.testing.assert_allclose(wilson(1.0, 10)[1], 1)
-    np.testing.assert_allclose(wilson(0.5, 1e6), [0.5 - 1.96 * 0.5e-3, 0.5 + 1.96 * 0.5e-3], atol=1e-6)
-
-
-@pytest.mark.parametrize(("right", "n"), [(0, 5), (3, 7), (352, 411), (411, 411)])
-def test_it_is_the_interval_of_scipy(right, n):
-    from scipy.stats import binomtest
-
-    np.testing.assert_allclose(wilson(right / n, n), binomtest(right, n).proportion_ci(method="wilson"), rtol=1e-9, atol=1e-12)
-
-
-def test_an_interval_holds_the_share_it_is_for():
-    rng = np.random.default_rng(0)
-    for share, n in ((0.5, 30), (0.9, 30), (0.97, 100)):
-        intervals = [wilson(np.mean(rng.random(n) < share), n) for _ in range(2000)]
-        assert 0.92 < np.mean([low <= share <= high for low, high in intervals]) < 0.985
-
-
-def test_of_411_images_at_85_percent_it_reaches_three_and_a_half_points_either_way():
-    low, high = wilson(352 / 411, 411)
-    assert 100 * (high - low) / 2 == pytest.approx(3.4, abs=0.1)

@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 
 from ntk_select._runtime.figures import file_content, literal, new_figure
 from ntk_select.errors import TaskError
-from ntk_select.kernels.file import class_trace
+from ntk_select.kernels.saved_kernel import class_trace
 
 MOST_NAMES = 40
 """Number of classes beyond which only some names and no lines are drawn."""

@@ -9,7 +9,7 @@ import pytest
 
 import ntk_select.evaluate as ev
 from ntk_select.errors import ConfigError
-from ntk_select.evaluate.uncertainty import multisets
+from ntk_select.evaluate.bootstrap import multisets
 
 
 def benchmark(rng, t=6, d=3, s=3, e=10, skill=1.0, **fields):
@@ -157,17 +157,17 @@ def test_it_is_printed_with_as_many_digits_as_it_knows():
         ("regret", {"kk": 2}, "regret has no option 'kk'. Did you mean 'k'"),
         ("spearman", {"k": 2}, r"spearman has no option 'k'. Allowed: \(none\)"),
         ("top_k_gain", {"reference": 0.5}, "top_k_gain has no option 'reference'. Allowed: k"),
-        (lambda *_: 0.0, {"k": 2}, r"Options \(k\) go with the name of a measure"),
+        (lambda *_: 0.0, {"k": 2}, r"Options \(k\) require a measure given by name"),
         ("top_k_gain", {}, r"top_k_gain needs the reference of every target, and target 't0' has none"),
         ("within_groups", {}, r"within_groups needs the groups of every target, .* Try: Target\(..., groups=...\)"),
         ("across_groups", {}, "across_groups needs the groups"),
-        ("regret", {"k": 11}, "k is 11, and there are 10 experts"),
-        ("spearman", {"resamples": 10}, "resamples is 10. Allowed: a whole number, 100 or more"),
-        ("spearman", {"level": 95}, "level is 95. Allowed: between 0 and 1"),
-        ("spearman", {"seed": -1}, "seed is -1. Allowed: a whole number, 0 or more"),
-        ("spearman", {"over": "targets"}, r"over is 'targets'. Allowed: one or more of targets, draws, seeds, as \('targets',\)"),
-        ("spearman", {"over": ()}, r"over is \(\)"),
-        ("spearman", {"over": ("target",)}, "over holds 'target'. Did you mean 'targets'"),
+        ("regret", {"k": 11}, "k=11 must be a whole number from 1 to 10"),
+        ("spearman", {"resamples": 10}, "resamples=10 must be a whole number, 100 or more"),
+        ("spearman", {"level": 95}, "level=95 must be between 0 and 1"),
+        ("spearman", {"seed": -1}, "seed=-1 must be a whole number, 0 or more"),
+        ("spearman", {"over": "targets"}, r"over='targets' must be one or more of targets, draws, seeds, as \('targets',\)"),
+        ("spearman", {"over": ()}, r"over=\(\)"),
+        ("spearman", {"over": ("target",)}, "over contains 'target'. Did you mean 'targets'"),
     ],
 )
 def test_other_measures_and_settings_are_refused(measure, options, sentence, rng):
@@ -176,7 +176,7 @@ def test_other_measures_and_settings_are_refused(measure, options, sentence, rng
 
 
 def test_what_is_no_target_is_refused(rng):
-    with pytest.raises(ConfigError, match="targets holds 0 entries. Allowed: at least one"):
+    with pytest.raises(ConfigError, match="targets has 0 entries. Allowed: at least one"):
         ev.interval("spearman", [])
     with pytest.raises(ConfigError, match=r"each made by evaluate.Target\(...\)"):
         ev.interval("spearman", [*benchmark(rng, t=1), "birds"])

@@ -7,7 +7,7 @@ import pytest
 
 from ntk_select import SketchedKernel, certify, kernel_label_correlation, sketched_correlation
 from ntk_select.errors import ConfigError, DataError
-from ntk_select.kernels.file import SavedKernel, class_trace, load_kernel
+from ntk_select.kernels.saved_kernel import SavedKernel, class_trace, load_kernel
 
 LABELS = np.array([0, 1, 0, 1, 1])
 
@@ -136,7 +136,7 @@ def test_the_summary_is_that_of_the_functions_it_stands_for(rng, kind):
 
 
 def test_eigenvalues_of_a_very_large_full_kernel_are_those_of_its_class_trace(rng, monkeypatch):
-    monkeypatch.setattr("ntk_select.kernels.file.MOST_ROWS", 9)
+    monkeypatch.setattr("ntk_select.kernels.saved_kernel.MOST_ROWS", 9)
     assert made(rng, kind="full").summary()["certified"] == "class trace"
 
 
