@@ -89,7 +89,9 @@ class Cache:
         try:
             write_atomically(self._file(key), buffer.getvalue())
         except OSError as error:
-            self.trouble = f"The cache {self.folder} cannot be written ({error.strerror}); nothing more is stored. Try: --cache ANOTHER_FOLDER"
+            self.trouble = (
+                f"The cache {self.folder} cannot be written ({error.strerror}); nothing more is stored. Try: another cache folder (--cache)"
+            )
 
     def prune(self, largest: int = LARGEST) -> None:
         """Deletes the least recently used entries until at most `largest` bytes are left."""
@@ -121,7 +123,7 @@ def state_of(origins: Iterable[Origin | None]) -> str | None:
     """The key of the files that hold images: names of the images, and path, size, inode, mtime and ctime of each file.
 
     Args:
-      origins: of each image, in order; None for an image that is in no file.
+      origins: Origin of each image, in order; None for an image that is in no file.
 
     Returns:
       The key; None if it does not guarantee the content: an image is in no file, a file does not exist, or one is younger than `FRESH` seconds.

@@ -32,7 +32,7 @@ def write_output(path: Path, content: bytes) -> Path:
     try:
         write_atomically(path, content)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}. Give another folder with --out.") from error
+        raise ConfigError(f"{path} cannot be written: {error.strerror}. Try: another folder (--out)") from error
     return path
 
 
@@ -46,7 +46,7 @@ def describe_placeholder(content: bytes) -> str | None:
     """Describes a Git LFS pointer or a web page in place of a file.
 
     Args:
-      content: at least the first kilobyte of the file.
+      content: The first kilobyte of the file, or more.
 
     Returns:
       The rest of an error sentence that begins with the file name, without its full stop: "is a Git LFS pointer, not the file itself. Try, in its

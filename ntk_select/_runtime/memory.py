@@ -1,4 +1,8 @@
-"""Free memory of the host, and recognition of out-of-memory errors of Python, NumPy and JAX."""
+"""Free memory of the host, and recognition of out-of-memory errors of Python, NumPy and JAX.
+
+Four loops catch such an error, warn with `MemoryShrunkWarning` and continue in smaller portions: `kernels.engine.execute.compute_within_memory`
+halves tiles, `kernels.sketches.execute` and `experts.forward` halve batches, `forecasting.kernel` takes the images in more portions.
+"""
 
 import os
 import re

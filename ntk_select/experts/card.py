@@ -19,10 +19,10 @@ class Card:
       architecture: name in the architecture table, e.g. "resnet50".
       source: name of the data set that it was trained on.
       preprocess: preprocessing of the input.
-      sha256: of the weights file, hexadecimal.
+      sha256: Digest of the weights file, hexadecimal.
       num_classes: outputs of the head; 0 without a head.
       config: keyword arguments of the architecture beyond `num_classes`.
-      class_names, class_counts: of the source data set, in the order of the head.
+      class_names, class_counts: Classes of the source data set and their numbers of images, in the order of the head.
       num_images: training images of the source.
       test_accuracy: top-1 accuracy on the test set of the source, 0 .. 1.
       initialised_from: name of the expert whose weights were the initial ones; None if trained from scratch.

@@ -19,7 +19,7 @@ class LastConv:
 
     Args:
       path: keys from the root of `params` to the kernel (kh, kw, cin, cout); or as one string, "Conv_1/kernel".
-      strides, padding: of the convolution, as for `jax.lax.conv_general_dilated`.
+      strides, padding: Strides and padding of the convolution, as for `jax.lax.conv_general_dilated`.
       pooled: slice (start, stop) of the pre-logits that the output channels become, if channel o of the convolution affects
         only pre-logit start + o, and the head is linear. None for all other networks (AlexNet). With it the cost of LGC
         is independent of the number of classes.

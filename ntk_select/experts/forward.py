@@ -54,10 +54,10 @@ def forward(
     """One forward pass of the expert over preprocessed inputs, with full-precision products on every device.
 
     Args:
-      expert: in evaluation mode.
+      expert: Expert in evaluation mode.
       x: n network inputs; `NetworkInputs` are normalised per batch.
       last_conv: also return inputs and cotangents of the last convolution, for LGC. Only for experts with `has_pooled_last_conv`.
-      batch_size: examples per batch; the last batch is padded, so that there is one compilation.
+      batch_size: examples per batch; the last batch is padded, so there is one compilation.
       seconds: the times "forward", and "backward" of the cotangents of the last convolution, are added to it.
 
     Raises:
@@ -168,9 +168,9 @@ class InBatches:
     """Repeated `in_batches` that remembers the largest batch size that fits into memory.
 
     Args:
-      size: of the batches.
+      size: Size of the batches.
       inner: raise the out-of-memory error itself if a single example does not fit, so that the caller can use smaller portions.
-      precision: of products; None for the current setting.
+      precision: Precision of products; None for the current setting.
     """
 
     def __init__(self, size: int, *, inner: bool = False, precision: str | None = "highest"):
@@ -220,7 +220,7 @@ def _batched(fn, batch_size: int, arrays, *, again=None, inner: bool = False, pr
             first += size
             continue
         if size == 1:
-            raise ConfigError(f"Memory ran out with a single example in the network ({reason}). End other programs, or choose a smaller network.")
+            raise ConfigError(f"Memory ran out with a single example in the network ({reason}). Try: ending other programs, or a smaller network")
         warnings.warn(f"Memory ran out with {size} examples at a time ({reason}). Continuing with {size // 2}.", MemoryShrunkWarning, stacklevel=4)
         size //= 2
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *results), repeated, size
@@ -275,7 +275,7 @@ def batched_outputs(
 ) -> Iterator[Float[np.ndarray, "b d"]]:
     """Yields fn(variables, inputs) of all images in the evaluation view, one batch at a time.
 
-    The last batch is padded, so that a single program is compiled. Lazily decoded images are decoded in threads, one batch ahead.
+    The last batch is padded, so a single program is compiled. Lazily decoded images are decoded in threads, one batch ahead.
 
     Args:
       batch_size: images per pass; by default 256 up to `SMALL` pixels, otherwise 32.

@@ -1,6 +1,6 @@
 """Multi-domain networks: variables shared by all domains, and variables of each domain.
 
-Shared and domain-specific variables together are those of an ordinary network, so that each domain is an ordinary expert. A parallel
+Shared and domain-specific variables together are those of an ordinary network, so each domain is an ordinary expert. A parallel
 adapter, a 1x1 convolution parallel to a 3x3 one of the same stride, is added to the centre of the 3x3 kernel: the same function without
 another layer.
 
@@ -31,7 +31,7 @@ def check_sharing(sharing: str) -> None:
 
 
 def split(variables: Mapping[str, Any], sharing: str, head: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Splits {"params": ..., "batch_stats": ...} into (common, own) parts. Adapters are initialised to zero, so that `compose` is the inverse.
+    """Splits {"params": ..., "batch_stats": ...} into (common, own) parts. Adapters are initialised to zero, so `compose` is the inverse.
 
     Raises:
       ConfigError: `sharing` is unknown.

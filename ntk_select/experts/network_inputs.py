@@ -41,8 +41,8 @@ class NetworkInputs:
     Slices and index arrays return NumPy arrays; `numpy.asarray` returns all inputs.
 
     Args:
-      pixels: of n resized images.
-      preprocess: for the normalisation.
+      pixels: Pixels of n resized images.
+      preprocess: Preprocessing that normalises them.
     """
 
     def __init__(self, pixels: UInt8[np.ndarray, "n h w c"], preprocess: Preprocess):

@@ -56,11 +56,11 @@ def with_new_head(expert: Expert, num_classes: int, *, head: str = "random", see
     """The expert with a linear head of `num_classes` outputs on its pre-logits, ready to be fine-tuned.
 
     Args:
-      expert: with `features_fn`.
-      num_classes: of the new task, at least 1 (one output for two classes of -1 and +1).
+      expert: Expert with `features_fn`.
+      num_classes: Classes of the new task, at least 1 (one output for two classes of -1 and +1).
       head: "random": weights uniform in [-1 / sqrt(d), 1 / sqrt(d)] as in PyTorch, zero bias; "zero": all zero, so that the
         initial gradient of the backbone is zero, the kernel is the feature kernel and LGC is undefined.
-      seed: of the random head.
+      seed: Seed of the random head.
       x: one network input (1, ...), to determine the number of pre-logits of an expert without a head, and to check it otherwise.
 
     Returns:
@@ -129,7 +129,7 @@ def _with(tree: Mapping, path: tuple[str, ...], part):
 
 
 def has_new_head(expert: Expert) -> bool:
-    """Whether the expert comes from `with_new_head`, so that its params no longer have the structure of its architecture."""
+    """Whether the expert comes from `with_new_head`, so its params no longer have the structure of its architecture."""
     return isinstance(expert.apply_fn, _Logits)
 
 

@@ -12,7 +12,7 @@ from ntk_select.experts.resize import resized_crop
 SMALL = 64
 """Image side in pixels up to which images are resized once and held in memory, augmented on the device, and evaluated in larger batches."""
 
-MOST_PIXELS = 16_384
+MAX_PIXELS = 16_384
 DEPTHS = (8, 10, 12, 14, 16)
 """Bit depths of grey values of cameras and scanners."""
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "box")
@@ -31,7 +31,7 @@ class Preprocess:
 
     Args:
       size: side of the square input, in pixels.
-      mean, std: of the three channels, for values in 0 .. 1. Values above 1 are rejected, since they are on the scale 0 .. 255. A
+      mean, std: Statistics of the three channels, of values in 0 .. 1. Values above 1 are rejected: they are on the scale 0 .. 255. A
         standard deviation of 1 / 255 undoes the division by 255.
       resize: length of the shorter side before the crop, or None.
       interpolation: one of `INTERPOLATIONS`.
@@ -54,8 +54,8 @@ class Preprocess:
             raise ConfigError(
                 f"Preprocess: size={self.size!r}, resize={self.resize!r}; size must be an integer of at least 1 and resize, if given, at least size."
             )
-        if max(self.size, self.resize or 0) > MOST_PIXELS:
-            raise ConfigError(f"Preprocess: size={self.size:,}, resize={self.resize}; at most {MOST_PIXELS:,} pixels are allowed.")
+        if max(self.size, self.resize or 0) > MAX_PIXELS:
+            raise ConfigError(f"Preprocess: size={self.size:,}, resize={self.resize}; at most {MAX_PIXELS:,} pixels are allowed.")
         finite = all(map(math.isfinite, (*self.mean, *self.std)))
         if len(self.mean) != 3 or len(self.std) != 3 or not finite or min(self.std) <= 0:
             raise ConfigError(f"Preprocess: mean={self.mean}, std={self.std}; both need three numbers, std above 0.")

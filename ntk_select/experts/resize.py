@@ -37,7 +37,7 @@ def resized_crop(image: np.ndarray, whole: tuple[int, int], corner: tuple[int, i
     Args:
       image: uint8 (h, w) or (h, w, 3).
       whole, corner: (height, width) and (top, left). The crop is inside the image.
-      interpolation: as in `Preprocess`.
+      interpolation: See `Preprocess`.
 
     Raises:
       MissingDependencyError: Pillow is not installed.
@@ -82,7 +82,7 @@ class Window:
 
     Args:
       scale: width of the filter in pixels.
-      function: of the filter.
+      function: Weight of the filter by distance.
     """
 
     start: int

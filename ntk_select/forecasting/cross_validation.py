@@ -145,7 +145,7 @@ def _read(kernel, labels) -> tuple[np.ndarray, np.ndarray]:
     if labels.shape != kernel.shape[:1] or labels.dtype.kind not in "iu":
         raise TaskError(f"labels has shape {labels.shape} and type {labels.dtype} for {len(kernel)} images; give one integer per image.")
     if not np.isfinite(kernel).all():
-        raise UndefinedScoreError(not_finite("The kernel holds"))
+        raise UndefinedScoreError(not_finite("The kernel contains"))
     ids = np.unique(labels, return_inverse=True)[1]
     if len(ids) == 0 or ids.max() == 0:
         raise UndefinedScoreError("All images are of one class: there is nothing to forecast.")

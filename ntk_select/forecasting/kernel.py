@@ -213,7 +213,7 @@ def _estimated(network: TrainingNetwork, x, portions: int, directions: int, seed
         total = _added(total, change)
     kernel = np.asarray(total) / directions
     if not (np.isfinite(features).all() and np.isfinite(kernel).all()):
-        raise ModelError(not_finite(f"Pre-logits of expert {network.name!r} in training, or their derivatives, hold"))
+        raise ModelError(not_finite(f"Pre-logits of expert {network.name!r} in training, or their derivatives, contain"))
     return TrainingKernel(features, kernel, directions)
 
 

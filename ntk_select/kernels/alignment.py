@@ -84,7 +84,7 @@ def correlation_from_sums(sums: PairSums, trace: Float[np.ndarray, " n"], labels
     if same_pairs == pairs:
         raise UndefinedScoreError("All examples are of one class; a correlation with the labels needs two.")
     if same_pairs == 0:
-        raise UndefinedScoreError("No two examples share a class, so that nothing is left without the diagonal.")
+        raise UndefinedScoreError("No two examples share a class; nothing is left without the diagonal.")
     variance = sums.squares - sums.all_pairs**2 / pairs
     if not variance > CONSTANT * sums.squares:
         raise UndefinedScoreError("The kernel is constant over all pairs (constant or zero features?), so its correlation is undefined.")

@@ -47,13 +47,13 @@ def compare(
     """Computes the exact kernel and LGC of each expert, and those of a sketch for each kind, dimension and seed.
 
     Args:
-      experts: by name, each an `Expert` or a function that loads one. One expert is in memory at a time.
+      experts: Experts by name, each an `Expert` or a function that loads one. One expert is in memory at a time.
       inputs: preprocessed network inputs of the probe sample; or a function of the expert that returns them, where experts differ in that.
       labels: class ids, any integers.
-      kinds, dims, seeds: of the sketches. A seed is the same projection for all experts of one architecture.
+      kinds, dims, seeds: Kinds, dimensions and seeds of the sketches. A seed is the same projection for all experts of one architecture.
       most_dim: {kind: largest dimension}, for kinds that take too long beyond it.
-      layers, outputs: as for `gradient_kernel`; strings only.
-      blocks: of each sketch; None as `gradient_sketch` chooses.
+      layers, outputs: See `gradient_kernel`; strings only.
+      blocks: Blocks of each sketch; None as `gradient_sketch` chooses.
       memory: also measure the peak memory, with one more call for each kind and dimension, and for the exact kernel.
       progress: called with (done, all, what) before each kind and dimension of each expert, and at the end.
 
@@ -103,7 +103,7 @@ def _exact(name: str, run: Callable[[], np.ndarray], labels, memory: bool) -> tu
     kernel, seconds = timed(run)
     norm = float(np.linalg.norm(kernel))
     if not norm > 0:
-        raise ModelError(f"The kernel of expert {name!r} is zero, so that relative errors are undefined.")
+        raise ModelError(f"The kernel of expert {name!r} is zero; relative errors are undefined.")
     try:
         correlation = kernel_label_correlation(kernel, labels)
     except UndefinedScoreError:

@@ -21,8 +21,8 @@ class ExactCell:
       correlation: exact LGC; None where it is undefined.
       effective_rank: r = (tr K)^2 / |K|_F^2, between 1 and n.
       norm: |K|_F.
-      seconds: of a second call, without compilation.
-      bytes: of the kernel, n^2 numbers.
+      seconds: Duration of a second call, without compilation.
+      bytes: Size of the kernel, n^2 numbers.
       peak_bytes: memory added at the highest point of a call; None if unknown.
     """
 
@@ -51,12 +51,12 @@ class SketchCell:
       predicted_error, measured_error: the sketch's own estimates of it, see `SketchedKernel`; None if it has none.
       correlation: LGC from the sketch; None if it, or the exact one, is undefined.
       correlation_error: LGC from the sketch minus the exact one.
-      standard_error: of LGC, by the formula; without a formula, from the spread of the blocks.
+      standard_error: Standard error of LGC, by the formula; without a formula, from the spread of the blocks.
       low, high: 95 % interval for the exact LGC.
       holds: whether the interval contains the exact LGC.
-      seconds: of the sketch and the kernel Z Z'; None for the first of several seeds, whose call may compile.
-      sketch_seconds: of the sketch alone.
-      bytes: of the sketch, n dim numbers.
+      seconds: Duration of the sketch and the kernel Z Z'; None for the first of several seeds, whose call may compile.
+      sketch_seconds: Duration of the sketch alone.
+      bytes: Size of the sketch, n dim numbers.
       peak_bytes: memory added at the highest point of a call, Z Z' included; the same for all seeds.
     """
 
@@ -108,7 +108,7 @@ class Summary:
     """One kind and dimension over all experts and seeds. A field is None where no cell has a value.
 
     Attributes:
-      kind, dim: of the sketches.
+      kind, dim: Kind and dimension of the sketches.
       cells: number of sketches.
       error, law, predicted_error, measured_error, correlation_error, standard_error: root mean squares over the cells.
       held: share of the 95 % intervals that contain the exact LGC.

@@ -26,7 +26,7 @@ def comparison_figure(comparison: Comparison, *, title: str = "", file_format: s
     intervals that contain the exact LGC.
 
     Args:
-      comparison: of at least one sketch.
+      comparison: A comparison with at least one sketch.
       title: above the figure.
       file_format: "png", "svg" or "pdf".
 

@@ -52,7 +52,7 @@ def exact_kernel(
     Args:
       expert, x: the network, and n preprocessed inputs.
       layers: "all", "last_conv", or a regular expression over parameter paths; batch statistics are never included.
-      outputs, precision, accumulate, memory_gb, by_layer, progress: as for `ntk`. With `by_layer`, `kernel` is the sum over the layers.
+      outputs, precision, accumulate, memory_gb, by_layer, progress: See `ntk`. With `by_layer`, `kernel` is the sum over the layers.
 
     Raises:
       ConfigError, ModelError: as `ntk`, or `layers` matches no parameter.
@@ -90,7 +90,7 @@ def sketched_kernel(
     Args:
       which: dimension and blocks as numbers (`projection.decided`).
       outputs: "trace" or "sum".
-      expert, x, layers, precision, memory_gb, progress: as for `exact_kernel`.
+      expert, x, layers, precision, memory_gb, progress: See `exact_kernel`.
 
     Raises:
       ConfigError, ModelError: as `ntk_select.sketch`, or `layers` matches no parameter.
@@ -113,7 +113,7 @@ def features_kernel(expert: Expert, x: Float[np.ndarray, "n ..."]) -> ExpertKern
     """Computes the inner products of an expert's pre-logits. Raises ModelError for an expert without `features_fn`."""
     features = forward(expert, x).features
     if features is None:
-        raise ModelError(f"Expert {expert.name!r} has no features_fn, which --kind feature needs. Try: --kind ntk")
+        raise ModelError(f"Expert {expert.name!r} has no features_fn, which the feature kernel needs. Try: the gradient kernel (--kind ntk)")
     how = dict.fromkeys(("layers", "outputs", "plan")) | {"precision": "highest", "accumulate": "float64"}
     return ExpertKernel(feature_kernel(np.asarray(features)), how, {})
 

@@ -78,7 +78,7 @@ def gradient_sketch(
 
     Args:
       sketch: kind, dimension, seed, blocks; or only the dimension. Default: two blocks, for an unbiased norm of the kernel.
-      expert_or_fn, x, params, layers, outputs: as for `gradient_kernel`.
+      expert_or_fn, x, params, layers, outputs: See `gradient_kernel`.
       batch_size: examples per forward pass; None: automatic.
 
     Returns:
@@ -169,7 +169,7 @@ def sketch_of(inputs: KernelInputs | PooledInputs, x, sketch: Sketch, batch_size
 
 def expert_inputs(expert: Expert, layers: str, outputs) -> tuple[Callable, Any, Any, Callable[[str], bool]]:
     """Arguments of `ntk` for an expert: (fn, params, outputs, layers). `params` are all its variables and `layers` selects
-    only parameters, so that experts of one architecture share one compilation.
+    only parameters, so experts of one architecture share one compilation.
 
     Raises:
       ConfigError: `layers` matches nothing.

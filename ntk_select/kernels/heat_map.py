@@ -7,7 +7,7 @@ from ntk_select._runtime.figures import file_content, literal, new_figure
 from ntk_select.errors import TaskError
 from ntk_select.kernels.saved_kernel import class_trace
 
-MOST_NAMES = 40
+MAX_NAMES = 40
 """Number of classes beyond which only some names and no lines are drawn."""
 TAILS = (0.5, 99.5)
 """Percentiles of the entries at the ends of the colour scale."""
@@ -47,7 +47,7 @@ def heat_map(
     """The figure as file content: the kernel (for several outputs the mean over them) and its cosines.
 
     Args:
-      kernel: as `ntk` returns it.
+      kernel: A kernel, as `ntk` returns it.
       labels: class ids, positions in `class_names`.
       class_names: written at the middle of each class.
       title: above the figure.
@@ -87,10 +87,10 @@ def _figure(kernel, labels, class_names, title, of):
 def _mark_classes(axis, labels, class_names, colour):
     """Lines between the classes and names at their centres; for many classes no lines and only some names."""
     present, first, counts = np.unique(labels, return_index=True, return_counts=True)
-    for start in first[1:] if len(present) <= MOST_NAMES else ():  # lines would hide what they divide
+    for start in first[1:] if len(present) <= MAX_NAMES else ():  # lines would hide what they divide
         axis.axhline(start - 0.5, color=colour, linewidth=0.5)
         axis.axvline(start - 0.5, color=colour, linewidth=0.5)
-    step = -(-len(present) // MOST_NAMES)
+    step = -(-len(present) // MAX_NAMES)
     middles, names = (first + (counts - 1) / 2)[::step], [literal(_short(class_names[label])) for label in present[::step]]
     size = 9 if len(names) <= 20 else 6
     axis.set_yticks(middles, names, fontsize=size)

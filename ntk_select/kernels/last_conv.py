@@ -23,9 +23,9 @@ def pooled_kernel(expert: Expert, passes: ProbePass, outputs) -> Float[np.ndarra
     sum_c <grad f_c(i), grad f_c(j)> = sum_o ||W_o||^2 <P_i' m_io, P_j' m_jo>.
 
     Args:
-      expert: with a pooled last convolution.
-      passes: from `forward(expert, x, last_conv=True)`.
-      outputs: as in `gradient_kernel`.
+      expert: Expert with a pooled last convolution.
+      passes: Result of `forward(expert, x, last_conv=True)`.
+      outputs: See `gradient_kernel`.
     """
     op, inputs, cotangents = _of_pooled(expert, passes, outputs)
     return kernel_of_op(op, inputs, cotangents[:, None])

@@ -18,7 +18,7 @@ from ntk_select.kernels.sketches.correlation import SketchedScore, sketched_corr
 from ntk_select.kernels.sketches.sketched_kernel import SketchedKernel
 
 KEYS = ("kernel", "labels", "class_names", "indices", "provenance")
-MOST_ROWS = 4000  # eigenvalues of larger kernels are not computed: they may take longer than the kernel
+MAX_ROWS = 4000  # eigenvalues of larger kernels are not computed: they may take longer than the kernel
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ class SavedKernel:
           measured relative errors of the kernel.
         """
         trace, shape = class_trace(self.kernel), self.kernel.shape
-        whole = len(shape) == 2 or (len(shape) == 4 and shape[0] * shape[2] <= MOST_ROWS)
+        whole = len(shape) == 2 or (len(shape) == 4 and shape[0] * shape[2] <= MAX_ROWS)
         certificate = certify(self.kernel if whole else trace)
         sketched = self.sketched()
         score = self._score(sketched)
@@ -114,7 +114,7 @@ class SavedKernel:
         """
         path = Path(os.path.expanduser(path))
         if path.suffix != ".npz":
-            raise ConfigError(f"{path.name!r} does not end in .npz. Give a name such as kernel.npz.")
+            raise ConfigError(f"{path.name!r} does not end in .npz. Try: kernel.npz")
         arrays = {
             "kernel": self.kernel,
             "labels": self.labels,
@@ -131,7 +131,7 @@ class SavedKernel:
         try:
             write_atomically(path, content.getbuffer())
         except OSError as error:
-            raise ConfigError(f"{path} cannot be written: {error.strerror}. Give another place.") from error
+            raise ConfigError(f"{path} cannot be written: {error.strerror}. Try: another folder") from error
         return path
 
 
@@ -150,7 +150,7 @@ def load_kernel(path: str | Path) -> SavedKernel:
     """
     path = Path(os.path.expanduser(path))
     if not os.path.isfile(path):
-        raise DataError(f"There is no file {str(path)!r}. To make one type: ntk-select kernel --expert NAME --task URI --out kernel.npz")
+        raise DataError(f"There is no file {str(path)!r}. Try: ntk-select kernel --expert NAME --task URI --out kernel.npz")
     arrays = _read(path)
     lacking = [key for key in KEYS if key not in arrays]
     if lacking:

@@ -114,14 +114,14 @@ def selfcheck(
     The parameters are first perturbed by about a thousandth, so that zeros are not on a kink.
 
     Args:
-      fn, params, layers, precision: as for `ntk`.
+      fn, params, layers, precision: See `ntk`.
       x: examples. The first 8 are used, fewer if gradients are large. More than 3 outputs are replaced by 3 random
         combinations, as stated in the result.
       tolerance: largest difference allowed, relative to the largest number compared. None: 1e-9 in float64, 1e-4 in
         float32, 0.1 in half precision, and at least 1e-2 if `precision` allows an accelerator to round. For
         semi-definiteness a tenth of it, for finite differences at least 1e-4 (float64) or 0.1 (float32); symmetry must be
         exact.
-      seed: of the random directions.
+      seed: Seed of the random directions.
 
     Returns:
       A `SelfCheck`.
@@ -259,7 +259,7 @@ def _derivatives(value: Callable, leaves: list, kind: str, tolerance: float, pro
         return "FAILS", math.nan, tolerance, f"Usual cause: {DERIVATIVES} {remark}".strip()
     if "holds" in verdicts:
         return "holds", math.nan, tolerance, remark
-    return "skipped", math.nan, tolerance, "the outputs hardly depend on the parameters, so that differences are lost in rounding."
+    return "skipped", math.nan, tolerance, "the outputs hardly depend on the parameters; differences are lost in rounding."
 
 
 def _differences(along: Callable, kind: str, tolerance: float, modes: tuple[str, ...], rounding: float) -> str:

@@ -1,4 +1,9 @@
-"""The linearised theory of fine-tuning: predicted curves, the linearised network, and real training to compare with."""
+"""The linearised theory of fine-tuning: predicted curves, the linearised network, and real training to compare with.
+
+Defaults: the paper's loss, "half_sum", except "mean" in `run_experiment` and `ntk-select dynamics`; full batches, by gradient flow in
+`loss_curve`, `predict` and `time_to_loss`, by gradient descent in `compare_training`, `run_experiment` and
+`max_stable_lr`.
+"""
 
 from ntk_select._moved import renamed
 from ntk_select.linearized.compare import Comparison, compare_training

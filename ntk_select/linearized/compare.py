@@ -150,7 +150,7 @@ def compare_training(
     Args:
       expert_or_fn, params, layers: as for `linearize`.
       x, targets, x_test, test_targets: as for `train`.
-      lr, optimizer, momentum, weight_decay, loss, batches: as for `predict`, with a discrete optimiser.
+      lr, optimizer, momentum, weight_decay, loss, batches: as for `predict`, with a discrete optimiser, "gd" by default.
       steps, times: as for `train`; step 0 is always recorded.
       kernel: kernel of the same network and examples, from `network_kernel`; computed if None.
       linear: also train the linearised network, which checks the formula.

@@ -110,7 +110,8 @@ def run_experiment(
       lr: learning rate. None: `default_lr`, 0.1 x the largest stable learning rate of the linearised network, for squared losses only.
       steps: number of steps of training; outputs are recorded after 0, ..., `steps` of them, spaced logarithmically.
       layers, outputs, method, memory_gb: as for `network_kernel`.
-      x, targets, optimizer, momentum, weight_decay, loss, x_test, test_targets, batches, linear, progress: as for `compare_training`.
+      x, targets, optimizer, momentum, weight_decay, loss, x_test, test_targets, batches, linear, progress: as for `compare_training`;
+        by default "gd" and "mean".
 
     Raises:
       ConfigError: as `network_kernel` and `compare_training`; or no learning rate is given and the kernel is zero, or the loss

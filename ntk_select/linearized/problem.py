@@ -106,7 +106,7 @@ class Problem:
             return result.reshape(v.shape)
         if np.abs(v).max() > OVERFLOWS:
             return diverged
-        raise ConfigError(not_finite("The kernel function's product holds"))
+        raise ConfigError(not_finite("The kernel function's product contains"))
 
 
 def checked_outputs(array, name: str) -> Float[np.ndarray, "n ..."]:

@@ -22,7 +22,7 @@ def initial_speed(kernel: Kernel, residual: Values, *, lr: Scalar = 1.0, loss: s
     """Initial speed of training: -dL/dt at time 0 under gradient flow.
 
     Args:
-      kernel, residual, lr, loss: as for `loss_curve`.
+      kernel, residual, lr, loss: as for `loss_curve`; lr 1 by default.
 
     Returns:
       lr dY' Theta dY for "half_sum" (the default, lr 1, is the paper's quantity), 4 lr dY' Theta dY for "sum", and that divided

@@ -346,3 +346,24 @@ def test_checkpoints_that_cannot_be_written_are_refused(ran, tmp_path):
     status, _, err = ran(checkpoints=str(tmp_path / "file"))
     assert status == 2
     assert "ntk-select: --checkpoints '" in err
+
+
+@pytest.mark.parametrize("command", ["finetune", "rank"])
+def test_the_help_names_the_default_learning_rates(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert f"{', '.join(map(str, finetuning.LEARNING_RATES[:-1]))} and {finetuning.LEARNING_RATES[-1]}" in said
+
+
+def test_without_lr_the_default_learning_rates_are_tried(zoo, npz, capsys, monkeypatch):
+    given = {}
+
+    def stop(*_, **options):
+        given.update(options)
+        raise ConfigError("stopped")
+
+    monkeypatch.setattr(finetuning, "finetune", stop)
+    assert main(["finetune", "--zoo", str(zoo), "--task", str(npz), "--expert", "ash", "--checkpoints", "None"]) == 2
+    assert "stopped" in capsys.readouterr().err
+    assert given["learning_rates"] == finetuning.LEARNING_RATES

@@ -307,7 +307,7 @@ def bare(variables, x):
     [
         ({"preprocess": None}, (), "Expert 'bare' has no preprocess, so it cannot take images"),
         ({}, ("--layers", "last_conv"), "Expert 'bare' has no last_conv. Try: layers='all' (--layers all)"),
-        ({}, ("--kind", "feature"), "Expert 'bare' has no features_fn, which --kind feature needs. Try: --kind ntk"),
+        ({}, ("--kind", "feature"), "Expert 'bare' has no features_fn, which the feature kernel needs. Try: the gradient kernel (--kind ntk)"),
     ],
 )
 def test_what_an_expert_lacks_is_said(ran, monkeypatch, parts, options, message):

@@ -109,7 +109,7 @@ BAD = {
         UndefinedScoreError,
         r"only one image, so none can be held out\. Try: per_class=5 \(--per-class 5\)",
     ),
-    "nan": (lambda k, y: (np.where(k > 0, np.nan, k), y, {}), UndefinedScoreError, "The kernel holds NaN"),
+    "nan": (lambda k, y: (np.where(k > 0, np.nan, k), y, {}), UndefinedScoreError, "The kernel contains NaN"),
     "shape": (lambda k, y: (k[:, :3], y, {}), TaskError, r"shape \(24, 3\)"),
     "text": (lambda k, y: (k.astype(str), y, {}), TaskError, "real numbers"),
     "labels": (lambda k, y: (k, y[:3], {}), TaskError, r"labels has shape \(3,\)"),

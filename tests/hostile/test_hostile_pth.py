@@ -153,7 +153,7 @@ def test_what_a_pickle_says_of_tensors_is_checked(tmp_path, capsys, case):
     (tmp_path / "bad.pth").write_bytes(legacy(ATTACKS[case]))
     assert main(["zoo", "convert", str(tmp_path / "bad.pth"), "--arch", "resnet_small", "--out", str(tmp_path / "zoo")]) == 2
     said = capsys.readouterr().err
-    assert "nothing in it was run. Allowed: " in said and "Try: download it again" in said or "cannot be read (" in said
+    assert ("nothing in it was run. Allowed: " in said and "Try: download it again" in said) or "cannot be read (" in said
     assert [found.name for found in tmp_path.iterdir()] == ["bad.pth"]
 
 

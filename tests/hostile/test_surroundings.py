@@ -97,7 +97,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_temporary_one(tmp_path, kind):
         assert f"cannot be written ({FULL})" in kept.trouble
     else:
         save = small_ranking().save if kind == "ranking" else saved_kernel().save
-        with pytest.raises(ConfigError, match=rf"{old.name} cannot be written: {FULL}\. Give another"):
+        with pytest.raises(ConfigError, match=rf"{old.name} cannot be written: {FULL}\. Try: another"):
             save(tmp_path if kind == "ranking" else old)
     assert old.read_bytes() == b"as it was"
     assert left(tmp_path) == {str(old.relative_to(tmp_path))}

@@ -136,7 +136,7 @@ def test_the_summary_is_that_of_the_functions_it_stands_for(rng, kind):
 
 
 def test_eigenvalues_of_a_very_large_full_kernel_are_those_of_its_class_trace(rng, monkeypatch):
-    monkeypatch.setattr("ntk_select.kernels.saved_kernel.MOST_ROWS", 9)
+    monkeypatch.setattr("ntk_select.kernels.saved_kernel.MAX_ROWS", 9)
     assert made(rng, kind="full").summary()["certified"] == "class trace"
 
 
@@ -156,13 +156,13 @@ def test_a_kernel_of_zeros_has_no_correlation_and_no_shares_but_a_summary():
 
 
 def test_another_ending_is_refused(rng, tmp_path):
-    with pytest.raises(ConfigError, match=r"'kernel.npy' does not end in .npz. Give a name such as kernel.npz"):
+    with pytest.raises(ConfigError, match=r"'kernel.npy' does not end in .npz. Try: kernel.npz"):
         made(rng).save(tmp_path / "kernel.npy")
 
 
 def test_a_place_that_cannot_be_written_is_refused(rng, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ConfigError, match="cannot be written: .* Give another place"):
+    with pytest.raises(ConfigError, match="cannot be written: .* Try: another folder"):
         made(rng).save(tmp_path / "file" / "kernel.npz")
 
 

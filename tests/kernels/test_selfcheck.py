@@ -357,7 +357,7 @@ def test_without_a_finite_kernel_its_laws_are_skipped(outputs, monkeypatch):
 def test_the_message_of_an_error_is_the_remark():
     result = selfcheck(lambda params, x: head(params, jnp.sqrt(0 * (x @ params["w"]))), PARAMS, X)
     assert found(result) == {DERIVATIVES, FINITE}
-    assert line(result, FINITE).remark.startswith("ModelError: The gradient with respect to 'w' holds NaN or infinity at example 0.")
+    assert line(result, FINITE).remark.startswith("ModelError: The gradient with respect to 'w' contains NaN or infinity at example 0.")
 
 
 def test_outputs_that_are_nan_are_no_dependence_between_examples():

@@ -103,7 +103,7 @@ def test_kernels_fit_or_are_refused(kernel, sentence):
     ("function", "sentence"),
     [
         (lambda v: v[:2], r"The kernel function returned shape \(2, 2\) for outputs \(3, 2\); it must return the same shape"),
-        (lambda v: v * np.nan, "The kernel function's product holds NaN or infinity"),
+        (lambda v: v * np.nan, "The kernel function's product contains NaN or infinity"),
     ],
 )
 def test_functions_keep_the_shape_and_are_finite(function, sentence):

@@ -81,7 +81,7 @@ def test_an_eigenvalue_that_arpack_does_not_find_is_told(monkeypatch):
     def lost(*_, **__):
         raise ArpackNoConvergence("No convergence after 30 iterations.", [], [])
 
-    monkeypatch.setattr(sys.modules[loss_curve.__module__], "eigsh", lost)
+    monkeypatch.setattr(sys.modules[max_stable_lr.__module__], "eigsh", lost)
     with pytest.raises(ConfigError, match="The kernel function's largest eigenvalue was not found: .*Try: the kernel as an array"):
         max_stable_lr(identity, shape=(5,))
 

@@ -246,7 +246,7 @@ def test_a_missing_package_is_named_with_what_to_type(tmp_path, monkeypatch, mod
 
 def test_a_place_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ConfigError, match=r"file/ranking.json cannot be written: .*Give another folder"):
+    with pytest.raises(ConfigError, match=r"file/ranking.json cannot be written: .*Try: another folder"):
         UNSCORED.save(tmp_path / "file")
     with pytest.raises(ConfigError, match=r"file/a.png cannot be written"):
         UNSCORED.report(tmp_path / "file" / "a.png")

@@ -78,7 +78,7 @@ def test_a_place_that_cannot_be_written_is_said_and_costs_no_result(tmp_path):
     cache = Cache(tmp_path / "file")
     cache.put(KEY, {"a": np.zeros(1)})
     assert "cannot be written" in cache.trouble
-    assert "Try: --cache ANOTHER_FOLDER" in cache.trouble
+    assert "Try: another cache folder (--cache)" in cache.trouble
     assert cache.get(KEY) is None
     cache.put(KEY, {"a": np.zeros(1)})
     assert (tmp_path / "file").read_text() == "in the way"

@@ -29,10 +29,10 @@ GENERAL_SHARE = 0.03
 def analyse(fn: Callable, params: Any, x: Any, layers: Any = None, *, chosen: tuple[int, ...] | None = None) -> Analysed:
     """The structure of fn(params, x) -> (n, c) or (n,) in the leaves that `layers` names.
 
-    The function is traced at every call, so that captured variables have their current values.
+    The function is traced at every call, so captured variables have their current values.
 
     Args:
-      fn, params, layers: as for `ntk`.
+      fn, params, layers: See `ntk`.
       x: pytree of arrays or shapes with a leading axis of examples.
       chosen: indices of the leaves, instead of `layers`.
 

@@ -19,7 +19,7 @@ from ntk_select.errors import ConfigError, did_you_mean
 
 PRECISIONS = ("highest", "high", "default")
 OUTPUTS = ("trace", "full", "diagonal", "sum")
-MOST_MEMORY = 2**60  # upper bound of a budget in bytes
+MAX_MEMORY = 2**60  # upper bound of a budget in bytes
 
 
 def check_precision(precision) -> None:
@@ -57,7 +57,7 @@ def read_examples(x: Any, name: str, *, shapes: bool = False) -> Any:
 
     Args:
       x: an array, anything that `numpy.asarray` accepts, or a dict, dataclass or tuple of arrays.
-      name: for error messages.
+      name: Name in error messages.
       shapes: allow `jax.ShapeDtypeStruct`s.
 
     Returns:
@@ -241,7 +241,7 @@ def available_memory(memory_gb: float | None) -> int:
     if memory_gb is not None:
         if not isinstance(memory_gb, numbers.Real) or isinstance(memory_gb, bool) or not 0 < memory_gb < math.inf:
             raise ConfigError(f"memory_gb={memory_gb!r} must be a positive number of gigabytes, for example memory_gb=4.")
-        return int(min(memory_gb * 1e9, MOST_MEMORY))
+        return int(min(memory_gb * 1e9, MAX_MEMORY))
     device = default_device()
     statistics = device.memory_stats() if device.platform != "cpu" else None
     if statistics and "bytes_limit" in statistics:

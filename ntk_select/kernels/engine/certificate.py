@@ -51,7 +51,7 @@ def certify(kernel: Shaped[np.ndarray | Array, "n n ..."]) -> Certificate:
     """Eigenvalues of a symmetric kernel (n, n) or a full one (n, n, c, c), in float64.
 
     Args:
-      kernel: as `ntk` returns it.
+      kernel: A kernel, as `ntk` returns it.
 
     Returns:
       A `Certificate`; print it. Products rounded to TF32, nearly equal examples or a sum in the wrong order show up as
@@ -72,7 +72,7 @@ def certify(kernel: Shaped[np.ndarray | Array, "n n ..."]) -> Certificate:
         kernel = kernel.transpose(0, 2, 1, 3).reshape(kernel.shape[0] * kernel.shape[2], -1)
     kernel = kernel.astype(np.float64)
     if not np.isfinite(kernel).all():
-        raise ConfigError("The kernel holds NaN or infinity, so it has no eigenvalues.")
+        raise ConfigError("The kernel contains NaN or infinity, so it has no eigenvalues.")
     values = np.linalg.eigvalsh((kernel + kernel.T) / 2)
     scale, tolerance = float(np.abs(values).max()), float(len(kernel) * epsilon)
     asymmetry = float(np.abs(kernel - kernel.T).max() / (np.abs(kernel).max() or 1.0))

@@ -50,7 +50,7 @@ def contract(contractions: tuple[Contraction, ...], pairing: str, symmetric: boo
 
     Args:
       contractions: one for each of the parts.
-      pairing: of the cotangents: "trace", "diagonal" or "full".
+      pairing: Pairing of the cotangents: "trace", "diagonal" or "full".
       symmetric: both sides are the same; then only blocks on and below the diagonal are filled.
       spread: the examples of the first side are sharded over devices and are not split into blocks.
       totals: name -> (a, b), (a, b, m) or (a, b, m, m).

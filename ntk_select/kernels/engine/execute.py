@@ -48,9 +48,9 @@ def kernels(
     """The kernel of one tile of examples: a pure function, traceable and differentiable.
 
     Args:
-      structure, values, leaves: from `analyse`.
-      stored, contractions: of all leaves that count.
-      pairing: of the cotangents.
+      structure, values, leaves: Result of `analyse`.
+      stored, contractions: What is stored and how it is contracted, for all leaves that count.
+      pairing: Pairing of the cotangents.
       symmetric: x2 and right are None, and both sides are x1.
       x1, x2: examples.
       left, right: cotangents of either side.
@@ -351,7 +351,7 @@ def _not_finite(sides: _Sides, i: int, j: int) -> ModelError:
                         side = "" if plan.columns is None else " of x1" if key[0] == "rows" else " of x2"
                         example = sides.data[key[0]][0][key[1]] + int(np.argmin(good))
                         return ModelError(
-                            f"The gradient with respect to {plan.leaves[index].use.name!r} holds NaN or infinity at example {example}{side}. "
+                            f"The gradient with respect to {plan.leaves[index].use.name!r} contains NaN or infinity at example {example}{side}. "
                             "Usual causes: half precision, batch norm in training mode, inputs that were not normalised."
                         )
     return ModelError("The kernel overflows, though all gradients are finite: scale the outputs of the function down, or use float64.")
@@ -414,11 +414,11 @@ def kernel_of_op(
     """Inner products of the examples' gradients with respect to the weight of one operation, summed over m cotangents.
 
     Args:
-      op: for one example, as `read_layer_op` or `conv_op` give it.
-      inputs: of the operation, per example, without the axis of length one that `op` expects.
-      cotangents: of its output, for m outputs of the network.
+      op: The operation on one example, as `read_layer_op` or `conv_op` give it.
+      inputs: Inputs of the operation per example, without the axis of length one that `op` expects.
+      cotangents: Cotangents of its output, for m outputs of the network.
       space: "parameter" or "sample"; None: the cheaper one.
-      precision: of the products.
+      precision: Precision of the products.
 
     Returns:
       (n, n), symmetric, summed in float64.

@@ -20,7 +20,7 @@ def jacobian_kernel(analysed: Analysed, x1: Any, x2: Any, outputs: Outputs, *, b
     """The kernel from explicit per-example Jacobians, by `vmap` of `vjp`, and one contraction.
 
     Args:
-      analysed: of the function and the leaves to differentiate; the other leaves are constants.
+      analysed: Analysis of the function and the leaves to differentiate; the other leaves are constants.
       x1, x2: examples; x2 None means x1.
       outputs: cotangents, and how they are paired.
       batch_size: examples differentiated at a time.

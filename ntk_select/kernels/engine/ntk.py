@@ -77,7 +77,7 @@ def ntk(
       method: "structured" ("auto") is this engine; "jacobian", "vector-product" and "neural-tangents" are slower routes to
         the same kernel, for cross-checks.
       memory_gb: memory budget per device; default: half of the free host memory, or 80% of the free device memory.
-      precision: of matrix products, as in `jax.lax.Precision`: "highest" (float32, no TF32 or bfloat16), "high" (three passes)
+      precision: Precision of matrix products, as in `jax.lax.Precision`: "highest" (float32, no TF32 or bfloat16), "high" (three passes)
         or "default" (fastest on the hardware).
       accumulate: "float64" accumulates the kernel in float64, per layer and, in parameter space, per thousand products.
       by_layer: return {path of the leaf: its kernel} instead of their sum.
@@ -215,7 +215,7 @@ def ntk_fn(
     """The kernel as a traceable function of parameters and examples, for kernels that fit on the device at once.
 
     Args:
-      fn, outputs, layers, precision: as for `ntk`.
+      fn, outputs, layers, precision: See `ntk`.
       params, x: parameters and examples, or `jax.ShapeDtypeStruct`s, for the analysis of fn and the choice of the
         cheaper contraction per layer. Arrays are also used to check that no example influences another.
 
@@ -275,7 +275,7 @@ def ntk_plan(
     """The plan of `ntk` with the same arguments, layer by layer, and its predicted cost. Print it.
 
     Args:
-      fn, params, outputs, layers, memory_gb, batch_size, by_layer: as for `ntk`.
+      fn, params, outputs, layers, memory_gb, batch_size, by_layer: See `ntk`.
       x1, x2: arrays or `jax.ShapeDtypeStruct`s.
       space: "parameter" or "sample" for all layers, instead of the cheaper one for each.
 

@@ -14,7 +14,7 @@ from ntk_select.kernels.engine.factors import Stored
 from ntk_select.kernels.engine.structure import LeafUse, Structure
 
 DISPATCH = 2e7  # cost of one dispatch, in operations
-MOST_STEPS = 20_000  # largest number of (tile, round) pairs that are simulated one by one
+MAX_STEPS = 20_000  # largest number of (tile, round) pairs that are simulated one by one
 COMPILER_BYTES = 4e8  # reserved for the compiler and its code; at most a fifth of the budget
 
 
@@ -35,7 +35,7 @@ def choose(
     """The cheaper space for one leaf.
 
     Args:
-      sizes: of the leaf.
+      sizes: Dimensions of the leaf.
       structured: whether sample space is possible.
       m, pairing: cotangents at a time and how they are paired; `parts`: number of such chunks.
       n1, n2, longest: examples on either side, and of one side in memory.
@@ -188,14 +188,14 @@ def make_plan(
     """The cheapest plan whose predicted peak stays within `memory`.
 
     Args:
-      structure, outputs: of the function, and the requested outputs.
+      structure, outputs: Structure of the function, and the requested outputs.
       n1, n2: examples on either side; n2 None for a symmetric kernel.
       memory: bytes, for each device.
-      tile_bounds: of rows and columns, if the tiles are given.
+      tile_bounds: Bounds of rows and columns, if the tiles are given.
       batch_size: examples in one pass, if given.
       split: one kernel per leaf.
       space: "parameter" or "sample" for all weights, against the cost model; for measurements.
-      devices: over which the examples are spread.
+      devices: Number of devices over which the examples are spread.
       chunks: number of chunks of cotangents, if given.
 
     Raises:
@@ -329,14 +329,14 @@ def _priced(plan: Plan, passes: Passes, overhead: int, devices: int) -> Plan:
     cache, done, high = ByteCache(room), 0, 0
     need = [sum(plan.leaves[index].stored_bytes for index in group) for group in plan.groups]
     tiles, rounds = plan.count_tiles(), len(list(plan.rounds()))
-    if tiles * rounds > MOST_STEPS:
+    if tiles * rounds > MAX_STEPS:
         # Too many to simulate: about one new side for each, unless all fit.
         lengths = [b - a for side in (plan.rows, plan.columns or ()) for a, b in itertools.pairwise(side)]
         everything = (len(plan.chunks) - 1) * sum(need) * sum(map(padded, lengths))
         once = (len(plan.chunks) - 1) * len(plan.groups) * sum(lengths)
         done = once if everything <= room else int(tiles * rounds * sum(lengths) / len(lengths)) + once
         high = int(min(everything, room))
-    for i, j in plan.tiles() if tiles * rounds <= MOST_STEPS else ():
+    for i, j in plan.tiles() if tiles * rounds <= MAX_STEPS else ():
         for group, left, right in plan.rounds():
             sides = side_keys(plan, i, j, group, left, right)
             for side in sides:
@@ -361,7 +361,7 @@ def _table(plan: Plan, rows: int = 40) -> str:
         + (f" (each example {plan.passes / _examples(plan):.2g} times)" if plan.passes > _examples(plan) else " (each example once)"),
         f"memory: {_big(plan.peak_bytes)}B at most, {_big(plan.stored_bytes)}B of them gradients and factors; budget {_big(plan.memory)}B",
         f"portions: {_count(plan.count_tiles(), 'tile')}, {_count(len(plan.groups), 'group')} of layers, "
-        f"{_count(len(plan.chunks) - 1, 'chunk')} of cotangents, {_count(plan.batch, 'example')} a pass",
+        f"{_count(len(plan.chunks) - 1, 'chunk')} of cotangents, {_count(plan.batch, 'example')} per pass",
         "",
     ]
     shown = plan.leaves if len(plan.leaves) <= rows else sorted(plan.leaves, key=lambda leaf: -leaf.choice.work)[:rows]

@@ -20,9 +20,9 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal, jaxpr_as_fun
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr", "checkpoint": "jaxpr", "remat2": "jaxpr"}
 _CUSTOM_RULES = ("custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "custom_lin")
 _PLAIN = (ClosedJaxpr, Jaxpr, bool, int, str)
-MOST_UNROLLED = 64  # iterations of a scan
+MAX_UNROLLED = 64  # iterations of a scan
 _EMPTY_CELL = CellType()
-MOST_BYTES = 2**16  # of an array inside an operation that is compared by its content
+MAX_BYTES = 2**16  # of an array inside an operation that is compared by its content
 PROGRAMS = 64  # that stay compiled, the most recently used ones
 
 
@@ -103,7 +103,7 @@ def trace(fn: Callable, *arguments: Any) -> tuple[Program, tuple]:
     """The program of fn and the arrays that it closes over.
 
     Args:
-      fn: traced anew at every call, so that what it captures is what it holds now.
+      fn: The function; traced at every call, since what it captures may have changed.
       arguments: pytrees of arrays or of their shapes; the program's inputs are their leaves in order.
 
     Returns:
@@ -137,7 +137,7 @@ def evaluate(
     """The environment after evaluation: the value of every variable.
 
     Args:
-      program, values: from `trace`.
+      program, values: Result of `trace`.
       inputs: leaves of the arguments.
       interceptor: interceptor(index, eqn, its inputs) -> outputs, called instead of `eqn.run`.
       only: indices of the equations to evaluate; all if None.
@@ -199,7 +199,7 @@ class _Flattener:
             called = eqn.params.get(_CALLS.get(eqn.primitive.name, ""))
             if called is not None:
                 results = self.call(called, arguments)
-            elif eqn.primitive.name == "scan" and eqn.params["length"] <= MOST_UNROLLED:
+            elif eqn.primitive.name == "scan" and eqn.params["length"] <= MAX_UNROLLED:
                 results = self.unroll(eqn, arguments)
             else:
                 results = [self.new(var) for var in eqn.outvars]
@@ -285,7 +285,7 @@ class _Flattener:
         if isinstance(value, jax.core.Tracer):
             return self.unknown(value)
         if isinstance(value, np.ndarray | np.generic | jax.Array):
-            return _array_key(value) if value.nbytes <= MOST_BYTES else self.unknown(value)
+            return _array_key(value) if value.nbytes <= MAX_BYTES else self.unknown(value)
         if callable(value) and not isinstance(value, type):
             return self.unknown(value)
         try:

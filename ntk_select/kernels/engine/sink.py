@@ -32,10 +32,10 @@ class InMemory:
     """Sink of kernels in memory. A kernel of one tile stays on the device; others are assembled on the host.
 
     Args:
-      plan: for the tile bounds.
-      shape: of a kernel.
-      dtype: of its numbers.
-      names: of the kernels: of the leaves, or "" for their sum.
+      plan: Plan that defines the tile bounds.
+      shape: Shape of a kernel.
+      dtype: Type of its numbers.
+      names: Names of the kernels: leaves, or "" for their sum.
 
     Raises:
       ConfigError: the kernels do not fit into memory; also from `retile`. This is checked before anything is computed.

@@ -128,7 +128,7 @@ def open_store(
       sides: (n, 16) digests of the examples: x1 and x2 of a kernel, x1 alone of a symmetric one, x of a sketch.
       what: "kernel" or "sketch", and `symmetric` if both example axes are x1.
       tail: the axes after those of the examples.
-      dtype: of the array.
+      dtype: Type of the numbers.
       block: largest number of examples of a new block along an axis; finished blocks keep their length.
 
     Raises:

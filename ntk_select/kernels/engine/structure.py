@@ -41,7 +41,7 @@ class LeafUse:
       taps: indices of the taps whose weights depend on it.
       kind: "dense", "conv" or "embedding" (X' G from the leaf itself), "derived" (a weight computed from it),
         "elementwise" (scale, shift), "general" (anything else), "unused".
-      reason: for the last kinds, the primitives that use it.
+      reason: Of the last kinds, the primitives that use it.
       depth: index of the first equation that combines it with the example.
     """
 
@@ -63,7 +63,7 @@ class Structure(Compiled):
     """The program of a function at one example, and the uses of the selected leaves. It holds no arrays.
 
     Attributes:
-      program: of fn(leaves, x) with x a single example with a leading axis of length one.
+      program: Program of fn(leaves, x) with x a single example with a leading axis of length one.
       count: number of leaves, selected or not; the program's other inputs are the arrays of the example.
       leaves: one `LeafUse` per selected leaf.
       taps: all equations with weights.
@@ -91,7 +91,7 @@ class Analysed(NamedTuple):
     Attributes:
       structure: the same object for functions with the same operations.
       values: arrays that the function closes over, for the program's `constvars`.
-      leaves: of the parameters.
+      leaves: Leaves of the parameters.
     """
 
     structure: Structure
@@ -144,7 +144,7 @@ def _with_every_tap(op: LayerOp) -> LayerOp:
 
 
 def _moves_only(eqn, program: Program) -> bool:
-    """Whether the equation permutes the entries of its one input, so that inner products are preserved."""
+    """Whether the equation permutes the entries of its one input, so inner products are preserved."""
     sizes = [program.avals[var].size for var in (eqn.invars[0], eqn.outvars[0])]
     return eqn.name in _ISOMETRIES and sizes[0] == sizes[1] and jnp.issubdtype(program.avals[eqn.outvars[0]].dtype, jnp.floating)
 

@@ -51,12 +51,12 @@ def ntk_vector_product(
 
     Args:
       fn: fn(params, x) -> (n, c) or (n,), differentiable in forward and reverse mode.
-      params: of fn, any pytree. Leaves that are not floating-point are constants.
+      params: Parameters of fn, any pytree. Leaves that are not floating-point are constants.
       x: examples of the result; one array or a pytree of arrays.
       v: one number per example of x2 (of x if x2 is None) and output.
       layers: a regular expression searched in the "/"-joined paths of the parameters; None takes all.
       x2: examples of v, if different from x: the result is Theta(x, x2) v.
-      precision: of all products on GPUs and TPUs: "highest", "high" or "default".
+      precision: Precision of all products on GPUs and TPUs: "highest", "high" or "default".
       batch_size: examples at a time; examples must then be independent. None: all at once.
 
     Returns:
@@ -90,7 +90,7 @@ class BatchedProduct:
     """J' v and J times a direction, batch by batch, compiled once for functions with the same operations.
 
     Args:
-      call, picked, held: from `hold`.
+      call, picked, held: Result of `hold`.
       batch_size: examples at a time; None: all at once.
     """
 

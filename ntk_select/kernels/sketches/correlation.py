@@ -17,7 +17,7 @@ ENOUGH_BLOCKS = 4  # for a jackknife standard error
 SCORE_ERROR = 0.005
 PILOT_DIM = 2048
 PILOT_BLOCKS = 16  # for kinds without a formula for the error
-MOST_COLUMNS = 2**16
+MAX_COLUMNS = 2**16
 MARGIN = 1.1  # safety factor on the columns, since the pilot's error is an estimate
 
 
@@ -29,7 +29,7 @@ class SketchedScore:
       value: the estimate, in [-1, 1].
       low, high: 95 % interval for the exact score of the same examples; None without an error estimate. It covers the error of
         the projection, not the sampling of examples.
-      standard_error: by the formula (a tight upper bound); None for kinds without one.
+      standard_error: Standard error by the formula (a tight upper bound); None for kinds without one.
       measured_error: jackknife standard error over blocks; rough with two blocks. None with one block, and with two for kinds
         without a formula.
       dim: columns of the sketch.
@@ -57,9 +57,9 @@ def sketched_correlation(
     sketch and bounds the other kinds with a formula. Without a formula, the jackknife over blocks is used.
 
     Args:
-      kernel: of n examples.
+      kernel: Kernel of n examples.
       labels: class ids, any integers.
-      diagonal, center, normalize: as in `kernel_label_correlation`.
+      diagonal, center, normalize: Variant of the score, as in `kernel_label_correlation`.
 
     Raises:
       UndefinedScoreError: one class only, a kernel that is constant or indistinguishable from sketching noise; with `normalize`
@@ -73,7 +73,7 @@ def sketched_correlation(
         raise TaskError(f"The sketch has {len(kernel)} rows for {len(labels)} labels.")
     z = kernel.sketch.astype(np.float64)
     if not np.isfinite(z).all():
-        raise TaskError("The sketch holds NaN or infinity.")
+        raise TaskError("The sketch contains NaN or infinity.")
     if center:
         z = z - z.mean(axis=0)
     if normalize:
@@ -107,7 +107,7 @@ class _Parts:
         if same_count == self.count:
             raise UndefinedScoreError("All examples are of one class; a correlation with the labels needs two.")
         if same_count == 0:
-            raise UndefinedScoreError("No two examples share a class, so that nothing is left without the diagonal.")
+            raise UndefinedScoreError("No two examples share a class; nothing is left without the diagonal.")
         share = same_count / self.count
         self.labels = (same - share * self.pairs) / np.sqrt(self.count * share * (1 - share))  # mean 0, norm 1
         blocks = [kernel.block_kernel(block) for block in range(kernel.blocks)] if kernel.blocks > 1 else []
@@ -198,9 +198,9 @@ def with_error(
     Args:
       draw: draw(sketch) -> the sketched kernel, for a sketch with numeric dim and blocks.
       labels: class ids.
-      sketch: with dim="auto" or a number.
+      sketch: The sketch, with dim="auto" or a number.
       together: columns per direction of "jvp"; a block of the pilot has at least as many.
-      variant: of `sketched_correlation`.
+      variant: Options of `sketched_correlation`.
     """
     if sketch.dim != "auto":
         return sketched_correlation(draw(sketch.with_blocks(2)), labels, **variant)
@@ -213,9 +213,9 @@ def with_error(
         return score
     needed = MARGIN * pilot.dim * (error / wanted) ** 2
     if kernel.has_law:
-        final = replace(pilot, dim=min(rounded_up(needed, pilot.blocks), MOST_COLUMNS // pilot.blocks * pilot.blocks))
+        final = replace(pilot, dim=min(rounded_up(needed, pilot.blocks), MAX_COLUMNS // pilot.blocks * pilot.blocks))
     else:  # blocks keep their width, and their number grows
-        blocks = min(math.ceil(needed / pilot.width), max(MOST_COLUMNS, pilot.dim) // pilot.width)
+        blocks = min(math.ceil(needed / pilot.width), max(MAX_COLUMNS, pilot.dim) // pilot.width)
         final = replace(pilot, dim=blocks * pilot.width, blocks=blocks)
     if final.dim <= pilot.dim:
         return score

@@ -37,7 +37,7 @@ BATCH_BYTES_ELSEWHERE = 8e9
 LEAF_BYTES = {"cpu": 10e6}
 LEAF_BYTES_ELSEWHERE = 2e9
 IN_FLIGHT = (4, 256)  # smallest and largest number of cotangents per backward pass, memory permitting
-MOST_EXAMPLES = 64  # at a time, for a single operation
+MAX_EXAMPLES = 64  # at a time, for a single operation
 
 
 def formed_bytes() -> float:
@@ -115,10 +115,10 @@ def rows(
     """The rows of one batch of examples: a pure function, traceable and differentiable.
 
     Args:
-      structure, values, leaves: from `analyse`.
-      layout: from `layout_of`.
-      x, cotangents: of the examples.
-      keys: from `keys_of`.
+      structure, values, leaves: Result of `analyse`.
+      layout: Result of `layout_of`.
+      x, cotangents: Examples and their cotangents.
+      keys: Result of `keys_of`.
 
     Returns:
       {"": rows} or {path of the leaf: rows}; (n, dim) or, with one row per cotangent, (n, m, dim).
@@ -215,11 +215,11 @@ def _with_leaf(layout: Layout, entries: int, ops: tuple[LayerOp, ...], back: Cal
     """Adds one leaf; a wide one in pieces of a few examples.
 
     Args:
-      layout: of the sketch.
+      layout: Layout of the sketch.
       entries: number of entries of the gradients of one example.
-      ops: of a weight; empty if the gradients are given.
-      back: from `_moved_back`, or None.
-      state: of the kind.
+      ops: Operations of a weight; empty if the gradients are given.
+      back: Result of `_moved_back`, or None.
+      state: State of the kind.
       part: the factors or gradients, and the keys of the leaf.
     """
     found, input_key, keys = part
@@ -307,7 +307,7 @@ class Batches:
                     of = f"The gradient with respect to {leaf.name!r}"
                     break
         return ModelError(
-            f"{of} holds NaN or infinity at example {example}. Usual causes: half precision, batch norm in training mode, inputs that were not normalised."
+            f"{of} contains NaN or infinity at example {example}. Usual causes: half precision, batch norm in training mode, inputs that were not normalised."
         )
 
     def run(self, first: int, last: int, batch_size: int | None) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
@@ -363,16 +363,16 @@ def sketch_of_op(
     """Z with E[Z Z'] the inner products of the examples' gradients with respect to the weight of one operation.
 
     Args:
-      op: for one example, as `read_layer_op` or `conv_op` give it.
-      inputs: of the operation, per example, without the axis of length one that `op` expects.
-      cotangents: of its output.
-      sketch: with dimension and blocks as numbers; any kind but "jvp".
+      op: The operation on one example, as `read_layer_op` or `conv_op` give it.
+      inputs: Inputs of the operation per example, without the axis of length one that `op` expects.
+      cotangents: Cotangents of its output.
+      sketch: The sketch, with numbers as dimension and blocks, of any kind but "jvp".
       name: path of the weight.
-      precision: of the products.
+      precision: Precision of the products.
     """
     keys = jax.device_put(leaf_keys(sketch.seed, name, 1 if KINDS[sketch.kind].independent_columns else sketch.blocks, np.array([0])))
     layout = Layout(sketch.kind, int(sketch.width), int(sketch.blocks), False, 1, formed_bytes())
-    parts = [slice(start, start + MOST_EXAMPLES) for start in range(0, len(inputs), MOST_EXAMPLES)]
+    parts = [slice(start, start + MAX_EXAMPLES) for start in range(0, len(inputs), MAX_EXAMPLES)]
     with jax.default_matmul_precision(precision):
         rows = [jax.device_get(_op_rows(layout, op, *jax.device_put((inputs[part], cotangents[part])), keys)) for part in parts]
     return np.concatenate(rows)

@@ -1,4 +1,4 @@
-"""Kronecker sketches: inputs and cotangents are projected separately, so that weight gradients are never formed.
+"""Kronecker sketches: inputs and cotangents are projected separately; weight gradients are never formed.
 
 The gradient of a weight is a sum over positions of outer products, X' G. With Gaussian A and B the sketch is
 (X A)' (G B), a small product. Cotangents that share a row are concatenated in G. Leaves that are not weights have no
@@ -39,10 +39,10 @@ def update_factors(state, ops: tuple[LayerOp, ...], per_cotangent: bool, factors
     """Adds a weight, from the inputs and output cotangents of its operations (see `Stored`).
 
     Args:
-      state: from `init`.
-      ops: of the weight, all taps of windows included.
+      state: Result of `init`.
+      ops: Operations of the weight, all taps of windows included.
       per_cotangent: each cotangent has a row of its own.
-      factors: for each operation inputs (n, ...) and cotangents (n, g, s, m, o).
+      factors: Per operation, inputs (n, ...) and cotangents (n, g, s, m, o).
       input_key: (blocks, 4), of A.
       keys: (t, blocks, 4), of B for each cotangent.
     """

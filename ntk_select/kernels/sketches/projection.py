@@ -13,7 +13,7 @@ from ntk_select._runtime.checks import is_whole
 from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.kernels.sketches import countsketch, dense, kronecker, srht
 
-MOST_DIM = 2**20
+MAX_DIM = 2**20
 ENTRY_ERROR = 0.02
 
 
@@ -26,7 +26,7 @@ class Kind:
       update: update(state, gradients (e, t, p), keys (t, blocks, 4)) -> state.
       finalize: finalize(state) -> Z (e, dim).
       update_factors: update_factors(state, ops, per_cotangent, factors, input key, keys) -> state, for weights, without their gradients.
-      independent_columns: all columns are independent, so that blocks are only groups of columns.
+      independent_columns: all columns are independent, so blocks are only groups of columns.
       law: whether (|x|^2 |y|^2 + <x, y>^2) / dim bounds the variance of an entry, whatever the gradients. Otherwise it
         depends on their ranks, and the error is estimated from the disagreement of blocks.
       blocks: default number, given the dimension; scores need at least two.
@@ -72,7 +72,7 @@ class Sketch:
       seed: the same seed gives the same projection, on any device, for any batch size and order of the layers.
       blocks: independent sketches of dim / blocks columns each. Two or more give an error estimate without a formula.
         None: chosen by kind and purpose.
-      error: with dim="auto", the requested standard error: of a score or, without a score, of an entry of the kernel
+      error: Requested standard error, for dim="auto": of a score or, without a score, of an entry of the kernel
         in units of the norms of its two gradients.
 
     Raises:
@@ -88,14 +88,14 @@ class Sketch:
     def __post_init__(self):
         if self.kind not in ALL_KINDS:
             raise ConfigError(f"kind={self.kind!r} is unknown.{did_you_mean(str(self.kind), ALL_KINDS)}")
-        if not _is_auto(self.dim) and not (is_whole(self.dim) and 1 <= self.dim <= MOST_DIM):
-            raise ConfigError(f"dim={self.dim!r} must be a whole number from 1 to {MOST_DIM}, or 'auto'.")
+        if not _is_auto(self.dim) and not (is_whole(self.dim) and 1 <= self.dim <= MAX_DIM):
+            raise ConfigError(f"dim={self.dim!r} must be a whole number from 1 to {MAX_DIM}, or 'auto'.")
         if not is_whole(self.seed):
             raise ConfigError(f"seed={self.seed!r} must be a whole number.")
         if self.blocks is not None and not (is_whole(self.blocks) and self.blocks >= 1):
             raise ConfigError(f"blocks={self.blocks!r} must be a whole number from 1, or None.")
         if self.blocks is not None and not _is_auto(self.dim) and self.dim % self.blocks:
-            better = max(1, min(round(self.dim / self.blocks), MOST_DIM // self.blocks)) * self.blocks
+            better = max(1, min(round(self.dim / self.blocks), MAX_DIM // self.blocks)) * self.blocks
             raise ConfigError(f"dim={self.dim} cannot be split into {self.blocks} blocks of equal width. Try: dim={better}")
         if self.error is not None and not (isinstance(self.error, numbers.Real) and not isinstance(self.error, bool) and 0 < self.error < 1):
             raise ConfigError(f"error={self.error!r} must be a number between 0 and 1, for example error=0.005.")
@@ -119,7 +119,7 @@ class Layout(NamedTuple):
     """Static arguments of the compiled program of a batch.
 
     Attributes:
-      kind, width, blocks: of the projection.
+      kind, width, blocks: Kind of the projection, width of a block, number of blocks.
       per_cotangent: each cotangent has a row of its own.
       together: cotangents per backward pass, or directions per forward pass.
       formed_bytes: bytes of gradients of one leaf formed at a time.
@@ -153,7 +153,7 @@ def decided(sketch: Sketch, least_blocks: int = 1) -> Sketch:
     """Resolves dim="auto" to the dimension that bounds the error of an entry, and blocks=None to a number.
 
     Raises:
-      ConfigError: "auto" for a kind whose error depends on the gradients, or an error that needs more than `MOST_DIM` columns.
+      ConfigError: "auto" for a kind whose error depends on the gradients, or an error that needs more than `MAX_DIM` columns.
     """
     if sketch.dim != "auto":
         return sketch.with_blocks(least_blocks)
@@ -165,9 +165,9 @@ def decided(sketch: Sketch, least_blocks: int = 1) -> Sketch:
     error = ENTRY_ERROR if sketch.error is None else sketch.error
     blocks = sketch.blocks or least_blocks
     dim = rounded_up(2 / error**2, blocks)
-    if dim > MOST_DIM:
+    if dim > MAX_DIM:
         raise ConfigError(
-            f"error={error} needs {dim} columns, more than {MOST_DIM}. Try: error={(2 / MOST_DIM) ** 0.5:.2g} or more, or the exact ns.ntk."
+            f"error={error} needs {dim} columns, more than {MAX_DIM}. Try: error={(2 / MAX_DIM) ** 0.5:.2g} or more, or the exact ns.ntk."
         )
     return replace(sketch, dim=dim, blocks=blocks, error=None)
 

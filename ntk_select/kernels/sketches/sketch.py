@@ -52,12 +52,12 @@ def sketch(
 ) -> Float[np.ndarray, "n ... k"] | StoredArray | dict[str, Float[np.ndarray, "n ... k"]]:
     """Random projection of the gradients of fn's outputs: Z with E[Z Z'] = ntk(fn, params, x).
 
-    The projection is a function of the seed, the path of each leaf and the index of each entry in it, so that Z does not
+    The projection is a function of the seed, the path of each leaf and the index of each entry in it, so Z does not
     depend on the order of the leaves, on batches, or on the device (up to rounding). Z of all leaves is the sum of the Z
     of each. With the same seed and different examples, Z1 Z2' estimates ntk(fn, params, x1, x2).
 
     Args:
-      fn, params, outputs, layers, memory_gb, precision, batch_size: as for `ntk`. `outputs` "full" and "diagonal" give
+      fn, params, outputs, layers, memory_gb, precision, batch_size: See `ntk`. `outputs` "full" and "diagonal" give
         one row per output.
       x: examples, an array or a pytree of arrays (n, ...).
       dim: columns; "auto" means 2 / error^2, which bounds the standard error of every entry by `error` times the norms of
@@ -136,7 +136,7 @@ def sketch_fn(
     """The sketch as a traceable function of parameters and examples, for sketches that fit on the device at once.
 
     Args:
-      fn, dim, kind, seed, outputs, layers, blocks, precision: as for `sketch`.
+      fn, dim, kind, seed, outputs, layers, blocks, precision: See `sketch`.
       params, x: parameters and examples, or `jax.ShapeDtypeStruct`s, for the analysis of fn. Arrays are also used
         to check that no example influences another.
 

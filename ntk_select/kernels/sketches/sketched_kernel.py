@@ -16,7 +16,7 @@ from ntk_select.kernels.sketches.projection import ALL_KINDS, FORWARD, KINDS
 class SketchedKernel:
     """Kernel estimate K^ = Z Z' of a sketch, with its error.
 
-    Blocks of a sketch are independent, so that products between them are unbiased, while |K^|_F^2 exceeds |K|_F^2 by about
+    Blocks of a sketch are independent, so products between them are unbiased, while |K^|_F^2 exceeds |K|_F^2 by about
     |K|_F^2 r / dim, with r = (tr K)^2 / |K|_F^2.
 
     For "countsketch", "rademacher", "gaussian" and "srht" the variance of an entry is at most
@@ -26,9 +26,9 @@ class SketchedKernel:
 
     Args:
       sketch: Z (n, dim), one row per example, as returned by `ns.sketch`; (n, c, dim) means n c rows.
-      kind: of the sketch.
+      kind: Kind of the sketch.
       blocks: number of independent blocks of columns; columns of dense matrices are all independent.
-      directions: for "jvp": whether every column is an independent direction (not one of several outputs of a direction).
+      directions: Of "jvp" only: whether every column is an independent direction (not one of several outputs of a direction).
 
     Raises:
       ConfigError: invalid shapes, or an unknown kind.

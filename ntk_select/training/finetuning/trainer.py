@@ -225,5 +225,5 @@ class Trainer:
         with timed(self.seconds, "evaluate"):
             logits = np.concatenate(list(batched_outputs(expert.apply_fn, expert.variables, images, expert.preprocess)))
         if not np.isfinite(logits).all():
-            raise OutputsError(not_finite(f"Outputs of the fine-tuned expert {expert.name!r} hold") + " Or the learning rate is too large.")
+            raise OutputsError(not_finite(f"Outputs of the fine-tuned expert {expert.name!r} contain") + " Or the learning rate is too large.")
         return accuracy(logits, labels)

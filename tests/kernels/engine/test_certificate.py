@@ -90,7 +90,7 @@ def test_whole_numbers_and_arrays_of_jax_do():
         (np.ones((3, 3, 2)), r"shape \(3, 3, 2\)"),
         (np.ones((3, 3, 2, 1)), r"shape \(3, 3, 2, 1\)"),
         (np.ones((0, 0)), r"shape \(0, 0\)"),
-        (np.array([[1, np.nan], [np.nan, 1]]), "The kernel holds NaN or infinity"),
+        (np.array([[1, np.nan], [np.nan, 1]]), "The kernel contains NaN or infinity"),
         (np.full((2, 2), np.inf), "NaN or infinity"),
     ],
 )

@@ -466,14 +466,14 @@ def root(p, x):
 def test_a_gradient_that_is_not_finite_is_reported_with_leaf_and_example(space, options):
     x = np.abs(_draw(size=(5, 4)))
     x[3] = 0
-    with pytest.raises(ModelError, match="The gradient with respect to 'first' holds NaN or infinity at example 3. Usual causes: half"):
+    with pytest.raises(ModelError, match="The gradient with respect to 'first' contains NaN or infinity at example 3. Usual causes: half"):
         ns.ntk(root, {"first": np.ones((4, 3)), "second": np.ones((3, 2))}, x, space=space, **options)
 
 
 def test_the_example_that_is_not_finite_may_be_on_the_right():
     x = np.abs(_draw(size=(4, 4)))
     spoilt = np.concatenate([x[:2], x[:1] * 0])
-    with pytest.raises(ModelError, match="'first' holds NaN or infinity at example 2 of x2"):
+    with pytest.raises(ModelError, match="'first' contains NaN or infinity at example 2 of x2"):
         ns.ntk(root, {"first": np.ones((4, 3)), "second": np.ones((3, 2))}, x, spoilt)
 
 

@@ -327,7 +327,7 @@ def test_the_table_names_each_layer_its_way_and_the_totals():
         r"kernel of 4 x 4 examples, 3 cotangents \(trace\), symmetric$",
         r"operations: [\d.]+ kFLOP, [\d.]+ k of them in 4 passes through the network \(each example once\)",
         r"memory: [\d.]+ MB at most, [\d.]+ kB of them gradients and factors; budget 1 GB",
-        "portions: 1 tile, 1 group of layers, 1 chunk of cotangents, 4 examples a pass",
+        "portions: 1 tile, 1 group of layers, 1 chunk of cotangents, 4 examples per pass",
         r"w  +3x3x2x4  conv  +36  (parameter|sample)  +(gradients|inputs|patches)  +[\d.]+ k? *[\d.]+ k +[\d.]+%",
         r"v  +4x3  dense  +1  ",
         r"scale +\(\)  elementwise  +-  parameter  gradients ",

@@ -10,7 +10,7 @@ import ntk_select as ns
 from ntk_select.kernels.engine import program as program_module
 from ntk_select.kernels.engine.analyse import analyse
 from ntk_select.kernels.engine.digest import digest_of_function, digest_of_program
-from ntk_select.kernels.engine.program import MOST_BYTES, MOST_UNROLLED, calls_python, evaluate, outputs_of, trace
+from ntk_select.kernels.engine.program import MAX_BYTES, MAX_UNROLLED, calls_python, evaluate, outputs_of, trace
 
 pytestmark = pytest.mark.usefixtures("quickly")
 X = np.random.default_rng(0).normal(size=(3, 4))
@@ -45,12 +45,12 @@ SAME = {
     "jitted": lambda: [jax.jit(lambda x: jnp.sin(x) * 2) for _ in range(2)],
     "jitted and written out": lambda: [jax.jit(lambda x: jnp.sin(x)), lambda x: jnp.sin(x)],
     "loops": lambda: [lambda x: lax.fori_loop(0, 3, lambda i, h: jnp.sin(h), x) for _ in range(2)],
-    "long loops": lambda: [lambda x: lax.fori_loop(0, MOST_UNROLLED + 1, lambda i, h: jnp.sin(h), x) for _ in range(2)],
+    "long loops": lambda: [lambda x: lax.fori_loop(0, MAX_UNROLLED + 1, lambda i, h: jnp.sin(h), x) for _ in range(2)],
     "branches": lambda: [lambda x: lax.cond(x.sum() > 0, jnp.sin, jnp.cos, x) for _ in range(2)],
     "forward rules": lambda: [ruled(2.0) for _ in range(2)],
     "reverse rules": lambda: [ruled(2.0, "vjp") for _ in range(2)],
     "arrays in long loops": lambda: [
-        lambda x, a=a: lax.fori_loop(0, MOST_UNROLLED + 1, lambda i, h: jnp.sin(h * a), x) for a in np.random.default_rng(0).normal(size=(2, 4))
+        lambda x, a=a: lax.fori_loop(0, MAX_UNROLLED + 1, lambda i, h: jnp.sin(h * a), x) for a in np.random.default_rng(0).normal(size=(2, 4))
     ],
 }
 # Pairs of functions that differ.
@@ -111,7 +111,7 @@ def test_what_cannot_be_compared_is_shared_with_nothing():
     assert calls_python(one)
     assert not calls_python(program_of(jnp.sin))
     assert digest_of_program(called, X) is None
-    large = np.ones((MOST_BYTES // 32 + 1, 4))
+    large = np.ones((MAX_BYTES // 32 + 1, 4))
     f = jax.custom_jvp(lambda x: x * 2)
     f.defjvp(lambda primals, tangents: (f(*primals), tangents[0] * jnp.asarray(large).sum(0)))
     assert program_of(f) is not program_of(f)
@@ -153,7 +153,7 @@ def test_rules_are_respected_in_kernels_of_functions_that_differ_in_them_alone(o
         oracle.close(ns.ntk(fn, params, X), oracle.paired(oracle.jacobians(fn, params, X)["w"], None, "trace"))
 
 
-@pytest.mark.parametrize("length", [0, 1, 5, MOST_UNROLLED, MOST_UNROLLED + 1])
+@pytest.mark.parametrize("length", [0, 1, 5, MAX_UNROLLED, MAX_UNROLLED + 1])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_scans_of_any_length_are_what_they_were(length, reverse):
     rows = np.random.default_rng(1).normal(size=(length, 4)) / 4
@@ -167,7 +167,7 @@ def test_scans_of_any_length_are_what_they_were(length, reverse):
         return last, sums
 
     program, values = trace(fn, X, rows)
-    assert ("scan" in [eqn.name for eqn in program.eqns]) == (length > MOST_UNROLLED)
+    assert ("scan" in [eqn.name for eqn in program.eqns]) == (length > MAX_UNROLLED)
     env = evaluate(program, values, [X, rows])
     for var, expected in zip(program.outvars, fn(X, rows), strict=True):
         np.testing.assert_allclose(env[var], expected, rtol=1e-12, atol=1e-14)

@@ -140,4 +140,4 @@ def test_eight_devices_give_the_kernel_of_one_in_every_way(name):
 
 
 def test_what_is_not_finite_is_found_on_any_device():
-    assert "holds NaN or infinity at example 7" in differences(QUICK)["not finite"]
+    assert "contains NaN or infinity at example 7" in differences(QUICK)["not finite"]

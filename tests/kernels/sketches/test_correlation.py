@@ -256,7 +256,7 @@ def test_every_row_has_a_label():
 def test_a_sketch_is_finite(value):
     z = projected(0, 64)
     z[3, 5] = value
-    with pytest.raises(TaskError, match="The sketch holds NaN or infinity"):
+    with pytest.raises(TaskError, match="The sketch contains NaN or infinity"):
         scored(z)
 
 
@@ -275,7 +275,7 @@ def test_one_class_has_no_score():
 
 
 def test_without_the_diagonal_some_examples_share_a_class():
-    with pytest.raises(UndefinedScoreError, match="No two examples share a class, so that nothing is left without the diagonal"):
+    with pytest.raises(UndefinedScoreError, match="No two examples share a class; nothing is left without the diagonal"):
         scored(projected(0, 64), labels=np.arange(N), diagonal=False)
     assert np.isfinite(scored(projected(0, 64), labels=np.arange(N)).value)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ntk_select as ns
-from ntk_select.kernels.sketches.correlation import MARGIN, MOST_COLUMNS, PILOT_DIM, SCORE_ERROR, with_error
+from ntk_select.kernels.sketches.correlation import MARGIN, MAX_COLUMNS, PILOT_DIM, SCORE_ERROR, with_error
 from ntk_select.kernels.sketches.projection import ALL_KINDS
 
 N, P = 40, 50
@@ -113,7 +113,7 @@ def test_five_thousandths_are_wanted_unless_said(gradients):
 def test_there_is_an_end_to_the_columns(gradients, blocks):
     draw = Drawn(gradients)
     score = with_error(draw, LABELS, ns.Sketch(error=1e-5, blocks=blocks))
-    assert draw.dims[1:] == [score.dim] == [MOST_COLUMNS] == [65_536]
+    assert draw.dims[1:] == [score.dim] == [MAX_COLUMNS] == [65_536]
     assert score.standard_error > 1e-5
 
 

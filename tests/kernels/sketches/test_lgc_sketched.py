@@ -356,5 +356,5 @@ def test_functions_need_parameters_and_layers():
 def test_gradients_that_are_not_finite_are_named():
     faulty = X.copy()
     faulty[5] = np.nan
-    with pytest.raises(ModelError, match="holds NaN or infinity at example 5"):
+    with pytest.raises(ModelError, match="contains NaN or infinity at example 5"):
         ns.lgc(network, faulty, LABELS, params=PARAMS, layers="all", sketch=64)

@@ -9,7 +9,7 @@ import pytest
 
 import ntk_select as ns
 from ntk_select.errors import ConfigError
-from ntk_select.kernels.sketches.projection import ALL_KINDS, MOST_DIM, as_sketch, decided
+from ntk_select.kernels.sketches.projection import ALL_KINDS, MAX_DIM, as_sketch, decided
 
 WITH_LAW = ("countsketch", "rademacher", "gaussian", "srht")
 
@@ -30,7 +30,7 @@ def test_unknown_kinds_are_refused_with_the_nearest_one():
         ns.Sketch(64, 3)
 
 
-@pytest.mark.parametrize("dim", [0, -1, 2.0, 1.5, "64", "many", None, True, MOST_DIM + 1])
+@pytest.mark.parametrize("dim", [0, -1, 2.0, 1.5, "64", "many", None, True, MAX_DIM + 1])
 def test_a_dimension_is_a_whole_number_or_auto(dim):
     with pytest.raises(ConfigError, match=rf"dim={re.escape(repr(dim))} must be a whole number from 1 to 1048576, or 'auto'"):
         ns.Sketch(dim)
@@ -56,7 +56,7 @@ def test_blocks_have_the_same_width(dim, blocks, better):
     assert ns.Sketch(better, blocks=blocks).width == better // blocks
 
 
-@pytest.mark.parametrize(("dim", "blocks"), [(1000, 7), (5, 3), (MOST_DIM - 1, 2), (MOST_DIM, 3), (MOST_DIM, 700)])
+@pytest.mark.parametrize(("dim", "blocks"), [(1000, 7), (5, 3), (MAX_DIM - 1, 2), (MAX_DIM, 3), (MAX_DIM, 700)])
 def test_the_dimension_that_an_error_suggests_is_allowed(dim, blocks):
     with pytest.raises(ConfigError) as error:
         ns.Sketch(dim, blocks=blocks)
@@ -129,7 +129,7 @@ def test_one_block_unless_more_are_wanted_and_fit(kind):
 
 
 def test_kronecker_takes_the_number_of_blocks_that_is_nearest_to_32():
-    for dim in [*range(1, 400), 1000, 1024, 4096, 5000, 8192, 9973, 10_000, MOST_DIM]:
+    for dim in [*range(1, 400), 1000, 1024, 4096, 5000, 8192, 9973, 10_000, MAX_DIM]:
         divisors = [d for d in range(1, min(dim, 2000) + 1) if dim % d == 0]
         distances = {d: abs(math.log2(d) - 5) for d in divisors}
         chosen = ns.Sketch(dim, "kronecker").with_blocks()
@@ -184,4 +184,4 @@ def test_kinds_whose_error_is_not_known_beforehand_need_a_dimension(kind):
 def test_an_error_that_needs_too_many_columns_is_refused_with_one_that_does_not(blocks):
     with pytest.raises(ConfigError, match=r"error=0.001 needs 20000\d\d columns, more than 1048576. Try: error=0.0014 or more, or the exact ns.ntk"):
         decided(ns.Sketch(error=0.001, blocks=blocks))
-    assert decided(ns.Sketch(error=0.0014, blocks=blocks)).dim <= MOST_DIM
+    assert decided(ns.Sketch(error=0.0014, blocks=blocks)).dim <= MAX_DIM

@@ -434,9 +434,9 @@ def test_gradients_that_are_not_finite_are_refused_with_leaf_and_example(batch_s
     x = np.abs(np.random.default_rng(0).normal(size=(7, 3)))
     x[4, 0] = 0
     assert np.isfinite(np.asarray(spoilt(SPOILT, x))).all()
-    with pytest.raises(ModelError, match=r"The gradient with respect to 'root' holds NaN or infinity at example 4\. Usual causes: half precision"):
+    with pytest.raises(ModelError, match=r"The gradient with respect to 'root' contains NaN or infinity at example 4\. Usual causes: half precision"):
         ns.sketch(spoilt, SPOILT, x, dim=8, batch_size=batch_size)
-    with pytest.raises(ModelError, match="with respect to 'root' holds NaN or infinity at example 4"):
+    with pytest.raises(ModelError, match="with respect to 'root' contains NaN or infinity at example 4"):
         ns.sketch(spoilt, SPOILT, x, dim=8, outputs=np.ones((7, 2)), batch_size=batch_size, by_layer=True)
     assert np.isfinite(ns.sketch(spoilt, SPOILT, x, dim=8, layers="w")).all()
 
@@ -445,21 +445,21 @@ def test_gradients_that_are_not_finite_are_refused_with_leaf_and_example(batch_s
 def test_every_kind_names_the_leaf(kind):
     x = np.ones((3, 3))
     x[1, 0] = 0
-    with pytest.raises(ModelError, match="The gradient with respect to 'root' holds NaN or infinity at example 1"):
+    with pytest.raises(ModelError, match="The gradient with respect to 'root' contains NaN or infinity at example 1"):
         ns.sketch(spoilt, SPOILT, x, dim=8, kind=kind)
 
 
 def test_inputs_of_a_weight_that_are_not_finite_are_refused_with_its_name():
     x = np.ones((3, 3))
     x[2, 1] = np.inf
-    with pytest.raises(ModelError, match="The gradient with respect to 'w' holds NaN or infinity at example 2"):
+    with pytest.raises(ModelError, match="The gradient with respect to 'w' contains NaN or infinity at example 2"):
         ns.sketch(lambda p, x: x @ p["w"], {"w": np.ones((3, 2))}, x, dim=8)
 
 
 def test_forward_mode_names_the_example():
     x = np.ones((5, 3))
     x[3, 0] = 0
-    with pytest.raises(ModelError, match=r"A sketched gradient holds NaN or infinity at example 3\. Usual causes"):
+    with pytest.raises(ModelError, match=r"A sketched gradient contains NaN or infinity at example 3\. Usual causes"):
         ns.sketch(spoilt, SPOILT, x, dim=8, kind="jvp", batch_size=2)
 
 

@@ -528,7 +528,7 @@ def test_examples_that_are_not_finite_are_named_by_their_place_among_all(folder,
     faulty = X.copy()
     faulty[6] = np.inf
     on_disk(folder, 4, kind=kind)
-    with pytest.raises(ModelError, match="holds NaN or infinity at example 6"):
+    with pytest.raises(ModelError, match="contains NaN or infinity at example 6"):
         on_disk(folder, x=faulty, kind=kind)
     np.testing.assert_allclose(on_disk(folder, kind=kind), in_memory(kind=kind), rtol=1e-12, atol=1e-13)
 

@@ -164,7 +164,7 @@ def test_a_cut_in_one_thread_is_met_by_the_others_at_their_next_epoch(task):
 def test_finite_weights_whose_outputs_are_not_finite_have_diverged(task):
     """The first test image is brighter than any that was trained on."""
     dark = replace(task, images=np.zeros_like(task.images), test_images=np.full_like(task.test_images, 255))
-    with pytest.raises(ModelError, match="Outputs of the fine-tuned expert 'linear' hold NaN or infinity.*learning rate is too large"):
+    with pytest.raises(ModelError, match="Outputs of the fine-tuned expert 'linear' contain NaN or infinity.*learning rate is too large"):
         ns.finetune(expert(too_large), dark, learning_rates=1e-3, recipe=RECIPE)
     with pytest.raises(ModelError, match=r"Every learning rate diverged \(0.002: Outputs of the fine-tuned.*learning_rates=0.0001"):
         ns.finetune(expert(too_large), dark, learning_rates=[1e-3, 2e-3], choose="paper", recipe=RECIPE)

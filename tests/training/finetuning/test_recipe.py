@@ -87,7 +87,9 @@ def test_rates_are_sorted_and_each_is_tried_once():
     assert checked_rates(1) == checked_rates(np.float32(1)) == (1.0,)
 
 
-@pytest.mark.parametrize("rates", [(), 0, -0.1, float("nan"), float("inf"), 10**400, [0.1, 10**400], [0.1, 0], [0.1, "0.01"], "0.01", None, True, [True]])
+@pytest.mark.parametrize(
+    "rates", [(), 0, -0.1, float("nan"), float("inf"), 10**400, [0.1, 10**400], [0.1, 0], [0.1, "0.01"], "0.01", None, True, [True]]
+)
 def test_rates_that_cannot_be_are_refused_in_a_sentence(rates):
     with pytest.raises(ConfigError, match=r"must be numbers above 0, as in \(0.01, 0.005, 0.001\)"):
         checked_rates(rates)

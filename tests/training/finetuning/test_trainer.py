@@ -205,7 +205,7 @@ def test_outputs_of_held_out_images_that_are_not_finite_though_the_weights_are_c
         found = made.pixels(images)
         return np.where([[[any((image == other).all() for other in spoilt)]] for image in images], np.nan, found)
 
-    with pytest.raises(ModelError, match="Every learning rate diverged.*Outputs of the fine-tuned expert 'linear' hold NaN or infinity"):
+    with pytest.raises(ModelError, match="Every learning rate diverged.*Outputs of the fine-tuned expert 'linear' contain NaN or infinity"):
         ns.finetune(made.linear_expert(preprocess=preprocess), task, learning_rates=(0.2, 0.1), recipe=QUICK)
 
 
