@@ -231,8 +231,8 @@ def peak_of(code):
         ((1, 20_000, 3), {"size": 224, "resize": 256, "interpolation": "lanczos"}),
         ((2_000_000, 2), {"size": 224}),
         ((2, 2_000_000, 3), {"size": 224, "interpolation": "bicubic"}),
-        ((3, 40_000, 3), {"size": 32, "resize": 1024, "interpolation": "nearest"}),
-        ((1, 10_000_000), {"size": 1, "interpolation": "lanczos"}),
+        pytest.param((3, 40_000, 3), {"size": 32, "resize": 1024, "interpolation": "nearest"}, marks=pytest.mark.nightly),
+        pytest.param((1, 10_000_000), {"size": 1, "interpolation": "lanczos"}, marks=pytest.mark.nightly),
     ],
 )
 def test_the_memory_for_an_image_of_any_shape_is_bounded(shape, options):

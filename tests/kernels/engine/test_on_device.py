@@ -183,7 +183,7 @@ def test_the_switches_of_jax_change_no_number(switch, name):
         np.testing.assert_allclose(one, other, rtol=0, atol=3e-6 * np.abs(other).max())
 
 
-@pytest.mark.parametrize("switch", ["strict", "debug_nans"])
+@pytest.mark.parametrize("switch", ["strict", pytest.param("debug_nans", marks=pytest.mark.nightly)])
 def test_the_switches_of_jax_leave_derivatives_as_they_are(switch):
     params, x, *_ = IN_SINGLE
     gradient = jax.grad(lambda p: ns.ntk_fn(network, p, x)(p, x).sum())
