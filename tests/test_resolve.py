@@ -87,7 +87,9 @@ def test_what_is_no_expert_is_refused(given):
 @pytest.mark.parametrize("given", ["cifar10-resnet_smal", "", "a\0b", "no/such/folder"])
 def test_a_name_that_means_nothing_is_refused(read, given):
     with pytest.raises(
-        ModelError, match=re.escape(f"There is no expert, zoo or folder {given!r}.") + ".*To list the names, try: list.*, on the command line: ntk-select zoo list"
+        ModelError,
+        match=re.escape(f"There is no expert, zoo or folder {given!r}.")
+        + ".*To list the names, try: list.*, on the command line: ntk-select zoo list",
     ):
         read(given)
 

@@ -18,7 +18,9 @@ def test_the_script_knows_every_surface(loaded):
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("atheris") is None, reason="Atheris is not installed: pip install atheris")
-@pytest.mark.parametrize("surface", ["config", *(pytest.param(surface, marks=pytest.mark.nightly) for surface in ("uri", "card", "archive"))])  # the others: scripts/fuzz.py
+@pytest.mark.parametrize(
+    "surface", ["config", *(pytest.param(surface, marks=pytest.mark.nightly) for surface in ("uri", "card", "archive"))]
+)  # the others: scripts/fuzz.py
 def test_some_thousand_inputs_find_nothing(surface, tmp_path):
     command = [sys.executable, str(SCRIPT), surface, "--runs", "3000", "--seconds", "8", "--findings", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

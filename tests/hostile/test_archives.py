@@ -173,7 +173,10 @@ TARS = {
     "a path of Windows": ([member("C:\\evil.png", b"x")], OUT.format(r"'C:\\\\evil\.png'")),
     "a link with a path out of it": ([member("../a.png", None, tarfile.SYMTYPE, "x")], OUT.format(r"'\.\./a\.png'")),
     "a file twice": ([member("a.png", b"x"), member("./a.png", b"y")], r"'a\.png' occurs twice, in .*pets\.tar and in .*pets\.tar\. Try: keep one"),
-    "a name not in UTF-8": ([member("a\udcff.png", b"x")], r"entry 'a\\udcff\.png': its name is not UTF-8\. Try: rename it, or pack the archive again"),
+    "a name not in UTF-8": (
+        [member("a\udcff.png", b"x")],
+        r"entry 'a\\udcff\.png': its name is not UTF-8\. Try: rename it, or pack the archive again",
+    ),
     "no bytes": (b"", r"pets\.tar: cannot be read as an archive \(.*\)\. Is it complete\? Try: download it again"),
     "a web page": (b"<html>" * 200, r"pets\.tar is a web page, .*Try: download the file itself\.$"),
     "a petabyte": (headed("a.png", b"\x80" + (2**50).to_bytes(11, "big")) + bytes(1024), r"has 1,125,899,906,842,624 bytes unpacked; allowed are"),

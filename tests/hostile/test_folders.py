@@ -122,7 +122,7 @@ BAD = {
     "an empty class": r"class folder 'bird' is empty\. Try: put images into it, or delete it",
     "another kind of picture": r"1 HEIC photograph in class folder 'cat' cannot be read: cat/phone\.heic\. Try: convert to JPEG",
     "an image outside": r"images outside any class folder: loose\.png\. Allowed: .*Try: move or delete them",
-    "one class": r"training images of one class only \('cat'\)\. Scores compare classes: give images of at least two",
+    "one class": r"training images of one class only \('cat'\)\. Scores compare classes\. Try: images of at least two",
     "nothing": r"there are no class folders\. Allowed: train/CLASS/IMAGE and test/CLASS/IMAGE, or CLASS/IMAGE",
 }
 

@@ -34,5 +34,7 @@ def test_no_way_to_the_terminal_lets_them_through(show, capsys):
 def test_a_home_that_is_nobodys_is_said(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["bench", "plan", "~nobody-of-that-name/config.toml"]) == 2
-    assert "A path begins with ~, and the home directory is unknown (Could not determine home directory.). Try: the full path" in capsys.readouterr().err
+    assert (
+        "A path begins with ~, and the home directory is unknown (Could not determine home directory.). Try: the full path" in capsys.readouterr().err
+    )
     assert list(tmp_path.iterdir()) == []

@@ -337,7 +337,7 @@ def test_on_a_terminal_a_bar_is_drawn_unless_it_is_turned_off(made, monkeypatch)
 
 def test_a_task_that_cannot_be_split_is_refused(made):
     task = dataclasses.replace(made.spots((1, 1), (1, 1)), test_images=None, test_labels=None)
-    with pytest.raises(TaskError, match="no class has two images, so that none can be held out for testing"):
+    with pytest.raises(TaskError, match="no class has two images, so none can be held out for testing"):
         ns.finetune(made.linear_expert(), task)
 
 
@@ -383,7 +383,7 @@ def test_an_expert_without_features_is_refused(made):
 def test_an_expert_whose_weights_are_not_finite_is_refused_instead_of_its_rate(made):
     expert = made.normed_expert()
     broken = dataclasses.replace(expert, state={"batch_stats": expert.state["batch_stats"] | {"var": np.full(6, np.inf)}})
-    with pytest.raises(ModelError, match="Weights of expert 'normed' hold NaN or infinity. Try: download or convert it again"):
+    with pytest.raises(ModelError, match="Weights of expert 'normed' contain NaN or infinity. Try: download or convert it again"):
         ns.finetune(broken, made.spots())
 
 
