@@ -10,6 +10,7 @@ from ntk_select import _moved
 
 if TYPE_CHECKING:
     from ntk_select import errors, evaluate, linearized, scores
+    from ntk_select.data import load_task
     from ntk_select.experts.card import Card
     from ntk_select.experts.expert import Expert, LastConv, SourceStatistics, Taps
     from ntk_select.experts.new_head import with_new_head
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ntk_select.kernels.gradients import gradient_kernel, gradient_sketch
     from ntk_select.kernels.selfcheck import selfcheck
     from ntk_select.kernels.sketches import Sketch, SketchedKernel, SketchedScore, sketch, sketch_fn, sketched_correlation
+    from ntk_select.models import linen_expert, nnx_expert, open_zoo
     from ntk_select.ranking import Agreement, Ranking, agreement, rank
     from ntk_select.scores.lfc import lfc
     from ntk_select.scores.lgc import lgc

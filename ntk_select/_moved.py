@@ -1,6 +1,7 @@
 """Old names of version 0.1 of modules, and of objects in modules, with a `DeprecationWarning`."""
 
 import importlib
+import importlib.util
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib.machinery import ModuleSpec
@@ -16,30 +17,39 @@ MOVED = {
     "engine": "kernels.engine",
     "expert": "experts.expert",
     "feeding": "training.feeding",
+    "file_states": "_runtime.cache",
     "figure": "_runtime.figures",
     "files": "_runtime.files",
     "finetuning": "training.finetuning",
     "flops": "kernels.flops",
     "gradients": "kernels.gradients",
+    "host_memory": "_runtime.memory",
+    "intervals": "evaluate.intervals",
     "kernel_file": "kernels.saved_kernel",
     "kernel_plot": "kernels.heat_map",
     "last_conv": "kernels.last_conv",
+    "models.mapping": "models.state_dict",
     "models.weights": "models.expert_folder",
     "multi_domain": "experts.multi_domain",
     "network_inputs": "experts.network_inputs",
     "neural_tangents_bridge": "kernels.engine.neural_tangents",
     "new_head": "experts.new_head",
+    "out_of_memory": "_runtime.memory",
     "plugins": "resolve",
     "preprocess": "experts.preprocess",
     "probe": "experts.forward",
     "progress": "_runtime.progress",
+    "ranking.agree": "ranking.agreement",
     "reference": "training.reference",
     "resampling": "evaluate.half_samples",
     "resize": "experts.resize",
+    "scores.record": "scores.score",
     "sketches": "kernels.sketches",
     "sketches.estimate": "kernels.sketches.sketched_kernel",
     "sketches.score": "kernels.sketches.correlation",
     "task": "tasks.task",
+    "timing": "_runtime.progress",
+    "whole": "_runtime.checks",
     "zoo_training": "training.zoo",
 }
 """Old name -> new name, both below `ntk_select`. A module below a moved package has an entry only if its own name changed too."""
@@ -56,6 +66,8 @@ class Finder:
         if package != "ntk_select" or old is None:
             return None
         new = f"ntk_select.{MOVED[old]}{name.removeprefix(f'ntk_select.{old}')}"
+        if importlib.util.find_spec(new) is None:
+            return None
         warnings.warn(f"{name} is now {new}. Try: import {new}", DeprecationWarning, stacklevel=2)
         return ModuleSpec(name, _Alias(new))
 

@@ -45,3 +45,4 @@ def test_other_names_are_not_found():
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("ntk_select.nothing")
     assert not hasattr(ns, "nothing")
+    assert importlib.util.find_spec("ntk_select.engine.nothing") is None

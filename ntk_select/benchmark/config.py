@@ -1,5 +1,6 @@
 """The config file of a benchmark: its tasks, experts, scores, shots, seeds and recipe."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -134,6 +135,12 @@ class BenchConfig:
     checkpoints: bool = False
     reference_network: str = "tiny"
     synthetic: SyntheticConfig | None = field(default=None, metadata={"example": "[synthetic]"})
+
+    @property
+    def own_source(self) -> str:
+        """Deprecated name of `source_overlap`."""
+        warnings.warn("BenchConfig.own_source is deprecated. Try: source_overlap", DeprecationWarning, stacklevel=2)
+        return self.source_overlap
 
     def recipe_of(self, task: str) -> Recipe:
         """The recipe of fine-tuning on a task."""

@@ -32,7 +32,7 @@ class Finetune:
     zoo: Zoo = ("builtin",)
     shots: str = "full"
     """Training images per class, or full."""
-    lr: tuple[str, ...] = ()
+    lr: tuple[str, ...] | None = None
     """Learning rates to try; by default 0.01, 0.005 and 0.001. Where the best is the largest or the smallest, up to four further ones are tried beyond it."""
     no_extend: Flag = False
     """Try only the given learning rates."""
@@ -72,7 +72,7 @@ class Finetune:
         from ntk_select.training.finetuning import LEARNING_RATES, Recipe, finetune, save_expert, saved_name
 
         recipe = Recipe(epochs=self.epochs, batch_size=self.batch_size, augment=self.augment, batch_norm=self.batch_norm, precision=self.precision)
-        rates, seeds = numbers("--lr", self.lr, float) if self.lr else LEARNING_RATES, numbers("--seeds", self.seeds, int)
+        rates, seeds = LEARNING_RATES if self.lr is None else numbers("--lr", self.lr, float), numbers("--seeds", self.seeds, int)
         shots = ["full"] if self.shots == "full" else numbers("--shots", [self.shots], int)
         if len(shots) > 1:
             raise ConfigError(f"--shots {self.shots!r} must be one number, or full.")

@@ -34,6 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         _discard_output()
         return 0
+    except ModuleNotFoundError as error:
+        if error.name not in ("ntk_select.models", "ntk_select.data"):  # mapped into the package by its installation
+            raise
+        return _refused("ntk_select is on the path but not installed. Try: pip install -e .")
     except OSError as error:
         if error.errno not in USER_ERRORS:
             raise

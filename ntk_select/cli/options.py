@@ -72,7 +72,7 @@ def changed(command: Any) -> dict[str, list[str]]:
     for field in dataclasses.fields(command):
         value, name = getattr(command, field.name), field.name.replace("_", "-")
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        if isinstance(value, tuple) and (words := split(value)) != (default if default is dataclasses.MISSING else list(default)):
+        if isinstance(value, tuple) and (words := split(value)) != (default if default in (dataclasses.MISSING, None) else list(default)):
             found[f"--{name}"] = words
         elif isinstance(value, bool) and value != default:
             found[f"--{name}" if value else f"--no-{name}"] = []

@@ -250,3 +250,9 @@ def test_a_config_that_is_missing_or_not_text_is_refused(tmp_path):
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match="binary.toml cannot be read"):
         read_config(tmp_path / "binary.toml")
+
+
+def test_the_former_name_of_source_overlap_is_deprecated():
+    config = BenchConfig(tasks={})
+    with pytest.warns(DeprecationWarning, match="Try: source_overlap"):
+        assert config.own_source == config.source_overlap == "skip"

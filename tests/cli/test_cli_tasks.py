@@ -87,6 +87,16 @@ def test_class_names_in_brackets_are_shown_as_they_are(capsys, npz, name):
     assert name in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("room", ["models", "data"])
+def test_a_path_without_installation_says_what_to_type(capsys, monkeypatch, room):
+    def absent(_):
+        raise ModuleNotFoundError(f"No module named 'ntk_select.{room}'", name=f"ntk_select.{room}")
+
+    monkeypatch.setattr("ntk_select.data.load_task", absent)
+    assert main(["tasks", "show", "digits"]) == 2
+    assert capsys.readouterr().err == "ntk-select: ntk_select is on the path but not installed. Try: pip install -e .\n"
+
+
 @pytest.fixture
 def tiles(tmp_path):
     """A small archive of magnetic tiles."""

@@ -388,7 +388,7 @@ def why_not(results: Results, name: str) -> str | None:
         if reference is None:
             return "The config names no reference expert over which a gain could be taken."
         if not any(reference in truth.experts for truth in results.ground_truths()):
-            return f"The reference expert {reference!r} was fine-tuned on no target yet."
+            return f"The reference expert {reference!r} was fine-tuned on none of the compared targets yet."
     if name == "figure_7" and results.config.synthetic is not None:
         return "Synthetic scores use no images."
     if name in ("figure_6", "figure_7") and not results.shots:
