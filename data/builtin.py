@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ntk_select.data.formats import HEAD, reject_placeholder
+from ntk_select.data.image_files import HEAD, reject_placeholder
 from ntk_select.errors import DataError, TaskError, missing
 from ntk_select.tasks.task import Task, stratified_train
 

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ntk_select.data.bit_depth import CONVERT, BitDepth, Seen, Source, Wide, decided, wide_of
-from ntk_select.data.formats import PILLOW_FORMATS, RAW, identify
+from ntk_select.data.image_files import PILLOW_FORMATS, RAW, identify
 from ntk_select.errors import DataError
 
 

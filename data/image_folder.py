@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ntk_select.data.decode import PerProcess
-from ntk_select.data.formats import HEAD, is_image, reject_placeholder
+from ntk_select.data.image_files import HEAD, is_image, reject_placeholder
 from ntk_select.data.layout import is_junk, read_layout
 from ntk_select.errors import DataError
 from ntk_select.tasks.task import Task

@@ -16,7 +16,7 @@ import numpy as np
 
 from ntk_select.data.bit_depth import BitDepth, Source
 from ntk_select.data.decode import ImageReader, LazyImages, look
-from ntk_select.data.formats import SUFFIXES, by_suffix, counted, is_foreign_picture, is_image
+from ntk_select.data.image_files import SUFFIXES, by_suffix, counted, is_foreign_picture, is_image
 from ntk_select.errors import DataError, few
 from ntk_select.tasks.task import Task
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ntk_select.data.formats import HEAD, reject_placeholder
+from ntk_select.data.image_files import HEAD, reject_placeholder
 from ntk_select.errors import DataError, first_line
 from ntk_select.experts.preprocess import how_to_uint8
 from ntk_select.tasks.task import Task, how_to_label

@@ -35,15 +35,14 @@ LINK = re.compile(r"(\]\()([^)#\s:]+)([)#])")
 ENTRY = re.compile(r"^::: ns\.([\w.]+)$", re.MULTILINE)
 
 
-def on_config(config):
-    """Copies the source into one package tree, for griffe, which reads files and imports nothing."""
+def on_startup(**_):
+    """Copies the source into one package tree, for griffe, which reads files and imports nothing, and ignores paths that are created later."""
     shutil.rmtree(PACKAGE, ignore_errors=True)
     for folder, place in (("ntk_select", "."), ("models", "models"), ("data", "data")):
         for file in (ROOT / folder).rglob("*.py"):
             copy = PACKAGE / place / file.relative_to(ROOT / folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, copy)
-    return config
 
 
 def on_files(files, config):

@@ -41,7 +41,7 @@ MOVED = {
     "progress": "_runtime.progress",
     "ranking.agree": "ranking.agreement",
     "reference": "training.reference",
-    "resampling": "evaluate.half_samples",
+    "resampling": "evaluate.intervals",
     "resize": "experts.resize",
     "scores.record": "scores.score",
     "sketches": "kernels.sketches",

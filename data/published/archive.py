@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from ntk_select.data.formats import HEAD, is_image, reject_placeholder
+from ntk_select.data.image_files import HEAD, is_image, reject_placeholder
 from ntk_select.data.image_folder import MAX_ENTRY_BYTES, check_entry, is_plain_path, read_entry, walk
 from ntk_select.data.layout import is_junk
 from ntk_select.errors import DataError, few, first_line

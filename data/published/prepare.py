@@ -7,7 +7,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
-from ntk_select.data.formats import PILLOW_FORMATS
+from ntk_select.data.image_files import PILLOW_FORMATS
 from ntk_select.data.published.archive import Archive
 from ntk_select.data.published.catalogue import KNOWN, KnownSet, find_known, next_command
 from ntk_select.data.published.readers import READERS, Contents

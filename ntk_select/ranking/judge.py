@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ntk_select.evaluate.half_samples import HalfSamples
+from ntk_select.evaluate.intervals import HalfSamples
 from ntk_select.ranking.record import ExpertScores, firsts
 from ntk_select.scores import Score, ScoreResult
 

@@ -14,7 +14,7 @@ from ntk_select._runtime.cache import Cache
 from ntk_select._runtime.checks import is_whole
 from ntk_select._runtime.progress import Progress, reporting
 from ntk_select.errors import ConfigError, DataError, did_you_mean, explained
-from ntk_select.evaluate.half_samples import MIN_RESAMPLES, half_samples
+from ntk_select.evaluate.intervals import MIN_RESAMPLES, half_samples
 from ntk_select.experts.expert import Expert
 from ntk_select.kernels.gradients import of_params
 from ntk_select.ranking.evidence import evidence_for, unmeasured

@@ -10,7 +10,7 @@ import numpy as np
 
 from ntk_select._runtime.progress import timed
 from ntk_select.errors import explained
-from ntk_select.evaluate.half_samples import HalfSamples
+from ntk_select.evaluate.intervals import HalfSamples
 from ntk_select.experts.expert import Expert
 from ntk_select.ranking.inputs import ScoreInputs
 from ntk_select.ranking.record import ExpertScores

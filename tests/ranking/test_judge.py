@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ntk_select.evaluate.half_samples import HalfSamples
+from ntk_select.evaluate.intervals import HalfSamples
 from ntk_select.ranking.judge import NAMED, contenders, judgement, ordered
 from ntk_select.ranking.record import ExpertScores, firsts
 from ntk_select.scores import SCORES, Score, ScoreResult, Unavailable

@@ -1,4 +1,4 @@
-"""File formats: those that are read as images, and those that are recognised in order to name them and their remedy in error messages."""
+"""Which files count as images: the formats that are read, and those that are recognised in order to name them and a remedy in errors."""
 
 import posixpath
 import struct

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ntk_select.data.decode import decode_image
-from ntk_select.data.formats import counted, identify
+from ntk_select.data.image_files import counted, identify
 from ntk_select.errors import DataError
 
 
