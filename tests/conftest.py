@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -95,6 +96,28 @@ def loaded() -> Callable[[str], ModuleType]:
 def oracle(loaded) -> ModuleType:
     """The kernel by definition."""
     return loaded("kernels/engine/oracle.py")
+
+
+@pytest.fixture(scope="session")
+def check_refusals() -> Callable:
+    """check_refusals(read, path, {case: (text, pattern)}): `read` refuses each text in the file with a ConfigError that matches; names all that do not."""
+
+    def check(read, path, cases):
+        from ntk_select.errors import ConfigError  # after the import hook
+
+        unexpected = {}
+        for name, (text, pattern) in cases.items():
+            path.write_text(text)
+            message = ""
+            try:
+                read(path)
+            except ConfigError as error:
+                message = str(error)
+            if not re.search(pattern, message):
+                unexpected[name] = message
+        assert not unexpected
+
+    return check
 
 
 @pytest.fixture(scope="module")

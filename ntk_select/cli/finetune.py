@@ -32,7 +32,7 @@ class Finetune:
     zoo: Zoo = ("builtin",)
     shots: str = "full"
     """Training images per class, or full."""
-    lr: tuple[str, ...] | None = None
+    lr: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="[STR [STR ...]]")] = None
     """Learning rates to try; by default 0.01, 0.005 and 0.001. Where the best is the largest or the smallest, up to four further ones are tried beyond it."""
     no_extend: Flag = False
     """Try only the given learning rates."""

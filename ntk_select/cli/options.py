@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Union, dataclass_transform
 
 import tyro
 
-from ntk_select.data.uri import TASKS
 from ntk_select.errors import ConfigError, ModelError, first_line, near
 
 if TYPE_CHECKING:
@@ -23,9 +22,10 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Json = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="Print JSON instead of text.")]
 Zoo = Annotated[tuple[str, ...], tyro.conf.arg(help="Experts: builtin, folders of experts, zoos of installed packages, or several of them.")]
 TASK_KINDS = (
-    ", ".join(kind.example for kind in TASKS.values() if kind.known is None) + ", a data set of the benchmark, or the path of a folder or archive"
+    "digits, fashion_mnist:DIR, folder:photos, zip:photos.zip, npz:photos.npz, tfds:cifar10@~/tensorflow_datasets, "
+    "a data set of the benchmark, or the path of a folder or archive"
 )
-"""Examples of all kinds of task, for help texts."""
+"""Examples of all kinds of task, for help texts; those of `ntk_select.data.TASKS`, whose import would load NumPy for every `--help`."""
 TaskUri = Annotated[str, tyro.conf.arg(help=f"The task: {TASK_KINDS}.")]
 
 
@@ -72,7 +72,7 @@ def changed(command: Any) -> dict[str, list[str]]:
     for field in dataclasses.fields(command):
         value, name = getattr(command, field.name), field.name.replace("_", "-")
         default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        if isinstance(value, tuple) and (words := split(value)) != (default if default in (dataclasses.MISSING, None) else list(default)):
+        if isinstance(value, tuple) and (words := split(value)) != (list(default) if isinstance(default, tuple) else default):
             found[f"--{name}"] = words
         elif isinstance(value, bool) and value != default:
             found[f"--{name}" if value else f"--no-{name}"] = []

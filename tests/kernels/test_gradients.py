@@ -15,7 +15,7 @@ from ntk_select.kernels.engine.execute import kernel_of_op
 from ntk_select.kernels.engine.layer_ops import conv_op
 from ntk_select.kernels.engine.ntk import ntk
 from ntk_select.kernels.gradients import gradient_kernel
-from ntk_select.models.architectures import build, initialise, make_expert
+from ntk_select.models.architectures import make_expert
 from ntk_select.scores.lgc import lgc
 
 pytestmark = pytest.mark.usefixtures("quickly")
@@ -28,28 +28,14 @@ SMALL = {
 }
 
 
-def random_expert(architecture, size, config, classes=4, seed=0, dtype=np.float64):
-    network = build(architecture, num_classes=classes, **config)
-    rng = np.random.default_rng(seed)
-
-    def randomised(path, leaf):
-        name = path[-1].key
-        if name in ("scale", "var"):
-            return rng.uniform(0.5, 1.5, leaf.shape).astype(dtype)
-        return (leaf + 0.2 * rng.normal(size=leaf.shape)).astype(dtype)
-
-    variables = jax.tree_util.tree_map_with_path(randomised, initialise(network, jax.random.key(seed), size))
-    return make_expert(architecture, network, variables), rng.normal(size=(7, size, size, 3)).astype(dtype)
-
-
 @pytest.fixture(scope="module", params=[name if name == "resnet basic" else pytest.param(name, marks=pytest.mark.nightly) for name in SMALL])
-def ending(request):
-    return random_expert(*SMALL[request.param])
+def ending(request, random_expert):
+    return random_expert(*SMALL[request.param], classes=4, examples=7)
 
 
 @pytest.fixture(scope="module")
-def alexnet():
-    return random_expert("alexnet", 63, {"hidden": 16})
+def alexnet(random_expert):
+    return random_expert("alexnet", 63, {"hidden": 16}, classes=4, examples=7)
 
 
 def explicit_jacobian(fn, params, x):
@@ -98,8 +84,8 @@ def test_pooled_last_convolution_equals_explicit_jacobians(ending, outputs):
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-10 * np.abs(expected).max())
 
 
-def test_a_pooled_last_convolution_of_some_of_the_channels_equals_explicit_jacobians():
-    expert, x = random_expert(*SMALL["densenet small"])
+def test_a_pooled_last_convolution_of_some_of_the_channels_equals_explicit_jacobians(random_expert):
+    expert, x = random_expert(*SMALL["densenet small"], classes=4, examples=7)
     expected = expected_kernel(explicit_jacobian(*last_conv_function(expert, expert.apply_fn), x), "trace")
     np.testing.assert_allclose(gradient_kernel(expert, x, batch_size=3), expected, rtol=0, atol=1e-10 * np.abs(expected).max())
 
@@ -123,10 +109,10 @@ def test_the_engine_equals_the_pooled_route(ending):
 
 
 @pytest.mark.parametrize("layers", ["bn|norm", pytest.param("all", marks=pytest.mark.nightly), pytest.param("kernel$", marks=pytest.mark.nightly)])
-def test_any_layers_equal_explicit_jacobians(layers):
+def test_any_layers_equal_explicit_jacobians(layers, random_expert):
     import re
 
-    expert, x = random_expert("resnet18", 8, {"stage_sizes": (1, 1), "widths": (3, 4), "stem": "small"})
+    expert, x = random_expert("resnet18", 8, {"stage_sizes": (1, 1), "widths": (3, 4), "stem": "small"}, classes=4, examples=7)
     flat, treedef = jax.tree_util.tree_flatten_with_path(expert.params)
     names = ["/".join(k.key for k in path) for path, _ in flat]
     chosen = [i for i, name in enumerate(names) if layers == "all" or re.search(layers, name)]

@@ -23,6 +23,12 @@ def several(independent):
     return independent.world(3)
 
 
+@pytest.fixture(params=["binary", "several"])
+def world(request):
+    """A network with one output, then one with several."""
+    return request.getfixturevalue(request.param)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def always_quickly(quickly):
     """All of these networks are small."""

@@ -15,11 +15,6 @@ LOSSES = ["half_sum", "sum", "mean"]
 ONE_LOSS = ["half_sum", pytest.param("sum", marks=pytest.mark.slow), pytest.param("mean", marks=pytest.mark.slow)]
 
 
-@pytest.fixture(params=["binary", "several"])
-def world(request):
-    return request.getfixturevalue(request.param)
-
-
 def rates(independent, world, loss, share=0.6, decay=0.02):
     """A learning rate that is this share of the largest for plain descent, and a weight decay that counts."""
     speed = independent.slope(loss, world.outputs.size) * independent.largest(world.kernel)

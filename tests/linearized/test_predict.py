@@ -11,11 +11,6 @@ SQUARED = ["half_sum", "sum", "mean"]
 CROSS_ENTROPY = ["cross_entropy", "cross_entropy_sum"]
 
 
-@pytest.fixture(params=["binary", "several"])
-def world(request):
-    return request.getfixturevalue(request.param)
-
-
 def with_test(world):
     return {"cross_kernel": world.cross, "test_outputs": world.test_outputs, "test_targets": world.test_targets}
 

@@ -7,11 +7,6 @@ from ntk_select.errors import ConfigError
 from ntk_select.linearized import kernel_ridge
 
 
-@pytest.fixture(params=["binary", "several"])
-def world(request):
-    return request.getfixturevalue(request.param)
-
-
 @pytest.mark.parametrize("columns", [(), (3,)])
 def test_it_is_that_of_scikit_learn(independent, columns):
     kernel_ridge_of = pytest.importorskip("sklearn.kernel_ridge").KernelRidge

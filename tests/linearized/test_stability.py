@@ -14,11 +14,6 @@ LOSSES = ["half_sum", "sum", "mean"]
 ONE_LOSS = ["half_sum", pytest.param("sum", marks=pytest.mark.slow), pytest.param("mean", marks=pytest.mark.slow)]
 
 
-@pytest.fixture(params=["binary", "several"])
-def world(request):
-    return request.getfixturevalue(request.param)
-
-
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("loss", ONE_LOSS)
 @pytest.mark.parametrize(("optimizer", "momentum"), [*OPTIMIZERS, ("momentum", 0.0), ("nesterov", 0.3)])

@@ -12,11 +12,6 @@ from ntk_select.linearized import generalization_score, initial_speed, label_spe
 LOSSES = ["half_sum", "sum", "mean"]
 
 
-@pytest.fixture(params=["binary", "several"])
-def world(request):
-    return request.getfixturevalue(request.param)
-
-
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_initial_speed_is_the_squared_norm_of_the_gradient(independent, world, loss):
     gradient = jax.grad(lambda moved: independent.LOSSES[loss](world.outputs + world.jacobian @ moved, world.targets))(

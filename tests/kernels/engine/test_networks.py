@@ -20,26 +20,13 @@ SMALL = {
 }
 
 
-def random_expert(architecture, size, config, classes=2):
-    """An expert in which nothing is left at its initial value, in float64, and three examples."""
-    network, rng = build(architecture, num_classes=classes, **config), np.random.default_rng(0)
-
-    def randomised(path, leaf):
-        if path[-1].key in ("scale", "var"):
-            return rng.uniform(0.5, 1.5, leaf.shape)
-        return np.asarray(leaf, np.float64) + 0.2 * rng.normal(size=leaf.shape)
-
-    variables = jax.tree_util.tree_map_with_path(randomised, initialise(network, jax.random.key(0), size))
-    return make_expert(architecture, network, variables), rng.normal(size=(3, size, size, 3))
-
-
 def of_params(expert):
     """The expert's function of its parameters alone."""
     return lambda params, x: expert.apply_fn({"params": params, **expert.state}, x)
 
 
 @pytest.mark.parametrize("family", [pytest.param(family, marks=() if family == "resnet basic" else pytest.mark.slow) for family in SMALL])
-def test_kernels_of_all_layers_equal_explicit_gradients(oracle, quickly, family):
+def test_kernels_of_all_layers_equal_explicit_gradients(oracle, quickly, family, random_expert):
     """The variables hold batch statistics in addition to params/, which the predicate leaves out."""
     expert, x = random_expert(*SMALL[family])
     expected = oracle.jacobians(of_params(expert), expert.params, x)
@@ -53,7 +40,7 @@ def test_kernels_of_all_layers_equal_explicit_gradients(oracle, quickly, family)
 
 
 @pytest.mark.slow
-def test_parameters_alone_and_variables_with_a_pattern_are_the_same_question(oracle, quickly):
+def test_parameters_alone_and_variables_with_a_pattern_are_the_same_question(oracle, quickly, random_expert):
     expert, x = random_expert(*SMALL["resnet basic"])
     alone = ns.ntk(of_params(expert), expert.params, x)
     oracle.close(ns.ntk(expert.apply_fn, expert.variables, x, layers="^params/"), alone)
@@ -65,7 +52,7 @@ def test_parameters_alone_and_variables_with_a_pattern_are_the_same_question(ora
 
 
 @pytest.mark.slow
-def test_a_quadratic_form_of_a_network_is_the_norm_of_one_gradient(oracle):
+def test_a_quadratic_form_of_a_network_is_the_norm_of_one_gradient(oracle, random_expert):
     """Compiled as users compile, in float32: v' Theta v = || grad of sum v_ic f_c(x_i) ||^2."""
     expert, x = random_expert(*SMALL["resnet bottleneck"])
     params, state = jax.tree.map(partial(np.asarray, dtype=np.float32), (expert.params, expert.state))

@@ -12,7 +12,6 @@ from ntk_select.errors import ConfigError, ModelError, TaskError, UndefinedScore
 from ntk_select.experts.expert import Expert
 from ntk_select.kernels.sketches.projection import ALL_KINDS
 from ntk_select.models import ZOO
-from ntk_select.models.architectures import build, initialise, make_expert
 
 pytestmark = pytest.mark.usefixtures("quickly")
 
@@ -29,26 +28,14 @@ PAIRS = [(kind, list(OUTPUTS)[(place + turn) % 5]) for place, kind in enumerate(
 """Every kind with two kinds of outputs, every kind of outputs with two kinds of sketch at least: a compilation of seconds each."""
 
 
-def random_expert(architecture, size, config):
-    """An expert of random weights, and inputs that differ by class."""
-    network, rng = build(architecture, num_classes=C, **config), np.random.default_rng(0)
-
-    def randomised(path, leaf):
-        return rng.uniform(0.5, 1.5, leaf.shape) if path[-1].key in ("scale", "var") else leaf + 0.2 * rng.normal(size=leaf.shape)
-
-    variables = jax.tree_util.tree_map_with_path(randomised, initialise(network, jax.random.key(0), size))
-    images = rng.normal(size=(N, size, size, 3)) + rng.normal(size=(3, size, size, 3))[LABELS]
-    return make_expert(architecture, network, variables), images
-
-
 @pytest.fixture(scope="module", params=SMALL)
-def ending(request):
-    return random_expert(*SMALL[request.param])
+def ending(request, random_expert):
+    return random_expert(*SMALL[request.param], classes=C, labels=LABELS)
 
 
 @pytest.fixture(scope="module")
-def small():
-    return random_expert(*SMALL["resnet"])
+def small(random_expert):
+    return random_expert(*SMALL["resnet"], classes=C, labels=LABELS)
 
 
 @functools.cache
@@ -119,8 +106,8 @@ def test_all_layers_of_a_small_expert_by_every_kind(small, kind, outputs):
 
 
 @pytest.mark.slow
-def test_all_layers_of_a_small_densenet():
-    expert, x = random_expert(*SMALL["densenet"])
+def test_all_layers_of_a_small_densenet(random_expert):
+    expert, x = random_expert(*SMALL["densenet"], classes=C, labels=LABELS)
     near(ns.lgc(expert, x, LABELS, layers="all", sketch=ns.Sketch(1536, blocks=16)), ns.lgc(expert, x, LABELS, layers="all"), most=0.25)
 
 

@@ -12,7 +12,6 @@ from ntk_select.errors import ConfigError, ModelError
 from ntk_select.kernels.engine import GeneralRouteWarning
 from ntk_select.kernels.sketches import execute, forward
 from ntk_select.kernels.sketches.projection import KINDS
-from ntk_select.models.architectures import build, initialise, make_expert
 
 pytestmark = pytest.mark.usefixtures("quickly")
 
@@ -532,26 +531,13 @@ FAMILIES = {
 }
 
 
-def random_expert(architecture, size, config):
-    """An expert in which nothing is left at its initial value, in float64, and three examples."""
-    network, rng = build(architecture, num_classes=2, **config), np.random.default_rng(0)
-
-    def randomised(path, leaf):
-        if path[-1].key in ("scale", "var"):
-            return rng.uniform(0.5, 1.5, leaf.shape)
-        return np.asarray(leaf, np.float64) + 0.2 * rng.normal(size=leaf.shape)
-
-    variables = jax.tree_util.tree_map_with_path(randomised, initialise(network, jax.random.key(0), size))
-    return make_expert(architecture, network, variables), rng.normal(size=(3, size, size, 3))
-
-
 PAIRS = [(kind, family) for kind in ("countsketch", "kronecker") for family in FAMILIES if (kind, family) != ("countsketch", "alexnet")]
 PAIRS += [("srht", "densenet"), ("gaussian", "resnet bottleneck"), ("rademacher", "resnet basic"), ("jvp", "resnet basic")]
 """A projection does not know the network that the rows come from; only what reads the factors of a layer meets every family."""
 
 
 @pytest.fixture(scope="module")
-def experts():
+def experts(random_expert):
     """{family: (function, parameters, examples, exact kernel)}, created on first use."""
     made = {}
 
