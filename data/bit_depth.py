@@ -95,7 +95,7 @@ def wide_of(image) -> Wide | None:
     if image.mode.startswith("I"):
         tags = image.tag_v2 if image.format == "TIFF" else {}
         packed = max(tags.get(258, (16,)))
-        known = 16 if bits < 16 else packed if packed < 16 else None  # Pillow scales fewer bits to 16, except for TIFF
+        known = 16 if bits < 16 or image.format == "HEIF" else packed if packed < 16 else None  # fewer bits are scaled to 16, except for TIFF
         return Wide(False, known, _declared(image, tags), inverted=tags.get(262) == 0)
     if image.format in ("PPM", "JPEG2000"):
         return Wide(True) if bits == 16 else None
@@ -148,8 +148,8 @@ def _significant_bits(file: BinaryIO) -> int | None:
         file.seek(place)
 
 
-def decided(seen: Iterable[Seen]) -> Decision:
-    """The bit depth of a task from its 16-bit images.
+def decided(seen: Iterable[Seen], what: str = "Grey images") -> Decision:
+    """The bit depth of a task from its 16-bit images. `what` is their name in the warnings.
 
     Grey images have the depth that their tags declare if the largest value fits, else 16. Without a tag: the smallest of 8, 10, 12, 14
     and 16 bits that holds the largest value of all images, if that is 0 or at least `FAINT`. Of colour images only the high byte can be
@@ -176,7 +176,7 @@ def decided(seen: Iterable[Seen]) -> Decision:
         if declared:
             bits = next(iter(declared)) if largest < 1 << next(iter(declared)) else 16
         sentences.append(
-            f"Grey images of more than 8 bits are read as {bits} bits, 0 to {(1 << bits) - 1:,}: "
+            f"{what} of more than 8 bits are read as {bits} bits, 0 to {(1 << bits) - 1:,}: "
             + ("their files declare it." if declared and bits in declared else f"their largest value is {largest:,}.")
         )
         median = sorted(one.largest for one in grey)[len(grey) // 2]
@@ -194,6 +194,12 @@ def decided(seen: Iterable[Seen]) -> Decision:
             )
         sentences.append("Colour images of 16 bits are read by their high bytes, 0 to 65,535.")
     return Decision(bits, tuple(sentences))
+
+
+def to_8_bits(values: np.ndarray, bits: int | None) -> np.ndarray:
+    """Values of this bit depth, by default 16, as uint8: 0 .. white becomes 0 .. 255, rounded."""
+    white = (1 << (bits or 16)) - 1
+    return ((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
 
 
 class BitDepth:

@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ntk_select.data.bit_depth import CONVERT, BitDepth, Seen, Source, Wide, decided, wide_of
-from ntk_select.data.image_files import PILLOW_FORMATS, RAW, identify
+from ntk_select.data.bit_depth import CONVERT, BitDepth, Seen, Source, Wide, decided, to_8_bits, wide_of
+from ntk_select.data.image_files import PILLOW_FORMATS, RAW, identify, optional_formats
 from ntk_select.errors import DataError
 
 
@@ -44,7 +44,7 @@ def _opened(file: BinaryIO, name: str) -> Iterator[Any]:
     from PIL import Image
 
     try:
-        with Image.open(file, formats=PILLOW_FORMATS) as image:
+        with Image.open(file, formats=PILLOW_FORMATS + optional_formats()) as image:
             if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
             tags = getattr(image, "tag_v2", {})
@@ -113,7 +113,7 @@ def _grey_to_uint8(image, wide: Wide, name: str, depth: Callable[[], int | None]
     white = (1 << (bits or 16)) - 1
     if largest > white:
         raise DataError(f"{name}: a grey value is {largest:,}; the training images have {bits} bits, 0 to {white:,}. {CONVERT}")
-    pixels = ((values.astype(np.uint32) * 255 + white // 2) // white).astype(np.uint8)
+    pixels = to_8_bits(values, bits)
     return 255 - pixels if wide.inverted else pixels
 
 

@@ -5,13 +5,14 @@ import struct
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import BinaryIO
 
 from ntk_select._runtime.files import describe_placeholder
 from ntk_select.errors import DataError
 
 PILLOW_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "JPEG2000", "PPM", "TIFF", "WEBP")
-"""Formats that are decoded. Some of Pillow's other formats start external programs (EPS) or contain no pixels (WMF)."""
+"""Formats that are decoded, besides `optional_formats`. Some of Pillow's other formats start external programs (EPS) or contain no pixels (WMF)."""
 SUFFIXES = frozenset(
     f".{suffix}"
     for suffix in [
@@ -37,7 +38,7 @@ SUFFIXES = frozenset(
         "webp",
     ]
 )
-"""Suffixes of files that are read as images."""
+"""Suffixes of files that are read as images, besides those of `optional_formats`."""
 HEAD = 1024
 """Bytes of a file that are inspected."""
 
@@ -53,6 +54,7 @@ class Format:
       magic: pairs (offset, bytes) that identify it.
       brands: brands in the `ftyp` box of an ISO media container that identify it.
       picture: whether it is an image format.
+      pillow: Pillow's name of the format if an optional reader decodes it, else "".
     """
 
     one: str
@@ -62,12 +64,16 @@ class Format:
     magic: tuple[tuple[int, bytes], ...]
     brands: tuple[str, ...]
     picture: bool
+    pillow: str
 
 
-def _format(one: str, suffixes: str, fix: str, *magic: bytes | tuple[int, bytes], brands: str = "", picture: bool = True, many: str = "") -> Format:
+def _format(
+    one: str, suffixes: str, fix: str, *magic: bytes | tuple[int, bytes], brands: str = "", picture: bool = True, many: str = "", pillow: str = ""
+) -> Format:
     """A format; a magic number without an offset is at the beginning of the file."""
     signatures = tuple((0, each) if isinstance(each, bytes) else each for each in magic)
-    return Format(one, many or f"{one}s", fix, frozenset(f".{suffix}" for suffix in suffixes.split()), signatures, tuple(brands.split()), picture)
+    endings = frozenset(f".{suffix}" for suffix in suffixes.split())
+    return Format(one, many or f"{one}s", fix, endings, signatures, tuple(brands.split()), picture, pillow)
 
 
 TO_JPEG, TO_PNG = (
@@ -76,10 +82,12 @@ TO_JPEG, TO_PNG = (
 FRAMES = "save the frames that matter as JPEG, as with: ffmpeg -i FILE frame%04d.jpg"
 FOREIGN = (
     _format(
-        "HEIC photograph", "heic heif hif", TO_JPEG,
+        "HEIC photograph", "heic heif hif", f"pip install pillow-heif, or {TO_JPEG}", pillow="HEIF",
         brands="heic heix heim heis hevc hevx hevm hevs heif mif1 mif2 msf1 miaf avci avcs vvic vvis evbi evbs j2ki j2is jpeg jpgs",
     ),
-    AVIF := _format("AVIF image", "avif avifs", TO_JPEG, brands="avif avis avio MA1A MA1B"),
+    AVIF := _format(
+        "AVIF image", "avif avifs", f"pip install 'pillow>=11.3', or {TO_JPEG}", pillow="AVIF", brands="avif avis avio MA1A MA1B"
+    ),
     _format("JPEG XL image", "jxl", "convert to PNG, as with libjxl: djxl FILE.jxl FILE.png", b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n", brands="jxl"),
     RAW := _format(
         "raw photograph of a camera", "3fr arw cr2 cr3 crw dcr dng erf iiq kdc mos mrw nef nrw orf pef raf rw2 rwl sr2 srf srw x3f",
@@ -122,7 +130,7 @@ FOREIGN = (
         b"NRRD000", b"\x93NUMPY", b"\x89HDF", picture=False, many="files of arrays",
     ),
 )  # fmt: skip
-"""Formats that are recognised and not decoded."""
+"""Formats that are recognised, and not decoded unless `optional_formats` has them."""
 MEDIA = _format("ISO media container", "", f"if it is a picture, convert it to JPEG; if it is a video, {FRAMES}", picture=False)
 """A container whose brands are of no known format."""
 VIDEO_BRANDS = ("iso", "mp4", "avc", "hvc", "qt", "M4V", "3g", "mmp", "dash", "cmf", "f4v", "F4V", "MSNV", "XAVC", "mqt", "NDS", "dvh", "pana")
@@ -136,14 +144,38 @@ PARTS = ((273, 279), (324, 325))
 SAMPLES = {1: "integers", 2: "signed integers", 3: "floats", 5: "complex integers", 6: "complex numbers"}
 
 
+@cache
+def optional_formats() -> tuple[str, ...]:
+    """Pillow's names of the formats whose readers are installed, which it registers: AVIF (Pillow 11.3 or later), HEIF (pillow-heif)."""
+    found = []
+    try:
+        from PIL.AvifImagePlugin import SUPPORTED
+    except ImportError:
+        SUPPORTED = False
+    if SUPPORTED:
+        found.append("AVIF")
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        return tuple(found)
+    register_heif_opener()
+    return (*found, "HEIF")
+
+
 def is_image(path: str) -> bool:
     """Whether a path has the suffix of a format that `decode_image` reads."""
-    return posixpath.splitext(path)[1].lower() in SUFFIXES
+    suffix = posixpath.splitext(path)[1].lower()
+    return suffix in SUFFIXES or (suffix in BY_SUFFIX and _is_decoded(BY_SUFFIX[suffix]))
+
+
+def _is_decoded(form: Format) -> bool:
+    return bool(form.pillow) and form.pillow in optional_formats()
 
 
 def by_suffix(path: str) -> Format | None:
     """The format of a file by its suffix; None if it is decoded or unknown."""
-    return BY_SUFFIX.get(posixpath.splitext(path)[1].lower())
+    form = BY_SUFFIX.get(posixpath.splitext(path)[1].lower())
+    return None if form is None or _is_decoded(form) else form
 
 
 def is_foreign_picture(path: str) -> bool:
@@ -178,7 +210,8 @@ def _by_fields(head: bytes) -> Format | None:
 
 def counted(paths: Iterable[str]) -> str:
     """Numbers of files per format or suffix, the most frequent first, as in "2 videos, 1 file .txt"."""
-    found = Counter(by_suffix(path) or posixpath.splitext(path)[1].lower() for path in paths)
+    suffixes = (posixpath.splitext(path)[1].lower() for path in paths)
+    found = Counter(BY_SUFFIX.get(suffix, suffix) for suffix in suffixes)
     words = []
     for kind, times in found.most_common():
         if isinstance(kind, Format):
@@ -207,7 +240,10 @@ def identify(file: BinaryIO) -> tuple[str, str] | None:
         return None
     form = by_content(head)
     if form:
-        return f"it is {'an' if form.one[0] in 'AIOS' else 'a'} {form.one}", f"Try: {form.fix}"
+        shown = f"it is {'an' if form.one[0] in 'AIOS' else 'a'} {form.one}"
+        if _is_decoded(form):
+            return f"{shown} that its reader cannot decode", f"Try: {TO_JPEG} if other programs show it; otherwise replace or delete it"
+        return shown, f"Try: {form.fix}"
     if head[:4] in TIFF:
         return _describe_tiff(file, head)
     if placeholder := describe_placeholder(head):

@@ -8,7 +8,7 @@ import posixpath
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,17 +99,39 @@ def read_layout(where: str, files: Iterable[str], folders: Iterable[str]) -> Lay
     test = tree.classes(test_root) if test_root is not None else None
     tree.refuse_loose_images(root, train_root, test_root)
 
-    names = sorted(train, key=natural) + sorted(set(test or ()) - set(train), key=natural)
     warnings = [
         _listing("Ignored, because they are next to the training folder", sorted(set(tree.below[root]) - {train_root, test_root}, key=natural))
         if train_root != root
         else None,
         _ignored(tree.skipped),
+    ]
+    return layout_of(train, test, [line for line in warnings if line])
+
+
+def layout_of(
+    train: Mapping[str, list[str]], test: Mapping[str, list[str]] | None, warnings: list[str], key: Callable[[str], Any] = natural
+) -> Layout:
+    """The layout of the images of each class.
+
+    Args:
+      train, test: paths by class name; classes of the test set alone are appended. `test` is None if there is no test set.
+      warnings: those to which the ones on classes with few images are appended.
+      key: sort key of class names.
+    """
+    names = sorted(train, key=key) + sorted(set(test or ()) - set(train), key=key)
+    more = [
         _listing("Classes with test images only, which scores never see", names[len(train) :]),
         _listing("Classes without test images", [name for name in train if name not in test] if test is not None else []),
         _listing("Classes with one training image", [name for name, paths in train.items() if len(paths) == 1]),
     ]
-    return Layout(tuple(names), _rows(train, names), None if test is None else _rows(test, names), [line for line in warnings if line])
+    return Layout(tuple(names), _rows(train, names), None if test is None else _rows(test, names), warnings + [line for line in more if line])
+
+
+def refuse_foreign(where: str, paths: Iterable[str], place: str = "") -> None:
+    """Raises DataError for images of formats that are not decoded; `place` tells where in `where` they are."""
+    foreign = [path for path in paths if is_foreign_picture(path)]
+    if foreign:
+        raise DataError(f"{where}: {counted(foreign)}{place} cannot be read: {few(foreign)}. {_fix(foreign)}")
 
 
 class _Tree:
@@ -177,9 +199,7 @@ class _Tree:
     def _partition(self, folder: str) -> tuple[list[str], list[str]]:
         """Images of a class folder, and other files, both in natural order. Raises DataError for images of an unsupported format."""
         files = sorted(self.files[folder], key=natural)
-        foreign = [path for path in files if is_foreign_picture(path)]
-        if foreign:
-            raise DataError(f"{self.where}: {counted(foreign)} in class folder {folder!r} cannot be read: {few(foreign)}. {_fix(foreign)}")
+        refuse_foreign(self.where, files, f" in class folder {folder!r}")
         return [path for path in files if is_image(path)], [path for path in files if not is_image(path)]
 
     def refuse_loose_images(self, root: str, train: str, test: str | None) -> None:
@@ -211,7 +231,7 @@ def _columns(rows: list[tuple[str, int]], read) -> tuple[LazyImages, np.ndarray]
     return LazyImages(paths, read), np.array(labels, np.int32)
 
 
-def _rows(classes: dict[str, list[str]], names: list[str]) -> list[tuple[str, int]]:
+def _rows(classes: Mapping[str, list[str]], names: list[str]) -> list[tuple[str, int]]:
     return [(path, label) for label, name in enumerate(names) for path in classes.get(name, ())]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ntk_select.data.bit_depth import CONVERT, Seen, Wide, decided, to_8_bits
 from ntk_select.data.image_files import HEAD, reject_placeholder
 from ntk_select.errors import DataError, first_line
 from ntk_select.experts.preprocess import how_to_uint8
@@ -19,8 +20,8 @@ def load_npz(path: str | Path) -> Task:
     """The task in a .npz file: arrays `images` and `labels`, optional `test_images`, `test_labels` and `class_names`.
 
     Keras' names x_train, y_train, x_test, y_test and MedMNIST's train_images, train_labels are accepted too, and
-    validation arrays are the test set if there is none. Images are uint8 (n, h, w), (n, h, w, 1) or
-    (n, h, w, 3); labels are integers (n,) or (n, 1). With class names, labels are indices into them. Without, each
+    validation arrays are the test set if there is none. Images are uint8 or uint16 (n, h, w), (n, h, w, 1) or
+    (n, h, w, 3); those of uint16 are scaled from one bit depth for all, which the training images decide (`bit_depth.decided`). Labels are integers (n,) or (n, 1). With class names, labels are indices into them. Without, each
     label value is a class, named by its number. Pickled objects are never loaded.
 
     Raises:
@@ -40,7 +41,32 @@ def load_npz(path: str | Path) -> Task:
     except OSError as error:
         raise DataError(f"{where}: cannot be opened ({error.strerror}).") from error
     names, labels, test_labels = _classes(where, names, labels, test_labels)
-    return Task(Path(where).stem, images, labels, names, test_images, test_labels, details={"warnings": []})
+    warnings: list[str] = []
+    images, test_images = _in_8_bits(where, [(train_keys[0], images), (test_keys[0] if test_keys else "", test_images)], warnings)
+    return Task(Path(where).stem, images, labels, names, test_images, test_labels, details={"warnings": warnings})
+
+
+def _in_8_bits(where: str, arrays: list[tuple[str, np.ndarray | None]], warnings: list[str]) -> list[np.ndarray | None]:
+    """The arrays as uint8. The first one of uint16 decides the bit depth of all."""
+    wide = [(key, images) for key, images in arrays if images is not None and images.dtype == np.uint16]
+    if not wide:
+        return [images for _, images in arrays]
+    key, images = wide[0]
+    largest = images.reshape(len(images), -1).max(1)
+    name = f"{where}: array {key!r}"
+    decision = decided((Seen(Wide(False), int(value), name) for value in largest), "Images")
+    warnings += decision.sentences
+    beyond = [key for key, images in wide if images.max() >> decision.bits]
+    if beyond:
+        raise DataError(f"{where}: array {beyond[0]!r} has values above {(1 << decision.bits) - 1:,}, the largest of {key!r}. {CONVERT}")
+    return [images if images is None or images.dtype == np.uint8 else _scaled(images, decision.bits) for _, images in arrays]
+
+
+def _scaled(images: np.ndarray, bits: int) -> np.ndarray:
+    scaled = np.empty(images.shape, np.uint8)
+    for place, image in enumerate(images):  # one at a time, since 32-bit copies of all may not fit into memory
+        scaled[place] = to_8_bits(image, bits)
+    return scaled
 
 
 def _archive(where: str, file):
@@ -89,8 +115,8 @@ def _read(where: str, archive, key: str) -> np.ndarray:
 def _split(where: str, archive, images_key: str, labels_key: str) -> tuple[np.ndarray, np.ndarray]:
     labels, images = _read(where, archive, labels_key), _read(where, archive, images_key)
     shown = f"{where}: array {images_key!r} is {images.dtype} {images.shape}"
-    if images.dtype != np.uint8:
-        raise DataError(f"{shown}; images are uint8, 0 to 255. {how_to_uint8(images)}")
+    if images.dtype not in (np.uint8, np.uint16):
+        raise DataError(f"{shown}; images are uint8, 0 to 255, or uint16. {how_to_uint8(images)}")
     if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)) or 0 in images.shape:
         hint = ""
         if images.ndim == 4 and images.shape[1] in (1, 3):

@@ -2,8 +2,8 @@
 
 import os
 import re
+import shlex
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 
 from ntk_select.data.bit_depth import BitDepth
 from ntk_select.data.decode import ImageReader, LazyImages, PerProcess, look
-from ntk_select.errors import DataError, TaskError
+from ntk_select.errors import DataError, TaskError, near
 from ntk_select.tasks.task import Task, stratified_train
 
 CHARACTER_SETS = {
@@ -45,12 +45,18 @@ def load_tfds(argument: str, *, data_dir: str | Path | None = None) -> Task:
       TaskError: the argument is malformed, or there are fewer than two classes.
       DataError: not prepared, not in ArrayRecord format, damaged, or without images, labels or a training split.
     """
-    parts = URI.fullmatch(argument)
-    if not parts:
-        raise TaskError(f"Task 'tfds:{argument}': allowed is tfds:NAME[/CONFIG][:VERSION][@DATA_DIR]. Example: tfds:cifar10@~/tensorflow_datasets")
+    parts = parsed(argument)
     folder = find_prepared(parts["name"], parts["config"], parts["version"], places(parts["folder"], data_dir))
     task = read_prepared(folder, parts["name"])
     return replace(task, flips_keep_class=False) if parts["name"] in CHARACTER_SETS else task
+
+
+def parsed(argument: str) -> re.Match:
+    """The parts of an argument: name, config, version and folder. Raises TaskError if it is malformed."""
+    parts = URI.fullmatch(argument)
+    if not parts:
+        raise TaskError(f"Task 'tfds:{argument}': allowed is tfds:NAME[/CONFIG][:VERSION][@DATA_DIR]. Example: tfds:cifar10@~/tensorflow_datasets")
+    return parts
 
 
 def places(folder: str | Path | None, data_dir: str | Path | None) -> list[Path]:
@@ -90,23 +96,20 @@ def find_prepared(name: str, config: str | None, version: str | None, where: lis
     found = find(name, config, version, where)
     if found:
         return found
+    full = f"{name}{f'/{config}' if config else ''}{f':{version}' if version else ''}"
+    uri = f"tfds:{full}" if where[0] == places(None, None)[0] else f"tfds:{full}@{where[0]}"
+    raise DataError(
+        f"tfds:{full} is not prepared in {' or '.join(map(str, where))}.{similar(name, where)} To download and prepare it, try: "
+        f"download=True, or: {shlex.join(['ntk-select', 'tasks', 'show', uri, '--download'])}"
+    )
+
+
+def similar(name: str, where: list[Path]) -> str:
+    """Suffix of an error message with similar names, unless there is a set of this name."""
     import tensorflow_datasets as tfds
 
     known = {path.name for place in where for path in _folders(place)} | set(tfds.list_builders(with_community_datasets=False))
-    near = [] if name in known else get_close_matches(name, sorted(known))
-    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-    full = f"{name}{f'/{config}' if config else ''}{f':{version}' if version else ''}"
-    raise DataError(
-        f"tfds:{full} is not prepared in {' or '.join(map(str, where))}.{hint} To download and prepare it, try: {download_command(full, where[0])}"
-    )
-
-
-def download_command(name: str, data_dir: Path) -> str:
-    """The shell command with which TensorFlow Datasets downloads and prepares a set."""
-    return (
-        f"python -c \"import tensorflow_datasets as tfds; tfds.builder('{name}', data_dir='{data_dir}', "
-        f"file_format='array_record').download_and_prepare()\""
-    )
+    return "" if name in known else near(name, known)
 
 
 def _versions(folder: Path) -> list[Path]:

@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 
 from ntk_select.data.builtin import load_digits, load_fashion_mnist
+from ntk_select.data.csv_file import load_csv
+from ntk_select.data.hugging_face import load_hf
 from ntk_select.data.image_folder import load_folder, load_zip
 from ntk_select.data.npz import load_npz
-from ntk_select.data.published.catalogue import KNOWN, KnownSet, find_known, load_known, next_command
+from ntk_select.data.published.catalogue import KNOWN, KnownSet, download_known, find_known, load_known, next_command
 from ntk_select.data.tfds import load_tfds
+from ntk_select.data.tfds_download import download_tfds
 from ntk_select.errors import TaskError, near
-from ntk_select.tasks.task import Task
+from ntk_select.tasks.task import Task, held_out_for_testing
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class TaskKind:
       find: find(argument) -> the folder of such a set if it is prepared, else None.
       next_command: next_command(argument) -> the shell command that prepares it.
       prepare: prepare(archive, data_dir=..., any_size=..., progress=...) prepares it from the published archive.
+      download: download(argument, data_dir=...) downloads and prepares it, unless it is prepared; None if it is never downloaded, or by `load`.
     """
 
     load: Callable[..., Task]
@@ -44,6 +48,7 @@ class TaskKind:
     find: Callable[[str], Path | None] | None = None
     next_command: Callable[[str], str] | None = None
     prepare: Callable[..., Any] | None = None
+    download: Callable[..., Any] | None = None
 
 
 def _prepare(name: str, archive: str | Path, **options) -> Any:
@@ -55,11 +60,12 @@ def _prepare(name: str, archive: str | Path, **options) -> Any:
 def _named(name: str, known: KnownSet) -> TaskKind:
     summary = f"{known.title}, a {known.role} of the benchmark"
     functions = {"find": partial(find_known, name), "next_command": partial(next_command, name), "prepare": partial(_prepare, name)}
+    functions["download"] = partial(download_known, name) if known.tfds else None
     return TaskKind(partial(load_known, name), summary, name, takes_data_dir=True, known=known, **functions)
 
 
-def _ends_with(suffix: str) -> Callable[[str], bool]:
-    return lambda path: path.lower().endswith(suffix)
+def _ends_with(*suffixes: str) -> Callable[[str], bool]:
+    return lambda path: path.lower().endswith(suffixes)
 
 
 TASKS = {
@@ -68,9 +74,18 @@ TASKS = {
     "folder": TaskKind(load_folder, "images in train/CLASS/ and test/CLASS/, or in CLASS/", "folder:photos", os.path.isdir),
     "zip": TaskKind(load_zip, "the same folders inside one zip archive", "zip:photos.zip", _ends_with(".zip")),
     "npz": TaskKind(load_npz, "NumPy arrays images, labels, test_images, test_labels", "npz:photos.npz", _ends_with(".npz")),
-    "tfds": TaskKind(load_tfds, "a prepared TensorFlow Dataset, read without TensorFlow", "tfds:cifar10@~/tensorflow_datasets", takes_data_dir=True),
+    "csv": TaskKind(load_csv, "a table of image paths, labels and optionally splits", "csv:photos.csv", _ends_with(".csv", ".tsv")),
+    "hf": TaskKind(load_hf, "a data set of Hugging Face datasets: a folder, or a name on the hub", "hf:uoft-cs/cifar10"),
+    "tfds": TaskKind(
+        load_tfds,
+        "a prepared TensorFlow Dataset, read without TensorFlow",
+        "tfds:cifar10@~/tensorflow_datasets",
+        takes_data_dir=True,
+        download=download_tfds,
+    ),
 } | {name: _named(name, known) for name, known in KNOWN.items()}
 """The built-in kinds."""
+PATHS = "the path of a folder, or of a .zip, .npz, .csv or .tsv file"
 
 
 def task_kinds() -> dict[str, TaskKind]:
@@ -81,27 +96,34 @@ def task_kinds() -> dict[str, TaskKind]:
     return TASKS | {name: kind for name, kind in others.items() if name not in TASKS}
 
 
-def load_task(uri: str | Path, *, data_dir: str | Path | None = None) -> Task:
+def load_task(uri: str | Path, *, data_dir: str | Path | None = None, download: bool = False) -> Task:
     """The task of a URI.
 
     Args:
-      uri: `digits`, `fashion_mnist`, `fashion_mnist:DIR`, `folder:PATH`, `zip:PATH`, `npz:PATH` or
-        `tfds:NAME[/CONFIG][:VERSION][@DATA_DIR]`, or a data set of the benchmark (`KNOWN`) by name: `magnetic_tile` or
-        `magnetic_tile:DATA_DIR`. The path of a folder, a .zip or a .npz file alone is recognised; a built-in name takes
+      uri: `digits`, `fashion_mnist`, `fashion_mnist:DIR`, `folder:PATH`, `zip:PATH`, `npz:PATH`, `csv:FILE[@ROOT]`,
+        `hf:NAME[:CONFIG]`, `hf:PATH` or `tfds:NAME[/CONFIG][:VERSION][@DATA_DIR]`, or a data set of the benchmark (`KNOWN`) by name:
+        `magnetic_tile` or `magnetic_tile:DATA_DIR`. Columns of `csv` and `hf` are named as in `csv:FILE?image=COLUMN&label=COLUMN`.
+        The path of a folder, or of a .zip, .npz, .csv or .tsv file alone is recognised; a built-in name takes
         precedence over a folder of that name (`./digits` is the folder). `~` is the home folder.
       data_dir: folder of prepared TensorFlow Datasets, for a `tfds:` URI or a data set of the benchmark without DATA_DIR.
+      download: download and prepare a TensorFlow Dataset that is not prepared.
 
     Returns:
       A task whose `uri` is the given one. Images of folders, archives and TensorFlow Datasets are decoded on access.
       `details["warnings"]` lists irregularities that do not prevent its use.
 
     Raises:
-      TaskError: the URI is malformed or unknown, or its images do not make a task.
-      DataError: a file cannot be read.
+      TaskError: the URI is malformed or unknown, its images do not make a task, or `download` is True for a kind that is not downloaded.
+      DataError: a file cannot be read, or the download fails.
     """
     kinds = TASKS if _scheme(uri) in TASKS else task_kinds()
     name, argument = parse_uri(uri, kinds)
     kind = kinds[name]
+    if download and kind.download is None:
+        allowed = "tfds:NAME and sets of the benchmark in TensorFlow Datasets"
+        raise TaskError(f"Task {str(uri)!r} is not downloaded; {allowed} can be. Try: download=False (without --download)")
+    if download:
+        kind.download(argument, data_dir=data_dir)
     task = kind.load(argument, data_dir=data_dir) if kind.takes_data_dir else kind.load(argument)
     return replace(task, uri=str(uri))
 
@@ -122,14 +144,14 @@ def parse_uri(uri: str | Path, kinds: Mapping[str, TaskKind]) -> tuple[str, str]
     for name, kind in kinds.items():
         if kind.recognises and kind.recognises(path):
             return name, path
-    allowed = "Allowed: the path of a folder, .zip or .npz file, or the name of a task. Try: ntk-select tasks show folder:photos"
+    allowed = f"Allowed: {PATHS}, or the name of a task. Try: ntk-select tasks show folder:photos"
     if os.path.isfile(path):
-        raise TaskError(f"Task {text!r} is a file, but neither .zip nor .npz. {allowed}")
+        raise TaskError(f"Task {text!r} is a file, but neither .zip nor .npz, .csv or .tsv. {allowed}")
     if scheme is None or os.sep in scheme or text.startswith(("~", ".")):
         raise TaskError(f"Task {text!r}: there is no such folder or file. {allowed}")
     raise TaskError(
         f"There is no folder or file {text!r}, and no task of that name.{near(scheme, kinds)} "
-        "Allowed: the path of a folder, .zip or .npz file, or the name of a task. To list the names, try: ntk-select tasks list"
+        f"Allowed: {PATHS}, or the name of a task. To list the names, try: ntk-select tasks list"
     )
 
 
@@ -142,7 +164,8 @@ def describe(task: Task) -> dict[str, Any]:
     """Sizes, classes and irregularities of a task, as plain values for JSON. Decodes one image.
 
     Returns:
-      name, uri, licence; train and test (numbers of images; test is None without a test set); num_classes; classes (a
+      name, uri, licence; train and test (numbers of images; test is None without a test set); held_out (number of training
+      images that fine-tuning holds out for testing; None with a test set); num_classes; classes (a
       list of name, train, test); per_class (fewest and most training images of the classes that have any); image_size
       ([height, width] of the first training image) and its channels (1 or 3); warnings.
     """
@@ -155,6 +178,7 @@ def describe(task: Task) -> dict[str, Any]:
         "licence": task.licence,
         "train": len(task.labels),
         "test": None if task.test_labels is None else len(task.test_labels),
+        "held_out": int(held_out_for_testing(task.labels).sum()) if task.test_labels is None or not len(task.test_labels) else None,
         "num_classes": task.num_classes,
         "classes": [{"name": name, "train": int(n), "test": m} for name, n, m in zip(task.class_names, train, test, strict=True)],
         "per_class": {"fewest": int(train[train > 0].min()), "most": int(train.max())},

@@ -88,12 +88,14 @@ class NetworkState:
     hint: str = ""
 
 
-def network_state(content: Any, architecture: str, where: str, *, weights: str | None = None, drop_head: bool = False) -> NetworkState:
+def network_state(
+    content: Any, architecture: str | StateDictLayout, where: str, *, weights: str | None = None, drop_head: bool = False
+) -> NetworkState:
     """The state dict of a network of `architecture` in the content of a checkpoint.
 
     Args:
       content: nested containers with tensors.
-      architecture: name in `ARCHITECTURES`.
+      architecture: name in `ARCHITECTURES`, or the tensors of another network.
       where: name of the checkpoint in error messages.
       weights: part of the label of the set to select if there are several, as "ema".
       drop_head: take the network without its head.
@@ -101,7 +103,7 @@ def network_state(content: Any, architecture: str, where: str, *, weights: str |
     Raises:
       ModelError: there are no tensors, several different sets without a known precedence, or no set with the label `weights`.
     """
-    network = state_dict_layout(architecture)
+    network = architecture if isinstance(architecture, StateDictLayout) else state_dict_layout(architecture)
     sets = _weight_sets(content, network)
     if not sets:
         tensors = plain_state(content, where)

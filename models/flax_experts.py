@@ -12,8 +12,9 @@ from ntk_select.errors import ModelError
 from ntk_select.experts.card import Card
 from ntk_select.experts.expert import Expert, as_path
 from ntk_select.models.flax_errors import MODULE_ERRORS, check_linen, check_nnx, not_trainable
-from ntk_select.models.flax_module import Path, Recorder, as_taps, check_training, expert_of
+from ntk_select.models.flax_module import check_training, expert_of_flax
 from ntk_select.models.layers import key_of_batch
+from ntk_select.models.recorded_layers import Path, Recorder, as_taps
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def linen_expert(
     head, conv = as_path(head), None if last_conv is None else as_path(last_conv)
     training = None if train is None else _LinenTraining(module, head, conv, _arguments("train", train))
     network = _LinenNetwork(module, head, conv, _arguments("evaluate", evaluate))
-    expert = expert_of(name, network, variables, x, pooled=pooled, preprocess=preprocess, card=card, train_fn=training)
+    expert = expert_of_flax(name, network, variables, x, pooled=pooled, preprocess=preprocess, card=card, train_fn=training)
     if training is not None:
         check_training(name, training, variables, x)
     return expert
@@ -213,7 +214,7 @@ def nnx_expert(
     module.eval()
     network = _NnxNetwork(nnx.graphdef(module), head, conv)
     known = {"preprocess": preprocess, "card": card, "train_fn": _NnxTraining(training, head, conv, name)}
-    return expert_of(name, network, _variables(module), x, pooled=pooled, **known)
+    return expert_of_flax(name, network, _variables(module), x, pooled=pooled, **known)
 
 
 def _variables(module: nnx.Module) -> dict[str, Any]:

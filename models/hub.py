@@ -4,16 +4,16 @@ A name is `hf-hub:org/name` or `hf-hub:org/name@revision`. Its `config.json` is 
 """
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ntk_select.errors import ConfigError, ModelError, first_line, missing
+from ntk_select.errors import ModelError, first_line, missing
 from ntk_select.experts.preprocess import Preprocess
 from ntk_select.models.architectures import ARCHITECTURES, build
+from ntk_select.models.timm_preprocess import preprocess_of_timm
 
 PREFIX = "hf-hub:"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -114,24 +114,7 @@ class HubModel:
         Raises:
           ModelError: the input is not square RGB, or `Preprocess` does not support the cropping or resizing.
         """
-        given = {key: value for key, value in self.pretrained.items() if value is not None}
-        try:
-            channels, height, width = given.get("input_size", (3, 224, 224))
-            if channels != 3 or height != width:
-                raise ValueError(f"the input size {channels} x {height} x {width} is not 3 x size x size")
-            if given.get("crop_mode", "center") != "center":
-                raise ValueError(f"the crop mode {given['crop_mode']!r} is unknown; allowed: 'center'")
-            return Preprocess(
-                size=int(height),
-                resize=math.floor(height / given.get("crop_pct", 0.875)),
-                mean=tuple(given.get("mean", (0.485, 0.456, 0.406))),
-                std=tuple(given.get("std", (0.229, 0.224, 0.225))),
-                interpolation=given.get("interpolation", "bicubic"),
-            )
-        except (TypeError, ValueError, ArithmeticError, ConfigError) as error:
-            raise ModelError(
-                f"{self.where}: {str(error).rstrip('.')}. Try: preprocess=Preprocess(size=224, resize=256) (--size 224 --resize 256)"
-            ) from error
+        return preprocess_of_timm(self.pretrained, self.where)
 
     def weights(self) -> Path:
         """Downloads the weights, unless they are in the cache of the hub, and returns their path.
@@ -145,6 +128,14 @@ class HubModel:
         raise ModelError(f"{PREFIX}{self.repo} contains neither {' nor '.join(WEIGHTS)}.")
 
 
+def repo_and_revision(name: str) -> tuple[str, str | None]:
+    """ "org/name" and the revision, or None, of `hf-hub:org/name[@revision]`. Raises ModelError if the name is malformed."""
+    repo, _, revision = name.removeprefix(PREFIX).partition("@")
+    if repo.count("/") != 1 or not all(repo.split("/")):
+        raise ModelError(f"{name!r} is not a name of the hub. Try: {PREFIX}ORG/NAME, for example {PREFIX}timm/resnet50.a1_in1k")
+    return repo, revision or None
+
+
 def find_model(name: str) -> HubModel:
     """The model `hf-hub:org/name[@revision]`. Downloads its configuration, but not its weights.
 
@@ -152,12 +143,10 @@ def find_model(name: str) -> HubModel:
       ModelError: the name is malformed, the model does not exist or cannot be downloaded, or its configuration is not a JSON object.
       MissingDependencyError: huggingface_hub is not installed.
     """
-    repo, _, revision = name.removeprefix(PREFIX).partition("@")
-    if repo.count("/") != 1 or not all(repo.split("/")):
-        raise ModelError(f"{name!r} is not a name of the hub. Try: {PREFIX}ORG/NAME, for example {PREFIX}timm/resnet50.a1_in1k")
-    path = _download(repo, revision or None, "config.json")
+    repo, revision = repo_and_revision(name)
+    path = _download(repo, revision, "config.json")
     if path is None:
-        return HubModel(repo, revision or None)
+        return HubModel(repo, revision)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -168,7 +157,7 @@ def find_model(name: str) -> HubModel:
         or not isinstance(config.get("model_args") or {}, dict)
     ):
         raise ModelError(f"config.json of {name} does not have timm's structure: an object with the objects pretrained_cfg and model_args.")
-    return HubModel(repo, revision or None, config)
+    return HubModel(repo, revision, config)
 
 
 def _leaves_unchanged(setting: str, value: Any, published: Any) -> bool:

@@ -17,7 +17,12 @@ from ntk_select.experts.card import Card
 from ntk_select.experts.expert import Expert, SourceStatistics
 from ntk_select.experts.multi_domain import compose
 from ntk_select.models.architectures import build, initialise, make_expert
-from ntk_select.models.expert_folder import CARD_FILE, WEIGHTS_FILE, domain_card_file, flatten, read_weights
+from ntk_select.models.expert_folder import CARD_FILE, WEIGHTS_FILE, domain_card_file, flatten, read_weights, unflatten
+from ntk_select.models.feature_files import PREFIX as FEATURES
+from ntk_select.models.feature_files import SUFFIXES, feature_files, has_feature_files
+from ntk_select.models.hub import PREFIX as HUB
+from ntk_select.models.timm_zoo import PREFIX as TIMM
+from ntk_select.models.timm_zoo import timm_zoo, untrained_of_card
 
 HOW_TO_MAKE_ONE = "To make one, try: ntk-select zoo convert CHECKPOINT --arch NAME --out FOLDER"
 
@@ -57,6 +62,8 @@ class StoredExpert:
         card = self.card
         file = self.folder / WEIGHTS_FILE
         variables = read_weights(file, sha256=card.sha256)
+        if card.architecture.startswith(TIMM):
+            return self._of_timm(card, variables, file)
         if self.domain is not None:
             variables = self._composed(variables, file)
         source = self._source(card, variables.pop("source", {}), file)
@@ -64,6 +71,14 @@ class StoredExpert:
         module = build(card.architecture, num_classes=card.num_classes, **card.config)
         _check_shapes({name: leaf.shape for name, leaf in flatten(variables).items()}, _expected_shapes(module, card.preprocess.size), file)
         return make_expert(card.name, module, variables, card=card, source=source)
+
+    def _of_timm(self, card: Card, variables: Mapping, file: Path) -> Expert:
+        """A fine-tuned network of timm. Only floating-point tensors are stored; the others are those of a new network."""
+        expert = untrained_of_card(card)
+        found, expected = flatten(variables), flatten(expert.variables)
+        kept = {name: leaf for name, leaf in expected.items() if name not in found and np.asarray(leaf).dtype.kind != "f"}
+        _check_shapes({name: leaf.shape for name, leaf in {**found, **kept}.items()}, {name: leaf.shape for name, leaf in expected.items()}, file)
+        return expert.with_variables(unflatten({**found, **kept}))
 
     def _composed(self, variables: Mapping, file: Path) -> dict:
         """The variables of this domain, as those of an ordinary network."""
@@ -139,7 +154,9 @@ def open_zoo(uris: Sequence[str]) -> dict[str, Callable[[], Expert]]:
 
     Args:
       uris: each the name of an installed zoo ("builtin" and those that packages add through the entry points
-        `ntk_select.zoo`), or a folder.
+        `ntk_select.zoo`), or a folder; "timm:NAME", "timm:convnext_*" and "hf-hub:ORG/NAME" are networks of timm (`timm_zoo`), with "@random" or "@FILE"
+        for other than the published weights; "features:PATH" is a folder of files of features (`FeatureExpert`), or one such file. A folder
+        without experts is one too if any of its files has an array `features`.
 
     Raises:
       ModelError: a name or folder does not exist, a folder contains no experts, or two experts have the same name.
@@ -152,10 +169,16 @@ def open_zoo(uris: Sequence[str]) -> dict[str, Callable[[], Expert]]:
         path = Path(os.path.expanduser(uri.removeprefix("folder:")))
         if uri in installed:
             zoo = installed[uri].load()
+        elif uri.startswith(FEATURES):
+            zoo = feature_files(Path(os.path.expanduser(uri.removeprefix(FEATURES))))
+        elif uri.startswith((TIMM, HUB)):
+            zoo = {name: load for name, load in timm_zoo(uri).items() if experts.get(name) != load}
         elif os.path.isdir(path):
-            zoo = FolderZoo(path)
+            zoo = FolderZoo(path) or (feature_files(path) if has_feature_files(path) else {})
             if not zoo:
                 raise ModelError(f"The folder {str(path)!r} contains no expert (no sub-folder with {CARD_FILE}). {HOW_TO_MAKE_ONE}")
+        elif os.path.isfile(path) and path.suffix.lower() in SUFFIXES:
+            raise ModelError(f"The zoo {uri!r} is a file, not a folder. For a file of features, try: {FEATURES}{uri}. {HOW_TO_MAKE_ONE}")
         else:
             raise ModelError(f"The zoo {uri!r} is neither installed nor a folder.{did_you_mean(uri, installed)} {HOW_TO_MAKE_ONE}")
         for name in zoo:
@@ -163,6 +186,11 @@ def open_zoo(uris: Sequence[str]) -> dict[str, Callable[[], Expert]]:
                 raise ModelError(f"Two of the zoos {', '.join(map(str, uris))} have an expert {name!r}. Try: rename one of the folders")
             experts[name] = zoo[name]
     return experts
+
+
+def is_zoo_uri(text: str) -> bool:
+    """Whether a text names a zoo by its beginning, as "timm:resnet18" does; a folder may have the same name."""
+    return text.startswith((FEATURES, TIMM, HUB))
 
 
 @functools.lru_cache(maxsize=64)

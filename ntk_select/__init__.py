@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ntk_select.data import load_task
     from ntk_select.experts.card import Card
     from ntk_select.experts.expert import Expert, LastConv, SourceStatistics, Taps
+    from ntk_select.experts.feature_expert import FeatureExpert
     from ntk_select.experts.new_head import with_new_head
     from ntk_select.experts.preprocess import Preprocess
     from ntk_select.forecasting import Forecast, forecast
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ntk_select.kernels.gradients import gradient_kernel, gradient_sketch
     from ntk_select.kernels.selfcheck import selfcheck
     from ntk_select.kernels.sketches import Sketch, SketchedKernel, SketchedScore, sketch, sketch_fn, sketched_correlation
-    from ntk_select.models import linen_expert, nnx_expert, open_zoo
+    from ntk_select.models import linen_expert, nnx_expert, open_zoo, timm_expert, torch_expert
     from ntk_select.ranking import Agreement, Ranking, agreement, rank
     from ntk_select.scores.lfc import lfc
     from ntk_select.scores.lgc import lgc
@@ -41,6 +42,7 @@ __all__ = [
     "Agreement",
     "Card",
     "Expert",
+    "FeatureExpert",
     "FinetuneResult",
     "Forecast",
     "LastConv",
@@ -84,6 +86,8 @@ __all__ = [
     "sketch",
     "sketch_fn",
     "sketched_correlation",
+    "timm_expert",
+    "torch_expert",
     "trained_reference",
     "with_new_head",
 ]
@@ -91,10 +95,11 @@ __all__ = [
 # What is imported when it is asked for: `ntk-select --help` needs neither JAX nor SciPy.
 _HOMES = {
     "ntk_select.data": ("load_task",),
-    "ntk_select.models": ("linen_expert", "nnx_expert", "open_zoo"),
+    "ntk_select.models": ("linen_expert", "nnx_expert", "open_zoo", "timm_expert", "torch_expert"),
     "ntk_select.experts.card": ("Card",),
     "ntk_select.kernels.engine": ("certify", "ntk", "ntk_fn", "ntk_plan", "ntk_vector_product"),
     "ntk_select.experts.expert": ("Expert", "LastConv", "SourceStatistics", "Taps"),
+    "ntk_select.experts.feature_expert": ("FeatureExpert",),
     "ntk_select.kernels.gradients": ("gradient_kernel", "gradient_sketch"),
     "ntk_select.kernels.alignment": ("feature_kernel", "kernel_label_correlation", "label_kernel"),
     "ntk_select.experts.new_head": ("with_new_head",),

@@ -1,4 +1,4 @@
-"""Old names of version 0.1 of modules, and of objects in modules, with a `DeprecationWarning`."""
+"""Old names of modules, and of objects in modules, with a `DeprecationWarning`."""
 
 import importlib
 import importlib.util
@@ -10,6 +10,8 @@ from typing import Any
 
 MOVED = {
     "augment": "training.augment",
+    "benchmark.executors": "executors",
+    "benchmark.ray_executor": "executors.ray_cluster",
     "cache": "_runtime.cache",
     "card": "experts.card",
     "checkpoints": "training.checkpoints",

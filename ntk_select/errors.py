@@ -74,6 +74,7 @@ def not_finite(beginning: str) -> str:
 
 EXTRAS = {
     "POT": "scores",
+    "datasets": "hf-datasets",
     "grain": "finetune",
     "huggingface-hub": "hub",
     "jinja2": "report",
@@ -82,7 +83,9 @@ EXTRAS = {
     "pandas": "pandas",
     "ray": "cluster",
     "scikit-learn": "scores",
+    "timm": "torch",
     "torch": "torch",
+    "torchax": "torch",
 }
 """The extra of this package that installs an optional dependency."""
 

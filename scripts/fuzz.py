@@ -15,7 +15,23 @@ import tempfile
 from pathlib import Path
 
 FUZZ = Path(__file__).parents[1] / "tests" / "fuzz"
-SURFACES = ("uri", "zoo", "config", "zoo_config", "card", "archive", "image", "layout", "npz", "idx", "safetensors", "kernel")
+SURFACES = (
+    "uri",
+    "zoo",
+    "config",
+    "zoo_config",
+    "card",
+    "archive",
+    "image",
+    "layout",
+    "npz",
+    "csv",
+    "hf",
+    "idx",
+    "safetensors",
+    "kernel",
+    "features",
+)
 WATCHED = [
     *(f"ntk_select.{name}" for name in ("data", "models", "card", "preprocess", "task", "_runtime.configs", "kernel_file")),
     *("ntk_select.benchmark.config", "ntk_select.training.zoo.config", "tomllib", "json", "zipfile", "numpy.lib.format", "numpy.lib._format_impl"),

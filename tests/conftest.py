@@ -120,6 +120,16 @@ def check_refusals() -> Callable:
     return check
 
 
+@pytest.fixture
+def mlflow(monkeypatch):
+    """The client class of MLflow, which may write to folders and asks nobody."""
+    for name, value in {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ALLOW_FILE_STORE": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    return pytest.importorskip("mlflow").MlflowClient
+
+
 @pytest.fixture(scope="module")
 def quickly():
     """Compiles in half the time. The numbers stay right, and slow."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ntk_select.data import tfds
+from ntk_select.data.tfds_download import download_tfds
 from ntk_select.errors import DataError
 from ntk_select.tasks.task import Task
 
@@ -110,10 +111,16 @@ def load_known(name: str, argument: str = "", *, data_dir: str | Path | None = N
     return replace(task, licence=task.licence or known.licence, details=details, flips_keep_class=known.flips_keep_class)
 
 
+def download_known(name: str, argument: str = "", *, data_dir: str | Path | None = None) -> None:
+    """Downloads and prepares a set that TensorFlow Datasets has, unless it is prepared. Arguments as for `find_known`; raises as `download_tfds`."""
+    if find_known(name, argument, data_dir=data_dir) is None:
+        download_tfds(KNOWN[name].tfds or name, data_dir=tfds.places(argument, data_dir)[0])
+
+
 def next_command(name: str, data_dir: str | Path | None = None) -> str:
     """The shell command that prepares the set in `data_dir`, by default the folder of TensorFlow Datasets."""
     default = tfds.places(None, None)[0]
     folder = Path(os.path.expanduser(data_dir or default))
     if KNOWN[name].tfds:
-        return tfds.download_command(KNOWN[name].tfds, folder)
+        return shlex.join(["ntk-select", "tasks", "show", name if folder == default else f"{name}:{folder}", "--download"])
     return shlex.join(["ntk-select", "tasks", "prepare", name, "--archive", "PATH", *([] if folder == default else ["--data-dir", str(folder)])])

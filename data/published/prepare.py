@@ -12,6 +12,7 @@ from ntk_select.data.published.archive import Archive
 from ntk_select.data.published.catalogue import KNOWN, KnownSet, find_known, next_command
 from ntk_select.data.published.readers import READERS, Contents
 from ntk_select.data.tfds import places
+from ntk_select.data.tfds_download import without_tensorflow
 from ntk_select.errors import DataError, TaskError, did_you_mean, few
 
 
@@ -149,7 +150,7 @@ def _write(writer: _Writer, place: Path) -> Path:
     tfds.disable_progress_bar()
     try:
         builder = Published(data_dir=place, file_format="array_record")
-        with redirect_stdout(io.StringIO()):  # suppresses the output of TensorFlow Datasets
+        with redirect_stdout(io.StringIO()), without_tensorflow(builder):  # suppresses the output of TensorFlow Datasets
             builder.download_and_prepare()
     except OSError as error:
         raise writer.problem or DataError(f"{place}: cannot be written ({error}). Try: data_dir=ANOTHER_FOLDER (--data-dir)") from error

@@ -100,6 +100,8 @@ class TaskFacts:
     num_classes: int
     licence: str | None = None
     flips_keep_class: bool | None = None
+    test_split: str | None = None
+    """How test images were held out, for a task without a test set."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from ntk_select.benchmark.cells import ExpertFacts, TaskFacts, scores_of
 from ntk_select.benchmark.config import BenchConfig, TaskConfig
 from ntk_select.benchmark.overlap import seen_by_card
 from ntk_select.data import load_task
-from ntk_select.errors import ConfigError, TaskError, did_you_mean
+from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.experts.card import Card
+from ntk_select.experts.feature_expert import with_network
 from ntk_select.kernels.engine.digest import digest_of_params
 from ntk_select.models import ARCHITECTURES
 from ntk_select.tasks.task import ChosenImages, Images, Task, encoded_bytes
@@ -28,17 +29,19 @@ CHUNK = 64
 def load(name: str, config: TaskConfig, data: str | Path | None) -> Task:
     """The task of a config, restricted to the classes that it names, with `name` as its name.
 
+    Of a task without a test set a fifth of the images of each class is held out (`Task.with_test_split`), as `finetune` does.
+
     Raises:
       ConfigError: its URI contains {data} and no folder is given, or no class matches.
-      TaskError, DataError: it cannot be loaded, or has no test set.
+      TaskError, DataError: it cannot be loaded, or has no test set and no class of two images.
     """
     if "{data}" in config.uri and data is None:
         raise ConfigError(f"The task {name!r} is at {config.uri}, and the folder for {{data}} is missing. Try: data=FOLDER (--data FOLDER)")
     task = load_task(config.uri.replace("{data}", str(data)))
     if config.classes:
         task = of_classes(task, config.classes)
-    if task.test_images is None:
-        raise TaskError(f"The task {name!r} has no test set, on which fine-tuned experts are evaluated. Try: images in test/CLASS/")
+    if task.test_images is None or not len(task.test_images):
+        task = task.with_test_split()
     return replace(task, name=name)
 
 
@@ -77,18 +80,18 @@ def check_names(config: BenchConfig) -> None:
 
 
 def expert_facts(zoo: Mapping[str, Callable]) -> dict[str, ExpertFacts]:
-    """Facts of every expert of a zoo: from its card if it has one, otherwise from its weights."""
+    """Facts of every expert of a zoo: from its card if it has one, otherwise from its weights. Raises ModelError for a `FeatureExpert`."""
     cards = {name: getattr(load, "card", None) for name, load in zoo.items()}
     cards = {name: card for name, card in cards.items() if isinstance(card, Card)}
     found = {}
     for name, load_expert in zoo.items():
         if (card := cards.get(name)) is None:
-            expert = load_expert()
+            expert = with_network(load_expert())
             found[name] = ExpertFacts(name, digest_of_params(expert.variables), parameters=expert.num_params)
             continue
         found[name] = ExpertFacts(
             name,
-            _digest_of(card.sha256, card.source, card.architecture, dict(card.config), card.preprocess),
+            _digest_of(card.sha256 or f"{card.name} {card.origin}", card.source, card.architecture, dict(card.config), card.preprocess),
             card.architecture,
             card.source,
             seen_by_card(name, cards),
@@ -110,9 +113,8 @@ def task_facts(task: Task) -> TaskFacts:
     them, otherwise its pixels. It does not depend on where the files are. See `digest_of_images` for caching."""
     train = _digest(task.class_names, task.labels, task.images)
     whole = hashlib.sha256((train + _digest((), task.test_labels, task.test_images)).encode()).hexdigest()
-    return TaskFacts(
-        task.name, whole, train, len(task.labels), len(task.test_labels), task.num_classes, task.licence, flips_keep_class=task.flips_keep_class
-    )
+    sizes = len(task.labels), len(task.test_labels), task.num_classes
+    return TaskFacts(task.name, whole, train, *sizes, task.licence, flips_keep_class=task.flips_keep_class, test_split=task.details.get("test_split"))
 
 
 def _digest(names, labels, images) -> str:

@@ -210,7 +210,7 @@ def _scores(bench: Bench, cell: Cell) -> list[Row]:
     """All scores of an expert on one probe sample."""
     scorer = bench.scorer(cell.task, cell.images, cell.settings.get("shots", cell.images), cell.seed, cell.role)
     before = dict(scorer.inputs.seconds)
-    row = scorer.score(cell.expert, lambda: bench.expert(cell.expert))
+    row = scorer.score(cell.expert, lambda: bench.expert(cell.expert)).row
     shared = sum(value - before.get(step, 0.0) for step, value in scorer.inputs.seconds.items())
     spent = {f"{step}_seconds": row.seconds.get(step, 0.0) for step in ("load", "preprocess", "forward", "backward")}
     rows = []

@@ -4,27 +4,26 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 
-from ntk_select._runtime.checks import check_count
 from ntk_select._runtime.configs import parse, read_text
 from ntk_select._runtime.files import file_name, write_atomically
 from ntk_select.benchmark.cells import Cell, Grid, TaskFacts, grid
 from ntk_select.benchmark.config import parsed
-from ntk_select.benchmark.executors import local, processes
 from ntk_select.benchmark.facts import check_names, task_facts
 from ntk_select.benchmark.measure import Bench, Outcome, Work
 from ntk_select.benchmark.overlap import unknown_sources
-from ntk_select.benchmark.ray_executor import on_ray
 from ntk_select.benchmark.store import Store
-from ntk_select.errors import ConfigError, did_you_mean
+from ntk_select.benchmark.tracked import track_cell
+from ntk_select.errors import ConfigError
+from ntk_select.executors import checked_options, executor_of
+from ntk_select.training.tracking import Tracker, guarded
 
-EXECUTORS: Mapping[str, Callable] = {"local": local, "processes": processes, "ray": on_ray}
 BEAT = 1.0
 """Seconds between two heartbeats while cells finish."""
 PULSE = 60.0
@@ -62,6 +61,7 @@ def run(
     workers: int = 0,
     data: str | Path | None = None,
     shard: tuple[int, int] = (1, 1),
+    track: Tracker | str | None = None,
     progress: Callable[[int, int, str], None] | None = None,
     **options,
 ) -> Summary:
@@ -77,6 +77,8 @@ def run(
       workers: number of workers, if the executor has several; 0 for as many as fit.
       data: Folder that replaces {data} in URIs.
       shard: (i, n): this is the i-th of n independent runs on the same folder, from 1.
+      track: "mlflow", "wandb" or another `ntk_select.training.tracking.Tracker`, to which each cell is logged as one run once it is done or has
+        failed. Cells that were done before are not logged.
       progress: called with (cells done, cells, last cell).
       options: Options of the executor: address, cpus, gpus for Ray.
 
@@ -85,11 +87,10 @@ def run(
       TaskError, DataError, ModelError: a task or the zoo cannot be loaded.
     """
     began = time.perf_counter()
-    execute = executor_of(executor)
-    check_count("workers", workers, 0)
+    execute, options = executor_of(executor), checked_options(workers, **options)
     if not 1 <= shard[0] <= shard[1]:
         raise ConfigError(f"shard {shard[0]}/{shard[1]} must be one of 1/N to N/N.")
-    path, store = Path(config_path).expanduser(), Store(out)
+    path, store, tracker = Path(config_path).expanduser(), Store(out), guarded(track)
     text = read_text(path)  # once: later edits of the file do not change what is measured under these keys
     bench = Bench(parsed(parse(text, path), path), data)
     found, tasks = laid_out(bench)
@@ -97,6 +98,7 @@ def run(
     if bench.config.synthetic is None:
         seen, parents = ({name: getattr(facts, field) for name, facts in bench.facts.items()} for field in ("seen", "initialised_from"))
         warnings = unknown_sources(bench.config, seen, parents)
+        warnings += [f"Task {name!r}. {facts.test_split}" for name, facts in tasks.items() if facts.test_split]
     try:
         store.put_manifest(_manifest(bench, path.stem, text, found, tasks, warnings), found.cells)
         _delete_leftovers(store)
@@ -108,10 +110,16 @@ def run(
     groups = [left for group in shares if (left := [cell for cell in group if cell.key not in done])]
     mine = {cell.key: cell for group in groups for cell in group}
     tally = _Tally(store, len(found.cells), sum(cell.key in done for cell in found.cells), mine, executor, progress)
+
+    def told(outcome: Outcome) -> bool:
+        if tracker.active and outcome.stop is None:
+            track_cell(tracker, path.stem, store, mine[outcome.key], outcome.error)
+        return tally(outcome)
+
     work = Work(text, str(path), str(store.folder.resolve()), None if data is None else str(Path(data).expanduser().resolve()))
     try:
         if mine:
-            execute(work, groups, tally, workers=workers, **options)
+            execute(work, groups, told, **options)
     finally:
         tally.end()
     if tally.stop:
@@ -120,13 +128,6 @@ def run(
             "Try: the same command, once that is corrected"
         )
     return Summary(tally.total, tally.before, tally.now, tally.failed, warnings, time.perf_counter() - began)
-
-
-def executor_of(name: str) -> Callable:
-    """The executor of a name. Raises ConfigError if it is unknown."""
-    if name not in EXECUTORS:
-        raise ConfigError(f"executor = {name!r} is unknown.{did_you_mean(name, EXECUTORS)}")
-    return EXECUTORS[name]
 
 
 def laid_out(bench: Bench) -> tuple[Grid, dict[str, TaskFacts]]:

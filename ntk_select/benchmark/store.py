@@ -54,6 +54,10 @@ class Store:
         write_atomically(self.record_file(cell), parquet_bytes(rows))
         self.failure_file(cell).unlink(missing_ok=True)
 
+    def record(self, cell: Cell) -> list[dict[str, Any]]:
+        """The rows of the record of a cell. Raises DataError if it is damaged or not there."""
+        return _record(self.record_file(cell), None).to_pylist()
+
     def done(self) -> set[str]:
         """Keys of all cells that have a record."""
         keys = {file.stem for kind in KINDS for file in (self.folder / "records" / kind).glob("*/*.parquet")}

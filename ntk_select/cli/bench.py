@@ -1,6 +1,5 @@
 """`ntk-select bench`: scores and fine-tunes every expert on every task, on one machine or many."""
 
-import math
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -8,7 +7,24 @@ from pathlib import Path
 import tyro
 
 from ntk_select.cli.console import duration, print_json, print_line, print_table, progress_bar, remark
-from ntk_select.cli.options import Flag, Json, check_writable, command_class, group, split, typed
+from ntk_select.cli.options import (
+    Address,
+    Cpus,
+    Executor,
+    Flag,
+    Gpus,
+    Json,
+    Track,
+    TrackUri,
+    Workers,
+    check_writable,
+    command_class,
+    executor_options,
+    group,
+    split,
+    tracker_of,
+    typed,
+)
 from ntk_select.errors import ConfigError
 
 MAX_SHOWN = 10
@@ -23,35 +39,28 @@ class BenchRun:
     """A TOML file, such as scripts/configs/smoke.toml."""
     out: Path
     """Folder of the records; all workers of a cluster must see it under this path."""
-    executor: str = "local"
-    """local (this process), processes (of this machine), or ray (a cluster)."""
-    workers: int = 0
-    """Number of parallel workers; 0 for as many as fit."""
+    executor: Executor = "local"
+    workers: Workers = 0
     data: Path | None = None
     """Folder that replaces {data} in the config."""
-    address: str | None = None
-    """Address of a running Ray cluster: auto, HOST:PORT or ray://HOST:10001; by default a cluster is started on this machine."""
-    cpus: float = 1
-    """CPUs per Ray worker."""
-    gpus: float = 0
-    """GPUs per Ray worker."""
+    address: Address = None
+    cpus: Cpus = 1
+    gpus: Gpus = 0
     shard: str = "1/1"
     """i/n: this is the i-th of n runs on the same folder, as in a job array."""
+    track: Track = None
+    track_uri: TrackUri = None
     json: Json = False
 
     def run(self) -> int:
         """Runs the benchmark. Returns 1 if cells failed."""
         from ntk_select.benchmark import run
 
-        shard = _shard(self.shard)
-        for option, value in (("--cpus", self.cpus), ("--gpus", self.gpus)):
-            if not 0 <= value < math.inf:
-                raise ConfigError(f"{option} {value:g} must be a finite number from 0.")
+        shard, where = _shard(self.shard), executor_options(self)
         if self.data is not None and not self.data.expanduser().is_dir():
             raise ConfigError(f"--data {str(self.data)!r} is not a folder. Try: the folder that replaces {{data}} in the config")
         check_writable(self.out)
-        options = {"executor": self.executor, "workers": self.workers, "data": self.data, "shard": shard}
-        options |= {"address": self.address, "cpus": self.cpus, "gpus": self.gpus}
+        options = {"data": self.data, "shard": shard, "track": tracker_of(self.track, self.track_uri), **where}
         with progress_bar("cells") as progress:
             found = run(self.config, self.out, progress=progress, **options)
         if self.json:

@@ -11,7 +11,21 @@ import tyro
 
 from ntk_select._runtime.files import file_name
 from ntk_select.cli.console import percent, print_json, print_line, print_table, print_text, progress_bar, remark
-from ntk_select.cli.options import TASK_KINDS, Flag, Json, Zoo, check_writable, command_class, load_expert, numbers, repeated, split
+from ntk_select.cli.options import (
+    TASK_KINDS,
+    Flag,
+    Json,
+    Track,
+    TrackUri,
+    Zoo,
+    check_writable,
+    command_class,
+    load_expert,
+    numbers,
+    repeated,
+    split,
+    tracker_of,
+)
 from ntk_select.errors import ConfigError, ModelError, NtkSelectError, explained
 
 CHOSEN = {"validation": ("by validation", "validation %"), "paper": ("by test, as in the paper", "by rate, test %"), "given": ("given", "")}
@@ -25,7 +39,7 @@ class Finetune:
     """Fine-tune experts on a task, by the paper's recipe, and test them."""
 
     expert: tuple[str, ...]
-    """The experts, as the zoo names them."""
+    """The experts, as the zoo names them, or timm:NAME."""
     task: Annotated[
         str, tyro.conf.arg(help=f"The task: {TASK_KINDS}. Without a test set a fifth of the images of each class is held out for testing.")
     ]
@@ -64,6 +78,8 @@ class Finetune:
     """Folder of experts to which the fine-tuned ones are added; of several seeds the first that succeeds."""
     replace: Flag = False
     """Overwrite experts of the same names in --save-model."""
+    track: Track = None
+    track_uri: TrackUri = None
     json: Json = False
 
     def run(self) -> int:
@@ -88,6 +104,7 @@ class Finetune:
             for name in (saved_name(expert.name, task.name) for expert in experts):
                 if (self.save_model.expanduser() / name).exists():
                     raise ConfigError(f"{self.save_model} already contains an expert {name!r}. Try: another folder, or --replace")
+        tracker = tracker_of(self.track, self.track_uri)
         results, failures, paths, saved = [], {}, [], set()
         for expert, seed in ((expert, seed) for expert in experts for seed in seeds):
             label = f"{expert.name}, seed {seed}"
@@ -111,6 +128,7 @@ class Finetune:
                         seed=seed,
                         reference=reference,
                         checkpoints=self.checkpoints,
+                        track=tracker,
                         progress=report,
                     )
             except Exception as error:  # an expert is foreign code: whatever it raises must not affect the others
@@ -150,7 +168,12 @@ class Finetune:
 
     def _next(self, expert: str) -> str:
         """The command that fine-tunes this expert again, from the checkpoints, and saves it."""
-        return repeated(replace(self, expert=(expert,)), "--save-model", "my_zoo", without=("--out", "--save-model", "--replace", "--json"))
+        return repeated(
+            replace(self, expert=(expert,)),
+            "--save-model",
+            "my_zoo",
+            without=("--out", "--save-model", "--replace", "--track", "--track-uri", "--json"),
+        )
 
 
 def print_results(results: Sequence) -> None:

@@ -8,7 +8,7 @@ import secrets
 import shlex
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Union, dataclass_transform
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, dataclass_transform
 
 import tyro
 
@@ -16,17 +16,43 @@ from ntk_select.errors import ConfigError, ModelError, first_line, near
 
 if TYPE_CHECKING:
     from ntk_select.experts.expert import Expert
+    from ntk_select.training.tracking import Tracker
 
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 """An option without a value and without a --no- counterpart."""
 Json = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="Print JSON instead of text.")]
-Zoo = Annotated[tuple[str, ...], tyro.conf.arg(help="Experts: builtin, folders of experts, zoos of installed packages, or several of them.")]
+Zoo = Annotated[
+    tuple[str, ...],
+    tyro.conf.arg(
+        help="Experts: builtin, folders of experts, timm:NAME or a pattern of names, hf-hub:ORG/NAME, features:PATH (files of features), zoos of installed packages, or several of them."
+    ),
+]
+Track = Annotated[
+    Literal["mlflow", "wandb"] | None,
+    tyro.conf.arg(
+        help="Log to MLflow or Weights & Biases, in the experiment of MLFLOW_EXPERIMENT_NAME or the project of WANDB_PROJECT; by default ntk_select."
+    ),
+]
+TrackUri = Annotated[str | None, tyro.conf.arg(help="Server, database or folder of MLflow, such as sqlite:///mlflow.db; by default MLflow's own.")]
+Executor = Annotated[str, tyro.conf.arg(help="local (this process), processes (of this machine), or ray (a cluster).")]
+Workers = Annotated[int, tyro.conf.arg(help="Number of parallel workers; 0 for as many as fit.")]
+Address = Annotated[
+    str | None,
+    tyro.conf.arg(
+        help="Address of a running Ray cluster: auto, HOST:PORT or ray://HOST:10001; by default a cluster is started on this machine.", metavar="STR"
+    ),
+]
+Cpus = Annotated[float, tyro.conf.arg(help="CPUs per Ray worker.")]
+Gpus = Annotated[float, tyro.conf.arg(help="GPUs per Ray worker.")]
 TASK_KINDS = (
-    "digits, fashion_mnist:DIR, folder:photos, zip:photos.zip, npz:photos.npz, tfds:cifar10@~/tensorflow_datasets, "
-    "a data set of the benchmark, or the path of a folder or archive"
+    "digits, fashion_mnist:DIR, folder:photos, zip:photos.zip, npz:photos.npz, csv:photos.csv, hf:uoft-cs/cifar10, "
+    "tfds:cifar10@~/tensorflow_datasets, a data set of the benchmark, or the path of a folder or file"
 )
 """Examples of all kinds of task, for help texts; those of `ntk_select.data.TASKS`, whose import would load NumPy for every `--help`."""
 TaskUri = Annotated[str, tyro.conf.arg(help=f"The task: {TASK_KINDS}.")]
+OptionalTaskUri = Annotated[
+    str | None, tyro.conf.arg(metavar="STR", help=f"The task: {TASK_KINDS}. Not needed where the zoo is files of features with labels.")
+]
 
 
 @dataclass_transform(frozen_default=True)
@@ -46,6 +72,14 @@ def group(name: str, description: str, **commands: type) -> type:
     """A command whose first word chooses one of several commands, by their names."""
     choices = Union[tuple(Annotated[command, tyro.conf.subcommand(word, prefix_name=False)] for word, command in commands.items())]  # noqa: UP007
     return dataclasses.make_dataclass(name, [("command", choices)], namespace={"__doc__": description, "run": lambda self: self.command.run()})
+
+
+def executor_options(command: Any) -> dict[str, Any]:
+    """The options of a command that say where it computes: executor, workers, address, cpus, gpus. Raises ConfigError if one is unknown or out of range."""
+    from ntk_select.executors import checked_options, executor_of
+
+    executor_of(command.executor)
+    return {"executor": command.executor, **checked_options(command.workers, command.address, command.cpus, command.gpus)}
 
 
 def split(values: Sequence[str]) -> list[str]:
@@ -104,16 +138,28 @@ def no_such_expert(name: str, experts: Iterable[str], zoo: Sequence[str], option
 
 
 def load_expert(zoo: Sequence[str], name: str) -> Expert:
-    """The expert `name` of the zoo, which must take images. Raises ModelError if there is none, or it has no preprocess."""
-    from ntk_select.models import open_zoo
+    """The expert `name` of the zoo, or of a zoo of its own as timm:NAME, which must take images. Raises ModelError if there is none, or it has no network or no preprocess."""
+    from ntk_select.experts.feature_expert import with_network
+    from ntk_select.models.zoo import is_zoo_uri, open_zoo
 
     experts = open_zoo(split(zoo))
+    if name not in experts and is_zoo_uri(name):
+        experts = open_zoo([name])
     if name not in experts:
         raise no_such_expert(name, experts, zoo)
-    expert = experts[name]()
+    expert = with_network(experts[name]())
     if expert.preprocess is None:
         raise ModelError(f"Expert {expert.name!r} has no preprocess, so it cannot take images. Try: Expert(..., preprocess=Preprocess(size=224))")
     return expert
+
+
+def tracker_of(track: str | None, uri: str | None) -> Tracker | None:
+    """The tracker of --track and --track-uri, for all runs of a command. Raises ConfigError or MissingDependencyError if it cannot be used."""
+    from ntk_select.training.tracking import guarded, mlflow_tracker
+
+    if uri is not None and track != "mlflow":
+        raise ConfigError(f"--track-uri {uri!r} is for MLflow. Try: --track mlflow, or the variable WANDB_BASE_URL for Weights & Biases")
+    return guarded(track if uri is None else mlflow_tracker(uri))
 
 
 def check_writable(folder: Path, option: str = "--out") -> None:

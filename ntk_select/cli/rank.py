@@ -13,13 +13,19 @@ from typing import Any, Literal
 from ntk_select._runtime.cache import default_folder
 from ntk_select.cli.console import duration, print_json, print_line, print_table, print_text, progress_bar, remark, saving
 from ntk_select.cli.options import (
+    Address,
+    Cpus,
+    Executor,
     Flag,
+    Gpus,
     Json,
-    TaskUri,
+    OptionalTaskUri,
+    Workers,
     Zoo,
     changed,
     check_writable,
     command_class,
+    executor_options,
     no_such_expert,
     numbers,
     repeated,
@@ -27,6 +33,7 @@ from ntk_select.cli.options import (
     typed,
     zoo_option,
 )
+from ntk_select.cli.weights import Checkpoint, RandomInit, Yes, ask_before_download, with_weights
 from ntk_select.errors import ConfigError, first_line, how_to_install
 from ntk_select.tasks.probe_sample import PER_CLASS
 
@@ -40,7 +47,7 @@ FORECAST_OPTIONS = ("--lr", "--epochs", "--batch-norm")
 class Rank:
     """Rank the experts of a zoo for a task, best first, without fine-tuning any."""
 
-    task: TaskUri
+    task: OptionalTaskUri = None
     zoo: Zoo = ("builtin",)
     scores: tuple[str, ...] = ("forecast", "lfc", "lgc")
     """Scores to compute. The first of them that at least half of the experts have determines the order. Groups: all (the distinct scores), ablation (their variants), baselines. To list them:
@@ -72,32 +79,56 @@ class Rank:
     no_cache: Flag = False
     """Neither read nor write the cache."""
     out: Path | None = None
-    """Folder for ranking.json, .csv, .parquet and .png, and for agreement.json and .png if there are at least three scores."""
+    """Folder for ranking.json, .csv, .parquet and .png, and for agreement.json and .png if there are at least three scores. Finished experts are kept in its folder experts: after an interruption the same command resumes."""
+    show: Path | None = None
+    """Show the ranking in this folder (of --out) again, and compute nothing."""
+    checkpoint: Checkpoint = None
+    random_init: RandomInit = False
+    yes: Yes = False
+    executor: Executor = "local"
+    workers: Workers = 0
+    address: Address = None
+    cpus: Cpus = 1
+    gpus: Gpus = 0
     json: Json = False
 
     def run(self) -> int:
         """Ranks, prints and saves. Returns 1 if an expert failed."""
         from ntk_select.data import load_task
         from ntk_select.models import open_zoo
+        from ntk_select.models.feature_files import StoredFeatures
         from ntk_select.ranking import rank
         from ntk_select.ranking.expected_time import expected_seconds
+        from ntk_select.ranking.features import task_of_labels
         from ntk_select.ranking.rank import chosen_scores
+        from ntk_select.ranking.records import FOLDER
         from ntk_select.training.finetuning.recipe import Recipe
 
-        began = time.perf_counter()
-        task = load_task(self.task)
+        if self.show is not None:
+            return self._shown(self.show)
+        began, where = time.perf_counter(), executor_options(self)
+        task = None if self.task is None else load_task(self.task)
         measured = None if self.measured is None else _read_measured(self.measured)
-        experts = _selected(open_zoo(split(self.zoo)), self.only, self.zoo)
+        experts = _selected(open_zoo(with_weights(self.zoo, self.checkpoint, self.random_init)), self.only, self.zoo)
+        ask_before_download(experts, self.yes)
+        task = task_of_labels(experts) if task is None else task
+        networks = {name: load for name, load in experts.items() if not isinstance(load, StoredFeatures)}
         if self.out is not None:
             check_writable(self.out)
         scores, recipe = split(self.scores), Recipe(epochs=self.epochs, batch_norm=self.batch_norm)
         rates = numbers("--lr", self.lr, float) if self.lr else None
-        if "forecast" in chosen_scores(scores):
-            seconds = expected_seconds(experts, task, scores, per_class=self.per_class, seed=self.seed, reference=self.reference)
+        if networks and self.executor == "local" and "forecast" in chosen_scores(scores):
+            seconds = expected_seconds(networks, task, scores, per_class=self.per_class, seed=self.seed, reference=self.reference)
             if seconds is not None:
-                count = f"{len(experts)} expert{'s' if len(experts) > 1 else ''}"
+                count = f"{len(networks)} expert{'s' if len(networks) > 1 else ''}"
                 remark(f"About {duration(seconds)} for {count}. Faster: --scores lfc lgc")
         with progress_bar("ranking") as progress:
+            known: list[int] = []  # experts done, at each report
+
+            def report(done: int, total: int, name: str) -> None:
+                known.append(done)
+                progress(done, total, name)
+
             ranking = rank(
                 experts,
                 task,
@@ -112,8 +143,12 @@ class Rank:
                 learning_rates=rates,
                 layers=self.layers,
                 cache=None if self.no_cache else self.cache,
-                progress=progress,
+                progress=report,
+                resume=self.out,
+                **where,
             )
+        if known[0]:
+            remark(f"{known[0]} of {len(experts)} experts were scored before, by the same command ({self.out}/{FOLDER})")
         paths = [] if self.out is None else saving("The ranking", lambda: ranking.save(self.out))
         if paths and not any(path.suffix == ".png" for path in paths):
             remark(f"No figure was written: that needs the package matplotlib. {how_to_install('matplotlib')}")
@@ -121,10 +156,23 @@ class Rank:
             print_json(ranking.to_dict())
         else:
             print_ranking(ranking, time.perf_counter() - began)
-            print_line(next_command(ranking, self, len(task.labels)))
+            print_line(next_command(ranking, self, len(task.labels), has_network=ranking.best in networks))
         for failure in ranking.failures if self.json else ():
             remark(f"{failure.name} failed: {failure.error}")
         return 1 if ranking.failures or paths is None else 0
+
+    def _shown(self, folder: Path) -> int:
+        """Prints a saved ranking."""
+        from ntk_select.ranking import Ranking
+
+        if others := [option for option in changed(self) if option not in ("--show", "--json")]:
+            raise ConfigError(f"--show prints a ranking as it was saved, without {', '.join(others)}. Try: {typed('rank', '--show', str(folder))}")
+        ranking = Ranking.load(folder)
+        if self.json:
+            print_json(ranking.to_dict())
+        else:
+            print_ranking(ranking, sum(row.total_seconds for row in ranking) + sum(ranking.shared_seconds.values()))
+        return 0
 
 
 def print_ranking(ranking, seconds: float) -> None:
@@ -215,18 +263,21 @@ def _time_by_step(ranking) -> str:
     return f" ({parts})" if parts else ""
 
 
-def next_command(ranking, command: Rank, available: int) -> str:
+def next_command(ranking, command: Rank, available: int, *, has_network: bool = True) -> str:
     """A suggestion: more images where the first experts are tied and there are more images, otherwise fine-tuning of the best.
 
     Args:
       command: The command that made the ranking.
       available: Number of training images of the task, duplicates included.
+      has_network: whether the best has its network; a file of features cannot be fine-tuned.
     """
     record = ranking.task
     if ranking.best is None:
         return "Next: " + typed("zoo", "verify", *zoo_option(command.zoo))
     if ranking.tied > 1 and available > record["images"] + record["copies"]:
         return "Next, to tell them apart with more images: " + repeated(replace(command, per_class=4 * record["per_class"]))
+    if not has_network:
+        return f"Next: fine-tune {ranking.best!r} where its features were computed; its file has no network."
     forecast = [word for option, words in changed(command).items() if option in FORECAST_OPTIONS for word in (option, *words)]
     words = ["--expert", ranking.best, "--task", command.task, *forecast, *zoo_option(command.zoo)]
     return "Next, to fine-tune the first: " + typed("finetune", *words)

@@ -40,7 +40,7 @@ class TasksList:
         sets = {name: kind for name, kind in kinds.items() if kind.known is not None}
         if not self.all:
             print_line(
-                "Or the path of a folder, .zip or .npz."
+                "Or the path of a folder, or of a .zip, .npz, .csv or .tsv file."
                 + (f" {len(sets)} data sets of the benchmark have names too: " if sets else "")
                 + (typed("tasks", "list", "--all") if sets else "")
             )
@@ -71,6 +71,8 @@ class TasksShow:
 
     uri: tyro.conf.Positional[str]
     """The task."""
+    download: Flag = False
+    """Download and prepare a TensorFlow Dataset that is not prepared. Data sets of the hub (hf:NAME) are downloaded without it."""
     json: Json = False
 
     def run(self) -> int:
@@ -80,19 +82,19 @@ class TasksShow:
         name, _, argument = self.uri.partition(":")
         kind = task_kinds().get(name)
         known = {} if kind is None or kind.known is None else _facts(kind, argument)
-        if known and not known["prepared"]:
+        if known and not known["prepared"] and not self.download:
             if self.json:
                 print_json({"name": name, "uri": self.uri} | known)
             else:
                 _print_facts(known)
                 print_line("Next: " + known["next"])
             return 0
-        facts = describe(load_task(self.uri)) | known
+        facts = describe(load_task(self.uri, download=self.download)) | (_facts(kind, argument) if known else {})
         if self.json:
             print_json(facts)
             return 0
         if known:
-            _print_facts(known)
+            _print_facts(facts)
         rows = [[entry["name"], str(entry["train"]), "-" if entry["test"] is None else str(entry["test"])] for entry in facts["classes"]]
         size = "{} x {} pixels, {} channel(s)".format(*facts["image_size"], facts["channels"])
         print_table(
@@ -102,6 +104,9 @@ class TasksShow:
             right=("train", "test"),
         )
         print_text(f"{facts['train']} training images, {facts['test'] or 0} test images, {facts['num_classes']} classes.")
+        if facts["held_out"] is not None:
+            split = f"a fifth of the images of each class is held out for fine-tuning: {facts['held_out']:,} of {facts['train']:,}"
+            print_text(f"No test set: {split if facts['held_out'] else 'and no class has two images, so that none can be held out for fine-tuning'}.")
         for warning in facts["warnings"]:
             print_text(f"Note: {warning}")
         print_line("Next: " + typed("rank", "--task", self.uri))

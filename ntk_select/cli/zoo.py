@@ -7,8 +7,24 @@ from pathlib import Path
 import tyro
 
 from ntk_select.cli.console import percent, print_json, print_line, print_table, print_text, progress_bar, remark
-from ntk_select.cli.options import Flag, Json, check_writable, command_class, group, no_such_expert, split, typed
+from ntk_select.cli.options import (
+    Address,
+    Cpus,
+    Executor,
+    Flag,
+    Gpus,
+    Json,
+    Workers,
+    check_writable,
+    command_class,
+    executor_options,
+    group,
+    no_such_expert,
+    split,
+    typed,
+)
 from ntk_select.cli.options import Zoo as ZooOption
+from ntk_select.cli.weights import Yes, ask_before_download
 from ntk_select.errors import ConfigError, ModelError
 
 
@@ -41,9 +57,9 @@ class ZooList:
             lines = [
                 [
                     name,
-                    card.source,
-                    card.architecture,
-                    f"{card.num_parameters or 0:,}",
+                    card.source or "?",
+                    card.architecture or "?",
+                    "?" if card.num_parameters is None else f"{card.num_parameters:,}",
                     str(card.num_classes),
                     percent(card.test_accuracy),
                     card.initialised_from or "-",
@@ -71,9 +87,11 @@ class ZooShow:
 
     def run(self) -> int:
         """Prints the card."""
-        from ntk_select.models import open_zoo
+        from ntk_select.models.zoo import is_zoo_uri, open_zoo
 
         experts = open_zoo(split(self.zoo))
+        if self.name not in experts and is_zoo_uri(self.name):
+            experts = open_zoo([self.name])
         if self.name not in experts:
             raise no_such_expert(self.name, experts, self.zoo)
         card = _plain(_card(experts[self.name]))
@@ -98,6 +116,7 @@ class ZooVerify:
     """Load every expert and check its weights against its card."""
 
     zoo: ZooOption = ("builtin",)
+    yes: Yes = False
     json: Json = False
 
     def run(self) -> int:
@@ -105,6 +124,7 @@ class ZooVerify:
         from ntk_select.models import open_zoo
 
         experts, outcome = open_zoo(split(self.zoo)), {}
+        ask_before_download(experts, self.yes)
         with progress_bar("verifying") as progress:
             for done, (name, load) in enumerate(experts.items()):
                 progress(done, len(experts), name)
@@ -231,6 +251,11 @@ class ZooTrain:
     """Only estimate the work: operations of each architecture at the speed of one convolution on this machine."""
     measure: Flag = False
     """With --plan: time a few training steps of each architecture instead, which takes minutes for large networks."""
+    executor: Executor = "local"
+    workers: Workers = 0
+    address: Address = None
+    cpus: Cpus = 1
+    gpus: Gpus = 0
     json: Json = False
 
     def run(self) -> int:
@@ -247,6 +272,7 @@ class ZooTrain:
             else:
                 _print_plan(work)
             return 0
+        where = executor_options(self)
         mesh = _mesh(self.devices, chosen(config, self.only), config)
         for folder, option in ((self.out, "--out"), (self.work, "--work")):
             check_writable(folder, option)
@@ -257,7 +283,7 @@ class ZooTrain:
             for card in finished:
                 remark(f"{card.name}: test accuracy {percent(card.test_accuracy, 2)}")
 
-        options = {"data": self.data, "out": self.out, "work": self.work, "only": self.only, "mesh": mesh, "done": done}
+        options = {"data": self.data, "out": self.out, "work": self.work, "only": self.only, "mesh": mesh, "done": done, **where}
         try:
             with progress_bar("training") as progress:
                 train_zoo(config, **options, progress=progress)

@@ -91,6 +91,8 @@ class Expert:
       head: keys from the root of `params` to the linear head, a mapping with "kernel" (d, c) and, if any, "bias"; or as one string,
         "classifier/out".
       last_conv: the last convolution: a `LastConv`, or only the keys to its kernel, ("Conv_1", "kernel") or "Conv_1/kernel".
+      last_block: for a network without a last convolution, keys to a group of parameters, ("blocks", "11") or "blocks/11": the weights that LGC
+        differentiates by default.
       preprocess: images (uint8, of any sizes) -> network input (n, size, size, 3); usually a `Preprocess`.
       card: provenance of the expert.
       taps_fn: taps_fn({"params": params, **state}, x, perturbation) -> `Taps`, where `perturbation` (or None) is
@@ -101,8 +103,8 @@ class Expert:
       source: statistics of the source data. Optional.
 
     Raises:
-      ModelError: `params` contains nnx variables instead of arrays, `state` contains "params", or `head` or `last_conv` do not exist in
-        `params`.
+      ModelError: `params` contains nnx variables instead of arrays, `state` contains "params", or `head`, `last_conv` or `last_block` do not
+        exist in `params`.
     """
 
     name: str
@@ -117,6 +119,7 @@ class Expert:
     taps_fn: Callable[[Variables, Any, Any], Taps] | None = None
     train_fn: Callable[[Variables, Any], tuple[Taps, Variables]] | None = None
     source: SourceStatistics | None = None
+    last_block: tuple[str, ...] | None = None
 
     def __post_init__(self):
         if "params" in self.state:
@@ -133,6 +136,9 @@ class Expert:
             leaf_at(self.params, (*self.head, "kernel"), f"head of expert {self.name!r}")
         if self.last_conv is not None:
             leaf_at(self.params, self.last_conv.path, f"last_conv of expert {self.name!r}")
+        if self.last_block is not None:
+            object.__setattr__(self, "last_block", as_path(self.last_block))
+            _node_at(self.params, self.last_block, f"last_block of expert {self.name!r}")
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -176,12 +182,17 @@ def _kind_of_nnx(params) -> str | None:
 
 def leaf_at(params, path: tuple[str, ...], purpose: str):
     """The leaf of nested mappings at `path`. Raises ModelError with the existing keys."""
+    node = _node_at(params, path, purpose)
+    if isinstance(node, Mapping):
+        raise ModelError(f"The {purpose} is {'/'.join(path)!r}, a group of parameters. Name one of its arrays: {', '.join(map(str, node))}.")
+    return node
+
+
+def _node_at(params, path: tuple[str, ...], purpose: str):
     node = params
     for depth, key in enumerate(path):
         if not isinstance(node, Mapping) or key not in node:
             keys = ", ".join(map(str, node)) if isinstance(node, Mapping) else "(an array)"
             raise ModelError(f"The {purpose} is {'/'.join(path)!r}, but params has no {'/'.join(path[: depth + 1])!r}. Available: {keys}.")
         node = node[key]
-    if isinstance(node, Mapping):
-        raise ModelError(f"The {purpose} is {'/'.join(path)!r}, a group of parameters. Name one of its arrays: {', '.join(map(str, node))}.")
     return node

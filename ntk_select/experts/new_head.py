@@ -102,6 +102,7 @@ def with_new_head(expert: Expert, num_classes: int, *, head: str = "random", see
         features_fn=_Features(expert.features_fn, path, key),
         head=("head",),
         last_conv=last_conv,
+        last_block=expert.last_block and ("backbone", *expert.last_block),
         preprocess=expert.preprocess,
         card=expert.card,
         taps_fn=None if expert.taps_fn is None else _Taps(expert.taps_fn, path, key),

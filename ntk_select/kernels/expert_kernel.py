@@ -13,7 +13,7 @@ from ntk_select.kernels.alignment import feature_kernel
 from ntk_select.kernels.engine.arguments import leaf_names
 from ntk_select.kernels.engine.ntk import ntk, ntk_plan
 from ntk_select.kernels.engine.plan import Plan
-from ntk_select.kernels.gradients import expert_inputs, gradient_kernel, gradient_sketch
+from ntk_select.kernels.gradients import gradient_kernel, gradient_sketch, narrow_inputs
 from ntk_select.kernels.sketches import Sketch, SketchedKernel, sketch
 from ntk_select.kernels.sketches.hashing import SCHEME
 from ntk_select.kernels.sketches.projection import FORWARD
@@ -59,7 +59,7 @@ def exact_kernel(
 
     Cost: for a last convolution that is only pooled, the forward passes and one backward step for all outputs; otherwise see `ntk`.
     """
-    fn, variables, _, chosen = expert_inputs(expert, layers, outputs)
+    fn, variables, _, chosen = narrow_inputs(expert, layers, outputs)
     how = _how(expert, layers, outputs, precision, chosen)
     paths = how["layers"]["paths"]
     if is_pooled(expert, layers, outputs, precision):
@@ -97,7 +97,7 @@ def sketched_kernel(
 
     Cost: see `gradient_sketch`.
     """
-    fn, variables, _, chosen = expert_inputs(expert, layers, outputs)
+    fn, variables, _, chosen = narrow_inputs(expert, layers, outputs)
     if is_pooled(expert, layers, outputs, precision) and which.kind != FORWARD:
         found = gradient_sketch(expert, x, which, outputs=outputs)
     else:
@@ -120,7 +120,7 @@ def features_kernel(expert: Expert, x: Float[np.ndarray, "n ..."]) -> ExpertKern
 
 def kernel_plan(expert: Expert, x: Float[np.ndarray, "n ..."], *, layers: str, outputs: str, precision: str = "highest", **options) -> Plan | None:
     """The plan that `exact_kernel` would execute; None for a last convolution that is only pooled, which needs no plan."""
-    fn, variables, _, chosen = expert_inputs(expert, layers, outputs)
+    fn, variables, _, chosen = narrow_inputs(expert, layers, outputs)
     if is_pooled(expert, layers, outputs, precision):
         return None
     return ntk_plan(fn, variables, x, outputs=outputs, layers=chosen, **options)

@@ -7,14 +7,16 @@ Two exact routes:
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from ntk_select.errors import ConfigError, ModelError, did_you_mean
-from ntk_select.experts.expert import Expert
+from ntk_select.experts.expert import Expert, leaf_at
 from ntk_select.experts.forward import ProbePass, forward, has_pooled_last_conv
 from ntk_select.kernels.engine.arguments import leaf_names, refuse_tracers
 from ntk_select.kernels.engine.ntk import ntk
@@ -41,8 +43,8 @@ def gradient_kernel(
       expert_or_fn: an `Expert`, or fn(params, x) -> (n, c) in which no example influences another.
       x: n network inputs, already preprocessed.
       params: the parameters, if a function is given.
-      layers: "last_conv" (the expert's last convolution), "all", or a regular expression searched in
-        the "/"-joined paths of the parameters.
+      layers: "last_conv" (the expert's last convolution; the weights of its last block where it has none), "all", or a regular expression
+        searched in the "/"-joined paths of the parameters.
       outputs: "trace": mean of the kernels of the outputs. "sum": kernel of the summed outputs. "features": as "trace", of
         the pre-logits instead of the logits; needs no head. An array (c,) or (n, c): this combination of the outputs.
       batch_size: examples per forward pass.
@@ -128,7 +130,7 @@ def kernel_inputs(expert_or_fn, x, *, params, layers: str, outputs, batch_size: 
         expert = expert_or_fn
         if layers == "last_conv" and has_pooled_last_conv(expert):
             return PooledInputs(expert, forward(expert, x, last_conv=True, batch_size=batch_size), outputs)
-        return KernelInputs(*expert_inputs(expert, layers, outputs))
+        return KernelInputs(*narrow_inputs(expert, layers, outputs))
     if params is None:
         raise ConfigError("A function needs its parameters. Try: gradient_kernel(fn, x, params=params, layers='all')")
     if layers == "last_conv":
@@ -152,7 +154,7 @@ def sketch_of(inputs: KernelInputs | PooledInputs, x, sketch: Sketch, batch_size
     if isinstance(inputs, PooledInputs):
         if sketch.kind != FORWARD:
             return SketchedKernel(pooled_sketch(*inputs, sketch), sketch.kind, sketch.blocks)
-        inputs = KernelInputs(*expert_inputs(inputs.expert, "last_conv", inputs.outputs))
+        inputs = KernelInputs(*narrow_inputs(inputs.expert, "last_conv", inputs.outputs))
     z = random_rows(
         *inputs[:2],
         x,
@@ -173,19 +175,59 @@ def expert_inputs(expert: Expert, layers: str, outputs) -> tuple[Callable, Any, 
 
     Raises:
       ConfigError: `layers` matches nothing.
-      ModelError: outputs="features" for an expert without `features_fn`, or "last_conv" for one without `last_conv`.
+      ModelError: outputs="features" for an expert without `features_fn`, or "last_conv" for one without `last_conv` and `last_block`.
     """
-    if layers == "last_conv" and expert.last_conv is None:
+    if layers == "last_conv" and expert.last_conv is None and expert.last_block is None:
         raise ModelError(f"Expert {expert.name!r} has no last_conv. Try: layers='all' (--layers all), or a regular expression.")
     fn = expert.apply_fn
     if isinstance(outputs, str) and outputs == "features":
         if expert.features_fn is None:
             raise ModelError(f"Expert {expert.name!r} has no features_fn, which outputs='features' needs. Try: outputs='trace'")
         fn, outputs = expert.features_fn, "trace"
-    chosen = of_params(layers, expert.last_conv.path if layers == "last_conv" else None)
+    if layers != "last_conv":
+        chosen = of_params(layers, None)
+    elif expert.last_conv is not None:
+        chosen = of_params(layers, expert.last_conv.path)
+    else:
+        chosen = of_params(f"^{re.escape('/'.join(expert.last_block))}(/|$)", None)
     if not any(map(chosen, leaf_names(expert.variables))):
         raise ConfigError(f"layers={layers!r} matches no parameter.{did_you_mean(layers, leaf_names(expert.params))}")
     return fn, expert.variables, outputs, chosen
+
+
+def narrow_inputs(expert: Expert, layers: str, outputs) -> tuple[Callable, Any, Any, Callable[[str], bool]]:
+    """As `expert_inputs`, for kernels alone: where fewer combinations of the pre-logits have the same trace kernel as the logits, fn returns these.
+
+    An expert with 192 pre-logits and 1000 classes then needs 192 backward passes per image instead of 1000.
+    """
+    fn, variables, outputs, chosen = expert_inputs(expert, layers, outputs)
+    if fn is expert.apply_fn and isinstance(outputs, str) and outputs == "trace" and _narrower_than_head(expert, chosen):
+        fn = _ThroughHead(expert.features_fn, expert.head)
+    return fn, variables, outputs, chosen
+
+
+def _narrower_than_head(expert: Expert, chosen: Callable[[str], bool]) -> bool:
+    """Whether the pre-logits are fewer than the logits, and the head is linear and fixed."""
+    if expert.features_fn is None or expert.head is None:
+        return False
+    path = "/".join(("params", *expert.head))
+    return expert.head_kernel.shape[0] < expert.head_kernel.shape[1] and not any(
+        chosen(name) for name in leaf_names(expert.variables) if name.startswith(f"{path}/")
+    )
+
+
+@dataclass(frozen=True)
+class _ThroughHead:
+    """d combinations of the pre-logits that have the same mean kernel as the c > d logits: with W' = Q R, sum_c <W'J, W'J'> = sum_d <R J, R J'>."""
+
+    features_fn: Callable
+    head: tuple[str, ...]
+
+    def __call__(self, variables, x):
+        kernel = leaf_at(variables["params"], (*self.head, "kernel"), "head")
+        width, outputs = kernel.shape
+        triangle = jnp.linalg.qr(jnp.asarray(kernel).T, mode="r")
+        return self.features_fn(variables, x) @ (triangle.T * (width / outputs) ** 0.5)
 
 
 def of_params(layers: str | Callable[[str], bool], path: tuple[str, ...] | None) -> Callable[[str], bool]:

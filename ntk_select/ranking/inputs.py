@@ -12,14 +12,17 @@ from ntk_select._runtime.cache import Cache
 from ntk_select._runtime.progress import timed
 from ntk_select.errors import ConfigError, DataError, ModelError, NtkSelectError, explained
 from ntk_select.experts.expert import Expert
+from ntk_select.experts.feature_expert import FeatureExpert
 from ntk_select.experts.forward import ProbePass, forward, has_pooled_last_conv
 from ntk_select.experts.network_inputs import IN_MEMORY, DecodedImages, NetworkInputs, resized
 from ntk_select.experts.preprocess import Preprocess
 from ntk_select.kernels.engine.ntk import ntk_plan
-from ntk_select.kernels.gradients import expert_inputs, gradient_kernel
+from ntk_select.kernels.gradients import gradient_kernel, narrow_inputs
 from ntk_select.kernels.last_conv import pooled_kernel
+from ntk_select.ranking.features import check_images, inputs_of_features, without_network
 from ntk_select.ranking.keys import Keys
 from ntk_select.scores import Features, Input, Score
+from ntk_select.tasks.labels_only import has_images
 from ntk_select.tasks.probe_sample import ProbeSample
 from ntk_select.tasks.task import Task
 
@@ -90,17 +93,21 @@ class ScoreInputs:
         self._keys = Keys()
         self._of_extractor: dict[Any, np.ndarray | str] = {}
 
-    def of(self, name: str, expert: Expert, seconds: dict[str, float]) -> tuple[dict[str, Any], dict[str, str]]:
+    def of(self, name: str, expert: Expert | FeatureExpert, seconds: dict[str, float]) -> tuple[dict[str, Any], dict[str, str]]:
         """The inputs that are available, and for the others the reason. Adds the time of each step to `seconds`.
 
         Raises:
-          NtkSelectError: the images cannot enter the expert.
+          NtkSelectError: the images cannot enter the expert, or its features are not of these images.
         """
         inputs: dict[str, Any] = {"labels": self.sample.labels, "name": name, "seed": self.seed, "num_params": expert.num_params}
         inputs |= {"task_key": self._task_key}
         inputs |= {} if self.recipe is None else {"recipe": self.recipe, "learning_rates": self.learning_rates}
         reasons: dict[str, str] = {}
-        if self.needs & PASSES:
+        if isinstance(expert, FeatureExpert):
+            check_images(expert, self.task)
+            found, reasons = inputs_of_features(expert, self.sample)
+            inputs |= found
+        elif self.needs & PASSES:
             try:
                 with timed(seconds, "preprocess"):
                     x = self._network_inputs(expert)
@@ -117,10 +124,15 @@ class ScoreInputs:
                 with timed(seconds, "inputs"):
                     inputs[name_of_input] = own.compute(expert, self.sample)
             except Exception as error:  # foreign code may raise anything
-                reasons[name_of_input] = explained(error)
+                reasons[name_of_input] = explained(error) + (f" ({without_network(expert)})" if isinstance(expert, FeatureExpert) else "")
         if "reference_features" in self.needs:
-            self._give(inputs, reasons, "reference_features", self._reference_features)
-        self._from_card(name, expert, inputs, reasons)
+            self._give(inputs, reasons, "reference_features", self.reference_features)
+        if "accuracies_elsewhere" in self.needs:
+            self._give(inputs, reasons, "accuracies_elsewhere", self._accuracies_elsewhere(name))
+        if self.needs & {"source_means", "own_source_means"}:
+            inputs["class_counts"] = np.unique(self.task.labels, return_counts=True)[1]
+        if not isinstance(expert, FeatureExpert):
+            self._from_card(name, expert, inputs, reasons)
         return inputs, reasons
 
     @cached_property
@@ -235,9 +247,9 @@ class ScoreInputs:
 
     def _products(self, expert: Expert, x, outputs) -> float:
         """Products that the engine estimates for the kernel, without forward passes."""
-        if expert.last_conv is None and self.layers == "last_conv":
+        if expert.last_conv is None and expert.last_block is None and self.layers == "last_conv":
             return 0.0
-        fn, variables, outputs, layers = expert_inputs(expert, self.layers, outputs)
+        fn, variables, outputs, layers = narrow_inputs(expert, self.layers, outputs)
         shape_only = np.broadcast_to(np.zeros((), x.dtype), x.shape)
         plan = ntk_plan(fn, variables, shape_only, outputs=outputs, layers=layers)
         return (plan.flops - plan.pass_flops) / 2
@@ -245,14 +257,16 @@ class ScoreInputs:
     # Other networks, the card, other tasks
 
     @cached_property
-    def _reference_features(self) -> np.ndarray | str:
-        """Pre-logits of the reference network, computed once for the zoo."""
+    def reference_features(self) -> np.ndarray | str:
+        """Pre-logits of the reference network, computed once for the zoo; or the reason why there are none."""
         with timed(self.seconds, "reference"):
             return self._features_of_reference()
 
     def _features_of_reference(self) -> np.ndarray | str:
         from ntk_select.training.reference import trained_reference  # imported here because of Optax
 
+        if not has_images(self.task):
+            return "RSA and DDS compare with a network that is trained on the images of the task; there are only features of them."
         reference, key = self.reference, None
         try:
             if callable(reference):
@@ -271,6 +285,15 @@ class ScoreInputs:
             self.cache.put(key, {"features": found})
         return found
 
+    def _accuracies_elsewhere(self, name: str) -> np.ndarray | str:
+        """Accuracies after fine-tuning on other tasks, or why there are none."""
+        known = self.elsewhere.get(name)
+        if known is None:
+            return (
+                "No accuracy on another task was given. Try: rank(..., measured={expert: {task: accuracy}}), on the command line --measured FILE.json"
+            )
+        return known if len(known) else "There is no other task on which all of these experts were fine-tuned."
+
     def _features_through(self, expert: Expert) -> np.ndarray | str:
         """Pre-logits of the images by a network that is not scored."""
         found, reasons = self._passed(expert, self._network_inputs(expert), set(), {})
@@ -281,18 +304,9 @@ class ScoreInputs:
         for key, value in (("source_size", card and card.num_images), ("source_accuracy", card and card.test_accuracy)):
             if key in self.needs:
                 self._give(inputs, reasons, key, f"The card of expert {name!r} does not have it." if value is None else value)
-        if "accuracies_elsewhere" in self.needs:
-            known = self.elsewhere.get(name)
-            sentence = (
-                "No accuracy on another task was given. Try: rank(..., measured={expert: {task: accuracy}}), on the command line --measured FILE.json"
-            )
-            if known is not None and len(known) == 0:
-                sentence, known = "There is no other task on which all of these experts were fine-tuned.", None
-            self._give(inputs, reasons, "accuracies_elsewhere", sentence if known is None else known)
         if not self.needs & {"source_means", "own_source_means"}:
             return
-        counts = np.unique(self.task.labels, return_counts=True)[1]
-        inputs |= {"class_counts": counts} | ({} if source is None else {"source_counts": source.class_counts})
+        inputs |= {} if source is None else {"source_counts": source.class_counts}
         unknown = f"Expert {name!r} has no source statistics: class means and counts of the data it was trained on."
         own = None if source is None else source.class_means
         self._give(inputs, reasons, "own_source_means", unknown if own is None else own)

@@ -31,7 +31,14 @@ class Keys:
     def of_kernel(self, expert: Expert, x, passes: str, layers: str = "last_conv") -> str:
         """Key of the passes, the layers, the head, and the program of the gradient with its derivative rules."""
         fn = expert.features_fn if expert.head is None and expert.features_fn is not None else expert.apply_fn
-        return key_of("gradient kernel", passes, layers, repr(expert.last_conv), repr(expert.head), str(self._program(fn, expert, x, gradient=True)))
+        return key_of(
+            "gradient kernel",
+            passes,
+            layers,
+            repr(expert.last_conv or expert.last_block),
+            repr(expert.head),
+            str(self._program(fn, expert, x, gradient=True)),
+        )
 
     def of_training_kernel(self, expert: Expert, x, passes: str, batch_norm: str, head: str, seed: int) -> str | None:
         """Key of the passes, the program of training, the mode of batch norm, the head, and the random directions."""

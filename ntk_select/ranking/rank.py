@@ -1,5 +1,6 @@
 """The ranking of the experts of a zoo for a task, without fine-tuning any."""
 
+import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -13,24 +14,30 @@ import numpy as np
 from ntk_select._runtime.cache import Cache
 from ntk_select._runtime.checks import is_whole
 from ntk_select._runtime.progress import Progress, reporting
-from ntk_select.errors import ConfigError, DataError, did_you_mean, explained
+from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.evaluate.intervals import MIN_RESAMPLES, half_samples
+from ntk_select.executors import checked_options, executor_of
 from ntk_select.experts.expert import Expert
+from ntk_select.experts.feature_expert import FeatureExpert
 from ntk_select.kernels.gradients import of_params
 from ntk_select.ranking.evidence import evidence_for, unmeasured
-from ntk_select.ranking.inputs import ScoreInputs
+from ntk_select.ranking.features import task_of_labels
 from ntk_select.ranking.judge import contenders, judgement, ordered
 from ntk_select.ranking.record import ExpertScores, Failure, Ranking
-from ntk_select.ranking.scoring import Scorer, with_intervals
-from ntk_select.resolve import as_experts, as_task
+from ntk_select.ranking.records import Outcome, Records, identity_of, key_of_settings
+from ntk_select.ranking.scoring import compared, values_on_halves, with_intervals
+from ntk_select.ranking.workers import ScoreExperts, score_all
+from ntk_select.resolve import Loaded, as_experts, as_task
 from ntk_select.scores import SCORES, Score, ScoreResult
 from ntk_select.scores.score import is_informative
 from ntk_select.scores.table import GROUPS, known_scores
 from ntk_select.tasks.copies import distinct
+from ntk_select.tasks.labels_only import has_images
 from ntk_select.tasks.probe_sample import PER_CLASS, ProbeSample, probe_sample
 from ntk_select.tasks.task import Task
 
-Experts = Expert | str | Path | Iterable[Expert | str | Path] | Mapping[str, Expert | Callable[[], Expert]]
+AnExpert = Expert | FeatureExpert
+Experts = AnExpert | str | Path | Iterable[AnExpert | str | Path] | Mapping[str, AnExpert | Callable[[], AnExpert]]
 
 DEFAULT_SCORES = ("forecast", "lfc", "lgc")
 """The expected accuracy determines the order; the scores of the paper are shown with it."""
@@ -40,7 +47,7 @@ IMBALANCE = 5
 
 def rank(
     experts: Experts,
-    task: Task | str | Path,
+    task: Task | str | Path | None = None,
     scores: Sequence[str] | Mapping[str, Score] = DEFAULT_SCORES,
     per_class: int = PER_CLASS,
     seed: int = 0,
@@ -54,6 +61,12 @@ def rank(
     layers: str = "last_conv",
     cache: str | Path | None = None,
     progress: Progress | bool | None = None,
+    executor: str = "local",
+    workers: int = 0,
+    address: str | None = None,
+    cpus: float = 1,
+    gpus: float = 0,
+    resume: str | Path | None = None,
     draws: int | None = None,
 ) -> Ranking:
     """Scores every expert on one probe sample of the task and orders them.
@@ -62,9 +75,10 @@ def rank(
     is not defined for an expert is `Unavailable`, with the reason.
 
     Args:
-      experts: experts, names of embedded experts, zoos ("builtin", or a folder of experts), or a mapping from names to functions that
-        load one expert each, so that only one is in memory at a time.
-      task: the target task, or its URI as for `load_task`; only training images are used.
+      experts: experts, names of embedded experts, zoos ("builtin", a folder of experts, "features:PATH"; see `open_zoo`), or a mapping from
+        names to functions that load one expert each, so that only one is in memory at a time.
+      task: the target task, or its URI as for `load_task`; only training images are used. None if every expert is a `FeatureExpert` with
+        labels, the same for all.
       scores: names in `SCORES`; "all" for the main group, one score of each kind (in the config of a benchmark "all" is every score);
         "ablation" for their variants and near-duplicates; "baselines"; or a mapping from names to `Score`, for scores of your own. The
         first that at least half of the experts have determines the order.
@@ -83,18 +97,29 @@ def rank(
       cache: folder in which features, logits and gradient kernels are cached by content, so that further scores of the same experts
         and images need no forward pass; None for no cache.
       progress: called with (experts done, number of experts, name of the next); while a reference network is
-        trained, with its epochs. None shows a bar on a terminal or in a notebook, False nothing.
+        trained, with its epochs. With several workers the name is that of the last. None shows a bar on a terminal or in a notebook, False nothing.
+      executor: where experts are scored: "local" (this process), "processes" (of this machine; in a script below `if __name__ == "__main__":`), or
+        "ray" (a cluster). A lost worker costs one expert, which is started again, at most three times. The numbers are those of "local", up to
+        rounding: threads and devices may differ.
+      workers: number of workers; 0 for as many as fit.
+      address: address of a running Ray cluster ("auto", HOST:PORT or ray://HOST:10001); None starts one on this machine.
+      cpus, gpus: CPUs and GPUs per Ray worker.
+      resume: folder in which every finished expert is recorded (below experts/), so that the same call resumes after an interruption and scores only
+        experts that are new or failed. Any other setting, image, score or weight is another record. None to keep nothing. Experts are
+        identified by their cards; without a card by their weights, if they are in memory, or by the function that loads them and the state of
+        its files.
       draws: deprecated name of `resamples`.
 
     Raises:
-      ConfigError: an unknown score, no experts, two experts of one name, or an option out of range.
+      ConfigError: an unknown score, no experts, two experts of one name, an option out of range, an expert, task or score that cannot be sent to
+        another process, no cluster, or a folder `resume` that cannot be written.
       ModelError: unknown name of an expert or zoo.
-      TaskError: `per_class` or `seed` out of range.
+      TaskError: `per_class` or `seed` out of range; without a task, an expert without labels, or different labels of two experts.
       DataError: an image of the task cannot be decoded.
 
     Reference: Deshpande et al. 2021, sections 3 and 5.
     """
-    task = as_task(task)
+    task = task if task is None else as_task(task)
     chosen = chosen_scores(scores)
     if draws is not None:
         warnings.warn("rank(..., draws=...) is deprecated. Try: rank(..., resamples=...)", DeprecationWarning, stacklevel=2)
@@ -107,60 +132,92 @@ def rank(
         raise ConfigError("measured must be {expert: {task: accuracy from 0 to 1}}.")
     if not isinstance(cache, str | Path | None):
         raise ConfigError(f"cache is of type {type(cache).__name__}; it must be the path of a folder, or None.")
+    if not isinstance(resume, str | Path | None):
+        raise ConfigError(f"resume is of type {type(resume).__name__}; it must be the path of a folder, or None.")
+    executor_of(executor)
+    executor_options = checked_options(workers, address, cpus, gpus)
     if layers != "last_conv":
         of_params(layers, None)
     training = _training(recipe, learning_rates)
     loaders = as_experts(experts)
     if not loaders:
         raise ConfigError("There is no expert to rank. Try: rank('builtin', ...); to list experts: ntk-select zoo list")
+    task = task_of_labels(loaders) if task is None else task
     if any("reference_features" in score.takes for score in chosen.values()) and not isinstance(reference, Expert):
         from ntk_select.training.reference import check_reference  # imported here because of Optax
 
         check_reference(reference)
     drawn = probe_sample(task, per_class=per_class, seed=seed)
-    sample, notes = distinct(drawn)
+    sample, notes = distinct(drawn) if has_images(task) else (drawn, [])
     halves = half_samples(sample.labels, resamples=resamples, seed=seed)
-    cached = Cache(cache)
-    rows, failures = [], []
+    elsewhere = {name: row for name, row in (measured or {}).items() if name in loaders}
+    options = {
+        "seed": seed,
+        "batch_size": batch_size,
+        **training,
+        "reference": reference,
+        "measured": elsewhere,
+        "names": [*loaders],
+        "layers": layers,
+    }
+    records = Records(resume, None if resume is None else _key(task, sample, chosen, {**options, "resamples": resamples}), loaders, sample)
     with reporting(progress, "ranking") as report:
-        options = {"reference": reference, "measured": measured, "names": loaders, "layers": layers, "progress": report}
-        inputs = ScoreInputs(task, sample, chosen, seed=seed, batch_size=batch_size, cache=cached, **training, **options)
-        scorer = Scorer(inputs, halves.rows)
-        for done, (name, load) in enumerate(loaders.items()):
-            if report:
-                report(done, len(loaders), name)
-            try:
-                rows.append(scorer.score(name, load))
-            except DataError:
-                raise  # of the task's images, the same for all experts
-            except Exception as error:  # foreign code; the other experts are ranked
-                failures.append(Failure(name, explained(error)))
-        if report:
-            report(len(loaders), len(loaders), "")
-    cached.prune()
+        work = ScoreExperts(task, sample, chosen, halves.rows, cache=cache, progress=report, **options)
+        outcomes, shared = score_all(work, loaders, records, executor=executor, options=executor_options, progress=report)
+    Cache(cache).prune()
+    found = [outcome.scored for outcome in outcomes if outcome.scored is not None]
+    failures = [Failure(outcome.name, outcome.error) for outcome in outcomes if outcome.scored is None]
+    notes = [*notes, *records.notes()]
 
+    rows = [each.row for each in found]
     deciding = _deciding(list(chosen), rows)
-    on_halves = {name: scorer.on_halves(name, rows) for name in chosen}
-    rows = [with_intervals(row, chosen, on_halves, halves, len(sample.class_names)) for row in scorer.compared(rows)]
+    on_halves = {name: values_on_halves(name, score, found) for name, score in chosen.items()}
+    rows = [with_intervals(row, chosen, on_halves, halves, len(sample.class_names)) for row in compared(chosen, rows)]
     rows = ordered(rows, deciding, chosen[deciding])
     among = contenders(rows, on_halves[deciding], deciding, halves)
     verdict = judgement(rows, among, deciding, chosen, images=len(sample), resamples=resamples, halved=len(halves.rows) > 0)
     return Ranking(
         task=_task_record(
-            task, sample, inputs, per_class=per_class, copies=len(drawn) - len(sample), notes=notes, cut=_cut(rows, chosen, len(sample.class_names))
+            *(task, sample, chosen, [*shared, *outcomes]),
+            per_class=per_class,
+            seed=seed,
+            copies=len(drawn) - len(sample),
+            notes=notes,
+            cut=_cut(rows, chosen, len(sample.class_names)),
         ),
         score_names=tuple(chosen),
         deciding=deciding,
         evidence=_evidence(deciding, chosen, layers) if among else "",
-        fine_tuning=_fine_tuning(inputs) if "training_kernel" in inputs.needs else None,
+        fine_tuning=_fine_tuning(**training) if any("training_kernel" in score.takes for score in chosen.values()) else None,
         experts=tuple(rows),
         failures=tuple(failures),
         contenders=among,
         judgement=verdict,
-        versions={package: version(package) for package in ("jax", "numpy")} | {"device": jax.devices()[0].platform},
+        versions={package: version(package) for package in ("jax", "numpy")} | {"device": _devices(outcomes)},
         higher_is_better={name: score.higher_is_better for name, score in chosen.items()},
-        shared_seconds=inputs.seconds,
+        shared_seconds=_summed([*shared, *outcomes]),
     )
+
+
+def _key(task: Task, sample: ProbeSample, scores: Mapping[str, Score], options: Mapping[str, Any]) -> str | None:
+    """Key of the settings of a ranking; None if something in them cannot be identified."""
+    settings = {name: value for name, value in options.items() if name != "names"}
+    if not isinstance(settings["reference"], str):
+        settings["reference"] = identity_of(Loaded(settings["reference"]), sample)
+    return None if settings["reference"] is None else key_of_settings(task, sample, scores, **settings)
+
+
+def _devices(outcomes: Sequence[Outcome]) -> str:
+    """The kinds of devices that scored the experts."""
+    return ", ".join(sorted({outcome.device for outcome in outcomes} - {""})) or jax.devices()[0].platform
+
+
+def _summed(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    """Seconds that were spent once per worker, by step."""
+    spent: dict[str, float] = {}
+    for step, seconds in (item for outcome in outcomes for item in outcome.shared_seconds.items()):
+        spent[step] = spent.get(step, 0.0) + seconds
+    return spent
 
 
 def _deciding(names: Sequence[str], rows: Sequence[ExpertScores]) -> str:
@@ -219,11 +276,11 @@ def chosen_scores(scores: Sequence[str] | Mapping[str, Score]) -> dict[str, Scor
     return chosen
 
 
-def _fine_tuning(inputs: ScoreInputs) -> dict[str, Any]:
-    """The recipe and the learning rates of the forecast, JSON-ready."""
+def _fine_tuning(recipe: Any = None, learning_rates: Sequence[float] | None = None) -> dict[str, Any]:
+    """The recipe and the learning rates of the forecast, as in JSON."""
     from ntk_select.training.finetuning.recipe import LEARNING_RATES, Recipe  # imported here because of Optax
 
-    return {"recipe": asdict(inputs.recipe or Recipe()), "learning_rates": list(inputs.learning_rates or LEARNING_RATES)}
+    return json.loads(json.dumps({"recipe": asdict(recipe or Recipe()), "learning_rates": list(learning_rates or LEARNING_RATES)}))
 
 
 def _cut(rows: list[ExpertScores], scores: dict[str, Score], classes: int) -> list[str]:
@@ -238,9 +295,19 @@ def _cut(rows: list[ExpertScores], scores: dict[str, Score], classes: int) -> li
 
 
 def _task_record(
-    task: Task, sample: ProbeSample, inputs: ScoreInputs, *, per_class: int, copies: int, notes: list[str], cut: list[str]
+    task: Task,
+    sample: ProbeSample,
+    scores: Mapping[str, Score],
+    outcomes: Sequence[Outcome],
+    *,
+    per_class: int,
+    seed: int,
+    copies: int,
+    notes: Sequence[str],
+    cut: Sequence[str],
 ) -> dict[str, Any]:
     counts = np.bincount(sample.labels)
+    headless, uncached, extractors, trouble = (_collected(outcomes, name) for name in ("headless", "uncached", "extractors", "trouble"))
     found = [*task.details.get("warnings", []), *notes]
     absent = [name for name in task.class_names if name not in sample.class_names]
     if absent:
@@ -248,20 +315,18 @@ def _task_record(
     single = [sample.class_names[i] for i in np.flatnonzero(counts == 1)]
     if single:
         found.append(f"Classes with one image only ({len(single)}): {', '.join(single[:5])}{' ...' if len(single) > 5 else ''}")
-    if inputs.headless:
-        found.append(f"Without a head, LGC is over the pre-logits, not comparable with the others: {', '.join(inputs.headless)}")
-    if len(inputs.extractors) > 1:
-        found.append(f"domain_similarity is not comparable between experts of different extractors: {', '.join(inputs.extractors)}")
-    if "labels" in inputs.needs and counts.max() > IMBALANCE * counts.min():
+    if headless:
+        found.append(f"Without a head, LGC is over the pre-logits, not comparable with the others: {', '.join(headless)}")
+    if len(extractors) > 1:
+        found.append(f"domain_similarity is not comparable between experts of different extractors: {', '.join(extractors)}")
+    if any("labels" in score.takes for score in scores.values()) and counts.max() > IMBALANCE * counts.min():
         found.append(
             f"Unbalanced: {counts.max()} images of the largest class, {counts.min()} of the smallest. Accuracies of knn and linear_probe are biased "
             "towards the largest (see their detail `balanced`); a smaller per_class balances the classes."
         )
-    if inputs.uncached:
-        found.append(f"Not cached, because they call back to Python or cannot be traced: {', '.join(dict.fromkeys(inputs.uncached))}")
-    if inputs.cache.trouble:
-        found.append(inputs.cache.trouble)
-    found.extend(cut)
+    if uncached:
+        found.append(f"Not cached, because they call back to Python or cannot be traced: {', '.join(uncached)}")
+    found += [*trouble, *cut]
     return {
         "name": task.name,
         "uri": task.uri,
@@ -269,7 +334,12 @@ def _task_record(
         "images": len(sample),
         "copies": copies,
         "per_class": int(per_class),
-        "seed": int(inputs.seed),
+        "seed": int(seed),
         "smallest_class": int(counts.min()),
         "warnings": list(dict.fromkeys(found)),
     }
+
+
+def _collected(outcomes: Sequence[Outcome], name: str) -> list[str]:
+    """What the outcomes have in a field, each once."""
+    return list(dict.fromkeys(each for outcome in outcomes for each in getattr(outcome, name)))

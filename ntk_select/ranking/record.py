@@ -4,14 +4,14 @@ import csv
 import html
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ntk_select._runtime.figures import format_of
 from ntk_select._runtime.files import write_output
-from ntk_select.errors import did_you_mean, missing
+from ntk_select.errors import ConfigError, DataError, did_you_mean, explained, first_line, missing
 from ntk_select.ranking.agreement import agreement
 from ntk_select.ranking.plot import ranking_figure
 from ntk_select.scores import SCORES, ScoreResult, Unavailable
@@ -43,7 +43,7 @@ class ExpertScores:
     name: str
     source: str | None
     architecture: str | None
-    num_params: int
+    num_params: int | None
     scores: dict[str, ScoreResult | Unavailable]
     seconds: dict[str, float]
     score_seconds: dict[str, float] = field(default_factory=dict)
@@ -54,6 +54,8 @@ class ExpertScores:
         return sum(self.seconds.values())
 
 
+RECORD = "ranking.json"
+"""File of a saved ranking that `load` reads."""
 OF_ACCURACY = ("accuracy", "accuracy_low", "accuracy_high", "learning_rate")
 """Details of a forecast that its JSON has next to the value."""
 
@@ -147,9 +149,10 @@ class Ranking:
         meanings = {CONTENDER: "cannot be distinguished from the first (95 %, over the choice of images).", EQUAL: "has the same value as the first."}
         return [f"{mark} {meaning}" for mark, meaning in meanings.items() if mark in shown]
 
-    def _table(self) -> list[list[str]]:
-        """Rows of text below a heading; of many scores only the deciding one."""
-        names = self.score_names if len(self.score_names) <= MAX_COLUMNS else (self.deciding or self.score_names[0],)
+    def _table(self, names: Sequence[str] | None = None) -> list[list[str]]:
+        """Rows of text below a heading; of many scores only the deciding one, unless scores are named."""
+        if names is None:
+            names = self.score_names if len(self.score_names) <= MAX_COLUMNS else (self.deciding or self.score_names[0],)
         cells = [[self.shown_rank(row), row.name, *(cell(row.scores[name], name) for name in names)] for row in self.experts]
         return [["rank", "expert", *names], *cells]
 
@@ -160,14 +163,14 @@ class Ranking:
         notes += [f"{failure.name} failed: {failure.error}" for failure in self.failures]
         return notes + [f"Note: {warning}" for warning in self.task.get("warnings", ())]
 
-    def summary_lines(self) -> list[str]:
-        """The lines below a printed ranking: marks, notes (shortened where they are long or many), judgement and evidence."""
+    def summary_lines(self, hidden: bool = True) -> list[str]:
+        """The lines below a printed ranking: marks, the number of scores that are not shown (if `hidden`), notes (shortened where they are long or
+        many), judgement and evidence."""
         notes = [note if len(note) <= MAX_NOTE_LENGTH else note[: MAX_NOTE_LENGTH - 4] + " ..." for note in self.notes()]
         if len(notes) > MAX_NOTES:
             notes[MAX_NOTES:] = [f"and {len(notes) - MAX_NOTES} more notes: see notes()"]
-        hidden = len(self.score_names) - len(self._table()[0]) + 2
-        more = [f"{hidden} more scores: see to_pandas()."] if hidden else []
-        return [*self.marks, *more, *notes, *filter(None, (self.judgement, self.evidence))]
+        more = len(self.score_names) - len(self._table()[0]) + 2 if hidden else 0
+        return [*self.marks, *([f"{more} more scores: see to_pandas()."] if more else []), *notes, *filter(None, (self.judgement, self.evidence))]
 
     def __repr__(self):
         table = self._table()
@@ -176,11 +179,18 @@ class Ranking:
         return "\n".join([f"Ranking of {len(self.experts)} experts for {self.task['name']}", *lines, *self.summary_lines()])
 
     def _repr_html_(self) -> str:
-        head, *rows = self._table()
-        cells = [f"<tr>{''.join(f'<th>{html.escape(text)}</th>' for text in head)}</tr>"]
-        cells += [f"<tr>{''.join(f'<td>{html.escape(text)}</td>' for text in row)}</tr>" for row in rows]
+        """All scores as a table of a notebook, the deciding one first; contenders are bold, and reasons and remarks are shown on hovering."""
+        deciding = self.deciding or self.score_names[0]
+        names = (deciding, *(name for name in self.score_names if name != deciding))
+        head, *rows = self._table(names)
+        lines = [f"<tr>{''.join(f'<th>{html.escape(text)}</th>' for text in head)}</tr>"]
+        for expert, texts in zip(self.experts, rows, strict=True):
+            marks = ("<b>", "</b>") if expert.name in self.contenders else ("", "")
+            hints = ["", "", *(_hint(expert.scores[name]) for name in names)]
+            lines.append(f"<tr>{''.join(_html_cell(text, hint, *marks) for text, hint in zip(texts, hints, strict=True))}</tr>")
         title = html.escape(f"Ranking of {len(self.experts)} experts for {self.task['name']}")
-        return "".join([f"<p>{title}</p><table>{''.join(cells)}</table>", *(f"<p>{html.escape(line)}</p>" for line in self.summary_lines())])
+        below = (f"<p>{html.escape(line)}</p>" for line in self.summary_lines(hidden=False))
+        return "".join([f"<p>{title}</p><table>{''.join(lines)}</table>", *below])
 
     def remarks(self) -> dict[str, list[str]]:
         """Names of the scores whose values are not informative, by the remark of one expert."""
@@ -237,8 +247,8 @@ class Ranking:
                     "architecture": e.architecture,
                     "parameters": e.num_params,
                     "scores": {name: outcome(e.scores[name]) for name in self.score_names},
-                    "seconds": _rounded(e.seconds),
-                    "score_seconds": _rounded(e.score_seconds),
+                    "seconds": dict(e.seconds),
+                    "score_seconds": dict(e.score_seconds),
                 }
                 for e in self.experts
             ],
@@ -250,16 +260,61 @@ class Ranking:
             "firsts": {name: firsts(self.experts, name, self.higher_is_better.get(name, True)) for name in self.score_names},
             "versions": self.versions,
             "higher_is_better": self.higher_is_better,
-            "shared_seconds": _rounded(self.shared_seconds),
+            "shared_seconds": dict(self.shared_seconds),
         }
 
     def to_pandas(self):
-        """The ranking as a pandas DataFrame, one row per expert. Raises MissingDependencyError without pandas."""
+        """The ranking as a pandas DataFrame with everything it contains.
+
+        One row per expert, best first: rank, expert, source, architecture, parameters; for every score SCORE, SCORE_low and SCORE_high, for those that
+        have them SCORE_unavailable (the reason), SCORE_remark, SCORE_by_chance, every detail as SCORE_DETAIL (forecast_learning_rate), and
+        SCORE_seconds; seconds, and seconds_STEP by step. Experts that failed follow, with `error` and without a rank. `attrs` has all other fields of
+        the ranking, by their names in `to_dict`. Whole numbers are of type Int64, which has missing values.
+
+        Raises:
+          MissingDependencyError: pandas is not installed.
+        """
         try:
             import pandas
         except ImportError as error:
             raise missing("pandas", "Ranking.to_pandas") from error
-        return pandas.DataFrame(self._rows())
+        rows = [own | more for own, more in zip(self._rows(), map(_further_columns, self.experts), strict=True)]
+        rows += [{"expert": failure.name, "error": failure.error} for failure in self.failures]
+        first = dict.fromkeys(["rank", "expert", *(name for row in self._rows() for name in row)])
+        columns = list(first | dict.fromkeys(name for row in rows for name in row))
+        frame = pandas.DataFrame(rows, columns=columns)
+        for name in {"rank", "parameters"} & set(columns):
+            frame[name] = frame[name].astype("Int64")
+        frame.attrs = {name: value for name, value in self.to_dict().items() if name not in ("experts", "failures")}
+        return frame
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Ranking":
+        """The ranking that `save` wrote, equal to the original in all fields.
+
+        Args:
+          path: the folder, or its ranking.json.
+
+        Raises:
+          ConfigError: there is none.
+          DataError: the file is damaged, or is no ranking.
+        """
+        path = Path(path).expanduser()
+        file = path / RECORD if path.is_dir() else path
+        try:
+            record = json.loads(file.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(
+                f"{str(path)!r} contains no ranking ({file.name}: {error.strerror}). Try: the folder of Ranking.save (ntk-select rank --out)"
+            ) from error
+        except (ValueError, RecursionError) as error:
+            raise DataError(
+                f"{file} cannot be read as JSON ({first_line(error)}). Try: rank again, with the same folder for resume (--out)"
+            ) from error
+        try:
+            return _ranking(record)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(f"{file} is not a ranking ({explained(error)}). Try: rank again, with the same folder for resume (--out)") from error
 
     def save(self, folder: str | Path) -> list[Path]:
         """Writes ranking.json, ranking.csv and ranking.parquet (and ranking.png with matplotlib), each atomically.
@@ -276,7 +331,7 @@ class Ranking:
             writer.writeheader()
             writer.writerows(rows)
         contents = {
-            "ranking.json": (json.dumps(self.to_dict(), indent=1) + "\n").encode(),
+            RECORD: (json.dumps(self.to_dict(), indent=1) + "\n").encode(),
             "ranking.csv": text.getvalue().encode(),
             "ranking.parquet": _parquet(rows),
         }
@@ -296,6 +351,55 @@ class Ranking:
         """Writes the figure of the ranking: .png, .svg or .pdf. Raises ConfigError for another ending or an unwritable place."""
         path = Path(path).expanduser()
         return write_output(path, ranking_figure(self, format_of(path)))
+
+
+def _ranking(record: Mapping[str, Any]) -> Ranking:
+    """The ranking of a dictionary as `Ranking.to_dict` makes it."""
+    names = tuple(record["scores"])
+    rows = [
+        ExpertScores(
+            *(row["rank"], row["name"], row["source"], row["architecture"], row["parameters"]),
+            {name: _outcome(row["scores"][name]) for name in names},
+            dict(row["seconds"]),
+            dict(row["score_seconds"]),
+        )
+        for row in record["experts"]
+    ]
+    same = ("task", "deciding", "fine_tuning", "judgement", "evidence", "versions", "higher_is_better", "shared_seconds")
+    failures = tuple(Failure(failure["name"], failure["error"]) for failure in record["failures"])
+    return Ranking(
+        score_names=names, experts=tuple(rows), failures=failures, contenders=tuple(record["contenders"]), **{name: record[name] for name in same}
+    )
+
+
+def _outcome(found: Mapping[str, Any]) -> ScoreResult | Unavailable:
+    if "unavailable" in found:
+        return Unavailable(found["unavailable"])
+    more = {"details": found.get("details", {}), "remark": found.get("remark", ""), "by_chance": found.get("by_chance", {})}
+    return ScoreResult(found["value"], found["low"], found["high"], **more)
+
+
+def _further_columns(row: ExpertScores) -> dict[str, Any]:
+    """The columns of a row besides those that all files have."""
+    found: dict[str, Any] = {}
+    for name, outcome in row.scores.items():
+        if isinstance(outcome, Unavailable):
+            found[f"{name}_unavailable"] = outcome.reason
+            continue
+        found |= {f"{name}_{detail}": value for detail, value in outcome.details.items() if detail not in ("low", "high")}
+        found |= {f"{name}_remark": outcome.remark, f"{name}_by_chance": outcome.by_chance.get("value")} if outcome.remark else {}
+    found |= {f"{name}_seconds": seconds for name, seconds in row.score_seconds.items()}
+    return found | {f"seconds_{step}": seconds for step, seconds in row.seconds.items()}
+
+
+def _hint(outcome: ScoreResult | Unavailable) -> str:
+    """What a notebook shows on hovering over a score."""
+    return outcome.reason if isinstance(outcome, Unavailable) else outcome.remark
+
+
+def _html_cell(text: str, hint: str, before: str, after: str) -> str:
+    title = f' title="{html.escape(hint)}"' if hint else ""
+    return f"<td{title}>{before}{html.escape(text)}{after}</td>"
 
 
 def firsts(rows: Sequence[ExpertScores], name: str, higher_is_better: bool = True) -> list[str]:
@@ -321,10 +425,6 @@ def cell(outcome: ScoreResult | Unavailable, name: str) -> str:
         )
     chance = f" (chance {outcome.by_chance['value']:.{places}f})" if "value" in outcome.by_chance else ""
     return text + unit + chance
-
-
-def _rounded(seconds: dict[str, float]) -> dict[str, float]:
-    return {step: round(value, 4) for step, value in seconds.items()}
 
 
 def _parquet(rows) -> bytes:

@@ -1,9 +1,9 @@
 """Scores of one expert after another, on the same images and half-samples, with their intervals."""
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,19 @@ SMALL = 1_000_000
 """Size of an expert's largest input up to which linear algebra runs in a single thread."""
 
 
+@dataclass(frozen=True)
+class Scored:
+    """The scores of one expert, before those of the others are known.
+
+    Attributes:
+      row: without rank and intervals; zoo-relative scores are `Terms`.
+      on_halves: by informative score its outcomes on the half-samples, as many as it takes.
+    """
+
+    row: ExpertScores
+    on_halves: Mapping[str, Sequence[Measured]]
+
+
 class Scorer:
     """Scores one expert after another on the same images and half-samples.
 
@@ -31,10 +44,9 @@ class Scorer:
 
     def __init__(self, inputs: ScoreInputs, halves: Sequence[np.ndarray]):
         self.inputs, self.scores, self.halves = inputs, inputs.scores, halves
-        self._on_halves: dict[str, dict[str, list[Measured]]] = {}
 
-    def score(self, name: str, load: Callable[[], Expert]) -> ExpertScores:
-        """The expert's row, without rank and intervals; zoo-relative scores are `Terms`."""
+    def score(self, name: str, load: Callable[[], Expert]) -> Scored:
+        """The expert's row and its scores on half-samples."""
         seconds: dict[str, float] = {}
         with timed(seconds, "load"):
             expert = load()
@@ -48,9 +60,10 @@ class Scorer:
             seconds["scores"] = sum(score_seconds.values())
             with timed(seconds, "intervals"):
                 informative = {key: outcome for key, outcome in outcomes.items() if is_informative(outcome)}
-                self._on_halves[name] = self._on_half_samples(inputs, informative)
+                on_halves = self._on_half_samples(inputs, informative)
         card = expert.card
-        return ExpertScores(0, name, card and card.source, card and card.architecture, expert.num_params, outcomes, seconds, score_seconds)
+        row = ExpertScores(0, name, card and card.source, card and card.architecture, expert.num_params, outcomes, seconds, score_seconds)
+        return Scored(row, on_halves)
 
     def _on_half_samples(self, inputs: dict[str, Any], outcomes: dict[str, Measured]) -> dict[str, list[Measured]]:
         """The scores on half-samples, as many as each takes. Decompositions of a half-sample are shared by all scores."""
@@ -75,19 +88,21 @@ class Scorer:
                 found[name].append(_on_half_sample(score, {key: taken[key] for key in score.takes if key in taken}))
         return found
 
-    def compared(self, rows: list[ExpertScores]) -> list[ExpertScores]:
-        """The rows with the values of zoo-relative scores in place of their terms."""
-        for name, score in self.scores.items():
-            outcomes = combined(score, [row.scores[name] for row in rows])
-            rows = [replace(row, scores={**row.scores, name: outcome}) for row, outcome in zip(rows, outcomes, strict=True)]
-        return rows
 
-    def on_halves(self, name: str, rows: list[ExpertScores]) -> dict[str, np.ndarray]:
-        """By expert, the values of a score on the half-samples; NaN where it has none."""
-        experts = [row.name for row in rows if name in self._on_halves[row.name]]
-        samples = [combined(self.scores[name], each) for each in zip(*(self._on_halves[expert][name] for expert in experts), strict=True)]
-        values = [[outcome.value if isinstance(outcome, ScoreResult) else np.nan for outcome in sample] for sample in samples]
-        return {expert: np.array([sample[place] for sample in values]) for place, expert in enumerate(experts)}
+def compared(scores: Mapping[str, Score], rows: list[ExpertScores]) -> list[ExpertScores]:
+    """The rows with the values of zoo-relative scores in place of their terms."""
+    for name, score in scores.items():
+        outcomes = combined(score, [row.scores[name] for row in rows])
+        rows = [replace(row, scores={**row.scores, name: outcome}) for row, outcome in zip(rows, outcomes, strict=True)]
+    return rows
+
+
+def values_on_halves(name: str, score: Score, found: Sequence[Scored]) -> dict[str, np.ndarray]:
+    """By expert, the values of a score on the half-samples; NaN where it has none."""
+    known = [each for each in found if name in each.on_halves]
+    samples = [combined(score, each) for each in zip(*(each.on_halves[name] for each in known), strict=True)]
+    values = [[outcome.value if isinstance(outcome, ScoreResult) else np.nan for outcome in sample] for sample in samples]
+    return {each.row.name: np.array([sample[place] for sample in values]) for place, each in enumerate(known)}
 
 
 def with_intervals(

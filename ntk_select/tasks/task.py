@@ -85,7 +85,7 @@ class Task:
           seed: seed of the permutation.
 
         Returns:
-          A task of the same name whose `details["warnings"]` say how it was split.
+          A task of the same name whose `details["test_split"]`, also one of `details["warnings"]`, says how it was split.
 
         Raises:
           TaskError: the task has a test set, no class has two images, or `share` or `seed` is out of range.
@@ -98,10 +98,7 @@ class Task:
             raise TaskError(f"with_test_split: share={share!r} must be above 0 and below 1, as in 0.2.")
         if not is_whole(seed) or not 0 <= seed < 2**32:
             raise TaskError(f"with_test_split: seed={seed!r} must be an integer of at least 0.")
-        tested = np.zeros(len(self.labels), bool)
-        for members in permuted_by_class(self.labels, seed):
-            most = len(members) - 1
-            tested[members[len(members) - min(max(round(share * len(members)), 1), most) :]] = most > 0
+        tested = held_out_for_testing(self.labels, share, seed)
         if not tested.any():
             raise TaskError(
                 f"Task {self.name!r}: no class has two images, so none can be held out for testing. Try: at least two images of one class"
@@ -118,12 +115,21 @@ class Task:
             labels=self.labels[train],
             test_images=_chosen(self.images, test),
             test_labels=self.labels[test],
-            details={**self.details, "warnings": [*self.details.get("warnings", ()), note]},
+            details={**self.details, "warnings": [*self.details.get("warnings", ()), note], "test_split": note},
         )
 
     def __repr__(self):
         test = 0 if self.test_images is None else len(self.test_images)
         return f"Task({self.name!r}, train={len(self.images)}, test={test}, classes={self.num_classes})"
+
+
+def held_out_for_testing(labels: np.ndarray, share: float = 0.2, seed: int = 0) -> np.ndarray:
+    """A boolean mask of the images that `Task.with_test_split` holds out for testing."""
+    tested = np.zeros(len(labels), bool)
+    for members in permuted_by_class(labels, seed):
+        most = len(members) - 1
+        tested[members[len(members) - min(max(round(share * len(members)), 1), most) :]] = most > 0
+    return tested
 
 
 def permuted_by_class(labels: np.ndarray, seed: int = 0) -> list[np.ndarray]:

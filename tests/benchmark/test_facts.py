@@ -106,6 +106,15 @@ def test_a_task_is_loaded_under_the_name_that_the_config_gives_it(data):
     assert task_facts(found).digest == task_facts(replace(load_task(f"npz:{data}/things.npz"), name="other")).digest
 
 
+def test_a_task_without_a_test_set_is_split_as_fine_tuning_splits_it(data, tmp_path):
+    images = np.arange(12 * 16, dtype=np.uint8).reshape(12, 4, 4)
+    np.savez(tmp_path / "untested.npz", images=images, labels=np.repeat([0, 1], 6))
+    found, expected = load("mine", TaskConfig("npz:{data}/untested.npz"), tmp_path), load_task(tmp_path / "untested.npz").with_test_split()
+    np.testing.assert_array_equal(np.stack(list(found.test_images)), np.stack(list(expected.test_images)))
+    assert task_facts(found).test_split.startswith("There was no test set: 2 of 12 images")
+    assert task_facts(load("mine", TaskConfig("npz:{data}/things.npz"), data)).test_split is None
+
+
 def test_a_task_that_cannot_be_loaded_is_refused(data, tmp_path):
     with pytest.raises(
         ConfigError, match=r"'mine' is at npz:\{data\}/things.npz, and the folder for \{data\} is missing. Try: data=FOLDER .--data FOLDER"
@@ -113,9 +122,8 @@ def test_a_task_that_cannot_be_loaded_is_refused(data, tmp_path):
         load("mine", TaskConfig("npz:{data}/things.npz"), None)
     with pytest.raises(DataError):
         load("mine", TaskConfig("npz:{data}/nothing.npz"), data)
-    labels = np.repeat([0, 1], 4)
-    np.savez(tmp_path / "untested.npz", images=np.zeros((8, 4, 4), np.uint8), labels=labels)
-    with pytest.raises(TaskError, match="'mine' has no test set, on which fine-tuned experts are evaluated"):
+    np.savez(tmp_path / "untested.npz", images=np.zeros((2, 4, 4), np.uint8), labels=[0, 1])
+    with pytest.raises(TaskError, match="no class has two images, so none can be held out for testing"):
         load("mine", TaskConfig("npz:{data}/untested.npz"), tmp_path)
     with pytest.raises(ConfigError, match="matches no class of"):
         load("mine", TaskConfig("npz:{data}/things.npz", classes=("x",)), data)

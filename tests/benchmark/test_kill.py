@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ntk_select.benchmark import Store, run
-from ntk_select.benchmark.executors import ATTEMPTS
+from ntk_select.executors import ATTEMPTS
 
 SEVERAL = pytest.mark.parametrize("executor", ["local", "processes"])
 KILLS = 10

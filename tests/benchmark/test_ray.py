@@ -11,7 +11,7 @@ from ntk_select.benchmark import Store, run
 from ntk_select.errors import ConfigError
 
 ray = pytest.importorskip("ray")
-executor = importlib.import_module("ntk_select.benchmark.ray_executor")
+executor = importlib.import_module("ntk_select.executors.ray_cluster")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings(r"ignore:os\.fork\(\) was called:RuntimeWarning"),  # JAX, where Ray begins the programs of a node

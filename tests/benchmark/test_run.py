@@ -235,16 +235,27 @@ def test_unknown_names_in_a_config_are_refused_before_anything_is_written(write,
             config = config.replace(old, new)
         with pytest.raises(error, match=words):
             run(write(config), out, data=data)
-    with pytest.raises(TaskError, match="no test set"):
+    with pytest.raises(TaskError, match="no class has two images, so none can be held out"):
         run(write('[tasks.a]\nuri = "npz:{data}/bare.npz"'), out, data=_untested(data))
     assert not out.exists()
+
+
+def test_a_task_without_a_test_set_is_split_and_the_run_says_so(write, out, data, zoo):
+    import numpy as np
+
+    np.savez(_untested(data) / "flat.npz", images=np.zeros((10, 8, 8), np.uint8), labels=np.repeat([0, 1], 5))
+    config = write(f'scores = ["lfc"]\nzoo = ["{zoo}"]\n[tasks.flat]\nuri = "npz:{{data}}/flat.npz"')
+    summary = run(config, out, data=data / "untested", shard=(99, 99))  # lays out the cells and measures none
+    (warning,) = [line for line in summary.warnings if "test set" in line]
+    assert warning.startswith("Task 'flat'. There was no test set: 2 of 10 images, 20 % of each class (seed 0), are held out for testing.")
+    assert warning in Store(out).manifest()["warnings"]
 
 
 def _untested(data: Path) -> Path:
     import numpy as np
 
     (data / "untested").mkdir(exist_ok=True)
-    np.savez(data / "untested" / "bare.npz", images=np.zeros((4, 8, 8), np.uint8), labels=np.array([0, 0, 1, 1]))
+    np.savez(data / "untested" / "bare.npz", images=np.zeros((2, 8, 8), np.uint8), labels=np.array([0, 1]))
     return data / "untested"
 
 

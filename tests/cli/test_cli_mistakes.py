@@ -8,7 +8,7 @@ from ntk_select.cli import main
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        ("rank my_images", ("--task STR", "my_images")),
+        ("rank my_images", ("Unrecognized options: my_images",)),
         ("rank --tsk digits", ("--task STR", "--tsk")),
         ("rank --task digits --shcores lfc", ("Unrecognized options: --shcores", "--scores")),
         ("rank --task digits --per-class many", ("--per-class", "'many'")),

@@ -137,9 +137,39 @@ def test_out_writes_the_files_it_names(ran, tmp_path):
     status, out, err = ran("--scores", "lfc", "--json", "--out", str(tmp_path / "runs" / "a"))
     assert status == 0
     assert json.loads((tmp_path / "runs" / "a" / "ranking.json").read_text()) == json.loads(out)
-    names = {path.name for path in (tmp_path / "runs" / "a").iterdir()}
+    names = {path.name for path in (tmp_path / "runs" / "a").iterdir() if path.is_file()}
     assert {"ranking.json", "ranking.csv", "ranking.parquet"} <= names
     assert all(f"{name}\n" in err for name in names)
+
+
+def test_the_same_command_resumes_and_show_prints_what_was_saved(ran, tmp_path, capsys):
+    options = ("--scores", "lfc", "--out", str(tmp_path / "a"))
+    status, _, err = ran(*options, "--only", "ash")
+    assert (status, "scored before" in err) == (0, False)
+    _, out, err = ran(*options, "--json")
+    assert f"1 of 3 experts were scored before, by the same command ({tmp_path / 'a'}/experts)" in err
+    _, again, err = ran(*options, "--json")
+    assert "3 of 3 experts were scored before" in err
+    numbers = [[(row["name"], row["scores"]) for row in json.loads(text)["experts"]] for text in (out, again)]
+    assert numbers[0] == numbers[1]
+    assert main(["rank", "--show", str(tmp_path / "a"), "--json"]) == 0
+    assert capsys.readouterr().out == again
+    assert main(["rank", "--show", str(tmp_path / "a")]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in ("ash", "birch", "cedar", json.loads(again)["judgement"][:30]))
+    assert main(["rank", "--show", str(tmp_path / "a"), "--seed", "1"]) == 2
+    assert f"--show prints a ranking as it was saved, without --seed. Try: ntk-select rank --show {tmp_path / 'a'}" in capsys.readouterr().err
+
+
+def test_what_no_executor_takes_is_refused(ran):
+    for options, sentence in (
+        (("--executor", "slurm"), "executor = 'slurm' is unknown. Allowed: local, processes, ray"),
+        (("--cpus", "-1"), "cpus=-1 must be a finite number from 0. Try: cpus=1 (--cpus 1)"),
+        (("--workers", "-1"), "workers=-1 must be a whole number from 0"),
+    ):
+        status, out, err = ran(*options)
+        assert (status, out) == (2, "")
+        assert sentence in err
 
 
 def test_the_task_digits_is_ranked(ran):
@@ -323,7 +353,7 @@ def test_all_scores_are_computed_and_the_named_one_decides(all_scores):
 def test_many_scores_become_a_table_of_their_own_with_reasons_for_those_that_are_missing(all_scores):
     _, out, folder = all_scores
     record = json.loads((folder / "ranking.json").read_text())
-    assert "What each score says" in out
+    assert "Top three experts by score" in out
     missing = [name for name in record["scores"] if all(expert["scores"][name]["value"] is None for expert in record["experts"])]
     assert "domain_similarity" in missing  # these experts know nothing of their source
     told = [line.partition(" unavailable: ")[0].split(", ") for line in out.splitlines() if " unavailable: " in line]

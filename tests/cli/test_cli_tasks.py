@@ -51,6 +51,16 @@ def test_show_prints_sizes_and_classes(capsys, npz):
     assert "dark" in shown
 
 
+def test_show_says_what_is_held_out_for_fine_tuning(capsys, tmp_path):
+    for labels, words in (
+        ([0] * 10 + [1] * 5 + [2], "a fifth of the images of each class is held out for fine-tuning: 3 of 16"),
+        ([0, 1], "and no class has two images"),
+    ):
+        np.savez(tmp_path / "untested.npz", images=np.zeros((len(labels), 3, 3), np.uint8), labels=labels)
+        assert main(["tasks", "show", str(tmp_path / "untested.npz")]) == 0
+        assert f"No test set: {words}" in " ".join(capsys.readouterr().out.split())
+
+
 def test_show_as_json_is_one_document(capsys, npz):
     assert main(["tasks", "show", "--json", npz()]) == 0
     facts = json.loads(capsys.readouterr().out)
@@ -89,7 +99,7 @@ def test_class_names_in_brackets_are_shown_as_they_are(capsys, npz, name):
 
 @pytest.mark.parametrize("room", ["models", "data"])
 def test_a_path_without_installation_says_what_to_type(capsys, monkeypatch, room):
-    def absent(_):
+    def absent(_, **options):
         raise ModuleNotFoundError(f"No module named 'ntk_select.{room}'", name=f"ntk_select.{room}")
 
     monkeypatch.setattr("ntk_select.data.load_task", absent)
@@ -150,7 +160,8 @@ def test_show_works_before_a_set_is_prepared(capsys, own_folder, name):
     for text in (known.title, known.licence, known.home, known.citation):
         assert text in shown
     words = next_words(shown)
-    assert words[:2] == (["python", "-c"] if known.tfds else ["ntk-select", "tasks"])
+    assert words[:4] == ["ntk-select", "tasks", *(["show", name] if known.tfds else ["prepare", name])]
+    assert words[4:5] == (["--download"] if known.tfds else ["--archive"])
     assert main(["tasks", "show", "--json", name]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert (facts["name"], facts["prepared"], shlex.split(facts["next"])) == (name, None, words)

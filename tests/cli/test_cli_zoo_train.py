@@ -10,6 +10,7 @@ import pytest
 
 from ntk_select.cli import main
 from ntk_select.errors import ModelError
+from ntk_select.executors import EXECUTORS, local
 from ntk_select.models import open_zoo
 from ntk_select.models.architectures import fresh_expert
 
@@ -130,6 +131,19 @@ def test_the_table_names_what_was_trained_and_what_to_type_next(ran, place, tiny
     assert "stripes-resnet_small" in out
     assert f"Next: ntk-select rank --task folder:my_images --zoo {place / 'zoo'}" in out
     assert files(place / "zoo")[0] == "stripes-resnet_small"
+
+
+def test_training_may_be_done_by_an_executor(ran, place, tiny, monkeypatch):
+    given = []
+
+    def execute(work, groups, done, **options):
+        given.append(options)
+        local(work, groups, done)
+
+    monkeypatch.setitem(EXECUTORS, "processes", execute)
+    status, out, _ = ran("--only", "stripes-resnet_small", "--executor", "processes", "--workers", "3", "--cpus", "2", "--json")
+    assert (status, [card["name"] for card in json.loads(out)]) == (0, ["stripes-resnet_small"])
+    assert given == [{"workers": 3, "address": None, "cpus": 2, "gpus": 0}]
 
 
 def test_ctrl_c_ends_with_130_and_the_next_call_gives_the_weights_of_a_training_that_was_not_cut(ran, place, tiny, monkeypatch):

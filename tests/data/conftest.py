@@ -2,12 +2,15 @@
 
 import io
 import os
+import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from ntk_select.data.image_files import optional_formats
 
 
 @pytest.fixture
@@ -78,3 +81,17 @@ def zip_with(tmp_path):
         return tmp_path / name
 
     return pack
+
+
+@pytest.fixture
+def readers(monkeypatch):
+    """readers(module, ...) sets modules that read optional formats, None for absent, and finds the readers anew."""
+
+    def choose(**modules):
+        for name, module in modules.items():
+            monkeypatch.setitem(sys.modules, {"avif": "PIL.AvifImagePlugin", "heif": "pillow_heif"}[name], module)
+        optional_formats.cache_clear()
+
+    yield choose
+    monkeypatch.undo()
+    optional_formats.cache_clear()

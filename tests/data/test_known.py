@@ -172,7 +172,7 @@ def test_a_set_that_is_not_prepared_says_how_to_obtain_it_and_what_to_type(tmp_p
         load_task("eu_flood")
     with pytest.raises(DataError, match=r"not prepared in /two words\. .*--archive PATH --data-dir '/two words'$"):
         load_task("eu_flood:/two words")
-    with pytest.raises(DataError, match=r"^dtd is not prepared in /d or /own\. .* Then try: python -c .*builder\('dtd', data_dir='/d', "):
+    with pytest.raises(DataError, match=r"^dtd is not prepared in /d or /own\. .* Then try: ntk-select tasks show dtd:/d --download$"):
         load_task("dtd", data_dir="/d")
 
 

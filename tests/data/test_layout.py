@@ -176,7 +176,8 @@ FOREIGN = [
 ]
 
 
-def test_images_of_unsupported_formats_are_named(layout):
+def test_images_of_unsupported_formats_are_named(layout, readers):
+    readers(avif=None, heif=None)
     for name, what in FOREIGN:
         with pytest.raises(DataError, match=rf"{what} class folder 'train/cat' cannot be read: train/cat/{name}\.") as caught:
             layout([*BOTH, f"train/cat/{name}"])

@@ -88,7 +88,12 @@ def test_without_names_each_value_that_occurs_is_a_class_named_by_its_number(npz
             {"images": IMAGES, "labels": np.array([[1, 1, 0], [0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])},
             r"array 'labels' is int64 \(5, 3\).*multi-label\): 1 of 5 images have several of the 3 classes, 1 have none",
         ),
-        ({"images": IMAGES.astype(np.uint16) * 200 % 4096, "labels": LABELS}, r"is uint16 .*12 bits, so that 4095 is white, try: \(images / 4095"),
+        ({"images": IMAGES.astype(np.int32) * 60, "labels": LABELS}, r"is int32 .*12 bits, so that 4095 is white, try: \(images / 4095"),
+        ({"images": IMAGES.astype(np.uint16) % 20, "labels": LABELS}, r"array 'images': the grey values of images of more than 8 bits reach only 19"),
+        (
+            {"images": IMAGES.astype(np.uint16) * 60, "labels": LABELS, "test_images": IMAGES.astype(np.uint16) * 1000, "test_labels": LABELS},
+            "array 'test_images' has values above 4,095, the largest of 'images'. Try: convert the images to 8 bits",
+        ),
         ({"images": IMAGES, "labels": LABELS.astype(str)}, r"np.unique\(labels, return_inverse=True\)"),
         ({"images": IMAGES, "labels": LABELS - 1}, "labels run from -1 to 1; allowed are 0 and above"),
         (
@@ -103,6 +108,24 @@ def test_without_names_each_value_that_occurs_is_a_class_named_by_its_number(npz
 def test_a_wrong_array_is_named_with_what_to_type(npz, arrays, sentence):
     with pytest.raises(NtkSelectError, match=sentence):
         npz(**arrays)
+
+
+@pytest.mark.parametrize("shape", [(5, 4, 3), (5, 4, 1, 3)])
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_arrays_of_16_bits_get_the_depth_of_the_training_images(npz, bits, shape):
+    white = (1 << bits) - 1
+    images = np.linspace(0, white, 60).round().astype(np.uint16).reshape(shape)
+    task = npz(images=images, labels=LABELS, test_images=images[:2] // 4, test_labels=LABELS[:2])
+    assert task.images.dtype == task.test_images.dtype == np.uint8
+    assert np.abs(task.images - images * (255 / white)).max() <= 0.5
+    assert np.abs(task.test_images - images[:2] // 4 * (255 / white)).max() <= 0.5
+    assert f"Images of more than 8 bits are read as {bits} bits, 0 to {white:,}: their largest value is {white:,}." in task.details["warnings"]
+
+
+def test_only_the_arrays_of_16_bits_are_scaled(npz):
+    task = npz(images=IMAGES, labels=LABELS, test_images=IMAGES.astype(np.uint16) * 60, test_labels=LABELS)
+    np.testing.assert_array_equal(task.images, IMAGES)
+    assert np.abs(task.test_images - IMAGES * (60 * 255 / 4095)).max() <= 0.5
 
 
 def test_one_class_is_no_task(npz):

@@ -402,7 +402,9 @@ def test_images_listed_twice_count_once_but_not_with_two_classes(tmp_path):
 def test_names_that_cannot_be_prepared_here_are_told_what_to_type(tmp_path):
     with pytest.raises(TaskError, match=r"Unknown set 'magnetic'.*Did you mean 'magnetic_tile'.*tasks prepare magnetic_tile --archive PATH"):
         prepare.prepare("magnetic", "x.zip")
-    with pytest.raises(DataError, match=r"food101 is prepared by TensorFlow Datasets, not here\..*builder\('food101', data_dir='/d'"):
+    with pytest.raises(
+        DataError, match=r"food101 is prepared by TensorFlow Datasets, not here\..* Then try: ntk-select tasks show food101:/d --download$"
+    ):
         prepare.prepare("food101", "x.zip", data_dir="/d")
 
 

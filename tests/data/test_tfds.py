@@ -168,7 +168,7 @@ def test_a_set_without_a_training_split_lists_its_splits(prepare, tmp_path):
 def test_a_set_that_is_not_prepared_says_what_to_type(shapes):
     with pytest.raises(
         DataError,
-        match=rf"tfds:cifar100 is not prepared in {shapes}\. .*try: python -c .*builder\('cifar100', data_dir='{shapes}', .*download_and_pre",
+        match=rf"tfds:cifar100 is not prepared in {shapes}\. .*try: download=True, or: ntk-select tasks show tfds:cifar100@{shapes} --download$",
     ):
         load_task(f"tfds:cifar100@{shapes}")
     with pytest.raises(DataError, match=r"is not prepared in .*\. Did you mean 'shapes'"):

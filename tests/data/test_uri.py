@@ -19,8 +19,8 @@ from ntk_select.tasks.task import Task
 PATHS = ["cat/1.png", "dog/1.png"]
 
 
-def test_the_built_in_kinds_are_these_six_and_the_benchmarks_sets_and_each_has_a_line_for_the_table():
-    assert list(TASKS) == ["digits", "fashion_mnist", "folder", "zip", "npz", "tfds", *KNOWN]
+def test_the_built_in_kinds_are_these_eight_and_the_benchmarks_sets_and_each_has_a_line_for_the_table():
+    assert list(TASKS) == ["digits", "fashion_mnist", "folder", "zip", "npz", "csv", "hf", "tfds", *KNOWN]
     for name, kind in TASKS.items():
         assert kind.summary
         assert kind.example.startswith(name)
@@ -29,7 +29,15 @@ def test_the_built_in_kinds_are_these_six_and_the_benchmarks_sets_and_each_has_a
 def test_a_bare_path_means_the_same_as_its_kind_and_the_task_keeps_what_was_typed(folder_of, zip_of, tmp_path):
     folder = folder_of(PATHS)
     np.savez(tmp_path / "a.npz", images=np.zeros((2, 3, 3), np.uint8), labels=[0, 1])
-    for kind, path in (("folder", folder), ("zip", zip_of(folder)), ("npz", tmp_path / "a.npz")):
+    for name, mark in (("a.csv", ","), ("B.TSV", "\t")):
+        (folder / name).write_text("\n".join(mark.join(row) for row in (("path", "label"), ("cat/1.png", "cat"), ("dog/1.png", "dog"))))
+    for kind, path in (
+        ("folder", folder),
+        ("zip", zip_of(folder)),
+        ("npz", tmp_path / "a.npz"),
+        ("csv", folder / "a.csv"),
+        ("csv", folder / "B.TSV"),
+    ):
         bare, named, typed = load_task(str(path)), load_task(f"{kind}:{path}"), load_task(path)
         assert (bare.uri, named.uri, typed.uri) == (str(path), f"{kind}:{path}", str(path))
         assert bare.name == named.name == typed.name == path.stem
@@ -54,6 +62,12 @@ def test_a_path_that_is_not_there_is_an_error_with_an_example(kind, path):
         load_task(f"{kind}:{path}")
 
 
+def test_what_is_never_downloaded_says_so(folder_of):
+    for uri in ("digits", f"folder:{folder_of(PATHS)}"):
+        with pytest.raises(TaskError, match=rf"Task '{uri}' is not downloaded; tfds:NAME and .* Try: download=False \(without --download\)"):
+            load_task(uri, download=True)
+
+
 def test_an_unknown_name_gets_near_matches_and_an_example():
     with pytest.raises(
         TaskError, match=r"^There is no folder or file 'fashion-mnist', and no .*\. Did you mean 'fashion_mnist'\? .*try: ntk-select tasks list$"
@@ -69,7 +83,7 @@ def test_a_missing_bare_path_and_a_file_of_another_kind_are_said_apart(tmp_path)
     with pytest.raises(TaskError, match=r"no such folder or file"):
         load_task("./gone")
     (tmp_path / "photos.tar").write_bytes(b"x")
-    with pytest.raises(TaskError, match=r"neither .zip nor .npz"):
+    with pytest.raises(TaskError, match=r"neither .zip nor .npz, .csv or .tsv. Allowed: the path of a folder, or of a "):
         load_task(tmp_path / "photos.tar")
 
 
@@ -121,6 +135,7 @@ def test_the_counts_are_those_of_the_files(folder_of):
         "licence": None,
         "train": 3,
         "test": 2,
+        "held_out": None,
         "num_classes": 3,
         "classes": [{"name": "cat", "train": 2, "test": 1}, {"name": "dog", "train": 1, "test": 0}, {"name": "ant", "train": 0, "test": 1}],
         "per_class": {"fewest": 1, "most": 2},
@@ -136,6 +151,7 @@ def test_the_counts_are_those_of_the_files(folder_of):
 
 def test_a_task_without_test_set_names_or_details_is_described_too():
     found = describe(Task("t", np.zeros((4, 3, 2), np.uint8), np.array([0, 1, 1, 1]), ("a", "b"), licence="MIT"))
+    assert found["held_out"] == 1
     assert (found["test"], found["classes"][1], found["channels"], found["image_size"]) == (None, {"name": "b", "train": 3, "test": None}, 1, [3, 2])
     assert (found["uri"], found["licence"], found["per_class"], found["warnings"]) == (None, "MIT", {"fewest": 1, "most": 3}, [])
     json.dumps(found)

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 from safetensors.numpy import save
 
@@ -71,17 +72,44 @@ def kernel(**changes) -> bytes:
     return arrays(**(named | {"provenance": np.array(json.dumps(provenance)), "sketch": rows} | changes))
 
 
+def arrow() -> bytes:
+    """Images and labels as Hugging Face datasets stores them: a stream of Arrow, with the types of its features in the schema."""
+    classes = {"names": ["cat", "dog"], "_type": "ClassLabel"}
+    features = {"image": {"_type": "Image"}, "label": classes}
+    images = pa.array(
+        [{"bytes": encoded(picture=picture), "path": None} for picture in PICTURES], pa.struct({"bytes": pa.binary(), "path": pa.string()})
+    )
+    table = pa.table({"image": images, "label": pa.array([0, 1], pa.int64())})
+    table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    file = io.BytesIO()
+    with pa.ipc.new_stream(file, table.schema) as writer:
+        writer.write_table(table)
+    return file.getvalue()
+
+
 def seeds() -> dict[str, list[bytes]]:
     """Valid inputs of each target."""
     tree = {"train/cat/1.png": encoded(), "train/dog/2.jpg": encoded("JPEG"), "test/dog/3.png": encoded(picture=PICTURES[1])}
     weights = {"params/conv/kernel": np.ones((2, 2), np.float32), "batch_stats/mean": np.zeros(2, np.float32)}
     whole = {"images": PICTURES, "labels": np.arange(2), "test_images": PICTURES, "test_labels": np.arange(2)}
     layers = {"layer_names": np.array(["w"]), "layer_kernels": np.eye(2)[None]}
+    vectors = {"features": np.eye(4, 3, dtype=np.float32), "labels": np.arange(4) % 2, "logits": np.eye(4), "source_counts": np.arange(1, 3)}
     exact = {"kernel": np.eye(2), "labels": np.arange(2), "class_names": np.array(["a", "b"]), "indices": np.arange(2), "provenance": np.array("{}")}
-    names = ("digits", "folder:photos", "zip:~/photos.zip", "npz:a.npz", "tfds:cifar10/plain:1.0.0@~/data", "magnetic_tile:place", "./x", "~nobody/x")
+    names = (
+        "digits",
+        "folder:photos",
+        "zip:~/photos.zip",
+        "npz:a.npz",
+        "csv:a.csv@..?label=x",
+        "hf:org/name:c",
+        "tfds:cifar10/plain:1.0.0@~/data",
+        "magnetic_tile:place",
+        "./x",
+        "~nobody/x",
+    )
     return {
         "uri": [name.encode() for name in names],
-        "zoo": [b"builtin", b"folder:zoo", b"~nobody", b"./zoo"],
+        "zoo": [b"builtin", b"features:zoo", b"folder:zoo", b"~nobody", b"./zoo"],
         "config": [path.read_bytes() for path in sorted(CONFIGS.glob("*.toml")) if not path.name.endswith("_zoo.toml")],
         "zoo_config": [path.read_bytes() for path in sorted(CONFIGS.glob("*_zoo.toml"))],
         "card": [CARD.to_json().encode()],
@@ -92,7 +120,17 @@ def seeds() -> dict[str, list[bytes]]:
         ],
         "layout": ["\n".join(PATHS).encode(), b"cat/1.png\ndog/2.png"],
         "npz": [arrays(**whole), arrays(x_train=PICTURES[..., 0], y_train=np.arange(2)[:, None], class_names=np.array(["a", "b"]))],
+        "csv": [
+            'path,label,split\ncat/1.png,cat,train\n"a, b.png",Löwe,val\n'.encode(),
+            b"\xef\xbb\xbffile;class\r\ncat/1.png;1\r\nb.png;2.0\r\n",
+            b"image\ttarget\nb.png\t-1\n",
+        ],
+        "hf": [arrow()],
         "idx": [b"\0" + idx(PICTURES[..., 0]), b"\xff" + idx(np.arange(4, dtype=np.uint8)), b"\0" + gzip.compress(idx(PICTURES[..., 0]))],
         "safetensors": [save(weights), save({"module.fc.weight": np.ones((2, 1), np.float16)})],
         "kernel": [kernel(), arrays(**exact, **layers)],
+        "features": [
+            arrays(**vectors, source="trees", source_accuracy=0.5, class_names=np.array(["a", "b"])),
+            save(vectors, {"source": "trees", "num_params": "12", "class_names": '["a", "b"]'}),
+        ],
     }

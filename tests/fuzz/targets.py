@@ -5,6 +5,7 @@ of this folder's tests call them, and so does `scripts/fuzz.py`.
 """
 
 import io
+import json
 import os
 import re
 import warnings
@@ -13,11 +14,13 @@ from contextlib import chdir
 from pathlib import Path
 from typing import Any
 
+import datasets  # noqa: F401 - before the watch, since its import opens os.devnull
 import numpy as np
 
 from ntk_select import benchmark
 from ntk_select.data import TASKS, load_task
 from ntk_select.data.builtin import read_idx
+from ntk_select.data.csv_file import read_rows
 from ntk_select.data.decode import decode_image
 from ntk_select.data.image_folder import is_plain_path
 from ntk_select.data.layout import read_layout
@@ -27,12 +30,13 @@ from ntk_select.experts.card import Card
 from ntk_select.kernels.saved_kernel import load_kernel
 from ntk_select.models.convert import read_checkpoint
 from ntk_select.models.expert_folder import flatten, read_weights
+from ntk_select.models.feature_files import StoredFeatures
 from ntk_select.models.zoo import open_zoo
 from ntk_select.training import zoo as zoo_training
 
 TRACES = re.compile(r"Traceback \(most recent|<class '| object at 0x|<function |<built-in ")
-SLOW = ("digits", "fashion_mnist", "tfds")
-"""Kinds of task that read something else than what is given, or import TensorFlow Datasets."""
+SLOW = ("digits", "fashion_mnist", "hf", "tfds")
+"""Kinds of task that read something else than what is given, ask the network, or import TensorFlow Datasets."""
 
 
 class BadSentence(AssertionError):
@@ -83,7 +87,7 @@ def task_uri(data: bytes, folder: Path):
 def zoo_uri(data: bytes, folder: Path):
     """The experts of a zoo, none of which is loaded."""
     text = text_of(data)
-    if not stays_inside(text.removeprefix("folder:")):
+    if not stays_inside(text.removeprefix("folder:").removeprefix("features:")):
         return None
     with chdir(folder):
         return tried(open_zoo, [text])
@@ -137,6 +141,31 @@ def npz(data: bytes, folder: Path):
     return None if task is None else few_images(task)
 
 
+def csv(data: bytes, folder: Path):
+    """The rows of a CSV file, and the task, whose images are not there."""
+    path = written(folder, "photos.csv", data)
+    tried(load_task, f"csv:{path}")
+    return tried(read_rows, str(path), str(path), {})
+
+
+def hf(data: bytes, folder: Path):
+    """The task in a folder of Hugging Face datasets with these bytes as its Arrow file."""
+    place = folder / "set"
+    place.mkdir()
+    try:
+        written(place, "a.arrow", data)
+        state = {"_data_files": [{"filename": "a.arrow"}], "_fingerprint": "0", "_split": None, "_output_all_columns": False}
+        state |= {f"_format_{name}": None for name in ("type", "columns")} | {"_format_kwargs": {}}
+        written(place, "state.json", json.dumps(state).encode())
+        written(place, "dataset_info.json", b"{}")
+        task = tried(load_task, f"hf:{place}")
+        return None if task is None else few_images(task)
+    finally:
+        for file in place.iterdir():  # rmtree names files relative to the folder, which the watch does not understand
+            file.unlink()
+        place.rmdir()
+
+
 def idx(data: bytes, folder: Path):
     """The array in an IDX file; its first byte says whether images or labels are asked for."""
     path = written(folder, "images", data[1:])
@@ -179,6 +208,19 @@ def kernel(data: bytes, folder: Path):
     return saved
 
 
+def features(data: bytes, folder: Path):
+    """A file of features, .npz if it is a zip archive; what its card and labels say agrees with the whole."""
+    stored = StoredFeatures(written(folder, "a.npz" if data[:2] == b"PK" else "a.safetensors", data))
+    expert, shown, classes = tried(stored), tried(lambda: stored.card), tried(lambda: stored.classes)
+    if expert is not None:
+        whole = expert.card
+        if shown is None or vars(shown) | {"given": set(shown.given)} != vars(whole) | {"given": set(whole.given)}:
+            raise AssertionError((shown, whole))
+        if (classes is None) != (expert.classes is None):
+            raise AssertionError(classes)
+    return expert
+
+
 TARGETS: dict[str, Callable[[bytes, Path], Any]] = {
     "uri": task_uri,
     "zoo": zoo_uri,
@@ -189,7 +231,10 @@ TARGETS: dict[str, Callable[[bytes, Path], Any]] = {
     "image": image,
     "layout": layout,
     "npz": npz,
+    "csv": csv,
+    "hf": hf,
     "idx": idx,
     "safetensors": safetensors,
     "kernel": kernel,
+    "features": features,
 }

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 QUICK = settings(derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate])
-SURFACES = {"archive": 60, "image": 80, "npz": 60, "idx": 60, "layout": 60}
+SURFACES = {"archive": 60, "image": 80, "npz": 60, "csv": 100, "hf": 60, "idx": 60, "layout": 60}
 NAMES = st.lists(
     st.sampled_from(["train", "test", "cat", "dog", ".", "..", "", "/", "1.png", "2.JPG", "a.txt", "__MACOSX", ".x", "é", "\0", "C:", "\\"]),
     max_size=5,

@@ -2,7 +2,7 @@
 
 import pytest
 
-NO_SUCH = {"zoo": (b"folder:zoo", b"~nobody", b"./zoo"), "uri": (b"./x", b"~nobody/x")}
+NO_SUCH = {"zoo": (b"features:zoo", b"folder:zoo", b"~nobody", b"./zoo"), "uri": (b"./x", b"~nobody/x")}
 """Names of what is not there."""
 
 
@@ -11,7 +11,8 @@ def test_every_target_has_seeds(loaded, seeds):
 
 
 @pytest.mark.parametrize(
-    "target", ["uri", "zoo", "config", "zoo_config", "card", "archive", "image", "layout", "npz", "idx", "safetensors", "kernel"]
+    "target",
+    ["uri", "zoo", "config", "zoo_config", "card", "archive", "image", "layout", "npz", "csv", "hf", "idx", "safetensors", "kernel", "features"],
 )
 def test_valid_files_are_read(safely, seeds, target):
     read = [safely(target, seed) is not None for seed in seeds[target]]

@@ -10,7 +10,7 @@ QUICK = settings(derandomize=True, deadline=None, suppress_health_check=list(Hea
 LONG = "x" * 5000
 KINDS = st.sampled_from(["", *TASKS, "builtin", "folder", "Digits"])
 ARGUMENTS = st.text(st.characters(), max_size=12) | st.lists(
-    st.sampled_from(["~", ".", "..", "/", ":", "@", "a", "\0", ".zip", ".npz", " ", "\ud800"])
+    st.sampled_from(["~", ".", "..", "/", ":", "@", "a", "\0", ".zip", ".npz", ".csv", "?", " ", "\ud800"])
 ).map("".join)
 URIS = st.builds("{}{}{}".format, KINDS, st.sampled_from(["", ":", "/", "@"]), ARGUMENTS)
 

@@ -27,7 +27,7 @@ def file_of(header, body: bytes, length: int | None = None) -> bytes:
     return struct.pack("<Q", len(text) if length is None else length) + text + body
 
 
-@pytest.mark.parametrize("surface", ["safetensors", "kernel"])
+@pytest.mark.parametrize("surface", ["safetensors", "kernel", "features"])
 def test_damaged_bytes_are_a_result_or_an_error_in_a_sentence(safely, seeds, inputs, surface):
     @settings(QUICK, max_examples=80)
     @given(inputs.damaged(seeds[surface]))

@@ -23,6 +23,12 @@ def load(name: str) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def load_test_module():
+    """load_test_module("test_hub"): a module of this folder."""
+    return load
+
+
+@pytest.fixture(scope="session")
 def seeded():
     """Weights and images from a seed."""
     return load("seeded_state")
@@ -48,3 +54,18 @@ def reference():
     """torchvision's stored outputs, as make_torchvision_reference.py writes them."""
     with np.load(HERE / "torchvision_reference.npz") as stored:
         return dict(stored)
+
+
+@pytest.fixture(scope="session")
+def torch_and_timm(oracle):
+    """Imports timm, whose import of torchvision needs the oracle's."""
+    for package in ("timm", "torchax"):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed")
+    oracle.import_torchvision()
+
+
+@pytest.fixture(scope="session")
+def timm_networks(torch_and_timm):
+    """Small networks of timm, and what PyTorch computes from them."""
+    return load("torch_families")

@@ -5,10 +5,11 @@ import json
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pyarrow.parquet
 import pytest
 
-from ntk_select.errors import ConfigError, MissingDependencyError
+from ntk_select.errors import ConfigError, DataError, MissingDependencyError
 from ntk_select.ranking import ExpertScores, Failure, Ranking
 from ntk_select.ranking.record import cell
 from ntk_select.scores import ScoreResult, Unavailable
@@ -34,6 +35,35 @@ RANKING = Ranking(
     judgement="flowers is ahead.",
     evidence="It was measured.",
     versions={"jax": "0"},
+)
+FULL = Ranking(
+    task=TASK | {"warnings": ["Unbalanced."]},
+    score_names=("forecast", "sfda"),
+    experts=(
+        ExpertScores(
+            1,
+            "a",
+            "s",
+            "r",
+            5,
+            {
+                "forecast": ScoreResult(
+                    0.75, 0.5, 0.9, {"accuracy": 0.75, "accuracy_low": 0.5, "accuracy_high": 0.9, "learning_rate": 0.01}, np.ones(9)
+                ),
+                "sfda": ScoreResult(0.9, remark="Too few images.", by_chance={"value": 0.8}),
+            },
+            {"load": 1 / 3, "forecast": 2 / 3},
+            {"forecast": 0.2, "sfda": 1e-7},
+        ),
+    ),
+    contenders=("a",),
+    judgement="a it is.",
+    versions={"jax": "0", "device": "cpu"},
+    higher_is_better={"forecast": True, "sfda": True},
+    shared_seconds={"reference": 1 / 7},
+    deciding="forecast",
+    evidence="It was measured.",
+    fine_tuning={"recipe": {"epochs": 30, "milestones": [15, 25]}, "learning_rates": [0.01, 0.001]},
 )
 NOTHING = Ranking(task=TASK, score_names=("lfc",), experts=(), failures=(Failure("broken", "gone"),), judgement="No expert has the score lfc.")
 UNSCORED = Ranking(task=TASK, score_names=("lfc",), experts=(ExpertScores(1, "a", "s", "r", 5, {"lfc": Unavailable("none")}, {}),))
@@ -77,9 +107,10 @@ def test_experts_can_be_counted_iterated_and_taken_by_place_or_name():
 def test_html_is_the_same_table_escaped():
     found = replace(RANKING, judgement="<b> is ahead.")._repr_html_()
     assert "<tr><th>rank</th><th>expert</th><th>lfc</th><th>lgc</th></tr>" in found
-    assert "<td>flowers</td><td>0.333 [0.250, 0.500]</td><td>-</td>" in found
+    assert '<td><b>flowers</b></td><td><b>0.333 [0.250, 0.500]</b></td><td title="no, it has none"><b>-</b></td>' in found
+    assert "<td>a &quot;b&quot;, c</td><td>-0.125</td><td>0.500</td>" in found
     assert "&lt;b&gt; is ahead." in found
-    assert "<b>" not in found
+    assert "<b> is" not in found
 
 
 @pytest.mark.parametrize(
@@ -198,12 +229,64 @@ def test_places_follow_the_direction_of_the_score_and_share_ties():
     assert Ranking(TASK, ("s",), tuple(rows), higher_is_better={"s": False}).places("s") == {"a": 1, "b": 2.5, "c": 2.5}
 
 
-def test_pandas_gets_one_row_an_expert():
+def test_html_has_all_scores_with_the_deciding_one_first():
+    names = tuple("abcdefgh")
+    scores = {name: ScoreResult(float(place), remark="Too few." if name == "b" else "") for place, name in enumerate(names)}
+    found = Ranking(TASK, names, (ExpertScores(1, "x", None, None, 5, scores, {}),), contenders=("x",), deciding="c")._repr_html_()
+    assert "<th>rank</th><th>expert</th><th>c</th><th>a</th><th>b</th>" in found
+    assert '<td title="Too few."><b>1.000</b></td>' in found
+    assert "more scores" not in found
+
+
+def test_pandas_has_a_row_for_every_expert_failed_ones_included():
     pandas = pytest.importorskip("pandas")
     frame = RANKING.to_pandas()
-    expected = pandas.DataFrame(ROWS)
-    pandas.testing.assert_frame_equal(frame, expected)
-    assert frame["lfc"].tolist() == [1 / 3, -0.125]
+    expected = pandas.DataFrame([*ROWS, {"expert": "broken"}]).astype({"rank": "Int64", "parameters": "Int64"})
+    pandas.testing.assert_frame_equal(frame[list(ROWS[0])], expected)
+    assert list(frame.columns[len(ROWS[0]) :]) == ["lgc_unavailable", "seconds_load", "seconds_forward", "error"]
+    assert frame["lgc_unavailable"].dropna().to_dict() == {0: "no, it has none"}
+    assert frame["error"].dropna().to_dict() == {2: "The weights are gone."}
+    assert frame["seconds_forward"].dropna().to_dict() == {0: 0.5}
+    assert frame.attrs == {name: value for name, value in RANKING.to_dict().items() if name not in ("experts", "failures")}
+
+
+def test_pandas_has_details_remarks_and_times():
+    pandas = pytest.importorskip("pandas")
+    frame = FULL.to_pandas()
+    row = frame.iloc[0]
+    assert (row["forecast_accuracy"], row["forecast_learning_rate"], row["forecast_low"], row["forecast_seconds"]) == (0.75, 0.01, 0.5, 0.2)
+    assert (row["sfda_remark"], row["sfda_by_chance"], row["rank"]) == ("Too few images.", 0.8, 1)
+    assert not [name for name in frame.columns if list(frame.columns).count(name) > 1]
+    (failed,) = NOTHING.to_pandas().to_dict("records")
+    assert (failed["expert"], failed["error"], pandas.isna(failed["rank"])) == ("broken", "gone", True)
+
+
+@pytest.mark.parametrize("ranking", ["RANKING", "NOTHING", "UNSCORED", "FULL"])
+def test_a_saved_ranking_is_loaded_as_it_was(tmp_path, ranking):
+    ranking = globals()[ranking]
+    ranking.save(tmp_path)
+    for path in (tmp_path, str(tmp_path / "ranking.json")):
+        found = Ranking.load(path)
+        assert found == ranking
+        assert (repr(found), found._repr_html_(), found.to_dict()) == (repr(ranking), ranking._repr_html_(), ranking.to_dict())
+    assert [row.scores for row in found] == [row.scores for row in ranking]
+
+
+def test_what_is_no_saved_ranking_is_refused(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"contains no ranking \(ranking.json: No such file.*Try: the folder of Ranking.save \(ntk-select rank --out\)"
+    ):
+        Ranking.load(tmp_path)
+    with pytest.raises(ConfigError, match="contains no ranking"):
+        Ranking.load(tmp_path / "nowhere")
+    for content, message in (
+        ("{", "cannot be read as JSON .*Try: rank again"),
+        ("[]", "is not a ranking"),
+        ('{"scores": ["lfc"]}', "is not a ranking .KeyError"),
+    ):
+        (tmp_path / "ranking.json").write_text(content)
+        with pytest.raises(DataError, match=message):
+            Ranking.load(tmp_path)
 
 
 def test_saved_files_read_back_as_what_was_saved(tmp_path):

@@ -279,7 +279,7 @@ def test_a_test_split_takes_a_share_of_each_class_and_leaves_one(share, tested):
     assert (train, test) == (sorted(train), sorted(test))
     np.testing.assert_array_equal(MANY[train], task.labels)
     np.testing.assert_array_equal(MANY[test], task.test_labels)
-    assert (task.licence, task.details["more"], task.details["warnings"][0]) == ("free", 1, "odd")
+    assert (task.licence, task.details["more"], task.details["warnings"]) == ("free", 1, ["odd", task.details["test_split"]])
     assert (
         f"{sum(tested)} of 46 images, {100 * share:g} % of each class (seed 0), are held out for testing. Classes with one image (1) are"
         in task.details["warnings"][1]

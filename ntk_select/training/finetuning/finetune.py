@@ -3,7 +3,7 @@
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import jax
@@ -23,7 +23,9 @@ from ntk_select.tasks.task import ChosenImages, Task
 from ntk_select.training.finetuning.recipe import LEARNING_RATES, Recipe, checked_rates, hold_out, training_images
 from ntk_select.training.finetuning.result import FinetuneResult, Trial
 from ntk_select.training.finetuning.search import SEARCHES, best_first, edge_of, extend_grid, grid, optuna_search
+from ntk_select.training.finetuning.tracked import by_rate, log_result, log_trial, params_of
 from ntk_select.training.finetuning.trainer import Accuracy, OutputsError, Run, Trainer
+from ntk_select.training.tracking import Tracker, guarded
 
 CHOICES = ("validation", "paper")
 
@@ -45,6 +47,7 @@ def finetune(
     workers: int | None = None,
     mesh: Mesh | None = None,
     checkpoints: str | Path | None = None,
+    track: Tracker | str | None = None,
     progress: Progress | bool | None = None,
 ) -> FinetuneResult:
     """Fine-tunes an expert with a new head on a task, by the recipe of the paper, and evaluates it on the whole test set.
@@ -75,6 +78,8 @@ def finetune(
       mesh: devices that share each batch; batch norm sees the whole batch.
       checkpoints: folder from which an interrupted training resumes, bit for bit on a CPU; None writes none. Finished trainings stay there
         until `FinetuneResult.delete_checkpoints`. Networks that call back to Python are not saved, since no digest can identify them.
+      track: "mlflow", "wandb" or another `ntk_select.training.tracking.Tracker`, to which one run is logged: parameters, training loss by epoch and
+        learning rate, validation accuracy by learning rate, and the result. Failed runs are marked as failed.
       progress: called with (epochs done, epochs in all, name). None shows a bar on a terminal or in a notebook, False nothing.
 
     Returns:
@@ -85,14 +90,16 @@ def finetune(
       ModelError: the expert cannot be given a head, has no preprocess, or has weights that are not finite; or every learning rate diverged.
       TaskError: there is no test set, and no class has two images.
       TaskError, DataError: a task given by its URI cannot be loaded.
+      MissingDependencyError: the package of `track` is not installed.
 
     Warns:
-      UserWarning: the task has no test set.
+      UserWarning: the task has no test set; or tracking failed, and training continues without it.
 
     Cost: `recipe.epochs` forward and backward passes over the training images per learning rate, and once more after a validation.
 
     Reference: Deshpande et al. 2021, section 4.2.
     """
+    tracker = guarded(track)
     expert, task = as_expert(expert), as_task(task)
     reference = None if reference is None else as_expert(reference)
     recipe = Recipe() if recipe is None else recipe
@@ -115,7 +122,7 @@ def finetune(
     runs: dict[float, Run] = {}
     tested: dict[float, Accuracy] = {}
 
-    def judge(rate: float, run: Run) -> Trial:
+    def judged(rate: float, run: Run) -> Trial:
         done.append(run)
         runs[rate] = run
         if run.expert is None:
@@ -123,25 +130,44 @@ def finetune(
         if not chooses:
             return Trial(rate, None, None, run.losses)
         try:
-            judged = trainer.test_accuracy(run.expert) if held is None else trainer.validation_accuracy(run.expert, held)
+            found = trainer.test_accuracy(run.expert) if held is None else trainer.validation_accuracy(run.expert, held)
         except OutputsError as error:
             return Trial(rate, None, None, run.losses, str(error))
         if held is None:
-            tested[rate] = judged
-        return Trial(rate, judged.top1, judged.loss, run.losses)
+            tested[rate] = found
+        return Trial(rate, found.top1, found.loss, run.losses)
 
-    with reporting(progress, f"fine-tuning {expert.name}") as shown:
+    options = {"choose": choose if chooses else "given", "search": search, "extend": extend, "seed": seed, "sample_seed": sample_seed}
+    options |= {"trials": trials} if search == "optuna" else {}
+    params = params_of(recipe, rates, shots, expert=expert.name, task=task.name, **options)
+    tracked = tracker.run(f"{expert.name} on {task.name}, seed {seed}", params)
+    with reporting(progress, f"fine-tuning {expert.name}") as shown, tracked as log:
         report = _Counter(shown, (count + (held is not None)) * recipe.epochs, expert.name)
 
         def train(rate: float, index: int) -> Run:
-            return trainer.run(fitted, rate, report.of(index))
+            return trainer.run(fitted, rate, epochs_of(index, by_rate("training_loss", rate)))
+
+        def epochs_of(run: int | str, metric: str) -> Callable[[int, Sequence[float]], None]:
+            count = report.of(run)
+
+            def after_epoch(epochs: int, losses: Sequence[float]) -> None:
+                count(epochs)
+                for epoch, loss in enumerate(losses, epochs - len(losses) + 1):
+                    log({metric: loss}, epoch)
+
+            return after_epoch
+
+        def judge(rate: float, run: Run) -> Trial:
+            trial = judged(rate, run)
+            log_trial(log, asdict(trial), choose)
+            return trial
 
         def further(rate: float, index: int) -> Run:
             report.add(recipe.epochs, f"{expert.name}, also learning rate {rate:g}")
             return train(rate, index)
 
         def again(rate: float) -> Run:
-            done.append(trainer.run(indices, rate, report.of("all images")))
+            done.append(trainer.run(indices, rate, epochs_of("all images", by_rate("training_loss_on_all_images", rate))))
             return done[-1]
 
         trainer.prepare(fitted)
@@ -155,37 +181,39 @@ def finetune(
             rate, final = _final(tried, runs, chooses, None if held is None else again)
         trainer.seconds["train"] -= trainer.seconds.get("evaluate", 0.0)
         outcome = tested.get(rate) or trainer.test_accuracy(final.expert)
-    copies = _copies(task, indices, held)
-    images, images_now = sum(run.images for run in done), sum(run.images_now for run in done)
-    return FinetuneResult(
-        expert.name,
-        task.name,
-        None if shots in (None, "full") else int(shots),
-        int(seed),
-        int(sample_seed),
-        len(indices),
-        len(task.test_labels),
-        rate,
-        choose if chooses else "given",
-        outcome.top1,
-        outcome.balanced,
-        {name: None if np.isnan(value) else float(value) for name, value in zip(task.class_names, outcome.per_class, strict=True)},
-        outcome.loss,
-        final.losses,
-        tuple(tried),
-        images,
-        trainer.seconds,
-        images_now / trainer.seconds["train"] if images_now else None,
-        passes * images,
-        None if reference_passes is None else passes * images / (reference_passes * trainer.images(indices)),
-        recipe,
-        final.expert,
-        trainer.checkpoint_folders,
-        tuple(trial.learning_rate for trial in added),
-        edge_of(rate, [trial.learning_rate for trial in tried]) if search == "grid" else None,
-        test_split,
-        copies,
-    )
+        copies = _copies(task, indices, held)
+        images, images_now = sum(run.images for run in done), sum(run.images_now for run in done)
+        result = FinetuneResult(
+            expert.name,
+            task.name,
+            None if shots in (None, "full") else int(shots),
+            int(seed),
+            int(sample_seed),
+            len(indices),
+            len(task.test_labels),
+            rate,
+            choose if chooses else "given",
+            outcome.top1,
+            outcome.balanced,
+            {name: None if np.isnan(value) else float(value) for name, value in zip(task.class_names, outcome.per_class, strict=True)},
+            outcome.loss,
+            final.losses,
+            tuple(tried),
+            images,
+            trainer.seconds,
+            images_now / trainer.seconds["train"] if images_now else None,
+            passes * images,
+            None if reference_passes is None else passes * images / (reference_passes * trainer.images(indices)),
+            recipe,
+            final.expert,
+            trainer.checkpoint_folders,
+            tuple(trial.learning_rate for trial in added),
+            edge_of(rate, [trial.learning_rate for trial in tried]) if search == "grid" else None,
+            test_split,
+            copies,
+        )
+        log_result(log, result.to_dict())
+    return result
 
 
 def _with_new_head(expert: Expert, task: Task, indices: np.ndarray, recipe: Recipe, seed: int) -> tuple[Expert, np.ndarray, float]:

@@ -215,7 +215,7 @@ def save_expert(result: FinetuneResult, original: Expert, task: Task, folder: st
       ModelError: the original has no card or no head, or has a new head itself; an expert of this name exists; or the result is of
         another expert or task.
     """
-    from ntk_select.models.expert_folder import write_expert
+    from ntk_select.models.expert_folder import flatten, unflatten, write_expert
 
     if original.card is None:
         raise ModelError(f"Expert {original.name!r} has no card that names its architecture, so it cannot be saved as an expert.")
@@ -244,5 +244,8 @@ def save_expert(result: FinetuneResult, original: Expert, task: Task, folder: st
         origin=None,
         training={"fine_tuned": True, "seed": result.seed, "shots": result.shots, "learning_rate": result.learning_rate, **asdict(result.recipe)},
     )
-    variables = {key: value for key, value in in_place(result.tuned, original).items() if value}
+    tensors = flatten(in_place(result.tuned, original))
+    variables = unflatten(
+        {key: value for key, value in tensors.items() if np.asarray(value).dtype.kind == "f"}
+    )  # without counters of PyTorch's batch norm
     return write_expert(Path(folder).expanduser() / name, variables, card, replace_existing=replace_existing)

@@ -1,6 +1,6 @@
 """Training and evaluation of one expert at one learning rate."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -181,8 +181,12 @@ class Trainer:
         prepare = next(iter(self._feeds.values())).prepare
         return make_step(cross_entropy(self._train_fn, prepare, precision=self.recipe.precision), self._optimizer, self.mesh)
 
-    def run(self, indices: np.ndarray, learning_rate: float, report: Callable[[int], None]) -> Run:
-        """Trains from the start on images that have been prepared; `report` is called with the number of epochs done."""
+    def run(self, indices: np.ndarray, learning_rate: float, report: Callable[[int, Sequence[float]], None]) -> Run:
+        """Trains from the start on images that have been prepared.
+
+        `report` is called with the number of epochs done, and the mean losses of those since its last call: first of all that were restored from a
+        checkpoint. When training has diverged, all epochs count as done.
+        """
         recipe, batches = self.recipe, self._feeds[indices.tobytes()].batches
         rates = step_decay(learning_rate, recipe.epochs, batches.steps, recipe.decays)
         settings = [self.settings, recipe, learning_rate, self.seed, indices, self._fingerprints.get(indices.tobytes())]
@@ -191,13 +195,13 @@ class Trainer:
             self._opened.append(checkpoints)
             first, state, notes = checkpoints.latest(begin(self.network.variables, self._optimizer))
             losses = notes.get("losses", [])
-            after_epoch = checkpoints.after_epoch(lambda epoch, _loss: report(epoch), losses)
-            report(first)
+            after_epoch = checkpoints.after_epoch(lambda epoch, loss: report(epoch, [loss]), losses)
+            report(first, tuple(losses))
             try:
                 ceiling = DIVERGENCE_FACTOR * float(np.log(max(self.task.num_classes, 2)))
                 state = train_epochs(self._step, state, batches, rates, seed=[self.seed], first_epoch=first, after_epoch=after_epoch, ceiling=ceiling)
             except DivergedError as error:
-                report(recipe.epochs)
+                report(recipe.epochs, ())
                 images = (error.epoch - 1) * batches.seen + min(error.step * batches.batch_size, batches.seen)
                 return Run(None, tuple(losses), images, images - first * batches.seen, str(error))
             checkpoints.save(recipe.epochs, state, {"losses": losses}, now=True)

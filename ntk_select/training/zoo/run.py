@@ -1,9 +1,11 @@
 """Training of a whole zoo from its config, which can be interrupted and resumed."""
 
 import functools
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
@@ -11,12 +13,13 @@ from jax.sharding import Mesh
 from ntk_select._runtime.cache import Cache, key_of
 from ntk_select.data import load_task
 from ntk_select.errors import ConfigError, ModelError
+from ntk_select.executors import checked_options, executor_of
 from ntk_select.experts.card import Card
 from ntk_select.tasks.task import Task
 from ntk_select.training.feeding import SMALL
 from ntk_select.training.zoo.config import Member, SingleMember, ZooConfig, chosen
 from ntk_select.training.zoo.multi import train_multi
-from ntk_select.training.zoo.single import Progress, Zoo, parent_of, train_single
+from ntk_select.training.zoo.single import Progress, Zoo, parent_of, reference_name, train_single
 
 
 def train_zoo(
@@ -29,11 +32,18 @@ def train_zoo(
     mesh: Mesh | None = None,
     progress: Progress | None = None,
     done: Callable[[list[Card]], None] | None = None,
+    executor: str = "local",
+    workers: int = 0,
+    address: str | None = None,
+    cpus: float = 1,
+    gpus: float = 0,
 ) -> list[Card]:
     """Trains every expert of the config that does not exist yet, those that others start from first.
 
     An interrupted run resumes at the last checkpoint and gives the same weights on a CPU: every random number depends only on the config's seed, the
-    expert's name and the epoch.
+    expert's name and the epoch. With several workers, experts that do not depend on each other are trained at the same time. An expert waits for
+    the one that it starts from, and for the common extractor of class means. A lost worker costs one training, which another resumes from its
+    last checkpoint; it is started at most three times.
 
     Args:
       config: The config from `read_config`.
@@ -42,39 +52,128 @@ def train_zoo(
       work: folder for resized images and checkpoints.
       only: train only experts whose name contains this text.
       mesh: devices that share each batch.
-      progress: called with (epochs done, epochs, name and loss).
+      progress: called with (epochs done, epochs, name and loss); with several workers with (experts done, experts, name of the last).
       done: called with the cards of each finished expert.
+      executor: where experts are trained: "local" (this process), "processes" (of this machine; in a script below `if __name__ == "__main__":`), or
+        "ray" (a cluster, of which every node sees `out`, `work` and `data` under the same path).
+      workers: number of workers; 0 for as many as fit.
+      address: address of a running Ray cluster ("auto", HOST:PORT or ray://HOST:10001); None starts one on this machine.
+      cpus, gpus: CPUs and GPUs per Ray worker.
 
     Returns:
-      The cards of the experts that this call trained.
+      The cards of the experts that this call trained, in the order of the config.
 
     Raises:
-      ConfigError: no expert's name contains `only`, an architecture is unknown, or a source needs `data`.
+      ConfigError: no expert's name contains `only`, an architecture is unknown, a source needs `data`, an option of the executor is out of range, or
+        `mesh` is given with several workers.
       ModelError: an expert to start from is missing, an expert's folder exists without its cards, or, after all others were trained, some trainings
-        diverged.
+        diverged or lost their workers.
     """
+    execute, options = executor_of(executor), checked_options(workers, address, cpus, gpus)
+    if mesh is not None and executor != "local":
+        raise ConfigError(
+            f"mesh= divides the batches of one process; with executor={executor!r} every worker trains an expert of its own. "
+            "Try: mesh=None (no --devices), or executor='local' (--executor local)"
+        )
     out, work = Path(out).expanduser(), Path(work).expanduser()
     wanted = chosen(config, only)
-    source = functools.lru_cache(maxsize=1 if all(isinstance(member, SingleMember) for member in wanted) else None)(
-        functools.partial(load_source, config, data=data, work=work)
-    )
     out.mkdir(parents=True, exist_ok=True)
-    zoo = Zoo(config, out, source, work / "checkpoints", mesh, progress or (lambda *_: None))
-    waiting = _untrained(zoo, wanted)
-    trained, failures = [], {}
-    for member in waiting:
-        try:
-            cards = [train_single(zoo, member)] if isinstance(member, SingleMember) else train_multi(zoo, member)
-        except ModelError as error:  # it diverged, or its parent did; the others are trained
-            failures[member.name] = str(error)
-            continue
-        trained += cards
-        if done is not None:
-            done(cards)
+    folders = out, work, None if data is None else Path(data).expanduser()
+    if executor != "local":
+        folders = tuple(folder and folder.resolve() for folder in folders)
+    training = Training(config, *folders, all(isinstance(member, SingleMember) for member in wanted), mesh, progress if executor == "local" else None)
+    items = _items(config, _untrained(training.zoo, wanted))
+    trained: dict[str, list[Card]] = {}
+    failures: dict[str, str] = {}
+
+    def finished(outcome: Trained) -> bool:
+        if outcome.error is not None:
+            failures[outcome.name] = outcome.error
+        else:
+            trained[outcome.name] = outcome.cards
+            if done is not None:
+                done(outcome.cards)
+        if progress is not None and executor != "local":
+            progress(len(trained) + len(failures), len(items), outcome.name)
+        return False
+
+    if items:
+        execute(training, [list(group) for _, group in itertools.groupby(items, key=lambda item: item.member.sources)], finished, **options)
     if failures:
-        details = "; ".join(f"{name}: {error}" for name, error in failures.items())
-        raise ModelError(f"{len(failures)} of {len(waiting)} experts were not trained. {details}")
-    return trained
+        details = "; ".join(f"{item.key}: {failures[item.key]}" for item in items if item.key in failures)
+        raise ModelError(f"{len(failures)} of {len(items)} experts were not trained. {details}")
+    return [card for item in items for card in trained[item.key]]
+
+
+@dataclass(frozen=True)
+class MemberItem:
+    """An expert to be trained, after those whose weights it needs."""
+
+    member: Member
+    after: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """Name of the expert."""
+        return self.member.name
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The cards of an expert that was trained, or why it was not."""
+
+    name: str
+    cards: list[Card]
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Training:
+    """Work of an executor: the training of one expert.
+
+    Args:
+      config: the config of the zoo.
+      out, work, data: folders, as for `train_zoo`.
+      one_source: whether a single source is kept in memory.
+      mesh: devices that share each batch.
+      progress: called with (epochs done, epochs, name and loss), in this process only.
+    """
+
+    config: ZooConfig
+    out: Path
+    work: Path
+    data: Path | None
+    one_source: bool
+    mesh: Mesh | None = None
+    progress: Progress | None = None
+
+    @functools.cached_property
+    def zoo(self) -> Zoo:
+        """The zoo of this worker."""
+        source = functools.partial(load_source, self.config, data=self.data, work=self.work)
+        source = functools.lru_cache(maxsize=1 if self.one_source else None)(source)
+        return Zoo(self.config, self.out, source, self.work / "checkpoints", self.mesh, self.progress or (lambda *_: None))
+
+    def __call__(self, item: MemberItem) -> Trained:
+        """Trains an expert. Other exceptions than ModelError propagate, and end the run."""
+        member = item.member
+        try:
+            return Trained(item.key, [train_single(self.zoo, member)] if isinstance(member, SingleMember) else train_multi(self.zoo, member))
+        except ModelError as error:  # it diverged, or its parent did; the others are trained
+            return Trained(item.key, [], str(error))
+
+    def failed(self, item: MemberItem, error: str) -> Trained:
+        """The outcome of an expert whose workers were lost."""
+        return Trained(item.key, [], error)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "zoo"} | {"progress": None}
+
+
+def _items(config: ZooConfig, waiting: Sequence[Member]) -> list[MemberItem]:
+    """Experts to be trained, in their order, with the names of those that they wait for: the one they start from, and the common extractor."""
+    common = reference_name(config)
+    return [MemberItem(member, tuple(name for name in (member.initialised_from, common) if name and name != member.name)) for member in waiting]
 
 
 def _untrained(zoo: Zoo, wanted: list[Member]) -> list[Member]:

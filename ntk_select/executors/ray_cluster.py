@@ -1,16 +1,16 @@
-"""Executor that measures cells on the workers of a Ray cluster."""
+"""Executor that does items on the workers of a Ray cluster."""
 
 import contextlib
 import os
 import socket
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from ntk_select.benchmark.cells import Cell
-from ntk_select.benchmark.executors import ATTEMPTS, Groups, share_out
-from ntk_select.benchmark.measure import Outcome, Work
 from ntk_select.errors import ConfigError, explained, first_line, missing
+from ntk_select.executors.queue import ATTEMPTS, Groups, Item, Work, share_out
+from ntk_select.executors.sending import attempted, settings_of_jax, take_settings
 
 LOOPBACK = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
 """Address of a cluster of this machine alone. Ray replaces 127.0.0.1 by the address for other machines; on Linux another loopback address prevents that."""
@@ -22,7 +22,7 @@ STARTING = 60.0
 def on_ray(
     work: Work,
     groups: Groups,
-    done: Callable[[Outcome], bool],
+    done: Callable[[Any], bool],
     *,
     workers: int = 0,
     address: str | None = None,
@@ -30,8 +30,9 @@ def on_ray(
     gpus: float = 0,
     **_: object,
 ) -> None:
-    """Measures cells with Ray actors that have `cpus` and `gpus` of a node each. Actors share only the result folder, which every node must see under
-    the same path. A lost actor, alone or with its node, is replaced as soon as there is room, and its cell is started again. A cell is started at most three times.
+    """Does items with Ray actors that have `cpus` and `gpus` of a node each. Every node must see the folders that `work` names under the same path.
+
+    A lost actor, alone or with its node, is replaced as soon as there is room, and its item is started again. An item is started at most three times.
 
     Args:
       workers: number of actors; by default as many as the cluster has room for.
@@ -102,7 +103,8 @@ class _Actors:
     """Ray actors by number. An actor that the cluster has no room for, for example after the loss of a node, starts later; the others do not wait."""
 
     def __init__(self, ray, work: Work, cpus: float, gpus: float):
-        self._ray, self._work, self._needs = ray, work, (cpus, gpus)
+        self._ray, self._needs = ray, (cpus, gpus)
+        self._work = ray.put(work)  # once, for all actors
         self._remote = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0, scheduling_strategy="SPREAD")(_Worker)
         self._actors, self._failed_starts = {}, {}
         self._starting, self._busy = {}, {}  # number of the actor by Ray reference
@@ -111,14 +113,14 @@ class _Actors:
     def start(self, place: int) -> None:
         if place in self._actors:
             self._ray.kill(self._actors[place])  # if only its answer was lost, it would still occupy its room
-        self._actors[place] = self._remote.remote(self._work, os.getcwd())
+        self._actors[place] = self._remote.remote(self._work, os.getcwd(), settings_of_jax())
         self._starting[self._actors[place].started.remote()] = place
 
-    def send(self, place: int, cell: Cell) -> None:
+    def send(self, place: int, item: Item) -> None:
         self.free.remove(place)
-        self._busy[self._actors[place].measure.remote(cell)] = place
+        self._busy[self._actors[place].measure.remote(item)] = place
 
-    def outcomes(self) -> list[tuple[int, Outcome | str]]:
+    def outcomes(self) -> list[tuple[int, Any]]:
         ready, _ = self._ray.wait([*self._busy, *self._starting], num_returns=1, timeout=STARTING)
         if not ready and not self._busy and not self.free and _room(self._ray, *self._needs) < 1:
             raise ConfigError("The Ray cluster has lost its workers, and has no room for others. Try: more nodes, and the same command again")
@@ -156,15 +158,16 @@ class _Actors:
 
 
 class _Worker:
-    """An actor. What it has loaded stays in memory for its next cell."""
+    """An actor. What it has loaded stays in memory for its next item."""
 
-    def __init__(self, work: Work, folder: str):
+    def __init__(self, work: Work, folder: str, settings: Mapping[str, Any]):
         self._work = work
+        take_settings(settings)
         with contextlib.suppress(OSError):  # zoos and tasks may be relative to the folder of the command
             os.chdir(folder)
 
     def started(self) -> None:
         """Returns once there is room for the actor, and the package is imported."""
 
-    def measure(self, cell: Cell) -> Outcome:
-        return self._work(cell)
+    def measure(self, item: Item) -> Any:
+        return attempted(self._work, item)

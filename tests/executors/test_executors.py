@@ -1,22 +1,42 @@
 """Every cell is handed out once, and again only if its worker was lost, whatever the workers are."""
 
+import importlib
+import os
 import sys
 from collections import Counter
+from dataclasses import dataclass, replace
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
 
-from ntk_select.benchmark.cells import Cell
-from ntk_select.benchmark.executors import ATTEMPTS, Queue, share_out
-from ntk_select.benchmark.measure import Outcome
-from ntk_select.benchmark.ray_executor import LOOPBACK, on_ray
-from ntk_select.benchmark.run import executor_of
 from ntk_select.errors import ConfigError, MissingDependencyError
+from ntk_select.executors import ATTEMPTS, Queue, check_sendable, checked_options, executor_of, processes, share_out
+from ntk_select.executors.ray_cluster import LOOPBACK, on_ray
+from ntk_select.executors.sending import Raised, attempted
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An item of work."""
+
+    expert: str
+    seed: int
+    after: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return f"{self.expert} {self.seed}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    key: str
+    error: str | None = None
 
 
 def groups(*sizes: int) -> list[list[Cell]]:
-    return [[Cell("synthetic", f"expert{group}", "task", 1, seed) for seed in range(size)] for group, size in enumerate(sizes)]
+    return [[Cell(f"expert{group}", seed) for seed in range(size)] for group, size in enumerate(sizes)]
 
 
 def test_a_worker_finishes_its_group_before_it_starts_another():
@@ -34,6 +54,29 @@ def test_a_worker_without_a_group_helps_with_the_one_that_has_most_left():
     queue.take("b")
     assert (queue.take("b").expert, queue.take("b").seed) == ("expert0", 2)  # the last of a's four, then the one before
     assert [queue.take("a").seed, queue.take("a")] == [1, None]
+
+
+def test_an_item_waits_for_those_that_it_needs():
+    parent, child, other = Cell("p", 0), Cell("c", 0, after=("p 0",)), Cell("o", 0)
+    queue = Queue([[child, parent], [other]])
+    assert [queue.take("a"), queue.take("b"), queue.take("b")] == [parent, other, None]
+    assert queue  # the child is left
+    assert queue.lost("a", parent)
+    assert [queue.take("b"), queue.take("b")] == [parent, None]
+    queue.finished(parent)
+    assert [queue.take("b"), bool(queue)] == [child, False]
+
+
+def test_what_an_item_waits_for_may_be_no_item():
+    assert Queue([[Cell("c", 0, after=("absent",))]]).take("a").expert == "c"
+
+
+def test_a_worker_that_waits_takes_the_next_group_and_then_its_own_rest():
+    first, second = [Cell("a", 0), Cell("a", 1, after=("b 0",))], [Cell("b", 0)]
+    queue = Queue([first, second])
+    assert [queue.take("w"), queue.take("w"), queue.take("w")] == [first[0], second[0], None]
+    queue.finished(second[0])
+    assert queue.take("w") == first[1]
 
 
 def test_an_empty_queue_has_no_cell():
@@ -153,6 +196,69 @@ def test_workers_end_when_the_run_is_interrupted():
     assert crew.stopped
 
 
+def test_items_that_wait_start_after_those_that_failed_as_well():
+    cells = groups(1, 1)
+    child = replace(cells[1][0], after=(cells[0][0].key,))
+    work, _ = shared_out([cells[0], [child]], {cells[0][0]: ATTEMPTS}, lambda _: False)
+    assert (work.measured, list(work.failures)) == ([child], cells[0])
+
+
+def test_an_exception_of_a_worker_ends_the_run_and_is_raised_here():
+    crew = Crew(lambda item: Raised(KeyError(item.key)), {})
+    with pytest.raises(KeyError, match="expert0 0"):
+        share_out(crew.work, groups(2), None, crew, 1)
+    assert crew.stopped
+
+
+class Odd(Exception):
+    def __init__(self, one, two):
+        super().__init__(f"{one} {two}")
+
+
+def test_what_cannot_be_sent_back_is_described():
+    def fails(error):
+        raise error
+
+    assert attempted(int, "3") == 3
+    assert str(attempted(fails, ConfigError("no")).error) == "no"
+    assert str(attempted(fails, Odd(1, 2)).error) == "Odd: 1 2"  # pickle can make, and not read it
+    assert "pickle" in str(attempted(lambda _: lambda: 0, None).error)
+
+
+def test_what_cannot_be_sent_is_refused_before_a_worker_starts(rng):
+    check_sendable({"a": rng.normal(size=3), "f": Cell}, "A thing")
+    check_sendable(lambda: 0, "A thing", executor="local")
+    with pytest.raises(
+        ConfigError, match=r"^Expert 'x' cannot be sent to another process \(.*lambda.*\)\. Try: executor='local' \(--executor local\)"
+    ):
+        check_sendable(lambda: 0, "Expert 'x'")
+
+
+def test_ray_sends_functions_without_a_name():
+    pytest.importorskip("ray")
+    check_sendable(lambda: 0, "A thing", executor="ray")
+
+
+def test_without_ray_its_absence_is_left_to_the_executor(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray.cloudpickle", None)
+    check_sendable(1, "A thing", executor="ray")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"workers": -1}, "workers=-1 must be a whole number from 0"),
+        ({"cpus": -1}, r"cpus=-1 must be a finite number from 0\. Try: cpus=1 \(--cpus 1\)"),
+        ({"gpus": float("inf")}, r"gpus=inf must be a finite number from 0\. Try: gpus=0 \(--gpus 0\)"),
+        ({"gpus": "one"}, "gpus='one' must be"),
+        ({"address": 6379}, r"address=6379 must be a string or None\. Try: address='auto'"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        checked_options(**options)
+
+
 class RayError(Exception):
     pass
 
@@ -198,6 +304,9 @@ class Ray:
             raise RayError("The actor died.\nno package")
         return getattr(worker, name)(*given)
 
+    def put(self, value):
+        return value
+
     def wait(self, references, num_returns, timeout):
         return ([] if self.silent else references[:num_returns]), []
 
@@ -218,6 +327,43 @@ def ray(monkeypatch):
         return fake
 
     return put
+
+
+REALLY = """
+import os
+from dataclasses import dataclass
+from ntk_select.errors import ConfigError
+
+@dataclass(frozen=True)
+class Item:
+    key: str
+
+    def __setstate__(self, state):
+        if state["key"] == "cannot be read":
+            raise ValueError("no such thing here")
+        self.__dict__.update(state)
+
+def work(item):
+    if item.key == "raises":
+        raise ConfigError("It is wrong.")
+    return item.key, os.getpid()
+"""
+"""A module that worker processes can import, as they cannot import a test."""
+
+
+def test_real_processes_do_all_items_and_pass_on_exceptions(tmp_path, monkeypatch):
+    (tmp_path / "really.py").write_text(REALLY)
+    monkeypatch.syspath_prepend(tmp_path)
+    really, outcomes = importlib.import_module("really"), []
+    processes(really.work, [[really.Item("a"), really.Item("b")], [really.Item("c")]], lambda outcome: outcomes.append(outcome), workers=2)
+    assert sorted(key for key, _ in outcomes) == ["a", "b", "c"]
+    assert os.getpid() not in {pid for _, pid in outcomes}
+    for key, error, message in (
+        ("raises", ConfigError, "^It is wrong.$"),
+        ("cannot be read", RuntimeError, "cannot receive its item: ValueError: no such"),
+    ):
+        with pytest.raises(error, match=message):
+            processes(really.work, [[really.Item(key)]], None, workers=1)
 
 
 def test_ray_actors_measure_all_cells_on_a_cluster_of_this_machine_alone(ray):
@@ -266,12 +412,12 @@ def test_what_keeps_ray_from_measuring_is_said_in_a_sentence(ray, monkeypatch):
 
 
 def test_processes_share_cores_and_gpus(monkeypatch):
-    from ntk_select.benchmark import executors
+    from ntk_select.executors import this_machine
 
     made = []
-    monkeypatch.setattr(executors, "share_out", lambda *given: made.append(given[3:]))
-    monkeypatch.setattr(executors.os, "sched_getaffinity", lambda _: set(range(5)), raising=False)
-    monkeypatch.setattr(executors, "cores", lambda: 5)
+    monkeypatch.setattr(this_machine, "share_out", lambda *given: made.append(given[3:]))
+    monkeypatch.setattr(this_machine.os, "sched_getaffinity", lambda _: set(range(5)), raising=False)
+    monkeypatch.setattr(this_machine, "cores", lambda: 5)
     for environment, workers, cells, count, cores, devices in (
         ("", 2, 9, 2, [[0, 2, 4], [1, 3]], []),
         ("", 0, 3, 3, [[0, 3], [1, 4], [2]], []),
@@ -280,7 +426,7 @@ def test_processes_share_cores_and_gpus(monkeypatch):
         ("-1", 0, 9, 5, [[0], [1], [2], [3], [4]], []),
     ):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", environment)
-        executors.processes(Job(), groups(cells), None, workers=workers)
+        this_machine.processes(Job(), groups(cells), None, workers=workers)
         crew, found = made.pop()
         assert (found, crew._cores, crew._devices) == (count, cores, devices), environment
 

@@ -1,0 +1,58 @@
+"""Preprocessing as timm's configurations and torchvision's weights declare it."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ntk_select.errors import ConfigError, ModelError
+from ntk_select.experts.preprocess import Preprocess
+
+HOW = "Try: preprocess=Preprocess(size=224, resize=256) (--size 224 --resize 256)"
+
+
+def preprocess_of_timm(config: Mapping[str, Any], where: str) -> Preprocess:
+    """The preprocessing of a `pretrained_cfg` of timm, with timm's defaults for missing settings.
+
+    Args:
+      config: "input_size" (c, h, w), "crop_pct", "crop_mode", "mean", "std", "interpolation".
+      where: name of the configuration, for error messages.
+
+    Raises:
+      ModelError: the input is not square RGB, or `Preprocess` does not support the cropping or resizing.
+    """
+    given = {key: value for key, value in config.items() if value is not None}
+    try:
+        channels, height, width = given.get("input_size", (3, 224, 224))
+        if channels != 3 or height != width:
+            raise ValueError(f"the input size {channels} x {height} x {width} is not 3 x size x size")
+        resize, mode = math.floor(height / given.get("crop_pct", 0.875)), given.get("crop_mode", "center")
+        if mode not in ("center", "squash") or (mode == "squash" and resize != height):
+            raise ValueError(f"the crop mode {mode!r} is not supported; allowed: 'center', and 'squash' of the whole image")
+        return Preprocess(
+            size=int(height),
+            resize=resize if mode == "center" else None,
+            mean=tuple(given.get("mean", (0.485, 0.456, 0.406))),
+            std=tuple(given.get("std", (0.229, 0.224, 0.225))),
+            interpolation=given.get("interpolation", "bicubic"),
+        )
+    except (TypeError, ValueError, ArithmeticError, ConfigError) as error:
+        raise ModelError(f"{where}: {str(error).rstrip('.')}. {HOW}") from error
+
+
+def preprocess_of_torchvision(weights: Any, where: str) -> Preprocess:
+    """The preprocessing of a member of a weights enum of torchvision, such as `ResNet18_Weights.DEFAULT`.
+
+    Args:
+      weights: object whose `transforms()` has crop_size, resize_size, mean, std and interpolation.
+      where: name of the expert, for error messages.
+
+    Raises:
+      ModelError: its transforms are not those of image classification, or `Preprocess` does not support them.
+    """
+    try:
+        found = weights.transforms()
+        (size,), (resize,) = found.crop_size, found.resize_size
+        interpolation = getattr(found.interpolation, "value", found.interpolation)
+        return Preprocess(size=size, resize=resize, mean=tuple(found.mean), std=tuple(found.std), interpolation=interpolation)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ModelError(f"The transforms of {weights} of {where} are not those of image classification ({str(error).rstrip('.')}). {HOW}") from error

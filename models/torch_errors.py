@@ -1,0 +1,168 @@
+"""Checks of the arguments of `torch_expert`, and errors of PyTorch modules with their remedies."""
+
+import inspect
+from typing import Any
+
+import jax
+import numpy as np
+
+from ntk_select.errors import ModelError, explained, few
+from ntk_select.models.torchax_environment import import_torch
+
+WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
+
+
+def check_module(name: str, model: Any) -> None:
+    """Raises ModelError unless `model` is a PyTorch module with floating-point weights in memory that takes one input."""
+    torch = import_torch()
+    if not isinstance(model, torch.nn.Module):
+        fix = "Allowed is an instance of torch.nn.Module"
+        if isinstance(model, type) and issubclass(model, torch.nn.Module):
+            fix = f"Try: {model.__name__}(...), an instance of it"
+        elif isinstance(model, dict):
+            fix = "Try: the module, after model.load_state_dict(...)"
+        elif callable(model):
+            fix = "Try: torch_expert(name, model()), if it is a function that makes the module"
+        raise ModelError(f"The model of expert {name!r} must be a torch.nn.Module, not {_kind(model)}. {fix}")
+    if hasattr(model, "_orig_mod"):
+        raise ModelError(
+            f"The model of expert {name!r} is compiled by torch.compile; JAX compiles it itself. Try: torch_expert({name!r}, model._orig_mod)"
+        )
+    if type(model).__name__ in WRAPPERS:
+        raise ModelError(
+            f"The model of expert {name!r} is wrapped in {type(model).__name__}; the module itself is needed. Try: torch_expert({name!r}, model.module)"
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ModelError(
+            f"The model of expert {name!r} is a TorchScript module, whose operations are hidden. Try: the module before torch.jit.script or trace"
+        )
+    _check_tensors(name, torch, model)
+    required = _required_inputs(model)
+    if len(required) > 1:
+        raise ModelError(
+            f"The model of expert {name!r} takes {len(required)} inputs ({', '.join(required)}); it must take one batch of images. "
+            "Try: a wrapper module whose forward(self, x) supplies the others"
+        )
+
+
+def _check_tensors(name: str, torch, model) -> None:
+    quantised = [path for path, module in model.named_modules() if "quantized" in type(module).__module__ and not path.endswith("_packed_params")]
+    if quantised:
+        raise ModelError(f"The model of expert {name!r} is quantised ({few(quantised)}), so it has no gradients. Try: the model before quantisation")
+    for path, tensor in model.named_parameters():
+        if isinstance(tensor, torch.nn.parameter.UninitializedParameter):
+            raise ModelError(
+                f"The model of expert {name!r} has parameters without a shape ({path}). Try: model(torch.zeros(1, 3, 224, 224)) once before"
+            )
+        if tensor.device.type == "meta":
+            raise ModelError(
+                f"The model of expert {name!r} has no weights: {path} is on the meta device. Try: model.load_state_dict(..., assign=True)"
+            )
+        if tensor.dtype not in (torch.float32, torch.float64):
+            fix = "Try: model.float()" if tensor.is_floating_point() else "Allowed are float32 and float64"
+            raise ModelError(f"The model of expert {name!r} has weights of type {str(tensor.dtype).removeprefix('torch.')} ({path}). {fix}")
+        if not bool(torch.isfinite(tensor).all()):
+            raise ModelError(f"The model of expert {name!r} has NaN or infinity in {path}. Try: download or convert it again")
+
+
+def check_head(name: str, model, head: str) -> None:
+    """Raises ModelError unless `head` is the path of a linear layer whose weight no other layer uses."""
+    torch = import_torch()
+    layers = dict(model.named_modules())
+    linear = [path for path, layer in layers.items() if isinstance(layer, torch.nn.Linear)]
+    if head not in layers:
+        raise ModelError(f"The model of expert {name!r} has no layer {head!r}. Its linear layers: {few(linear[::-1]) or '(none)'}. Try: head='NAME'")
+    if not isinstance(layers[head], torch.nn.Linear):
+        raise ModelError(
+            f"head={head!r} of expert {name!r} is a {type(layers[head]).__name__}; it must be a torch.nn.Linear. Its linear layers: {few(linear[::-1]) or '(none)'}"
+        )
+    shared = [path for path, tensor in model.named_parameters(remove_duplicate=False) if tensor is layers[head].weight and path != f"{head}.weight"]
+    if shared:
+        raise ModelError(
+            f"The head {head!r} of expert {name!r} shares its weight with {few(shared)}, so it cannot be replaced alone. "
+            f"Try: model.{head}.weight = torch.nn.Parameter(model.{head}.weight.clone())"
+        )
+
+
+def check_conv(name: str, model, conv: str) -> None:
+    """Raises ModelError unless `conv` is the path of a 2-D convolution."""
+    torch = import_torch()
+    found = [path for path, layer in model.named_modules() if isinstance(layer, torch.nn.Conv2d)]
+    if conv not in found:
+        raise ModelError(
+            f"last_conv={conv!r} of expert {name!r} is not a convolution. Its convolutions: {few(found[::-1]) or '(none)'}. Try: last_conv='NAME'"
+        )
+
+
+def check_input(name: str, x: Any) -> None:
+    """Raises ModelError unless x is one image (1, h, w, c)."""
+    shape = np.shape(x) if hasattr(x, "shape") else None
+    if shape is None or len(shape) != 4 or shape[0] != 1 or 0 in shape:
+        given = _kind(x) if shape is None else f"of shape {tuple(shape)}"
+        raise ModelError(f"x of expert {name!r} is {given}; it must be one network input (1, h, w, c). Try: np.zeros((1, 224, 224, 3), np.float32)")
+    if shape[1] in (1, 3) and shape[3] not in (1, 3):
+        raise ModelError(f"x of expert {name!r} has the shape {tuple(shape)}, with channels first; here they are last. Try: x.transpose(0, 2, 3, 1)")
+
+
+def no_head(name: str, last: str) -> ModelError:
+    """The ModelError for a network whose output is not that of a linear layer."""
+    return ModelError(
+        f"The head of expert {name!r} was not found: {last}. It must be a torch.nn.Linear from (n, d) to the logits (n, classes), with nothing after it. "
+        "Try: torch_expert(..., head='NAME'), or a module without the layers after it"
+    )
+
+
+def more_than_buffers(name: str, changed: list[str]) -> ModelError:
+    """The ModelError for a module that changes attributes or parameters in training mode."""
+    return ModelError(
+        f"The module of expert {name!r} changes more than its buffers in training mode ({few(changed)}), which a function of arrays cannot. "
+        "Try: register_buffer for these values, or Recipe(batch_norm='frozen') (--batch-norm frozen), which trains in evaluation mode"
+    )
+
+
+def call_error(name: str, error: Exception, shape: tuple[int, ...], training: bool) -> ModelError:
+    """The ModelError for an error raised by the call of a module."""
+    return ModelError(f"The module of expert {name!r} {_sentence(error, shape, 'training' if training else 'evaluation')}")
+
+
+def _sentence(error: Exception, shape: tuple[int, ...], mode: str) -> str:
+    said = explained(error).rstrip(".")
+    if isinstance(error, jax.errors.ConcretizationTypeError | jax.errors.TracerArrayConversionError):  # includes TracerBoolConversionError
+        return (
+            "has control flow or sizes that depend on the values of its input (if x.sum() > 0, x.item(), x.numpy()), which cannot be compiled. "
+            "Try: torch.where, or a module without that branch"
+        )
+    if type(error).__name__ == "OperatorNotFound" or "only do math within the torchax environment" in said or isinstance(error, NotImplementedError):
+        return (
+            f"uses an operator that has no translation to JAX ({_operator(error) or said}), such as a custom CUDA operator. "
+            "Try: an implementation of the module in plain PyTorch operators"
+        )
+    if "mixed math" in said:
+        return (
+            "combines its input with a tensor that is neither parameter, buffer nor attribute of a module, such as one in a list or a global variable. "
+            "Try: register_buffer for it"
+        )
+    return f"cannot be called in {mode} mode with an input of shape {tuple(shape)} ({said}). Try: x=np.zeros((1, size, size, 3), np.float32) of another size"
+
+
+def _operator(error: Exception) -> str | None:
+    """Name of the innermost operator of PyTorch in the traceback of an error."""
+    trace, found = error.__traceback__, None
+    while trace is not None:
+        operator = trace.tb_frame.f_locals.get("func")
+        found = operator.name() if callable(getattr(operator, "name", None)) else found
+        trace = trace.tb_next
+    return found
+
+
+def _required_inputs(model) -> list[str]:
+    """Names of the parameters of `forward` without a default."""
+    try:
+        parameters = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [one.name for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) and one.default is one.empty]
+
+
+def _kind(value: Any) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
