@@ -59,9 +59,10 @@ clean:  ## delete the environment
 	$(UV) --group docs
 	@touch $@
 
-# PyTorch by pip, which finds a CPU build where one is configured. torchvision is imported without its compiled part.
+# PyTorch by pip, which finds a CPU build where one is configured; the others without dependencies, so that none replaces it. torchvision is imported
+# without its compiled part.
 .venv/installed-torch: .venv/installed-test
 	$(UV) --group slow
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps torchvision
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-deps torchvision timm torchax
 	@touch $@

@@ -79,6 +79,7 @@ EXTRAS = {
     "huggingface-hub": "hub",
     "jinja2": "report",
     "matplotlib": "plot",
+    "mlflow-skinny": "mlflow",
     "optuna": "hpo",
     "pandas": "pandas",
     "ray": "cluster",
@@ -86,6 +87,7 @@ EXTRAS = {
     "timm": "torch",
     "torch": "torch",
     "torchax": "torch",
+    "wandb": "wandb",
 }
 """The extra of this package that installs an optional dependency."""
 
