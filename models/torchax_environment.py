@@ -1,4 +1,4 @@
-"""The environment in which PyTorch modules compute with JAX arrays: torchax, with batch norm that updates its statistics.
+"""The environment in which PyTorch modules compute with JAX arrays: torchax, with batch norm that updates its statistics and fast grouped convolutions.
 
 torchax is imported here alone. Its tables name overloads of operators that newer releases of PyTorch no longer have; during the import such names are
 skipped. PyTorch itself is as before afterwards.
@@ -9,6 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from ntk_select.errors import MissingDependencyError, first_line, missing
+from ntk_select.models.grouped_conv import on_cpu
 
 LOCK = threading.RLock()
 """Held while a module runs: its tensors are replaced for that time, and the modes of torchax belong to the whole process."""
@@ -51,6 +53,9 @@ def environment():
             f"torchax cannot be imported with torch {torch.__version__} and jax {jax.__version__} ({type(error).__name__}: {first_line(error)}). "
             "Try: pip install --upgrade torchax"
         ) from error
+    convolution = found._get_op_or_decomp(torch.ops.aten.convolution)
+    for overload in (torch.ops.aten.convolution, torch.ops.aten.convolution.default):
+        found._ops[overload] = replace(convolution, func=on_cpu(convolution.func))
     found.override_op_definition(torch.nn.functional.batch_norm, lambda *args, **kwargs: _batch_norm(found, *args, **kwargs))
     return found
 

@@ -6,6 +6,7 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
+import jax
 import numpy as np
 
 from ntk_select._runtime.cache import Cache
@@ -17,8 +18,9 @@ from ntk_select.experts.forward import ProbePass, forward, has_pooled_last_conv
 from ntk_select.experts.network_inputs import IN_MEMORY, DecodedImages, NetworkInputs, resized
 from ntk_select.experts.preprocess import Preprocess
 from ntk_select.kernels.engine.ntk import ntk_plan
-from ntk_select.kernels.gradients import gradient_kernel, narrow_inputs
+from ntk_select.kernels.gradients import gradient_kernel, gradient_sketch, narrow_inputs
 from ntk_select.kernels.last_conv import pooled_kernel
+from ntk_select.kernels.sketches.projection import Sketch
 from ntk_select.ranking.features import check_images, inputs_of_features, without_network
 from ntk_select.ranking.keys import Keys
 from ntk_select.scores import Features, Input, Score
@@ -27,7 +29,7 @@ from ntk_select.tasks.probe_sample import ProbeSample
 from ntk_select.tasks.task import Task
 
 MAX_PRODUCTS = 5e12
-"""Largest number of products for one expert's gradient kernel, minutes of a CPU. It matters where the cost grows with the number of outputs."""
+"""Largest number of products for the exact gradient kernel of one expert, minutes of a CPU. A costlier kernel is estimated from random directions."""
 
 PASSES = {"features", "source_probs", "gradient_kernel", "training_kernel"}
 """Inputs that need a pass of the images through the expert."""
@@ -52,6 +54,8 @@ class ScoreInputs:
     Attributes:
       needs: names of the inputs that the scores take.
       headless: experts whose kernel is that of their pre-logits.
+      blocks: experts without a last convolution, whose gradient kernel is of the weights of their last block, and that block.
+      estimated: experts whose gradient kernel is estimated, and the number of random directions.
       extractors: names of the extractors of the source means that were used.
       seconds: spent once for the whole zoo, by step.
       uncached: experts whose passes have no key in the cache.
@@ -85,6 +89,8 @@ class ScoreInputs:
         self.recipe, self.learning_rates, self.layers = recipe, learning_rates, layers
         self.elsewhere = _elsewhere({name: row for name, row in (measured or {}).items() if name in set(names)}, task.name)
         self.headless: list[str] = []
+        self.blocks: list[str] = []
+        self.estimated: list[str] = []
         self.extractors: dict[str, None] = {}
         self.seconds: dict[str, float] = {}
         self.uncached: list[str] = []
@@ -179,13 +185,14 @@ class ScoreInputs:
             # An expert without a head is differentiated at its pre-logits.
             outputs = "features" if expert.head is None and "features" in arrays else "trace"
             with timed(seconds, "backward"):
-                found, reason = self._gradient_kernel(expert, x, passes if pooled else None, outputs)
+                found, directions, reason = self._gradient_kernel(expert, x, passes if pooled else None, outputs)
             if found is not None:
-                kernel = {"gradient_kernel": found}
+                kernel = {"gradient_kernel": found, "directions": np.array(directions)}
                 self.cache.put(of_kernel, kernel)
-        if kernel is not None and expert.head is None and "features" in arrays:
-            self.headless.append(expert.name)
-        inputs, reasons = dict(kernel or {}), {"gradient_kernel": reason} if reason else {}
+        if kernel is not None:
+            self._note(expert, int(kernel.get("directions", 0)), "features" in arrays)
+        inputs = {} if kernel is None else {"gradient_kernel": kernel["gradient_kernel"]}
+        reasons = {"gradient_kernel": reason} if reason else {}
         known = arrays.get("features")
         sentence = f"Expert {expert.name!r} has no features_fn, and so no features. Try: Expert(..., features_fn=...)"
         self._give(inputs, reasons, "features", sentence if known is None else Features(known))
@@ -228,22 +235,38 @@ class ScoreInputs:
         self.cache.put(key, {"training_kernel": kernel})
         return kernel
 
-    def _gradient_kernel(self, expert: Expert, x, passes: ProbePass | None, outputs: str) -> tuple[np.ndarray | None, str]:
-        """The kernel, from passes with a pooled last convolution if given; or None and the reason."""
+    def _note(self, expert: Expert, directions: int, has_features: bool) -> None:
+        """Notes how the gradient kernel differs from the usual one."""
+        if expert.head is None and has_features:
+            self.headless.append(expert.name)
+        if self.layers == "last_conv" and expert.last_conv is None and expert.last_block is not None:
+            self.blocks.append(f"{expert.name} ({'/'.join(expert.last_block)})")
+        if directions:
+            self.estimated.append(f"{expert.name} ({directions})")
+
+    def _gradient_kernel(self, expert: Expert, x, passes: ProbePass | None, outputs: str) -> tuple[np.ndarray | None, int, str]:
+        """The kernel, from passes with a pooled last convolution if given, and the number of random directions (0: exact); or None and the reason."""
+        directions = 0
         try:
             if passes is not None:
                 kernel = pooled_kernel(expert, passes, outputs)
-            elif (cost := self._products(expert, x, outputs)) > MAX_PRODUCTS:
-                return None, (
-                    f"The exact kernel of the last layers of this network needs {cost:.1e} products; the limit in a ranking is {MAX_PRODUCTS:.0e}. "
-                    "Try: ntk_select.lgc(expert, x, labels), or in less time, with an error estimate, "
-                    "ntk_select.lgc(..., sketch=ntk_select.Sketch(kind='jvp'))"
-                )
-            else:
+            elif self._products(expert, x, outputs) <= MAX_PRODUCTS:
                 kernel = gradient_kernel(expert, np.asarray(x), layers=self.layers, outputs=outputs, batch_size=self.batch_size)
+            else:
+                kernel, directions = self._estimated_kernel(expert, np.asarray(x), outputs)
         except NtkSelectError as error:
-            return None, str(error)
-        return (kernel, "") if np.isfinite(kernel).all() else (None, "The gradients contain NaN or infinity.")
+            return None, 0, str(error)
+        return (kernel, directions, "") if np.isfinite(kernel).all() else (None, 0, "The gradients contain NaN or infinity.")
+
+    def _estimated_kernel(self, expert: Expert, x: np.ndarray, outputs: str) -> tuple[np.ndarray, int]:
+        """An unbiased estimate from forward-mode passes along random directions, and their number. Its cost does not grow with the outputs."""
+        from ntk_select.forecasting.kernel import directions_for  # imported here because of Optax
+
+        fn, variables, _, _ = narrow_inputs(expert, self.layers, outputs)
+        width = jax.eval_shape(fn, variables, x[:1]).shape[-1]
+        directions = directions_for(width)
+        sketch = Sketch(directions * width, "jvp", seed=self.seed, blocks=1)
+        return gradient_sketch(expert, x, sketch, layers=self.layers, outputs=outputs).kernel, directions
 
     def _products(self, expert: Expert, x, outputs) -> float:
         """Products that the engine estimates for the kernel, without forward passes."""

@@ -24,7 +24,7 @@ from ntk_select.ranking.evidence import evidence_for, unmeasured
 from ntk_select.ranking.features import task_of_labels
 from ntk_select.ranking.judge import contenders, judgement, ordered
 from ntk_select.ranking.record import ExpertScores, Failure, Ranking
-from ntk_select.ranking.records import Outcome, Records, identity_of, key_of_settings
+from ntk_select.ranking.records import NOTES, Outcome, Records, identity_of, key_of_settings
 from ntk_select.ranking.scoring import compared, values_on_halves, with_intervals
 from ntk_select.ranking.workers import ScoreExperts, score_all
 from ntk_select.resolve import Loaded, as_experts, as_task
@@ -92,8 +92,8 @@ def rank(
       measured: accuracies after fine-tuning, by expert and task, for `best_elsewhere`. Those on this task are left out.
       recipe: a `Recipe`, how the experts will be fine-tuned, for `forecast`; that of the paper if None.
       learning_rates: rates to try in that fine-tuning; those of the paper if None.
-      layers: layers whose gradients LGC takes: "last_conv" (as the expert names it), "all", or a regular expression for the "/"-joined
-        paths of the parameters, for networks without a last convolution.
+      layers: layers whose gradients LGC takes: "last_conv" (as the expert names it; where it has none, the weights of its last block), "all",
+        or a regular expression for the "/"-joined paths of the parameters.
       cache: folder in which features, logits and gradient kernels are cached by content, so that further scores of the same experts
         and images need no forward pass; None for no cache.
       progress: called with (experts done, number of experts, name of the next); while a reference network is
@@ -307,7 +307,7 @@ def _task_record(
     cut: Sequence[str],
 ) -> dict[str, Any]:
     counts = np.bincount(sample.labels)
-    headless, uncached, extractors, trouble = (_collected(outcomes, name) for name in ("headless", "uncached", "extractors", "trouble"))
+    headless, blocks, estimated, uncached, extractors, trouble = (_collected(outcomes, name) for name in (*NOTES, "trouble"))
     found = [*task.details.get("warnings", []), *notes]
     absent = [name for name in task.class_names if name not in sample.class_names]
     if absent:
@@ -317,6 +317,10 @@ def _task_record(
         found.append(f"Classes with one image only ({len(single)}): {', '.join(single[:5])}{' ...' if len(single) > 5 else ''}")
     if headless:
         found.append(f"Without a head, LGC is over the pre-logits, not comparable with the others: {', '.join(headless)}")
+    if blocks:
+        found.append(f"Without a last convolution, LGC is over the weights of the last block: {', '.join(blocks)}")
+    if estimated:
+        found.append(f"LGC is estimated from random directions, since the exact kernel is costly: {', '.join(estimated)}")
     if len(extractors) > 1:
         found.append(f"domain_similarity is not comparable between experts of different extractors: {', '.join(extractors)}")
     if any("labels" in score.takes for score in scores.values()) and counts.max() > IMBALANCE * counts.min():

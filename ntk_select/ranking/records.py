@@ -34,6 +34,8 @@ from ntk_select.tasks.task import Task
 
 DIGESTED = ("params", "state", "preprocess", "source")
 """Fields of an expert that enter its identity as digests."""
+NOTES = ("headless", "blocks", "estimated", "uncached", "extractors")
+"""What `ScoreInputs` notes on an expert."""
 FOLDER = "experts"
 """Folder of the records in the folder of a ranking."""
 
@@ -46,7 +48,7 @@ class Outcome:
       name: name of the expert.
       scored: its scores; None if it failed.
       error: why it failed.
-      headless, uncached: names of experts whose kernel is that of their pre-logits, and that could not be cached: its own, if any.
+      headless, blocks, estimated, uncached: as in `ScoreInputs`, for this expert alone.
       extractors: names of the extractors of source means that were used.
       trouble: what is wrong with the cache folder, if anything.
       shared_seconds: time spent for all experts of this worker, by step.
@@ -58,6 +60,8 @@ class Outcome:
     scored: Scored | None = None
     error: str = ""
     headless: tuple[str, ...] = ()
+    blocks: tuple[str, ...] = ()
+    estimated: tuple[str, ...] = ()
     uncached: tuple[str, ...] = ()
     extractors: tuple[str, ...] = ()
     trouble: tuple[str, ...] = ()
@@ -133,7 +137,7 @@ def _record(outcome: Outcome) -> dict[str, Any]:
     facts = {name: getattr(row, name) for name in ("name", "source", "architecture", "num_params", "seconds", "score_seconds")}
     scores = {name: _of_measured(found) for name, found in row.scores.items()}
     halves = {name: [_on_half(found) for found in each] for name, each in outcome.scored.on_halves.items()}
-    notes = {name: getattr(outcome, name) for name in ("name", "headless", "uncached", "extractors", "shared_seconds", "device")}
+    notes = {name: getattr(outcome, name) for name in ("name", *NOTES, "shared_seconds", "device")}
     return {**notes, "row": {**facts, "scores": scores}, "on_halves": halves}
 
 
@@ -142,7 +146,7 @@ def _outcome(record: Mapping[str, Any]) -> Outcome:
     scores = {name: _to_measured(found) for name, found in row["scores"].items()}
     halves = {name: [_to_half(found) for found in each] for name, each in record["on_halves"].items()}
     facts = {name: row[name] for name in ("name", "source", "architecture", "num_params", "seconds", "score_seconds")}
-    notes = {name: tuple(record[name]) for name in ("headless", "uncached", "extractors")}
+    notes = {name: tuple(record[name]) for name in NOTES}
     scored = Scored(ExpertScores(rank=0, scores=scores, **facts), halves)
     return Outcome(record["name"], scored, **notes, shared_seconds=record["shared_seconds"], device=record["device"])
 

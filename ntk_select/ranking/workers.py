@@ -14,7 +14,7 @@ from ntk_select.errors import DataError, explained
 from ntk_select.executors import check_sendable, executor_of
 from ntk_select.experts.expert import Expert
 from ntk_select.ranking.inputs import ScoreInputs
-from ntk_select.ranking.records import Outcome, Records
+from ntk_select.ranking.records import NOTES, Outcome, Records
 from ntk_select.ranking.scoring import Scorer
 from ntk_select.scores import SCORES, Score
 from ntk_select.scores.table import known_scores
@@ -76,7 +76,7 @@ class ScoreExperts:
     def __call__(self, item: ExpertItem) -> Outcome:
         """The outcome of an expert. Raises DataError if an image of the task cannot be decoded."""
         inputs = self.scorer.inputs
-        notes, spent = {name: getattr(inputs, name) for name in ("headless", "uncached", "extractors")}, dict(inputs.seconds)
+        notes, spent = {name: getattr(inputs, name) for name in NOTES}, dict(inputs.seconds)
         for of_last in notes.values():
             of_last.clear()
         found: dict[str, Any] = {}

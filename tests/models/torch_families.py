@@ -1,6 +1,7 @@
 """One small network per architecture family of timm, with random weights and random statistics, and what PyTorch computes from it in float64."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ import torch
 CLASSES = 3
 FAMILIES = {
     "resnet": ("resnet18", {"layers": (1, 1, 1, 1), "channels": (8, 12, 16, 24)}),
-    "densenet": ("densenet121", {"block_config": (2, 2), "growth_rate": 6, "num_init_features": 12, "bn_size": 2}),
+    "densenet": ("densenet121", {"block_config": (2, 2), "growth_rate": 6, "bn_size": 2}),
     "vit": ("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 24, "num_heads": 3}),
     "swin": (
         "swin_tiny_patch4_window7_224",
@@ -28,7 +29,9 @@ def network(family: str) -> torch.nn.Module:
 
     torch.manual_seed(0)
     name, settings = FAMILIES[family]
-    model = timm.create_model(name, num_classes=CLASSES, **settings).double().eval()
+    timm.layers.set_fused_attn(False)  # of which PyTorch has no forward-mode derivative
+    make = timm.models.DenseNet if family == "densenet" else partial(timm.create_model, name)
+    model = make(num_classes=CLASSES, **settings).double().eval()
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
@@ -72,7 +75,7 @@ def along(model, x, directions: dict[str, np.ndarray]) -> tuple[np.ndarray, np.n
     model = copy.deepcopy(model).train()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean = module.running_var = None  # batch statistics, without an update in place
+            module.running_mean = module.running_var = module.num_batches_tracked = None  # batch statistics, without an update in place
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
     moved = {name: torch.from_numpy(np.array(directions[name])) if name in directions else torch.zeros_like(p) for name, p in parameters.items()}
     seen = []
