@@ -26,7 +26,8 @@ test-slow: .venv/installed-torch  ## the slow and nightly tests, and comparisons
 test-alone: .venv/installed-torch  ## slow tests of what no quick test covers: wheel, PyTorch, examples, cluster, browser, fuzzing
 	$(PYTEST) -m "(oracle or slow) and not nightly" tests/test_wheel.py tests/scripts/test_scripts.py tests/benchmark/test_ray.py \
 	    tests/benchmark/report/test_browser.py tests/fuzz tests/hostile tests/models/test_convert.py tests/models/test_torchvision_live.py \
-	    tests/models/test_training_parity.py tests/experts/test_preprocess.py
+	    tests/models/test_training_parity.py tests/models/test_torch_experts.py tests/models/test_torch_families.py tests/models/test_torch_coverage.py \
+	    tests/models/test_timm_zoo.py tests/ranking/test_on_ray.py tests/experts/test_preprocess.py
 
 test-all: test test-slow  ## all tests
 

@@ -79,17 +79,27 @@ class _NotPooledError(ModelError):
 
 
 def expert_of(
-    name: str, network, variables: Mapping[str, Any], x, *, geometry: Callable, pooled: bool | None, record: Callable | None = None, **known
+    name: str,
+    network,
+    variables: Mapping[str, Any],
+    x,
+    *,
+    geometry: Callable,
+    pooled: bool | None,
+    record: Callable | None = None,
+    check: Callable | None = None,
+    **known,
 ) -> Expert:
     """The expert of a network, after `check_layers`.
 
     Args:
       network: as in the docstring of this module.
       variables, x, geometry, pooled: as for `check_layers`.
+      check: raises ModelError if the logits at x are wrong.
       record: `network.record` with errors of the module converted to ModelError; `network.record` itself by default.
       known: other arguments of `Expert`.
     """
-    found = check_layers(name, record or network.record, variables, x, network.head, network.conv, geometry, pooled)
+    found = check_layers(name, record or network.record, variables, x, network.head, network.conv, geometry, pooled, check)
     return Expert(
         name,
         network,
@@ -112,6 +122,7 @@ def check_layers(
     conv: Path | None,
     geometry: Callable[[Any, tuple[int, ...]], tuple | None],
     pooled: bool | None,
+    check: Callable[[Any], None] | None = None,
 ) -> LastConv | None:
     """Checks head and last convolution of a network, and returns the `LastConv`.
 
@@ -122,6 +133,7 @@ def check_layers(
       x: one network input (1, ...).
       geometry: (layer, shape of its input) -> strides and padding of an ordinary 2-D convolution, or None for any other layer.
       pooled: whether the caller declares that the channels of the last convolution are only pooled; None to find it out.
+      check: raises ModelError if the logits at x are wrong.
 
     Raises:
       ModelError: a layer is not called exactly once, the head is not the final linear layer, or the channels are not only pooled.
@@ -129,7 +141,7 @@ def check_layers(
     Cost: one compilation of the forward pass; with `pooled` one more, and one of the backward pass.
     """
     try:
-        return _check_layers(name, record, variables, x, head, conv, geometry, pooled)
+        return _check_layers(name, record, variables, x, head, conv, geometry, pooled, check)
     except jax.errors.UnexpectedTracerError as error:
         raise ModelError(
             f"The head or last_conv of expert {name!r} is inside a transformed part of the network (remat, jit, scan), where it cannot be recorded. "
@@ -137,7 +149,7 @@ def check_layers(
         ) from error
 
 
-def _check_layers(name: str, record, variables, x, head: Path, conv: Path | None, geometry, pooled: bool | None) -> LastConv | None:
+def _check_layers(name: str, record, variables, x, head: Path, conv: Path | None, geometry, pooled: bool | None, check) -> LastConv | None:
     layers = []
 
     def shapes(variables, x):
@@ -157,7 +169,7 @@ def _check_layers(name: str, record, variables, x, head: Path, conv: Path | None
                 f"{what}={'/'.join(path)!r} of expert {name!r} is called {len(inputs)} times in a forward pass; it must be a layer that is called "
                 f"exactly once.{hint}"
             )
-    _check_head(name, record, variables, x, head, records)
+    _check_head(name, record, variables, x, head, records, check)
     if conv is None:
         return None
     path, ordinary = (*conv, "kernel"), geometry(layers[0], records.conv_inputs[0].shape)
@@ -174,11 +186,13 @@ def _check_layers(name: str, record, variables, x, head: Path, conv: Path | None
         raise
 
 
-def _check_head(name: str, record, variables, x, head: Path, records: Records) -> None:
+def _check_head(name: str, record, variables, x, head: Path, records: Records, check) -> None:
     """Raises ModelError unless the logits are the linear head applied to the pre-logits."""
     inputs, layer = records.head_inputs[0], _at(variables["params"], head)
     if inputs.ndim == 2 and np.shape(layer.get("kernel")) == (inputs.shape[1], records.logits.shape[-1]) and records.logits.ndim == 2:
         found = jax.jit(lambda variables, x: record(variables, x)[0])(variables, x)
+        if check is not None:
+            check(found.logits)
         expected = found.head_inputs[0] @ layer["kernel"] + layer.get("bias", 0)
         if _close(found.logits, expected, found.logits.dtype):
             return

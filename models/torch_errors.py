@@ -10,6 +10,12 @@ from ntk_select.errors import ModelError, explained, few
 from ntk_select.models.torchax_environment import import_torch
 
 WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
+SAME = 1e-3
+"""Largest difference from PyTorch, relative to the largest output, that can be rounding: the errors of deep networks accumulate."""
+DIFFERENT = (
+    "it draws random numbers in evaluation mode, or an operator is translated wrongly. Try: a module in plain PyTorch operators, or "
+    "pip install --upgrade torchax"
+)
 
 
 def check_module(name: str, model: Any) -> None:
@@ -66,15 +72,22 @@ def _check_tensors(name: str, torch, model) -> None:
 
 
 def check_head(name: str, model, head: str) -> None:
-    """Raises ModelError unless `head` is the path of a linear layer whose weight no other layer uses."""
+    """Raises ModelError unless `head` is the path of a linear layer or 1 x 1 convolution whose weight no other layer uses."""
     torch = import_torch()
     layers = dict(model.named_modules())
     linear = [path for path, layer in layers.items() if isinstance(layer, torch.nn.Linear)]
     if head not in layers:
         raise ModelError(f"The model of expert {name!r} has no layer {head!r}. Its linear layers: {few(linear[::-1]) or '(none)'}. Try: head='NAME'")
-    if not isinstance(layers[head], torch.nn.Linear):
+    layer = layers[head]
+    if not is_head(layer):
         raise ModelError(
-            f"head={head!r} of expert {name!r} is a {type(layers[head]).__name__}; it must be a torch.nn.Linear. Its linear layers: {few(linear[::-1]) or '(none)'}"
+            f"head={head!r} of expert {name!r} is a {type(layer).__name__}; it must be a torch.nn.Linear, or a 1 x 1 torch.nn.Conv2d. "
+            f"Its linear layers: {few(linear[::-1]) or '(none)'}"
+        )
+    if "weight" not in layer._parameters:
+        raise ModelError(
+            f"The weight of the head {head!r} of expert {name!r} is computed from other parameters (a parametrization, weight norm), so it cannot be "
+            f"replaced. Try: torch.nn.utils.parametrize.remove_parametrizations(model.{head}, 'weight')"
         )
     shared = [path for path, tensor in model.named_parameters(remove_duplicate=False) if tensor is layers[head].weight and path != f"{head}.weight"]
     if shared:
@@ -82,6 +95,12 @@ def check_head(name: str, model, head: str) -> None:
             f"The head {head!r} of expert {name!r} shares its weight with {few(shared)}, so it cannot be replaced alone. "
             f"Try: model.{head}.weight = torch.nn.Parameter(model.{head}.weight.clone())"
         )
+
+
+def is_head(layer: Any) -> bool:
+    """Whether a layer is linear, or a 1 x 1 convolution."""
+    nn = import_torch().nn
+    return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.groups == 1)
 
 
 def check_conv(name: str, model, conv: str) -> None:
@@ -110,6 +129,17 @@ def no_head(name: str, last: str) -> ModelError:
         f"The head of expert {name!r} was not found: {last}. It must be a torch.nn.Linear from (n, d) to the logits (n, classes), with nothing after it. "
         "Try: torch_expert(..., head='NAME'), or a module without the layers after it"
     )
+
+
+def check_outputs(name: str, expected: np.ndarray, found: Any) -> None:
+    """Raises ModelError unless what JAX computes is what PyTorch computes, up to rounding."""
+    found = np.asarray(found)
+    if found.shape != expected.shape:
+        raise ModelError(f"The module of expert {name!r} returns {found.shape} by JAX and {expected.shape} by PyTorch: {DIFFERENT}")
+    scale = max(float(np.abs(expected).max()), np.finfo(np.float32).tiny)
+    distance = float(np.abs(found.astype(np.float64) - expected).max()) / scale
+    if not distance < SAME:
+        raise ModelError(f"The outputs of expert {name!r} by JAX differ from those by PyTorch by {distance:.2g} of the largest: {DIFFERENT}")
 
 
 def more_than_buffers(name: str, changed: list[str]) -> ModelError:

@@ -1,9 +1,10 @@
 """Experts from PyTorch modules: `torch_expert`."""
 
-import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,11 +14,9 @@ from ntk_select.experts.expert import Expert, as_path
 from ntk_select.experts.preprocess import Preprocess
 from ntk_select.models.recorded_layers import Path, expert_of
 from ntk_select.models.timm_preprocess import HOW, preprocess_of_timm, preprocess_of_torchvision
-from ntk_select.models.torch_errors import check_conv, check_head, check_input, check_module, no_head
-from ntk_select.models.torch_module import Layer, TorchNetwork, TorchTraining, called_layers, geometry, without_weights
-
-BLOCK = re.compile(r"Block|Bottleneck|InvertedResidual|DepthwiseSeparable|EncoderLayer|Stage|Layer$")
-"""Names of classes of blocks, in timm and torchvision."""
+from ntk_select.models.torch_errors import check_conv, check_input, check_module, check_outputs
+from ntk_select.models.torch_layers import find_block, find_conv, find_head, with_weights, without_head
+from ntk_select.models.torch_module import TorchNetwork, TorchTraining, called_layers, geometry, of_pytorch, without_weights
 
 
 def torch_expert(
@@ -36,17 +35,19 @@ def torch_expert(
 
     The module becomes a function of JAX arrays by torchax: it is traced once per input shape, and PyTorch computes nothing afterwards. It is copied, in
     evaluation mode; later changes of it have no effect. All parameters are trained, those with `requires_grad=False` too. Parameters are nested
-    dictionaries by module, as in params["layer1"]["0"]["conv1"]["weight"]; the weights of the head and of the last convolution are called "kernel" and
+    dictionaries by module, as in `params["layer1"]["0"]["conv1"]["weight"]`; the weights of the head and of the last convolution are called "kernel" and
     have Flax's layouts. In training mode buffers are updated as in PyTorch, and dropout is a function of the batch.
 
     Args:
       name: unique in its zoo.
       model: module of timm, of torchvision or your own: model(images (n, 3, h, w)) -> logits (n, c), with float32 or float64 weights.
       x: one network input (1, h, w, 3), of any values; by default of the size of `preprocess`.
-      head: path of the final linear layer, "fc" or "classifier.1". By default timm's `get_classifier()`, otherwise the linear layer whose output the
-        network returns. A timm model with `num_classes=0` has none.
-      last_conv: path of the last convolution. By default the last layer with weights before the head, if it is an ungrouped 2-D convolution. Without one,
-        LGC takes the weights of the last block (`Expert.last_block`).
+      head: path of the final linear layer or 1 x 1 convolution, "fc" or "classifier.1". By default the layer whose output the network returns, or
+        timm's `get_classifier()`. A timm model with `num_classes=0` has none. One whose logits are not those of one such layer (VOLO, and distilled
+        networks, which average two heads) becomes an expert of its pre-logits, without a head.
+      last_conv: path of the last convolution. By default the last layer with weights before the head, if it is an ungrouped 2-D convolution; gates
+        (squeeze and excitation), shortcuts and hidden layers of the head are passed over. Without one, LGC takes the weights of the last block
+        (`Expert.last_block`).
       preprocess: a `Preprocess`, any function from uint8 images to network inputs (n, h, w, 3), or the weights of torchvision
         (`ResNet18_Weights.DEFAULT`). By default that of timm's `pretrained_cfg`.
       card: provenance of the expert.
@@ -55,14 +56,15 @@ def torch_expert(
         module is compiled by itself.
 
     Returns:
-      An `Expert`. That it computes what the module computes, is checked by numbers: the logits are the head applied to the pre-logits.
+      An `Expert`. Checked by numbers: its outputs at x are those of PyTorch, and the logits are the head applied to the pre-logits.
 
     Raises:
       ModelError: the model is not such a module (wrapped, compiled, quantised, several inputs or outputs, control flow that depends on values, operators
-        without translation), the head is not the final linear layer or shares its weight, or the preprocessing is unknown.
+        without translation), the outputs are not those of PyTorch, the head is not the final linear layer or shares its weight, or the preprocessing is
+        unknown.
       MissingDependencyError: PyTorch or torchax is not installed.
 
-    Cost: three traces and two compilations of the forward pass, and two of the backward pass through the layers after the last convolution.
+    Cost: one forward pass by PyTorch; three traces and two compilations of the forward pass, and two of the backward pass through the layers after the last convolution.
     """
     check_module(name, model)
     preprocess, meta = _preprocess(name, model, preprocess), without_weights(model).eval()
@@ -70,17 +72,23 @@ def torch_expert(
     identity = meta if identity is None else identity
     bare = TorchNetwork(meta, None, None, identity, name)
     layers = called_layers(bare, bare.variables(model), x)
-    head = _head(name, model, head, layers)
-    below = [layer for layer in layers if layer.path != head]
-    conv = _conv(below) if last_conv is None else _dotted(last_conv)
+    head = find_head(name, model, None if head is None else _dotted(head), layers)
+    if head is None and getattr(model, "num_classes", 0):
+        model = without_head(model)
+        meta = without_weights(model).eval()
+        layers = with_weights(meta, layers)
+    conv = find_conv(meta, head, layers) if last_conv is None else _dotted(last_conv)
     if conv is not None:
         check_conv(name, model, conv)
     paths = [None if path is None else tuple(path.split(".")) for path in (head, conv)]
     network, training = (kind(meta, *paths, identity, name) for kind in (TorchNetwork, TorchTraining))
-    variables = network.variables(model)
-    known = {"preprocess": preprocess, "card": card, "train_fn": training, "last_block": _block(meta, below) if conv is None else None}
-    if head is not None:
-        return expert_of(name, network, variables, x, geometry=geometry, pooled=pooled, **known)
+    variables, check = network.variables(model), partial(check_outputs, name, of_pytorch(name, model, x))
+    block = find_block(meta, head, layers) if conv is None else None
+    known = {"preprocess": preprocess, "card": card, "train_fn": training, "last_block": block}
+    with jax.default_matmul_precision("highest"):
+        if head is not None:
+            return expert_of(name, network, variables, x, geometry=geometry, pooled=pooled, check=check, **known)
+        check(jax.jit(network)(variables, x))
     state = {key: value for key, value in variables.items() if key != "params"}
     return Expert(name, network, variables["params"], state, features_fn=network, last_conv=conv and (*paths[1], "kernel"), **known)
 
@@ -96,46 +104,13 @@ def _preprocess(name: str, model, given):
 
 
 def _input(name: str, preprocess, x):
-    """One network input: the given one, or zeros of the size of the preprocessing."""
+    """One network input: the given one, or random numbers of the size of the preprocessing."""
     if x is None and not isinstance(preprocess, Preprocess):
         raise ModelError(f"The input size of expert {name!r} is unknown. {HOW}, or x=one network input (1, h, w, 3)")
-    x = np.zeros((1, preprocess.size, preprocess.size, 3), np.float32) if x is None else x
+    x = np.random.default_rng(0).normal(size=(1, preprocess.size, preprocess.size, 3)).astype(np.float32) if x is None else x
     check_input(name, x)
     return jnp.asarray(x)
 
 
-def _head(name: str, model, given, layers: Sequence[Layer]) -> str | None:
-    """Path of the head: the given one, timm's classifier, or the layer whose output the network returns. None for a model of timm without a head."""
-    if given is not None:
-        found = _dotted(given)
-    elif hasattr(model, "get_classifier") and not getattr(model, "num_classes", 1):
-        return None
-    else:
-        classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
-        found = next((path for path, layer in model.named_modules() if layer is classifier), None)
-        last = layers[-1] if layers else None
-        if found is None and (last is None or not last.final or last.kind != "linear"):
-            raise no_head(name, "no layer with weights is called" if last is None else f"the last layer with weights is {last.path!r} ({last.kind})")
-        found = found or last.path
-    check_head(name, model, found)
-    return found
-
-
 def _dotted(path: str | Path) -> str:
     return ".".join(as_path(path)).replace("/", ".")
-
-
-def _conv(below: Sequence[Layer]) -> str | None:
-    """Path of the last convolution, if no other layer with weights is between it and the head."""
-    return below[-1].path if below and below[-1].kind == "conv" else None
-
-
-def _block(module, below: Sequence[Layer]) -> Path | None:
-    """Path of the block of the last layer: its innermost parent whose class is a block; without one, its innermost parent with a number as name; or itself."""
-    if not below:
-        return None
-    path = tuple(below[-1].path.split("."))
-    parents = [path[:depth] for depth in range(len(path) - 1, 0, -1)]
-    named = [parent for parent in parents if BLOCK.search(type(module.get_submodule(".".join(parent))).__name__)]
-    numbered = [parent for parent in parents if parent[-1].isdecimal()]
-    return (named or numbered or [path])[0]

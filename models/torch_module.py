@@ -56,7 +56,8 @@ class TorchNetwork:
         for name, tensor in model.named_parameters():
             value, path = _array(tensor), tuple(name.split("."))
             if name in kernels:
-                value, path = _to_flax(value), (*kernels[name], "kernel")
+                path = (*kernels[name], "kernel")
+                value = _to_flax(value.reshape(value.shape[:2]) if kernels[name] == self.head else value)
             params["/".join(path)] = value
         buffers = {name.replace(".", "/"): _array(tensor) for name, tensor in (*model.named_buffers(), *plain_tensors(model).items())}
         return {"params": unflatten(params), BUFFERS: unflatten(buffers)}
@@ -68,7 +69,9 @@ class TorchNetwork:
         for path, value in flatten(variables["params"]).items():
             name = path.replace("/", ".")
             if path in kernels:
-                name, value = f"{name.removesuffix('kernel')}weight", _to_torch(value)
+                layer, value = name.removesuffix(".kernel"), _to_torch(value)
+                name, axes = f"{layer}.weight", self.module.get_submodule(layer).weight.ndim
+                value = value.reshape(*value.shape, *(1,) * (axes - value.ndim))
             found[name] = jnp.asarray(value)
         return found | {path.replace("/", "."): jnp.asarray(value) for path, value in flatten(variables.get(BUFFERS, {})).items()}
 
@@ -100,7 +103,8 @@ class TorchNetwork:
         head_inputs, conv_inputs, conv_outputs = [], [], []
 
         def at_head(_, inputs):
-            head_inputs.append(to_jax(inputs[0]))
+            x = to_jax(inputs[0])
+            head_inputs.append(x.mean((2, 3)) if x.ndim == 4 else x)
 
         def at_conv(_, inputs, output):
             if perturbation is not None:
@@ -165,6 +169,22 @@ def called_layers(network: TorchNetwork, variables: Mapping[str, Any], x) -> lis
     return found
 
 
+def of_pytorch(name: str, model, x) -> np.ndarray:
+    """What PyTorch computes from images (n, h, w, c) in evaluation mode. The modes of the module are as before afterwards."""
+    torch = import_torch()
+    training, parameter = [module for module in model.modules() if module.training], next(model.parameters(), torch.zeros(()))
+    images = torch.from_numpy(np.asarray(x).transpose(0, 3, 1, 2).copy()).to(parameter)
+    model.eval()
+    try:
+        with torch.no_grad():
+            return model(images).cpu().numpy()
+    except Exception as error:  # the module is foreign code
+        raise call_error(name, error, np.shape(x), training=False) from error
+    finally:
+        for module in training:
+            module.training = True
+
+
 def _layer_kind(torch, module) -> str:
     """ "linear", "conv" (an ungrouped 2-D convolution), or the name of the class."""
     if isinstance(module, torch.nn.Linear):
@@ -184,9 +204,12 @@ def geometry(layer, shape: tuple[int, ...]):
 def without_weights(model):
     """A copy of a module whose tensors have shapes but no memory."""
     torch = import_torch()
-    tensors = [*model.parameters(), *model.buffers(), *plain_tensors(model).values()]
-    memo = {id(tensor): _on_meta(torch, tensor) for tensor in tensors}
-    return copy.deepcopy(model, memo)
+    return copy.deepcopy(model, {id(tensor): _on_meta(torch, tensor) for tensor in tensors_of(model)})
+
+
+def tensors_of(model) -> list[Any]:
+    """Its parameters, buffers, and tensors that are attributes."""
+    return [*model.parameters(), *model.buffers(), *plain_tensors(model).values()]
 
 
 def plain_tensors(model) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The environment in which PyTorch modules compute with JAX arrays: torchax, with batch norm that updates its statistics and fast grouped convolutions.
+"""The environment in which PyTorch modules compute with JAX arrays: torchax, with batch norm that updates its statistics and the operators of `torch_operators`.
 
 torchax is imported here alone. Its tables name overloads of operators that newer releases of PyTorch no longer have; during the import such names are
 skipped. PyTorch itself is as before afterwards.
@@ -7,9 +7,8 @@ skipped. PyTorch itself is as before afterwards.
 import importlib
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -17,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from ntk_select.errors import MissingDependencyError, first_line, missing
-from ntk_select.models.grouped_conv import on_cpu
+from ntk_select.models.torch_operators import replaced_operators
 
 LOCK = threading.RLock()
 """Held while a module runs: its tensors are replaced for that time, and the modes of torchax belong to the whole process."""
@@ -53,9 +52,10 @@ def environment():
             f"torchax cannot be imported with torch {torch.__version__} and jax {jax.__version__} ({type(error).__name__}: {first_line(error)}). "
             "Try: pip install --upgrade torchax"
         ) from error
-    convolution = found._get_op_or_decomp(torch.ops.aten.convolution)
-    for overload in (torch.ops.aten.convolution, torch.ops.aten.convolution.default):
-        found._ops[overload] = replace(convolution, func=on_cpu(convolution.func))
+    packets = torch._ops.OpOverloadPacket
+    for operator, function in replaced_operators(torch, lambda operator: found._get_op_or_decomp(operator).func).items():
+        for key in (operator, operator.default) if isinstance(operator, packets) else (operator,):
+            found.override_op_definition(key, _on_tensors(found, function))
     found.override_op_definition(torch.nn.functional.batch_norm, lambda *args, **kwargs: _batch_norm(found, *args, **kwargs))
     return found
 
@@ -110,6 +110,16 @@ def run(module, tensors: Mapping[str, jax.Array], inputs: jax.Array, *, key: jax
     with LOCK, random, env, _plain_attention(torch), torch.device("jax"):  # constants that a module creates without a device must be JAX arrays, too
         result = torch.func.functional_call(module, views, (env.j2t_iso(inputs),))
     return env.t2j_iso(result), env.t2j_iso(views)
+
+
+def _on_tensors(env, function: Callable) -> Callable:
+    """A function of arrays as one of the tensors of torchax."""
+
+    def of_tensors(*args, **kwargs):
+        args, kwargs = env.t2j_iso((args, kwargs))
+        return env.j2t_iso(function(*args, **kwargs))
+
+    return of_tensors
 
 
 def _batch_norm(env, input, running_mean, running_var, weight=None, bias=None, training=False, momentum=0.1, eps=1e-5):

@@ -1,9 +1,11 @@
 """Shared by all tests: float64, checked annotations, no deadlines, and oracles, loaded by path because tests/ is no package."""
 
+import http.server
 import importlib.util
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -128,6 +130,20 @@ def mlflow(monkeypatch):
     for name in ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
     return pytest.importorskip("mlflow").MlflowClient
+
+
+@pytest.fixture
+def leaving_server():
+    """The address of a server that answers once and goes."""
+
+    class Silent(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_):
+            """Nothing on the terminal."""
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Silent) as server:
+        once = threading.Thread(target=lambda: (server.handle_request(), server.server_close()), daemon=True)
+        once.start()
+        yield f"http://127.0.0.1:{server.server_port}"
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ntk_select._runtime.checks import is_number
 from ntk_select._runtime.figures import format_of
 from ntk_select._runtime.files import write_output
 from ntk_select.errors import ConfigError, DataError, did_you_mean, explained, first_line, missing
@@ -56,6 +57,8 @@ class ExpertScores:
 
 RECORD = "ranking.json"
 """File of a saved ranking that `load` reads."""
+OF_TASK = ("name", "images", "classes", "seed")
+"""Facts of the task that a printed ranking has above its table."""
 OF_ACCURACY = ("accuracy", "accuracy_low", "accuracy_high", "learning_rate")
 """Details of a forecast that its JSON has next to the value."""
 
@@ -314,7 +317,9 @@ class Ranking:
         try:
             return _ranking(record)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"{file} is not a ranking ({explained(error)}). Try: rank again, with the same folder for resume (--out)") from error
+            raise DataError(
+                f"{file} is not a ranking of this version ({explained(error)}). Try: rank again, with the same folder for resume (--out)"
+            ) from error
 
     def save(self, folder: str | Path) -> list[Path]:
         """Writes ranking.json, ranking.csv and ranking.parquet (and ranking.png with matplotlib), each atomically.
@@ -367,6 +372,8 @@ def _ranking(record: Mapping[str, Any]) -> Ranking:
     ]
     same = ("task", "deciding", "fine_tuning", "judgement", "evidence", "versions", "higher_is_better", "shared_seconds")
     failures = tuple(Failure(failure["name"], failure["error"]) for failure in record["failures"])
+    if absent := [name for name in OF_TASK if name not in dict(record["task"])]:
+        raise KeyError(f"task: {', '.join(absent)}")
     return Ranking(
         score_names=names, experts=tuple(rows), failures=failures, contenders=tuple(record["contenders"]), **{name: record[name] for name in same}
     )
@@ -375,8 +382,11 @@ def _ranking(record: Mapping[str, Any]) -> Ranking:
 def _outcome(found: Mapping[str, Any]) -> ScoreResult | Unavailable:
     if "unavailable" in found:
         return Unavailable(found["unavailable"])
+    value, *limits = (found[name] for name in ("value", "low", "high"))
+    if not is_number(value) or not all(limit is None or is_number(limit) for limit in limits):
+        raise TypeError(f"{value!r}, {limits!r}: a score and its limits must be numbers")
     more = {"details": found.get("details", {}), "remark": found.get("remark", ""), "by_chance": found.get("by_chance", {})}
-    return ScoreResult(found["value"], found["low"], found["high"], **more)
+    return ScoreResult(value, *limits, **more)
 
 
 def _further_columns(row: ExpertScores) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -115,7 +115,7 @@ def mlflow_tracker(uri: str | Path | None = None, experiment: str | None = None)
       experiment: name of the experiment, created if there is none; by default that of MLFLOW_EXPERIMENT_NAME, otherwise "ntk_select".
 
     Raises:
-      ConfigError: MLflow rejects the URI or the name, or cannot open the folder or database.
+      ConfigError: MLflow rejects the URI or the name, cannot open the folder or database, or no server answers at the address.
       MissingDependencyError: mlflow is not installed; mlflow-skinny suffices for servers and folders.
     """
     try:
@@ -125,7 +125,9 @@ def mlflow_tracker(uri: str | Path | None = None, experiment: str | None = None)
     experiment = experiment or os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
     try:
         tracker = _Mlflow(client := MlflowClient(None if uri is None else str(uri)), experiment)
-        if not client.tracking_uri.startswith(("http", "databricks")):  # a server may only be away for the moment
+        if client.tracking_uri.startswith("http"):
+            _check_answers(client.tracking_uri)
+        elif not client.tracking_uri.startswith("databricks"):
             tracker.experiment_id()
     except Exception as error:  # those of MLflow, and of the storage below it
         reason, advice = explained(error), "uri (--track-uri) sqlite:///mlflow.db, or the address of a server"
@@ -136,6 +138,14 @@ def mlflow_tracker(uri: str | Path | None = None, experiment: str | None = None)
         shown = "its default tracking URI" if uri is None else f"the tracking URI {str(uri)!r}"
         raise ConfigError(f"MLflow cannot open the experiment {experiment!r} at {shown}: {reason.removesuffix('.')}. Try: {advice}") from error
     return tracker
+
+
+def _check_answers(address: str) -> None:
+    """Raises an exception of requests if no server answers, to which MLflow itself would repeat its first request for minutes."""
+    import requests
+
+    with suppress(requests.exceptions.SSLError):  # there is a server, whose certificate settings of MLflow may accept
+        requests.head(address, timeout=10)
 
 
 class _Mlflow:

@@ -68,10 +68,10 @@ def test_each_cell_of_a_benchmark_is_a_run(runs, uri, tmp_path, capsys):
     assert {run.data.params["benchmark"] for run in runs()} == {"made_up"}
 
 
-def test_a_server_that_is_away_is_told_once_and_everything_is_computed(mlflow, tuned, capsys):
+def test_a_server_that_goes_away_is_told_once_and_everything_is_computed(mlflow, leaving_server, tuned, capsys):
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
-        assert tuned("--track", "mlflow", "--track-uri", "http://127.0.0.1:9", "--seeds", "0,1", "--json") == 0
+        assert tuned("--track", "mlflow", "--track-uri", leaving_server, "--seeds", "0,1", "--json") == 0
     assert len(json.loads(capsys.readouterr().out)["results"]) == 2
     assert len([each for each in told if "Tracking ended" in str(each.message)]) == 1
 
@@ -80,6 +80,7 @@ MISTAKES = {
     "an unknown tracker": (("--track", "neptune"), "Invalid choice"),
     "an address of nothing": (("--track-uri", "http://127.0.0.1:9"), r"--track-uri 'http://127.0.0.1:9' is for MLflow. Try: --track mlflow"),
     "an address of the other": (("--track", "wandb", "--track-uri", "x"), "WANDB_BASE_URL for Weights & Biases"),
+    "a server that is away": (("--track", "mlflow", "--track-uri", "http://127.0.0.1:9"), "http://127.0.0.1:9.*refused"),
     "an address that MLflow does not know": (
         ("--track", "mlflow", "--track-uri", "ftp://x"),
         r"MLflow cannot open the experiment 'ntk_select' at the tracking URI 'ftp://x'",

@@ -33,10 +33,10 @@ def pages_with(marker):
         "docs/score-definitions.md",
         "docs/equations.md",
         "README.md",
-        "docs/guides/rank.md",
+        "docs/guides/experts.md",
     )
-    nightly = ("docs/guides/kernels.md", "docs/guides/rank.md", "docs/guides/theory.md", "docs/guides/forecast.md", "docs/guides/fine-tuning.md")
-    return quick if marker is None else (*nightly, "docs/getting-started.md")
+    nightly = ("kernels", "rank", "experts", "theory", "forecast", "fine-tuning")
+    return quick if marker is None else (*(f"docs/guides/{name}.md" for name in nightly), "docs/getting-started.md")
 
 
 def test_every_page_with_python_is_run(page_blocks):

@@ -84,17 +84,24 @@ def feature_array(seed=0):
     return np.random.default_rng(seed).normal(size=(12, 3)) + labels()[:, None]
 
 
+def probabilities():
+    """Probabilities of four source classes for these images."""
+    return np.random.default_rng(0).dirichlet(np.ones(4), 12)
+
+
 PLAIN: dict[str, Callable] = {
     "F": feature_array,
     "F1": feature_array,
     "F2": lambda: feature_array(1),
-    "P": lambda: np.random.default_rng(0).dirichlet(np.ones(4), 12),
+    "P": probabilities,
     "class_names": lambda: ("dark", "bright"),
     "expert": embedded,
+    "features": feature_array,
     "fn": lambda: fn,
     "images": images,
     "jax": lambda: jax,
     "labels": labels,
+    "logits": lambda: np.log(probabilities()),
     "model": lambda: Nnx(nnx.Rngs(0)),
     "module": Linen,
     "np": lambda: np,

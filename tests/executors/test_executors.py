@@ -2,7 +2,10 @@
 
 import importlib
 import os
+import signal
+import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
@@ -360,10 +363,96 @@ def test_real_processes_do_all_items_and_pass_on_exceptions(tmp_path, monkeypatc
     assert os.getpid() not in {pid for _, pid in outcomes}
     for key, error, message in (
         ("raises", ConfigError, "^It is wrong.$"),
-        ("cannot be read", RuntimeError, "cannot receive its item: ValueError: no such"),
+        ("cannot be read", ConfigError, "cannot receive what it is sent .ValueError: no such thing here.. Try: functions of a module, .*local"),
     ):
         with pytest.raises(error, match=message):
             processes(really.work, [[really.Item(key)]], None, workers=1)
+
+
+SCRIPT = """
+import signal
+import subprocess
+import sys
+import time
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from ntk_select.errors import ConfigError
+from ntk_select.executors import processes
+
+@dataclass(frozen=True)
+class Item:
+    key: str
+
+def work(item):
+    return item.key
+
+def main():
+    try:
+        processes(work, [[Item("a")], [Item("b")]], print, workers=2)
+    except (ConfigError, KeyboardInterrupt) as error:
+        print(type(error).__name__, error)
+
+"""
+
+
+def test_a_script_without_a_main_guard_is_refused_once_and_in_a_sentence(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT + "main()")
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("ConfigError Worker processes import the script that starts them, and would start others in turn. Try: ")
+    assert done.stdout.endswith("if __name__ == '__main__':, or executor='local'\n")
+
+
+def test_workers_that_cannot_start_or_lack_a_function_are_refused_after_one_attempt(tmp_path):
+    guarded = SCRIPT + "if __name__ == '__main__': main()"
+    for arguments, text, sentence in (
+        (["-"], guarded, "Worker processes cannot start; the reason is in the traceback above. Try: a script file"),
+        (["-c", guarded], "", "A worker process cannot receive what it is sent (AttributeError: Can't get attribute 'work' on "),
+    ):
+        done = subprocess.run([sys.executable, *arguments], input=text, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert done.stdout.startswith(f"ConfigError {sentence}"), done.stderr
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="needs signal masks")
+def test_ctrl_c_during_the_imports_of_workers_is_for_the_run_alone(tmp_path):
+    waiting = "if __name__ != '__main__':\n    Path(f'started-{time.time_ns()}').touch()\n    time.sleep(60)\nelse:\n    main()"
+    (tmp_path / "script.py").write_text(SCRIPT + waiting)
+    options = {"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    with subprocess.Popen([sys.executable, "script.py"], **options) as run:
+        deadline = time.monotonic() + 60
+        while len(list(tmp_path.glob("started-*"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.killpg(run.pid, signal.SIGINT)
+        assert run.communicate(timeout=60) == ("KeyboardInterrupt \n", "")
+
+
+def test_workers_that_do_not_end_are_waited_for_together(monkeypatch):
+    from ntk_select.executors import this_machine
+
+    class Stuck:
+        exitcode = -9
+
+        def join(self, patience=0.0):
+            time.sleep(patience)
+
+        def is_alive(self):
+            return True
+
+        def kill(self):
+            killed.append(self)
+
+        def close(self):
+            """Of its connection."""
+
+    killed, crew = [], this_machine._Processes(Job(), 3, [])
+    crew._members = {place: (Stuck(), Stuck()) for place in range(9)}
+    monkeypatch.setattr(this_machine, "PATIENCE", 0.2)
+    began = time.monotonic()
+    crew.stop()
+    assert len(killed) == 9
+    assert time.monotonic() - began < 9 * 0.2
 
 
 def test_ray_actors_measure_all_cells_on_a_cluster_of_this_machine_alone(ray):

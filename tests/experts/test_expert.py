@@ -51,6 +51,7 @@ def test_params_need_not_be_a_mapping_when_nothing_is_named_in_them():
         ),
         ({"last_conv": LastConv(("fc", "kernel", "deeper"))}, r"params has no 'fc/kernel/deeper'. Available: \(an array\)"),
         pytest.param({"last_conv": ("block", "conv")}, "block/conv"),
+        ({"last_block": "block/other"}, "The last_block of expert 'e' is 'block/other', but params has no 'block/other'. Available: conv"),
     ],
 )
 def test_names_that_lead_nowhere_are_refused_with_those_that_exist(options, message):

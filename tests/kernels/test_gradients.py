@@ -14,7 +14,7 @@ from ntk_select.kernels.engine import costs
 from ntk_select.kernels.engine.execute import kernel_of_op
 from ntk_select.kernels.engine.layer_ops import conv_op
 from ntk_select.kernels.engine.ntk import ntk
-from ntk_select.kernels.gradients import gradient_kernel
+from ntk_select.kernels.gradients import expert_inputs, gradient_kernel, narrow_inputs
 from ntk_select.models.architectures import make_expert
 from ntk_select.scores.lgc import lgc
 
@@ -256,3 +256,26 @@ def test_functions_need_parameters_and_layers(rng):
         gradient_kernel(lambda p, x: x * p, x, params=np.ones(2))
     with pytest.raises(ConfigError, match="no separate features"):
         gradient_kernel(lambda p, x: x * p, x, params=np.ones(2), layers="all", outputs="features")
+
+
+def test_fewer_pre_logits_than_logits_have_the_same_kernel(rng):
+    """A network with 4 pre-logits and 9 logits: 4 combinations instead of 9, and the last block where there is no convolution."""
+
+    def features(variables, x):
+        return jnp.tanh(jnp.tanh(x @ variables["params"]["first"]["kernel"]) @ variables["params"]["last"]["kernel"])
+
+    def logits(variables, x):
+        return features(variables, x) @ variables["params"]["fc"]["kernel"]
+
+    params = {name: {"kernel": rng.normal(size=shape)} for name, shape in (("first", (5, 6)), ("last", (6, 4)), ("fc", (4, 9)))}
+    expert, x = Expert("mlp", logits, params, features_fn=features, head="fc", last_block="last"), rng.normal(size=(7, 5))
+    fn, variables, _, chosen = narrow_inputs(expert, "last_conv", "trace")
+    assert jax.eval_shape(fn, variables, x).shape == (7, 4)
+    rows = explicit_jacobian(lambda kernel, x: logits({"params": {**params, "last": {"kernel": kernel}}}, x), params["last"]["kernel"], x)
+    expected = np.einsum("icp,jcp->ij", rows, rows) / 9
+    np.testing.assert_allclose(gradient_kernel(expert, x), expected, rtol=1e-10)
+    np.testing.assert_allclose(ntk(fn, variables, x, layers=chosen), expected, rtol=1e-10)
+    for layers, outputs in (("all", "trace"), ("fc", "trace"), ("last_conv", "sum"), ("last_conv", "features")):
+        assert narrow_inputs(expert, layers, outputs)[0] is expert_inputs(expert, layers, outputs)[0]
+    wide = Expert("wide", logits, params | {"fc": {"kernel": rng.normal(size=(4, 3))}}, features_fn=features, head="fc", last_block="last")
+    assert narrow_inputs(wide, "last_conv", "trace")[0] is logits

@@ -325,7 +325,7 @@ def test_timms_defaults_stand_in_for_what_is_not_said():
         ({"input_size": [3, 224, 192]}, "the input size 3 x 224 x 192 is not 3 x size x size"),
         ({"input_size": [1, 28, 28]}, "the input size 1 x 28 x 28 is not 3 x size x size"),
         ({"input_size": 224}, "cannot unpack"),
-        ({"crop_mode": "border"}, "the crop mode 'border' is unknown"),
+        ({"crop_mode": "border"}, "the crop mode 'border' is not supported"),
         ({"crop_pct": 0}, "division by zero"),
         ({"crop_pct": 1.5}, "resize=149"),
         ({"mean": [0.5]}, "both need three numbers"),

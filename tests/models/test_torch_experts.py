@@ -278,7 +278,10 @@ WRONG_MODULES = {
     "a function": (lambda: lambda x: x, "must be a torch.nn.Module, not a function. Try: torch_expert(name, model())"),
     "a number": (lambda: 3, "must be a torch.nn.Module, not a int. Allowed is an instance of torch.nn.Module"),
     "compiled": (lambda: torch.compile(Pooled()), "is compiled by torch.compile; JAX compiles it itself. Try: torch_expert('own', model._orig_mod)"),
-    "wrapped": (lambda: type("DataParallel", (Pooled,), {})(), "is wrapped in DataParallel; the module itself is needed. Try: torch_expert('own', model.module)"),
+    "wrapped": (
+        lambda: type("DataParallel", (Pooled,), {})(),
+        "is wrapped in DataParallel; the module itself is needed. Try: torch_expert('own', model.module)",
+    ),
     "half": (lambda: Pooled().half(), "has weights of type float16 (conv.weight). Try: model.float()"),
     "complex": (lambda: Pooled().to(torch.complex64), "has weights of type complex64 (conv.weight). Allowed are float32 and float64"),
     "on meta": (lambda: Pooled().to("meta"), "has no weights: conv.weight is on the meta device"),

@@ -11,7 +11,7 @@ from ntk_select.kernels.engine.arguments import leaf_names
 from ntk_select.models.expert_folder import flatten
 from ntk_select.training.loop import begin, cross_entropy, make_step, sgd
 
-pytestmark = [pytest.mark.oracle, pytest.mark.slow]
+pytestmark = [pytest.mark.oracle, pytest.mark.slow, pytest.mark.usefixtures("quickly")]
 
 TOLERANCE = 1e-8
 # PyTorch's derivative of hard swish and hard sigmoid has 1 / 6 rounded to float32.

@@ -1,6 +1,5 @@
 """Experts are ordered by what their features tell about the labels; failures are contained; verdicts are honest."""
 
-import re
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -507,3 +506,14 @@ def test_an_expensive_kernel_is_estimated_and_the_ranking_says_so(task, monkeypa
     assert abs(estimates[0] - exact.scores["lgc"].value) < 0.05
     assert estimates[0] != exact.scores["lgc"].value
     assert estimates[0] == estimates[1]
+
+
+def test_without_a_last_convolution_lgc_is_of_the_last_block_and_the_ranking_says_so(task):
+    usual, block = (linear_expert("informed", INFORMED, **given) for given in ({}, {"last_conv": None, "last_block": "body"}))
+    without = linear_expert("informed", INFORMED, last_conv=None)
+    expected, found, unavailable = (rank([one], task, ("lgc",), resamples=0) for one in (usual, block, without))
+    assert found["informed"].scores["lgc"].value == pytest.approx(expected["informed"].scores["lgc"].value)
+    note = "Without a last convolution, LGC is over the weights of the last block: informed (body)"
+    assert note in found.task["warnings"]
+    assert note not in expected.task["warnings"]
+    assert "has no last_conv" in unavailable["informed"].scores["lgc"].reason

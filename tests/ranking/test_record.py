@@ -282,7 +282,10 @@ def test_what_is_no_saved_ranking_is_refused(tmp_path):
     for content, message in (
         ("{", "cannot be read as JSON .*Try: rank again"),
         ("[]", "is not a ranking"),
-        ('{"scores": ["lfc"]}', "is not a ranking .KeyError"),
+        ('{"scores": ["lfc"]}', "is not a ranking of this version .KeyError: 'experts'"),
+        (json.dumps(RANKING.to_dict() | {"task": {"name": "digits"}}), "is not a ranking of this version .KeyError: 'task: images, classes, seed'"),
+        (json.dumps(RANKING.to_dict()).replace(str(RANKING[0].scores["lfc"].value), "null"), "a score and its limits must be numbers"),
+        (json.dumps(RANKING.to_dict()).replace(str(RANKING[0].scores["lfc"].value), '"0.3"'), "'0.3', .*: a score and its limits must be numbers"),
     ):
         (tmp_path / "ranking.json").write_text(content)
         with pytest.raises(DataError, match=message):

@@ -26,6 +26,7 @@ WITHOUT_OPTIONS = {"finetune_peer", "naive_scores", "ntk_workload", "sketch_laws
         pytest.param("06_predict_a_loss_curve", "matplotlib", "curves.png", marks=[pytest.mark.slow, pytest.mark.nightly]),
         pytest.param("08_port_a_resnet20", "safetensors", "Expert('resnet20', parameters=269,722)", marks=pytest.mark.slow),
         pytest.param("09_rank_a_flax_vit", "sklearn", "untrained: LGC of its last layers", marks=[pytest.mark.slow, pytest.mark.nightly]),
+        pytest.param("10_rank_pytorch_networks", "torch", "LGC is over the weights of the last block: transformer", marks=pytest.mark.oracle),
     ],
 )
 def test_an_example_asserts_its_own_outcome(example, needs, says, capsys):
@@ -42,9 +43,9 @@ def test_the_example_of_a_checkpoint_has_the_outputs_of_pytorch(loaded, capsys):
 
 
 def test_every_example_is_run_here():
-    names = {path.stem for path in EXAMPLES.glob("0*.py")}
+    names = {path.stem for path in EXAMPLES.glob("[0-9]*.py")}
     text = Path(__file__).read_text()
-    assert len(names) == 9
+    assert len(names) == 10
     assert all(name in text for name in names)
 
 

@@ -127,11 +127,17 @@ def test_training_survives_that_the_folder_of_mlflow_disappears(mlflow, uri, tin
     assert found.losses == ns.finetune(tiny.expert, tiny.task, **options).losses
 
 
-def test_a_server_that_is_away_is_a_warning(mlflow):
-    tracker = guarded(mlflow_tracker("http://127.0.0.1:9"))  # the port at which nobody answers
+def test_a_server_that_goes_away_is_a_warning(mlflow, leaving_server):
+    tracker = guarded(mlflow_tracker(leaving_server))
     with pytest.warns(UserWarning, match="Tracking ended"), tracker.run("r", PARAMS) as log:
         log({"x": 1.0}, 1)
     assert not tracker.active
+
+
+def test_a_server_that_does_not_answer_is_refused_at_once(mlflow, monkeypatch):
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
+    with pytest.raises(ConfigError, match=r"'ntk_select' at the tracking URI 'http://127.0.0.1:9': ConnectionError: .*refused.* address of a server"):
+        mlflow_tracker("http://127.0.0.1:9")  # the port at which nobody answers
 
 
 @pytest.mark.slow
