@@ -19,6 +19,8 @@ SPLIT = ["split", "set", "subset", "partition"]
 """Names of columns, in lower case, where spaces and hyphens count as underscores."""
 INTEGER = re.compile(r"[+-]?\d{1,400}", re.ASCII)
 NUMBER = re.compile(r"[+-]?(\d{1,400}\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+ABSENT = ("nan", "na", "n/a", "<na>", "null")
+"""Words that programs write for a missing number, in lower case."""
 
 
 def options_of(kind: str, argument: str, allowed: Sequence[str]) -> tuple[str, dict[str, str]]:
@@ -107,17 +109,24 @@ def classes_of(where: str, values: Sequence[Any], hint: str) -> tuple[list[str],
     different names; other labels are names, in natural order.
 
     Raises:
-      DataError: numbers with fractions, which are no classes.
+      DataError: numbers with fractions, which are no classes, or numbers of which some are missing.
     """
     named = {value: unicodedata.normalize("NFC", str(value).strip()) for value in dict.fromkeys(values)}
     texts = set(named.values())
+    absent = {text for text in texts if text.lower() in ABSENT}
+    if absent and absent < texts and all(map(NUMBER.fullmatch, texts - absent)):
+        number = sum(named[value] in absent for value in values)
+        raise DataError(
+            f"{where}: labels are numbers, and {number:,} of {len(values):,} are missing ({min(absent)!r}). "
+            "Try: leave these rows out, or give their class another name"
+        )
     if not texts or not all(map(NUMBER.fullmatch, texts)):
         return [named[value] for value in values], natural
     whole = {text: int(text) if INTEGER.fullmatch(text) else _whole(text) for text in texts}
     fractions = [text for text, number in whole.items() if number is None]
     if fractions:
         raise DataError(
-            f"{where}: labels are numbers with fractions, as {min(fractions)!r}: measurements, not classes. Try: another column, or ranges as classes; {hint}"
+            f"{where}: labels are numbers with fractions, as {min(fractions)!r}: measurements, not classes. Try: {hint}, or ranges as classes"
         )
     padded = any(re.match(r"[+-]?0\d", text) for text in texts) and len(set(whole.values())) == len(texts)
     shown = {value: text if padded else str(whole[text]) for value, text in named.items()}

@@ -121,21 +121,18 @@ def _text(where: str) -> str:
     except OSError as error:
         raise DataError(f"{where}: cannot be opened ({error.strerror}).") from error
     reject_placeholder(where, content[:HEAD])
-    if content.startswith(b"PK\3\4"):
-        raise DataError(f"{where}: is a spreadsheet or an archive, not text. Try: save the spreadsheet as CSV in UTF-8")
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise DataError(f"{where}: the text is UTF-16; allowed is UTF-8. Try: iconv -f UTF-16 -t UTF-8 FILE > NEW")
+    if content.startswith((b"PK\3\4", b"\xd0\xcf\x11\xe0")) or b"\0" in content:
+        raise DataError(f"{where}: is not text, but perhaps a spreadsheet or an archive. Try: save the table as CSV in UTF-8")
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise DataError(
             f"{where}: byte {content[error.start]:#04x} in line {line:,} is not UTF-8, so the text is probably Windows-1252. "
             "Try: iconv -f WINDOWS-1252 -t UTF-8 FILE > NEW"
         ) from error
-    if "\0" in text:
-        raise DataError(f"{where}: has null bytes, which no text has. Try: save the table as CSV in UTF-8")
-    return text
 
 
 def _table(where: str, text: str) -> Iterator[tuple[int, list[str]]]:
@@ -263,7 +260,7 @@ def _splits(where: str, rows: list[Row]) -> tuple[tuple[list[Row], list[Row] | N
     other = [row for row in rows if row.split.lower() not in (*train, test)]
     found = [row for row in rows if row.split.lower() in train], None if test is None else [row for row in rows if row.split.lower() == test]
     return found, [
-        f"Ignored, because there is a split {test!r}: {len(other):,} images of {listed(dict.fromkeys(row.split for row in other))}."
+        f"Ignored, because there is a split {test!r}: {len(other):,} image{'s' * (len(other) > 1)} of {listed(dict.fromkeys(row.split for row in other))}."
     ] if other else []
 
 

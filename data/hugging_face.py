@@ -168,7 +168,9 @@ def _task(datasets: Any, where: str, hint: Callable[[str], str], name: str, spli
     image, label = _columns(datasets, where, hint, features, options)
     values = {train: _values(where, splits[train], label)}
     if None in values[train]:
-        raise DataError(f"{where}: {values[train].count(None):,} images of the split {train!r} have no label. Try: {hint('train')}")
+        raise DataError(
+            f"{where}: {values[train].count(None):,} of {len(values[train]):,} images of the split {train!r} have no label. Try: {hint('train')}"
+        )
     used = [train]
     for split in tests:
         same = image in splits[split].features and str(splits[split].features.get(label)) == str(features[label])
@@ -206,6 +208,10 @@ def _train_and_tests(where: str, hint: Callable[[str], str], splits: Mapping[str
         raise DataError(f"{where}: there is no split 'train'. Splits: {listed(splits)}. Try: {hint('train')}")
     if not len(splits[found[0]]):
         raise DataError(f"{where}: the split {found[0]!r} has no images. Try: {hint('train')}")
+    if options.get("test") == found[0]:
+        raise DataError(
+            f"{where}: the split {found[0]!r} is for training, and cannot be the test set too. Splits: {listed(splits)}. Try: {hint('test')}"
+        )
     tests = [options["test"]] if "test" in options else [name for role in TEST for name in splits if str(name).lower() == role]
     return found[0], [name for name in tests if name != found[0]], warnings
 
@@ -249,7 +255,7 @@ def _columns(datasets: Any, where: str, hint: Callable[[str], str], features: Ma
 
 
 def _values(where: str, split: Any, label: str) -> list[Any]:
-    """The label of each row; None where there is none: null, -1 of a ClassLabel, or an empty text."""
+    """The label of each row; None where there is none: null, NaN, -1 of a ClassLabel, or an empty text."""
     try:
         table = split.select_columns([label]).with_format("arrow")[:]
         table.validate(full=True)
@@ -259,7 +265,7 @@ def _values(where: str, split: Any, label: str) -> list[Any]:
     classes = len(getattr(split.features[label], "names", None) or ())
     if classes:
         return [value if value is not None and 0 <= value < classes else None for value in values]
-    return [None if value is None or (isinstance(value, str) and not value.strip()) else value for value in values]
+    return [None if value is None or value != value or (isinstance(value, str) and not value.strip()) else value for value in values]
 
 
 def _images(where: str, image: str, splits: Mapping[str, Any], places: Sequence[str]) -> tuple[dict[str, Any], dict[str, list[str | None] | None]]:

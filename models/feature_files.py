@@ -198,8 +198,10 @@ def _shape(stream, size: int) -> tuple[int, ...]:
     shape, _, dtype = (np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0)(stream)
     if dtype.hasobject:
         raise ValueError("it contains Python objects, which are not read")
+    if min(shape, default=0) < 0:
+        raise ValueError(f"its header declares the shape {shape}")
     expected, present = math.prod(shape) * dtype.itemsize, size - stream.tell()
-    if expected != present or min(shape, default=0) < 0:
+    if expected != present:
         raise ValueError(f"its header declares {expected:,} bytes, it has {present:,}")
     return tuple(map(int, shape))
 

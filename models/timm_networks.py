@@ -157,7 +157,7 @@ class TimmNetwork:
         if found := self._stored():
             return found
         if self.repo is None and self.url is None:
-            raise ModelError(f"There are no pre-trained weights of {self.uri}. {self._remedy()}")
+            raise ModelError(f"There are no pre-trained weights of {self.uri}. Try: {self.uri}@FILE")
         return _downloaded_url(self) if self.repo is None else _downloaded(self)
 
     def unreachable(self, reason: str) -> ModelError:
@@ -188,8 +188,8 @@ class TimmNetwork:
     def _remedy(self) -> str:
         name = self.uri.removeprefix("timm:")
         if name == self.uri:
-            return "Try: a connection to the network"
-        return f"Try: ntk_select.timm_expert({name!r}, checkpoint=FILE) (--checkpoint FILE, or {self.uri}@FILE)"
+            return "Try: once with a network"
+        return f"Try: once with a network, or timm_expert({name!r}, checkpoint=FILE) ({self.uri}@FILE)"
 
     def _layout(self, num_classes: int) -> StateDictLayout:
         """Names and shapes of the state dict; without a head if the head is not one linear layer."""

@@ -11,6 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ntk_select._runtime.checks import is_whole
 from ntk_select.errors import ModelError, few, near
 from ntk_select.experts.card import Card
 from ntk_select.experts.expert import Expert
@@ -23,7 +24,8 @@ from ntk_select.models.torch_experts import torch_expert
 
 PREFIX = "timm:"
 """Beginning of the URI of networks of timm, and of the architecture in their cards."""
-RANDOM = re.compile(r"random(?::(?P<seed>\d+))?")
+RANDOM = re.compile(r"random(?::(?P<seed>\d{1,18}))?", re.ASCII)
+AFTER_AT = "Allowed after @: a file of weights, random, or random:SEED."
 HOW_TO_LIST = "To list the names, try: timm.list_pretrained('resnet*'), on the command line: ntk-select zoo list --zoo 'timm:resnet*'"
 
 
@@ -138,8 +140,8 @@ def timm_expert(name: str, *, checkpoint: str | Path | None = None, random_init:
     """
     if checkpoint is not None and random_init:
         raise ModelError(f"timm_expert({name!r}, ...) has both checkpoint= and random_init=True. Try: one of the two")
-    if random_init and not (isinstance(seed, int) and seed >= 0):
-        raise ModelError(f"seed of {name!r} is {seed!r}; it must be an integer, at least 0. Try: seed=0")
+    if random_init and not (is_whole(seed) and 0 <= seed < 10**18):
+        raise ModelError(f"seed of {name!r} is {seed!r}; it must be an integer from 0, of at most 18 digits. Try: seed=0")
     if name.startswith(HUB) and (checkpoint is not None or random_init):
         raise ModelError(f"{name!r} has its own weights; checkpoint= and random_init= are for names of timm. Try: timm_expert('resnet18', ...)")
     uri = name if name.startswith((PREFIX, HUB)) else f"{PREFIX}{name}"
@@ -165,14 +167,16 @@ def timm_zoo(uri: str) -> dict[str, TimmExpert]:
         repo_and_revision(uri)
         import_timm(f"The zoo {uri!r}")
         return {uri: TimmExpert(uri)}
-    name, _, weights = uri.removeprefix(PREFIX).partition("@")
+    name, mark, weights = uri.removeprefix(PREFIX).partition("@")
+    if mark and not weights:
+        raise ModelError(f"{uri!r} names no weights. {AFTER_AT}")
     random = RANDOM.fullmatch(weights)
     names = _matching(uri, name, pretrained=not weights)
     if weights and not random and len(names) != 1:
         raise ModelError(f"{uri!r} names {len(names)} networks, and a file has the weights of one. Try: {PREFIX}{names[0]}@{weights}")
     seed, file = (int(random["seed"] or 0), None) if random else (None, Path(os.path.expanduser(weights)) if weights else None)
     if file is not None and not os.path.isfile(file):
-        raise ModelError(f"{uri!r}: there is no file {str(file)!r}. Allowed after @: a file of weights, random, or random:SEED.")
+        raise ModelError(f"{uri!r}: there is no file {str(file)!r}. {AFTER_AT}")
     experts = [TimmExpert(f"{PREFIX}{each}", file, seed) for each in names]
     return {expert.uri: expert for expert in experts}
 

@@ -9,9 +9,9 @@ from ntk_select.models.recorded_layers import Path
 from ntk_select.models.torch_errors import check_head, is_head, no_head
 from ntk_select.models.torch_module import Layer, tensors_of
 
-BLOCK = re.compile(r"Block|Bottleneck|Residual|DepthwiseSeparable|EncoderLayer|Stage|Layer$")
+BLOCK = re.compile(r"Block|Bottleneck|Residual|DepthwiseSeparable|EncoderLayer|(Basic|Layer)$")
 """Names of classes of blocks."""
-GATE = re.compile(r"^SE(Module|Layer|WithNorm)?$|Excit|EffectiveSE|GlobalContext|Cbam|Eca")
+GATE = re.compile(r"(SE|SELayer|SEWithNorm|(SE|Ese|Eca|EffectiveSE|Cbam|LightCbam)Module|\w*Excit\w*|GlobalContext)")
 """Names of classes that compute scales of channels."""
 SHORTCUTS, HIDDEN = {"downsample", "shortcut"}, {"pre_logits", "pre_classifier"}
 """Names of shortcuts of blocks, and of hidden layers of heads."""
@@ -93,7 +93,7 @@ def _body(module, head: str | None, layers: Sequence[Layer]) -> list[Layer]:
 def _is_passed_over(module, layer: Layer, head: str) -> bool:
     parents, names = _parents(layer.path), set(layer.path.split("."))
     beside_head = layer.kind == "linear" and parents and parents[0] == tuple(head.split("."))[:-1]
-    return bool(beside_head or names & (SHORTCUTS | HIDDEN)) or any(GATE.search(_class(module, parent)) for parent in parents)
+    return bool(beside_head or names & (SHORTCUTS | HIDDEN)) or any(GATE.fullmatch(_class(module, parent)) for parent in parents)
 
 
 def _parents(path: str) -> list[Path]:

@@ -8,7 +8,7 @@ import importlib
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -99,14 +99,14 @@ def run(module, tensors: Mapping[str, jax.Array], inputs: jax.Array, *, key: jax
       module: the module; its own tensors may be on the "meta" device.
       tensors: its parameters and buffers by name.
       inputs: its input.
-      key: random key of dropout; None in evaluation mode.
+      key: random key of dropout; a constant one in evaluation mode.
 
     Returns:
       What the module returns, with JAX arrays in place of tensors, and the tensors after the call.
     """
     torch, env = import_torch(), environment()
     views = env.j2t_iso(dict(tensors))
-    random = nullcontext() if key is None else env.override_property(prng=key)
+    random = env.override_property(prng=jax.random.key(0) if key is None else key)  # a key split while tracing must not stay in the environment
     with LOCK, random, env, _plain_attention(torch), torch.device("jax"):  # constants that a module creates without a device must be JAX arrays, too
         result = torch.func.functional_call(module, views, (env.j2t_iso(inputs),))
     return env.t2j_iso(result), env.t2j_iso(views)

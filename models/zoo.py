@@ -19,7 +19,7 @@ from ntk_select.experts.multi_domain import compose
 from ntk_select.models.architectures import build, initialise, make_expert
 from ntk_select.models.expert_folder import CARD_FILE, WEIGHTS_FILE, domain_card_file, flatten, read_weights, unflatten
 from ntk_select.models.feature_files import PREFIX as FEATURES
-from ntk_select.models.feature_files import SUFFIXES, feature_files, has_feature_files
+from ntk_select.models.feature_files import SUFFIXES, StoredFeatures, feature_files, has_feature_files
 from ntk_select.models.hub import PREFIX as HUB
 from ntk_select.models.timm_zoo import PREFIX as TIMM
 from ntk_select.models.timm_zoo import timm_zoo, untrained_of_card
@@ -155,8 +155,8 @@ def open_zoo(uris: Sequence[str]) -> dict[str, Callable[[], Expert]]:
     Args:
       uris: each the name of an installed zoo ("builtin" and those that packages add through the entry points
         `ntk_select.zoo`), or a folder; "timm:NAME", "timm:convnext_*" and "hf-hub:ORG/NAME" are networks of timm (`timm_zoo`), with "@random" or "@FILE"
-        for other than the published weights; "features:PATH" is a folder of files of features (`FeatureExpert`), or one such file. A folder
-        without experts is one too if any of its files has an array `features`.
+        for other than the published weights; "features:PATH" is a folder of files of features (`FeatureExpert`), or one such file. The files
+        in any other folder are experts too if one of them has an array `features`.
 
     Raises:
       ModelError: a name or folder does not exist, a folder contains no experts, or two experts have the same name.
@@ -174,7 +174,7 @@ def open_zoo(uris: Sequence[str]) -> dict[str, Callable[[], Expert]]:
         elif uri.startswith((TIMM, HUB)):
             zoo = {name: load for name, load in timm_zoo(uri).items() if experts.get(name) != load}
         elif os.path.isdir(path):
-            zoo = FolderZoo(path) or (feature_files(path) if has_feature_files(path) else {})
+            zoo = _in_folder(path) or {**FolderZoo(path), **_features_beside(path)}
             if not zoo:
                 raise ModelError(f"The folder {str(path)!r} contains no expert (no sub-folder with {CARD_FILE}). {HOW_TO_MAKE_ONE}")
         elif os.path.isfile(path) and path.suffix.lower() in SUFFIXES:
@@ -186,6 +186,17 @@ def open_zoo(uris: Sequence[str]) -> dict[str, Callable[[], Expert]]:
                 raise ModelError(f"Two of the zoos {', '.join(map(str, uris))} have an expert {name!r}. Try: rename one of the folders")
             experts[name] = zoo[name]
     return experts
+
+
+def _features_beside(folder: Path) -> dict[str, StoredFeatures]:
+    """The files of features in a folder that may also have experts in sub-folders. Raises ModelError if two have the same name."""
+    found = feature_files(folder) if has_feature_files(folder) else {}
+    for name in found:
+        if _in_folder(folder / name):
+            raise ModelError(
+                f"The zoo {str(folder)!r} has an expert {name!r} both in a folder and in {found[name].file.name!r}. Try: rename one of them"
+            )
+    return found
 
 
 def is_zoo_uri(text: str) -> bool:

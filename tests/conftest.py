@@ -123,6 +123,22 @@ def check_refusals() -> Callable:
 
 
 @pytest.fixture
+def ran(capsys):
+    """ran("rank", "--task", "digits"): exit status, output and errors of a command, which must not fail with a traceback."""
+
+    def run(*words):
+        from ntk_select.cli import main  # after the import hook
+
+        capsys.readouterr()
+        status = main(list(words))
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return status, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
 def mlflow(monkeypatch):
     """The client class of MLflow, which may write to folders and asks nobody."""
     for name, value in {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ALLOW_FILE_STORE": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}.items():

@@ -38,7 +38,7 @@ class Dynamics:
     """Predict the fine-tuning of one expert from its kernel, fine-tune it, and compare the curves."""
 
     expert: str
-    """The expert."""
+    """The expert, as the zoo names it, or timm:NAME."""
     task: TaskUri
     zoo: Zoo = ("builtin",)
     lr: float | None = None

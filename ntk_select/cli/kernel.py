@@ -27,7 +27,7 @@ class Kernel:
     """Compute the kernel of one expert on a task, exact or sketched, summarise it, and save it with its provenance."""
 
     expert: str
-    """The expert."""
+    """The expert, as the zoo names it, or timm:NAME."""
     task: TaskUri
     zoo: Zoo = ("builtin",)
     kind: Literal["ntk", "sketch", "feature"] = "ntk"

@@ -109,7 +109,8 @@ class Rank:
         began, where = time.perf_counter(), executor_options(self)
         task = None if self.task is None else load_task(self.task)
         measured = None if self.measured is None else _read_measured(self.measured)
-        experts = _selected(open_zoo(with_weights(self.zoo, self.checkpoint, self.random_init)), self.only, self.zoo)
+        zoo = with_weights(self.zoo, self.checkpoint, self.random_init)
+        experts = _selected(open_zoo(zoo), self.only, zoo)
         ask_before_download(experts, self.yes)
         task = task_of_labels(experts) if task is None else task
         networks = {name: load for name, load in experts.items() if not isinstance(load, StoredFeatures)}
@@ -156,7 +157,8 @@ class Rank:
             print_json(ranking.to_dict())
         else:
             print_ranking(ranking, time.perf_counter() - began)
-            print_line(next_command(ranking, self, len(task.labels), has_network=ranking.best in networks))
+            again = replace(self, zoo=tuple(zoo), checkpoint=None, random_init=False)
+            print_line(next_command(ranking, again, len(task.labels), has_network=ranking.best in networks))
         for failure in ranking.failures if self.json else ():
             remark(f"{failure.name} failed: {failure.error}")
         return 1 if ranking.failures or paths is None else 0
@@ -279,7 +281,14 @@ def next_command(ranking, command: Rank, available: int, *, has_network: bool = 
     if not has_network:
         return f"Next: fine-tune {ranking.best!r} where its features were computed; its file has no network."
     forecast = [word for option, words in changed(command).items() if option in FORECAST_OPTIONS for word in (option, *words)]
-    words = ["--expert", ranking.best, "--task", command.task, *forecast, *zoo_option(command.zoo)]
+    words = [
+        "--expert",
+        ranking.best,
+        "--task",
+        command.task,
+        *forecast,
+        *([] if ranking.best.startswith(("timm:", "hf-hub:")) else zoo_option(command.zoo)),
+    ]
     return "Next, to fine-tune the first: " + typed("finetune", *words)
 
 

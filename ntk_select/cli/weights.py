@@ -68,4 +68,5 @@ def _size(absent: Sequence[Any]) -> str:
         except Exception:  # a zoo may be foreign code; whatever is wrong with the expert is reported when it is loaded
             continue
     known = [count for count in found if count]
-    return f", about {4e-9 * len(absent) * sum(known) / len(known):.1g} GB" if known else ""
+    size = 4e-9 * len(absent) * sum(known) / len(known) if known else 0.0
+    return "" if not known else f", about {size:,.0f} GB" if size >= 1 else ", below 1 GB"

@@ -46,11 +46,13 @@ class ZooList:
         from ntk_select.models import open_zoo
 
         experts, rows, failed = open_zoo(split(self.zoo)), {}, {}
-        for name, load in experts.items():
-            try:
-                rows[name] = _card(load)
-            except Exception as error:  # a zoo may be foreign code
-                failed[name] = str(error)
+        with progress_bar("cards") as progress:  # of a thousand networks of timm they take minutes
+            for done, (name, load) in enumerate(experts.items()):
+                progress(done, len(experts), name)
+                try:
+                    rows[name] = _card(load)
+                except Exception as error:  # a zoo may be foreign code
+                    failed[name] = str(error)
         if self.json:
             print_json([{"expert": name, **_plain(card)} for name, card in rows.items()])
         else:
@@ -70,7 +72,13 @@ class ZooList:
             ]
             columns = ["expert", "source", "architecture", "parameters", "classes", "test accuracy", "started from"]
             numbers = ("parameters", "classes", "test accuracy")
-            print_table(f"{len(experts)} experts", columns, lines, right=numbers, optional=("started from", "parameters", "source", "architecture"))
+            print_table(
+                f"{len(experts)} expert{'s' if len(experts) != 1 else ''}",
+                columns,
+                lines,
+                right=numbers,
+                optional=("started from", "test accuracy", "parameters", "source", "architecture"),
+            )
         for name, error in failed.items():
             remark(f"{name}: {error}", "red")
         return 1 if failed else 0

@@ -52,6 +52,7 @@ class _Processes:
         mine = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         self._cores = [mine[place::count] for place in range(count)] if len(mine) >= count else [mine] * count
         self._members: dict[int, tuple[multiprocessing.Process, Connection]] = {}
+        self._without_work: set[int] = set()
         self._ready: set[int] = set()
         self.free: set[int] = set()
 
@@ -69,15 +70,18 @@ class _Processes:
             raise SystemExit(UNGUARDED) from error
         theirs.close()
         self._members[place] = process, ours
-        with contextlib.suppress(OSError):  # a worker that has just died: `outcomes` will notice
-            ours.send(self._work)
         self._ready.discard(place)
+        self._without_work.add(place)
         self.free.add(place)
 
     def send(self, place: int, item: Item) -> None:
         self.free.remove(place)
+        connection = self._members[place][1]
         with contextlib.suppress(OSError):  # a worker that has just died: `outcomes` will notice
-            self._members[place][1].send(item)
+            if place in self._without_work:  # not in `start`: large work waits for the imports of a worker, and all import at the same time
+                self._without_work.remove(place)
+                connection.send(self._work)
+            connection.send(item)
 
     def outcomes(self) -> list[tuple[int, Any]]:
         places = {connection: place for place, (_, connection) in self._members.items() if place not in self.free}

@@ -277,7 +277,11 @@ def _how_to_label(labels: np.ndarray) -> str:
     """Hint for the conversion of labels to integers."""
     if labels.ndim == 2 and labels.dtype.kind in "biuf":
         return " For one-hot labels, try: labels.argmax(1)"
-    return "" if labels.dtype.kind in "iu" else " For names and other values, try: numpy.unique(labels, return_inverse=True)[1]"
+    if labels.dtype.kind in "iu":
+        return ""
+    if labels.dtype.kind in "UT":
+        return " For names, try: class_names, labels = numpy.unique(labels, return_inverse=True)"
+    return " For other values, try: numpy.unique(labels, return_inverse=True)[1]"
 
 
 def with_network(expert: Any) -> Any:
@@ -289,6 +293,6 @@ def with_network(expert: Any) -> Any:
     if isinstance(expert, FeatureExpert):
         raise ModelError(
             f"Expert {expert.name!r} is known by its features only, and this needs its network. "
-            "Try: its network, as ntk_select.Expert(name, apply_fn, params, ...), or converted by ntk-select zoo convert CHECKPOINT"
+            "Try: its network, as timm:NAME, ntk_select.torch_expert(name, model), or ntk_select.Expert(name, apply_fn, params, ...)"
         )
     return expert

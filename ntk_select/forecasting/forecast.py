@@ -41,7 +41,8 @@ def forecast(
     """Forecasts a fine-tuning from the kernel: the recipe is simulated for the linearised network and cross-validated on the probe sample.
 
     Args:
-      expert: expert with `features_fn` and `preprocess`; with batch norm also `train_fn`. Or the name of an embedded expert, or the folder of one.
+      expert: expert with `features_fn` and `preprocess`; with batch norm also `train_fn`. Or the name of an embedded expert, the folder of one,
+        or "timm:NAME".
       task: the task, of which only training images are used; or its URI, as for `load_task`.
       recipe: recipe of the fine-tuning, as for `finetune`; `Recipe()` by default. Augmentation is not simulated.
       shots: training images per class of the fine-tuning; by default as many as the probe sample has. If fewer, simulated trainings use random

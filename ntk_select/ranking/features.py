@@ -64,7 +64,7 @@ def _classes(where: str, load: Callable[[], Any]) -> Classes:
         raise TaskError(f"Without a task, experts need labels; {where!r} has none. {HOW_TO_LABEL}")
     if not isinstance(classes, Classes):
         raise TaskError(
-            f"Without a task, experts need features and labels; {where!r} is a network. Try: rank(experts, 'my_images') (--task my_images)"
+            f"A ranking needs a task; only files of features with labels need none, and {where!r} is a network. Try: rank(experts, 'my_images') (--task my_images)"
         )
     return classes
 

@@ -175,11 +175,14 @@ class Ranking:
         more = len(self.score_names) - len(self._table()[0]) + 2 if hidden else 0
         return [*self.marks, *([f"{more} more scores: see to_pandas()."] if more else []), *notes, *filter(None, (self.judgement, self.evidence))]
 
+    def _title(self) -> str:
+        return f"Ranking of {len(self.experts)} expert{'s' if len(self.experts) != 1 else ''} for {self.task['name']}"
+
     def __repr__(self):
         table = self._table()
         widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
         lines = ["  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip() for line in table]
-        return "\n".join([f"Ranking of {len(self.experts)} experts for {self.task['name']}", *lines, *self.summary_lines()])
+        return "\n".join([self._title(), *lines, *self.summary_lines()])
 
     def _repr_html_(self) -> str:
         """All scores as a table of a notebook, the deciding one first; contenders are bold, and reasons and remarks are shown on hovering."""
@@ -191,7 +194,7 @@ class Ranking:
             marks = ("<b>", "</b>") if expert.name in self.contenders else ("", "")
             hints = ["", "", *(_hint(expert.scores[name]) for name in names)]
             lines.append(f"<tr>{''.join(_html_cell(text, hint, *marks) for text, hint in zip(texts, hints, strict=True))}</tr>")
-        title = html.escape(f"Ranking of {len(self.experts)} experts for {self.task['name']}")
+        title = html.escape(self._title())
         below = (f"<p>{html.escape(line)}</p>" for line in self.summary_lines(hidden=False))
         return "".join([f"<p>{title}</p><table>{''.join(lines)}</table>", *below])
 

@@ -70,7 +70,9 @@ SCORES: dict[str, Score] = {
         unit="accuracy",
     ),
     "lfc": of_features(fn=lfc, reference=f"{PAPER}, eq. 8 with the feature kernel", **correlation),
-    "lgc": of_gradients(fn=_lgc, reference=f"{PAPER}, eq. 8 with the gradient kernel of the last convolution", **correlation),
+    "lgc": of_gradients(
+        fn=_lgc, reference=f"{PAPER}, eq. 8 with the gradient kernel of the last convolution (without one, of the last block)", **correlation
+    ),
     "leep": of_head(fn=leep, reference="Nguyen et al. 2020, LEEP", cost="O(n s c)", **at_most_0),
     "rsa": of_reference(fn=rsa, reference="Dwivedi & Roig 2019, Representation similarity analysis", cost="O(n^2 d + n^2 log n)", **correlation),
     "domain_similarity": Score(

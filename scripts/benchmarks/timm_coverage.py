@@ -1,35 +1,39 @@
-"""Coverage of `torch_expert`: which families of timm and of torchvision open, and whether they compute what PyTorch computes.
+"""Coverage of `torch_expert`: which networks of timm and torchvision open, and whether they compute what PyTorch computes.
 
-    python scripts/benchmarks/timm_coverage.py                                     the smallest network per module of timm; half an hour on two cores
+    python scripts/benchmarks/timm_coverage.py                        the smallest network per module of timm
+    python scripts/benchmarks/timm_coverage.py --every layer          further ones, until each class of layers occurs; an hour on two cores
     python scripts/benchmarks/timm_coverage.py --library torchvision
-    python scripts/benchmarks/timm_coverage.py --names resnet18 vit_tiny_patch16_224 --again
+    python scripts/benchmarks/timm_coverage.py --names resnet18 levit_128s --again
 
-Weights and statistics of batch norm are random, inputs of the size that timm declares. Checked are logits and pre-logits (float32, largest difference relative
-to the largest value, against PyTorch's), and that forward and reverse derivatives and the training mode can be traced. A network above --max-params
-is made with two blocks per stage or in total if it allows that. Networks run in one worker process, which is ended at --seconds or --memory-gb. Resumable: --out has the results
-so far; --again repeats those that are not open, with --names the named ones.
+Weights and statistics are random, inputs have the size of timm's configuration. Checked are outputs and pre-logits (float32, largest difference
+relative to the largest value, against PyTorch's), and that forward derivatives and the training mode can be traced. A network above --max-params is
+made with fewer blocks if it allows that. Networks run in one worker process, which is ended at --seconds or --memory-gb. Resumable: results are kept in
+--out; --again repeats those that are not open, and the named ones.
 """
 
+import collections
 import json
 import multiprocessing
 import os
 import sys
 import time
-import traceback
 import warnings
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
+import numpy as np
 import psutil
 import tyro
 from rich.console import Console
 from rich.table import Table
 
+import ntk_select as ns
 from ntk_select._runtime.files import write_atomically
 
-CONSOLE = Console(width=200, highlight=False)
+CONSOLE = Console(width=160, highlight=False)
 TOLERANCE = 1e-4
-FEWER_BLOCKS = ({"depth": 2}, {"depths": (1, 1, 1, 1)}, {"layers": (1, 1, 1, 1)}, {"num_features": 256})
+FEWER_BLOCKS = ({}, {"depth": 2}, {"depths": (1, 1, 1, 1)}, {"layers": (1, 1, 1, 1)}, {"num_features": 256})
 
 
 def import_libraries() -> tuple[Any, Any]:
@@ -48,41 +52,16 @@ def import_libraries() -> tuple[Any, Any]:
     return timm, torchvision
 
 
-def made(library: str, name: str, **settings) -> Any:
-    """The module with random weights."""
-    timm, torchvision = import_libraries()
-    if library == "timm":
-        return timm.create_model(name, **settings)
-    if name in ("googlenet", "inception_v3"):
-        settings = {"init_weights": False, **settings}
-    return torchvision.models.get_model(name, weights=None, **settings)
-
-
-def families(library: str) -> dict[str, tuple[str, int]]:
-    """The smallest network per module of the library, with its number of parameters."""
+def made(library: str, name: str, device: str, **settings) -> Any:
+    """The module with random weights on a device."""
     import torch
 
     timm, torchvision = import_libraries()
-    if library == "timm":
-        by_family = {module: timm.list_models(module=module) for module in timm.list_modules()}
-    else:
-        by_family = {}
-        for name in torchvision.models.list_models(module=torchvision.models):
-            by_family.setdefault(torchvision.models.get_model_builder(name).__module__.rpartition(".")[2], []).append(name)
-    found = {}
-    for family, names in by_family.items():
-        sizes = {}
-        for name in names:
-            try:
-                with warnings.catch_warnings(), torch.device("meta"):
-                    warnings.simplefilter("ignore")
-                    sizes[name] = count(made(library, name))
-            except Exception as error:  # some cannot be made without memory; the others of the family are
-                CONSOLE.print(f"{name} cannot be made on the meta device: {type(error).__name__}: {error}")
-        if sizes:
-            smallest = min(sizes, key=sizes.get)
-            found[family] = smallest, sizes[smallest]
-    return found
+    with torch.device(device):
+        if library == "timm":
+            return timm.create_model(name, **settings)
+        more = {"init_weights": False, "aux_logits": True} if name in ("googlenet", "inception_v3") else {}
+        return torchvision.models.get_model(name, weights=None, **more, **settings)
 
 
 def count(model) -> int:
@@ -90,128 +69,137 @@ def count(model) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
+def listed(library: str) -> list[dict[str, Any]]:
+    """The smallest network per module of the library; then, from small to large, those with a class of layers that none before has."""
+    timm, torchvision = import_libraries()
+    if library == "timm":
+        by_family = {module: timm.list_models(module=module) for module in timm.list_modules()}
+    else:
+        by_family = collections.defaultdict(list)
+        for name in torchvision.models.list_models(module=torchvision.models):
+            by_family[torchvision.models.get_model_builder(name).__module__.rpartition(".")[2]].append(name)
+    found = []
+    for family, names in by_family.items():
+        for name in names:
+            try:
+                model = made(library, name, "meta")
+            except Exception as error:  # a few need memory for their weights
+                CONSOLE.print(f"{name} cannot be made without memory: {type(error).__name__}: {error}")
+                continue
+            classes = sorted({f"{type(module).__module__}.{type(module).__name__}" for module in model.modules()})
+            found.append({"name": name, "family": family, "params": count(model), "classes": classes})
+    found.sort(key=lambda one: one["params"])
+    seen: set[str] = set()
+    first = list({one["family"]: one for one in reversed(found)}.values())
+    for one in first:
+        seen |= set(one["classes"])
+    more = []
+    for one in found:
+        if set(one["classes"]) - seen:
+            seen |= set(one["classes"])
+            more.append(one)
+    key = ("name", "family", "params")
+    return [{**{field: one[field] for field in key}, "every": every} for every, some in (("family", first), ("layer", more)) for one in some]
+
+
 def randomised(model) -> Any:
-    """The model with random statistics, and random values in place of scales and shifts that are initialised with one number."""
+    """The model with random statistics, and random values in place of parameters that are initialised with one number."""
     import torch
 
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+            if getattr(module, "running_var", None) is not None:
                 module.running_mean.normal_(0, 0.1)
                 module.running_var.uniform_(0.8, 1.25)
         for parameter in model.parameters():
             if parameter.numel() > 1 and parameter.min() == parameter.max():
-                parameter.uniform_(0.8, 1.25) if parameter.min() > 0.5 else parameter.uniform_(-0.1, 0.1)
-    return model
+                parameter.uniform_(*((0.8, 1.25) if parameter.min() > 0.5 else (-0.1, 0.1)))
+    return model.eval()
 
 
 def checked(library: str, name: str, max_params: int) -> dict[str, Any]:
     """The result of one network."""
-    import jax
-    import numpy as np
     import torch
 
-    import ntk_select as ns
-
-    jax.config.update("jax_disable_most_optimizations", True)
     torch.manual_seed(0)
-    model, settings = None, {}
-    for settings in ({}, *FEWER_BLOCKS):
-        with torch.device("meta"):
-            try:
-                if count(made(library, name, **settings)) <= max_params:
-                    model = randomised_on_cpu(library, name, settings)
-                    break
-            except (TypeError, AssertionError, RuntimeError):
-                if settings == {}:
-                    raise
-    if model is None:
-        return {"status": "skipped", "sentence": f"has more than {max_params / 1e6:.0f} M parameters", "settings": {}}
-    known = {"params": count(model), "settings": settings, "class": type(model).__name__}
-    began = time.perf_counter()
+    for settings in FEWER_BLOCKS:
+        try:
+            params = count(made(library, name, "meta", **settings))
+        except Exception:  # it has no such argument
+            continue
+        if params <= max_params:
+            break
+    else:
+        return {"status": "skipped", "sentence": f"more than {max_params / 1e6:.0f} M parameters"}
+    known: dict[str, Any] = {"params": params, "settings": settings}
+    model, began = randomised(made(library, name, "cpu", **settings)), time.perf_counter()
+    given = import_libraries()[1].models.get_model_weights(name).DEFAULT if library == "torchvision" else None
     try:
-        expert = ns.torch_expert(
-            name, model, preprocess=import_libraries()[1].models.get_model_weights(name).DEFAULT if library == "torchvision" else None
-        )
-    except ns.errors.NtkSelectError as error:
-        known |= {"status": "refused", "sentence": str(error)}
-        return known | {"seconds": time.perf_counter() - began}
-    seconds = time.perf_counter() - began
-    size = expert.preprocess.size
-    x = np.random.default_rng(0).normal(size=(2, size, size, 3)).astype(np.float32)
-    logits, features = of_pytorch(library, model, x, expert.head)
-    apply, pre_logits = (jax.jit(fn)(expert.variables, x) for fn in (expert.apply_fn, expert.features_fn))
-    block = expert.last_block
+        expert = ns.torch_expert(name, model, preprocess=given)
+    except ns.errors.ModelError as error:
+        return known | {"status": "refused", "sentence": str(error), "seconds": time.perf_counter() - began}
+    known["seconds"] = time.perf_counter() - began
+    size, block = expert.preprocess.size, expert.last_block
+    x = np.random.default_rng(1).normal(size=(2, size, size, 3)).astype(np.float32)
+    if expert.taps_fn is None:
+        outputs = features = jax.jit(expert.apply_fn)(expert.variables, x)
+    else:
+        outputs, features, _ = jax.jit(expert.taps_fn)(expert.variables, x)
+    expected = of_pytorch(model, x, expert.head)
     known |= {
         "size": size,
-        "seconds": seconds,
         "head": expert.head and ".".join(expert.head),
         "last_conv": expert.last_conv and ".".join(expert.last_conv.path[:-1]),
         "pooled": expert.last_conv is not None and expert.last_conv.pooled is not None,
-        "last_block": block and ".".join(block),
-        "block_class": block and type(model.get_submodule(".".join(block))).__name__,
-        "errors": [distance(apply, logits), distance(pre_logits, features)],
+        "last_block": block and f"{'.'.join(block)} ({type(model.get_submodule('.'.join(block))).__name__})",
+        "differences": [distance(*pair) for pair in zip((outputs, features), expected, strict=True)],
     }
+    failed = []
     for what, trace in {
-        "gradient": lambda: jax.eval_shape(jax.grad(lambda p: expert.apply_fn({**expert.variables, "params": p}, x).sum()), expert.params),
-        "forward derivative": lambda: jax.eval_shape(
-            lambda v: jax.jvp(lambda v: expert.apply_fn({**expert.variables, "params": v}, x), (v,), (v,)), expert.params
-        ),
-        "training": lambda: jax.eval_shape(expert.train_fn, expert.variables, x),
+        "derivative": lambda: jax.jvp(lambda p: expert.apply_fn({**expert.variables, "params": p}, x), (expert.params,), (expert.params,)),
+        "training mode": lambda: expert.train_fn(expert.variables, x),
     }.items():
         try:
-            trace()
+            jax.eval_shape(trace)
         except Exception as error:
-            known[what] = f"{type(error).__name__}: {error}"
-    known["status"] = "open" if max(known["errors"]) < TOLERANCE else "differs"
-    return known
+            failed.append(f"{what}: {type(error).__name__}: {error}")
+    status = "differs" if max(known["differences"]) > TOLERANCE else "evaluation only" if failed else "open"
+    return known | {"status": status, "sentence": "; ".join(failed)}
 
 
-def randomised_on_cpu(library, name, settings):
-    """The model in memory."""
-    import torch
-
-    with torch.device("cpu"):
-        return randomised(made(library, name, **settings)).eval()
-
-
-def of_pytorch(library: str, model, x, head):
-    """Logits and pre-logits by PyTorch."""
+def of_pytorch(model, x, head) -> tuple[np.ndarray, np.ndarray]:
+    """Outputs and pre-logits by PyTorch: logits and the input of the head, or without a head timm's pre-logits twice."""
     import torch
 
     images, seen = torch.from_numpy(x.transpose(0, 3, 1, 2).copy()), []
     with torch.inference_mode():
-        if library == "timm":
-            features = model.forward_head(model.forward_features(images), pre_logits=True)
-            return model(images).numpy(), features.flatten(1).numpy()
+        if head is None:
+            features = (model(images) if not model.num_classes else model.forward_head(model.forward_features(images), pre_logits=True)).numpy()
+            return features, features
         model.get_submodule(".".join(head)).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         return model(images).numpy(), seen[0].flatten(1).numpy()
 
 
 def distance(found, expected) -> float:
     """Largest difference relative to the largest value; infinite if the shapes differ."""
-    import numpy as np
-
     found = np.asarray(found)
-    if found.shape != expected.shape:
-        return float("inf")
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
+    return float(np.abs(found - expected).max() / np.abs(expected).max()) if found.shape == expected.shape else float("inf")
 
 
 def serve(pipe, library: str, max_params: int) -> None:
     """The worker: answers names with results."""
     warnings.simplefilter("ignore")
+    jax.config.update("jax_disable_most_optimizations", True)
     while True:
         name = pipe.recv()
         try:
             pipe.send(checked(library, name, max_params))
         except Exception as error:
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            pipe.send({"status": "error", "sentence": f"{type(error).__name__}: {error}", "where": f"{where.filename}:{where.lineno}"})
+            pipe.send({"status": "error", "sentence": f"{type(error).__name__}: {error}"})
 
 
 class Worker:
-    """A process that is started again after it has been ended."""
+    """A process that is started again after it was ended."""
 
     def __init__(self, *args):
         self.args, self.process = args, None
@@ -224,68 +212,94 @@ class Worker:
             self.process = context.Process(target=serve, args=(end, *self.args), daemon=True)
             self.process.start()
             end.close()
-        began, memory = time.monotonic(), psutil.Process(self.process.pid)
+        began, process = time.monotonic(), psutil.Process(self.process.pid)
         self.pipe.send(name)
         while not self.pipe.poll(0.5):
             if not self.process.is_alive():
-                return self.stop("crashed", f"the process ended with {self.process.exitcode}")
-            if memory.memory_info().rss > memory_gb * 1e9:
-                return self.stop("memory", f"took more than {memory_gb} GB")
+                break
+            if process.memory_info().rss > memory_gb * 1e9:
+                return self.ended(f"more than {memory_gb} GB")
             if time.monotonic() > began + seconds:
-                return self.stop("time", f"took more than {seconds} s")
+                return self.ended(f"more than {seconds} s")
         try:
             result = self.pipe.recv()
         except EOFError:
-            return self.stop("crashed", "the process ended")
-        if memory.memory_info().rss > memory_gb * 5e8:
-            self.stop("", "")
+            return self.ended("its process ended")
+        if process.memory_info().rss > memory_gb * 5e8:
+            self.ended("")
         return result
 
-    def stop(self, status: str, sentence: str) -> dict[str, Any]:
+    def ended(self, sentence: str) -> dict[str, Any]:
         """Ends the process."""
-        self.process.kill()
-        self.process.join()
-        self.process = None
-        return {"status": status, "sentence": sentence}
+        if self.process is not None:
+            self.process.kill()
+            self.process.join()
+            self.process = None
+        return {"status": "ended", "sentence": sentence}
 
 
 def main(
     *,
     library: Literal["timm", "torchvision"] = "timm",
+    every: Literal["family", "layer"] = "family",
     names: tuple[str, ...] = (),
-    out: Path = Path("runs/timm_coverage"),
     again: bool = False,
-    max_params: float = 60e6,
-    seconds: float = 240,
+    max_params: float = 6e7,
+    seconds: float = 300,
     memory_gb: float = 8,
+    out: Path = Path("runs/timm_coverage"),
 ) -> None:
     """Checks and prints.
 
     Args:
       library: timm or torchvision.
-      names: networks; by default the smallest of every family.
-      out: folder of the results.
-      again: repeats what is not open.
+      every: the smallest network per family, or also one for each class of layers.
+      names: networks instead of these.
+      again: repeats networks that are not open, and those of `names`.
       max_params: largest number of parameters.
-      seconds: time limit per network.
-      memory_gb: memory limit of the worker.
+      seconds, memory_gb: limits per network.
+      out: folder of results.
     """
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    out.mkdir(parents=True, exist_ok=True)
-    listed = out / f"{library}_families.json"
-    if not listed.exists() and not names:
-        write_atomically(listed, json.dumps(families(library), indent=1).encode())
-    chosen = {name: name for name in names} or {family: name for family, (name, _) in json.loads(listed.read_text()).items()}
-    file = out / f"{library}.json"
+    lists, file = out / f"{library}_networks.json", out / f"{library}.json"
+    if not lists.exists():
+        write_atomically(lists, json.dumps(listed(library), indent=1).encode())
+    networks = [one for one in json.loads(lists.read_text()) if every == "layer" or one["every"] == "family"]
+    chosen = [{"name": name, "family": ""} for name in names] or networks
     results = json.loads(file.read_text()) if file.exists() else {}
     worker = Worker(library, int(max_params))
-    for family, name in chosen.items():
-        if name in results and not (again and (names or results[name]["status"] != "open")):
-            continue
-        results[name] = {"family": family, **worker.ask(name, seconds, memory_gb)}
-        write_atomically(file, json.dumps(results, indent=1).encode())
-        found = results[name]
-        CONSOLE.print(f"{family} {name}: {found['status']} {found.get('sentence', '')} {found.get('last_conv') or found.get('last_block')}")
+    for one in chosen:
+        name = one["name"]
+        if name not in results or (again and (names or results[name]["status"] != "open")):
+            results[name] = {"family": one["family"], **worker.ask(name, seconds, memory_gb)}
+            write_atomically(file, json.dumps(results, indent=1).encode())
+            CONSOLE.print(f"{name}: {results[name]['status']}", end="  ")
+    worker.ended("")
+    report({one["name"]: results[one["name"]] for one in chosen})
+
+
+def report(results: dict[str, dict[str, Any]]) -> None:
+    """Prints the counts and the tables."""
+    table = Table("network", "M parameters", "head", "last convolution or block", "differences", "s", title="open")
+    failures = Table("network", "status", "reason", title="not open")
+    for name, found in results.items():
+        if "differences" in found:
+            last = found["last_conv"] or found["last_block"] or ""
+            differences = " ".join(f"{one:.0e}" for one in found["differences"])
+            fewer = " (fewer blocks)" if found["settings"] else ""
+            size = f"{found['params'] / 1e6:.1f}{fewer}"
+            table.add_row(name, size, found["head"] or "pre-logits", last, differences, f"{found['seconds']:.0f}")
+        if found["status"] != "open":
+            failures.add_row(name, found["status"], found["sentence"])
+    CONSOLE.print("\n", table)
+    if failures.row_count:
+        CONSOLE.print(failures)
+    tried = [found for found in results.values() if found["status"] != "skipped"]
+    headless = sum(found["status"] == "open" and found["head"] is None for found in tried)
+    CONSOLE.print(
+        f"{sum(found['status'] == 'open' for found in tried)} of {len(tried)} networks are open and equal PyTorch within {TOLERANCE:.0e}, "
+        f"{headless} of them without a head; {len(results) - len(tried)} skipped"
+    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from ntk_select import rank
-from ntk_select.cli import main
 from ntk_select.ranking import expected_time
 
 LABELS = np.repeat([0, 1, 2], 12)
@@ -21,18 +20,6 @@ def zoo(tmp_path_factory):
         features[np.arange(36), LABELS] += strength
         np.savez(folder / f"{name}.npz", features=features, labels=LABELS, class_names=np.array(["ant", "bee", "cat"]), **facts)
     return folder
-
-
-@pytest.fixture
-def ran(capsys):
-    def run(*words):
-        capsys.readouterr()
-        status = main(list(words))
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return status, captured.out, captured.err
-
-    return run
 
 
 def test_a_ranking_needs_no_task_and_no_estimate_of_time(ran, zoo, monkeypatch):

@@ -93,6 +93,7 @@ def test_columns_can_be_chosen(table):
         (["1", "01", "2", "3"], ("1", "2", "3")),
         (["c10", "c9", "c1", "C1"], ("C1", "c1", "c9", "c10")),
         (["1", "2", "x", "10"], ("1", "2", "10", "x")),
+        (["nan", "2", "x", "10"], ("2", "10", "nan", "x")),
         (["12345678901234567890", "12345678901234567891", "3", "2"], ("2", "3", "12345678901234567890", "12345678901234567891")),
     ],
 )
@@ -110,7 +111,7 @@ def test_of_several_test_splits_the_usual_one_is_taken_and_the_rest_is_told(tabl
     rows = [*ROWS[:3], (*ROWS[3][:2], "valid")]
     task = load_task(table(lines(rows)))
     assert len(task.test_labels) == 1
-    assert task.details["warnings"][0] == "Ignored, because there is a split 'test': 1 images of valid."
+    assert task.details["warnings"][0] == "Ignored, because there is a split 'test': 1 image of valid."
 
 
 def test_images_beyond_the_folder_need_a_root(table, tmp_path, folder_of):
@@ -170,8 +171,10 @@ WRONG = {
     "no rows": (b"path,label\n", "there are no rows below the header"),
     "UTF-16": ("path,label\n".encode("utf-16"), "the text is UTF-16; allowed is UTF-8. Try: iconv -f UTF-16"),
     "Latin-1": ("path,label\nimg/1.png,Löwe\n".encode("latin-1"), "byte 0xf6 in line 2 is not UTF-8, .*Windows-1252. Try: iconv -f WINDOWS-1252"),
-    "null": (b"path,label\nimg/1.png,c\0t\n", "has null bytes"),
-    "Excel": (b"PK\3\4xl/workbook.xml", "is a spreadsheet or an archive, not text. Try: save the spreadsheet as CSV"),
+    "null": (b"path,label\nimg/1.png,c\0t\n", "is not text, but perhaps a spreadsheet or an archive. Try: save the table as CSV in UTF-8"),
+    "Excel": (b"PK\3\4xl/workbook.xml", "is not text, but perhaps a spreadsheet"),
+    "old Excel": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "is not text, but perhaps a spreadsheet"),
+    "Parquet": (b"PAR1\x15\0\x90", "is not text, but perhaps a spreadsheet"),
     "LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a.csv is a Git LFS pointer"),
     "short row": (b"path,label,split\nimg/1.png,cat\n", r"a.csv, line 2: has 2 values, the header 3. Try: quote values that contain ','"),
     "long row": (b"path,label\nimg/1.png,cat,dog\n", r"line 2: has 3 values, the header 2"),
@@ -190,6 +193,10 @@ WRONG = {
     "two classes": (b"path,label\nimg/1.png,a\nimg/1.png,b\n", r"'img/1.png' is in line 2 with the label 'a' and in line 3 with 'b'"),
     "two splits": (b"path,label,split\nimg/1.png,a,train\nimg/1.png,a,test\n", "is in line 2 with the split 'train' and in line 3 with 'test'"),
     "fractions": (b"path,label\nimg/1.png,1\nimg/2.png,0.5\n", r"labels are numbers with fractions, as '0.5': measurements.*\?label=COLUMN"),
+    "missing numbers": (
+        b"path,label\nimg/1.png,1.0\nimg/2.png,NaN\nimg/3.png,2.0\n",
+        r"labels are numbers, and 1 of 3 are missing \('NaN'\). Try: leave these rows out, or give their class another name",
+    ),
     "format": (b"path,label\nimg/1.png,1\nimg/v.mp4,2\nimg/p.psd,2\n", "1 Photoshop file cannot be read: .*img/p.psd. Try: export as PNG"),
 }
 

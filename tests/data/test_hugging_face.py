@@ -267,9 +267,11 @@ PICTURES = [picture(i) for i in range(3)]
         (FEATURES, {}, "?image=age", "found no column of the image"),
         (FEATURES, {}, "?label=image", "found no column of the label"),
         (FEATURES, {}, "?label=lable", r"there is no column 'lable'. Did you mean 'label'\?"),
+        (FEATURES, {}, "?test=train", r"the split 'train' is for training, and cannot be the test set too. Splits: train. Try: 'hf:.*\?test=SPLIT'"),
         (FEATURES, {}, "?test=validation", r"there is no split 'validation'. Splits: train. Try: 'hf:.*\?test=SPLIT'"),
         (FEATURES, {}, "?colour=red", "option 'colour' is unknown.*Allowed: image, label, revision, test, train"),
-        (FEATURES, {"label": [0, -1, None]}, "", r"2 images of the split 'train' have no label. Try: 'hf:.*\?train=SPLIT'"),
+        (FEATURES, {"label": [0, -1, None]}, "", r"2 of 3 images of the split 'train' have no label. Try: 'hf:.*\?train=SPLIT'"),
+        ({"image": datasets.Image(), "label": Value("float32")}, {"label": [float("nan"), 1, 2]}, "", "1 of 3 images of the split 'train' have no"),
         ({"image": datasets.Image(), "label": Value("float32")}, {"label": [0.5, 1, 2]}, "", "labels are numbers with fractions, as '0.5'"),
     ],
 )

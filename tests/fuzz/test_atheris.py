@@ -9,29 +9,11 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "fuzz.py"
-SURFACES = (
-    "uri",
-    "zoo",
-    "config",
-    "zoo_config",
-    "card",
-    "archive",
-    "image",
-    "layout",
-    "npz",
-    "csv",
-    "hf",
-    "idx",
-    "safetensors",
-    "kernel",
-    "features",
-)
 
 
 def test_the_script_knows_every_surface(loaded):
-    assert set(SURFACES) == set(loaded("fuzz/targets.py").TARGETS) == set(loaded("fuzz/seeds.py").seeds())
     written = re.search(r"^SURFACES = \((.*?)\)", SCRIPT.read_text(), re.DOTALL | re.MULTILINE)[1]
-    assert tuple(re.findall(r'"(\w+)"', written)) == SURFACES
+    assert set(re.findall(r'"(\w+)"', written)) == set(loaded("fuzz/targets.py").TARGETS) == set(loaded("fuzz/seeds.py").seeds())
 
 
 @pytest.mark.slow

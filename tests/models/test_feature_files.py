@@ -90,6 +90,20 @@ def test_a_zoo_is_a_file_or_a_folder_and_a_plain_folder_is_recognised(tmp_path):
         open_zoo([str(file)])
 
 
+def test_features_beside_the_folders_of_experts_are_experts_too(tmp_path):
+    for name in ("b", "c"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "card.json").touch()
+    (tmp_path / "b" / "model.safetensors").touch()
+    npz(tmp_path, features=FEATURES)
+    assert list(open_zoo([str(tmp_path)])) == ["b", "c", "a"]
+    npz(tmp_path / "b", features=FEATURES)
+    assert list(open_zoo([str(tmp_path / "b")])) == ["b"]
+    npz(tmp_path, "c", features=FEATURES)
+    with pytest.raises(ModelError, match=r"has an expert 'c' both in a folder and in 'c\.npz'\. Try: rename one of them"):
+        open_zoo([str(tmp_path)])
+
+
 def test_a_folder_of_other_arrays_is_no_zoo(tmp_path):
     npz(tmp_path, "photos", images=np.zeros((2, 4, 4), np.uint8), labels=np.array([0, 1]))
     safetensors(tmp_path, "weights", **{"layer1.conv.weight": FEATURES})

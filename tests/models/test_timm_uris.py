@@ -84,6 +84,8 @@ def test_overlapping_patterns_have_an_expert_once(timm):
         ("timm:resnet18_old", "timm has renamed 'resnet18_old'. Try: timm:resnet18.a2_in1k"),
         ("timm:", "timm has no network ''"),
         ("timm:resnet18@absent.pth", "there is no file 'absent.pth'. Allowed after @: a file of weights, random, or random:SEED"),
+        ("timm:resnet18@", "'timm:resnet18@' names no weights. Allowed after @: a file of weights, random, or random:SEED"),
+        ("timm:resnet18@random:9999999999999999999", "there is no file 'random:9999999999999999999'. Allowed after @: .* random:SEED"),
         ("timm:resnet*@absent.pth", "names 3 networks, and a file has the weights of one. Try: timm:resnet18@absent.pth"),
         ("hf-hub:net", "'hf-hub:net' is not a name of the hub. Try: hf-hub:ORG/NAME"),
     ],
@@ -98,7 +100,8 @@ def test_names_that_lead_to_nothing_are_refused_with_what_is_near(timm, uri, mes
     [
         ("resnet*", {}, r"'resnet\*' is the name of 2 networks of timm. .*'timm:resnet18'"),
         ("resnet18", {"checkpoint": "a.pth", "random_init": True}, "both checkpoint= and random_init=True. Try: one of the two"),
-        ("resnet18", {"random_init": True, "seed": -1}, "seed of 'resnet18' is -1; it must be an integer, at least 0"),
+        ("resnet18", {"random_init": True, "seed": -1}, "seed of 'resnet18' is -1; it must be an integer from 0, of at most 18 digits"),
+        ("resnet18", {"random_init": True, "seed": 10**18}, "it must be an integer from 0, of at most 18 digits. Try: seed=0"),
         ("resnet18", {"checkpoint": "absent.pth"}, "there is no file 'absent.pth'"),
         ("hf-hub:org/net", {"random_init": True}, "'hf-hub:org/net' has its own weights"),
     ],
@@ -190,7 +193,7 @@ def test_few_experts_are_downloaded_without_asking_and_many_with_yes(count, yes)
 
 
 def test_many_are_refused_where_nobody_can_answer():
-    with pytest.raises(ConfigError, match="The weights of 300 experts are not in the cache, about 6e.01 GB. Try: --yes, a narrower pattern"):
+    with pytest.raises(ConfigError, match="The weights of 300 experts are not in the cache, about 60 GB. Try: --yes, a narrower pattern"):
         ask_before_download(experts(300), False)
     with pytest.raises(ConfigError, match="The weights of 21 experts are not in the cache. Try: --yes"):
         ask_before_download(experts(21, None), False)
@@ -218,11 +221,15 @@ def test_the_command_line_refuses_many_downloads_before_it_loads_anything(timm, 
         assert "The weights of 2 experts are not in the cache. Try: --yes" in capsys.readouterr().err
 
 
-def test_an_expert_whose_card_cannot_be_made_is_not_kept_and_stops_no_ranking():
-    assert identity_of(Unsupported(), None) is None
+@pytest.mark.parametrize("error", [ModelError("the crop mode is not supported"), MissingDependencyError("huggingface_hub"), KeyError("size")])
+def test_an_expert_whose_card_cannot_be_made_is_not_kept_and_stops_no_ranking(error):
+    assert identity_of(Unsupported(error), None) is None
 
 
 class Unsupported:
+    def __init__(self, error):
+        self.error = error
+
     @property
     def card(self):
-        raise ModelError("The configuration of timm:x: the crop mode is not supported")
+        raise self.error

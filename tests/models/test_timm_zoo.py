@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import ntk_select as ns
-from ntk_select.cli import main
 from ntk_select.errors import ModelError
 from ntk_select.models import timm_networks
 from ntk_select.models.timm_networks import TimmNetwork
@@ -276,7 +275,7 @@ def test_without_a_cache_and_a_network_one_request_is_made_for_all_experts(timm,
         with pytest.raises(
             ModelError,
             match=rf"The weights of timm:{name} are not in the cache, and the hub cannot be reached \(ConnectionError: Name or service not known\). "
-            rf"Try: ntk_select.timm_expert\('{name}', checkpoint=FILE\) \(--checkpoint FILE, or timm:{name}@FILE\), or the variable HF_HUB_CACHE",
+            rf"Try: once with a network, or timm_expert\('{name}', checkpoint=FILE\) \(timm:{name}@FILE\), or the variable HF_HUB_CACHE",
         ):
             ns.timm_expert(name)
     assert len(asked) == 1
@@ -365,18 +364,6 @@ def test_a_network_without_published_weights_has_none(timm, cache):
 
 
 @pytest.fixture
-def ran(capsys):
-    def run(*words):
-        capsys.readouterr()
-        status = main(list(words))
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return status, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
 def task(tmp_path):
     """Dark and bright images of 32 pixels."""
     rng, labels = np.random.default_rng(0), np.repeat([0, 1], 8)
@@ -407,6 +394,9 @@ def test_random_weights_and_a_checkpoint_are_options_of_rank(ran, task, timm, to
     assert status == 0, err
     assert "timm:test_resnet@random" in out
     assert "(none)" in out
+    (line,) = [line for line in out.splitlines() if line.startswith("Next")]
+    assert "--expert timm:test_resnet@random" in line
+    assert "--random-init" not in line
     write(trained(torch, timm, "test_resnet", num_classes=4).state_dict(), tmp_path / "mine.pth")
     status, out, err = ran("rank", "--task", task, "--zoo", "timm:test_resnet", "--checkpoint", str(tmp_path / "mine.pth"), *common, "--json")
     assert status == 0, err

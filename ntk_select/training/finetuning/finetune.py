@@ -58,7 +58,7 @@ def finetune(
     is reported. This is optimistic, being the maximum of several noisy numbers.
 
     Args:
-      expert: expert with `features_fn` and `preprocess`; or the name of an embedded expert, or the folder of one.
+      expert: expert with `features_fn` and `preprocess`; or the name of an embedded expert, the folder of one, or "timm:NAME".
       task: the task, or its URI, as for `load_task`. If it has no test set, a fifth of the images of each class is held out for testing, always the same
         ones (`Task.with_test_split`); a warning and the result say so.
       shots: training images per class, at most; None or "full" for all.
