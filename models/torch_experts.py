@@ -64,7 +64,8 @@ def torch_expert(
         unknown.
       MissingDependencyError: PyTorch or torchax is not installed.
 
-    Cost: one forward pass by PyTorch; three traces and two compilations of the forward pass, and two of the backward pass through the layers after the last convolution.
+    Cost: one forward pass by PyTorch; three traces and two compilations of the forward pass, and two of the backward pass through the layers after the
+    last convolution.
     """
     check_module(name, model)
     preprocess, meta = _preprocess(name, model, preprocess), without_weights(model).eval()

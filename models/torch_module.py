@@ -45,10 +45,6 @@ class TorchNetwork:
         """Logits (n, c)."""
         return self._run(variables, x)[0]
 
-    def record(self, variables, x, perturbation=None):
-        """The `Records`, the variables' tensors after the call, and the layer of the last convolution."""
-        return self._record(variables, x, perturbation)
-
     def variables(self, model) -> dict[str, Any]:
         """The weights of a model of this structure: {"params": ..., "buffers": ...}, copied."""
         kernels = {".".join((*path, "weight")): path for path in (self.head, self.conv) if path is not None}
@@ -98,7 +94,8 @@ class TorchNetwork:
             )
         return logits, after
 
-    def _record(self, variables, x, perturbation=None, training: bool = False):
+    def record(self, variables, x, perturbation=None, *, training: bool = False):
+        """The `Records`, the tensors after the call by name, and the layer of the last convolution."""
         to_jax, to_torch = environment().t2j_iso, environment().j2t_iso
         head_inputs, conv_inputs, conv_outputs = [], [], []
 
@@ -128,7 +125,7 @@ class TorchTraining(TorchNetwork):
 
     def __call__(self, variables, x):
         """`Taps` and the new buffers, as `Expert.train_fn` returns them."""
-        records, after, _ = self._record(variables, x, training=True)
+        records, after, _ = self.record(variables, x, training=True)
         buffers = {path: after[path.replace("/", ".")] for path in flatten(variables.get(BUFFERS, {}))}
         taps = as_taps(records) if self.head is not None else as_taps(records._replace(head_inputs=(records.logits,)))
         return taps, {BUFFERS: unflatten(buffers)} if buffers else {}

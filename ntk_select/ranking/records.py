@@ -6,9 +6,10 @@ import json
 import os
 import pickle
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -257,15 +258,25 @@ def identity_of(load: Callable[[], Any], sample: ProbeSample) -> str | None:
         card = getattr(load, "card", None)
     except Exception:  # foreign code; what is wrong is reported when the expert is loaded
         return None
+    translated = _translation() if isinstance(card, Card) and card.architecture.startswith("timm:") else ""
     if isinstance(card, Card) and card.sha256:
-        return card.to_json()
+        return card.to_json() + translated
     if isinstance(load, Loaded) and isinstance(load.expert, Expert):
         try:
             return _identity_in_memory(load.expert, sample)
         except Exception:  # foreign code, which the ranking reports
             return None
     identity = _code(load)
-    return identity and identity + repr([_state(value) for value in _arguments(load)])
+    return identity and identity + repr([_state(value) for value in _arguments(load)]) + translated
+
+
+def _translation() -> str:
+    """Versions of what a network of timm is computed by."""
+    found = {}
+    for name in ("timm", "torch", "torchax"):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return repr(found)
 
 
 def _arguments(load: Callable[[], Any]) -> list[Any]:

@@ -12,7 +12,7 @@ import pytest
 import ntk_select as ns
 from ntk_select.errors import ConfigError, DataError
 from ntk_select.executors import EXECUTORS
-from ntk_select.ranking import Failure, rank
+from ntk_select.ranking import Failure, rank, records
 from ntk_select.ranking.workers import Elsewhere
 from ntk_select.scores import SCORES, Score
 from ntk_select.tasks.task import ChosenImages
@@ -267,6 +267,24 @@ def test_loaders_without_a_card_are_known_by_their_code_and_files(stored, counte
 
 def _loaded(load, path):
     return load()
+
+
+@pytest.mark.parametrize("sha256", ["", "0" * 64])
+def test_networks_of_timm_are_known_with_the_versions_that_compute_them(stored, sha256, monkeypatch):
+    def identities(architecture):
+        card = replace(stored["ash"].card, architecture=architecture, sha256=sha256)
+        load = partial(_fails)
+        load.card = card
+        found = []
+        for number in ("1.0", "1.1"):
+            monkeypatch.setattr(records, "version", lambda name, number=number: number)
+            found.append(records.identity_of(load, None))
+        return found
+
+    first, second = identities("timm:resnet18")
+    assert first != second
+    first, second = identities("resnet18")
+    assert first == second
 
 
 def test_what_cannot_be_identified_is_said_and_not_kept(stored, things, tmp_path):
