@@ -24,14 +24,12 @@ from ntk_select.errors import ConfigError, MemoryShrunkWarning, ModelError, not_
 from ntk_select.experts.expert import Expert
 from ntk_select.experts.network_inputs import NetworkInputs
 from ntk_select.experts.new_head import with_new_head
+from ntk_select.kernels.directions import directions_for
 from ntk_select.kernels.engine.arguments import leaf_names, select
 from ntk_select.kernels.engine.program import Program, outputs_of, trace
 from ntk_select.training.finetuning.recipe import BATCH_NORMS
 from ntk_select.training.finetuning.trainer import train_fn_of
 
-MIN_DIRECTIONS, MAX_DIRECTIONS = 2, 16
-DERIVATIVES = 4096
-"""Number of pre-logits times directions for a sufficient average; wide networks need fewer directions."""
 PIXELS = 256 * 224**2
 """Pixels per pass: 256 images of 224 x 224."""
 SMALL = 64**2
@@ -112,11 +110,6 @@ def training_kernel(
                 MemoryShrunkWarning,
                 stacklevel=2,
             )
-
-
-def directions_for(width: int) -> int:
-    """Default number of random directions for `width` pre-logits."""
-    return min(max(MIN_DIRECTIONS, DERIVATIVES // width), MAX_DIRECTIONS)
 
 
 class TrainingNetwork:

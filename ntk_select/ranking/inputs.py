@@ -6,7 +6,6 @@ from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
-import jax
 import numpy as np
 
 from ntk_select._runtime.cache import Cache
@@ -17,10 +16,10 @@ from ntk_select.experts.feature_expert import FeatureExpert
 from ntk_select.experts.forward import ProbePass, forward, has_pooled_last_conv
 from ntk_select.experts.network_inputs import IN_MEMORY, DecodedImages, NetworkInputs, resized
 from ntk_select.experts.preprocess import Preprocess
+from ntk_select.kernels.directions import directional_kernel
 from ntk_select.kernels.engine.ntk import ntk_plan
-from ntk_select.kernels.gradients import gradient_kernel, gradient_sketch, narrow_inputs
+from ntk_select.kernels.gradients import gradient_kernel, narrow_inputs
 from ntk_select.kernels.last_conv import pooled_kernel
-from ntk_select.kernels.sketches.projection import Sketch
 from ntk_select.ranking.features import check_images, inputs_of_features, without_network
 from ntk_select.ranking.keys import Keys
 from ntk_select.scores import Features, Input, Score
@@ -253,20 +252,12 @@ class ScoreInputs:
             elif self._products(expert, x, outputs) <= MAX_PRODUCTS:
                 kernel = gradient_kernel(expert, np.asarray(x), layers=self.layers, outputs=outputs, batch_size=self.batch_size)
             else:
-                kernel, directions = self._estimated_kernel(expert, np.asarray(x), outputs)
+                kernel, directions = directional_kernel(
+                    expert, np.asarray(x), layers=self.layers, outputs=outputs, seed=self.seed, batch_size=self.batch_size
+                )
         except NtkSelectError as error:
             return None, 0, str(error)
         return (kernel, directions, "") if np.isfinite(kernel).all() else (None, 0, "The gradients contain NaN or infinity.")
-
-    def _estimated_kernel(self, expert: Expert, x: np.ndarray, outputs: str) -> tuple[np.ndarray, int]:
-        """An unbiased estimate from forward-mode passes along random directions, and their number. Its cost does not grow with the outputs."""
-        from ntk_select.forecasting.kernel import directions_for  # imported here because of Optax
-
-        fn, variables, _, _ = narrow_inputs(expert, self.layers, outputs)
-        width = jax.eval_shape(fn, variables, x[:1]).shape[-1]
-        directions = directions_for(width)
-        sketch = Sketch(directions * width, "jvp", seed=self.seed, blocks=1)
-        return gradient_sketch(expert, x, sketch, layers=self.layers, outputs=outputs).kernel, directions
 
     def _products(self, expert: Expert, x, outputs) -> float:
         """Products that the engine estimates for the kernel, without forward passes."""
