@@ -182,7 +182,7 @@ def test_finished_experts_are_not_scored_again(counted, things, tmp_path, here):
         {"scores": {"lfc": replace(SCORES["lfc"], higher_is_better=False)}},
         {"measured": {"ash": {"elsewhere": 0.5}, "birch": {"elsewhere": 0.4}}},
     ],
-    ids=str,
+    ids=lambda changed: next(iter(changed)),
 )
 def test_another_setting_is_measured_anew(counted, things, tmp_path, changed):
     one = {"ash": counted()["ash"]}
