@@ -150,6 +150,16 @@ def more_than_buffers(name: str, changed: list[str]) -> ModelError:
     )
 
 
+def no_tensor(name: str, output: Any, training: bool) -> ModelError:
+    """The ModelError for a module that returns something else than one tensor."""
+    given = f"a {type(output).__name__}" + (f" of {len(output)}" if isinstance(output, tuple | list | dict) else "")
+    mode, fix = "", "a wrapper module that returns the logits"
+    if training:
+        mode = " in training mode"
+        fix = f"model.aux_logits = False, {fix}, or Recipe(batch_norm='frozen') (--batch-norm frozen), which trains in evaluation mode"
+    return ModelError(f"The module of expert {name!r} returns {given}{mode}, not one tensor of logits (n, c). Try: {fix}")
+
+
 def call_error(name: str, error: Exception, shape: tuple[int, ...], training: bool) -> ModelError:
     """The ModelError for an error raised by the call of a module."""
     return ModelError(f"The module of expert {name!r} {_sentence(error, shape, 'training' if training else 'evaluation')}")

@@ -14,7 +14,7 @@ from ntk_select.errors import ModelError
 from ntk_select.models.expert_folder import flatten, unflatten
 from ntk_select.models.layers import key_of_batch
 from ntk_select.models.recorded_layers import Path, Records, as_taps
-from ntk_select.models.torch_errors import call_error, more_than_buffers
+from ntk_select.models.torch_errors import call_error, more_than_buffers, no_tensor
 from ntk_select.models.torchax_environment import LOCK, environment, import_torch, run
 
 BUFFERS = "buffers"
@@ -89,9 +89,7 @@ class TorchNetwork:
             if training:
                 _check_changes(self.name, self.module, before, {name: after[name] is not tensors[name] for name, _ in self.module.named_parameters()})
         if not isinstance(logits, jax.Array):
-            raise ModelError(
-                f"The module of expert {self.name!r} returns {_kind(logits)}, not one tensor of logits (n, c). Try: a wrapper module that returns the logits"
-            )
+            raise no_tensor(self.name, logits, training)
         return logits, after
 
     def record(self, variables, x, perturbation=None, *, training: bool = False):
@@ -266,7 +264,3 @@ def _check_changes(name: str, module, before: Mapping[str, Any], parameters: Map
     ]
     if changed:
         raise more_than_buffers(name, changed)
-
-
-def _kind(value: Any) -> str:
-    return f"a {type(value).__name__}" + (f" of {len(value)}" if isinstance(value, tuple | list | dict) else "")

@@ -140,7 +140,8 @@ def no_such_expert(name: str, experts: Iterable[str], zoo: Sequence[str], option
 def load_expert(zoo: Sequence[str], name: str) -> Expert:
     """The expert `name` of the zoo, or of a zoo of its own as timm:NAME, which must take images. Raises ModelError if there is none, or it has no network or no preprocess."""
     from ntk_select.experts.feature_expert import with_network
-    from ntk_select.models.zoo import is_zoo_uri, open_zoo
+    from ntk_select.models import open_zoo
+    from ntk_select.models.zoo import is_zoo_uri
 
     experts = open_zoo(split(zoo))
     if name not in experts and is_zoo_uri(name):

@@ -148,7 +148,7 @@ class Rank:
                 resume=self.out,
                 **where,
             )
-        if known[0]:
+        if known and known[0]:
             remark(f"{known[0]} of {len(experts)} experts were scored before, by the same command ({self.out}/{FOLDER})")
         paths = [] if self.out is None else saving("The ranking", lambda: ranking.save(self.out))
         if paths and not any(path.suffix == ".png" for path in paths):

@@ -33,7 +33,7 @@ from ntk_select._runtime.files import write_atomically
 
 CONSOLE = Console(width=160, highlight=False)
 TOLERANCE = 1e-4
-FEWER_BLOCKS = ({}, {"depth": 2}, {"depths": (1, 1, 1, 1)}, {"layers": (1, 1, 1, 1)}, {"num_features": 256})
+FEWER_BLOCKS = ({}, {"depth": 2}, {"depths": (1, 1, 1, 1)}, {"layers": (1, 1, 1, 1)})
 
 
 def import_libraries() -> tuple[Any, Any]:

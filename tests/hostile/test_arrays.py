@@ -67,7 +67,7 @@ TASKS = {
     "nothing": ({"images": b""}, r"array 'images' is \|S1 \(\); images are uint8, 0 to 255"),
     "floats": (
         {"images": npy(IMAGES / 255)},
-        r"array 'images' is float64 \(4, 6, 5, 3\); images are uint8, 0 to 255\. For floats in 0\.\.1, try: \(images \* 255\)",
+        r"array 'images' is float64 \(4, 6, 5, 3\); images are uint8, 0 to 255, or uint16\. For floats in 0\.\.1, try: \(images \* 255\)",
     ),
     "NaN": ({"images": npy(IMAGES * np.nan)}, r"array 'images' is float64 .*; images are uint8"),
     "records": ({"images": npy(np.zeros(4, [("r", "u1"), ("g", "u1")]))}, r"array 'images' is .*\(4,\); images are uint8"),

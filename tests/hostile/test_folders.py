@@ -120,7 +120,7 @@ BAD = {
     "links to the folder above": r"pets/cat/up\d+/cat/up.*: more than 8 folders deep\. Is one a link to a folder above it",
     "a folder with the name of an image": r"class folder 'cat' contains folders \(cat/album\.png\), so its classes are ambiguous\. Allowed: train/CLASS/IMAGE",
     "an empty class": r"class folder 'bird' is empty\. Try: put images into it, or delete it",
-    "another kind of picture": r"1 HEIC photograph in class folder 'cat' cannot be read: cat/phone\.heic\. Try: convert to JPEG",
+    "another kind of picture": r"1 HEIC photograph in class folder 'cat' cannot be read: cat/phone\.heic\. Try: pip install pillow-heif, or convert to JPEG",
     "an image outside": r"images outside any class folder: loose\.png\. Allowed: .*Try: move or delete them",
     "one class": r"training images of one class only \('cat'\)\. Scores compare classes\. Try: images of at least two",
     "nothing": r"there are no class folders\. Allowed: train/CLASS/IMAGE and test/CLASS/IMAGE, or CLASS/IMAGE",

@@ -213,6 +213,18 @@ def test_outputs_other_than_those_of_pytorch_are_refused():
     check_outputs("own", np.ones((1, 2)), np.ones((1, 2)) + 1e-5)
 
 
+def test_auxiliary_outputs_in_training_mode_are_refused_there():
+    class Auxiliary(nn.Sequential):
+        def forward(self, x):
+            logits = super().forward(x)
+            return (logits, logits) if self.training else logits
+
+    expert = opened(Auxiliary(nn.Flatten(), nn.Linear(192, 2)))
+    assert expert.apply_fn(expert.variables, X).shape == (4, 2)
+    with pytest.raises(ModelError, match=r"returns a tuple of 2 in training mode, .*model.aux_logits = False, .*Recipe\(batch_norm='frozen'\)"):
+        expert.train_fn(expert.variables, X)
+
+
 def test_modes_of_the_modules_are_kept():
     model = nn.Sequential(*body(), nn.BatchNorm2d(5), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 2)).train()
     model[2].eval()

@@ -46,6 +46,9 @@ class Storage(NamedTuple):
 
 
 class Pickler(pickle._Pickler):
+    # dill, which the package datasets imports, adds its own ways to pickle types to this table.
+    dispatch = {kind: save for kind, save in pickle._Pickler.dispatch.items() if save.__module__ == "pickle"}
+
     def __init__(self, file, protocol=2):
         super().__init__(file, protocol)
         self.storages: dict[int, tuple[Storage, bytes]] = {}
