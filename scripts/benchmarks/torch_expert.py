@@ -1,9 +1,9 @@
-"""One ResNet as a Flax expert and as a PyTorch module through `torch_expert`, with the same weights, and PyTorch itself, in the same run.
+"""One ResNet as a Flax expert and as a PyTorch module through `torch_expert`, with the same weights, in the same run.
 
     python scripts/benchmarks/torch_expert.py                                    the embedded small ResNet, 32 pixels
     python scripts/benchmarks/torch_expert.py --network resnet18 --size 224 --images 16 --rounds 3
 
-Rounds alternate; medians are printed, in units of Flax. "first call" includes tracing and compilation.
+Rounds alternate; medians are printed, in units of Flax. "first call" includes tracing and compilation. PyTorch's own speed is measured by finetune.py.
 """
 
 import statistics
@@ -54,28 +54,6 @@ def train(step, variables, batch, steps: int) -> None:
     jax.block_until_ready(state)
 
 
-def train_pytorch(network, x, labels, steps: int) -> None:
-    """The same by PyTorch."""
-    network.train()
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.001, momentum=0.9, nesterov=True, weight_decay=1e-4)
-    for _ in range(steps):
-        optimizer.zero_grad(set_to_none=True)
-        nn.functional.cross_entropy(network(x), labels).backward()
-        optimizer.step()
-
-
-def outputs_of_pytorch(network, x) -> None:
-    """Logits by PyTorch in evaluation mode."""
-    with torch.inference_mode():
-        network.eval()(x)
-
-
-def gradients_of_pytorch(network, x, labels) -> None:
-    """Gradients of the mean cross-entropy by PyTorch in evaluation mode."""
-    network.eval().zero_grad(set_to_none=True)
-    nn.functional.cross_entropy(network(x), labels).backward()
-
-
 def main(*, network: Literal["resnet_small", "resnet18"] = "resnet_small", size: int = 32, images: int = 32, rounds: int = 5, steps: int = 5) -> None:
     """Prints the ratios.
 
@@ -107,13 +85,8 @@ def main(*, network: Literal["resnet_small", "resnet18"] = "resnet_small", size:
         ways["gradients"][name] = lambda gradient=gradient, expert=expert: jax.block_until_ready(gradient(expert.params))
         ways["kernel of the last convolution"][name] = partial(gradient_kernel, expert, x)
         ways["training"][name] = partial(train, step, expert.variables, (x, labels), steps)
-    theirs, target = torch.from_numpy(x.transpose(0, 3, 1, 2).copy()).contiguous(memory_format=torch.channels_last), torch.from_numpy(labels)
-    module = module.to(memory_format=torch.channels_last)
-    ways["logits"]["PyTorch"] = partial(outputs_of_pytorch, module, theirs)
-    ways["gradients"]["PyTorch"] = partial(gradients_of_pytorch, module, theirs, target)
-    ways["training"]["PyTorch"] = partial(train_pytorch, module, theirs, target, steps)
 
-    table = Table("", *(f"{name}, in units of Flax" for name in ("torch_expert", "PyTorch")), "Flax, s", "first call: torch_expert, Flax, s")
+    table = Table("", "torch_expert, in units of Flax", "Flax, s", "first call: torch_expert, Flax, s")
     for what, by_name in ways.items():
         spent: dict[str, list[float]] = {name: [] for name in by_name}
         for _ in range(rounds + 1):
@@ -122,8 +95,8 @@ def main(*, network: Literal["resnet_small", "resnet18"] = "resnet_small", size:
                 work()
                 spent[name].append(time.perf_counter() - began)
         medians = {name: statistics.median(times[1:]) for name, times in spent.items()}
-        ratios = [f"{medians[name] / medians['Flax']:.2f}" if name in medians else "" for name in ("torch_expert", "PyTorch")]
-        table.add_row(what, *ratios, f"{medians['Flax']:.3f}", f"{spent['torch_expert'][0]:.1f}, {spent['Flax'][0]:.1f}")
+        ratio = medians["torch_expert"] / medians["Flax"]
+        table.add_row(what, f"{ratio:.2f}", f"{medians['Flax']:.3f}", f"{spent['torch_expert'][0]:.1f}, {spent['Flax'][0]:.1f}")
     Console(width=140).print(table)
 
 

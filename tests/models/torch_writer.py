@@ -6,7 +6,7 @@ import struct
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -47,7 +47,7 @@ class Storage(NamedTuple):
 
 class Pickler(pickle._Pickler):
     # dill, which the package datasets imports, adds its own ways to pickle types to this table.
-    dispatch = {kind: save for kind, save in pickle._Pickler.dispatch.items() if save.__module__ == "pickle"}
+    dispatch: ClassVar = {kind: save for kind, save in pickle._Pickler.dispatch.items() if save.__module__ == "pickle"}
 
     def __init__(self, file, protocol=2):
         super().__init__(file, protocol)
