@@ -6,6 +6,7 @@ import struct
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
+from types import FunctionType
 from typing import ClassVar, NamedTuple
 
 import ml_dtypes
@@ -47,7 +48,11 @@ class Storage(NamedTuple):
 
 class Pickler(pickle._Pickler):
     # dill, which the package datasets imports, adds its own ways to pickle types to this table.
-    dispatch: ClassVar = {kind: save for kind, save in pickle._Pickler.dispatch.items() if save.__module__ == "pickle"}
+    dispatch: ClassVar = {kind: save for kind, save in pickle._Pickler.dispatch.items() if save.__module__ == "pickle"} | {
+        dict: pickle._Pickler.save_dict,
+        type: pickle._Pickler.save_type,
+        FunctionType: pickle._Pickler.save_global,
+    }
 
     def __init__(self, file, protocol=2):
         super().__init__(file, protocol)
