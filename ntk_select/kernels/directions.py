@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from ntk_select.experts.expert import Expert
 from ntk_select.experts.forward import in_batches
+from ntk_select.experts.network_inputs import NetworkInputs
 from ntk_select.kernels.engine.arguments import leaf_names
 from ntk_select.kernels.gradients import narrow_inputs
 
@@ -27,7 +28,13 @@ def directions_for(width: int) -> int:
 
 
 def directional_kernel(
-    expert: Expert, x: Float[np.ndarray, "n ..."], *, layers: str = "last_conv", outputs: str = "trace", seed: int = 0, batch_size: int = 32
+    expert: Expert,
+    x: Float[np.ndarray, "n ..."] | NetworkInputs,
+    *,
+    layers: str = "last_conv",
+    outputs: str = "trace",
+    seed: int = 0,
+    batch_size: int = 32,
 ) -> tuple[Float[np.ndarray, "n n"], int]:
     """An unbiased estimate of `gradient_kernel`, and the number of random directions.
 

@@ -22,8 +22,8 @@ def task_of_labels(experts: Mapping[str, Callable[[], Any]]) -> Task:
     """The task of experts that bring their labels: labels alone, without images.
 
     Args:
-      experts: functions that load one expert each, by name. Files of features are asked for their labels only. Experts that cannot be loaded are
-        passed over.
+      experts: functions that load one expert each, by name. Of files of features only the labels are read. Experts that cannot be loaded are
+        skipped.
 
     Raises:
       TaskError: an expert has no labels or is a network; two have different labels; or there is one class only.
@@ -125,11 +125,16 @@ def _source_probs(expert: FeatureExpert, rows: np.ndarray) -> np.ndarray | str:
     outputs = expert.logits if expert.source_probs is None else expert.source_probs
     if outputs is None:
         return f"Expert {expert.name!r} has features without logits, so LEEP and NCE are undefined. Try: logits=... with its features, or nleep"
-    if outputs.shape[1] < 2:
-        return f"The head of expert {expert.name!r} has a single output, so LEEP and NCE are undefined. Try: nleep"
-    if expert.source_probs is not None:
-        probs = outputs[rows].astype(np.float64)
-        return probs / probs.sum(axis=1, keepdims=True)
+    if expert.source_probs is None or outputs.shape[1] < 2:
+        return softmax_of(expert.name, outputs[rows])
+    probs = outputs[rows].astype(np.float64)
+    return probs / probs.sum(axis=1, keepdims=True)
+
+
+def softmax_of(name: str, logits: np.ndarray) -> np.ndarray | str:
+    """Probabilities (n, s) of the source classes from the logits of an expert; for a single output the reason why there are none."""
     from scipy.special import softmax
 
-    return softmax(outputs[rows].astype(np.float64), axis=1)
+    if logits.shape[1] < 2:
+        return f"The head of expert {name!r} has a single output, so LEEP and NCE are undefined. Try: nleep"
+    return softmax(logits.astype(np.float64), axis=1)

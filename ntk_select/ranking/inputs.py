@@ -20,7 +20,7 @@ from ntk_select.kernels.directions import directional_kernel
 from ntk_select.kernels.engine.ntk import ntk_plan
 from ntk_select.kernels.gradients import gradient_kernel, narrow_inputs
 from ntk_select.kernels.last_conv import pooled_kernel
-from ntk_select.ranking.features import check_images, inputs_of_features, without_network
+from ntk_select.ranking.features import check_images, inputs_of_features, softmax_of, without_network
 from ntk_select.ranking.keys import Keys
 from ntk_select.scores import Features, Input, Score
 from ntk_select.tasks.labels_only import has_images
@@ -252,9 +252,7 @@ class ScoreInputs:
             elif self._products(expert, x, outputs) <= MAX_PRODUCTS:
                 kernel = gradient_kernel(expert, np.asarray(x), layers=self.layers, outputs=outputs, batch_size=self.batch_size)
             else:
-                kernel, directions = directional_kernel(
-                    expert, np.asarray(x), layers=self.layers, outputs=outputs, seed=self.seed, batch_size=self.batch_size
-                )
+                kernel, directions = directional_kernel(expert, x, layers=self.layers, outputs=outputs, seed=self.seed, batch_size=self.batch_size)
         except NtkSelectError as error:
             return None, 0, str(error)
         return (kernel, directions, "") if np.isfinite(kernel).all() else (None, 0, "The gradients contain NaN or infinity.")
@@ -366,11 +364,7 @@ def _plain(array) -> np.ndarray:
 def _source_probs(expert: Expert, logits: np.ndarray) -> np.ndarray | str:
     if expert.head is None:
         return f"Expert {expert.name!r} has no head, so LEEP and NCE are undefined. Try: nleep"
-    from scipy.special import softmax
-
-    if logits.shape[1] < 2:
-        return f"The head of expert {expert.name!r} has a single output, so LEEP and NCE are undefined. Try: nleep"
-    return softmax(logits.astype(np.float64), axis=1)
+    return softmax_of(expert.name, logits)
 
 
 def _elsewhere(measured: Mapping[str, Mapping[str, float]], task: str) -> dict[str, np.ndarray]:
