@@ -43,7 +43,7 @@ def check_linen(name: str, module: Any, variables: Any) -> None:
             fix = "Try: its .module, a linen module, with {'params': its .params} as variables"
         else:
             fix = "Allowed is an instance of flax.linen.Module"
-        raise ModelError(f"The module of expert {name!r} must be a linen module, not {_kind(module)}. {fix}")
+        raise ModelError(f"The module of expert {name!r} must be a linen module, not {kind_of(module)}. {fix}")
     if not isinstance(variables, Mapping):
         fix = (
             "{'params': variables.params}, with 'batch_stats' etc. as further entries"
@@ -51,7 +51,7 @@ def check_linen(name: str, module: Any, variables: Any) -> None:
             else "the result of module.init"
         )
         raise ModelError(
-            f"The variables of expert {name!r} are {_kind(variables)}, not a dictionary {{'params': ..., 'batch_stats': ...}}. Try: {fix}"
+            f"The variables of expert {name!r} are {kind_of(variables)}, not a dictionary {{'params': ..., 'batch_stats': ...}}. Try: {fix}"
         )
     if "params" not in variables:
         raise ModelError(
@@ -68,20 +68,20 @@ def check_nnx(name: str, module: Any) -> None:
             fix = f"Try: {module.__name__}(...), an instance of it"
         elif isinstance(module, nn.Module):
             fix = "Try: linen_expert(name, module, variables, x, head=...)"
-        raise ModelError(f"The module of expert {name!r} must be an nnx module, not {_kind(module)}. {fix}")
+        raise ModelError(f"The module of expert {name!r} must be an nnx module, not {kind_of(module)}. {fix}")
 
 
 def check_arrays(name: str, variables: Mapping, x: Any) -> None:
     """Raises ModelError unless all variables and x are arrays, and x is not empty."""
     if isinstance(x, type) or not hasattr(x, "dtype") or np.ndim(x) < 1:
         raise ModelError(
-            f"x of expert {name!r} is {_kind(x)}, not an array. Try: one input of the network with a leading axis of length 1, as in np.zeros((1, ...))"
+            f"x of expert {name!r} is {kind_of(x)}, not an array. Try: one input of the network with a leading axis of length 1, as in np.zeros((1, ...))"
         )
     if not np.size(x):
         raise ModelError(f"x of expert {name!r} has the shape {np.shape(x)} and no values. Try: one input of the network, as in np.zeros((1, ...))")
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         if isinstance(leaf, jax.ShapeDtypeStruct) or not (hasattr(leaf, "dtype") or isinstance(leaf, int | float)):
-            raise ModelError(f"The variables of expert {name!r} contain {_kind(leaf)} at {jax.tree_util.keystr(path)}, not an array.")
+            raise ModelError(f"The variables of expert {name!r} contain {kind_of(leaf)} at {jax.tree_util.keystr(path)}, not an array.")
 
 
 def call_error(name: str, module: Any, x: Any, error: Exception, given: Mapping[str, Any], argument: str) -> ModelError:
@@ -166,7 +166,8 @@ def _parameters(module, required: bool = False) -> list[str]:
     return [one.name for one in named if not required or one.default is one.empty]
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """A value in an error message: "a dict", or "the class ResNet"."""
     return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
 
 

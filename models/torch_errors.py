@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from ntk_select.errors import ModelError, explained, few
+from ntk_select.models.flax_errors import kind_of
 from ntk_select.models.torchax_environment import import_torch
 
 WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel")
@@ -29,7 +30,7 @@ def check_module(name: str, model: Any) -> None:
             fix = "Try: the module, after model.load_state_dict(...)"
         elif callable(model):
             fix = "Try: torch_expert(name, model()), if it is a function that makes the module"
-        raise ModelError(f"The model of expert {name!r} must be a torch.nn.Module, not {_kind(model)}. {fix}")
+        raise ModelError(f"The model of expert {name!r} must be a torch.nn.Module, not {kind_of(model)}. {fix}")
     if hasattr(model, "_orig_mod"):
         raise ModelError(
             f"The model of expert {name!r} is compiled by torch.compile; JAX compiles it itself. Try: torch_expert({name!r}, model._orig_mod)"
@@ -117,7 +118,7 @@ def check_input(name: str, x: Any) -> None:
     """Raises ModelError unless x is one image (1, h, w, c)."""
     shape = np.shape(x) if hasattr(x, "shape") else None
     if shape is None or len(shape) != 4 or shape[0] != 1 or 0 in shape:
-        given = _kind(x) if shape is None else f"of shape {tuple(shape)}"
+        given = kind_of(x) if shape is None else f"of shape {tuple(shape)}"
         raise ModelError(f"x of expert {name!r} is {given}; it must be one network input (1, h, w, c). Try: np.zeros((1, 224, 224, 3), np.float32)")
     if shape[1] in (1, 3) and shape[3] not in (1, 3):
         raise ModelError(f"x of expert {name!r} has the shape {tuple(shape)}, with channels first; here they are last. Try: x.transpose(0, 2, 3, 1)")
@@ -202,7 +203,3 @@ def _required_inputs(model) -> list[str]:
     except (TypeError, ValueError):
         return []
     return [one.name for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) and one.default is one.empty]
-
-
-def _kind(value: Any) -> str:
-    return f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
