@@ -15,6 +15,7 @@ from ntk_select.experts.card import Card
 from ntk_select.experts.expert import Expert, LastConv, SourceStatistics, Taps
 from ntk_select.experts.preprocess import Preprocess
 from ntk_select.models.alexnet import AlexNet
+from ntk_select.models.convnet import ConvNet
 from ntk_select.models.densenet import DenseNet
 from ntk_select.models.layers import STEMS, key_of_batch
 from ntk_select.models.resnet import BasicBlock, Bottleneck, ResNet
@@ -32,6 +33,7 @@ ARCHITECTURES = {
     "densenet169": partial(DenseNet, block_sizes=(6, 12, 32, 32)),
     "densenet201": partial(DenseNet, block_sizes=(6, 12, 48, 32)),
     "alexnet": AlexNet,
+    "conv4": ConvNet,
     "resnet_small": partial(ResNet, stage_sizes=(1, 1, 2), block=BasicBlock, widths=(32, 64, 48), stem="small_strided"),
     "densenet_small": partial(DenseNet, block_sizes=(1, 4, 4), growth=24, initial=32, bottleneck=2, stem="small_strided"),
 }
@@ -82,8 +84,12 @@ def build(architecture: str, *, num_classes: int, **config) -> nn.Module:
         module = ARCHITECTURES[architecture](num_classes=num_classes, **config)
     except TypeError as error:
         raise ModelError(f"Architecture {architecture!r} does not take {config}: {error}") from error
-    if getattr(module, "widths", None) and len(module.widths) != len(module.stage_sizes):
+    if getattr(module, "widths", None) and len(module.widths) != len(getattr(module, "stage_sizes", module.widths)):
         raise ModelError(f"Architecture {architecture!r}: widths={module.widths} must have one width per entry of stage_sizes={module.stage_sizes}.")
+    if isinstance(module, ConvNet) and len(module.widths) < 2:
+        raise ModelError(
+            f"Architecture {architecture!r}: widths={module.widths} must have two entries at least, that of the stem and that of a block."
+        )
     return module
 
 

@@ -47,6 +47,7 @@ LAYERS = {
         r"fc7": r"classifier.4",
         r"fc8": r"classifier.6",
     },
+    "ConvNet": {},
 }
 """Per class of network: patterns of layer names in Flax, and their names in PyTorch. Other names are equal in both."""
 

@@ -117,7 +117,7 @@ def _value(kind: Any, value: Any, name: str, example: str | None, wrong: list[st
             return _record(one, value, _place(name), wrong)
         if isinstance(value, dict) and get_origin(one) is Mapping:
             inner = get_args(one)[1]
-            if is_dataclass(inner):
+            if is_dataclass(inner) or get_origin(inner) is Mapping:
                 wrong += [f"{_place(f'{name}.{key}')}: {_NAME_RULE}" for key in value if not _NAME.fullmatch(key)]
             return {key: _value(inner, each, f"{name}.{key}", None, wrong) for key, each in value.items()}
     try:

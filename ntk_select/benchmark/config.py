@@ -29,6 +29,8 @@ class TaskConfig:
       uri: The URI of the task; {data} is replaced by the folder given on the command line.
       source: names of the data sets that its images are from. An expert overlaps with the task's source if it was trained on one of them, or started
         from an expert that was.
+      cluster: name of the data set that the target shares with other targets; the bootstrap resamples targets of one cluster together. Empty: a
+        cluster of its own.
       classes: patterns of class names, as in "Greek_*"; all by default.
       shots, probe_seeds, finetune_seeds: Values for this task instead of the config's.
       recipe: fields that differ from the config's recipe.
@@ -38,6 +40,7 @@ class TaskConfig:
 
     uri: str
     source: tuple[str, ...] = ()
+    cluster: str = ""
     classes: tuple[str, ...] = ()
     shots: tuple[Any, ...] = ()
     probe_seeds: tuple[Count, ...] = ()

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,8 @@ from ntk_select.experts.card import Card
 from ntk_select.experts.feature_expert import with_network
 from ntk_select.kernels.engine.digest import digest_of_params
 from ntk_select.models import ARCHITECTURES
-from ntk_select.tasks.task import ChosenImages, Images, Task, encoded_bytes
+from ntk_select.tasks.classes import of_classes
+from ntk_select.tasks.task import Images, Task, encoded_bytes
 
 CHUNK = 64
 """Images per unit of work of a thread."""
@@ -43,25 +43,6 @@ def load(name: str, config: TaskConfig, data: str | Path | None) -> Task:
     if task.test_images is None or not len(task.test_images):
         task = task.with_test_split()
     return replace(task, name=name)
-
-
-def of_classes(task: Task, patterns: tuple[str, ...]) -> Task:
-    """The part of a task whose class names match one of the patterns. Raises ConfigError if none does."""
-    chosen = [place for place, name in enumerate(task.class_names) if any(fnmatchcase(name, pattern) for pattern in patterns)]
-    if not chosen:
-        raise ConfigError(f"classes = {list(patterns)} matches no class of {task.name!r}: {', '.join(task.class_names[:8])} ...")
-    number = np.full(task.num_classes, -1)
-    number[chosen] = np.arange(len(chosen))
-
-    def part(images, labels):
-        if images is None:
-            return None, None
-        places = np.flatnonzero(number[labels] >= 0)
-        return ChosenImages(images, places), number[labels[places]]
-
-    (images, labels), (test_images, test_labels) = part(task.images, task.labels), part(task.test_images, task.test_labels)
-    names = tuple(task.class_names[place] for place in chosen)
-    return replace(task, images=images, labels=labels, class_names=names, test_images=test_images, test_labels=test_labels)
 
 
 def check_names(config: BenchConfig) -> None:

@@ -19,8 +19,9 @@ from ntk_select.kernels.flops import TRAINING
 from ntk_select.models import fresh_expert
 from ntk_select.training.finetuning.recipe import VALIDATION_SHARE
 from ntk_select.training.zoo import read_config as read_zoo_config
-from ntk_select.training.zoo.config import SingleMember, chosen
+from ntk_select.training.zoo.members import SingleMember, chosen
 from ntk_select.training.zoo.plan import Speed, busy, speeds
+from ntk_select.training.zoo.single import fresh_member
 
 NOT_COUNTED = "Hours do not include reading images, compilation, and the small networks that RSA and DDS train."
 ESTIMATED = "Hours are estimates, within about a factor of two: operations of each architecture at the speed of one convolution here. More exact: measure=True (--measure)"
@@ -116,17 +117,19 @@ def _experts(bench: Bench, path: Path) -> tuple[dict[str, ExpertFacts], Callable
     if config.zoo_config is None or all(Path(uri).expanduser().is_dir() or uri == "builtin" for uri in config.zoo):
         return bench.facts, bench.expert, lambda name: bench.expert(config.reference).preprocess if name.startswith(UNTRAINED) else None
     zoo = read_zoo_config(path.parent / config.zoo_config)
-    facts = {}
+    facts, wanted = {}, {}
     for member in chosen(zoo):
         for source in member.sources:
             name = member.name if isinstance(member, SingleMember) else f"{member.name}@{source}"
+            wanted[name] = member
             facts[name] = ExpertFacts(name, f"planned: {name}", member.architecture, source, member.sources, member.initialised_from)
     seen, parents = {name: known.seen for name, known in facts.items()}, {name: known.initialised_from for name, known in facts.items()}
     facts = {name: replace(known, seen=seen_by_line(name, seen, parents)) for name, known in facts.items()}
 
     def fresh(name: str) -> Expert:
-        architecture = facts[name].architecture if name in facts else name.removeprefix(UNTRAINED)
-        return fresh_expert(name, architecture, num_classes=100, preprocess=zoo.preprocess)
+        if name in wanted:
+            return fresh_member(zoo, wanted[name], 100, seed="")
+        return fresh_expert(name, name.removeprefix(UNTRAINED), num_classes=100, preprocess=zoo.preprocess)
 
     return facts, fresh, lambda _: zoo.preprocess
 

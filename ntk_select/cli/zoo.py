@@ -269,7 +269,7 @@ class ZooTrain:
     def run(self) -> int:
         """Trains, or plans. Returns 1 if some experts were trained and others failed."""
         from ntk_select.training.zoo import plan, read_config, train_zoo
-        from ntk_select.training.zoo.config import chosen
+        from ntk_select.training.zoo.members import chosen
 
         config = read_config(self.config)
         if self.plan:

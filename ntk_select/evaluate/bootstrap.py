@@ -52,25 +52,34 @@ class Table:
       values: (probe samples, multisets of seeds), NaN where undefined.
       chances: probabilities of the multisets.
       observed: (probe samples,) with every seed once.
+      cluster: number of the cluster of the target, from 0.
     """
 
     values: Float[np.ndarray, "d m"]
     chances: Float[np.ndarray, " m"]
     observed: Float[np.ndarray, " d"]
+    cluster: int
 
     def __sub__(self, other: "Table") -> "Table":
         """The difference of two measures on the same target; a table with one probe sample is compared with every one of the other."""
-        return Table(self.values - other.values, self.chances, self.observed - other.observed)
+        return Table(self.values - other.values, self.chances, self.observed - other.observed, self.cluster)
 
 
 def tables(measure: Measure, targets: Sequence[Target], settings: Settings) -> list[Table]:
     """One table per target; equal settings give equal multisets of seeds. Raises ConfigError if there is no target."""
     if not targets or not all(isinstance(target, Target) for target in targets):
         raise ConfigError(f"targets has {len(targets)} entries. Allowed: at least one, each made by evaluate.Target(...).")
-    return [_table(measure, target, settings, place) for place, target in enumerate(targets)]
+    clusters = clusters_of(targets)
+    return [_table(measure, target, settings, place, cluster) for place, (target, cluster) in enumerate(zip(targets, clusters, strict=True))]
 
 
-def _table(measure: Measure, target: Target, settings: Settings, place: int) -> Table:
+def clusters_of(targets: Sequence[Target]) -> list[int]:
+    """Number of the cluster of each target, from 0 in the order of their first targets; a target without a cluster is one of its own."""
+    numbers = {}
+    return [numbers.setdefault(target.cluster if target.cluster is not None else place, len(numbers)) for place, target in enumerate(targets)]
+
+
+def _table(measure: Measure, target: Target, settings: Settings, place: int, cluster: int) -> Table:
     everyone = np.ones((1, len(target.accuracies)), int)
     counts, chances = everyone, np.ones(1)
     if "seeds" in settings.over:
@@ -80,7 +89,7 @@ def _table(measure: Measure, target: Target, settings: Settings, place: int) -> 
         columns = [target.mean_accuracies(row) for row in counts]
         return np.array([[float(measure(scores, accuracies, target)) for accuracies in columns] for scores in target.scores])
 
-    return Table(values(counts), chances, values(everyone)[:, 0])
+    return Table(values(counts), chances, values(everyone)[:, 0], cluster)
 
 
 def multisets(seeds: int, rng: np.random.Generator) -> tuple[Int[np.ndarray, "m s"], Float[np.ndarray, " m"]]:
@@ -106,18 +115,20 @@ def observed(found: Sequence[Table]) -> Float[np.ndarray, " t"]:
 
 
 def replicates(found: Sequence[Table], settings: Settings) -> Float[np.ndarray, " r"]:
-    """The mean over resampled targets, each occurrence with its own probe samples and seeds. NaN if nothing is defined."""
+    """The mean over all targets of the resampled clusters, each occurrence with its own probe samples and seeds. NaN if nothing is defined."""
     rng = np.random.default_rng([settings.seed, 2])
-    shape = (settings.resamples, len(found))
-    chosen = rng.integers(len(found), size=shape) if "targets" in settings.over else np.broadcast_to(np.arange(len(found)), shape)
-    values = np.empty(shape)
+    clusters = np.array([table.cluster for table in found])
+    sizes = np.bincount(clusters)
+    shape = (settings.resamples, len(sizes))
+    chosen = rng.integers(len(sizes), size=shape) if "targets" in settings.over else np.broadcast_to(np.arange(len(sizes)), shape)
+    values = np.full((*shape, sizes.max()), np.nan)
     for place, table in enumerate(found):
-        here = chosen == place
+        here = chosen == table.cluster
         times, samples = np.count_nonzero(here), len(table.values)
         rows = rng.integers(samples, size=(times, samples)) if "draws" in settings.over else np.broadcast_to(np.arange(samples), (times, samples))
         columns = rng.choice(len(table.chances), size=times, p=table.chances)
-        values[here] = mean_of_known(table.values[rows, columns[:, None]])
-    return mean_of_known(values)
+        values[here, np.count_nonzero(clusters[:place] == table.cluster)] = mean_of_known(table.values[rows, columns[:, None]])
+    return mean_of_known(values.reshape(len(values), -1))
 
 
 @dataclass(frozen=True)
@@ -125,9 +136,9 @@ class Interval:
     """A mean over targets with its bootstrap interval, printed as 0.41 [0.12, 0.66].
 
     Attributes:
-      value: mean over the measured targets; NaN if no target has a value.
-      low: lower end.
-      high: upper end.
+      value: mean over the measured targets, each counted once, whatever its cluster; NaN if no target has a value.
+      low: lower end, over resampled clusters of targets.
+      high: upper end, likewise.
       resamples: number of replicates.
       undefined: targets left out because the measure has no value on any of their probe samples.
       level: share of the replicates between the ends.
@@ -160,12 +171,14 @@ def interval(
     """The mean of a measure over targets, and a percentile interval of the bootstrap.
 
     The value of a target is the mean over its probe samples of measure(scores, accuracies averaged over seeds). A
-    replicate resamples the targets with replacement, and within each the probe samples and the seeds. Undefined values are left out.
+    replicate resamples the clusters of targets with replacement, as many as there are, each with all its targets, and within each target
+    the probe samples and the seeds; it is the mean over all targets drawn. Targets are their own clusters unless `Target.cluster` names one.
+    Undefined values are left out.
 
     Not covered: the noise of fine-tuning if there is one fine-tuning seed, and that of the probe images if there is one probe sample. With few
-    targets (fewer than about 15) the percentile bootstrap is too narrow. The choice of the experts is not resampled, and experts that
-    share a source or an architecture are not independent: the interval is for this zoo. The noise of probe samples and seeds is also
-    part of the spread between targets, so the interval is somewhat too wide where that noise dominates.
+    clusters (fewer than about 15), or clusters of very unequal sizes, the percentile bootstrap is too narrow. The choice of the experts is not
+    resampled, and experts that share a source or an architecture are not independent: the interval is for this zoo. The noise of probe samples
+    and seeds is also part of the spread between targets, so the interval is somewhat too wide where that noise dominates.
     Accuracies that are the best of several are biased upwards by their noise, which shifts the value and is not covered either.
 
     Args:
@@ -174,8 +187,8 @@ def interval(
       resamples: 100 or more.
       level: between 0 and 1.
       seed: equal seeds give equal intervals.
-      over: what is resampled; "draws" are the probe samples. ("targets",): other tasks with the same noise; ("draws", "seeds"): the same
-        tasks, measured again.
+      over: what is resampled; "targets" are their clusters, "draws" the probe samples. ("targets",): other tasks with the same noise;
+        ("draws", "seeds"): the same tasks, measured again.
       **options: options of a measure given by name, such as k=3. `top_k_gain` takes the reference from the target, as the index of an expert.
 
     Raises:
@@ -184,7 +197,8 @@ def interval(
     Cost: d * m calls of the measure per target, with d probe samples and m = C(2s-1, s) multisets of s seeds (1, 3, 10, 35, 126; 200 from s = 6 on,
       then at random); replicates are lookups.
 
-    Reference: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13; Davison & Hinkley 1997, section 3.8.
+    Reference: Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 13; Davison & Hinkley 1997, section 3.8. Clusters: Field &
+      Welsh 2007, JRSS B 69; Cameron, Gelbach & Miller 2008, Review of Economics and Statistics 90.
     """
     settings = Settings(resamples, level, seed, over)
     return interval_of(tables(named_measure(measure, options), targets, settings), settings)[0]

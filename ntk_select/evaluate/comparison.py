@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from ntk_select.errors import ConfigError
 from ntk_select.evaluate.bootstrap import AXES, Interval, Settings, Table, interval_of, observed, tables
@@ -22,7 +22,7 @@ class Paired:
     Attributes:
       difference: the mean over targets with its interval.
       share: share of the replicates in which a has the larger value, ties half; NaN if there is none. For `regret` and `trials_to_best` smaller is better.
-      p_value: two-sided, of the sign-flip test over targets; NaN if no target has both values.
+      p_value: two-sided, of the sign-flip test over clusters of targets; NaN if no target has both values.
     """
 
     difference: Interval
@@ -45,14 +45,14 @@ def paired(
     over: Sequence[str] = AXES,
     **options,
 ) -> Paired:
-    """Compares two scores on the same targets: every replicate has the same targets, probe samples and seeds for both.
+    """Compares two scores on the same targets: every replicate has the same clusters of targets, probe samples and seeds for both.
 
     Only probe samples on which both scores are defined are used. The limitations of `interval` apply.
 
     Args:
       measure: as `interval`.
       targets_a: at least one.
-      targets_b: the same targets in the same order, with the same accuracies, and as many probe samples or one. One, as of
+      targets_b: the same targets in the same order, with the same accuracies and clusters, and as many probe samples or one. One, as of
         a static leaderboard, is compared with every one of the other; several must be of the same probe images.
       resamples: as `interval`.
       level: as `interval`.
@@ -109,21 +109,31 @@ def _compared(tables_a: Sequence[Table], tables_b: Sequence[Table], settings: Se
     difference, drawn = interval_of(differences, settings)
     larger, equal = drawn > ROUNDING, np.abs(drawn) <= ROUNDING
     share = float(np.mean(larger + equal / 2)) if len(drawn) else float("nan")
-    return Paired(difference, share, sign_flip(observed(differences), seed=settings.seed))
+    clusters = np.array([table.cluster for table in differences])
+    return Paired(difference, share, sign_flip(observed(differences), clusters, seed=settings.seed))
 
 
-def sign_flip(differences: Float[np.ndarray, " t"], *, seed: int = 0) -> float:
-    """Two-sided p-value of the mean difference, under the hypothesis that the sign of each difference is random.
+def sign_flip(differences: Float[np.ndarray, " t"], clusters: Int[np.ndarray, " t"] | None = None, *, seed: int = 0) -> float:
+    """Two-sided p-value of the mean difference, under the hypothesis that the sign of the differences of each cluster is random.
 
-    Exact over all 2^t signs up to t = 14 targets, where the smallest possible value is 2 / 2^t (0.06 for five targets: it cannot
-    reach 0.05); else from 10,000 random signs and the observed ones. Targets with NaN are left out.
+    All differences of a cluster change their sign together. Exact over all 2^c signs up to c = 14 clusters, where the smallest possible
+    value is 2 / 2^c (0.06 for five clusters: it cannot reach 0.05); else from 10,000 random signs and the observed ones. Targets with NaN
+    are left out, and clusters that have no others.
 
-    Reference: Fisher 1935, The Design of Experiments, section 21; Phipson & Smyth 2010 for the random signs.
+    Args:
+      differences: one per target.
+      clusters: number of the cluster of each target; None: every target is one.
+      seed: of the random signs.
+
+    Reference: Fisher 1935, The Design of Experiments, section 21; Phipson & Smyth 2010 for the random signs; Canay, Romano & Shaikh 2017,
+      Econometrica 85, for signs of clusters.
     """
-    known = differences[~np.isnan(differences)]
-    if not len(known):
+    clusters = np.arange(len(differences)) if clusters is None else clusters
+    measured = ~np.isnan(differences)
+    if not measured.any():
         return float("nan")
-    least = abs(known.sum()) - ROUNDING * len(known)
+    known = np.bincount(np.unique(clusters[measured], return_inverse=True)[1], differences[measured])
+    least = abs(known.sum()) - ROUNDING * np.count_nonzero(measured)
     if len(known) <= MAX_EXACT:
         signs = 1 - 2 * (np.arange(2 ** len(known))[:, None] >> np.arange(len(known)) & 1)
         return float(np.mean(np.abs(signs @ known) >= least))
@@ -141,6 +151,8 @@ def _refuse_unpaired(targets_a: Sequence[Target], targets_b: Sequence[Target]) -
             raise ConfigError(
                 f"Target {a.name!r} is paired with {b.name!r} of other name or accuracies. Both must have the same targets, in the same order."
             )
+        if a.cluster != b.cluster:
+            raise ConfigError(f"Target {a.name!r} has the clusters {a.cluster!r} and {b.cluster!r}. Both scores need the same clusters of targets.")
         if len(a.scores) != len(b.scores) and 1 not in (len(a.scores), len(b.scores)):
             raise ConfigError(
                 f"Target {a.name!r} has {len(a.scores)} and {len(b.scores)} probe samples. Both scores need the same number of probe samples, or one has a single sample."

@@ -1,7 +1,7 @@
 """Correlations of scores and accuracies over the experts, over all of them and within groups.
 
 All are NaN when fewer than three experts have a score, or when one side is the same for all of them.
-None changes when the scores are shifted or multiplied by a positive number; all but `pearson` depend on their order only.
+None changes when the scores are shifted or multiplied by a positive number; all but `pearson` and `fidelity` depend on their order only.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,6 +32,29 @@ def pearson(scores: Float[np.ndarray, " e"], accuracies: Float[np.ndarray, " e"]
     """
     known = _known(scores, accuracies)
     return float("nan") if known is None else _pearson(*known)
+
+
+def fidelity(scores: Float[np.ndarray, " e"], accuracies: Float[np.ndarray, " e"]) -> float:
+    """How far twice the difference in score means twice the difference in accuracy: Pearson's r times its absolute value.
+
+    Of the differences in accuracy of all pairs of experts, the share of their sum of squares that is explained by the differences in score
+    times one constant (least squares through the origin), with the sign of the constant. A score that orders the experts perfectly, but
+    not in proportion, has a Spearman correlation of 1 and a fidelity below 1. It is sensitive to outliers.
+
+    Args:
+      scores: higher is better, NaN for an expert without a score.
+      accuracies: after fine-tuning, 0 to 1.
+
+    Returns:
+      -1 to 1, or NaN; 1 if differences are proportional. The mean over random orders is not exactly 0; its absolute value averages 1 / (e - 1).
+
+    Raises:
+      ConfigError: as `pearson`.
+
+    Cost: O(e).  Reference: Singh, Hess & Vanschoren 2026, How NOT to benchmark your SITE metric (the property).
+    """
+    r = pearson(scores, accuracies)
+    return r * abs(r)
 
 
 def spearman(scores: Float[np.ndarray, " e"], accuracies: Float[np.ndarray, " e"]) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ntk_select.errors import ConfigError, did_you_mean
-from ntk_select.evaluate.correlations import CORRELATIONS, MIN_EXPERTS, across_groups, within_groups
+from ntk_select.evaluate.correlations import CORRELATIONS, MIN_EXPERTS, across_groups, fidelity, within_groups
 from ntk_select.evaluate.selection import hit_rate, regret, top_k_accuracy, top_k_gain, trials_to_best
 from ntk_select.evaluate.target import Target, fractions, one_per_expert
 
@@ -22,7 +22,13 @@ SELECTIONS: dict[str, Callable[..., float]] = {
     "top_k_gain": top_k_gain,
     "trials_to_best": trials_to_best,
 }
-MEASURES: dict[str, Callable[..., float]] = {**CORRELATIONS, **SELECTIONS, "across_groups": across_groups, "within_groups": within_groups}
+MEASURES: dict[str, Callable[..., float]] = {
+    **CORRELATIONS,
+    **SELECTIONS,
+    "across_groups": across_groups,
+    "fidelity": fidelity,
+    "within_groups": within_groups,
+}
 
 
 def named_measure(measure: str | Measure, options: dict) -> Measure:

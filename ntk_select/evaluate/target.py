@@ -30,9 +30,12 @@ class Target:
       groups: the group of each expert, such as its architecture, or None.
       costs: cost of fine-tuning each expert, or None.
       scoring_cost: cost of scoring all experts, in the unit of `costs`.
+      cluster: name of the group of targets that are not independent of it, such as the data set that its images are from; None: a cluster
+        of its own.
 
     Raises:
-      ConfigError: shapes that do not agree, infinite scores, accuracies outside 0 to 1, a reference that is not an index.
+      ConfigError: shapes that do not agree, infinite scores, accuracies outside 0 to 1, a reference that is not an index, a cluster that is
+        not a name.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Target:
     groups: tuple[str, ...] | None = None
     costs: Float[np.ndarray, " e"] | None = None
     scoring_cost: float = 0.0
+    cluster: str | None = None
 
     def __post_init__(self):
         try:
@@ -50,13 +54,15 @@ class Target:
             raise ConfigError(f"Target {self.name!r}: {error}") from error
 
     def _check(self) -> None:
-        accuracies = fractions(_rows(self.accuracies, "accuracies", "seeds"))
+        accuracies = fractions(rows_of(self.accuracies, "accuracies", "seeds"))
         experts = accuracies.shape[1]
-        scores = without_infinity(_rows(self.scores, "scores", "probe samples"))
+        scores = without_infinity(rows_of(self.scores, "scores", "probe samples"))
         if scores.shape[1] != experts:
             raise ConfigError(f"scores are for {scores.shape[1]} experts, and accuracies for {experts}. Both must be for the same experts.")
         if self.reference is not None and not (is_whole(self.reference) and 0 <= self.reference < experts):
             raise ConfigError(f"reference={self.reference!r} must be the index of an expert, 0 to {experts - 1}, or None.")
+        if self.cluster is not None and not (isinstance(self.cluster, str) and self.cluster):
+            raise ConfigError(f"cluster={self.cluster!r} must be a name, or None for a cluster of its own. Try: cluster='cifar10'")
         self._set("accuracies", accuracies)
         self._set("scores", scores)
         self._set("scoring_cost", not_negative(self.scoring_cost, "scoring_cost"))
@@ -80,7 +86,7 @@ class Target:
         return np.round(counts @ self.accuracies / counts.sum(), DECIMALS)
 
 
-def _rows(given, name: str, axis: str) -> np.ndarray:
+def rows_of(given, name: str, axis: str) -> np.ndarray:
     """The values as a matrix; a vector becomes one row."""
     values = numbers(given, name)
     values = values[None] if values.ndim == 1 else values

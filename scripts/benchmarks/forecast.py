@@ -11,7 +11,6 @@ training step.
 
 import json
 import time
-import tomllib
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,8 +19,8 @@ from typing import Annotated
 
 import jax
 import numpy as np
-import pyarrow.parquet as parquet
 import tyro
+from pandas import DataFrame
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
@@ -31,6 +30,9 @@ from ntk_select._runtime.figures import file_content, new_figure
 from ntk_select._runtime.files import write_atomically
 from ntk_select.benchmark.config import read_config
 from ntk_select.benchmark.facts import load
+from ntk_select.benchmark.report.forecast import MEAN, forecast_accuracy, predictions
+from ntk_select.benchmark.report.results import read_results, shots_of
+from ntk_select.benchmark.report.words import shots_text
 from ntk_select.forecasting.cross_validation import best, cross_validate
 from ntk_select.forecasting.kernel import directions_for, training_kernel
 from ntk_select.models import open_zoo
@@ -41,27 +43,11 @@ CONSOLE = Console(width=150)
 DIRECTIONS = (4, 8, 16, 32)
 
 
-def rows_of(folder: Path, kind: str) -> list[dict]:
-    """The rows of one kind of records."""
-    return parquet.read_table(folder / "records" / f"{kind}.parquet").to_pylist()
-
-
 def measured(folder: Path) -> dict[tuple, float]:
     """Fine-tuned accuracy by task, images per class, seed and expert; balanced where the benchmark does so."""
-    config = tomllib.loads(json.loads((folder / "bench.json").read_text())["config"])
-    balanced = {name for name, task in config["tasks"].items() if task.get("judged_by") == "balanced_accuracy"}
-    name = {True: "balanced_accuracy", False: "accuracy"}
-    rows = [row for row in rows_of(folder, "truth") if row["role"] == "truth"]
-    return {(r["task"], r["images_per_class"], r["seed"], r["expert"]): r[name[r["task"] in balanced]] for r in rows}
-
-
-def forecast(folder: Path) -> dict[tuple, dict]:
-    """Forecast accuracy of the same cells."""
-    return {
-        (r["task"], r["images_per_class"], r["seed"], r["expert"]): json.loads(r["terms"])
-        for r in rows_of(folder, "score")
-        if r["score"] == "forecast" and r["value"] is not None
-    }
+    table = read_results(folder).finetuning_table
+    rows = table[table["role"] == "truth"].itertuples()
+    return {(row.task, shots_of(row.images_per_class), row.seed, row.expert): row.judged for row in rows}
 
 
 @dataclass(frozen=True)
@@ -74,49 +60,31 @@ class Fidelity:
     """File of the scatter figure."""
 
     def run(self) -> None:
-        """Prints a line for each target and size, and plots."""
-        ground_truth, predicted = measured(self.records), forecast(self.records)
-        both = defaultdict(list)
-        for key in sorted(ground_truth.keys() & predicted.keys(), key=str):
-            task, shots, seed, expert = key
-            if seed == 0:
-                both[shots, task].append((predicted[key], ground_truth[key], expert))
-        table = Table("images per class", "target", "experts", "Spearman", "bias", "mean |error|", "95 % interval holds", "slope of differences")
-        for shots in sorted({shots for shots, _ in both}):
-            lines = [self._line(both[one]) for one in both if one[0] == shots]
-            for (_, task), line in zip([one for one in both if one[0] == shots], lines, strict=True):
-                table.add_row(str(shots), task, *_cells(line))
-            table.add_row(str(shots), "mean", *_cells(np.mean(lines, axis=0)), end_section=True)
+        """Prints the report's table of the forecast, and plots."""
+        results = read_results(self.records)
+        found = forecast_accuracy(results)
+        table = Table(*(column.title for column in found.columns))
+        for row in found.rows:
+            cells = zip(found.columns, row, strict=True)
+            table.add_row(*(column.shown(cell) for column, cell in cells), end_section=row[0] == MEAN)
         CONSOLE.print(table)
         if self.figure is not None:
-            write_atomically(self.figure, _scatter(both, self.figure.suffix[1:]))
-
-    def _line(self, pairs: list) -> tuple[float, ...]:
-        names = ("accuracy", "accuracy_low", "accuracy_high")
-        expected, low, high = np.array([[one[name] for name in names] for one, _, _ in pairs]).T
-        real = np.array([real for _, real, _ in pairs])
-        first, second = np.triu_indices(len(real), 1)
-        there, here = expected[first] - expected[second], real[first] - real[second]
-        inside = (low <= real) & (real <= high)
-        slope = float(there @ here / (there @ there))
-        return len(real), spearmanr(expected, real)[0], (expected - real).mean(), np.abs(expected - real).mean(), inside.mean(), slope
+            write_atomically(self.figure, _scatter(predictions(results), self.figure.suffix[1:]))
 
 
-def _cells(line) -> list[str]:
-    count, rho, bias, error, inside, slope = line
-    return [f"{count:.0f}", f"{rho:.2f}", f"{100 * bias:+.1f}", f"{100 * error:.1f}", f"{100 * inside:.0f} %", f"{slope:.2f}"]
-
-
-def _scatter(both: dict, file_format: str) -> bytes:
-    sizes = sorted({shots for shots, _ in both})
+def _scatter(pairs: DataFrame, file_format: str) -> bytes:
+    sizes = pairs.groupby("images_per_class")
     figure = new_figure(4.6 * len(sizes), 5.2, "The figure of fidelity")
-    for axes, shots in zip(figure.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
-        for place, (_, task) in enumerate(one for one in both if one[0] == shots):
-            pairs = both[shots, task]
-            axes.plot([100 * p["accuracy"] for p, _, _ in pairs], [100 * real for _, real, _ in pairs], "o", ms=4, color=f"C{place}", label=task)
+    for axes, (images, of_size) in zip(figure.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
+        for place, (task, found) in enumerate(of_size.groupby("task")):
+            axes.plot(100 * found["predicted"], 100 * found["measured"], "o", ms=4, color=f"C{place}", label=task)
         axes.plot([0, 100], [0, 100], color="0.6", lw=1, zorder=0)
         axes.set(
-            xlabel="forecast accuracy (%)", ylabel="measured after fine-tuning (%)", title=f"{shots} images per class", xlim=(0, 100), ylim=(0, 100)
+            xlabel="forecast accuracy (%)",
+            ylabel="measured after fine-tuning (%)",
+            title=shots_text(shots_of(images)),
+            xlim=(0, 100),
+            ylim=(0, 100),
         )
         axes.set_aspect("equal")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)

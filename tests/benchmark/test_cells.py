@@ -47,6 +47,10 @@ def with_tasks(**birds) -> dict:
     return {**CONFIG, "tasks": {**CONFIG["tasks"], "birds": {**CONFIG["tasks"]["birds"], **birds}}}
 
 
+def test_a_cluster_of_targets_changes_no_key():
+    assert keys(with_tasks(cluster="animals")) == keys()
+
+
 def test_every_expert_is_measured_on_every_task_with_every_number_of_images_and_seed():
     count = {kind: len(found) for kind, found in keys().items()}
     pairs = 5  # of three experts and two tasks; one pair overlaps

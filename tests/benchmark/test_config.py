@@ -3,6 +3,7 @@
 import re
 import tomllib
 from dataclasses import MISSING, fields
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,7 @@ learning_rate = 0.02
 [tasks.one]
 uri = "npz:{data}/one.npz"
 source = ["birds"]
+cluster = "wings"
 classes = ["red_*"]
 [tasks.two]
 uri = "digits"
@@ -72,6 +74,7 @@ def test_a_config_is_read_as_it_is_written(write):
     assert (kernels.shots, kernels.learning_rate) == ("full", 0.02)
     one, two = found.tasks["one"], found.tasks["two"]
     assert (one.uri, one.source, one.classes, one.train) == ("npz:{data}/one.npz", ("birds",), ("red_*",), None)
+    assert (one.cluster, two.cluster) == ("wings", "")
     assert (one.judged_by, two.judged_by) == ("accuracy", "balanced_accuracy")
     assert (two.train, two.test, two.num_classes) == (100, 50, 10)
 
@@ -111,6 +114,15 @@ def test_the_embedded_benchmark_names_the_sources_of_its_tasks():
     found = read_config(CONFIGS / "embedded_benchmark.toml")
     assert [name for name, task in found.tasks.items() if not task.source] == ["digits", "magnetic_tile"]
     assert "cifar10" not in {source for task in found.tasks.values() for source in task.source}
+
+
+@pytest.mark.parametrize("name", ["embedded_benchmark", "evidence_benchmark"])
+def test_targets_from_one_data_set_are_one_cluster(name):
+    """The cluster is the same where the images are from the same file or data set, and only there."""
+    tasks = read_config(CONFIGS / f"{name}.toml").tasks
+    clusters = {task: wanted.cluster or task for task, wanted in tasks.items()}
+    for one, other in combinations(tasks, 2):
+        assert (clusters[one] == clusters[other]) == (tasks[one].uri == tasks[other].uri), (one, other)
 
 
 def test_the_config_to_copy_has_every_field_with_its_default():

@@ -7,10 +7,11 @@ import pytest
 
 import ntk_select as ns
 from ntk_select.benchmark.config import TaskConfig, parsed
-from ntk_select.benchmark.facts import check_names, expert_facts, load, of_classes, task_facts
+from ntk_select.benchmark.facts import check_names, expert_facts, load, task_facts
 from ntk_select.data import load_task
 from ntk_select.errors import ConfigError, DataError, TaskError
 from ntk_select.models import open_zoo
+from ntk_select.tasks.classes import of_classes
 
 
 @pytest.fixture
@@ -18,30 +19,6 @@ def task(rng):
     """Twelve images of three classes, six of them as a test set."""
     images, labels = rng.integers(0, 255, (12, 4, 4), np.uint8), np.arange(12) % 3
     return ns.Task("letters", images, labels, ("Greek_a", "Latin_a", "Greek_b"), images[:6], labels[:6])
-
-
-def test_a_part_of_the_classes_is_a_task_of_its_own(task):
-    part = of_classes(task, ("Greek_*",))
-    assert part.class_names == ("Greek_a", "Greek_b")
-    kept = np.flatnonzero(task.labels != 1)
-    np.testing.assert_array_equal(part.labels, np.where(task.labels[kept] == 2, 1, 0))
-    np.testing.assert_array_equal(np.stack(list(part.images)), task.images[kept])
-    np.testing.assert_array_equal(np.stack(list(part.test_images)), task.images[[0, 2, 3, 5]])
-    np.testing.assert_array_equal(part.test_labels, [0, 1, 0, 1])
-
-
-def test_several_patterns_are_one_part_in_the_order_of_the_classes(task):
-    assert of_classes(task, ("Latin_*", "*_b")).class_names == ("Latin_a", "Greek_b")
-
-
-def test_a_task_without_a_test_set_has_parts_as_well(task):
-    part = of_classes(replace(task, test_images=None, test_labels=None), ("Greek_*",))
-    assert (part.test_images, part.test_labels) == (None, None)
-
-
-def test_patterns_that_fit_no_class_are_refused(task):
-    with pytest.raises(ConfigError, match=r"classes = \['Runes_\*'\] matches no class of 'letters': Greek_a, Latin_a, Greek_b"):
-        of_classes(task, ("Runes_*",))
 
 
 def test_digests_depend_on_labels_images_and_classes(task):

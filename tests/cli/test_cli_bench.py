@@ -181,6 +181,16 @@ def test_a_plan_of_large_networks_counts_and_does_not_compile_them(tmp_path, cap
     assert "counting alexnet (2 of 2)" in told.err
 
 
+def test_a_plan_counts_the_networks_of_the_zoo_with_their_settings(tmp_path, capsys, nothing_compiled):
+    listed = ZOO.replace('architectures = ["resnet18"]', "").replace("size = 224", "size = 8").replace("epochs = { scratch = 90 }\n", "")
+    listed += '[networks]\nplain = { architecture = "conv4", widths = [3, 5] }\n[experts]\n'
+    (tmp_path / "zoo.toml").write_text(listed + 'mine = { source = "photos", architecture = "plain", epochs = 2 }\n')
+    (tmp_path / "bench.toml").write_text(UNTRAINED_ZOO.replace("photos-resnet18", "mine").replace('untrained = ["alexnet"]', ""))
+    assert main(["bench", "plan", str(tmp_path / "bench.toml"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["speeds"]
+    assert found["plain"][:2] == [2 * (64 * 27 * 3 + 16 * 27 * 5), 5]  # a stem of 8 x 8 pixels, and one convolution after pooling
+
+
 def test_hours_are_called_rough_and_a_busy_machine_is_named(tmp_path, capsys, nothing_compiled, monkeypatch):
     (tmp_path / "zoo.toml").write_text(ZOO)
     (tmp_path / "large.toml").write_text(UNTRAINED_ZOO)

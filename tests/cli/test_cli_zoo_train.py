@@ -50,12 +50,10 @@ def place(tmp_path, rng):
 def tiny(monkeypatch):
     """Networks of one block instead of those of the config."""
 
-    def small(name, architecture, **options):
+    def small(name, architecture, *, config, **options):
         return fresh_expert(name, "resnet18", config={"stage_sizes": (1,), "widths": (4,), "stem": "small"}, **options)
 
-    for module in ("single", "plan"):
-        found = importlib.import_module(f"ntk_select.training.zoo.{module}")
-        monkeypatch.setattr(found, "fresh_expert", small)
+    monkeypatch.setattr(importlib.import_module("ntk_select.training.zoo.single"), "fresh_expert", small)
 
 
 @pytest.fixture

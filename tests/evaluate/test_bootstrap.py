@@ -1,6 +1,7 @@
 """Intervals equal those of a plain bootstrap, and have their nominal coverage."""
 
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from itertools import product
 
@@ -134,6 +135,16 @@ def test_measures_by_name_take_reference_and_groups_from_the_target(rng):
     assert ev.interval("within_groups", targets).value == pytest.approx(by_default)
     own = partial(lambda k, scores, accuracies, target: ev.top_k_gain(scores, accuracies, accuracies[target.reference], k), 2)
     assert ev.interval(own, targets) == ev.interval("top_k_gain", targets, k=2)
+
+
+def test_groups_of_another_kind_are_given_by_replace(rng):
+    """Such as groups of similar size instead of architectures; groups of fewer than three do not count."""
+    sizes = ("small",) * 4 + ("middle",) * 2 + ("large",) * 4
+    targets = benchmark(rng, t=3, d=1, s=1, groups=("a", "b") * 5)
+    resized = [replace(target, groups=sizes) for target in targets]
+    expected = [np.mean([ev.spearman(t.scores[0, part], t.accuracies[0, part]) for part in (slice(4), slice(6, 10))]) for t in targets]
+    assert ev.interval("within_groups", resized).value == pytest.approx(np.mean(expected))
+    assert ev.interval("within_groups", targets).value != pytest.approx(np.mean(expected))
 
 
 def test_equal_seeds_give_equal_intervals(rng):

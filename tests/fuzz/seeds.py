@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import re
 import struct
 import warnings
 import zipfile
@@ -16,6 +17,8 @@ from safetensors.numpy import save
 from ntk_select import Card, Preprocess
 
 CONFIGS = Path(__file__).parents[2] / "scripts" / "configs"
+ALL_FIELDS = re.sub(rb"(?m)^# (?=\[|\w[\w-]* = )", b"", (CONFIGS / "my_zoo.toml").read_bytes())
+"""The zoo to copy, with the fields that it has in comments."""
 CARD = Card(
     name="flowers-resnet18",
     architecture="resnet18",
@@ -111,7 +114,7 @@ def seeds() -> dict[str, list[bytes]]:
         "uri": [name.encode() for name in names],
         "zoo": [b"builtin", b"features:zoo", b"folder:zoo", b"~nobody", b"./zoo"],
         "config": [path.read_bytes() for path in sorted(CONFIGS.glob("*.toml")) if not path.name.endswith("_zoo.toml")],
-        "zoo_config": [path.read_bytes() for path in sorted(CONFIGS.glob("*_zoo.toml"))],
+        "zoo_config": [*(path.read_bytes() for path in sorted(CONFIGS.glob("*_zoo.toml"))), ALL_FIELDS],
         "card": [CARD.to_json().encode()],
         "archive": [zipped(tree), zipped({name.removeprefix("train/"): data for name, data in list(tree.items())[:2]}, zipfile.ZIP_STORED)],
         "image": [

@@ -31,6 +31,7 @@ TINY = {
     "basic": ("resnet18", 9, {"stage_sizes": [1, 1], "widths": [3, 4], "stem": "small"}),
     "bottleneck": ("resnet50", 8, {"stage_sizes": [1], "widths": [3], "stem": "small_strided"}),
     "densenet": ("densenet121", 8, {"block_sizes": [1, 2], "growth": 3, "initial": 4, "stem": "small"}),
+    "conv4": ("conv4", 8, {"widths": [3, 4, 5], "stem": "small_strided"}),
     "alexnet": ("alexnet", 63, {"hidden": 8}),
 }
 
@@ -56,7 +57,7 @@ def test_number_of_parameters_is_the_published_one(name):
 
 
 def test_every_architecture_but_our_own_is_counted():
-    assert set(ARCHITECTURES) - set(PUBLISHED) == {"resnet_small", "densenet_small"}
+    assert set(ARCHITECTURES) - set(PUBLISHED) == {"resnet_small", "densenet_small", "conv4"}
 
 
 @pytest.fixture(scope="module", params=TINY)
@@ -177,6 +178,8 @@ def test_preprocessing_that_is_given_wins():
         ("resnet19", {}, "Architecture 'resnet19' is unknown. Did you mean .*'resnet18'.*Allowed: alexnet"),
         ("resnet18", {"depth": 3}, "Architecture 'resnet18' does not take {'depth': 3}"),
         ("alexnet", {"growth": 3}, "Architecture 'alexnet' does not take"),
+        ("conv4", {"stage_sizes": [1, 1]}, "Architecture 'conv4' does not take"),
+        ("conv4", {"widths": [4]}, r"Architecture 'conv4': widths=\(4,\) must have two entries at least"),
         pytest.param("resnet18", {"stem": "nonsense"}, "stem"),
         pytest.param("densenet121", {"stem": "nonsense"}, "stem"),
         pytest.param("resnet18", {"widths": [4]}, "widths"),

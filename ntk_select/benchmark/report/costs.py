@@ -12,7 +12,7 @@ import pandas as pd
 from ntk_select.benchmark.config import Images
 from ntk_select.benchmark.report import paper
 from ntk_select.benchmark.report.columns import Content, columns
-from ntk_select.benchmark.report.results import STATIC, Results, images_of
+from ntk_select.benchmark.report.results import CONSENSUS, STATIC, Results, images_of
 from ntk_select.benchmark.report.summary import RANDOM, in_points, of_targets, usable_targets
 from ntk_select.benchmark.report.words import paper_first, shots_shown
 from ntk_select.evaluate import Target, gain_against_cost, interval
@@ -27,7 +27,7 @@ TOP = 3
 BRUTE_FORCE = "brute force"
 TRIALS = (1, 2, 3, 5, 10)
 """Experts that are fine-tuned after a selection in the table of budgets."""
-WAYS = ("lfc", "lgc", STATIC, RANDOM)
+WAYS = ("forecast", "lfc", "lgc", STATIC, CONSENSUS, RANDOM)
 """Scores in the table of budgets."""
 
 
@@ -119,6 +119,11 @@ def _costs(results: Results, target: Target, shots: Images, name: str, tried: in
     by_score = scoring(results, target.name, shots)
     if name in (BRUTE_FORCE, RANDOM, STATIC):
         parts = dict.fromkeys(by_score, 0.0)
+    elif name == CONSENSUS:
+        members, _ = results.consensus_of(shots, results.config.probe_of(shots))[target.name]
+        of_members = by_score.reindex(list(members))
+        parts = of_members.max(skipna=False).to_dict() | {"score_alone": of_members["score_alone"].sum(skipna=False)}
+        parts["scoring"] = sum(parts[name] for name in PARTS)
     else:
         parts = by_score.loc[name].to_dict() if name in by_score.index else dict.fromkeys(by_score, np.nan)
     return {"tried": tried or len(experts), **spent, **parts, "total": spent["seconds"] + parts["scoring"]}

@@ -19,14 +19,24 @@ import pandas as pd
 from ntk_select.benchmark.cells import Cell, ExpertFacts, TaskFacts
 from ntk_select.benchmark.config import BenchConfig, Images, parsed
 from ntk_select.benchmark.overlap import overlapping_sources
+from ntk_select.benchmark.report.consensus import members_for
 from ntk_select.benchmark.store import Store
 from ntk_select.errors import ConfigError
-from ntk_select.evaluate import Target, leave_one_out
+from ntk_select.evaluate import Target, consensus, leave_one_out
+from ntk_select.evaluate.target import DECIMALS
 from ntk_select.scores import Score, ScoreResult, Terms, Unavailable
 
 Row = dict[str, Any]
 STATIC = "static_leaderboard"
 """Score of an expert: its accuracies on the other targets. It is known after the benchmark only, and never looks at the target."""
+CONSENSUS = "consensus"
+"""Score of an expert: its mean rank by two or three cheap scores, chosen for each target by the accuracies on the targets of other clusters."""
+CHEAP = {"features", "labels", "source_probs"}
+"""Inputs of cheap scores: one forward pass of the expert has them all."""
+MIN_EXPERTS = 3
+"""Experts that a target must have to be measured on."""
+SIZE_GROUPS = 3
+"""Groups of experts of similar numbers of parameters, with as many experts each as ties allow."""
 DRAWN = "random"
 """Score whose records are one random order of the experts. The report replaces it by the exact expectation over all orders."""
 LOST = 10
@@ -159,9 +169,39 @@ class Results:
 
     @cached_property
     def score_names(self) -> tuple[str, ...]:
-        """All scores that have a value anywhere, except `DRAWN`, and the static leaderboard."""
+        """All scores that have a value anywhere, except `DRAWN`, the static leaderboard, and the consensus of two or more cheap scores."""
+        return (*self._measured_scores, STATIC, *([CONSENSUS] if len(self.cheap_scores) > 1 else []))
+
+    @cached_property
+    def _measured_scores(self) -> tuple[str, ...]:
         known = {row["score"] for row in self.scores if row["value"] is not None or row["terms"] is not None} - {DRAWN}
-        return (*(name for name in dict.fromkeys(row["score"] for row in self.scores) if name in known), STATIC)
+        return tuple(name for name in dict.fromkeys(row["score"] for row in self.scores) if name in known)
+
+    @cached_property
+    def cheap_scores(self) -> tuple[str, ...]:
+        """Measured scores that need nothing but features, labels and predictions of the source's classes, by `Score.needs`."""
+        needs = {name: set(self.known_scores[name].needs) for name in self._measured_scores if name in self.known_scores}
+        return tuple(name for name, needed in needs.items() if needed and needed <= CHEAP)
+
+    @cached_property
+    def sizes(self) -> dict[str, str]:
+        """The group of similar size of each measured expert: thirds of the experts by parameters, equal numbers in one group.
+
+        Heads are included: records do not separate them. Empty if a number is unknown, or if there is only one group.
+        """
+        known = {name: self.experts[name].parameters for name in self.measured_experts if name in self.experts}
+        if not known or None in known.values():
+            return {}
+        numbers = np.array(list(known.values()))
+        ends = np.quantile(numbers, np.arange(1, SIZE_GROUPS) / SIZE_GROUPS, method="inverted_cdf")
+        places = np.searchsorted(ends, numbers)
+        names = {place: f"{numbers[places == place].min():,} to {numbers[places == place].max():,} parameters" for place in sorted(set(places))}
+        return dict(zip(known, (names[place] for place in places), strict=True)) if len(names) > 1 else {}
+
+    def cluster(self, task: str) -> str:
+        """The data set that a target shares with others, by the config; its own name without one."""
+        wanted = self.config.tasks.get(task)
+        return wanted.cluster if wanted is not None and wanted.cluster else task
 
     @property
     def balanced(self) -> tuple[str, ...]:
@@ -220,7 +260,7 @@ class Results:
         shots: Images,
         *,
         probe: Images | str = "standard",
-        least: int = 3,
+        least: int = MIN_EXPERTS,
         among: Callable[[str], bool] | None = None,
     ) -> list[Target]:
         """One target per task with this many shots, for `ntk_select.evaluate`.
@@ -248,7 +288,7 @@ class Results:
                 continue
             place = truth.experts.index(reference) if reference in truth.experts else None
             architectures = tuple(self.experts[name].architecture for name in truth.experts) if self.experts else None
-            found.append(Target(task, values, truth.accuracies, reference=place, groups=architectures))
+            found.append(Target(task, values, truth.accuracies, reference=place, groups=architectures, cluster=self.cluster(task)))
         return found
 
     def _values(self, score: str | None, truth: GroundTruth, probe: Images, among: Callable[[str], bool] | None) -> np.ndarray | None:
@@ -257,6 +297,10 @@ class Results:
             return np.zeros((1, len(truth.experts)))
         if score == STATIC:
             return self._static(truth, among)
+        if score == CONSENSUS:
+            names, _ = self.consensus_of(truth.shots, probe, among).get(truth.task, ((), 0.0))
+            values = [self._values(name, truth, probe, among) for name in names]
+            return np.round([consensus(np.array(draw)) for draw in zip(*values, strict=True)], DECIMALS) if names else None
         draws = self._score_values.get((score, truth.task, images_of(truth.shots if self.config.synthetic else probe)))
         return values_of(draws, truth.experts) if draws else None
 
@@ -269,6 +313,29 @@ class Results:
         table = pd.DataFrame([pd.Series(each.means, each.experts).reindex(names) for each in others], index=[each.task for each in others])
         scores = pd.DataFrame(leave_one_out(table.to_numpy()), table.index, table.columns)
         return scores.loc[[truth.task], list(truth.experts)].to_numpy()
+
+    def consensus_of(self, shots: Images, probe: Images, among: Callable[[str], bool] | None = None) -> dict[str, tuple[tuple[str, ...], float]]:
+        """The scores of the consensus on each target with three experts or more, and their mean Spearman correlation on the targets of other clusters.
+
+        Chosen among the cheap scores that have a value for every expert on every target, on as many probe samples as the others. Empty if fewer
+        than two are left, or if all targets are of one cluster.
+        """
+        return self.once(("consensus", shots, probe, among), lambda: self._consensus_of(shots, probe, among))
+
+    def _consensus_of(self, shots: Images, probe: Images, among: Callable[[str], bool] | None) -> dict[str, tuple[tuple[str, ...], float]]:
+        truths = [truth.only(among) for task in self.task_names if (truth := self.ground_truth(task, shots)) is not None]
+        truths = [truth for truth in truths if len(truth.experts) >= MIN_EXPERTS]
+        found = {name: [self._values(name, truth, probe, among) for truth in truths] for name in self.cheap_scores}
+        found = {name: each for name, each in found.items() if all(values is not None and np.isfinite(values).all() for values in each)}
+        most = [max(map(len, values)) for values in zip(*found.values(), strict=True)]
+        found = {name: each for name, each in found.items() if list(map(len, each)) == most}
+        if not truths or not found:
+            return {}
+        values = [np.array(of_target) for of_target in zip(*found.values(), strict=True)]
+        choices = members_for(values, [truth.means for truth in truths], [self.cluster(truth.task) for truth in truths])
+        names = list(found)
+        tasks = [truth.task for truth in truths] if choices else []
+        return {task: (tuple(names[place] for place in members), value) for task, (members, value) in zip(tasks, choices, strict=True)}
 
     @cached_property
     def known_scores(self) -> dict[str, Score]:

@@ -12,11 +12,26 @@ import numpy as np
 from ntk_select.benchmark.cells import ExpertFacts
 from ntk_select.benchmark.config import Images
 from ntk_select.benchmark.report import costs, paper
+from ntk_select.benchmark.report.ablations import ablations
 from ntk_select.benchmark.report.columns import Column, Content, columns
+from ntk_select.benchmark.report.forecast import forecast_accuracy
 from ntk_select.benchmark.report.results import Results, images_of, shots_of
-from ntk_select.benchmark.report.summary import BEST, RANDOM, baselines, in_points, measured, of_targets, usable_targets
+from ntk_select.benchmark.report.summary import (
+    BEST,
+    CEILINGS,
+    RANDOM,
+    SIZED,
+    baselines,
+    ceilings,
+    compared,
+    in_points,
+    measured,
+    of_targets,
+    usable_targets,
+)
+from ntk_select.benchmark.report.targets import targets
 from ntk_select.benchmark.report.words import paper_first, shots_shown, shots_text, single_domain
-from ntk_select.evaluate import Target, against_random, holm, paired
+from ntk_select.evaluate import holm
 
 MEASURES = (
     ("top_1_gain_points", "gain of the first (points)", 1, "top_k_gain", {"k": 1}),
@@ -25,15 +40,21 @@ MEASURES = (
     ("spearman", "Spearman", 2, "spearman", {}),
     ("kendall", "Kendall", 2, "kendall", {}),
     ("weighted_tau", "weighted tau", 2, "weighted_tau", {}),
+    ("fidelity", "fidelity", 2, "fidelity", {}),
     ("regret_points", "regret of the first (points)", 1, "regret", {"k": 1}),
     ("hit_rate_of_3", "best among the first 3", 2, "hit_rate", {"k": 3}),
     ("within_architectures", "mean Spearman within architectures", 2, "within_groups", {}),
     ("across_architectures", "Somers' D across architectures", 2, "across_groups", {}),
+    ("within_sizes", "mean Spearman within sizes", 2, SIZED, {}),
 )
 """Name in files, title, decimals, measure, options. Names that end in _points are in percentage points."""
 PERFECT = ("top_k_gain", "trials_to_best", "hit_rate", "regret")
 """Measures of which the best possible value, that of brute force, is informative."""
-PAIRED = (("Spearman", "spearman", {}), ("gain of the best of 3 (points)", "top_k_gain", {"k": 3}))
+PAIRED = (
+    ("Spearman", "spearman", {}),
+    ("gain of the best of 3 (points)", "top_k_gain", {"k": 3}),
+    ("trials to the best", "trials_to_best", {}),
+)
 OURS = ("forecast", "lfc", "lgc")
 """Scores that are compared with all others."""
 ROLES = {"truth": "expert", "untrained": "random weights", "search": "wide search"}
@@ -51,6 +72,8 @@ def _scores(results: Results) -> Content:
             missing.append(f"{where} values of {', '.join(without)}.")
         if not usable_targets(results, None, "top_k_gain", shots):
             missing.append(f"{where} the accuracy of a reference expert, so there is no gain over it.")
+        if not ceilings(results, "spearman", shots):
+            missing.append(f"{where} two seeds of fine-tuning, so the ceiling that its noise sets is unknown.")
     missing = missing if results.shots else ["No expert has been fine-tuned yet."]
     return Content(columns("score shots targets with_value", *measures), rows, missing)
 
@@ -59,18 +82,18 @@ def _scores_with(results: Results, shots: Images) -> list[tuple]:
     values = {}
     for name, _, _, measure, options in MEASURES:
         ends = {end: each for end, each in baselines(results, measure, shots, **options).items() if end == RANDOM or measure in PERFECT}
-        values[name] = measured(results, measure, shots, **options) | ends
+        values[name] = measured(results, measure, shots, **options) | ceilings(results, measure, shots, **options) | ends
     rows = []
-    for score in [*paper_first(results.score_names), RANDOM, BEST]:
+    for score in [*paper_first(results.score_names), RANDOM, *CEILINGS, BEST]:
         if not any(score in by_score for by_score in values.values()):
             continue
-        targets = usable_targets(results, score, "trials_to_best", shots)
-        known = None if score in (RANDOM, BEST) else 100 * float(np.mean([np.isfinite(target.scores).mean() for target in targets]))
+        found = usable_targets(results, score, "trials_to_best", shots)
+        known = None if score in (RANDOM, BEST, *CEILINGS) else 100 * float(np.mean([np.isfinite(target.scores).mean() for target in found]))
         cells = []
         for name, _, _, measure, options in MEASURES:
             cell = of_targets(values[name].get(score), len(usable_targets(results, score, measure, shots, **options)))
             cells.append(in_points(cell) if name.endswith("_points") else cell)
-        rows.append((score, shots_shown(shots), len(targets), known, *cells))
+        rows.append((score, shots_shown(shots), len(found), known, *cells))
     return rows
 
 
@@ -87,14 +110,11 @@ def _family(results: Results, score: str, shots: Images, title: str, measure: st
     """All comparisons of one score by one measure: their p-values are corrected together."""
     found = []
     for other in [*paper_first(results.score_names), RANDOM]:
-        pairs = _pairs(results, score, other, shots, measure, options) if other != score else []
-        if pairs:
-            first, second = zip(*pairs, strict=True)
-            compared = against_random(measure, first, **options) if other == RANDOM else paired(measure, first, second, **options)
-            found.append((other, len(pairs), compared))
-    adjusted = holm(np.array([each.p_value for _, _, each in found], np.float64)) if found else []
+        if other != score and (pair := compared(results, score, other, measure, shots, **options)) is not None:
+            found.append((other, *pair))
+    adjusted = holm(np.array([each.p_value for _, each, _ in found], np.float64)) if found else []
     rows = []
-    for (other, count, each), p in zip(found, adjusted, strict=True):
+    for (other, each, count), p in zip(found, adjusted, strict=True):
         known = count - each.difference.undefined
         difference = of_targets(in_points(each.difference) if measure == "top_k_gain" else each.difference, count)
         share = 100 * each.share if known > 1 else None
@@ -102,14 +122,20 @@ def _family(results: Results, score: str, shots: Images, title: str, measure: st
     return rows
 
 
-def _pairs(results: Results, a: str, b: str, shots: Images, measure: str, options: dict) -> list[tuple[Target, Target]]:
-    """The targets on which both have values, with equally many probe samples, or a single one. A random order has one on every target."""
-    first = usable_targets(results, a, measure, shots, **options)
-    if b == RANDOM:
-        return [(target, target) for target in first]
-    second = {target.name: target for target in usable_targets(results, b, measure, shots, **options)}
-    pairs = [(target, second[target.name]) for target in first if target.name in second]
-    return [(x, y) for x, y in pairs if len(x.scores) == len(y.scores) or 1 in (len(x.scores), len(y.scores))]
+def _consensus(results: Results) -> Content:
+    rows, missing = [], []
+    for shots in results.shots:
+        chosen = results.consensus_of(shots, results.config.probe_of(shots))
+        uses = defaultdict(list)
+        for task, (names, elsewhere) in chosen.items():
+            uses[names].append((task, elsewhere))
+        for names, found in sorted(uses.items(), key=lambda use: -len(use[1])):
+            elsewhere = float(np.mean([value for _, value in found]))
+            rows.append((shots_shown(shots), ", ".join(names), len(found), len(chosen), elsewhere, ", ".join(task for task, _ in found)))
+        if not chosen:
+            missing.append(f"With {shots_text(shots)} there are not two cheap scores with values everywhere, or not two clusters of targets.")
+    names = columns("shots members targets of elsewhere on", Column("targets", "targets", 0))
+    return Content(names, rows, missing or ([] if rows else ["No expert has been fine-tuned yet."]))
 
 
 def _table_1(results: Results) -> Content:
@@ -292,6 +318,10 @@ def _failures(results: Results) -> Content:
 
 TABLES: dict[str, Callable[[Results], Content]] = {
     "scores": _scores,
+    "targets": targets,
+    "ablations": ablations,
+    "forecast": forecast_accuracy,
+    "consensus": _consensus,
     "table_1": _table_1,
     "table_2": _table_2,
     "table_3": costs.table_3,

@@ -7,8 +7,8 @@ from math import isfinite
 from pathlib import Path
 
 from ntk_select.benchmark.config import Images
-from ntk_select.benchmark.report.results import Results
-from ntk_select.benchmark.report.summary import BEST, RANDOM, baselines, in_points, measured, of_targets, usable_targets
+from ntk_select.benchmark.report.results import STATIC, Results
+from ntk_select.benchmark.report.summary import BEST, CEILING, RANDOM, baselines, ceilings, compared, in_points, measured, of_targets, usable_targets
 from ntk_select.evaluate import Interval
 
 TEXTS: dict[str, dict[str, str]] = tomllib.loads(Path(__file__).with_name("texts.toml").read_text(encoding="utf-8"))
@@ -29,10 +29,10 @@ KINDS = {
     "synthetic": ("fine-tunings", "synthetic measurements"),
 }
 """By role (or kind) of a cell: how captions and the summary call them."""
-FOUND = {"lfc": "LFC", "lgc": "LGC"}
-"""Scores of which the summary speaks."""
+FOUND = {"forecast": "the forecast", "lfc": "LFC", "lgc": "LGC"}
+"""Scores of which the summary speaks; the first of them that was measured is compared with the static leaderboard."""
 MIN_TARGETS = 15
-"""Below so many targets a percentile bootstrap over them is known to be too narrow."""
+"""Below so many clusters of targets a percentile bootstrap over them is known to be too narrow."""
 
 
 def paper_first(names: Sequence[str]) -> list[str]:
@@ -150,14 +150,49 @@ def what_is_missing(results: Results) -> list[str]:
 
 
 def what_was_found(results: Results) -> list[str]:
-    """Gain, trials and rank correlation of LFC and LGC at each number of shots, with a random order and the best possible."""
+    """Gain, trials and rank correlation of the forecast, LFC and LGC at each number of shots, with a random order and the best possible.
+
+    After the first of them: whether a list of the experts that never looks at the target orders them as well, and what the noise of fine-tuning allows.
+    """
     found = []
     for shots in results.shots:
-        for score, title in FOUND.items():
-            if score in results.score_names and (targets := len(usable_targets(results, score, "trials_to_best", shots))):
-                sentence = f"With {shots_text(shots)}, over {counted(targets, 'target')}, {title} {_verdict(results, score, shots, targets)}."
-                found.append(sentence)
-    return found or ["There is no target yet with values of LFC or LGC and accuracies of three experts."]
+        where = f"With {shots_text(shots)}"
+        scores = [score for score in FOUND if score in results.score_names and usable_targets(results, score, "trials_to_best", shots)]
+        for score in scores:
+            targets = len(usable_targets(results, score, "trials_to_best", shots))
+            found.append(f"{where}, over {counted(targets, 'target')}, {FOUND[score]} {_verdict(results, score, shots, targets)}.")
+            if score == scores[0]:
+                found += [f"{where}, {sentence}" for sentence in (*_against_a_list(results, score, shots), *_limit(results, shots))]
+    return found or ["There is no target yet with values of the forecast, LFC or LGC and accuracies of three experts."]
+
+
+def _against_a_list(results: Results, score: str, shots: Images) -> list[str]:
+    """The sentence that compares a score with the static leaderboard by Spearman's correlation; none where they share no target.
+
+    One is said to be better if the interval of the difference, to the decimals shown, leaves out zero.
+    """
+    pair = compared(results, score, STATIC, "spearman", shots)
+    difference = of_targets(pair[0].difference, pair[1]) if pair else None
+    if difference is None or not isfinite(difference.low):
+        return []
+    own = measured(results, "spearman", shots, scores=[STATIC])[STATIC]
+    a_list = "a list of the experts by their accuracies on the other targets"
+    numbers = f"Spearman {_shown(own, 2)}; {FOUND[score]} minus the list {_shown(difference, 2)}, p = {pair[0].p_value:.2g}"
+    if round(difference.low, 2) > 0:
+        return [f"{FOUND[score]} orders the experts better than {a_list} ({numbers})."]
+    if round(difference.high, 2) < 0:
+        return [f"{a_list} orders them better than {FOUND[score]} ({numbers})."]
+    return [f"{a_list} orders them as well as {FOUND[score]}, as far as these targets can tell ({numbers})."]
+
+
+def _limit(results: Results, shots: Images) -> list[str]:
+    limit = ceilings(results, "spearman", shots).get(CEILING)
+    if limit is None or not isfinite(limit.value):
+        return []
+    count = len(usable_targets(results, CEILING, "spearman", shots)) - limit.undefined
+    return [
+        f"the noise of fine-tuning allows a Spearman correlation of {_shown(of_targets(limit, count), 2)} ({counted(count, 'target')} with two seeds)."
+    ]
 
 
 def _verdict(results: Results, score: str, shots: Images, targets: int) -> str:
@@ -183,18 +218,20 @@ def _verdict(results: Results, score: str, shots: Images, targets: int) -> str:
 
 
 def _shown(found: Interval, decimals: int) -> str:
-    text = f"{found.value + 0.0:.{decimals}f}"
-    return f"{text} [{found.low + 0.0:.{decimals}f}, {found.high + 0.0:.{decimals}f}]" if isfinite(found.low) else text
+    value, low, high = (f"{round(number, decimals) + 0.0:.{decimals}f}" for number in (found.value, found.low, found.high))
+    return f"{value} [{low}, {high}]" if isfinite(found.low) else value
 
 
 def what_it_does_not_show(results: Results) -> list[str]:
     """Limits of these numbers."""
-    most = max((len(usable_targets(results, None, "trials_to_best", shots)) for shots in results.shots), default=0)
+    targets = max((usable_targets(results, None, "trials_to_best", shots) for shots in results.shots), key=len, default=[])
+    most, clusters = len(targets), len({target.cluster for target in targets})
     fewest = min((len(truth.seeds) for truth in results.ground_truths()), default=0)
     known = [results.experts[name] for name in results.measured_experts if name in results.experts]
     sources, kinds = ({getattr(facts, name) for facts in known} for name in ("source", "architecture"))
-    narrow = ": intervals over so few are too narrow." if 1 < most < MIN_TARGETS else "; there are no intervals." if most <= 1 else "."
-    found = [f"{counted(most, 'target')} {'says' if most == 1 else 'say'} little about another task{narrow}"]
+    narrow = ": intervals over so few are too narrow." if 1 < clusters < MIN_TARGETS else "; there are no intervals." if clusters <= 1 else "."
+    of = f" of {counted(clusters, 'data set')}" if clusters < most else ""
+    found = [f"{counted(most, 'target')}{of} {'says' if most == 1 else 'say'} little about another task{narrow}"]
     if fewest:
         found.append(f"Accuracies are means over at least {counted(fewest, 'seed')}: the best of several is biased upwards by the remaining noise.")
     if any(cell.kind == "score" for cell in results.cells):

@@ -1,20 +1,13 @@
-"""The config file of a zoo, and the experts that it requests."""
+"""The config of a zoo: its sources, networks, experts and schedules."""
 
-import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
-from ntk_select._runtime.configs import Count, Number, Positive, Rate, ShareBelowOne, checked, parse, read_text, record
-from ntk_select.errors import ConfigError, did_you_mean
-from ntk_select.experts.multi_domain import check_sharing
+from ntk_select._runtime.configs import Count, Number, Positive, Rate, ShareBelowOne
 from ntk_select.experts.preprocess import Preprocess
-from ntk_select.models import ARCHITECTURES
 from ntk_select.tasks.task import Task
-from ntk_select.training.augment import AUGMENTATIONS, augmented, automatic
-from ntk_select.training.feeding import SMALL
-from ntk_select.training.loop import PRECISIONS
+from ntk_select.training.augment import automatic
 
 LEARNING_RATES = {"scratch": 0.1, "transfer": 0.05}
 STARTS = tuple(LEARNING_RATES)
@@ -27,7 +20,9 @@ class SourceConfig:
 
     Args:
       uri: The URI of the task; {data} is replaced by the folder given on the command line.
-      epochs: a number, for all starts; or a table with, per start ("scratch", "transfer"), a number or one number per architecture.
+      epochs: a number, for all starts; or a table with, per start ("scratch", "transfer"), a number or one number per architecture. Without it only
+        the experts that are listed one by one (`ExpertConfig`), and the multi-domain ones, are trained on this source.
+      classes: patterns of class names, as in "Greek_*"; all by default.
       licence: Licence of the images, for the cards.
       augment: a name of `ntk_select.training.augment.AUGMENTATIONS`, "auto" (see `ntk_select.training.augment.automatic`), or options of `augmented`.
       rename: classes that are merged into others.
@@ -35,7 +30,10 @@ class SourceConfig:
     """
 
     uri: str = field(metadata={"example": '"folder:{data}/birds"'})
-    epochs: Positive | Mapping[str, Positive | Mapping[str, Positive]] = field(metadata={"example": "20 or { scratch = 20, transfer = 10 }"})
+    epochs: Positive | Mapping[str, Positive | Mapping[str, Positive]] = field(
+        default_factory=dict, metadata={"example": "20 or { scratch = 20, transfer = 10 }"}
+    )
+    classes: tuple[str, ...] = ()
     licence: str = "unknown"
     augment: str | Mapping[str, Any] = field(default="auto", metadata={"example": '"crop" or { shift = 3, flip_horizontal = true }'})
     rename: Mapping[str, str] = field(default_factory=dict, metadata={"example": '{ "old name" = "name of another class" }'})
@@ -45,6 +43,25 @@ class SourceConfig:
     def augmentation(self, preprocess: Preprocess, task: Task) -> str | Mapping[str, Any]:
         """The value of `augment`, with "auto" resolved for the images of `task`."""
         return automatic(preprocess, task.flips_keep_class) if self.augment == "auto" else self.augment
+
+
+@dataclass(frozen=True)
+class ExpertConfig:
+    """An expert that is listed by itself.
+
+    Args:
+      source: a source of the config.
+      architecture: one of the networks of the config, or of the architectures of the package.
+      epochs: Epochs of its training.
+      start: "scratch", or the name of the expert that it starts from: one of this config with the same network, or a built-in one.
+      learning_rate: by default the config's, for "scratch" or "transfer".
+    """
+
+    source: str
+    architecture: str
+    epochs: Positive
+    start: str = "scratch"
+    learning_rate: Rate | None = None
 
 
 @dataclass(frozen=True)
@@ -73,15 +90,18 @@ class MultiConfig:
 
 @dataclass(frozen=True)
 class ZooConfig:
-    """A zoo to be trained: every source with every architecture and start, and experts for many domains.
+    """A zoo to be trained: every source with every architecture and start, experts that are listed one by one, and experts for many domains.
 
     Args:
       size, resize, mean, std, interpolation: preprocessing of the inputs, as for `Preprocess`.
-      architectures: names; empty for multi-domain experts alone.
-      sources, multi_domain: Sources and multi-domain experts, by name.
+      architectures: names; empty for listed and multi-domain experts alone.
+      networks: networks of this zoo, by name: an architecture of the package and its settings, as in { architecture = "resnet18", widths = [16, 32, 64] }.
+        A name may be that of an architecture only for settings of this architecture.
+      sources, experts, multi_domain: Sources, listed experts and multi-domain experts, by name.
       learning_rate: per start; a number is for all starts.
-      initial_source: the source whose experts "transfer" starts from. Required only if something starts so. Default: the first source. Its expert also is
-        the common extractor for class means of all sources.
+      initial_source: the source whose experts "transfer" starts from. Required only if something starts so. Default: the first source.
+      extractor: the expert of one source with whose features the class means of all sources are also computed, for scores that compare sources. It is
+        trained first. Default: the initial source's, of the first architecture.
       batch_size, momentum, nesterov, weight_decay: Options of SGD.
       schedule: "cosine" after a linear `warmup` (a share of the steps), or "step": divided by ten after each epoch of `milestones`.
       precision: "float32", or "bfloat16" for activations.
@@ -94,7 +114,10 @@ class ZooConfig:
         default_factory=lambda: dict(LEARNING_RATES), metadata={"example": "0.1 or { scratch = 0.1, transfer = 0.05 }"}
     )
     initial_source: str = ""
+    extractor: str = ""
     architectures: tuple[str, ...] = ()
+    networks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, metadata={"example": "[networks.NAME]"})
+    experts: Mapping[str, ExpertConfig] = field(default_factory=dict, metadata={"example": "[experts.NAME]"})
     multi_domain: Mapping[str, MultiConfig] = field(default_factory=dict, metadata={"example": "[multi_domain.NAME]"})
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
@@ -115,173 +138,7 @@ class ZooConfig:
         """Preprocessing of the zoo's inputs."""
         return Preprocess(self.size, self.mean, self.std, self.resize, self.interpolation)
 
-
-def read_config(path: str | Path) -> ZooConfig:
-    """The config in a TOML file.
-
-    Raises:
-      ConfigError: it cannot be read, a field is missing, unknown, of another type or out of range, or a name is unknown.
-    """
-    path = Path(path).expanduser()
-    config = record(ZooConfig, parse(read_text(path), path), str(path))
-    try:
-        config = _for_all_starts(config)
-        _check(config)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
-    return config
-
-
-def _for_all_starts(config: ZooConfig) -> ZooConfig:
-    """The same config with an initial source, and with epochs and rates per start."""
-    if not config.sources:
-        raise ConfigError('there is no source. Try: [sources.NAME], below it uri = "folder:{data}/birds" and epochs = 20')
-    initial, rates = config.initial_source, config.learning_rate
-    begun = [f"sources.{name}" for name, source in config.sources.items() if isinstance(source.epochs, dict) and "transfer" in source.epochs]
-    begun += [f"multi_domain.{name}" for name, multi in config.multi_domain.items() if multi.start == "transfer"]
-    if begun and not initial:
-        raise ConfigError(
-            f"the field 'initial_source' is missing: {', '.join(begun)} starts from its expert (\"transfer\"). Try: initial_source = the name of a source"
-        )
-
-    def starts(name: str) -> tuple[str, ...]:
-        return STARTS if initial and name != initial else STARTS[:1]
-
-    return replace(
-        config,
-        initial_source=initial or next(iter(config.sources)),
-        learning_rate=LEARNING_RATES | rates if isinstance(rates, dict) else dict.fromkeys(STARTS, rates),
-        sources={
-            name: source if isinstance(source.epochs, dict) else replace(source, epochs=dict.fromkeys(starts(name), source.epochs))
-            for name, source in config.sources.items()
-        },
-    )
-
-
-def _check(config: ZooConfig) -> None:
-    """Raises ConfigError for what the type of a field does not tell."""
-
-    def one_of(name: str, value, allowed) -> None:
-        if value not in allowed:
-            raise ConfigError(f"{name} = {value!r} is unknown.{did_you_mean(value, allowed)}")
-
-    try:
-        preprocess = config.preprocess
-    except (TypeError, ValueError, OverflowError) as error:  # ConfigError is a ValueError
-        raise ConfigError(str(error)) from error
-    one_of("schedule", config.schedule, SCHEDULES)
-    one_of("precision", config.precision, PRECISIONS)
-    one_of("initial_source", config.initial_source, config.sources)
-    if not config.architectures and not config.multi_domain:
-        raise ConfigError('architectures is empty: there is nothing to train. Try: architectures = ["resnet_small"]')
-    for start in config.learning_rate:
-        one_of("a start in learning_rate", start, STARTS)
-    for name, source in config.sources.items():
-        for start, epochs in source.epochs.items():
-            one_of(f"a start in sources.{name}.epochs", start, config.learning_rate)
-            for architecture in config.architectures if isinstance(epochs, dict) else ():
-                if architecture not in epochs:
-                    raise ConfigError(f"sources.{name}.epochs.{start} has no number for the architecture {architecture!r}.")
-        _check_augment(source.augment, preprocess, f"sources.{name}.augment")
-    for name, multi in config.multi_domain.items():
-        if name in config.sources:
-            raise ConfigError(f"{name!r} is the name of a source and of a multi-domain expert. Try: another name for one of them")
-        try:
-            check_sharing(multi.sharing)
-        except ConfigError as error:
-            raise ConfigError(f"multi_domain.{name}: {error}") from error
-        one_of(f"multi_domain.{name}.start", multi.start, STARTS)
-        for source in multi.sources:
-            one_of(f"a source of multi_domain.{name}", source, config.sources)
-
-
-def _check_augment(augment: str | Mapping[str, Any], preprocess: Preprocess, name: str) -> None:
-    if isinstance(augment, str):
-        if augment not in ("auto", *AUGMENTATIONS):
-            raise ConfigError(f"{name} = {augment!r} is unknown.{did_you_mean(augment, ('auto', *AUGMENTATIONS))}")
-        return
-    options = {key: each.annotation for key, each in inspect.signature(augmented).parameters.items() if each.kind is each.KEYWORD_ONLY}
-    for key, value in augment.items():
-        if key not in options:
-            raise ConfigError(f"{name}: {key!r} is unknown.{did_you_mean(key, options)}")
-        checked({int: Count, float: Number}.get(options[key], options[key]), value, f"{name}: {key}")
-    if preprocess.size > SMALL:
-        raise ConfigError(f"{name}: options are for at most {SMALL} pixels. Above, name one of {', '.join(AUGMENTATIONS)}.")
-
-
-@dataclass(frozen=True)
-class SingleMember:
-    """An expert of one source, to be trained."""
-
-    name: str
-    architecture: str
-    source: str
-    start: str
-    epochs: int
-    learning_rate: float
-    initialised_from: str | None
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """Data sets that it is trained on."""
-        return (self.source,)
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """Names of the cards that a trained expert has."""
-        return ("card.json",)
-
-
-@dataclass(frozen=True)
-class MultiMember:
-    """An expert of many domains, to be trained."""
-
-    name: str
-    config: MultiConfig
-    sources: tuple[str, ...]
-    initialised_from: str | None
-
-    @property
-    def architecture(self) -> str:
-        """Of the network."""
-        return self.config.architecture
-
-    @property
-    def files(self) -> tuple[str, ...]:
-        """Names of the cards that a trained expert has."""
-        return tuple(f"card@{source}.json" for source in self.sources)
-
-
-Member = SingleMember | MultiMember
-
-
-def members(config: ZooConfig) -> list[Member]:
-    """All experts of the config, those that others start from first."""
-    first, found = config.initial_source, []
-    for source in sorted(config.sources, key=lambda name: name != first):
-        for architecture in config.architectures:
-            for start, epochs in sorted(config.sources[source].epochs.items(), key=lambda item: item[0] == "transfer"):
-                parent = f"{first}-{architecture}" if start == "transfer" else None
-                name = f"{source}-{architecture}" + (f"-from-{first}" if parent else "")
-                epochs = epochs[architecture] if isinstance(epochs, dict) else epochs
-                found.append(SingleMember(name, architecture, source, start, epochs, config.learning_rate[start], parent))
-    for name, multi in config.multi_domain.items():
-        parent = f"{first}-{multi.architecture}" if multi.start == "transfer" else None
-        found.append(MultiMember(f"{name}-{multi.architecture}", multi, multi.sources or tuple(config.sources), parent))
-    return found
-
-
-def chosen(config: ZooConfig, only: str = "") -> list[Member]:
-    """The experts whose name contains `only`.
-
-    Raises:
-      ConfigError: there is none, or an architecture is unknown.
-    """
-    everybody = members(config)
-    wanted = [member for member in everybody if only in member.name]
-    if not wanted:
-        raise ConfigError(f"No expert's name contains {only!r}. Available: {', '.join(member.name for member in everybody)}.")
-    for member in wanted:
-        if member.architecture not in ARCHITECTURES:
-            raise ConfigError(f"The architecture {member.architecture!r} is unknown.{did_you_mean(member.architecture, ARCHITECTURES)}")
-    return wanted
+    def network(self, name: str) -> tuple[str, dict[str, Any]]:
+        """Architecture and settings of a network of `networks`; any other name is an architecture without settings."""
+        settings = dict(self.networks.get(name, {"architecture": name}))
+        return settings.pop("architecture"), settings

@@ -8,13 +8,12 @@ import numpy as np
 
 from ntk_select.experts.card import Card
 from ntk_select.experts.multi_domain import compose, split
-from ntk_select.models import fresh_expert
 from ntk_select.models.expert_folder import write_multi_expert
-from ntk_select.training.checkpoints import Checkpoints, fingerprint, seed_from
+from ntk_select.training.checkpoints import Checkpoints, fingerprint
 from ntk_select.training.feeding import Feed, feed
 from ntk_select.training.loop import cast, mean_cross_entropy
-from ntk_select.training.zoo.config import MultiMember
-from ntk_select.training.zoo.single import Zoo, card_of, evaluated, parent_of, reference_means, seed_of, train, with_backbone
+from ntk_select.training.zoo.members import MultiMember
+from ntk_select.training.zoo.single import Zoo, card_of, evaluated, fresh_member, parent_of, reference_means, seed_of, train, with_backbone
 
 
 def train_multi(zoo: Zoo, member: MultiMember) -> list[Card]:
@@ -27,10 +26,7 @@ def train_multi(zoo: Zoo, member: MultiMember) -> list[Card]:
     config, wanted = zoo.config, member.config
     seed = seed_of(config, member.name)
     tasks = {name: zoo.source(name) for name in member.sources}
-    fresh = {
-        name: fresh_expert(name, wanted.architecture, num_classes=task.num_classes, preprocess=config.preprocess, seed=seed_from(f"{seed} {name}"))
-        for name, task in tasks.items()
-    }
+    fresh = {name: fresh_member(config, member, task.num_classes, seed=f"{seed} {name}") for name, task in tasks.items()}
     parent, domains, common = parent_of(zoo, member.initialised_from), {}, None
     for name, expert in fresh.items():
         variables = with_backbone(expert, parent)

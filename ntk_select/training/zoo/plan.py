@@ -18,11 +18,12 @@ import numpy as np
 from ntk_select.experts.expert import Expert
 from ntk_select.experts.preprocess import Preprocess
 from ntk_select.kernels.flops import TRAINING, forward_flops
-from ntk_select.models import fresh_expert
 from ntk_select.training.feeding import SMALL, feed
 from ntk_select.training.loop import begin, cast, cross_entropy, make_step, sgd
-from ntk_select.training.zoo.config import Member, SingleMember, ZooConfig, chosen
+from ntk_select.training.zoo.config import ZooConfig
+from ntk_select.training.zoo.members import Member, SingleMember, chosen
 from ntk_select.training.zoo.run import load_source
+from ntk_select.training.zoo.single import fresh_member
 
 MAX_TIMING = 5.0
 """Seconds of timing the training steps of one architecture."""
@@ -113,10 +114,8 @@ def plan(
     """
     wanted = chosen(config, only)
     sizes = {name: _size(config, name, data) for name in dict.fromkeys(s for member in wanted for s in member.sources)}
-    options = {"num_classes": max(classes for _, classes in sizes.values()), "preprocess": config.preprocess}
-    experts = {
-        member.architecture: (partial(fresh_expert, member.architecture, member.architecture, **options), config.preprocess) for member in wanted
-    }
+    most_classes = max(classes for _, classes in sizes.values())
+    experts = {member.architecture: (partial(fresh_member, config, member, most_classes, seed=""), config.preprocess) for member in wanted}
     found = speeds(experts, config.batch_size, precision=config.precision, measure=measure, progress=progress)
     return [_work(config, member, sizes, found[member.architecture]) for member in wanted]
 

@@ -15,11 +15,13 @@ from ntk_select.data import load_task
 from ntk_select.errors import ConfigError, ModelError
 from ntk_select.executors import checked_options, executor_of
 from ntk_select.experts.card import Card
+from ntk_select.tasks.classes import of_classes
 from ntk_select.tasks.task import Task
 from ntk_select.training.feeding import SMALL
-from ntk_select.training.zoo.config import Member, SingleMember, ZooConfig, chosen
+from ntk_select.training.zoo.config import ZooConfig
+from ntk_select.training.zoo.members import Member, SingleMember, chosen, members, reference_name
 from ntk_select.training.zoo.multi import train_multi
-from ntk_select.training.zoo.single import Progress, Zoo, parent_of, reference_name, train_single
+from ntk_select.training.zoo.single import Progress, Zoo, abstract_member, parent_of, train_single, with_backbone
 
 
 def train_zoo(
@@ -171,9 +173,14 @@ class Training:
 
 
 def _items(config: ZooConfig, waiting: Sequence[Member]) -> list[MemberItem]:
-    """Experts to be trained, in their order, with the names of those that they wait for: the one they start from, and the common extractor."""
-    common = reference_name(config)
-    return [MemberItem(member, tuple(name for name in (member.initialised_from, common) if name and name != member.name)) for member in waiting]
+    """Experts to be trained, in their order, with the names of those that they wait for: the one they start from, and the common extractor, unless this
+    one itself starts from them."""
+    parents, common = {member.name: member.initialised_from for member in members(config)}, reference_name(config)
+    before, name = set(), common
+    while name is not None:
+        before.add(name)
+        name = parents.get(name)
+    return [MemberItem(member, tuple(filter(None, (member.initialised_from, common if member.name not in before else None)))) for member in waiting]
 
 
 def _untrained(zoo: Zoo, wanted: list[Member]) -> list[Member]:
@@ -184,8 +191,10 @@ def _untrained(zoo: Zoo, wanted: list[Member]) -> list[Member]:
         if absent and (zoo.folder / member.name).exists():
             raise ModelError(f"{zoo.folder / member.name} exists, but without {', '.join(absent)}. Try: delete or rename it, to have it trained")
         waiting += [member] if absent else []
-    for parent in {member.initialised_from for member in waiting} - {member.name for member in wanted} - {None}:
-        parent_of(zoo, parent)
+    starts = {(member.architecture, member.initialised_from): member for member in waiting if member.initialised_from is not None}
+    for (_, parent), member in starts.items():
+        if parent not in {each.name for each in waiting}:
+            with_backbone(abstract_member(zoo.config, member), parent_of(zoo, parent))
     return waiting
 
 
@@ -208,6 +217,8 @@ def load_source(config: ZooConfig, name: str, data: str | Path | None, work: Pat
     if arrays is not None:
         return Task(name, arrays["images"], arrays["labels"], tuple(arrays["class_names"].tolist()), arrays["test_images"], arrays["test_labels"])
     task = renamed(load_task(uri), source.rename)
+    if source.classes:
+        task = of_classes(task, source.classes)
     if task.test_images is None or not len(task.test_images):
         raise ConfigError(f"The source {name!r} ({uri}) has no test set, on which its expert is evaluated.")
     if key is None:
@@ -225,6 +236,7 @@ def _key(config: ZooConfig, name: str, uri: str, work: Path | None) -> str | Non
         return None
     now = archive.stat()
     settings = (str(archive.resolve()), now.st_size, now.st_mtime_ns, config.preprocess.geometry, sorted(config.sources[name].rename.items()))
+    settings += (tuple(config.sources[name].classes),) if config.sources[name].classes else ()
     return key_of(repr(settings))
 
 

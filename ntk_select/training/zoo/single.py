@@ -7,18 +7,19 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ntk_select.errors import ModelError
+from ntk_select.errors import ModelError, near
 from ntk_select.experts.card import Card
 from ntk_select.experts.expert import Expert
 from ntk_select.experts.forward import batched_outputs
 from ntk_select.models import fresh_expert, open_zoo
-from ntk_select.models.expert_folder import write_expert
+from ntk_select.models.expert_folder import flatten, write_expert
 from ntk_select.tasks.probe_sample import probe_sample
 from ntk_select.tasks.task import ChosenImages, Task
 from ntk_select.training.checkpoints import Checkpoints, fingerprint, seed_from
 from ntk_select.training.feeding import SMALL, feed
 from ntk_select.training.loop import Loss, begin, cross_entropy, make_step, sgd, step_decay, train_epochs, warmup_cosine
-from ntk_select.training.zoo.config import Member, SingleMember, ZooConfig
+from ntk_select.training.zoo.config import ZooConfig
+from ntk_select.training.zoo.members import Member, SingleMember, members, reference_name
 
 Progress = Callable[[int, int, str], None]
 
@@ -50,7 +51,7 @@ def train_single(zoo: Zoo, member: SingleMember) -> Card:
     """Trains and writes an expert. Interrupted training resumes."""
     config, task = zoo.config, zoo.source(member.source)
     seed = seed_of(config, member.name)
-    fresh = fresh_expert(member.name, member.architecture, num_classes=task.num_classes, preprocess=config.preprocess, seed=seed_from(str(seed)))
+    fresh = fresh_member(config, member, task.num_classes, seed=str(seed))
     variables = with_backbone(fresh, parent_of(zoo, member.initialised_from))
     batch = min(config.batch_size, len(task.labels))
     augment = config.sources[member.source].augmentation(config.preprocess, task)
@@ -73,6 +74,13 @@ def seed_of(config: ZooConfig, name: str) -> list[int]:
     return [config.seed, seed_from(name)]
 
 
+def fresh_member(config: ZooConfig, member: Member, num_classes: int, *, seed: str) -> Expert:
+    """The untrained expert of a member, with a head for `num_classes` and the name of the member."""
+    architecture, settings = config.network(member.architecture)
+    options = {"num_classes": num_classes, "preprocess": config.preprocess, "config": settings}
+    return fresh_expert(member.name, architecture, seed=seed_from(seed), **options)
+
+
 def parent_of(zoo: Zoo, name: str | None) -> Expert | None:
     """The expert that another starts from, from the zoo's own folder or the built-in zoo; None for no name. Raises ModelError if there is none."""
     if name is None:
@@ -81,13 +89,46 @@ def parent_of(zoo: Zoo, name: str | None) -> Expert | None:
         experts = open_zoo([uri]) if uri == "builtin" or (zoo.folder / name).is_dir() else {}
         if name in experts:
             return experts[name]()
-    raise ModelError(f"There is no expert {name!r} to start from, neither in {zoo.folder} nor built in. Try: train it first, with the same config")
+    known = {member.name for member in members(zoo.config)}
+    hint = (
+        " Try: train it first, with the same config"
+        if name in known
+        else f"{near(name, known | {*experts})} Try: the name of an expert of the config"
+    )
+    raise ModelError(f"There is no expert {name!r} to start from, neither in {zoo.folder} nor built in.{hint}")
+
+
+def abstract_member(config: ZooConfig, member: Member) -> Expert:
+    """The untrained expert of a member with shapes for variables. Nothing is computed or allocated."""
+    made = []
+
+    def variables():
+        made.append(fresh_member(config, member, 2, seed=""))
+        return made[0].variables
+
+    shapes = jax.eval_shape(variables)
+    return made[0].with_variables(shapes)
 
 
 def with_backbone(fresh: Expert, parent: Expert | None) -> Mapping[str, Any]:
-    """The variables of `parent` with the head of `fresh`; those of `fresh` if there is no parent."""
+    """The variables of `parent` with the head of `fresh`; those of `fresh` if there is no parent.
+
+    Raises:
+      ModelError: their backbones have other variables.
+    """
     if parent is None:
         return fresh.variables
+    head = "/".join(("params", *fresh.head, ""))
+    own, others = (
+        {name: tuple(np.shape(leaf)) for name, leaf in flatten(expert.variables).items() if not name.startswith(head)} for expert in (fresh, parent)
+    )
+    if own != others:
+        name = next(name for name in (*own, *others) if own.get(name) != others.get(name))
+        here, there = (f"the shape {shapes[name]}" if name in shapes else "no such variable" for shapes in (own, others))
+        raise ModelError(
+            f"{fresh.name!r} cannot start from {parent.name!r}, which is another network: {name} has {there} there and {here} here. "
+            'Try: an expert with the same network, or start = "scratch"'
+        )
 
     def replaced(own, others, path):
         if path == fresh.head:
@@ -137,15 +178,17 @@ def card_of(
       name: Name of the expert; the member's by default.
     """
     config = zoo.config
+    architecture, network = config.network(member.architecture)
     recipe = ("momentum", "nesterov", "weight_decay", "schedule", "warmup", "milestones", "precision")
     augment = config.sources[source].augmentation(config.preprocess, task)
     return Card(
         name or member.name,
-        member.architecture,
+        architecture,
         source,
         config.preprocess,
         "",
         task.num_classes,
+        config=network,
         class_names=task.class_names,
         class_counts=tuple(np.bincount(task.labels, minlength=task.num_classes).tolist()),
         num_images=len(task.labels),
@@ -162,12 +205,6 @@ def card_of(
             "test_images": len(task.test_labels),
         },
     )
-
-
-def reference_name(config: ZooConfig) -> str:
-    """Name of the common extractor for class means of all sources: the first architecture's expert of the initial source."""
-    architectures = config.architectures or tuple(multi.architecture for multi in config.multi_domain.values())
-    return f"{config.initial_source}-{architectures[0]}"
 
 
 def reference_means(zoo: Zoo, task: Task, own_means: np.ndarray, name: str) -> dict[str, np.ndarray]:

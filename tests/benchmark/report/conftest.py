@@ -16,6 +16,12 @@ def whole(made):
 
 
 @pytest.fixture(scope="session")
+def forecasted(made, whole):
+    """The same with forecasts."""
+    return made.with_forecasts(whole)
+
+
+@pytest.fixture(scope="session")
 def drawn(whole):
     """drawn("figure_1"): that figure of `whole`, drawn once."""
     from functools import cache

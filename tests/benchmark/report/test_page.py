@@ -277,7 +277,7 @@ def test_what_is_written_replaces_what_was_there_and_leaves_nothing_else(folder,
     ("only", "sentence"),
     [
         (["table_33"], r"no figure or table 'table_33'. Did you mean 'table_3'"),
-        (["scores", "plot"], "'plot'.*Allowed: budget"),
+        (["scores", "plot"], "'plot'.*Allowed: ablations"),
         ([], "only is empty"),
     ],
 )

@@ -5,15 +5,12 @@ from dataclasses import replace
 from fractions import Fraction
 from importlib.metadata import EntryPoint
 from itertools import combinations
-from pathlib import Path
-from tomllib import loads
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from ntk_select.benchmark import run
-from ntk_select.benchmark.config import parsed
 from ntk_select.benchmark.report.costs import scoring, units
 from ntk_select.benchmark.report.figures import caption, data, why_not
 from ntk_select.benchmark.report.results import most_seeds, read_results, values_of
@@ -41,17 +38,13 @@ def marked(made):
     return made.world('own_source = "mark"\n' + made.CONFIG)
 
 
-def edited(results, text):
-    return replace(results, config=parsed(loads(text), Path("edited.toml")), config_text=text)
-
-
 def seen(made, *sources):
     return {name for name, facts in made.EXPERTS.items() if set(sources) & set(facts.seen)}
 
 
 def test_source_overlap_is_that_of_the_present_config(made, marked):
-    more = edited(marked, marked.config_text.replace('uri = "cars"', 'uri = "cars"\nsource = ["textures"]'))
-    less = edited(marked, marked.config_text.replace('source = ["letters"]', ""))
+    more = made.with_config(marked, marked.config_text.replace('uri = "cars"', 'uri = "cars"\nsource = ["textures"]'))
+    less = made.with_config(marked, marked.config_text.replace('source = ["letters"]', ""))
     everybody = set(made.EXPERTS)
     for results, cars, greek in ((marked, set(), seen(made, "letters")), (more, seen(made, "textures"), seen(made, "letters")), (less, set(), set())):
         for task, own in (("cars", cars), ("greek", greek)):
@@ -77,7 +70,7 @@ def test_failed_cells_with_source_overlap_are_not_missing_from_comparisons(made,
 
 def test_costs_leave_out_experts_trained_on_the_source(whole, made):
     results = whole
-    more = edited(results, results.config_text.replace('uri = "cars"', 'uri = "cars"\nsource = ["textures"]'))
+    more = made.with_config(results, results.config_text.replace('uri = "cars"', 'uri = "cars"\nsource = ["textures"]'))
     both = [scoring(each, "cars", 5) for each in (results, more)]
     passes = {name: made.PASSES[facts.architecture][0] for name, facts in made.EXPERTS.items()}
     left = sum(value for name, value in passes.items() if name not in seen(made, "textures"))

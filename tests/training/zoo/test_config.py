@@ -1,5 +1,6 @@
 """A valid config is read as written, with its experts; every mistake is refused in a sentence that names the field and what is allowed."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from ntk_select import Preprocess, Task
 from ntk_select.errors import ConfigError
 from ntk_select.models import FolderZoo
 from ntk_select.training.zoo import MultiMember, SingleMember, members, read_config
-from ntk_select.training.zoo.config import chosen
+from ntk_select.training.zoo.members import chosen
 
 CONFIGS = Path(__file__).parents[3] / "scripts" / "configs"
 
@@ -29,9 +30,20 @@ def test_a_config_is_read_as_it_is_written(config):
 
 def test_every_config_of_this_repository_is_valid():
     configs = list(CONFIGS.glob("*_zoo.toml"))
-    assert CONFIGS / "my_zoo.toml" in configs
+    assert {path.name for path in configs} >= {"my_zoo.toml", "embedded_zoo.toml", "evidence_zoo.toml", "paper_zoo.toml"}
     for path in configs:
         assert read_config(path).sources
+
+
+def test_every_field_that_the_config_to_copy_has_in_comments_is_valid(tmp_path):
+    text, lines = re.subn(r"(?m)^# (?=\[|\w[\w-]* = )", "", (CONFIGS / "my_zoo.toml").read_text())
+    (tmp_path / "config.toml").write_text(text)
+    found = read_config(tmp_path / "config.toml")
+    assert lines == 10
+    assert [member.name for member in members(found)] == [
+        *("digits-resnet_small", "mine-resnet_small", "mine-resnet_small-from-digits", "first", "second"),
+    ]
+    assert (found.extractor, found.experts["second"].start, found.sources["digits"].classes) == ("digits-resnet_small", "first", ("[0-4]",))
 
 
 WRONG = {
@@ -150,8 +162,7 @@ def test_all_mistakes_in_fields_are_in_one_message(tmp_path):
             "/config.toml: the field 'sead' is unknown. Did you mean 'seed'",
             "/config.toml: the field 'size' is missing. Write size = 32",
             "/config.toml, [sources.one]: the field 'uir' is unknown. Did you mean 'uri'",
-            "/config.toml, [sources.one]: the fields 'uri', 'epochs' are missing. Write uri = \"folder:{data}/birds\", epochs = 20 or {",
-            "/config.toml, [sources.two]: the field 'epochs' is missing.",
+            "/config.toml, [sources.one]: the field 'uri' is missing. Write uri = \"folder:{data}/birds\"",
             "/config.toml, [sources.two]: uri = 2 must be text",
             "/config.toml, [multi_domain.all]: the fields 'architecture', 'epochs', 'learning_rate' are missing.",
         ),
@@ -184,6 +195,11 @@ def test_a_number_of_epochs_is_for_all_starts_and_rates_have_defaults(tmp_path):
     [
         ("size = 8", r"there is no source. Try: \[sources.NAME\]"),
         (SMALL.replace('["resnet_small"]', "[]"), r"architectures is empty: there is nothing to train"),
+        (
+            SMALL.replace("epochs = 2\n", ""),
+            r"sources.one: the field 'epochs' is missing, and no expert of \[experts\] or .* this source. Try: epochs = 20",
+        ),
+        (SMALL.replace("epochs = 2", "epochs = {}"), r"sources.one: the field 'epochs' is missing"),
         (SMALL.replace("epochs = 2", "epochs = 0"), r"\[sources.one\]: epochs = 0 must be a whole number from 1, as in 20 or"),
     ],
 )

@@ -10,7 +10,7 @@ from ntk_select.executors import EXECUTORS, Queue, local
 from ntk_select.models.architectures import ARCHITECTURES
 from ntk_select.training.checkpoints import Checkpoints
 from ntk_select.training.zoo import read_config, train_zoo
-from ntk_select.training.zoo.config import members
+from ntk_select.training.zoo.members import members
 from ntk_select.training.zoo.run import MemberItem, Training, _items
 
 SITE = """

@@ -14,7 +14,7 @@ from ntk_select.models import FolderZoo
 from ntk_select.models.architectures import fresh_expert
 from ntk_select.tasks.probe_sample import probe_sample
 from ntk_select.training.checkpoints import Checkpoints
-from ntk_select.training.zoo import members, multi, read_config, single, train_zoo
+from ntk_select.training.zoo import members, read_config, single, train_zoo
 from ntk_select.training.zoo.run import load_source, renamed
 
 running = importlib.import_module("ntk_select.training.zoo.run")
@@ -31,11 +31,10 @@ def kept_each_epoch(monkeypatch):
 def tiny(monkeypatch):
     """Networks of one block instead of those of the config."""
 
-    def small(name, architecture, **options):
+    def small(name, architecture, *, config, **options):
         return fresh_expert(name, "resnet18", config={"stage_sizes": (1,), "widths": (4,), "stem": "small"}, **options)
 
-    for module in (single, multi):
-        monkeypatch.setattr(module, "fresh_expert", small)
+    monkeypatch.setattr(single, "fresh_expert", small)
 
 
 def cut_and_whole(config, data, **options):
