@@ -20,8 +20,8 @@ MEAN = "mean of the targets"
 def predictions(results: Results) -> pd.DataFrame:
     """One row per expert, target and seed with a forecast and a fine-tuning on the same images, without source overlap.
 
-    Columns: task, images_per_class (infinite for all images), seed, expert; `predicted` with its interval, `low` and `high`; `measured`, the accuracy by which
-    experts are compared on the task. Accuracies are 0 to 1.
+    Columns: task, images_per_class (infinite for all images), seed, expert; `predicted` with its interval, `low` and `high`; `measured`, the
+    accuracy by which experts are compared on the task. Accuracies are 0 to 1.
     """
     scores, truths = results.score_table, results.finetuning_table
     scores = scores[(scores["score"] == FORECAST) & scores["value"].notna() & scores["terms"].notna() & ~scores["source_overlap"]]
@@ -35,9 +35,9 @@ def agreement(pairs: pd.DataFrame) -> dict[str, float]:
     """Agreement of the predicted and measured accuracies of several experts on one target, with the same seed.
 
     Returns:
-      bias_points: predicted minus measured, mean over experts, in percentage points; error_points: the mean absolute difference; spearman; holds: percentage
-      of the intervals that contain the measured accuracy; slope: regression of measured on predicted accuracies, which is that of the differences
-      between two experts; NaN if all predictions are equal.
+      bias_points: predicted minus measured, mean over experts, in percentage points; error_points: the mean absolute difference; spearman; holds:
+      percentage of the intervals that contain the measured accuracy; slope: regression of measured on predicted accuracies, which is that of
+      the differences between two experts; NaN if all predictions are equal.
     """
     predicted, measured = pairs["predicted"].to_numpy(), pairs["measured"].to_numpy()
     error, spread = predicted - measured, predicted - predicted.mean()

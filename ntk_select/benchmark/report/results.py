@@ -315,10 +315,10 @@ class Results:
         return scores.loc[[truth.task], list(truth.experts)].to_numpy()
 
     def consensus_of(self, shots: Images, probe: Images, among: Callable[[str], bool] | None = None) -> dict[str, tuple[tuple[str, ...], float]]:
-        """The scores of the consensus on each target with three experts or more, and their mean Spearman correlation on the targets of other clusters.
+        """The scores of the consensus on each target with three experts or more, and their mean correlation on the targets of other clusters.
 
-        Chosen among the cheap scores that have a value for every expert on every target, on as many probe samples as the others. Empty if fewer
-        than two are left, or if all targets are of one cluster.
+        Chosen by Spearman's correlation among the cheap scores that have a value for every expert on every target, on as many probe samples as
+        the others. Empty if fewer than two are left, or if all targets are of one cluster.
         """
         return self.once(("consensus", shots, probe, among), lambda: self._consensus_of(shots, probe, among))
 

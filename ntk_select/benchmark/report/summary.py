@@ -120,8 +120,8 @@ def usable_targets(
 ) -> list[Target]:
     """The targets on which a measure is defined: with at least k experts, and with the reference or the architectures if it needs them.
 
-    A score of None, `RANDOM` or `BEST` needs no records, and those of `CEILINGS` need targets with two seeds of fine-tuning. For gains among experts without the reference, the targets contain the reference too;
-    `measured` does not let it be chosen.
+    A score of None, `RANDOM` or `BEST` needs no records, and those of `CEILINGS` need targets with two seeds of fine-tuning. For gains among
+    experts without the reference, the targets contain the reference too; `measured` does not let it be chosen.
     """
     apart = _apart(results, measure, among)
     chosen = among if not apart else results.once(("and the reference", among), lambda: lambda name: among(name) or name == results.config.reference)

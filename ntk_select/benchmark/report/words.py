@@ -152,7 +152,8 @@ def what_is_missing(results: Results) -> list[str]:
 def what_was_found(results: Results) -> list[str]:
     """Gain, trials and rank correlation of the forecast, LFC and LGC at each number of shots, with a random order and the best possible.
 
-    After the first of them: whether a list of the experts that never looks at the target orders them as well, and what the noise of fine-tuning allows.
+    After the first of them: whether a list of the experts that never looks at the target orders them as well, and what the noise of
+    fine-tuning allows.
     """
     found = []
     for shots in results.shots:
