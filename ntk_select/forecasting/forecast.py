@@ -1,6 +1,7 @@
 """`forecast`: the expected accuracy of one expert on one task, its learning rate, and an explanation."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -11,16 +12,21 @@ from ntk_select._runtime.checks import check_count
 from ntk_select._runtime.progress import Progress, reporting
 from ntk_select.errors import ConfigError, ModelError, UndefinedScoreError
 from ntk_select.experts.expert import Expert
-from ntk_select.experts.network_inputs import network_inputs
+from ntk_select.experts.forward import call, in_batches
+from ntk_select.experts.network_inputs import NetworkInputs, network_inputs
 from ntk_select.forecasting.cross_validation import FOLDS, ONE_EACH, REPEATS, best, cross_validate
 from ntk_select.forecasting.explanation import nonlinearity_at, shares_of_layers
 from ntk_select.forecasting.kernel import TrainingNetwork, training_kernel
 from ntk_select.forecasting.result import Forecast
 from ntk_select.resolve import as_expert, as_task
 from ntk_select.tasks.copies import distinct
-from ntk_select.tasks.probe_sample import PER_CLASS, probe_sample
+from ntk_select.tasks.probe_sample import PER_CLASS, ProbeSample, probe_sample
+from ntk_select.tasks.shift import remarks_on_test_images
 from ntk_select.tasks.task import Task
 from ntk_select.training.finetuning.recipe import LEARNING_RATES, Recipe, checked_rates
+
+BATCH_SIZE = 32
+"""Images per forward pass in the comparison of test and training images."""
 
 
 def forecast(
@@ -43,7 +49,7 @@ def forecast(
     Args:
       expert: expert with `features_fn` and `preprocess`; with batch norm also `train_fn`. Or the name of an embedded expert, the folder of one,
         or "timm:NAME".
-      task: the task, of which only training images are used; or its URI, as for `load_task`.
+      task: the task, or its URI, as for `load_task`. The forecast uses training images only.
       recipe: recipe of the fine-tuning, as for `finetune`; `Recipe()` by default. Augmentation is not simulated.
       shots: training images per class of the fine-tuning; by default as many as the probe sample has. If fewer, simulated trainings use random
         subsets of that size and are evaluated on all other images.
@@ -52,7 +58,9 @@ def forecast(
       seed: seed of the probe sample, the directions, the folds and the batches.
       folds, repeats: numbers of folds and repetitions of the cross-validation; see `cross_validate`.
       directions: number of random directions for the kernel; see `training_kernel`.
-      explain: whether to compute the share of each layer in the kernel, and the deviation from linearity at the expected end of training.
+      explain: whether to compute the share of each layer in the kernel and the deviation from linearity at the expected end of training, and to
+        compare the probe sample with as many test images per class, if there are any. Where they differ, one of the `warnings` says that accuracies
+        may be lower than forecast; the forecast itself is the same, and test labels only say which images are of the same class.
       progress: called with (done, all, what). None shows a bar on a terminal or in a notebook, False nothing.
 
     Returns:
@@ -66,7 +74,7 @@ def forecast(
 
     Cost: `directions` forward-mode passes over the probe sample, each as expensive as two to three forward passes. The simulation takes `epochs` x
     n / batch steps of n c batch multiplications for each of folds x repeats x rates. `explain` adds one pass of some images per part of the
-    network, and a gradient.
+    network, a gradient, and for a task with test images a forward pass over both samples.
 
     Reference: Deshpande et al. 2021, Prop. 1.
     """
@@ -113,6 +121,7 @@ def forecast(
     if explain:
         shares = shares_of_layers(TrainingNetwork(expert, x, recipe.batch_norm), x, kernel, recipe.head, seed=seed)
         nonlinearity = nonlinearity_at(expert, x, sample.labels, recipe, chosen.distance, seed=seed)
+        remarks += _on_test_images(expert, task, sample, x, seed)
     initial_norm = float(jnp.sqrt(sum(jnp.vdot(leaf, leaf) for leaf in jax.tree.leaves(expert.params))))
     return Forecast(
         expert=expert.name,
@@ -132,3 +141,14 @@ def forecast(
         nonlinearity=nonlinearity,
         warnings=tuple(remarks),
     )
+
+
+def _on_test_images(expert: Expert, task: Task, sample: ProbeSample, x: np.ndarray | NetworkInputs, seed: int) -> list[str]:
+    """A sentence if the test images differ from the probe sample, whose network inputs are x, in the features of the expert."""
+    variables = jax.device_put(expert.variables)
+
+    def features_of(part: ProbeSample) -> np.ndarray:
+        inputs = x if part is sample else network_inputs(expert.preprocess, part.images)
+        return np.asarray(in_batches(partial(call, expert.features_fn, variables), BATCH_SIZE, inputs))
+
+    return remarks_on_test_images(task, sample, features_of, seed=seed)

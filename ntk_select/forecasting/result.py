@@ -30,7 +30,7 @@ class Forecast:
       initial_norm: |w_0|, the norm of the expert's parameters.
       shares: share of each part of the network in the kernel's trace; None without `explain`.
       nonlinearity: deviation from the linearised network at the expected end of training, relative to the change of outputs; None without `explain`.
-      warnings: remarks on the images, such as copies.
+      warnings: remarks on the images, such as copies, or test images that differ from the training images.
     """
 
     expert: str

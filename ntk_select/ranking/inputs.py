@@ -14,7 +14,7 @@ from ntk_select.errors import ConfigError, DataError, ModelError, NtkSelectError
 from ntk_select.experts.expert import Expert
 from ntk_select.experts.feature_expert import FeatureExpert
 from ntk_select.experts.forward import ProbePass, forward, has_pooled_last_conv
-from ntk_select.experts.network_inputs import IN_MEMORY, DecodedImages, NetworkInputs, resized
+from ntk_select.experts.network_inputs import IN_MEMORY, DecodedImages, NetworkInputs, network_inputs, resized
 from ntk_select.experts.preprocess import Preprocess
 from ntk_select.kernels.directions import directional_kernel
 from ntk_select.kernels.engine.ntk import ntk_plan
@@ -98,6 +98,21 @@ class ScoreInputs:
         self._keys = Keys()
         self._of_extractor: dict[Any, np.ndarray | str] = {}
 
+    def features_of(self, expert: Expert, images: Sequence[np.ndarray] | None = None) -> np.ndarray | None:
+        """Pre-logits of images, those of the probe sample by default, through the cache and the programs of the scores. None if the expert has none.
+
+        Raises:
+          NtkSelectError: the images cannot enter the expert.
+        """
+        x = self._network_inputs(expert) if images is None else network_inputs(expert.preprocess, images)
+        key, _ = self._keys_of(expert, x, with_kernel=False)
+        arrays = self.cache.get(key)
+        if arrays is None:
+            pooled = "gradient_kernel" in self.needs and self._is_pooled(expert)
+            arrays = _arrays_of(forward(expert, x, last_conv=pooled, batch_size=self.batch_size))
+            self.cache.put(key, arrays)
+        return arrays.get("features")
+
     def of(self, name: str, expert: Expert | FeatureExpert, seconds: dict[str, float]) -> tuple[dict[str, Any], dict[str, str]]:
         """The inputs that are available, and for the others the reason. Adds the time of each step to `seconds`.
 
@@ -173,12 +188,12 @@ class ScoreInputs:
             of_passes, of_kernel = self._keys_of(expert, x, with_kernel)
             arrays, kernel = self.cache.get(of_passes), self.cache.get(of_kernel)
         passes, reason = None, ""
-        pooled = with_kernel and kernel is None and self.layers == "last_conv" and has_pooled_last_conv(expert)
+        pooled = with_kernel and kernel is None and self._is_pooled(expert)
         if arrays is None or pooled:
             seconds.setdefault("forward", 0.0)
             passes = forward(expert, x, last_conv=pooled, batch_size=self.batch_size, seconds=seconds)
             if arrays is None:
-                arrays = {"logits": _plain(passes.logits)} | ({} if passes.features is None else {"features": _plain(passes.features)})
+                arrays = _arrays_of(passes)
                 self.cache.put(of_passes, arrays)
         if with_kernel and kernel is None:
             # An expert without a head is differentiated at its pre-logits.
@@ -201,6 +216,10 @@ class ScoreInputs:
             with timed(seconds, "forecast"):
                 self._give(inputs, reasons, "training_kernel", self._training_kernel(expert, x, of_passes))
         return inputs, reasons
+
+    def _is_pooled(self, expert: Expert) -> bool:
+        """Whether the gradient kernel follows from the forward pass with inputs and cotangents of the last convolution."""
+        return self.layers == "last_conv" and has_pooled_last_conv(expert)
 
     def _keys_of(self, expert: Expert, x, with_kernel: bool) -> tuple[str | None, str | None]:
         """Keys of the passes and of the kernel; None where they are not cached."""
@@ -353,6 +372,11 @@ def _own_inputs(scores: Mapping[str, Score]) -> dict[str, Input]:
             if own.setdefault(name, given) != given:
                 raise ConfigError(f"Two scores define different inputs named {name!r}. Try: another name for one of them")
     return own
+
+
+def _arrays_of(passes: ProbePass) -> dict[str, np.ndarray]:
+    """The part of a pass that is cached."""
+    return {"logits": _plain(passes.logits)} | ({} if passes.features is None else {"features": _plain(passes.features)})
 
 
 def _plain(array) -> np.ndarray:

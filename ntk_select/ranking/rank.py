@@ -4,6 +4,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 
 from ntk_select._runtime.cache import Cache
 from ntk_select._runtime.checks import is_whole
-from ntk_select._runtime.progress import Progress, reporting
+from ntk_select._runtime.progress import Progress, reporting, timed
 from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.evaluate.intervals import MIN_RESAMPLES, half_samples
 from ntk_select.executors import checked_options, executor_of
@@ -34,6 +35,7 @@ from ntk_select.scores.table import GROUPS, known_scores
 from ntk_select.tasks.copies import distinct
 from ntk_select.tasks.labels_only import has_images
 from ntk_select.tasks.probe_sample import PER_CLASS, ProbeSample, probe_sample
+from ntk_select.tasks.shift import has_test_images, remarks_on_test_images
 from ntk_select.tasks.task import Task
 
 AnExpert = Expert | FeatureExpert
@@ -74,11 +76,16 @@ def rank(
     One forward pass per expert serves all scores. An expert that fails is reported in the result, the others are ranked; a score that
     is not defined for an expert is `Unavailable`, with the reason.
 
+    Scores use training images only. With `forecast` among them, the probe sample is also compared with as many test images per class, if there are
+    any, in the features of the first expert: where they differ, one of `task["warnings"]` says that accuracies may be lower than forecast. This
+    changes neither scores nor order, and test labels only say which images are of the same class. It costs loading that expert again and a forward
+    pass over both samples, a small part of the expert's forecast.
+
     Args:
       experts: experts, names of embedded experts, zoos ("builtin", a folder of experts, "features:PATH"; see `open_zoo`), or a mapping from
         names to functions that load one expert each, so that only one is in memory at a time.
-      task: the target task, or its URI as for `load_task`; only training images are used. None if every expert is a `FeatureExpert` with
-        labels, the same for all.
+      task: the target task, or its URI as for `load_task`. None if every expert is a `FeatureExpert` with labels, the
+        same for all.
       scores: names in `SCORES`; "all" for the main group, one score of each kind (in the config of a benchmark "all" is every score);
         "ablation" for their variants and near-duplicates; "baselines"; or a mapping from names to `Score`, for scores of your own. The
         first that at least half of the experts have determines the order.
@@ -174,6 +181,9 @@ def rank(
     on_halves = {name: values_on_halves(name, score, found) for name, score in chosen.items()}
     rows = [with_intervals(row, chosen, on_halves, halves, len(sample.class_names)) for row in compared(chosen, rows)]
     rows = ordered(rows, deciding, chosen[deciding])
+    seconds = _summed([*shared, *outcomes])
+    if rows and any("training_kernel" in score.takes and isinstance(rows[0].scores[name], ScoreResult) for name, score in chosen.items()):
+        notes = [*_on_test_images(work, loaders[rows[0].name], seconds), *notes]
     among = contenders(rows, on_halves[deciding], deciding, halves)
     verdict = judgement(rows, among, deciding, chosen, images=len(sample), resamples=resamples, halved=len(halves.rows) > 0)
     return Ranking(
@@ -195,7 +205,7 @@ def rank(
         judgement=verdict,
         versions={package: version(package) for package in ("jax", "numpy")} | {"device": _devices(outcomes)},
         higher_is_better={name: score.higher_is_better for name, score in chosen.items()},
-        shared_seconds=_summed([*shared, *outcomes]),
+        shared_seconds=seconds,
     )
 
 
@@ -205,6 +215,22 @@ def _key(task: Task, sample: ProbeSample, scores: Mapping[str, Score], options: 
     if not isinstance(settings["reference"], str):
         settings["reference"] = identity_of(Loaded(settings["reference"]), sample)
     return None if settings["reference"] is None else key_of_settings(task, sample, scores, **settings)
+
+
+def _on_test_images(work: ScoreExperts, load: Callable[[], AnExpert], seconds: dict[str, float]) -> list[str]:
+    """A sentence if the test images differ from the probe sample in the features of an expert; the time is added to `seconds`."""
+    load = lru_cache(load)  # once for both samples
+
+    def features_of(part: ProbeSample) -> np.ndarray | None:
+        expert = load()
+        if isinstance(expert, FeatureExpert):
+            return None
+        return work.scorer.inputs.features_of(expert, None if part is work.sample else part.images)
+
+    if not has_test_images(work.task):
+        return []
+    with timed(seconds, "test images"):
+        return remarks_on_test_images(work.task, work.sample, features_of, seed=work.options["seed"])
 
 
 def _devices(outcomes: Sequence[Outcome]) -> str:

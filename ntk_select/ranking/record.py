@@ -88,7 +88,8 @@ class Ranking:
       contenders: names of the experts that cannot be distinguished from the best, starting with the best; empty if no expert has the deciding score.
       judgement: the verdict in words, the expected accuracy of the best, and the experts that other scores put first.
       higher_is_better: the direction of each score.
-      shared_seconds: time spent once for all experts: "reference" (a network trained on the task), "extractor".
+      shared_seconds: time spent once for all experts: "reference" (a network trained on the task), "extractor", "test images" (their comparison
+        with the training images).
     """
 
     task: dict[str, Any]

@@ -30,8 +30,8 @@ from ntk_select._runtime.figures import file_content, new_figure
 from ntk_select._runtime.files import write_atomically
 from ntk_select.benchmark.config import read_config
 from ntk_select.benchmark.facts import load
-from ntk_select.benchmark.report.forecast import MEAN, forecast_accuracy, predictions
-from ntk_select.benchmark.report.results import read_results, shots_of
+from ntk_select.benchmark.report.forecast import MEAN, PAIR, forecast_accuracy, predictions
+from ntk_select.benchmark.report.results import Results, read_results, shots_of
 from ntk_select.benchmark.report.words import shots_text
 from ntk_select.forecasting.cross_validation import best, cross_validate
 from ntk_select.forecasting.kernel import directions_for, training_kernel
@@ -58,9 +58,11 @@ class Fidelity:
     """Folder of a benchmark's records, packed."""
     figure: Path | None = None
     """File of the scatter figure."""
+    worst: int = 0
+    """How many of the largest errors to list, one by one."""
 
     def run(self) -> None:
-        """Prints the report's table of the forecast, and plots."""
+        """Prints the report's table of the forecast, and the largest errors, and plots."""
         results = read_results(self.records)
         found = forecast_accuracy(results)
         table = Table(*(column.title for column in found.columns))
@@ -68,8 +70,34 @@ class Fidelity:
             cells = zip(found.columns, row, strict=True)
             table.add_row(*(column.shown(cell) for column, cell in cells), end_section=row[0] == MEAN)
         CONSOLE.print(table)
+        if self.worst:
+            CONSOLE.print(_largest_errors(results, self.worst))
         if self.figure is not None:
             write_atomically(self.figure, _scatter(predictions(results), self.figure.suffix[1:]))
+
+
+def _largest_errors(results: Results, count: int) -> Table:
+    """The pairs whose forecast is furthest from the measured accuracy, with the learning rate of both."""
+    rates = results.finetuning_table.query("role == 'truth'").drop_duplicates(PAIR, keep="last")[[*PAIR, "learning_rate"]]
+    scores = results.score_table.query("score == 'forecast'").drop_duplicates(PAIR, keep="last")
+    expected = scores[PAIR].assign(expected_rate=[json.loads(terms)["learning_rate"] if terms else None for terms in scores["terms"]])
+    pairs = predictions(results).merge(rates, on=PAIR).merge(expected, on=PAIR)
+    pairs = pairs.assign(error=pairs["predicted"] - pairs["measured"])
+    table = Table(
+        "target", "images per class", "expert", "seed", "forecast (%)", "measured (%)", "error", "rate of the forecast", "rate of validation"
+    )
+    for row in pairs.reindex(pairs["error"].abs().sort_values(ascending=False).index).head(count).itertuples():
+        numbers = (f"{100 * row.predicted:.1f}", f"{100 * row.measured:.1f}", f"{100 * row.error:+.1f}")
+        table.add_row(
+            row.task,
+            shots_text(shots_of(row.images_per_class)),
+            row.expert,
+            str(row.seed),
+            *numbers,
+            f"{row.expected_rate:g}",
+            f"{row.learning_rate:g}",
+        )
+    return table
 
 
 def _scatter(pairs: DataFrame, file_format: str) -> bytes:
@@ -108,14 +136,15 @@ class Choices:
 
     def run(self) -> None:
         """Computes missing kernels and prints a table."""
-        ground_truth, config, zoo = measured(self.records), read_config(self.config), open_zoo(["builtin"])
+        ground_truth, config = measured(self.records), read_config(self.config)
+        zoo = open_zoo(list(config.zoo))
         found = defaultdict(lambda: defaultdict(list))
         for name in self.tasks or config.tasks:
             task, recipe = load(name, config.tasks[name], self.data), config.recipe_of(name)
             for shots in sorted({key[1] for key in ground_truth if key[0] == name}):
                 experts = sorted(key[3] for key in ground_truth if key[:3] == (name, shots, 0))
                 real = [ground_truth[name, shots, 0, expert] for expert in experts]
-                values = [self._of(replace(zoo[expert](), name=expert), task, shots, recipe) for expert in experts]
+                values = [self._of(replace(zoo[expert](), name=expert), task, shots, recipe, config.learning_rates) for expert in experts]
                 for way in values[0]:
                     for score in ("accuracy", "loss"):
                         sign = 1 if score == "accuracy" else -1
@@ -131,7 +160,7 @@ class Choices:
             table.add_row(way, *orders, *(f"{100 * np.mean([bias for _, bias in line[column]]):+.1f}" for column in columns[::2]))
         CONSOLE.print(table)
 
-    def _of(self, expert: ns.Expert, task: ns.Task, shots: int, recipe: ns.Recipe) -> dict[str, dict[str, float]]:
+    def _of(self, expert: ns.Expert, task: ns.Task, shots: int, recipe: ns.Recipe, rates: tuple[float, ...]) -> dict[str, dict[str, float]]:
         file = self.out / f"{task.name}-{shots}-{expert.name}.json"
         if file.exists():
             return json.loads(file.read_text())
@@ -141,7 +170,7 @@ class Choices:
             for directions in DIRECTIONS:
                 kernel = training_kernel(expert, x, batch_norm=mode, directions=directions, seed=directions)
                 for folds in (5, 10):
-                    outlooks = cross_validate(kernel.with_head(), sample.labels, replace(recipe, batch_norm=mode), LEARNING_RATES, folds=folds)
+                    outlooks = cross_validate(kernel.with_head(), sample.labels, replace(recipe, batch_norm=mode), rates, folds=folds)
                     chosen = best(outlooks) or outlooks[-1]
                     values[f"{mode}, {directions}, {folds}"] = {"accuracy": chosen.accuracy, "loss": min(chosen.loss, 1e3)}
         write_atomically(file, json.dumps(values).encode())

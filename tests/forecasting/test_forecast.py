@@ -292,3 +292,19 @@ def test_old_names_are_deprecated(found):
     assert not hasattr(forecasting, "nothing")
     with pytest.warns(DeprecationWarning, match=r"Try: RateForecast\.correct"):
         assert found.best.right is found.best.correct
+
+
+def test_test_images_that_differ_from_the_training_images_are_remarked_on(networks):
+    """With `explain`; the numbers are the same."""
+    task = scenes(each=20, tests=20)
+    shifted = dataclasses.replace(task, test_images=(task.test_images // 2 + 120).astype(np.uint8))
+    expert, options = networks.normed_expert(), {"explain": True, "per_class": 20}
+    found, alike = forecast(expert, shifted, **options), forecast(expert, task, **options)
+    (remark,) = found.warnings
+    assert remark.startswith("The test images differ from the training images (of the 3 nearest images of the same class ")
+    assert remark in repr(found)
+    assert found.to_dict()["warnings"] == [remark]
+    assert alike.warnings == ()
+    assert {**found.to_dict(), "warnings": []} == alike.to_dict()
+    assert forecast(expert, shifted, per_class=20).warnings == ()
+    assert forecast(expert, dataclasses.replace(shifted, test_images=None, test_labels=None), **options).warnings == ()

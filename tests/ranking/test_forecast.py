@@ -1,11 +1,13 @@
 """The forecast in a ranking: it decides the order, speaks in accuracies, and does without where an expert has none."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import ntk_select as ns
+from ntk_select.cli import main
 from ntk_select.errors import ConfigError
 from ntk_select.kernels.flops import forward_flops
 from ntk_select.ranking import expected_time
@@ -186,3 +188,89 @@ def test_devices_and_threads_play_no_part(networks, task, monkeypatch):
     monkeypatch.setattr(room, "SMALL", 0)  # no threads
     two = ns.rank([networks.normed_expert()], task, ("forecast",), per_class=6)
     assert one.experts[0].scores == two.experts[0].scores
+
+
+SHIFTED = "The test images differ from the training images (of the 3 nearest images of the same class "
+
+
+@pytest.fixture(scope="module")
+def tested(networks):
+    """A task that is split at random."""
+    return networks.spots((25, 25, 25), (30, 30, 30), noise=150)
+
+
+def inverted(task):
+    return replace(task, test_images=255 - task.test_images)
+
+
+def ranked(networks, task, **options):
+    return ns.rank(experts(networks), task, **({"scores": ("forecast", "lfc"), "learning_rates": 0.1, "resamples": 0} | options))
+
+
+@pytest.fixture(scope="module")
+def on_shifted(networks, tested):
+    return ranked(networks, inverted(tested))
+
+
+def test_test_images_that_differ_from_the_training_images_are_remarked_on(networks, tested, on_shifted):
+    (remark,) = on_shifted.task["warnings"]
+    assert remark.startswith(SHIFTED)
+    assert f"Note: {remark}" in repr(on_shifted)
+    assert on_shifted.shared_seconds["test images"] > 0
+    alike = ranked(networks, tested)
+    assert alike.task["warnings"] == []
+    assert [(row.name, row.scores) for row in on_shifted] == [(row.name, row.scores) for row in alike]
+    assert on_shifted.judgement == alike.judgement
+
+
+def test_the_remark_is_in_the_files_and_the_json_of_a_ranking(on_shifted, tmp_path, capsys):
+    on_shifted.save(tmp_path)
+    assert ns.Ranking.load(tmp_path).task["warnings"] == on_shifted.task["warnings"]
+    assert main(["rank", "--show", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["task"]["warnings"] == on_shifted.task["warnings"]
+    assert main(["rank", "--show", str(tmp_path)]) == 0
+    assert f"Note: {SHIFTED}".replace(" ", "") in "".join(capsys.readouterr().out.split())
+
+
+def test_no_remark_without_test_images_or_without_a_forecast(networks, tested):
+    shifted = inverted(tested)
+    without = ranked(networks, replace(shifted, test_images=None, test_labels=None))
+    assert (without.task["warnings"], without.shared_seconds) == ([], {})
+    other = ranked(networks, shifted, scores=("lfc",))
+    assert (other.task["warnings"], other.shared_seconds) == ([], {})
+    lame = replace(networks.normed_expert("lame"), train_fn=None)
+    found = ns.rank([lame], shifted, ("forecast", "lfc"), learning_rates=0.1, resamples=0)
+    assert isinstance(found[0].scores["forecast"], Unavailable)
+    assert found.task["warnings"] == []
+
+
+def test_the_remark_needs_the_best_expert_once_more_and_no_other(networks, tested):
+    loads = []
+
+    def loader(expert):
+        def load():
+            loads.append(expert.name)
+            return expert
+
+        return load
+
+    found = ranked(networks, tested)
+    again = ns.rank({e.name: loader(e) for e in experts(networks)}, inverted(tested), ("forecast", "lfc"), learning_rates=0.1, resamples=0)
+    assert loads == ["blind", "good", found.best]
+    assert again.task["warnings"][0].startswith(SHIFTED)
+
+
+def test_the_remark_is_the_same_by_workers_and_from_records(networks, tested, on_shifted, shipped, tmp_path):
+    """Workers do not have the test images."""
+    one, options = networks.linear_expert("good"), {"learning_rates": 0.1, "resamples": 0, "executor": shipped, "resume": tmp_path}
+    for _ in range(2):
+        found = ns.rank([one], inverted(tested), ("forecast", "lfc"), **options)
+        assert [note for note in found.task["warnings"] if "test images" in note] == on_shifted.task["warnings"]
+
+
+def test_test_images_that_cannot_be_decoded_cost_no_ranking(networks, tested, on_shifted):
+    broken = [np.zeros((4, 4), np.uint8)] * 89 + [None]
+    found = ranked(networks, replace(tested, test_images=broken), per_class=30)
+    assert [row.name for row in found] == [row.name for row in on_shifted]
+    (remark,) = found.task["warnings"]
+    assert remark.startswith("The test images could not be compared with the training images: ")

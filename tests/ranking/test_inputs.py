@@ -10,9 +10,10 @@ import pytest
 from scipy.special import softmax
 
 from ntk_select import Card, Expert, Preprocess, SourceStatistics, Taps, Task, probe_sample, rank
+from ntk_select._runtime.cache import Cache
 from ntk_select.data import load_task
 from ntk_select.errors import ConfigError, DataError, ModelError
-from ntk_select.experts.forward import forward
+from ntk_select.experts.forward import ProbePass, forward
 from ntk_select.models import ZOO
 from ntk_select.ranking import inputs as inputs_module
 from ntk_select.scores import SCORES, Input, Score, ScoreResult, Unavailable
@@ -288,6 +289,39 @@ def test_a_second_score_costs_no_forward_pass(task, tmp_path, passes):
     assert "forward" not in again.experts[0].seconds
     uncached = rank(zoo, task, ("lgc", "leep", "logme"), resamples=20)
     assert [row.scores for row in again.experts] == [row.scores for row in uncached.experts]
+
+
+def score_inputs(task, *scores, **options):
+    given = {"seed": 0, "batch_size": 8, "cache": Cache(None)} | options
+    return inputs_module.ScoreInputs(task, probe_sample(task), {name: SCORES[name] for name in scores}, **given)
+
+
+def test_features_of_any_images_are_cached_and_those_of_the_probe_sample_are_of_the_scores(task, tmp_path, passes):
+    subject, others = expert("a"), list(255 - task.images[:10])
+    expected = [pixels(images) @ subject.params["body"]["kernel"] for images in (task.images, others)]
+    rank([subject], task, ("lfc",), resamples=0, cache=tmp_path)
+    for _ in range(2):
+        inputs = score_inputs(task, "lfc", cache=Cache(tmp_path))
+        for images, rows in zip((None, others), expected, strict=True):
+            np.testing.assert_allclose(inputs.features_of(subject, images), rows, rtol=1e-12)
+    assert passes == ["a", "a"]
+    assert score_inputs(task, "lfc").features_of(replace(subject, features_fn=None)) is None
+
+
+@pytest.mark.parametrize(
+    ("scores", "layers", "pooled"), [(("lfc",), "last_conv", False), (("lfc", "lgc"), "last_conv", True), (("lgc",), "all", False)]
+)
+def test_features_come_from_the_program_that_the_scores_compiled(monkeypatch, scores, layers, pooled):
+    seen = []
+
+    def noted(_, x, *, last_conv, batch_size):
+        seen.append((last_conv, batch_size))
+        return ProbePass(np.zeros((len(x), 2)), np.ones((len(x), 3)))
+
+    monkeypatch.setattr(inputs_module, "forward", noted)
+    inputs = score_inputs(load_task("digits"), *scores, layers=layers)
+    assert inputs.features_of(ZOO["cifar10-resnet_small"](), [np.zeros((8, 8), np.uint8)] * 5).shape == (5, 3)
+    assert seen == [(pooled, 8)]
 
 
 def test_a_kernel_that_cannot_be_had_does_not_cost_the_forward_pass_again(task, tmp_path, passes, monkeypatch):
