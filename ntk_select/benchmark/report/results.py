@@ -23,7 +23,6 @@ from ntk_select.benchmark.report.consensus import members_for
 from ntk_select.benchmark.store import Store
 from ntk_select.errors import ConfigError
 from ntk_select.evaluate import Target, consensus, leave_one_out
-from ntk_select.evaluate.target import DECIMALS
 from ntk_select.scores import Score, ScoreResult, Terms, Unavailable
 
 Row = dict[str, Any]
@@ -300,7 +299,7 @@ class Results:
         if score == CONSENSUS:
             names, _ = self.consensus_of(truth.shots, probe, among).get(truth.task, ((), 0.0))
             values = [self._values(name, truth, probe, among) for name in names]
-            return np.round([consensus(np.array(draw)) for draw in zip(*values, strict=True)], DECIMALS) if names else None
+            return np.array([consensus(np.array(draw)) for draw in zip(*values, strict=True)]) if names else None
         draws = self._score_values.get((score, truth.task, images_of(truth.shots if self.config.synthetic else probe)))
         return values_of(draws, truth.experts) if draws else None
 

@@ -6,11 +6,11 @@ import numpy as np
 
 from ntk_select.benchmark.config import Images
 from ntk_select.benchmark.report.columns import Column, Content, columns
+from ntk_select.benchmark.report.forecast import FORECAST
 from ntk_select.benchmark.report.results import CONSENSUS, STATIC, Results
 from ntk_select.benchmark.report.summary import CEILING, MIN_EXPERTS, RANDOM, by_target
 from ntk_select.benchmark.report.words import shots_shown
 
-FORECAST = "forecast"
 SPREAD = ("best", "median", "worst")
 NOT_OTHERS = (FORECAST, STATIC, CONSENSUS)
 """Among the scores other than these the table has the one that orders the experts of a target best."""
