@@ -18,7 +18,7 @@ LABEL = ["label", "labels", "class", "class_name", "class_label", "classname", "
 SPLIT = ["split", "set", "subset", "partition"]
 """Names of columns, in lower case, where spaces and hyphens count as underscores."""
 INTEGER = re.compile(r"[+-]?\d{1,400}", re.ASCII)
-NUMBER = re.compile(r"[+-]?(\d{1,400}\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 ABSENT = ("nan", "na", "n/a", "<na>", "null")
 """Words that programs write for a missing number, in lower case."""
 

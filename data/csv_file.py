@@ -1,10 +1,11 @@
 """Tasks from a CSV file that lists images by path, with the label and optionally the split of each."""
 
 import csv
+import errno
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from io import StringIO
 from pathlib import Path
@@ -19,6 +20,10 @@ from ntk_select.tasks.task import Task
 
 OPTIONS = ("image", "label", "split")
 DELIMITERS = ",;\t"
+MAX_BYTES, MAX_COLUMNS, MAX_CHARACTERS = 2**30, 10_000, 4096
+"""Largest size of a file, number of columns, and length of a name, path, label or split. The longest path of Linux has 4,096 bytes."""
+NO_FOLDER = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
+"""OS errors of paths that lead to no folder, so that there is no image either."""
 URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 DRIVE = re.compile(r"[a-zA-Z]:[/\\]|\\\\")
 """Beginnings of absolute paths of Windows."""
@@ -87,6 +92,9 @@ def read_rows(where: str, rest: str, options: dict[str, str]) -> list[Row]:
     _, header = next(table, (0, []))
     if not header:
         raise DataError(f"{where}: is empty. Try: a header and one row for each image, as in: path,label")
+    if len(header) > MAX_COLUMNS:
+        raise DataError(f"{where}: has {len(header):,} columns; allowed are {MAX_COLUMNS:,}. Try: only the columns path, label and split")
+    _check_lengths(where, 1, header)
     image, label, split = (
         column(where, what, header, options.get(what), names, hint) for what, names in zip(OPTIONS, (IMAGE, LABEL, SPLIT), strict=True)
     )
@@ -98,6 +106,7 @@ def read_rows(where: str, rest: str, options: dict[str, str]) -> list[Row]:
     found, incomplete = [], defaultdict(list)
     for line, cells in table:
         row = Row(line, cells[image], cells[label], "" if split is None else cells[split])
+        _check_lengths(where, line, row[1:])
         for what, text in (("path", row.path), ("label", row.label), ("split", row.split if split is not None else "-")):
             if not text:
                 incomplete[what].append(line)
@@ -114,9 +123,20 @@ def _hint(rest: str, what: str) -> str:
     return example("csv", rest, [what])
 
 
+def _check_lengths(where: str, line: int, values: Iterable[str]) -> None:
+    longest = max(values, key=len)
+    if len(longest) > MAX_CHARACTERS:
+        raise DataError(
+            f"{where}, line {line:,}: the value {longest[:40]!r}... has {len(longest):,} characters; allowed are {MAX_CHARACTERS:,}. "
+            "Try: close quotes in this line, or shorten the value"
+        )
+
+
 def _text(where: str) -> str:
     try:
         with open(where, "rb") as file:
+            if (size := os.fstat(file.fileno()).st_size) > MAX_BYTES:
+                raise DataError(f"{where}: has {size:,} bytes; allowed are {MAX_BYTES:,}. Try: a file with the columns path, label and split alone")
             content = file.read()
     except OSError as error:
         raise DataError(f"{where}: cannot be opened ({error.strerror}).") from error
@@ -210,9 +230,9 @@ def _existing(paths: list[str]) -> dict[str, str]:
                         files.add(entry.name)
                         if bare and is_image(entry.name):
                             stems[os.path.splitext(entry.name)[0]].append(entry.name)
-        except FileNotFoundError:
-            continue
         except OSError as error:
+            if error.errno in NO_FOLDER:
+                continue
             raise DataError(f"{folder}: the folder cannot be read ({error.strerror}). Try: give yourself the right to list it") from error
         for path in wanted:
             name = os.path.basename(path)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,6 +23,8 @@ OPTIONS = ("image", "label", "train", "test", "revision")
 NAME = re.compile(r"(?P<name>\w[\w.-]*(/\w[\w.-]*)?)(:(?P<config>[\w .-]+))?")
 READERS = ("parquet", "arrow", "imagefolder", "webdataset", "cache")
 """Formats of the package that contain images and run no code of others."""
+MAX_VALUES = 100_000
+"""Largest number of values in the description of a folder: aliases of YAML can make billions of a kilobyte."""
 
 
 def load_hf(argument: str) -> Task:
@@ -88,11 +91,10 @@ def _saved(datasets: Any, path: str) -> dict[str, Any]:
         parts = [""]
         if os.path.isfile(os.path.join(path, "dataset_dict.json")):
             parts = json.loads(Path(path, "dataset_dict.json").read_bytes())["splits"]
+        _check_names(path, [part for part in parts if part])
         for part in parts:
             state = json.loads(Path(path, part, "state.json").read_bytes())
-            names = [part] * bool(part) + [file["filename"] for file in state["_data_files"]]
-            if not all(map(is_plain_path, names)):
-                raise DataError(f"{path}: names files outside the folder: {few(names)}. Try: another copy of the data set")
+            _check_names(path, [part] * bool(part) + [file["filename"] for file in state["_data_files"]])
         with _without_bars(datasets):
             found = datasets.load_from_disk(path)
     except DataError:
@@ -102,11 +104,18 @@ def _saved(datasets: Any, path: str) -> dict[str, Any]:
     return dict(found) if isinstance(found, datasets.DatasetDict) else {"train": found}
 
 
+def _check_names(path: str, names: Sequence[str]) -> None:
+    if not all(map(is_plain_path, names)):
+        raise DataError(f"{path}: names files outside the folder: {few(names)}. Try: another copy of the data set")
+
+
 def _built(datasets: Any, name: str, config: str | None, revision: str | None, rest: str) -> dict[str, Any]:
     """The splits of a folder or of a name on the hub."""
     local = os.path.isabs(name)
     try:
         with _without_bars(datasets, local):
+            if local:
+                _check_card(name)
             builder = datasets.load_dataset_builder(name, config, revision=revision)
             _check_builder(builder, name, local)
             builder.download_and_prepare()
@@ -116,6 +125,33 @@ def _built(datasets: Any, name: str, config: str | None, revision: str | None, r
     except Exception as error:  # hub, HTTP, Arrow and datasets raise many types
         raise _failed(datasets, error, name, local, rest) from error
     return dict(found)
+
+
+def _check_card(folder: str) -> None:
+    """Raises DataError if a folder's description names files by address: the package would send requests."""
+    from huggingface_hub import DatasetCard
+
+    texts = [
+        form.format(Path(folder, name).read_text(encoding="utf-8"))
+        for name, form in (("README.md", "{}"), (".huggingface.yaml", "---\n{}\n---\n"))
+        if os.path.isfile(os.path.join(folder, name))
+    ]
+    found = [DatasetCard(text, ignore_metadata_errors=True).data.to_dict() for text in texts]
+    if sum(1 for _ in islice(_texts(found), MAX_VALUES + 1)) > MAX_VALUES:
+        raise DataError(f"{folder}: its description has more than {MAX_VALUES:,} values. Try: delete README.md, or another copy of the data set")
+    configs = [each for card in found for each in card.get("configs") or () if isinstance(each, dict)]
+    addresses = [text for text in _texts([each.get("data_files") for each in configs]) if "://" in text]
+    if addresses:
+        raise DataError(f"{folder}: names files outside the data set: {few(addresses)}. Try: another copy of the data set")
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in nested lists and dictionaries, and "" for each of these and for each other value."""
+    pending = [value]
+    while pending:
+        value = pending.pop()
+        yield value if isinstance(value, str) else ""
+        pending += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _check_builder(builder: Any, name: str, local: bool) -> None:

@@ -44,10 +44,15 @@ class FileSource:
 
     def open(self, path: str) -> BinaryIO:
         """The opened file."""
+        name = self.name(path)
         try:
-            return open(self.name(path), "rb")
-        except OSError as error:
-            raise DataError(f"{self.name(path)}: cannot be opened ({error.strerror}).") from error
+            if not stat.S_ISREG(os.stat(name).st_mode):  # opening a pipe would wait for a writer
+                raise DataError(f"{name}: is not a regular file. Try: delete it, or replace it by an image")
+            return open(name, "rb")
+        except DataError:
+            raise
+        except (OSError, ValueError) as error:  # ValueError: a null byte
+            raise DataError(f"{name}: cannot be opened ({getattr(error, 'strerror', None) or error}).") from error
 
     def content(self, path: str) -> bytes:
         """The bytes of the file."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -67,8 +68,8 @@ class StoredFeatures:
     def _without_large_arrays(self, content, facts: Sequence[str] = ()) -> FeatureExpert:
         """The expert with its labels and some facts, and zeros in place of its features."""
         shape = content.shapes["features"]
-        if len(shape) != 2:
-            raise ModelError(f"{self.file}: features has shape {shape}; it must have two axes, one row per image.")
+        if len(shape) != 2 or 0 in shape:
+            raise ModelError(f"{self.file}: features has shape {shape}; it must have two axes, not empty, one row per image.")
         read = {name: content.read(name) for name in ("labels", "class_names", *facts) if name in content.names}
         return FeatureExpert(self.name, np.zeros((shape[0], 1), np.float32), **read)
 
@@ -79,8 +80,8 @@ def feature_files(path: Path) -> dict[str, StoredFeatures]:
     Raises:
       ModelError: there is no such file or folder, it has no .npz or .safetensors file, or two files have the same name.
     """
-    if not path.is_dir():
-        if not path.is_file():
+    if not os.path.isdir(path):  # unlike the methods of Path, these raise no error for a path that is too long
+        if not os.path.isfile(path):
             raise ModelError(f"There is no file or folder of features {str(path)!r}. {HOW_TO_MAKE_ONE}")
         if path.suffix.lower() not in SUFFIXES:
             raise ModelError(f"{str(path)!r} is no file of features; allowed are {' and '.join(SUFFIXES)}. {HOW_TO_MAKE_ONE}")
@@ -203,6 +204,8 @@ def _shape(stream, size: int) -> tuple[int, ...]:
     expected, present = math.prod(shape) * dtype.itemsize, size - stream.tell()
     if expected != present:
         raise ValueError(f"its header declares {expected:,} bytes, it has {present:,}")
+    if not expected:  # of any size, without a byte in the file
+        raise ValueError(f"it is empty, {dtype} {shape}")
     return tuple(map(int, shape))
 
 

@@ -19,6 +19,11 @@ PREFIX = "hf-hub:"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """File names of the weights, the preferred one first."""
 
+NAME = re.compile(r"(?=[^/]{1,96}/[^/]{1,96}$)(?!.*(?:--|\.\.|\.git$))\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?", re.ASCII)
+"""ORG/NAME as the hub allows it."""
+REVISION = re.compile(r"(?=.{1,200}$)(?!.*\.\.)\w[\w.+-]*(?:/\w[\w.+-]*)*")
+"""Branch, tag or commit; it is part of a path in the cache."""
+
 UNCHANGED = {
     "global_pool": ("avg",),
     "in_chans": (3,),
@@ -131,8 +136,10 @@ class HubModel:
 def repo_and_revision(name: str) -> tuple[str, str | None]:
     """ "org/name" and the revision, or None, of `hf-hub:org/name[@revision]`. Raises ModelError if the name is malformed."""
     repo, _, revision = name.removeprefix(PREFIX).partition("@")
-    if repo.count("/") != 1 or not all(repo.split("/")):
+    if not NAME.fullmatch(repo):
         raise ModelError(f"{name!r} is not a name of the hub. Try: {PREFIX}ORG/NAME, for example {PREFIX}timm/resnet50.a1_in1k")
+    if revision and not REVISION.fullmatch(revision):
+        raise ModelError(f"{name!r} has the revision {revision!r}; allowed is a branch, tag or commit. Try: {PREFIX}{repo}@main")
     return repo, revision or None
 
 

@@ -5,6 +5,7 @@ Files are read by `opened_checkpoint`, which executes nothing; timm then maps th
 
 import json
 import math
+import re
 import time
 import warnings
 from collections.abc import Mapping
@@ -29,6 +30,9 @@ SETTINGS = ("input_size", "fixed_input_size", "pool_size", "first_conv", "classi
 
 COUNTERS = tuple(pattern.removeprefix("*") for pattern in IGNORED)
 """Ends of the names of tensors that the outputs do not depend on."""
+
+ELSEWHERE = ("checkpoint_path", "pretrained_cfg_overlay", "cache_dir")
+"""Arguments of `timm.create_model` that name files or addresses, which timm would read or download by itself."""
 
 PATIENCE = 60.0
 """Seconds after a failed connection in which the same host is not asked again: each of many experts would wait for it."""
@@ -97,6 +101,13 @@ class TimmNetwork:
           ModelError: the arguments are not those of the architecture, or tensors are missing, unexpected or of the wrong shape.
         """
         timm = import_timm(f"The expert {self.uri!r}")
+        if not re.fullmatch(r"\w+", self.architecture):  # "hf-hub:..." and "local-dir:..." would be read by timm
+            raise ModelError(f"{self.uri}: the architecture {self.architecture[:80]!r} is not a name of timm. Try: one of timm.list_models()")
+        if named := [name for name in ELSEWHERE if self.arguments.get(name)]:
+            raise ModelError(
+                f"{self.uri}: its configuration names other files ({few([f'{name}={self.arguments[name]!r}' for name in named])}), which are not read. "
+                "Try: a configuration without them"
+            )
         settings = {**self.settings, "num_classes": self.num_classes if num_classes is None else num_classes}
         settings |= {"hf_hub_id": None, "hf_hub_filename": None, "url": None, "file": None, "source": None, "state_dict": tensors}
         with warnings.catch_warnings():

@@ -25,6 +25,9 @@ from ntk_select.models.torch_experts import torch_expert
 PREFIX = "timm:"
 """Beginning of the URI of networks of timm, and of the architecture in their cards."""
 RANDOM = re.compile(r"random(?::(?P<seed>\d{1,18}))?", re.ASCII)
+NAME_OF_FILE = re.compile(r"\w[\w.-]*")
+MAX_CLASSES = 10**6
+"""Largest number of classes in a configuration of the hub."""
 AFTER_AT = "Allowed after @: a file of weights, random, or random:SEED."
 HOW_TO_LIST = "To list the names, try: timm.list_pretrained('resnet*'), on the command line: ntk-select zoo list --zoo 'timm:resnet*'"
 
@@ -214,11 +217,28 @@ def of_hub(name: str) -> TimmNetwork:
     }
     settings["label_names"] = model.config.get("label_names") or settings.get("label_names")
     arguments = dict(model.config.get("model_args") or {})
+    _check_hub_config(model.where, settings, arguments)
     if arguments.get("dynamic_img_size") or arguments.get("strict_img_size") is False:
         settings["fixed_input_size"] = False
     if settings.get("fixed_input_size") and (size := arguments.get("img_size")) is not None:
-        settings["input_size"] = (3, *((size, size) if isinstance(size, int) else size))
+        sides = size if isinstance(size, list) else [size]
+        settings["input_size"] = (3, sides[0], sides[-1])
     return TimmNetwork(name, architecture, settings, arguments, model.repo, model.revision)
+
+
+def _check_hub_config(where: str, settings: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    """Raises ModelError for values of a configuration of the hub that have another type, or lead out of the model's folder."""
+    size, count = arguments.get("img_size"), settings.get("num_classes", 0)
+    names, file = settings["label_names"] or [], settings.get("hf_hub_filename", "model.safetensors")
+    sides = size if isinstance(size, list) else [size]
+    for name, value, fits, expected in (
+        ("num_classes", count, is_whole(count) and 0 <= count <= MAX_CLASSES, f"a whole number up to {MAX_CLASSES:,}"),
+        ("label_names", names, isinstance(names, list), "a list"),
+        ("img_size", size, size is None or (len(sides) in (1, 2) and all(map(is_whole, sides))), "a whole number, or two"),
+        ("hf_hub_filename", file, isinstance(file, str) and NAME_OF_FILE.fullmatch(file), "the name of a file of the model"),
+    ):
+        if not fits:
+            raise ModelError(f"{where}: {name} is {str(value)[:80]!r}; it must be {expected}. Try: ntk_select.torch_expert(name, model)")
 
 
 def expert_of_module(name: str, model: Any, network: TimmNetwork, *, preprocess: Any, card: Card) -> Expert:
@@ -230,7 +250,10 @@ def expert_of_module(name: str, model: Any, network: TimmNetwork, *, preprocess:
 def untrained_of_card(card: Card) -> Expert:
     """The expert of a card whose architecture is "timm:NAME", as of a fine-tuned network, with random weights. Raises ModelError as for `torch_expert`."""
     config = dict(card.config)
-    network = TimmNetwork(card.name, card.architecture.removeprefix(PREFIX), dict(config.pop("pretrained_cfg", {})), config)
+    settings = config.pop("pretrained_cfg", {})
+    if not isinstance(settings, Mapping):
+        raise ModelError(f"The card of {card.name!r} has pretrained_cfg={settings!r}; it must be an object. Try: fine-tune the expert again")
+    network = TimmNetwork(card.name, card.architecture.removeprefix(PREFIX), dict(settings), config)
     return expert_of_module(card.name, network.create(card.num_classes), network, preprocess=card.preprocess, card=card)
 
 

@@ -31,9 +31,13 @@ SURFACES = (
     "safetensors",
     "kernel",
     "features",
+    "hub_name",
+    "pattern",
+    "ranking",
+    "record",
 )
 WATCHED = [
-    *(f"ntk_select.{name}" for name in ("data", "models", "card", "preprocess", "task", "_runtime.configs", "kernel_file")),
+    *(f"ntk_select.{name}" for name in ("data", "models", "experts", "tasks", "ranking", "_runtime.configs", "kernels.saved_kernel")),
     *("ntk_select.benchmark.config", "ntk_select.training.zoo.config", "tomllib", "json", "zipfile", "numpy.lib.format", "numpy.lib._format_impl"),
     *("PIL.Image", "PIL.ImageFile", "PIL.PngImagePlugin", "PIL.TiffImagePlugin"),
 ]

@@ -12,9 +12,10 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import CodeType
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
+import msgspec
 import numpy as np
 
 from ntk_select._runtime.cache import key_of
@@ -24,7 +25,7 @@ from ntk_select.experts.card import Card
 from ntk_select.experts.expert import Expert
 from ntk_select.kernels.engine.digest import digest_of_params
 from ntk_select.ranking.keys import Keys
-from ntk_select.ranking.record import ExpertScores
+from ntk_select.ranking.record import Details, ExpertScores
 from ntk_select.ranking.scoring import Scored
 from ntk_select.resolve import Loaded
 from ntk_select.scores import SCORES, Score, ScoreResult, Terms, Unavailable
@@ -142,7 +143,40 @@ def _record(outcome: Outcome) -> dict[str, Any]:
     return {**notes, "row": {**facts, "scores": scores}, "on_halves": halves}
 
 
+class _Measured(TypedDict, total=False):
+    value: float
+    low: float | None
+    high: float | None
+    details: Details
+    remark: str
+    by_chance: dict[str, float]
+    per_image: list[float] | None
+    unavailable: str
+    terms: bool
+
+
+class _Row(TypedDict):
+    name: str
+    source: str | None
+    architecture: str | None
+    num_params: int | None
+    seconds: dict[str, float]
+    score_seconds: dict[str, float]
+    scores: dict[str, _Measured]
+
+
+class _Record(TypedDict):
+    """What `_record` makes, apart from the notes."""
+
+    name: str
+    row: _Row
+    on_halves: dict[str, list[float | dict[str, float] | None]]
+    shared_seconds: dict[str, float]
+    device: str
+
+
 def _outcome(record: Mapping[str, Any]) -> Outcome:
+    msgspec.convert(record, _Record)  # raises a ValueError for values of other types
     row = record["row"]
     scores = {name: _to_measured(found) for name, found in row["scores"].items()}
     halves = {name: [_to_half(found) for found in each] for name, each in record["on_halves"].items()}

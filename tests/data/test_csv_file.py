@@ -1,9 +1,13 @@
 """A CSV file of paths, labels and splits is a task, and every mistake in it is named with its line."""
 
+import itertools
+import math
+
 import numpy as np
 import pytest
 
 from ntk_select.data import load_task
+from ntk_select.data.columns import NUMBER
 from ntk_select.errors import DataError, TaskError
 from ntk_select.tasks.task import Task
 
@@ -286,3 +290,51 @@ def test_a_hundred_thousand_rows_need_no_request_per_row(table, monkeypatch):
     task = load_task(path)
     assert (len(task.labels), np.bincount(task.labels).tolist()) == (100_000, [20_000] * 5)
     assert len(asked) < 10
+
+
+LONG = "x" * 5000
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (f"path,label\nimg/1.png,{LONG}\n", r"line 2: the value 'x{40}'\.\.\. has 5,000 characters; allowed are 4,096\. Try: close quotes"),
+        (f"path,label\n{LONG},cat\n", r"line 2: the value 'x{40}'\.\.\. has 5,000 characters"),
+        (f"path,label,split\nimg/1.png,cat,{LONG}\n", r"line 2: the value 'x{40}'\.\.\. has 5,000 characters"),
+        (f"path,{LONG}\nimg/1.png,cat\n", r"line 1: the value 'x{40}'\.\.\. has 5,000 characters"),
+        ("path,label" + ",a" * 10_000 + "\n", r"has 10,002 columns; allowed are 10,000\. Try: only the columns path, label and split"),
+        ("path,label\nimg/1.png/2.png,cat\n", r"1 of 1 images do not exist in .*photos: 'img/1\.png/2\.png' \(line 2\)"),
+        (f"path,label\n{'y' * 300}/2.png,cat\n", r"1 of 1 images do not exist in .*photos: 'y{300}/2\.png' \(line 2\)"),
+    ],
+    ids=["label", "path", "split", "header", "columns", "below a file", "a long name"],
+)
+def test_values_that_are_too_long_and_paths_that_lead_nowhere_are_named(table, text, sentence):
+    with pytest.raises(DataError, match=sentence):
+        load_task(table(text))
+
+
+def test_a_circle_of_links_has_no_images(table):
+    path = table("path,label\nround/1.png,cat\n")
+    (path.parent / "round").symlink_to("round")
+    with pytest.raises(DataError, match=r"1 of 1 images do not exist in .*: 'round/1\.png'"):
+        load_task(path)
+
+
+def test_a_file_of_more_than_a_gigabyte_is_refused_before_it_is_read(table):
+    path = table("path,label\n")
+    with path.open("r+b") as file:
+        file.truncate(2**30 + 1)  # takes no room on the disk
+    with pytest.raises(DataError, match=r"a\.csv: has 1,073,741,825 bytes; allowed are 1,073,741,824\. Try: a file with the columns path, label"):
+        load_task(path)
+
+
+def test_labels_are_numbers_if_python_reads_them_as_such_however_long_they_are():
+    made = ("".join(each) for size in range(1, 6) for each in itertools.product("1.e-", repeat=size))
+    for text in (*made, "7" * 500, "1e5", "+1.5E+3", "-0", ".5", "5."):
+        try:
+            expected = math.isfinite(float(text)) or text.isdigit()
+        except ValueError:
+            expected = False
+        assert (NUMBER.fullmatch(text) is not None) is expected, text
+    assert NUMBER.fullmatch("1" * 2_000_000 + "x") is None  # quadratic time would be an hour
+    assert NUMBER.fullmatch("1." + "1" * 2_000_000 + "x") is None

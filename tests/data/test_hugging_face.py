@@ -1,6 +1,8 @@
 """Data sets of Hugging Face datasets, written to disk by the package itself, are tasks; and every mistake is a sentence. Without a network."""
 
+import itertools
 import json
+import os
 import pickle
 import shutil
 import sys
@@ -311,11 +313,49 @@ def test_nothing_outside_the_data_set_is_read(saved, parquet, tmp_path, encoded)
     (tmp_path / "x" / "state.json").write_text(json.dumps(state))
     with pytest.raises(DataError, match="names files outside the folder: ../x"):
         load_task(f"hf:{folder}")
+    (folder / "dataset_dict.json").write_text(json.dumps({"splits": [str(tmp_path / "nowhere")]}))  # refused before it is looked up
+    with pytest.raises(DataError, match="names files outside the folder: /.*/nowhere. Try: another copy"):
+        load_task(f"hf:{folder}")
     outside = parquet(train=rows(range(4)))
     (tmp_path / "repo").mkdir()
     (tmp_path / "repo" / "README.md").write_text("---\nconfigs:\n- config_name: default\n  data_files: ../files/data/*.parquet\n---\n")
     with pytest.raises(DataError, match=rf"repo: names files outside the data set: .*/{outside.name}/data/train-.*Try: another copy of the data set"):
         load_task(f"hf:{tmp_path / 'repo'}")
+
+
+def test_paths_that_are_no_files_are_named(saved):
+    features = {"image": {"bytes": Value("binary"), "path": Value("string")}, "label": Value("int64")}
+    for name, sentence in (
+        ("a\0.png", r"a\x00\.png: cannot be opened \(embedded null byte\)"),
+        ("pipe", r"pipe: is not a regular file\. Try: delete it"),
+    ):
+        root = saved(train=rows(range(2))) / "train"
+        folder = saved(train=rows(range(2), features, image=[{"bytes": None, "path": str(root / name)}] * 2))
+        if name == "pipe":
+            os.mkfifo(root / name)  # nobody writes to it
+        with pytest.raises(DataError, match=sentence):
+            load_task(f"hf:{folder}").images[0]
+
+
+@pytest.mark.parametrize("name", ["README.md", ".huggingface.yaml"])
+@pytest.mark.parametrize("files", ["http://127.0.0.1:1/a.png", "{train: ['http\\x3a//127.0.0.1:1/a.png']}", "[{split: train, path: [s3://a/b.png]}]"])
+def test_no_address_in_a_description_is_asked(tmp_path, monkeypatch, name, files):
+    (tmp_path / "set").mkdir()
+    picture(1).save(tmp_path / "set" / "a.png")
+    text = f"homepage: https://example.org\nconfigs:\n- config_name: default\n  data_files: {files}\n".replace("'", '"')
+    (tmp_path / "set" / name).write_text(f"---\n{text}---\n" if name == "README.md" else text)
+    monkeypatch.setattr(datasets, "load_dataset_builder", lambda *_, **__: pytest.fail("the package was asked"))
+    with pytest.raises(DataError, match=r"set: names files outside the data set: (http|s3)://.*\.png\. Try: another copy"):
+        load_task(f"hf:{tmp_path / 'set'}")
+
+
+def test_a_description_that_expands_to_billions_of_values_is_refused(tmp_path):
+    (tmp_path / "set").mkdir()
+    picture(1).save(tmp_path / "set" / "a.png")
+    lines = ["a: &a [x, x, x, x, x, x, x, x, x]"] + [f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]" for old, new in itertools.pairwise("abcdefghi")]
+    (tmp_path / "set" / "README.md").write_text("---\n" + "\n".join(lines) + "\nconfigs:\n- data_files: *i\n---\n")
+    with pytest.raises(DataError, match=r"its description has more than 100,000 values\. Try: delete README\.md, or another copy"):
+        load_task(f"hf:{tmp_path / 'set'}")
 
 
 def test_scripts_and_formats_without_images_are_refused(tmp_path):

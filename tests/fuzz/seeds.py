@@ -15,6 +15,10 @@ from PIL import Image
 from safetensors.numpy import save
 
 from ntk_select import Card, Preprocess
+from ntk_select.ranking import ExpertScores, Failure, Ranking
+from ntk_select.ranking.records import Outcome, _record
+from ntk_select.ranking.scoring import Scored
+from ntk_select.scores import ScoreResult, Terms, Unavailable
 
 CONFIGS = Path(__file__).parents[2] / "scripts" / "configs"
 ALL_FIELDS = re.sub(rb"(?m)^# (?=\[|\w[\w-]* = )", b"", (CONFIGS / "my_zoo.toml").read_bytes())
@@ -75,6 +79,33 @@ def kernel(**changes) -> bytes:
     return arrays(**(named | {"provenance": np.array(json.dumps(provenance)), "sketch": rows} | changes))
 
 
+SCORES = {
+    "forecast": ScoreResult(0.75, 0.5, 0.9, {"accuracy": 0.75, "learning_rate": 0.01}, np.array([0.5, 1.0])),
+    "sfda": ScoreResult(0.9, remark="Too few images.", by_chance={"value": 0.8}),
+    "lgc": Unavailable("It has none."),
+}
+
+
+def saved_ranking() -> bytes:
+    """A ranking as it is saved."""
+    rows = [
+        ExpertScores(1, "a", "trees", "resnet18", 5, SCORES, {"load": 0.5}, {"forecast": 0.25}),
+        ExpertScores(2, "b", None, None, None, dict.fromkeys(SCORES, Unavailable("It failed.")), {}),
+    ]
+    task = {"name": "digits", "uri": None, "images": 4, "classes": 2, "seed": 0, "warnings": ["Few images."]}
+    known = {"judgement": "a is ahead.", "versions": {"jax": "0"}, "higher_is_better": dict.fromkeys(SCORES, True), "deciding": "forecast"}
+    failed = (Failure("c", "The weights are gone."),)
+    return json.dumps(Ranking(task, tuple(SCORES), tuple(rows), failed, ("a",), fine_tuning={"epochs": 30}, **known).to_dict()).encode()
+
+
+def expert_record() -> bytes:
+    """The record of an expert of a ranking."""
+    row = ExpertScores(0, "a", "trees", None, 5, {**SCORES, "etran": Terms({"energy": 0.5})}, {"load": 0.5}, {"forecast": 0.25})
+    halves = {"forecast": [ScoreResult(0.5), Unavailable("none")], "etran": [Terms({"energy": 0.25})]}
+    found = _record(Outcome("a", Scored(row, halves), shared_seconds={"reference": 1.0}, device="cpu"))
+    return json.dumps(found).encode()
+
+
 def arrow() -> bytes:
     """Images and labels as Hugging Face datasets stores them: a stream of Arrow, with the types of its features in the schema."""
     classes = {"names": ["cat", "dog"], "_type": "ClassLabel"}
@@ -112,7 +143,7 @@ def seeds() -> dict[str, list[bytes]]:
     )
     return {
         "uri": [name.encode() for name in names],
-        "zoo": [b"builtin", b"features:zoo", b"folder:zoo", b"~nobody", b"./zoo"],
+        "zoo": [b"builtin", b"features:zoo", b"folder:zoo", b"~nobody", b"./zoo", b"hf-hub:org/", b"features:a.npz"],
         "config": [path.read_bytes() for path in sorted(CONFIGS.glob("*.toml")) if not path.name.endswith("_zoo.toml")],
         "zoo_config": [*(path.read_bytes() for path in sorted(CONFIGS.glob("*_zoo.toml"))), ALL_FIELDS],
         "card": [CARD.to_json().encode()],
@@ -136,4 +167,8 @@ def seeds() -> dict[str, list[bytes]]:
             arrays(**vectors, source="trees", source_accuracy=0.5, class_names=np.array(["a", "b"])),
             save(vectors, {"source": "trees", "num_params": "12", "class_names": '["a", "b"]'}),
         ],
+        "hub_name": [b"hf-hub:timm/resnet18.a1_in1k", b"hf-hub:org/net@refs/pr/1", b"hf-hub:o/n@v1.0+a"],
+        "pattern": [b"cat", b"*", b"cat*\ndog[[]1]", b"[!a-z]*\n?o*"],
+        "ranking": [saved_ranking()],
+        "record": [expert_record()],
     }

@@ -10,7 +10,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable
-from contextlib import chdir
+from contextlib import chdir, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import datasets  # noqa: F401 - before the watch, since its import opens os.devn
 import numpy as np
 
 from ntk_select import benchmark
+from ntk_select.cli.rank import _selected, print_ranking
 from ntk_select.data import TASKS, load_task
 from ntk_select.data.builtin import read_idx
 from ntk_select.data.csv_file import read_rows
@@ -31,10 +32,17 @@ from ntk_select.kernels.saved_kernel import load_kernel
 from ntk_select.models.convert import read_checkpoint
 from ntk_select.models.expert_folder import flatten, read_weights
 from ntk_select.models.feature_files import StoredFeatures
+from ntk_select.models.hub import repo_and_revision
 from ntk_select.models.zoo import open_zoo
+from ntk_select.ranking import Ranking
+from ntk_select.ranking.records import Records
+from ntk_select.tasks.classes import of_classes
+from ntk_select.tasks.task import Task
 from ntk_select.training import zoo as zoo_training
 
 TRACES = re.compile(r"Traceback \(most recent|<class '| object at 0x|<function |<built-in ")
+NAMES = ("cat", "dog", "cat-resnet18", "dog[1]", "Löwe", "a*b")
+"""Names of classes and experts, for patterns."""
 SLOW = ("digits", "fashion_mnist", "hf", "tfds")
 """Kinds of task that read something else than what is given, ask the network, or import TensorFlow Datasets."""
 
@@ -221,6 +229,51 @@ def features(data: bytes, folder: Path):
     return expert
 
 
+def hub_name(data: bytes, folder: Path):
+    """The repository and revision of a name of the hub, which are below the folder of a cache."""
+    found = tried(repo_and_revision, text_of(data))
+    if found is not None:
+        place = folder / ("models--" + found[0].replace("/", "--")) / "refs" / (found[1] or "main")
+        if not os.path.normpath(place).startswith(f"{folder}{os.sep}models--") or "refs" not in Path(os.path.normpath(place)).parts:
+            raise AssertionError(found)
+    return found
+
+
+def pattern(data: bytes, folder: Path):
+    """The experts and classes that patterns choose, one a line."""
+    words = text_of(data).split("\n")
+    experts = tried(_selected, dict.fromkeys(NAMES), words, ("builtin",))
+    images = np.zeros((2 * len(NAMES), 1, 1, 3), np.uint8)
+    task = tried(of_classes, Task("t", images, np.arange(2 * len(NAMES)) % len(NAMES), NAMES), tuple(words))
+    if not {*(experts or ())} <= {*NAMES} or (task is not None and not {*task.class_names} <= {*NAMES}):
+        raise AssertionError((experts, task))
+    return experts, task
+
+
+def ranking(data: bytes, folder: Path):
+    """A saved ranking, which can be shown in every form, and saved and loaded again."""
+    found = tried(Ranking.load, written(folder, "ranking.json", data))
+    if found is not None:
+        repr(found), found._repr_html_(), found.to_pandas(), found.best
+        with redirect_stdout(io.StringIO()):
+            print_ranking(found, 1.0)
+        text = json.dumps(found.to_dict(), allow_nan=False).encode()
+        if Ranking.load(written(folder, "ranking.json", text)) != found:
+            raise AssertionError(found)
+        written(folder, "ranking.json", data)
+    return found
+
+
+def record(data: bytes, folder: Path):
+    """The record of an expert in the folder of a ranking; a damaged one counts as absent."""
+    records = Records(folder, "key", {"a": lambda: None}, None)
+    records._files["a"] = written(folder, "a.json", data)
+    found = records.get("a")
+    if found is not None and (found.name != "a" or not all(map(np.isreal, found.scored.row.seconds.values()))):
+        raise AssertionError(found)
+    return found
+
+
 TARGETS: dict[str, Callable[[bytes, Path], Any]] = {
     "uri": task_uri,
     "zoo": zoo_uri,
@@ -237,4 +290,8 @@ TARGETS: dict[str, Callable[[bytes, Path], Any]] = {
     "safetensors": safetensors,
     "kernel": kernel,
     "features": features,
+    "hub_name": hub_name,
+    "pattern": pattern,
+    "ranking": ranking,
+    "record": record,
 }

@@ -115,6 +115,8 @@ def test_a_folder_of_other_arrays_is_no_zoo(tmp_path):
 def test_what_is_no_zoo_of_features_is_refused(tmp_path):
     with pytest.raises(ModelError, match=r"There is no file or folder of features 'nowhere'\. Try: numpy\.savez\("):
         open_zoo(["features:nowhere"])
+    with pytest.raises(ModelError, match="There is no file or folder of features"):
+        open_zoo(["features:" + "x" * 5000])
     with pytest.raises(ModelError, match=r"contains no file of features \(\.npz or \.safetensors\)\. Try: "):
         feature_files(tmp_path)
     (tmp_path / "a.txt").touch()
@@ -254,8 +256,15 @@ def test_damaged_and_hostile_files_are_refused_and_run_nothing(tmp_path, monkeyp
 
 def test_features_that_are_no_matrix_have_no_card(tmp_path):
     for array in (FEATURES[0], FEATURES[None], FEATURES[0, 0]):
-        with pytest.raises(ModelError, match=r"features has shape \(.*\); it must have two axes, one row per image"):
+        with pytest.raises(ModelError, match=r"features has shape \(.*\); it must have two axes, not empty, one row per image"):
             assert StoredFeatures(npz(tmp_path, features=array)).card
+    for read in (lambda stored: stored.card, lambda stored: stored.classes):  # of a few bytes, which would become gigabytes
+        with pytest.raises(ModelError, match=r"array 'features' cannot be read \(it is empty, float32 \(1000000000000000, 0\)\)"):
+            read(StoredFeatures(npz(tmp_path, features=np.zeros((10**15, 0), np.float32))))
+        with pytest.raises(ModelError, match=r"features has shape \(1000000000000000, 0\); it must have two axes, not empty"):
+            read(StoredFeatures(safetensors(tmp_path, features=np.zeros((10**15, 0), np.float32))))
+        with pytest.raises(ModelError, match=r"array 'class_names' cannot be read \(it is empty"):
+            read(StoredFeatures(npz(tmp_path, features=FEATURES, class_names=np.zeros(0, "U3"))))
     assert StoredFeatures(npz(tmp_path, features=FEATURES, logits=FEATURES[0, 0])).card.num_classes == 0
     with pytest.raises(ModelError, match="logits has shape"):
         StoredFeatures(tmp_path / "a.npz")()

@@ -15,7 +15,7 @@ from ntk_select.errors import MissingDependencyError, ModelError
 from ntk_select.experts.preprocess import Preprocess
 from ntk_select.models.architectures import build
 from ntk_select.models.convert import convert_checkpoint
-from ntk_select.models.hub import HubModel, find_model
+from ntk_select.models.hub import HubModel, find_model, repo_and_revision
 from ntk_select.models.state_dict import tensor_table
 
 CONFIG = {
@@ -163,9 +163,42 @@ def test_a_malformed_name_is_answered_with_an_example(name):
         find_model(name)
 
 
-def test_a_name_that_the_client_refuses_is_reported(hub):
-    with pytest.raises(ModelError, match=r"config\.json of hf-hub:or--g/net cannot be downloaded \(HFValidationError\)"):
-        find_model("hf-hub:or--g/net")
+def test_an_error_of_the_client_is_reported(hub, monkeypatch):
+    def failing(*_, **__):
+        raise ValueError("No such scheme.")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", failing)
+    with pytest.raises(ModelError, match=r"config\.json of hf-hub:org/net cannot be downloaded \(ValueError\): No such scheme"):
+        find_model("hf-hub:org/net")
+
+
+PARTS = ["a", "org", "net.v1", "-a", "a-", ".a", "a.", "a b", "a--b", "a..b", "..", "", "a.git", "x" * 96, "x" * 97, "_a", "é"]
+
+
+def test_names_are_those_that_the_client_takes():
+    validate = pytest.importorskip("huggingface_hub.utils").validate_repo_id
+    for name in (f"{org}/{net}" for org in PARTS for net in PARTS):
+        try:
+            validate(name)
+            expected = True
+        except ValueError:
+            expected = False
+        try:
+            found = repo_and_revision(f"hf-hub:{name}") == (name, None)
+        except ModelError:
+            found = False
+        assert found is expected, name
+
+
+@pytest.mark.parametrize("revision", ["../../x", "/etc/passwd", "a/../../b", "a/", "a//b", "\0", "a b", "~", "x" * 300])
+def test_a_revision_that_leads_out_of_the_cache_is_refused(revision):
+    with pytest.raises(ModelError, match=r"allowed is a branch, tag or commit. Try: hf-hub:org/net@main"):
+        repo_and_revision(f"hf-hub:org/net@{revision}")
+
+
+@pytest.mark.parametrize("revision", ["main", "refs/pr/1", "v1.0+x", "0123456789abcdef"])
+def test_a_branch_tag_or_commit_is_a_revision(revision):
+    assert repo_and_revision(f"hf-hub:org/net@{revision}") == ("org/net", revision)
 
 
 def test_a_hub_that_cannot_be_reached_is_reported(tmp_path, monkeypatch):

@@ -2,9 +2,13 @@
 
 from dataclasses import dataclass
 
-from ntk_select.errors import ConfigError, did_you_mean
+from ntk_select._runtime.files import file_name
+from ntk_select.errors import ConfigError, did_you_mean, few
 from ntk_select.models import ARCHITECTURES
 from ntk_select.training.zoo.config import MultiConfig, ZooConfig
+
+LONGEST = 200
+"""Bytes of the name of an expert; names of files have at most 255, those of temporary files included."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ def members(config: ZooConfig) -> list[Member]:
         while name in found and name not in ordered:
             if name in line:
                 circle = [*list(line)[list(line).index(name) :], name]
-                raise ConfigError(f'Experts start from each other in a circle: {", ".join(circle)}. Try: start = "scratch" for one of them')
+                raise ConfigError(f'Experts start from each other in a circle: {few(circle, 8)}. Try: start = "scratch" for one of them')
             line[name] = found[name]
             name = found[name].initialised_from
         ordered.update(reversed(line.items()))
@@ -98,11 +102,18 @@ def check_members(config: ZooConfig) -> None:
     """Checks names and starts.
 
     Raises:
-      ConfigError: two experts have one name, an expert starts from another network, from one of many domains, or in a circle, or the extractor is not
-        an expert of one source.
+      ConfigError: two experts have one name, a name is too long for a folder, an expert starts from another network, from one of many domains, or in a
+        circle, or the extractor is not an expert of one source.
     """
+    for name, expert in config.experts.items():
+        if file_name(expert.start) != expert.start:
+            raise ConfigError(
+                f'experts.{name}.start = {expert.start!r} is not the name of an expert. Try: start = "scratch", or an expert of this config'
+            )
     found: dict[str, Member] = {}
     for member in _requested(config):
+        if len(member.name.encode()) > LONGEST:
+            raise ConfigError(f"The name {member.name!r} has more than {LONGEST} bytes, and is to be the name of a folder. Try: a shorter one")
         if member.name in found:
             raise ConfigError(
                 f"Two experts have the name {member.name!r}. Try: another name in [experts], or for a source, network or multi-domain expert"

@@ -134,6 +134,8 @@ def test_a_thousand_experts_each_from_the_last_are_ordered(found):
     line = {f"e{n}": replace(found.experts["child"], start=f"e{n + 1}") for n in range(1000)}
     names = [member.name for member in members(replace(found, experts={**line, "e1000": found.experts["short"]}, extractor=""))]
     assert names == [f"e{n}" for n in range(1000, -1, -1)]
+    with pytest.raises(ConfigError, match="circle: e0, e1, e2, e3, e4, e5, e6, e7 and 994 more. Try"):
+        members(replace(found, experts={**line, "e1000": replace(found.experts["child"], start="e0")}, extractor="e0"))
 
 
 MANY = '[multi_domain.both]\narchitecture = "tiny"\nsharing = "shared"\nepochs = 1\nlearning_rate = 0.1\n'
@@ -144,6 +146,18 @@ WRONG = {
         r"start from each other in a circle: grandchild, child, grandchild. Try: start = .scratch. for one",
     ),
     "itself": ('epochs = 1\nstart = "short"', 'epochs = 1\nstart = "child"', "Experts start from each other in a circle: child, child. Try"),
+    "a start at a path": (
+        'start = "child"',
+        'start = "../child"',
+        r"experts\.grandchild\.start = '\.\./child' is not the name of an expert\. Try: start = .scratch., or",
+    ),
+    "a null byte": ('start = "child"', r'start = "a\u0000"', r"experts\.grandchild\.start = 'a\\x00' is not the name of an expert"),
+    "no name": ('start = "child"', 'start = ""', r"experts\.grandchild\.start = '' is not the name of an expert"),
+    "a long name": (
+        LISTED,
+        LISTED.replace("experts.plain", f"experts.{'p' * 201}"),
+        "The name 'p{201}' has more than 200 bytes, and is to be the name of a",
+    ),
     "another network": (
         'start = "child"',
         'start = "plain"',
