@@ -1,168 +1,162 @@
-"""Checks this package on an accelerator: exactness against the host in float64, share of the peak, and seconds by row.
+"""Checks an accelerator against the CPU of the same machine: kernels, sketches, ranking, forecast, dynamics, fine-tuning; and times it.
 
-    python scripts/benchmarks/check_accelerator.py                   # a few minutes on one GPU
-    python scripts/benchmarks/check_accelerator.py --size 32 --networks resnet18 --dense 1024   # small, to try it on a CPU
-    python scripts/benchmarks/check_accelerator.py --out check.json
+    python scripts/benchmarks/check_accelerator.py                              # some minutes on a GPU or TPU
+    python scripts/benchmarks/check_accelerator.py --out check.json             # writes check.json and check.md as well
+    python scripts/benchmarks/check_accelerator.py --only ranking fine-tuning
+    python scripts/benchmarks/check_accelerator.py --tiny --control             # must exit with 1: the CPU, rounded, plays the accelerator
 
-Exits with status 1 if a result is further from float64 than its tolerance. Needs no network and no data: images are
-noise, the expert is one of the embedded ones.
+Each part runs in a process of its own, in float32 and, except on a TPU, in float64, on the accelerator and on the CPU. Compared are the
+accelerator with the CPU in each type, float32 with float64 on the CPU, two ways to the same number on one device, and a second call with the
+first. Without an accelerator only the comparisons of the CPU alone are made, and the output says so. Exits with status 1 if a result is further
+off than its tolerance or a check fails. Needs no network; the images are noise and scikit-learn's digits, the experts embedded ones.
 """
 
 import json
+import os
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import tyro
-from ntk import Ours
-from ntk_workload import images, network, weights
-from rich.console import Console
-from rich.table import Table
+from accelerator.compare import Name, Row, Run, rows_of
+from accelerator.report import markdown, record, right, sentences, show
+from accelerator.setting import Setting
 
-import ntk_select as ns
+HERE = Path(__file__).parent
+Part = Literal["kernels", "sketches", "ranking", "forecast", "dynamics", "fine-tuning", "speed"]
+PARTS: tuple[Part, ...] = ("kernels", "sketches", "ranking", "forecast", "dynamics", "fine-tuning", "speed")
+ONLY_CPU = "there is only a CPU, which would be compared with itself"
+PROBE = "import jax, json; d = jax.local_devices()[0]; print(json.dumps([d.device_kind, d.platform, jax.local_device_count()]))"
 
-TOLERANCES = {"highest": 1e-4, "high": 3e-3, "default": 3e-2}
-"""Relative Frobenius distance from float64 that is allowed for each precision of products."""
 
-
-@dataclass
-class Check:
+@dataclass(frozen=True)
+class Accelerator:
     """All checks, one after the other."""
 
+    only: tuple[Part, ...] = ()
+    """Parts; all by default, on a CPU all but speed."""
+    float64: bool = True
+    """Whether float64 is compared as well."""
+    tiny: bool = False
+    """The smallest sizes that still compute everything, to try the script."""
+    control: bool = False
+    """Negative control: the CPU with weights and inputs rounded to TF32 plays the accelerator. Must exit with status 1."""
     size: int = 224
     """Pixels of the timed networks."""
     networks: tuple[str, ...] = ("resnet18", "resnet50")
     """The timed networks."""
     shapes: tuple[str, ...] = ("8x8", "1x128")
     """Examples x outputs of the timed kernels."""
-    examples: int = 16
-    """Images of the checks of exactness."""
     dense: int = 8192
     """Size of the matrix product that measures the peak."""
-    peak_tflops: float | None = None
-    """Peak of the device in float32, instead of the measured one."""
+    limit: float = 600.0
+    """Seconds after which a part in one setting has failed."""
     out: Path | None = None
-    """A JSON file for the results."""
-    rows: list[dict] = field(default_factory=list, init=False)
+    """A JSON file for the results, and a page in Markdown beside it; both are written again after each part."""
 
     def run(self) -> bool:
-        """Prints the tables. Returns whether all results are within their tolerances."""
-        began, device = time.perf_counter(), jax.devices()[0]
-        facts = {"device": device.device_kind, "platform": device.platform, "devices": jax.device_count(), "jax": jax.__version__}
-        print(", ".join(f"{name}: {value}" for name, value in facts.items()), flush=True)
-        self._kernels()
-        self._sketches()
-        self._scores()
-        self._training()
-        peaks = self._peaks()
-        for name in self.networks:
-            for shape in self.shapes:
-                self._timed(name, *map(int, shape.split("x")), peaks)
-        facts |= {"seconds": round(time.perf_counter() - began, 1), "right": all(row.get("right", True) for row in self.rows)}
-        print(f"{'All results are within their tolerances' if facts['right'] else 'SOME RESULTS ARE WRONG'}; {facts['seconds']} s in all.")
-        if self.out is not None:
-            self.out.write_text(json.dumps({**facts, "rows": self.rows}, indent=1))
-        return facts["right"]
+        """Prints the tables. Returns whether nothing is off."""
+        began = time.perf_counter()
+        kind, platform, count = json.loads(_output([sys.executable, "-c", PROBE], _environment(), 300.0).splitlines()[-1])
+        device = "the CPU, rounded to TF32: a negative control" if self.control else f"{kind} ({platform}, {count} of them; one is used)"
+        alone = ONLY_CPU if platform == "cpu" and not self.control else ""
+        devices = ({} if alone else {"Accelerator": device}) | {"CPU": f"{os.cpu_count()} cores of this machine"}
+        print("; ".join(f"{role}: {name}" for role, name in devices.items()), flush=True)
+        rows: list[Row] = []
+        runs: dict[str, dict[Name, Run]] = {}
+        for part in self.only or tuple(part for part in PARTS if not (part == "speed" and (alone or self.control))):
+            runs[part] = self._part(part, alone, platform)
+            rows += rows_of(part, runs[part])
+            facts = {"devices": devices, "jax": version("jax"), "ntk-select": version("ntk-select"), "seconds": round(time.perf_counter() - began, 1)}
+            lines = [*sentences(rows, devices, alone), f"jax {facts['jax']}, ntk-select {facts['ntk-select']}; {facts['seconds']:.0f} s in all."]
+            if self.out is not None:  # after every part: a machine that is lent for minutes may be gone before the last
+                self.out.write_text(json.dumps(record(rows, runs, lines, facts), indent=1))
+                self.out.with_suffix(".md").write_text(markdown(rows, runs, lines, f"Checks on {device if not alone else 'a CPU alone'}"))
+        show(rows, runs, lines)
+        return right(rows)
 
-    def _kernels(self) -> None:
-        params, x = weights(outputs=10), images(self.examples)
-        for outputs in ("trace", "full"):
-            exact = _on_host(lambda cast, outputs=outputs: ns.ntk(network, cast(params), cast(x), outputs=outputs))
-            for precision in TOLERANCES:
-                run = lambda outputs=outputs, precision=precision: ns.ntk(network, params, x, outputs=outputs, precision=precision)  # noqa: E731
-                self._compared(f"kernel, {outputs}", precision, run, exact)
-        exact = _on_host(lambda cast: ns.ntk_vector_product(network, cast(params), cast(x), np.ones((len(x), 10))))
-        self._compared("Theta v", "highest", lambda: ns.ntk_vector_product(network, params, x, np.ones((len(x), 10), np.float32)), exact)
+    def _part(self, part: Part, alone: str, platform: str) -> dict[Name, Run]:
+        """The four runs of a part, or why they were not made."""
+        runs = {}
+        for dtype in ("float32", "float64"):
+            for role in ("accelerator", "CPU"):
+                why = alone if role == "accelerator" else ""
+                if not why and dtype == "float64":
+                    why = self._without_float64(part, role, platform)
+                if not why and part == "speed" and role == "CPU" and not alone:
+                    why = "speed is measured on the accelerator alone"
+                runs[role, dtype] = Run(missing=why) if why else self._run(part, role, dtype)
+        return runs
 
-    def _sketches(self) -> None:
-        params, x = weights(outputs=10), images(self.examples)
-        for kind in ("countsketch", "srht", "kronecker"):
-            options = {"dim": 512, "kind": kind}
-            exact = _on_host(lambda cast, options=options: ns.sketch(network, cast(params), cast(x), **options))
-            self._compared(f"sketch, {kind}", "highest", lambda options=options: ns.sketch(network, params, x, **options), exact, factor=10)
+    def _without_float64(self, part: Part, role: str, platform: str) -> str:
+        if not self.float64:
+            return "--no-float64"
+        if part == "speed":
+            return "speed is measured in float32"
+        if role == "accelerator" and self.control:
+            return "the control is in float32"
+        return f"no float64 on this device ({platform})" if role == "accelerator" and platform != "gpu" else ""
 
-    def _scores(self) -> None:
-        expert = ns.open_zoo("builtin")["cifar10-resnet_small"]()
-        x = np.random.default_rng(0).uniform(size=(40, 32, 32, 3)).astype(np.float32)
-        labels = np.arange(40) % 4
-        features = np.asarray(expert.features_fn(expert.variables, x))
-        self._compared("LFC", "highest", lambda: np.array(ns.lfc(features, labels)), _on_host(lambda cast: np.array(ns.lfc(cast(features), labels))))
-        exact = _on_host(lambda cast: ns.ntk(expert.apply_fn, cast(expert.variables), cast(x), layers=_last_conv(expert)))
-        self._compared("kernel of LGC", "highest", lambda: ns.gradient_kernel(expert, x), exact)
-        score = ns.kernel_label_correlation(exact, labels)
-        self._compared("LGC", "highest", lambda: np.array(float(ns.lgc(expert, x, labels))), np.array(score))
-
-    def _training(self) -> None:
-        params, x = weights(outputs=10), images(self.examples)
-        targets = np.eye(10)[np.arange(len(x)) % 10]
-
-        def outputs(cast, params=params):
-            options = {"params": cast(params), "loss": "cross_entropy", "steps": 2}
-            trained = ns.linearized.train(network, cast(x), targets, optax.sgd(1e-3, momentum=0.9, nesterov=True), **options)
-            return trained.train_outputs[-1] - trained.train_outputs[0]
-
-        self._compared("two steps of fine-tuning", "highest", lambda: outputs(lambda tree: tree), _on_host(outputs), factor=100)
-
-    def _compared(self, what: str, precision: str, run: Callable[[], Any], exact: np.ndarray, *, factor: float = 1.0) -> None:
-        jax.block_until_ready(run())
-        found, seconds = _timed(run)
-        error = float(np.linalg.norm(np.asarray(found, np.float64) - exact) / np.linalg.norm(exact))
-        row = {"what": what, "precision": precision, "error": error, "seconds": seconds, "right": error <= factor * TOLERANCES[precision]}
-        self.rows.append(row)
-        print(f"{what:28} {precision:8} relative error {error:.1e}  {seconds:8.4f} s  {'right' if row['right'] else 'WRONG'}", flush=True)
-
-    def _peaks(self) -> dict[str, float]:
-        a = jnp.ones((self.dense, self.dense), jnp.float32)
-        peaks = {}
-        for precision in ("highest", "default"):
-            product = jax.jit(lambda a, precision=precision: jnp.matmul(a, a, precision=precision))
-            jax.block_until_ready(product(a))
-            peaks[precision] = self.peak_tflops or 2 * self.dense**3 / _timed(lambda product=product: product(a))[1] / 1e12
-            print(f"matrix product of {self.dense}, {precision}: {peaks[precision]:.2f} TFLOP/s", flush=True)
-        return peaks
-
-    def _timed(self, name: str, examples: int, outputs: int, peaks: dict[str, float]) -> None:
-        fn, params, layers = Ours(examples, outputs, network=name, size=self.size)._model()
-        x1, x2 = jax.device_put((images(examples, self.size), images(examples, self.size, seed=2)))
-        flops = ns.ntk_plan(fn, params, x1, x2, layers=layers).flops
-        table = Table("kernel", "precision", "seconds", "first call", "TFLOP/s", "share of the product's")
-        for precision, peak in peaks.items():
-            run = lambda precision=precision: ns.ntk(fn, params, x1, x2, layers=layers, precision=precision)  # noqa: E731
-            first = _timed(run)[1]
-            seconds = min(_timed(run)[1] for _ in range(3))
-            rate = flops / seconds / 1e12
-            what = f"{name}, {examples} x {examples}, {outputs} outputs, {self.size} px"
-            self.rows.append({"what": what, "precision": precision, "seconds": seconds, "first": first, "tflops": rate, "share": rate / peak})
-            table.add_row(what, precision, f"{seconds:.4f}", f"{first:.1f}", f"{rate:.2f}", f"{rate / peak:.0%}")
-        Console(width=120).print(table)
+    def _run(self, part: Part, role: str, dtype: str) -> Run:
+        accelerator = role == "accelerator" and not self.control
+        options = {"size": self.size, "networks": self.networks, "shapes": self.shapes, "dense": self.dense}
+        setting = Setting(accelerator, dtype, self.tiny, role == "accelerator" and self.control, **options)
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory() as name:
+            try:
+                in_process_of_its_own(part, setting, Path(name), self.limit)
+            except ChildError as error:
+                run = Run(missing=str(error), failed=True)
+            else:
+                facts = json.loads((Path(name) / "rows.json").read_text())
+                with np.load(Path(name) / "values.npz") as values:
+                    run = Run(tuple(facts.pop("rows")), dict(values), facts)
+        print(f"  {part}, {role} {dtype}: {time.perf_counter() - began:.1f} s{', ' + run.missing if run.failed else ''}", flush=True)
+        return run
 
 
-def _timed(run: Callable[[], Any]) -> tuple[Any, float]:
-    began = time.perf_counter()
-    found = jax.block_until_ready(run())
-    return found, time.perf_counter() - began
+class ChildError(RuntimeError):
+    """A process of a part ended with an error."""
 
 
-def _on_host(run: Callable[[Callable], Any]) -> np.ndarray:
-    """The result of run(cast) on the host, with `cast` to float64."""
+def in_process_of_its_own(part: Part, setting: Setting, folder: Path, limit: float) -> None:
+    """Runs a part in a process that sees only its device and caches nothing.
 
-    def cast(tree):
-        return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64) if np.asarray(leaf).dtype.kind == "f" else leaf, tree)
+    Raises:
+      ChildError: it failed or took longer than `limit` seconds.
+    """
+    words = [sys.executable, "-m", "accelerator", part, json.dumps(asdict(setting)), str(folder)]
+    environment = _environment() | {"JAX_ENABLE_X64": str(int(setting.dtype == "float64")), "NTK_SELECT_CACHE": str(folder / "cache")}
+    _output(words, environment if setting.accelerator else environment | {"JAX_PLATFORMS": "cpu"}, limit)
 
-    with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
-        return np.asarray(run(cast), np.float64)
+
+def _environment() -> dict[str, str]:
+    """Precision, cached programs and preallocated memory are those of nobody's shell."""
+    kept = {name: value for name, value in os.environ.items() if name != "JAX_DEFAULT_MATMUL_PRECISION"}
+    return kept | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "JAX_ENABLE_COMPILATION_CACHE": "false"}
 
 
-def _last_conv(expert) -> str:
-    return "^" + "/".join(("params", *expert.last_conv.path)) + "$"
+def _output(words: list[str], environment: dict[str, str], limit: float) -> str:
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, cwd=HERE, env=environment, timeout=limit)
+    except subprocess.TimeoutExpired as error:
+        raise ChildError(f"took longer than {limit:g} s. Try: --limit {2 * limit:g}") from error
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ChildError(f"ended with status {done.returncode}: {last}. Try: --only one part, to see whether it fails alone")
+    return done.stdout
+
+
+def main(words: list[str] | None = None) -> int:
+    """The exit status of the command."""
+    return 0 if tyro.cli(Accelerator, args=words).run() else 1
 
 
 if __name__ == "__main__":
-    sys.exit(0 if tyro.cli(Check).run() else 1)
+    sys.exit(main())
