@@ -72,7 +72,7 @@ def _finetuned(experts, task, order: list[str]) -> Iterator[tuple]:
 
 def _print(ranking, results: dict) -> None:
     ranks, base = {row.name: row.rank for row in ranking.experts}, results[REFERENCE].accuracy
-    forecasts = {row.name: getattr(row.scores.get("forecast"), "value", None) for row in ranking.experts}
+    forecasts = {row.name: getattr(row.scores.get("forecast"), "details", {}).get("accuracy") for row in ranking.experts}
     order = sorted(results, key=ranks.get)
     rows = [
         [

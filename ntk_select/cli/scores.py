@@ -10,6 +10,7 @@ from ntk_select.errors import ConfigError, did_you_mean
 
 SUBJECTS = {
     "Accuracy after fine-tuning, forecast by simulating the recipe from the kernel": ("forecast",),
+    "Evidence of the labels under the Gaussian process of the linearised network": ("ntk_evidence",),
     "Correlation of a kernel with the labels": (
         *("lfc", "lfc_off_diagonal", "lfc_centered", "lfc_cosine", "cka"),
         *("lgc", "lgc_off_diagonal", "lgc_centered", "lgc_cosine", "cka_gradient"),

@@ -3,10 +3,22 @@
 from ntk_select._moved import renamed
 from ntk_select.forecasting.cross_validation import Curve, RateForecast, cross_validate
 from ntk_select.forecasting.forecast import forecast
+from ntk_select.forecasting.information import Information, information
 from ntk_select.forecasting.kernel import TrainingKernel, training_kernel
 from ntk_select.forecasting.result import Forecast
 from ntk_select.forecasting.simulate import simulate
 
-__all__ = ["Curve", "Forecast", "RateForecast", "TrainingKernel", "cross_validate", "forecast", "simulate", "training_kernel"]
+__all__ = [
+    "Curve",
+    "Forecast",
+    "Information",
+    "RateForecast",
+    "TrainingKernel",
+    "cross_validate",
+    "forecast",
+    "information",
+    "simulate",
+    "training_kernel",
+]
 
 __getattr__ = renamed(__name__, {"Outlook": "RateForecast"})

@@ -1,6 +1,7 @@
 """Cross-validation of the simulated training: accuracy and loss of the linearised network on held-out images."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -134,7 +135,12 @@ def cross_validate(
     return [_rate_forecast(rate, _of_rate(simulated, index), splits, ids, np.argsort(order)) for index, rate in enumerate(learning_rates)]
 
 
-def best(forecasts: list[RateForecast]) -> RateForecast | None:
+def best(forecasts: Sequence[RateForecast]) -> RateForecast | None:
+    """The learning rate that the search of `finetune` would choose: of the largest accuracy, then of the smallest loss. None if all diverged."""
+    return min((one for one in forecasts if not one.diverged), key=lambda one: (-one.accuracy, one.loss, one.learning_rate), default=None)
+
+
+def least_loss(forecasts: Sequence[RateForecast]) -> RateForecast | None:
     """The learning rate with the smallest loss on held-out images; None if all diverged."""
     return min((one for one in forecasts if not one.diverged), key=lambda one: one.loss, default=None)
 

@@ -24,7 +24,8 @@ class Forecast:
       training_images: number of training images of the forecasted fine-tuning.
       recipe: recipe of that fine-tuning.
       by_rate: forecast of each learning rate, largest first.
-      best: forecast of the learning rate with the smallest expected loss.
+      best: forecast of the learning rate that the search of `finetune` would choose: of the largest expected accuracy, then of the smallest loss.
+      information: information about the labels in nats, 0 for guessing, by which `rank` orders experts; see `information`.
       per_class, shots, seed: as given.
       directions: number of random directions for the kernel.
       initial_norm: |w_0|, the norm of the expert's parameters.
@@ -41,6 +42,7 @@ class Forecast:
     recipe: Recipe
     by_rate: Mapping[float, RateForecast] = field(repr=False)
     best: RateForecast = field(repr=False)
+    information: float
     per_class: int
     shots: int | None
     seed: int
@@ -52,7 +54,7 @@ class Forecast:
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate with the smallest expected loss on new images, before any decay."""
+        """The learning rate with the largest expected accuracy on new images, before any decay."""
         return self.best.learning_rate
 
     @property
@@ -104,7 +106,7 @@ class Forecast:
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON types."""
         names = ("expert", "task", "images", "classes", "training_images", "per_class", "shots", "seed", "directions", "nonlinearity")
-        names += ("learning_rate", "edge", "accuracy", "low", "high", "balanced_accuracy", "loss", "distance")
+        names += ("information", "learning_rate", "edge", "accuracy", "low", "high", "balanced_accuracy", "loss", "distance")
         arrays = ("curve", "log_likelihoods", "correct")
         rates = [
             {name: _finite(getattr(one, name)) for name in RateForecast.__dataclass_fields__ if name not in arrays}

@@ -7,6 +7,7 @@ Defaults: the paper's loss, "half_sum", except "mean" in `run_experiment` and `n
 
 from ntk_select._moved import renamed
 from ntk_select.linearized.compare import Comparison, compare_training
+from ntk_select.linearized.evidence import LabelEvidence, label_evidence
 from ntk_select.linearized.layers import LayerFactors, layer_factors
 from ntk_select.linearized.loss_curve import loss_curve, time_to_loss
 from ntk_select.linearized.losses import targets
@@ -19,6 +20,7 @@ from ntk_select.linearized.train import Trajectory, draw_batches, train
 
 __all__ = [
     "Comparison",
+    "LabelEvidence",
     "LayerFactors",
     "Linearized",
     "NetworkKernel",
@@ -29,6 +31,7 @@ __all__ = [
     "generalization_score",
     "initial_speed",
     "kernel_ridge",
+    "label_evidence",
     "label_spectrum",
     "layer_factors",
     "linearize",

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ntk_select._runtime.figures import colours, file_content, literal, new_figure
-from ntk_select.scores import ScoreResult
+from ntk_select.scores import SCORES, ScoreResult
 
 LETTERS = 12
 """Characters of a title per inch."""
@@ -45,13 +45,14 @@ def _values(figure, axes, ranking) -> None:
             colour = f"C{sources.index(expert.source or '') % 10}"
             if not isinstance(outcome, ScoreResult):
                 continue
-            if outcome.low is not None:
-                axis.plot([outcome.low, outcome.high], [position, position], color=colour, linewidth=1.5, solid_capstyle="round")
-            points[literal(expert.source or "unknown")] = axis.plot(outcome.value, position, "o", color=colour, markersize=5)[0]
+            value, low, high = SCORES[name].displayed(outcome) if name in SCORES else (outcome.value, outcome.low, outcome.high)
+            if low is not None:
+                axis.plot([low, high], [position, position], color=colour, linewidth=1.5, solid_capstyle="round")
+            points[literal(expert.source or "unknown")] = axis.plot(value, position, "o", color=colour, markersize=5)[0]
         for position, expert in enumerate(experts if ranking.tied > 1 else ()):
             if expert.name in ranking.contenders:
                 axis.axhspan(position - 0.5, position + 0.5, color="0.93", zorder=0)
-        axis.set_xlabel(literal(name))
+        axis.set_xlabel(literal(f"{name}: expected accuracy" if name in SCORES and SCORES[name].shown else name))
         axis.grid(axis="x", color="0.9")
         axis.spines[["top", "right", "left"]].set_visible(False)
         axis.tick_params(axis="y", length=0)

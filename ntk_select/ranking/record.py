@@ -4,15 +4,20 @@ import csv
 import html
 import io
 import json
+import math
+import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
-from ntk_select._runtime.checks import is_number
+import msgspec
+from msgspec import Meta
+
 from ntk_select._runtime.figures import format_of
 from ntk_select._runtime.files import write_output
-from ntk_select.errors import ConfigError, DataError, did_you_mean, explained, first_line, missing
+from ntk_select.errors import ConfigError, DataError, did_you_mean, explained, few, first_line, missing
 from ntk_select.ranking.agreement import agreement
 from ntk_select.ranking.plot import ranking_figure
 from ntk_select.scores import SCORES, ScoreResult, Unavailable
@@ -57,8 +62,7 @@ class ExpertScores:
 
 RECORD = "ranking.json"
 """File of a saved ranking that `load` reads."""
-OF_TASK = ("name", "images", "classes", "seed")
-"""Facts of the task that a printed ranking has above its table."""
+BRACKETS = "( ) nats above guessing, by which the experts are ordered."
 OF_ACCURACY = ("accuracy", "accuracy_low", "accuracy_high", "learning_rate")
 """Details of a forecast that its JSON has next to the value."""
 
@@ -148,10 +152,15 @@ class Ranking:
 
     @property
     def marks(self) -> list[str]:
-        """The meaning of the marks after ranks, for marks that occur."""
+        """The meaning of the marks after ranks and of numbers in brackets, for those that occur."""
         shown = {self.shown_rank(row)[-1] for row in self.experts}
         meanings = {CONTENDER: "cannot be distinguished from the first (95 %, over the choice of images).", EQUAL: "has the same value as the first."}
-        return [f"{mark} {meaning}" for mark, meaning in meanings.items() if mark in shown]
+        marks = [f"{mark} {meaning}" for mark, meaning in meanings.items() if mark in shown]
+        score = SCORES.get(self.deciding)
+        accuracies = score is not None and any(
+            isinstance(row.scores[self.deciding], ScoreResult) and score.shows_accuracy(row.scores[self.deciding]) for row in self.experts
+        )
+        return marks + [BRACKETS] * accuracies
 
     def _table(self, names: Sequence[str] | None = None) -> list[list[str]]:
         """Rows of text below a heading; of many scores only the deciding one, unless scores are named."""
@@ -307,9 +316,11 @@ class Ranking:
           DataError: the file is damaged, or is no ranking.
         """
         path = Path(path).expanduser()
-        file = path / RECORD if path.is_dir() else path
+        file = path / RECORD if os.path.isdir(path) else path
+        if os.path.exists(file) and not os.path.isfile(file):
+            raise ConfigError(f"{str(file)!r} is not a file. Try: the folder of Ranking.save (ntk-select rank --out)")
         try:
-            record = json.loads(file.read_text(encoding="utf-8"))
+            record = json.loads(file.read_text(encoding="utf-8"), parse_float=_finite, parse_constant=_finite)
         except OSError as error:
             raise ConfigError(
                 f"{str(path)!r} contains no ranking ({file.name}: {error.strerror}). Try: the folder of Ranking.save (ntk-select rank --out)"
@@ -362,8 +373,81 @@ class Ranking:
         return write_output(path, ranking_figure(self, format_of(path)))
 
 
+Finite = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+Whole = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+
+
+class Details(TypedDict, total=False):
+    """Types of the details of a score that are shown; any others may be there."""
+
+    accuracy: Finite
+    accuracy_low: Finite
+    accuracy_high: Finite
+    learning_rate: Finite
+
+
+class _Score(TypedDict):
+    value: Finite | None
+    low: Finite | None
+    high: Finite | None
+    unavailable: NotRequired[str]
+    details: NotRequired[Details]
+    remark: NotRequired[str]
+    by_chance: NotRequired[dict[str, Finite]]
+
+
+class _Row(TypedDict):
+    name: str
+    rank: Whole
+    source: str | None
+    architecture: str | None
+    parameters: Whole | None
+    scores: dict[str, _Score]
+    seconds: dict[str, Finite]
+    score_seconds: dict[str, Finite]
+
+
+class _Failure(TypedDict):
+    name: str
+    error: str
+
+
+class _Task(TypedDict):
+    name: str
+    images: Whole
+    classes: Whole
+    seed: Whole
+    warnings: NotRequired[list[str]]
+
+
+class _Record(TypedDict):
+    """What `Ranking.to_dict` makes and `Ranking.load` reads."""
+
+    task: _Task
+    scores: Annotated[list[str], Meta(min_length=1)]
+    deciding: str
+    fine_tuning: dict[str, Any] | None
+    experts: list[_Row]
+    failures: list[_Failure]
+    contenders: list[str]
+    judgement: str
+    evidence: str
+    versions: dict[str, Any]
+    higher_is_better: dict[str, bool]
+    shared_seconds: dict[str, Finite]
+
+
+def _finite(text: str) -> float:
+    """A number of a JSON file. Raises ValueError if it is infinite or NaN."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is not a finite number")
+    return number
+
+
 def _ranking(record: Mapping[str, Any]) -> Ranking:
-    """The ranking of a dictionary as `Ranking.to_dict` makes it."""
+    """The ranking of a dictionary as `Ranking.to_dict` makes it. Raises TypeError, ValueError or KeyError for any other."""
+    msgspec.convert(record, _Record)  # raises a ValueError; what it makes of the record lacks the other facts of the task
     names = tuple(record["scores"])
     rows = [
         ExpertScores(
@@ -376,21 +460,24 @@ def _ranking(record: Mapping[str, Any]) -> Ranking:
     ]
     same = ("task", "deciding", "fine_tuning", "judgement", "evidence", "versions", "higher_is_better", "shared_seconds")
     failures = tuple(Failure(failure["name"], failure["error"]) for failure in record["failures"])
-    if absent := [name for name in OF_TASK if name not in dict(record["task"])]:
-        raise KeyError(f"task: {', '.join(absent)}")
-    return Ranking(
-        score_names=names, experts=tuple(rows), failures=failures, contenders=tuple(record["contenders"]), **{name: record[name] for name in same}
-    )
+    deciding, contenders = record["deciding"] or names[0], tuple(record["contenders"])
+    if deciding not in names:
+        raise ValueError(f"the deciding score {deciding!r} is not one of {', '.join(names)}")
+    with_value = [row.name for row in rows if isinstance(row.scores[deciding], ScoreResult)]
+    if contenders and (not set(contenders) <= set(with_value) or contenders[0] != rows[0].name):
+        raise ValueError(f"the contenders {few(contenders)} are not experts with the score {deciding}, starting with the first")
+    return Ranking(score_names=names, experts=tuple(rows), failures=failures, contenders=contenders, **{name: record[name] for name in same})
 
 
 def _outcome(found: Mapping[str, Any]) -> ScoreResult | Unavailable:
     if "unavailable" in found:
         return Unavailable(found["unavailable"])
-    value, *limits = (found[name] for name in ("value", "low", "high"))
-    if not is_number(value) or not all(limit is None or is_number(limit) for limit in limits):
-        raise TypeError(f"{value!r}, {limits!r}: a score and its limits must be numbers")
-    more = {"details": found.get("details", {}), "remark": found.get("remark", ""), "by_chance": found.get("by_chance", {})}
-    return ScoreResult(value, *limits, **more)
+    value, low, high = (found[name] for name in ("value", "low", "high"))
+    if value is None or (low is None) != (high is None):
+        raise ValueError(f"{value!r}, {[low, high]!r}: a score and its limits must be numbers")
+    remark = found.get("remark", "")
+    by_chance = found.get("by_chance", {}) if remark else {}
+    return ScoreResult(value, low, high, found.get("details", {}), remark=remark, by_chance=by_chance)
 
 
 def _further_columns(row: ExpertScores) -> dict[str, Any]:
@@ -425,20 +512,27 @@ def firsts(rows: Sequence[ExpertScores], name: str, higher_is_better: bool = Tru
 
 def cell(outcome: ScoreResult | Unavailable, name: str) -> str:
     """A score as a table shows it: 0.204 ±0.022; 0.98 [0.90, 1.00] if the interval is not symmetric; in per cent if it is an
-    accuracy; with the value by chance if it is not informative."""
+    accuracy; with the value by chance if it is not informative. A forecast is shown as the expected accuracy, and the value that
+    orders the experts: 78.3 ±5.0 % (0.92)."""
     if not isinstance(outcome, ScoreResult):
         return "-"
-    percent = name in SCORES and SCORES[name].unit == "accuracy"
+    score = SCORES.get(name)
+    if score is not None and score.shows_accuracy(outcome):
+        return f"{_with_interval(*score.displayed(outcome), 100, 1)} % ({outcome.value:.2f})"
+    percent = score is not None and score.unit == "accuracy"
     factor, places, unit = (100, 1, " %") if percent else (1, 3 if abs(outcome.value) < 100 else 1, "")
-    text = f"{factor * outcome.value:.{places}f}"
-    if outcome.low is not None:
-        below, above = outcome.value - outcome.low, outcome.high - outcome.value
-        even = abs(above - below) <= UNEVEN * (above + below)
-        text += (
-            f" ±{factor * (below + above) / 2:.{places}f}" if even else f" [{factor * outcome.low:.{places}f}, {factor * outcome.high:.{places}f}]"
-        )
+    text = _with_interval(outcome.value, outcome.low, outcome.high, factor, places)
     chance = f" (chance {outcome.by_chance['value']:.{places}f})" if "value" in outcome.by_chance else ""
     return text + unit + chance
+
+
+def _with_interval(value: float, low: float | None, high: float | None, factor: int, places: int) -> str:
+    text = f"{factor * value:.{places}f}"
+    if low is None or high is None:
+        return text
+    below, above = value - low, high - value
+    even = abs(above - below) <= UNEVEN * (above + below)
+    return text + (f" ±{factor * (below + above) / 2:.{places}f}" if even else f" [{factor * low:.{places}f}, {factor * high:.{places}f}]")
 
 
 def _parquet(rows) -> bytes:

@@ -78,9 +78,12 @@ class Scorer:
                 break
             taken: dict[str, Any] = {}
             for name, score in wanted.items():
-                per_image = getattr(outcomes[name], "per_image", None)
-                if per_image is not None:
-                    found[name].append(_mean(per_image[rows]))
+                outcome = outcomes[name]
+                if isinstance(outcome, ScoreResult) and outcome.per_image is not None:
+                    found[name].append(_mean(outcome.per_image[rows]))
+                    continue
+                if isinstance(outcome, ScoreResult) and outcome.on_subset is not None:
+                    found[name].append(_on_subset(outcome.on_subset, rows))
                     continue
                 for key in score.takes:
                     if key in inputs and key not in taken:
@@ -157,6 +160,15 @@ def _mean(parts: np.ndarray) -> Outcome:
     """A score that is a mean over images, on some of them."""
     known = parts[np.isfinite(parts)]
     return ScoreResult(float(known.mean())) if len(known) else Unavailable("None of these images has a part in it.")
+
+
+def _on_subset(value: Callable[[np.ndarray], float], rows: np.ndarray) -> Outcome:
+    """A score on some of the images, by its own function."""
+    try:
+        found = float(value(rows))
+    except Exception as error:
+        return Unavailable(explained(error))
+    return ScoreResult(found) if np.isfinite(found) else Unavailable("It is not finite on these images.")
 
 
 def _part(value: Any, image_axes: int, rows: np.ndarray) -> Any:

@@ -20,10 +20,11 @@ class ScoreResult:
 
     Attributes:
       value: finite.
-      low, high: 95 % interval: from half-samples of the images; of a forecast, Wilson's interval over the held-out images.
+      low, high: 95 % interval, from half-samples of the images.
       details: further numbers that explain the value, such as its parts.
       per_image: (n,), for a score that is a mean over images: the part of each image, NaN for images without one. On a subset of the
         images the score is the mean over the subset.
+      on_subset: for a score that costs much: its value on some of the images, given their indices, without computing it again.
       remark: one sentence on why the value is not informative; "" if it is.
       by_chance: present with a remark only; "value" is the mean score over `PERMUTATIONS` permutations of the labels. For a zoo-relative
         score also the mean of each term; "value" is then the score that this expert would have with them, the other experts unchanged.
@@ -34,6 +35,7 @@ class ScoreResult:
     high: float | None = None
     details: Mapping[str, float] = field(default_factory=dict)
     per_image: np.ndarray | None = field(default=None, repr=False, compare=False)
+    on_subset: Callable[[np.ndarray], float] | None = field(default=None, repr=False, compare=False)
     remark: str = ""
     by_chance: Mapping[str, float] = field(default_factory=dict)
 
@@ -131,10 +133,11 @@ class Score:
       cost: its cost for one expert once the inputs are computed, in words. n images, d features, c classes, s source classes.
       optional: inputs that are used when they are there.
       resampled: whether its interval comes from half-samples of the probe sample; False if these cost too much, or if their spread does not
-        estimate the error (measured). Such scores have no interval, unless `fn` returns one, as `forecast` does.
+        estimate the error (measured). Such scores have no interval, unless `fn` returns one.
       max_resamples: largest number of half-samples for a costly score; None for no limit.
       combine: the function of a zoo-relative score from the terms of all experts to their values.
       unit: "accuracy" for a share that is shown in per cent, "" for a plain number.
+      shown: name of a detail that tables show before the value, an accuracy with its interval, details NAME_low and NAME_high. "" for the value alone.
       limits: bounds of the values, or a function from the number of classes to them; intervals are cut there.
       saturation: a function of the inputs in `needs` that returns one sentence where the score would be about the same for any labels, "" elsewhere.
       inputs: inputs of this score's own, by name, each with the function that computes it.
@@ -157,6 +160,7 @@ class Score:
     max_resamples: int | None = None
     combine: Callable[[Sequence[Mapping[str, float]]], np.ndarray] | None = None
     unit: str = ""
+    shown: str = ""
     limits: tuple[float, float] | Callable[[int], tuple[float, float]] = (-math.inf, math.inf)
     saturation: Callable[..., str] | None = None
     inputs: Mapping[str, Input] = field(default_factory=dict, hash=False)
@@ -193,6 +197,16 @@ class Score:
     def limits_for(self, classes: int) -> tuple[float, float]:
         """The limits for a sample with this number of classes."""
         return self.limits(classes) if callable(self.limits) else self.limits
+
+    def shows_accuracy(self, outcome: ScoreResult) -> bool:
+        """Whether tables show an accuracy for this outcome, besides its value."""
+        return self.shown in outcome.details
+
+    def displayed(self, outcome: ScoreResult) -> tuple[float, float | None, float | None]:
+        """What tables and figures show: an accuracy and its interval if it shows one, otherwise the value and its interval."""
+        if not self.shows_accuracy(outcome):
+            return outcome.value, outcome.low, outcome.high
+        return outcome.details[self.shown], outcome.details.get(f"{self.shown}_low"), outcome.details.get(f"{self.shown}_high")
 
     def __call__(self, **inputs: Any) -> Outcome:
         """The score of one expert, or the reason why it has no value on these inputs.

@@ -19,6 +19,7 @@ from ntk_select.scores.leep import leep, nce
 from ntk_select.scores.lfc import lfc
 from ntk_select.scores.logme import logme
 from ntk_select.scores.nleep import nleep
+from ntk_select.scores.ntk_evidence import ntk_evidence
 from ntk_select.scores.pactran import pactran
 from ntk_select.scores.parc import parc
 from ntk_select.scores.probes import knn, linear_probe
@@ -64,10 +65,9 @@ SCORES: dict[str, Score] = {
         needs=("training_kernel", "labels"),
         optional=("recipe", "learning_rates", "seed"),
         reference=f"{PAPER}, Prop. 1: the recipe simulated for the linearised network, with cross-validation",
-        range="0 to 1, accuracy after fine-tuning",
-        limits=(0.0, 1.0),
+        range="nats, 0 for guessing; the accuracy after fine-tuning is a detail",
         cost="20 simulated trainings for each learning rate",
-        unit="accuracy",
+        shown="accuracy",
     ),
     "lfc": of_features(fn=lfc, reference=f"{PAPER}, eq. 8 with the feature kernel", **correlation),
     "lgc": of_gradients(
@@ -125,6 +125,14 @@ SCORES: dict[str, Score] = {
         limits=(0.0, math.inf),
     ),
     "logme": of_features(fn=logme, reference="You et al. 2021, LogME, with the exact evidence", range="any number", **costly),
+    "ntk_evidence": Score(
+        fn=ntk_evidence,
+        needs=("training_kernel", "labels"),
+        reference="You et al. 2021, LogME, with the kernel of fine-tuning in place of the features",
+        cost="O(n^3)",
+        **at_least_0,
+        **costly,
+    ),
     "transrate": of_features(
         fn=transrate, reference="Huang et al. 2022, Frustratingly easy transferability estimation", saturation=transrate_saturation, **at_least_0
     ),

@@ -7,6 +7,7 @@ import shlex
 import shutil
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from ntk_select import Ranking, rank
@@ -57,7 +58,12 @@ def test_json_has_the_promised_shape_and_the_values_of_the_python_face(ran, zoo,
         found, details = expert["scores"]["forecast"], row.scores["forecast"].details
         assert found["details"] == pytest.approx(details)
         assert {name: found[name] for name in ("accuracy", "accuracy_low", "accuracy_high", "learning_rate")}.items() <= found["details"].items()
-        assert (found["value"], found["low"], found["high"]) == (found["accuracy"], found["accuracy_low"], found["accuracy_high"])
+        assert (found["value"], found["low"], found["high"]) == (
+            row.scores["forecast"].value,
+            row.scores["forecast"].low,
+            row.scores["forecast"].high,
+        )
+        assert found["value"] == pytest.approx(np.log(2) - details["loss"] + details["evidence"])
     expected = [expert["scores"]["forecast"]["value"] for expert in record["experts"]]
     assert expected == sorted(expected, reverse=True)
     assert record["task"] | {"name": "bright things", "uri": npz, "classes": 2, "images": 12, "per_class": 6, "seed": 0} == record["task"]

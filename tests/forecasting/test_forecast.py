@@ -59,11 +59,12 @@ def test_it_is_the_score_of_the_same_name(found, networks, task):
     ranking = ns.rank([networks.normed_expert()], task, ("forecast",), per_class=8, recipe=RECIPE, learning_rates=(0.1, 0.01), resamples=0)
     (row,) = ranking.experts
     score = row.scores["forecast"]
-    assert score.value == score.details["accuracy"] == found.accuracy
-    assert (score.low, score.high) == (score.details["accuracy_low"], score.details["accuracy_high"]) == (found.low, found.high)
+    assert score.value == found.information
+    assert score.details["accuracy"] == found.accuracy
+    assert (score.details["accuracy_low"], score.details["accuracy_high"]) == (found.low, found.high)
     assert score.details["learning_rate"] == found.learning_rate
-    assert score.details["loss"] == found.loss
-    np.testing.assert_array_equal(score.per_image, found.best.correct)
+    assert score.details["loss"] == min(one.loss for one in found.by_rate.values())
+    assert score.value == pytest.approx(np.log(4) - score.details["loss"] + score.details["evidence"])
 
 
 def test_why_is_said_in_shares_that_add_up_and_a_distance_from_linearity(found):

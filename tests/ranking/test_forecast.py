@@ -9,10 +9,16 @@ import pytest
 import ntk_select as ns
 from ntk_select.cli import main
 from ntk_select.errors import ConfigError
+from ntk_select.evaluate.intervals import half_samples
+from ntk_select.experts.network_inputs import network_inputs
+from ntk_select.forecasting.cross_validation import cross_validate
+from ntk_select.forecasting.information import information
+from ntk_select.forecasting.kernel import training_kernel
 from ntk_select.kernels.flops import forward_flops
 from ntk_select.ranking import expected_time
 from ntk_select.ranking.expected_time import expected_seconds
 from ntk_select.scores import ScoreResult, Unavailable
+from ntk_select.tasks.probe_sample import probe_sample
 from ntk_select.training.reference import untrained_reference
 
 
@@ -55,6 +61,20 @@ def test_the_verdict_says_what_to_expect_with_which_learning_rate(ranking):
         f"good is expected to classify {reached} of new images correctly after fine-tuning on these (95 %: {low} to {high}), "
         f"with learning rate {found['learning_rate']:g}."
     ) in ranking.judgement
+
+
+def test_its_interval_is_that_of_half_samples_of_answers_and_kernel(networks, task):
+    """Trainings are not simulated again on a half-sample."""
+    found = ns.rank([networks.normed_expert("good")], task, ("forecast",), per_class=10, learning_rates=(0.1, 0.01), resamples=30)
+    sample = probe_sample(task, per_class=10, seed=0)
+    expert = networks.normed_expert("good")
+    kernel = training_kernel(expert, network_inputs(expert.preprocess, sample.images)).with_head()
+    known = information(cross_validate(kernel, sample.labels, ns.Recipe(), (0.1, 0.01)), kernel, sample.labels)
+    halves = half_samples(sample.labels, resamples=30, seed=0)
+    margin = halves.margin(np.array([known.on_subset(rows) for rows in halves.rows]))
+    score = found.experts[0].scores["forecast"]
+    assert score.value == pytest.approx(known.value, rel=1e-5)
+    assert (score.low, score.high) == (pytest.approx(score.value - margin, rel=1e-4), pytest.approx(score.value + margin, rel=1e-4))
 
 
 def test_two_experts_are_told_apart_by_the_images_that_they_answer(networks, task):

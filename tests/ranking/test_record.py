@@ -118,8 +118,11 @@ def test_html_is_the_same_table_escaped():
     [
         ("lfc", ScoreResult(0.2041, 0.18, 0.224), "0.204 ±0.022"),
         ("lfc", ScoreResult(-0.5), "-0.500"),
-        ("forecast", ScoreResult(0.783, 0.73, 0.83), "78.3 ±5.0 %"),
-        ("forecast", ScoreResult(1.0, 0.94, 1.0), "100.0 [94.0, 100.0] %"),
+        ("cka", ScoreResult(0.783, 0.73, 0.83), "0.783 ±0.050"),
+        ("forecast", ScoreResult(0.921, 0.8, 1.0, {"accuracy": 0.783, "accuracy_low": 0.73, "accuracy_high": 0.83}), "78.3 ±5.0 % (0.92)"),
+        ("forecast", ScoreResult(1.5, details={"accuracy": 1.0, "accuracy_low": 0.94, "accuracy_high": 1.0}), "100.0 [94.0, 100.0] % (1.50)"),
+        ("forecast", ScoreResult(1.5, details={"accuracy": 0.5}), "50.0 % (1.50)"),
+        ("forecast", ScoreResult(1.5), "1.500"),
         ("lfc", ScoreResult(0.02, 0.0, 0.05), "0.020 ±0.025"),
         ("num_params", ScoreResult(11_000_000.0), "11000000.0"),
         ("mine", ScoreResult(0.9, remark="few", by_chance={"value": 0.85}), "0.900 (chance 0.850)"),
@@ -279,13 +282,27 @@ def test_what_is_no_saved_ranking_is_refused(tmp_path):
         Ranking.load(tmp_path)
     with pytest.raises(ConfigError, match="contains no ranking"):
         Ranking.load(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match=r"'/dev/null' is not a file. Try: the folder of Ranking.save"):
+        Ranking.load("/dev/null")
     for content, message in (
         ("{", "cannot be read as JSON .*Try: rank again"),
         ("[]", "is not a ranking"),
-        ('{"scores": ["lfc"]}', "is not a ranking of this version .KeyError: 'experts'"),
-        (json.dumps(RANKING.to_dict() | {"task": {"name": "digits"}}), "is not a ranking of this version .KeyError: 'task: images, classes, seed'"),
+        ('{"scores": ["lfc"]}', "is not a ranking of this version .ValidationError: Object missing required field"),
+        (
+            json.dumps(RANKING.to_dict() | {"task": {"name": "digits"}}),
+            "is not a ranking of this version .ValidationError: Object missing required field `images`",
+        ),
         (json.dumps(RANKING.to_dict()).replace(str(RANKING[0].scores["lfc"].value), "null"), "a score and its limits must be numbers"),
-        (json.dumps(RANKING.to_dict()).replace(str(RANKING[0].scores["lfc"].value), '"0.3"'), "'0.3', .*: a score and its limits must be numbers"),
+        (json.dumps(RANKING.to_dict()).replace(str(RANKING[0].scores["lfc"].value), '"0.3"'), "Expected `float . null`, got `str` - at"),
+        (json.dumps(RANKING.to_dict() | {"deciding": "lfcc"}), "the deciding score 'lfcc' is not one of lfc, lgc"),
+        (
+            json.dumps(RANKING.to_dict() | {"contenders": ["nobody"]}),
+            "the contenders nobody are not experts with the score lfc, starting with the first",
+        ),
+        (json.dumps(RANKING.to_dict() | {"contenders": ['a "b", c']}), "starting with the first"),
+        (json.dumps(RANKING.to_dict()).replace("0.25, ", "null, ", 1), "a score and its limits must be numbers"),
+        (json.dumps(RANKING.to_dict()).replace("0.25", "1e999"), "cannot be read as JSON .1e999 is not a finite number.. Try"),
+        (json.dumps(RANKING.to_dict()).replace("0.25", "NaN"), "cannot be read as JSON .NaN is not a finite number.. Try"),
     ):
         (tmp_path / "ranking.json").write_text(content)
         with pytest.raises(DataError, match=message):
