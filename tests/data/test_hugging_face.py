@@ -326,7 +326,7 @@ def test_nothing_outside_the_data_set_is_read(saved, parquet, tmp_path, encoded)
 def test_paths_that_are_no_files_are_named(saved):
     features = {"image": {"bytes": Value("binary"), "path": Value("string")}, "label": Value("int64")}
     for name, sentence in (
-        ("a\0.png", r"a\x00\.png: cannot be opened \(embedded null byte\)"),
+        ("a\0.png", r"a\x00\.png: cannot be opened \(.*embedded null (byte|character)"),
         ("pipe", r"pipe: is not a regular file\. Try: delete it"),
     ):
         root = saved(train=rows(range(2))) / "train"

@@ -27,6 +27,7 @@ from ntk_select.kernels.engine.vector_product import hold
 TESTED_JAX = {
     "0.4.23": ("JACOBIAN_CONTRACTION", "NTK_VECTOR_PRODUCTS", "STRUCTURED_DERIVATIVES"),
     "0.10.2": ("JACOBIAN_CONTRACTION", "NTK_VECTOR_PRODUCTS"),
+    "0.12.0.1": ("JACOBIAN_CONTRACTION", "NTK_VECTOR_PRODUCTS"),
 }
 # Their numbers in neural-tangents. 0 (AUTO) is unreliable on CPU and GPU by its own documentation.
 IMPLEMENTATIONS = {"JACOBIAN_CONTRACTION": 1, "NTK_VECTOR_PRODUCTS": 2, "STRUCTURED_DERIVATIVES": 3}
@@ -57,7 +58,7 @@ def import_neural_tangents() -> ModuleType:
             raise
         raise MissingDependencyError(
             f"neural-tangents cannot be imported on jax {jax.__version__} ({type(error).__name__}: {first_line(error)}); "
-            f"it was tested with jax {' and '.join(TESTED_JAX)}. {_WAY_OUT}"
+            f"it was tested with jax {', '.join(TESTED_JAX)}. {_WAY_OUT}"
         ) from error
     vars(module).pop("experimental", None)
     return module

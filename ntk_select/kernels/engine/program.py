@@ -66,12 +66,12 @@ class Program(Compiled):
 
     def __init__(self, closed: ClosedJaxpr):
         super().__init__()
-        flattener, jaxpr = _Flattener(), closed.jaxpr
-        invars = [flattener.new(var) for var in jaxpr.invars]
-        constvars = [flattener.constant(var, value) for var, value in zip(jaxpr.constvars, closed.consts, strict=True)]
-        outvars = flattener.inline(jaxpr, constvars, invars)
-        self.captured = len(constvars)
-        self._jaxpr = jaxpr
+        flattener = _Flattener()
+        self._jaxpr, captured = _opened(closed)
+        self.captured = len(captured)
+        invars = [flattener.new(var) for var in self._jaxpr.invars[self.captured :]]
+        constvars = [*map(flattener.constant, self._jaxpr.invars, captured)]
+        outvars = flattener.inline(self._jaxpr, [*constvars, *invars])
         self.values = tuple(flattener.values)
         self.eqns, self.literals, self.avals = tuple(flattener.eqns), flattener.literals, flattener.avals
         self.invars, self.outvars, self.constvars = tuple(invars), tuple(outvars), tuple(flattener.constvars)
@@ -89,8 +89,7 @@ class Program(Compiled):
     @cached_property
     def original(self) -> Callable[..., list]:
         """The function as JAX traced it, of the `captured` first constants and all inputs."""
-        jaxpr = self._jaxpr
-        return jaxpr_as_fun(ClosedJaxpr(jaxpr.replace(constvars=[], invars=[*jaxpr.constvars, *jaxpr.invars]), ()))
+        return jaxpr_as_fun(ClosedJaxpr(self._jaxpr, ()))
 
     def __hash__(self):
         return self._hash
@@ -116,14 +115,21 @@ def trace(fn: Callable, *arguments: Any) -> tuple[Program, tuple]:
 
 def _without_unused(closed: ClosedJaxpr) -> ClosedJaxpr:
     """Dead-code elimination: equations and captured arrays that no output needs, such as the head of a network that returns pre-logits."""
-    jaxpr, live = closed.jaxpr, []
+    (jaxpr, values), live = _opened(closed), []
     needed = {atom for atom in jaxpr.outvars if not isinstance(atom, Literal)}
     for eqn in reversed(jaxpr.eqns):
         if eqn.effects or not needed.isdisjoint(eqn.outvars):
             live.append(eqn)
             needed.update(atom for atom in eqn.invars if not isinstance(atom, Literal))
-    captured = [(var, value) for var, value in zip(jaxpr.constvars, closed.consts, strict=True) if var in needed]
-    return ClosedJaxpr(jaxpr.replace(eqns=live[::-1], constvars=[var for var, _ in captured]), [value for _, value in captured])
+    captured = [(var, value) for var, value in zip(jaxpr.invars, values, strict=False) if var in needed]
+    inputs = {"constvars": [var for var, _ in captured], "invars": jaxpr.invars[len(values) :]}
+    return ClosedJaxpr(jaxpr.replace(eqns=live[::-1], **inputs), [value for _, value in captured])
+
+
+def _opened(jaxpr: ClosedJaxpr | Jaxpr) -> tuple[Jaxpr, tuple]:
+    """A jaxpr without arrays, whose first inputs are its constants, and their values. In JAX 0.12 all jaxprs are of one class, which may have constants."""
+    inner, values = getattr(jaxpr, "jaxpr", jaxpr), tuple(getattr(jaxpr, "consts", ()))
+    return inner.replace(constvars=[], invars=[*inner.constvars, *inner.invars]) if inner.constvars else inner, values
 
 
 @lru_cache(maxsize=PROGRAMS)
@@ -182,8 +188,8 @@ class _Flattener:
         self.values.append(value)
         return number
 
-    def inline(self, jaxpr: Jaxpr, constvars, invars) -> list[int]:
-        env = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*constvars, *invars), strict=True))
+    def inline(self, jaxpr: Jaxpr, inputs) -> list[int]:
+        env = dict(zip(jaxpr.invars, inputs, strict=True))
 
         def read(atom) -> int:
             if not isinstance(atom, Literal):
@@ -209,19 +215,22 @@ class _Flattener:
         return [read(atom) for atom in jaxpr.outvars]
 
     def call(self, called, arguments) -> list[int]:
-        inner, values = (called.jaxpr, called.consts) if isinstance(called, ClosedJaxpr) else (called, ())
-        return self.inline(inner, [self.constant(var, value) for var, value in zip(inner.constvars, values, strict=True)], arguments)
+        inner, values = _opened(called)
+        return self.inline(inner, [*map(self.constant, inner.invars, values), *arguments])
 
     def unroll(self, eqn, arguments) -> list[int]:
-        params = eqn.params
-        length, consts, carry = params["length"], params["num_consts"], params["num_carry"]
-        shared, state, rows = arguments[:consts], arguments[consts : consts + carry], arguments[consts + carry :]
-        inner = params["jaxpr"].jaxpr
+        params, length = eqn.params, eqn.params["length"]
+        inner, captured = _opened(params["jaxpr"])
+        # How the numbers of constants and states are given differs among versions of JAX; the axis of iterations tells what is stacked.
+        slices = inner.invars[len(captured) :]
+        carry = sum(np.ndim(var.aval) == np.ndim(result.aval) for var, result in zip(eqn.outvars, inner.outvars, strict=True))
+        first = sum(np.ndim(atom.aval) == np.ndim(var.aval) for atom, var in zip(eqn.invars, slices, strict=True))
+        shared, state, rows = arguments[: first - carry], arguments[first - carry : first], arguments[first:]
         order = range(length)[::-1] if params["reverse"] else range(length)
         stacks = [[None] * length for _ in eqn.outvars[carry:]]
         for index in order:
             parts = []
-            for row, var in zip(rows, inner.invars[consts + carry :], strict=True):
+            for row, var in zip(rows, slices[first:], strict=True):
                 parts.append(self.new(var))
                 self.add("row", {"index": index}, [row], parts[-1:], partial(_row, index), index)
             results = self.call(params["jaxpr"], [*shared, *state, *parts])
@@ -273,7 +282,8 @@ class _Flattener:
     def key(self, value):
         """A hashable form of a parameter of an equation, equal for equal operations only."""
         if isinstance(value, ClosedJaxpr):
-            return ("closed", self.key(value.jaxpr), tuple(map(self.key, value.consts)))
+            inner, values = _opened(value)
+            return ("closed", self.jaxpr_key(inner), tuple(map(self.key, values)))
         if isinstance(value, Jaxpr):
             return self.jaxpr_key(value)
         if isinstance(value, tuple | list):

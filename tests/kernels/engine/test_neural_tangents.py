@@ -177,7 +177,7 @@ def imported():
 def test_import_that_fails_half_way_says_why_and_leaves_nothing_behind():
     before = [dict(vars(jax.core)), dict(vars(ad)), "jax.util" in sys.modules]
     sys.meta_path.insert(0, Refuse("neural_tangents._src.stax", AttributeError("jax.core.Gone has gone\nlong ago")))
-    sentence = r"cannot be imported on jax [\d.]+ \(AttributeError: jax.core.Gone has gone\); it was tested with jax 0.4.23 and 0.10.2\. Try: method='structured'"
+    sentence = r"cannot be imported on jax [\d.]+ \(AttributeError: jax.core.Gone has gone\); it was tested with jax 0.4.23, 0.10.2, 0.12.0.1\. Try: method='structured'"
     with pytest.raises(MissingDependencyError, match=sentence):
         import_neural_tangents()
     assert not imported()
