@@ -12,6 +12,7 @@ from ntk_select.benchmark.config import BenchConfig, Images, per_class_of
 from ntk_select.benchmark.overlap import overlapping_sources
 from ntk_select.errors import ConfigError, did_you_mean
 from ntk_select.scores import Score
+from ntk_select.scores.table import REVISIONS
 
 FORMAT = 1
 """To be raised whenever the same cell gives other numbers than before."""
@@ -200,6 +201,8 @@ def _score_cells(config: BenchConfig, scores: Mapping[str, Score], expert: Exper
         if "reference_features" in needs:
             settings["network"] = config.reference_network
         recipe = {"expert": expert.digest, "task": task.train_digest, "scores": forecasts, **_recipe_settings(config, task, config.learning_rates)}
+        if revisions := {name: REVISIONS[name] for name in forecasts if name in REVISIONS}:
+            recipe["revisions"] = revisions
         for seed in config.probe_seeds_of(task.name):
             cells += [Cell("score", expert.name, task.name, images, seed, settings=settings)] if others else []
             cells += [Cell("score", expert.name, task.name, images, seed, FORECAST, recipe)] if forecasts else []

@@ -3,20 +3,20 @@
 from ntk_select._moved import renamed
 from ntk_select.forecasting.cross_validation import Curve, RateForecast, cross_validate
 from ntk_select.forecasting.forecast import forecast
-from ntk_select.forecasting.information import Information, information
 from ntk_select.forecasting.kernel import TrainingKernel, training_kernel
+from ntk_select.forecasting.order_value import OrderValue, order_value
 from ntk_select.forecasting.result import Forecast
 from ntk_select.forecasting.simulate import simulate
 
 __all__ = [
     "Curve",
     "Forecast",
-    "Information",
+    "OrderValue",
     "RateForecast",
     "TrainingKernel",
     "cross_validate",
     "forecast",
-    "information",
+    "order_value",
     "simulate",
     "training_kernel",
 ]

@@ -16,8 +16,8 @@ from ntk_select.experts.forward import call, in_batches
 from ntk_select.experts.network_inputs import NetworkInputs, network_inputs
 from ntk_select.forecasting.cross_validation import FOLDS, ONE_EACH, REPEATS, best, cross_validate
 from ntk_select.forecasting.explanation import nonlinearity_at, shares_of_layers
-from ntk_select.forecasting.information import information
 from ntk_select.forecasting.kernel import TrainingNetwork, training_kernel
+from ntk_select.forecasting.order_value import order_value
 from ntk_select.forecasting.result import Forecast
 from ntk_select.resolve import as_expert, as_task
 from ntk_select.tasks.copies import distinct
@@ -113,8 +113,8 @@ def forecast(
         repeats=repeats,
         seed=seed,
     )
-    chosen, known = best(forecasts), information(forecasts, with_head, sample.labels)
-    if chosen is None or known is None:
+    chosen = best(forecasts)
+    if chosen is None:
         raise ModelError(
             f"The simulated training of expert {expert.name!r} diverges at every learning rate ({', '.join(f'{rate:g}' for rate in rates)}), as real "
             f"training would. Try: learning_rates={min(rates) / 10:g}"
@@ -134,7 +134,7 @@ def forecast(
         recipe=recipe,
         by_rate={one.learning_rate: one for one in forecasts},
         best=chosen,
-        information=known.value,
+        order_value=order_value(forecasts, with_head, sample.labels).value,
         per_class=int(per_class),
         shots=None if shots is None else int(shots),
         seed=int(seed),

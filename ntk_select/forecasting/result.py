@@ -25,7 +25,7 @@ class Forecast:
       recipe: recipe of that fine-tuning.
       by_rate: forecast of each learning rate, largest first.
       best: forecast of the learning rate that the search of `finetune` would choose: of the largest expected accuracy, then of the smallest loss.
-      information: information about the labels in nats, 0 for guessing, by which `rank` orders experts; see `information`.
+      order_value: value by which `rank` orders experts, higher is better; see `ntk_select.forecasting.order_value`.
       per_class, shots, seed: as given.
       directions: number of random directions for the kernel.
       initial_norm: |w_0|, the norm of the expert's parameters.
@@ -42,7 +42,7 @@ class Forecast:
     recipe: Recipe
     by_rate: Mapping[float, RateForecast] = field(repr=False)
     best: RateForecast = field(repr=False)
-    information: float
+    order_value: float
     per_class: int
     shots: int | None
     seed: int
@@ -106,7 +106,7 @@ class Forecast:
     def to_dict(self) -> dict[str, Any]:
         """Everything as JSON types."""
         names = ("expert", "task", "images", "classes", "training_images", "per_class", "shots", "seed", "directions", "nonlinearity")
-        names += ("information", "learning_rate", "edge", "accuracy", "low", "high", "balanced_accuracy", "loss", "distance")
+        names += ("order_value", "learning_rate", "edge", "accuracy", "low", "high", "balanced_accuracy", "loss", "distance")
         arrays = ("curve", "log_likelihoods", "correct")
         rates = [
             {name: _finite(getattr(one, name)) for name in RateForecast.__dataclass_fields__ if name not in arrays}

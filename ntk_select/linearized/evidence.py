@@ -12,6 +12,9 @@ from ntk_select.linearized.problem import AnyArray, host_only
 NOISES = np.logspace(-4, 2, 61)
 """Variances of the noise, in units of the mean eigenvalue, among which the evidence is first maximised. The upper end is close to noise alone."""
 
+ROUNDING = 1e-12
+"""Gain up to which labels count as noise alone."""
+
 
 class LabelEvidence(NamedTuple):
     """Log evidence of labels, relative to noise alone.
@@ -43,7 +46,7 @@ def label_evidence(kernel: Num[AnyArray, "n n"], labels: Int[AnyArray, " n"]) ->
 
     Raises:
       TaskError: wrong shapes or types, or a kernel that is not finite.
-      UndefinedScoreError: one class, one image in every class, or a kernel that is constant over all pairs.
+      UndefinedScoreError: one class, one image in every class, a kernel that is constant over all pairs, or one that is not positive semi-definite.
 
     Reference: You et al. 2021, LogME, for a kernel in place of features; Rasmussen & Williams 2006, eq. 2.30 and 2.45.
     Cost: one eigendecomposition, O(n^3).
@@ -57,10 +60,11 @@ def label_evidence(kernel: Num[AnyArray, "n n"], labels: Int[AnyArray, " n"]) ->
         raise UndefinedScoreError("All examples are of one class; a score needs two.")
     if counts.max() == 1:
         raise UndefinedScoreError("Every class has one image only, so images of one class cannot be compared.")
-    kernel = (kernel + kernel.T) / 2
-    centered = kernel - kernel.mean(axis=0) - kernel.mean(axis=1)[:, None] + kernel.mean()
-    if not np.trace(centered) > CONSTANT * np.trace(kernel):
+    if is_constant(kernel):
         raise UndefinedScoreError("The kernel is constant over all pairs, so it does not distinguish the images.")
+    centered = _centered(kernel)
+    if not np.trace(centered) > 0:
+        raise UndefinedScoreError("The centred kernel has no positive trace, so it is no kernel. Try: a positive semi-definite kernel")
     targets = np.eye(len(counts))[ids]
     values, vectors = np.linalg.eigh(centered)
     energy = ((vectors.T @ (targets - targets.mean(axis=0))) ** 2).sum(axis=1)
@@ -79,4 +83,15 @@ def label_evidence(kernel: Num[AnyArray, "n n"], labels: Int[AnyArray, " n"]) ->
     found = minimize_scalar(lambda log_noise: -gain(np.exp(log_noise)), bounds=bounds, method="bounded", options={"xatol": 1e-7})
     best, noise = max((gains[peak], float(NOISES[peak])), (-float(found.fun), float(np.exp(found.x))))
     share = (len(ids) - 1) / len(ids)
-    return LabelEvidence(best * share, noise) if best > 0 else LabelEvidence(0.0, float("inf"))
+    return LabelEvidence(best * share, noise) if best > ROUNDING else LabelEvidence(0.0, float("inf"))
+
+
+def is_constant(kernel: Num[AnyArray, "n n"]) -> bool:
+    """Whether a kernel is the same for all pairs, up to rounding: images are then not distinguished."""
+    kernel = np.asarray(kernel, np.float64)
+    return bool(np.abs(np.trace(_centered(kernel))) <= CONSTANT * np.abs(np.trace(kernel)))
+
+
+def _centered(kernel: np.ndarray) -> np.ndarray:
+    kernel = (kernel + kernel.T) / 2
+    return kernel - kernel.mean(axis=0) - kernel.mean(axis=1)[:, None] + kernel.mean()

@@ -42,7 +42,7 @@ AnExpert = Expert | FeatureExpert
 Experts = AnExpert | str | Path | Iterable[AnExpert | str | Path] | Mapping[str, AnExpert | Callable[[], AnExpert]]
 
 DEFAULT_SCORES = ("forecast", "lfc", "lgc")
-"""The expected accuracy determines the order; the scores of the paper are shown with it."""
+"""The forecast determines the order; the scores of the paper are shown with it."""
 IMBALANCE = 5
 """Ratio of the largest to the smallest class above which a ranking warns."""
 
@@ -91,8 +91,8 @@ def rank(
         first that at least half of the experts have determines the order.
       per_class: largest number of images per class that the scores see; duplicates are left out.
       seed: seed of the probe sample, the half-samples, the reference network and scores with random numbers.
-      resamples: number of half-samples for intervals and verdict; 0 for none. Costly scores use at most 25. A forecast has an interval of its
-        own, over the held-out images; gbc, nleep, pactran, generalization, generalization_features and the baselines have none.
+      resamples: number of half-samples for intervals and verdict; 0 for none. Costly scores use at most 25. The accuracy of a
+        forecast has Wilson's interval; gbc, nleep, pactran, generalization, generalization_features and the baselines have none.
       batch_size: images per forward pass.
       reference: reference network of RSA and DDS: an expert trained on the task, or the network to train ("tiny", "resnet18"); see
         `trained_reference`.

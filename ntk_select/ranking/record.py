@@ -62,7 +62,7 @@ class ExpertScores:
 
 RECORD = "ranking.json"
 """File of a saved ranking that `load` reads."""
-BRACKETS = "( ) nats above guessing, by which the experts are ordered."
+BRACKETS = "( ) value of {score}, which orders the experts, after the accuracy to expect."
 OF_ACCURACY = ("accuracy", "accuracy_low", "accuracy_high", "learning_rate")
 """Details of a forecast that its JSON has next to the value."""
 
@@ -156,11 +156,11 @@ class Ranking:
         shown = {self.shown_rank(row)[-1] for row in self.experts}
         meanings = {CONTENDER: "cannot be distinguished from the first (95 %, over the choice of images).", EQUAL: "has the same value as the first."}
         marks = [f"{mark} {meaning}" for mark, meaning in meanings.items() if mark in shown]
-        score = SCORES.get(self.deciding)
-        accuracies = score is not None and any(
-            isinstance(row.scores[self.deciding], ScoreResult) and score.shows_accuracy(row.scores[self.deciding]) for row in self.experts
-        )
-        return marks + [BRACKETS] * accuracies
+        for name in self.score_names:
+            found = [row.scores[name] for row in self.experts]
+            if name in SCORES and any(isinstance(outcome, ScoreResult) and SCORES[name].shows_accuracy(outcome) for outcome in found):
+                marks.append(BRACKETS.format(score=name))
+        return marks
 
     def _table(self, names: Sequence[str] | None = None) -> list[list[str]]:
         """Rows of text below a heading; of many scores only the deciding one, unless scores are named."""
@@ -235,6 +235,9 @@ class Ranking:
             for name in self.score_names:
                 for ending, attribute in (("", "value"), ("_low", "low"), ("_high", "high")):
                     row[name + ending] = getattr(expert.scores[name], attribute, None)
+                if name in SCORES and (shown := SCORES[name].shown):
+                    details = getattr(expert.scores[name], "details", {})
+                    row |= {f"{name}_{detail}": details.get(detail) for detail in (shown, f"{shown}_low", f"{shown}_high")}
             row["seconds"] = expert.total_seconds
             rows.append(row)
         return rows

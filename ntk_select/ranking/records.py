@@ -30,6 +30,7 @@ from ntk_select.ranking.scoring import Scored
 from ntk_select.resolve import Loaded
 from ntk_select.scores import SCORES, Score, ScoreResult, Terms, Unavailable
 from ntk_select.scores.score import Measured
+from ntk_select.scores.table import REVISIONS
 from ntk_select.tasks.labels_only import has_images
 from ntk_select.tasks.probe_sample import ProbeSample
 from ntk_select.tasks.task import Task
@@ -234,7 +235,7 @@ def key_of_settings(task: Task, sample: ProbeSample, scores: Mapping[str, Score]
       scores: scores by name.
       settings: everything else, in types whose `repr` is their content.
     """
-    of_scores = {name: "" if SCORES.get(name) is score else _code_of_score(score) for name, score in scores.items()}
+    of_scores = {name: REVISIONS.get(name, "") if SCORES.get(name) is score else _code_of_score(score) for name, score in scores.items()}
     if None in of_scores.values():
         return None
     versions = {name: version(name) for name in ("jax", "numpy", "scipy")}

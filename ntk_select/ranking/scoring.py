@@ -61,6 +61,8 @@ class Scorer:
             with timed(seconds, "intervals"):
                 informative = {key: outcome for key, outcome in outcomes.items() if is_informative(outcome)}
                 on_halves = self._on_half_samples(inputs, informative)
+        # What a score needs for half-samples, such as a kernel, is not kept.
+        outcomes = {key: replace(outcome, on_subset=None) if isinstance(outcome, ScoreResult) else outcome for key, outcome in outcomes.items()}
         card = expert.card
         row = ExpertScores(0, name, card and card.source, card and card.architecture, expert.num_params, outcomes, seconds, score_seconds)
         return Scored(row, on_halves)

@@ -1,4 +1,4 @@
-"""The forecast as a score: information about the labels, with the accuracy that fine-tuning is expected to reach."""
+"""The forecast as a score: a value that orders experts, with the accuracy that fine-tuning is expected to reach."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ def forecast(
       seed: seed of the division into folds and of the batches.
 
     Returns:
-      Information about the labels in nats, 0 for guessing, higher is better: log c minus the expected loss of held-out images at the rate where it
+      The order value (`ntk_select.forecasting.order_value`), higher is better: log c minus the expected loss of held-out images at the rate where it
       is least, plus the evidence of the labels. It orders experts better than the expected accuracy, which varies more with the choice of images.
       Details: `accuracy`, the share of held-out images that are classified correctly, 0 to 1, at the rate that a search by accuracy
       chooses, `learning_rate`; `accuracy_low`, `accuracy_high`, its Wilson interval; `balanced_accuracy`; `distance` (of the weights);
@@ -41,17 +41,18 @@ def forecast(
     """
     # Imported here: no other score needs Optax.
     from ntk_select.forecasting.cross_validation import best, cross_validate
-    from ntk_select.forecasting.information import information
+    from ntk_select.forecasting.order_value import order_value
     from ntk_select.training.finetuning.recipe import LEARNING_RATES, Recipe
 
     rates = LEARNING_RATES if learning_rates is None else learning_rates
     forecasts = cross_validate(training_kernel, labels, recipe or Recipe(), rates, seed=seed)
-    found, known = best(forecasts), information(forecasts, training_kernel, labels)
-    if found is None or known is None:
+    found = best(forecasts)
+    if found is None:
         raise UndefinedScoreError(
             f"With every learning rate ({', '.join(f'{rate:g}' for rate in rates)}) the simulated training diverges, as real training would. "
             f"Try: learning_rates=[{min(rates) / 10:g}], on the command line --lr {min(rates) / 10:g}"
         )
+    known = order_value(forecasts, training_kernel, labels)
     details = {
         "accuracy": found.accuracy,
         "accuracy_low": found.low,

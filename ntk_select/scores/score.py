@@ -137,7 +137,7 @@ class Score:
       max_resamples: largest number of half-samples for a costly score; None for no limit.
       combine: the function of a zoo-relative score from the terms of all experts to their values.
       unit: "accuracy" for a share that is shown in per cent, "" for a plain number.
-      shown: name of a detail that tables show before the value, an accuracy with its interval, details NAME_low and NAME_high. "" for the value alone.
+      shown: of a built-in score, name of a detail that tables show before the value: an accuracy with its interval, details NAME_low and NAME_high.
       limits: bounds of the values, or a function from the number of classes to them; intervals are cut there.
       saturation: a function of the inputs in `needs` that returns one sentence where the score would be about the same for any labels, "" elsewhere.
       inputs: inputs of this score's own, by name, each with the function that computes it.

@@ -8,6 +8,7 @@ import pytest
 from ntk_select.benchmark.cells import Cell, ExpertFacts, TaskFacts, grid
 from ntk_select.benchmark.config import parsed
 from ntk_select.errors import ConfigError
+from ntk_select.scores.table import REVISIONS
 
 CONFIG = {
     "reference": "ash",
@@ -80,6 +81,15 @@ def test_a_key_changes_with_what_determines_the_numbers_of_its_kind(change, kind
     before, after = keys(), keys({**CONFIG, **change})
     assert {kind for kind in before if not before[kind] & after[kind]} == kinds
     assert {kind for kind in before if before[kind] == after[kind]} == set(before) - kinds
+
+
+def test_a_key_changes_with_the_revision_of_a_score(monkeypatch):
+    config = {**CONFIG, "scores": ["forecast", "lfc"]}
+    before = keys(config)
+    monkeypatch.setitem(REVISIONS, "forecast", 1000)
+    after = keys(config)
+    assert {kind for kind in before if not before[kind] & after[kind]} == {"forecast"}
+    assert {kind for kind in before if before[kind] == after[kind]} == set(before) - {"forecast"}
 
 
 def test_a_key_changes_with_the_weights_of_the_expert():

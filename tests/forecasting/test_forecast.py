@@ -59,7 +59,7 @@ def test_it_is_the_score_of_the_same_name(found, networks, task):
     ranking = ns.rank([networks.normed_expert()], task, ("forecast",), per_class=8, recipe=RECIPE, learning_rates=(0.1, 0.01), resamples=0)
     (row,) = ranking.experts
     score = row.scores["forecast"]
-    assert score.value == found.information
+    assert score.value == found.order_value
     assert score.details["accuracy"] == found.accuracy
     assert (score.details["accuracy_low"], score.details["accuracy_high"]) == (found.low, found.high)
     assert score.details["learning_rate"] == found.learning_rate

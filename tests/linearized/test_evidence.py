@@ -63,6 +63,7 @@ def test_labels_across_the_kernel_are_noise(rng):
     targets = np.eye(3)[labels]
     outside = np.eye(18) - targets @ targets.T / 6
     assert label_evidence(outside, labels) == (0.0, float("inf"))
+    assert label_evidence(np.eye(18), labels) == (0.0, float("inf"))
 
 
 def test_labels_in_the_kernel_are_bounded_by_the_least_noise(rng):
@@ -78,6 +79,7 @@ def test_labels_in_the_kernel_are_bounded_by_the_least_noise(rng):
         (np.eye(3), np.array([0, 0, 0]), UndefinedScoreError, "one class"),
         (np.eye(3), np.array([0, 1, 2]), UndefinedScoreError, "one image only"),
         (np.ones((3, 3)), np.array([0, 0, 1]), UndefinedScoreError, "constant over all pairs"),
+        (-np.eye(3), np.array([0, 0, 1]), UndefinedScoreError, "no positive trace"),
         (np.eye(4), np.array([0, 0, 1]), TaskError, r"shape \(4, 4\) for 3 labels"),
         (np.full((3, 3), np.nan), np.array([0, 0, 1]), TaskError, "NaN"),
         (np.eye(3), np.array([0.0, 0.0, 1.0]), TaskError, "row of integers"),

@@ -1,5 +1,6 @@
 """The forecast in a ranking: it decides the order, speaks in accuracies, and does without where an expert has none."""
 
+import csv
 import json
 from dataclasses import replace
 
@@ -12,12 +13,12 @@ from ntk_select.errors import ConfigError
 from ntk_select.evaluate.intervals import half_samples
 from ntk_select.experts.network_inputs import network_inputs
 from ntk_select.forecasting.cross_validation import cross_validate
-from ntk_select.forecasting.information import information
 from ntk_select.forecasting.kernel import training_kernel
+from ntk_select.forecasting.order_value import order_value
 from ntk_select.kernels.flops import forward_flops
 from ntk_select.ranking import expected_time
 from ntk_select.ranking.expected_time import expected_seconds
-from ntk_select.scores import ScoreResult, Unavailable
+from ntk_select.scores import Score, ScoreResult, Unavailable
 from ntk_select.tasks.probe_sample import probe_sample
 from ntk_select.training.reference import untrained_reference
 
@@ -65,20 +66,34 @@ def test_the_verdict_says_what_to_expect_with_which_learning_rate(ranking):
 
 def test_its_interval_is_that_of_half_samples_of_answers_and_kernel(networks, task):
     """Trainings are not simulated again on a half-sample."""
-    found = ns.rank([networks.normed_expert("good")], task, ("forecast",), per_class=10, learning_rates=(0.1, 0.01), resamples=30)
+    found = ns.rank([networks.normed_expert("good")], task, ("forecast",), per_class=10, learning_rates=(0.1, 0.01), resamples=25)
     sample = probe_sample(task, per_class=10, seed=0)
     expert = networks.normed_expert("good")
     kernel = training_kernel(expert, network_inputs(expert.preprocess, sample.images)).with_head()
-    known = information(cross_validate(kernel, sample.labels, ns.Recipe(), (0.1, 0.01)), kernel, sample.labels)
-    halves = half_samples(sample.labels, resamples=30, seed=0)
+    known = order_value(cross_validate(kernel, sample.labels, ns.Recipe(), (0.1, 0.01)), kernel, sample.labels)
+    halves = half_samples(sample.labels, resamples=25, seed=0)
     margin = halves.margin(np.array([known.on_subset(rows) for rows in halves.rows]))
     score = found.experts[0].scores["forecast"]
     assert score.value == pytest.approx(known.value, rel=1e-5)
     assert (score.low, score.high) == (pytest.approx(score.value - margin, rel=1e-4), pytest.approx(score.value + margin, rel=1e-4))
 
 
+def test_tables_and_files_have_the_accuracy_and_the_value(ranking, tmp_path):
+    score = ranking.experts[0].scores["forecast"]
+    assert f"{100 * score.details['accuracy']:.1f}" in repr(ranking)
+    assert f"({score.value:.2f})" in repr(ranking)
+    assert "( ) value of forecast, which orders the experts, after the accuracy to expect." in repr(ranking)
+    assert score.on_subset is None  # it would keep the kernel
+    ranking.save(tmp_path)
+    with open(tmp_path / "ranking.csv", encoding="utf-8") as file:
+        row = next(csv.DictReader(file))
+    assert float(row["forecast"]) == pytest.approx(score.value)
+    assert float(row["forecast_accuracy"]) == pytest.approx(score.details["accuracy"])
+    assert {"forecast_accuracy_low", "forecast_accuracy_high", "forecast_low", "forecast_high"} <= row.keys()
+
+
 def test_two_experts_are_told_apart_by_the_images_that_they_answer(networks, task):
-    """The same answers: nothing tells them apart, and nothing is resampled but the answers."""
+    """The same answers: nothing tells them apart, and no training is simulated again."""
     one = networks.normed_expert("one")
     found = ns.rank([one, replace(one, name="two")], task, ("forecast",), per_class=10)
     assert found.tied == 2
@@ -294,3 +309,16 @@ def test_test_images_that_cannot_be_decoded_cost_no_ranking(networks, tested, on
     assert [row.name for row in found] == [row.name for row in on_shifted]
     (remark,) = found.task["warnings"]
     assert remark.startswith("The test images could not be compared with the training images: ")
+
+
+def test_a_value_that_cannot_be_had_on_a_half_sample_costs_the_interval_alone(networks, task):
+    """A function for half-samples may raise, or return NaN."""
+
+    def failing(rows):
+        if len(rows) % 2:
+            raise ValueError("odd")
+        return float("nan")
+
+    score = Score(fn=lambda labels: ScoreResult(0.5, on_subset=failing), needs=("labels",))
+    (row,) = ns.rank([networks.linear_expert("one")], task, {"mine": score}, per_class=10, resamples=25)
+    assert (row.scores["mine"].value, row.scores["mine"].low) == (0.5, None)

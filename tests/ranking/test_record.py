@@ -12,7 +12,7 @@ import pytest
 from ntk_select.errors import ConfigError, DataError, MissingDependencyError
 from ntk_select.ranking import ExpertScores, Failure, Ranking
 from ntk_select.ranking.record import cell
-from ntk_select.scores import ScoreResult, Unavailable
+from ntk_select.scores import SCORES, Score, ScoreResult, Unavailable
 
 TASK = {"name": "birds", "uri": "folder:birds", "classes": 3, "images": 9, "per_class": 3, "seed": 0, "smallest_class": 3, "warnings": []}
 RANKING = Ranking(
@@ -366,3 +366,14 @@ def test_the_report_is_a_file_of_its_ending(tmp_path, ending, magic):
     pytest.importorskip("matplotlib")
     path = RANKING.report(tmp_path / f"figure.{ending}")
     assert path.read_bytes().startswith(magic)
+
+
+def test_a_score_in_per_cent_is_shown_in_per_cent(monkeypatch):
+    monkeypatch.setitem(SCORES, "share", Score(fn=lambda: 0.5, needs=(), unit="accuracy"))
+    assert cell(ScoreResult(0.783, 0.73, 0.83), "share") == "78.3 ±5.0 %"
+
+
+def test_what_is_displayed_is_the_accuracy_where_a_score_has_one():
+    with_accuracy = ScoreResult(1.5, 1.2, 1.8, {"accuracy": 0.5, "accuracy_low": 0.4})
+    assert SCORES["forecast"].displayed(with_accuracy) == (0.5, 0.4, None)
+    assert SCORES["forecast"].displayed(ScoreResult(1.5, 1.2, 1.8)) == SCORES["lfc"].displayed(ScoreResult(1.5, 1.2, 1.8)) == (1.5, 1.2, 1.8)

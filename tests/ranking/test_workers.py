@@ -15,6 +15,7 @@ from ntk_select.executors import EXECUTORS
 from ntk_select.ranking import Failure, rank, records
 from ntk_select.ranking.workers import Elsewhere
 from ntk_select.scores import SCORES, Score
+from ntk_select.scores.table import REVISIONS
 from ntk_select.tasks.task import ChosenImages
 
 OPTIONS = {"scores": ("lfc", "lgc", "etran", "nce"), "per_class": 6, "resamples": 20, "progress": False}
@@ -166,6 +167,15 @@ def test_finished_experts_are_not_scored_again(counted, things, tmp_path, here):
     assert numbers(found) == numbers(here[0])
     assert rank(counted(), things, resume=out, **OPTIONS) == found  # times too
     assert len(counted.log()) == 4
+
+
+def test_an_expert_is_scored_anew_where_a_score_gives_other_numbers_than_before(counted, things, tmp_path, monkeypatch):
+    one = {"ash": counted()["ash"]}
+    rank(one, things, resume=tmp_path, **OPTIONS)
+    monkeypatch.setitem(REVISIONS, "lfc", 2)
+    rank(one, things, resume=tmp_path, **OPTIONS)
+    rank(one, things, resume=tmp_path, **OPTIONS)
+    assert counted.log() == ["ash", "ash"]
 
 
 @pytest.mark.parametrize(
