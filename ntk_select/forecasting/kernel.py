@@ -138,7 +138,7 @@ class TrainingNetwork:
         self.name, self._features, self._backbone = expert.name, features, network.params["backbone"]
         self.leaves, self.names = jax.tree.leaves(self._backbone), leaf_names(self._backbone)
         self.chosen = select(self._backbone, None) if self.leaves else ()
-        self.width = jax.eval_shape(features, self._backbone, jax.ShapeDtypeStruct(x.shape, x.dtype)).shape[1]
+        self.width = jax.eval_shape(features, self._backbone, jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype))).shape[1]
         self._programs: dict[tuple, tuple[Program, tuple]] = {}
 
     def along(self, images, key: jax.Array, mask: Sequence[bool] | None = None) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:

@@ -45,7 +45,9 @@ def analyse(fn: Callable, params: Any, x: Any, layers: Any = None, *, chosen: tu
     chosen = select(params, layers) if chosen is None else chosen
     leaves, treedef = jax.tree.flatten(params)
     shapes = [jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf), weak_type=type(leaf) is float) for leaf in leaves]
-    example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), x)
+    example = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), jax.dtypes.canonicalize_dtype(leaf.dtype, allow_extended_dtype=True)), x
+    )
 
     def of_leaves(given, example):
         # Python integers may be sizes: they stay static.
