@@ -26,7 +26,7 @@ from rich.table import Table
 from scipy.stats import spearmanr
 
 import ntk_select as ns
-from ntk_select._runtime.figures import file_content, new_figure
+from ntk_select._runtime.figures import colours, file_content, new_figure
 from ntk_select._runtime.files import write_atomically
 from ntk_select.benchmark.config import read_config
 from ntk_select.benchmark.facts import load
@@ -102,10 +102,12 @@ def _largest_errors(results: Results, count: int) -> Table:
 
 def _scatter(pairs: DataFrame, file_format: str) -> bytes:
     sizes = pairs.groupby("images_per_class")
-    figure = new_figure(4.6 * len(sizes), 5.2, "The figure of fidelity")
+    tasks = pairs["task"].unique()
+    figure = new_figure(4.6 * len(sizes), 5.0 + 0.3 * -(-len(tasks) // 4), "The figure of fidelity")
+    palette = colours("tab20")
     for axes, (images, of_size) in zip(figure.subplots(1, len(sizes), squeeze=False)[0], sizes, strict=True):
         for place, (task, found) in enumerate(of_size.groupby("task")):
-            axes.plot(100 * found["predicted"], 100 * found["measured"], "o", ms=4, color=f"C{place}", label=task)
+            axes.plot(100 * found["predicted"], 100 * found["measured"], "o", ms=3, color=palette(place % 20), label=task)
         axes.plot([0, 100], [0, 100], color="0.6", lw=1, zorder=0)
         axes.set(
             xlabel="forecast accuracy (%)",
