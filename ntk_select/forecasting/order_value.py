@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Num
 
-from ntk_select.errors import UndefinedScoreError
 from ntk_select.forecasting.cross_validation import RateForecast, least_loss
 from ntk_select.linearized.evidence import is_constant, label_evidence
 
@@ -68,9 +67,4 @@ def order_value(forecasts: Sequence[RateForecast], kernel: Num[np.ndarray, "n n"
 
 def _evidence(kernel, labels) -> float:
     """The evidence; 0 for a constant kernel, which explains nothing. Raises UndefinedScoreError for labels without evidence."""
-    try:
-        return label_evidence(kernel, labels).gain
-    except UndefinedScoreError:
-        if not is_constant(kernel):
-            raise
-        return 0.0
+    return 0.0 if is_constant(kernel) else label_evidence(kernel, labels).gain

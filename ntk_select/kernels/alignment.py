@@ -117,6 +117,25 @@ def checked_labels(labels) -> np.ndarray:
     return labels
 
 
+def checked_classes(labels: Int[np.ndarray, " n"], n: int, what: str = "rows of features") -> tuple[np.ndarray, np.ndarray]:
+    """Labels renumbered to 0 .. c - 1 and the images of each class. Absent ids leave no empty class. Raises UndefinedScoreError for one class, or one image in
+    every class, and TaskError as `matching_labels`."""
+    ids, counts = np.unique(matching_labels(labels, n, what), return_inverse=True, return_counts=True)[1:]
+    if len(counts) == 1:
+        raise UndefinedScoreError("All examples are of one class; a score needs two.")
+    if counts.max() == 1:
+        raise UndefinedScoreError("Every class has one image only, so images of one class cannot be compared.")
+    return ids, counts
+
+
+def matching_labels(labels: Int[np.ndarray, " n"], n: int, what: str = "rows of features") -> Int[np.ndarray, " n"]:
+    """Labels as an array, one for each of the n. Raises TaskError otherwise."""
+    labels = checked_labels(labels)
+    if len(labels) != n:
+        raise TaskError(f"There are {n} {what} for {len(labels)} labels.")
+    return labels
+
+
 def checked_features(features) -> np.ndarray:
     """Features as a finite float64 array (n, d). Raises TaskError otherwise."""
     try:

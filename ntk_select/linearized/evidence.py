@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int, Num
 
 from ntk_select.errors import UndefinedScoreError
-from ntk_select.kernels.alignment import CONSTANT, checked_kernel, checked_labels
+from ntk_select.kernels.alignment import CONSTANT, checked_classes, checked_kernel, checked_labels, double_centred
 from ntk_select.linearized.problem import AnyArray, host_only
 
 NOISES = np.logspace(-4, 2, 61)
@@ -55,14 +55,10 @@ def label_evidence(kernel: Num[AnyArray, "n n"], labels: Int[AnyArray, " n"]) ->
 
     labels = checked_labels(labels)
     kernel = checked_kernel(kernel, len(labels))
-    ids, counts = np.unique(labels, return_inverse=True, return_counts=True)[1:]
-    if len(counts) == 1:
-        raise UndefinedScoreError("All examples are of one class; a score needs two.")
-    if counts.max() == 1:
-        raise UndefinedScoreError("Every class has one image only, so images of one class cannot be compared.")
+    ids, counts = checked_classes(labels, len(kernel), "rows of the kernel")
     if is_constant(kernel):
         raise UndefinedScoreError("The kernel is constant over all pairs, so it does not distinguish the images.")
-    centered = _centered(kernel)
+    centered = double_centred((kernel + kernel.T) / 2)
     if not np.trace(centered) > 0:
         raise UndefinedScoreError("The centred kernel has no positive trace, so it is no kernel. Try: a positive semi-definite kernel")
     targets = np.eye(len(counts))[ids]
@@ -89,9 +85,4 @@ def label_evidence(kernel: Num[AnyArray, "n n"], labels: Int[AnyArray, " n"]) ->
 def is_constant(kernel: Num[AnyArray, "n n"]) -> bool:
     """Whether a kernel is the same for all pairs, up to rounding: images are then not distinguished."""
     kernel = np.asarray(kernel, np.float64)
-    return bool(np.abs(np.trace(_centered(kernel))) <= CONSTANT * np.abs(np.trace(kernel)))
-
-
-def _centered(kernel: np.ndarray) -> np.ndarray:
-    kernel = (kernel + kernel.T) / 2
-    return kernel - kernel.mean(axis=0) - kernel.mean(axis=1)[:, None] + kernel.mean()
+    return bool(np.abs(np.trace(double_centred(kernel))) <= CONSTANT * np.abs(np.trace(kernel)))

@@ -80,12 +80,8 @@ class Scorer:
                 break
             taken: dict[str, Any] = {}
             for name, score in wanted.items():
-                outcome = outcomes[name]
-                if isinstance(outcome, ScoreResult) and outcome.per_image is not None:
-                    found[name].append(_mean(outcome.per_image[rows]))
-                    continue
-                if isinstance(outcome, ScoreResult) and outcome.on_subset is not None:
-                    found[name].append(_on_subset(outcome.on_subset, rows))
+                if (known := _from_the_whole(outcomes[name], rows)) is not None:
+                    found[name].append(known)
                     continue
                 for key in score.takes:
                     if key in inputs and key not in taken:
@@ -156,6 +152,15 @@ def _evaluated(score: Score, inputs: dict[str, Any]) -> Measured:
         return score.evaluate(**inputs)
     except Exception as error:
         return Unavailable(explained(error))
+
+
+def _from_the_whole(outcome: Measured, rows: np.ndarray) -> Outcome | None:
+    """A score on some of the images from what it yielded on all of them; None if it has to be computed again."""
+    if not isinstance(outcome, ScoreResult):
+        return None
+    if outcome.per_image is not None:
+        return _mean(outcome.per_image[rows])
+    return None if outcome.on_subset is None else _on_subset(outcome.on_subset, rows)
 
 
 def _mean(parts: np.ndarray) -> Outcome:

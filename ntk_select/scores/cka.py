@@ -4,9 +4,9 @@ import numpy as np
 from jaxtyping import Int, Num
 
 from ntk_select.errors import TaskError, UndefinedScoreError, not_finite
-from ntk_select.kernels.alignment import CONSTANT, double_centred, label_kernel
+from ntk_select.kernels.alignment import CONSTANT, checked_classes, double_centred, label_kernel
 from ntk_select.scores.dissimilarity import unbiased_centring
-from ntk_select.scores.features import Features, as_features, checked_classes, class_sums, labelled
+from ntk_select.scores.features import Features, as_features, class_sums, labelled
 
 
 def kernel_alignment(a: Num[np.ndarray, "n n"], b: Num[np.ndarray, "n n"], *, unbiased: bool = False) -> float:

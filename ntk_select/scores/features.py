@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Num
 
-from ntk_select.errors import TaskError, UndefinedScoreError
-from ntk_select.kernels.alignment import CONSTANT, checked_features, checked_labels
+from ntk_select.errors import UndefinedScoreError
+from ntk_select.kernels.alignment import CONSTANT, checked_classes, checked_features
 
 
 class Decomposition(NamedTuple):
@@ -136,24 +136,6 @@ def fits_any_labels(features: Num[np.ndarray, "n d"] | Features, labels: Int[np.
         f"fitted: compare the value with that of shuffled labels. Needed are more than {most + len(counts)} images, or hscore_shrinkage, logme, knn "
         "or linear_probe."
     )
-
-
-def checked_classes(labels: Int[np.ndarray, " n"], n: int, what: str = "rows of features") -> tuple[np.ndarray, np.ndarray]:
-    """Labels renumbered to 0 .. c - 1 and the images of each class. Absent ids leave no empty class. Raises as `labelled`."""
-    ids, counts = np.unique(matching_labels(labels, n, what), return_inverse=True, return_counts=True)[1:]
-    if len(counts) == 1:
-        raise UndefinedScoreError("All examples are of one class; a score needs two.")
-    if counts.max() == 1:
-        raise UndefinedScoreError("Every class has one image only, so images of one class cannot be compared.")
-    return ids, counts
-
-
-def matching_labels(labels: Int[np.ndarray, " n"], n: int, what: str = "rows of features") -> Int[np.ndarray, " n"]:
-    """Labels as an array, one for each of the n. Raises TaskError otherwise."""
-    labels = checked_labels(labels)
-    if len(labels) != n:
-        raise TaskError(f"There are {n} {what} for {len(labels)} labels.")
-    return labels
 
 
 def class_sums(rows: Float[np.ndarray, "n k"], labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, "c k"]:

@@ -4,8 +4,8 @@ import numpy as np
 from jaxtyping import Int, Num
 
 from ntk_select.errors import UndefinedScoreError
-from ntk_select.kernels.alignment import CONSTANT, checked_kernel
-from ntk_select.scores.features import Features, checked_classes, labelled, one_hot
+from ntk_select.kernels.alignment import CONSTANT, checked_classes, checked_kernel
+from ntk_select.scores.features import Features, labelled, one_hot
 from ntk_select.scores.score import ScoreResult
 
 

@@ -4,7 +4,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ntk_select.errors import TaskError, UndefinedScoreError, not_finite
-from ntk_select.scores.features import checked_classes, one_hot
+from ntk_select.kernels.alignment import checked_classes
+from ntk_select.scores.features import one_hot
 from ntk_select.scores.score import ScoreResult
 
 OWN = 0.5

@@ -4,9 +4,9 @@ import numpy as np
 from jaxtyping import Int, Num
 
 from ntk_select.errors import ConfigError, UndefinedScoreError, did_you_mean
-from ntk_select.kernels.alignment import PairSums, correlation_from_sums, kernel_label_correlation
+from ntk_select.kernels.alignment import PairSums, correlation_from_sums, kernel_label_correlation, matching_labels
 from ntk_select.scores.dissimilarity import pairs, squared_distances
-from ntk_select.scores.features import Features, as_features, class_sums, matching_labels
+from ntk_select.scores.features import Features, as_features, class_sums
 
 KERNELS = ("dot", "cosine", "correlation", "rbf")
 

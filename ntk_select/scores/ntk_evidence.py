@@ -19,7 +19,7 @@ def ntk_evidence(training_kernel: Num[np.ndarray, "n n"], labels: Int[np.ndarray
 
     Raises:
       TaskError: inconsistent shapes, or a kernel that is not finite.
-      UndefinedScoreError: one class, one image in every class, or a kernel that is constant over all pairs.
+      UndefinedScoreError: one class, one image in every class, a kernel that is constant over all pairs, or one that is not positive semi-definite.
 
     Reference: see `ntk_select.linearized.label_evidence`.  Cost: O(n^3).
     """
