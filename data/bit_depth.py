@@ -1,7 +1,6 @@
 """Bit depth of images stored with more than 8 bits, decided once for all images of a task."""
 
 import math
-import os
 import posixpath
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 import numpy as np
 
 from ntk_select._runtime.cache import Cache, default_folder, key_of, state_of
+from ntk_select._runtime.host import threads
 from ntk_select._runtime.progress import Progress, reporting
 from ntk_select.errors import DataError
 from ntk_select.experts.preprocess import DEPTHS, depth_for
@@ -260,7 +260,7 @@ class BitDepth:
     def _seen(self, images: Images, progress: Progress | None) -> list[Seen]:
         (source, keys), look = images, self._given[-1]
         found, step = [], 512
-        with ThreadPoolExecutor(min(2 * (os.cpu_count() or 1), 16)) as pool:
+        with ThreadPoolExecutor(threads()) as pool:
             for first in range(0, len(keys), step):
                 if progress:
                     progress(first, len(keys), "")

@@ -170,8 +170,13 @@ class _Tree:
 
     def _named(self, root: str, names: tuple[str, ...]) -> str | None:
         """The folder of the first of these names that contains folders; without any it is a class that is called "train" or "valid"."""
-        found = {posixpath.basename(folder).lower(): folder for folder in self.below[root] if self.below[folder]}
-        return next((found[name] for name in names if name in found), None)
+        for name in names:
+            found = [folder for folder in self.below[root] if self.below[folder] and posixpath.basename(folder).lower() == name]
+            if len(found) > 1:
+                raise DataError(f"{self.where}: the folders {few(found)} are one split by their names. Try: merge them, or rename one of them")
+            if found:
+                return found[0]
+        return None
 
     def classes(self, split: str) -> dict[str, list[str]]:
         """Mapping from class names to files, both in natural order."""

@@ -20,9 +20,10 @@ def load_npz(path: str | Path) -> Task:
     """The task in a .npz file: arrays `images` and `labels`, optional `test_images`, `test_labels` and `class_names`.
 
     Keras' names x_train, y_train, x_test, y_test and MedMNIST's train_images, train_labels are accepted too, and
-    validation arrays are the test set if there is none. Images are uint8 or uint16 (n, h, w), (n, h, w, 1) or
-    (n, h, w, 3); those of uint16 are scaled from one bit depth for all, which the training images decide (`bit_depth.decided`). Labels are integers (n,) or (n, 1). With class names, labels are indices into them. Without, each
-    label value is a class, named by its number. Pickled objects are never loaded.
+    validation arrays are the test set if there is none. Images are uint8 or uint16 (n, h, w), (n, h, w, 1) or (n, h, w, 3);
+    those of uint16 are scaled from one bit depth for all, which the training images decide (`bit_depth.decided`). Labels are
+    integers (n,) or (n, 1). With class names, labels are indices into them. Without, each label value is a class, named by its
+    number. Pickled objects are never loaded.
 
     Raises:
       DataError: the file does not exist or is damaged, keys are missing, or arrays have another type, shape or range.

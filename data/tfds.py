@@ -13,6 +13,7 @@ import numpy as np
 
 from ntk_select.data.bit_depth import BitDepth
 from ntk_select.data.decode import ImageReader, LazyImages, PerProcess, look
+from ntk_select.data.layout import TEST
 from ntk_select.errors import DataError, TaskError, near
 from ntk_select.tasks.task import Task, stratified_train
 
@@ -125,9 +126,6 @@ def _folders(folder: Path) -> list[Path]:
         raise DataError(f"{folder}: the folder cannot be read ({error.strerror}).") from error
 
 
-TEST = ("test", "validation", "valid", "val")  # the first one that exists and has labels
-
-
 def read_prepared(folder: Path, name: str, *, train: str = "train", test: str | None = None, share: float | None = None) -> Task:
     """The task in a prepared data set with one label per image.
 
@@ -138,7 +136,7 @@ def read_prepared(folder: Path, name: str, *, train: str = "train", test: str | 
       folder: folder of one version of the set.
       name: name of the task; the name of a configuration is appended.
       train: the training split, or several joined by "+".
-      test: as `train`; by default the first of `TEST` that exists and has labels.
+      test: as `train`; by default the first of `layout.TEST` that exists and has labels.
       share: fraction of the training split that is for training; the rest is the test set (`stratified_train`). Only without `test`.
 
     Raises:

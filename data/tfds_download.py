@@ -129,7 +129,8 @@ def _encode_png(encoder: Any, pixels: Any) -> bytes:
 def without_tensorflow(builder: Any) -> Iterator[None]:
     """Replaces TensorFlow and importlib_resources, if not installed, where the code of a set and TensorFlow Datasets use them to prepare it.
 
-    TensorFlow's file functions become those of Python, its encoder of PNG becomes Pillow's, and importlib_resources the module of the standard library that grew out of it.
+    TensorFlow's file functions become those of Python, its encoder of PNG becomes Pillow's, and importlib_resources the module of the standard
+    library that grew out of it.
     """
     import importlib.resources.abc
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -165,20 +165,24 @@ def fresh_expert(
 
 
 @dataclass(frozen=True)
-class _Apply:
-    """A module as a callable that is compared by value: equal modules share compilations."""
+class _OfModule:
+    """A function of a module, compared by value: equal modules share compilations."""
 
     module: nn.Module
 
+    @property
+    def headless(self):
+        """The same function of the module without its head, whose logits are the pre-logits."""
+        return replace(self, module=self.module.clone(num_classes=0))
+
+
+class _Apply(_OfModule):
     def __call__(self, variables, x):
         return self.module.apply(variables, x)
 
 
-@dataclass(frozen=True)
-class _Train:
+class _Train(_OfModule):
     """A module in training mode. The random key of dropout (only in AlexNet) is a function of the batch."""
-
-    module: nn.Module
 
     def __call__(self, variables, x):
         rngs = {"dropout": key_of_batch(x)} if isinstance(self.module, AlexNet) else None
@@ -187,18 +191,14 @@ class _Train:
         return Taps(logits, features), changed
 
 
-@dataclass(frozen=True)
-class _Features:
-    module: nn.Module
-
+class _Features(_OfModule):
     def __call__(self, variables, x):
         _, captured = self.module.apply(variables, x, mutable=["intermediates"])
         return captured["intermediates"]["features"][0]
 
 
 @dataclass(frozen=True)
-class _Taps:
-    module: nn.Module
+class _Taps(_OfModule):
     owner: tuple[str, ...]
 
     def __call__(self, variables, x, perturbation=None) -> Taps:

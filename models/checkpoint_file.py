@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, deserialize
 
-from ntk_select.errors import ModelError, first_line
+from ntk_select.errors import ModelError, few, first_line
 from ntk_select.models.expert_folder import describe_non_weights, read_whole
 from ntk_select.models.torch_file import DAMAGED, read_archive, read_pickle
 
@@ -38,8 +38,8 @@ OTHER_FORMATS = (
     (b"\x28\xb5\x2f\xfd", "is compressed with zstd. Try: unzstd FILE"),
     (b"7z\xbc\xaf", "is a 7z archive. Try: 7z x FILE"),
     (b"\x89HDF", "is an HDF5 file, as written by Keras and TensorFlow. Try: a PyTorch checkpoint of the same network"),
-    (b"\x93NUMPY", "is a NumPy array"),
-    (b"GGUF", "is a GGUF file of a language model"),
+    (b"\x93NUMPY", "is a NumPy array. Try: a PyTorch checkpoint of the network"),
+    (b"GGUF", "is a GGUF file of a language model. Try: a PyTorch checkpoint of a network of images"),
 )
 """Magic numbers of other formats, and their error messages."""
 
@@ -56,8 +56,8 @@ def opened_checkpoint(path: Path) -> Iterator[Any]:
     where = f"Checkpoint {path}"
     if not os.path.isfile(path):
         exists = "\0" not in str(path) and os.path.exists(path)
-        what = "but a folder" if exists and os.path.isdir(path) else "that can be read" if exists else ": there is no such file"
-        raise ModelError(f"{where} is not a file{'' if what.startswith(':') else ' '}{what}.")
+        what = " but a folder" if exists and os.path.isdir(path) else " that can be read" if exists else ": there is no such file"
+        raise ModelError(f"{where} is not a file{what}. Try: the path of a .safetensors or .pth file")
     start = _beginning(path, where)
     if problem := describe_non_weights(start) or next((message for magic, message in OTHER_FORMATS if start.startswith(magic)), None):
         raise ModelError(f"{where} {problem}.")
@@ -117,7 +117,9 @@ def _read_safetensors(path: Path, where: str) -> dict[str, np.ndarray]:
         raise ModelError(f"{where} is not a valid safetensors file ({error}). Try: download it again") from error
     strange = [f"{name} ({tensor['dtype']})" for name, tensor in tensors if tensor["dtype"] not in SAFETENSORS_DTYPES]
     if strange:
-        raise ModelError(f"{where} contains types that cannot be converted: {', '.join(strange)}. Allowed: {', '.join(SAFETENSORS_DTYPES)}.")
+        raise ModelError(
+            f"{where} contains types that cannot be converted: {few(strange)}. Allowed: {', '.join(SAFETENSORS_DTYPES)}. Try: tensor.float() before saving"
+        )
     try:
         return {name: np.frombuffer(tensor["data"], SAFETENSORS_DTYPES[tensor["dtype"]]).reshape(tensor["shape"]) for name, tensor in tensors}
     except ValueError as error:  # a shape that NumPy does not support

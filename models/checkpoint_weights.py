@@ -17,7 +17,7 @@ import numpy as np
 
 from ntk_select.errors import ModelError, few
 from ntk_select.models.state_dict import IGNORED, StateDictLayout, current_name, state_dict_layout
-from ntk_select.models.torch_file import StoredTensor, UnknownObject, as_mapping
+from ntk_select.models.torch_file import StoredTensor, UnknownObject, as_mapping, is_mapping
 
 TIMM_ORDER = ("state_dict_ema", "model_ema", "state_dict", "model")
 """Keys under which timm searches for weights, in order of precedence."""
@@ -37,8 +37,8 @@ WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_fpw_module", "_chec
 STEMS = ("conv1.weight", "features.conv0.weight", "features.0.weight")
 """The first convolution of each family, which reveals a prefix if the architecture is unknown."""
 
-DEEPEST = 8
-"""Maximum depth of nested containers that are searched."""
+DEEPEST, MOST_NAMES, LONGEST_NAME = 8, 8, 1000
+"""Depth of nested containers that are searched, names of one container, and characters of the name of a tensor."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,9 +144,7 @@ def plain_state(content: Any, where: str) -> dict[str, np.ndarray]:
     tensors = short if len(short) == len(tensors) else tensors
     if not tensors:
         others = [f"{key if isinstance(key, str) else _kind(key)} ({_kind(value)})" for key, value in found[0].items()]
-        raise ModelError(
-            f"{where} contains no tensors{': ' if others else ''}{', '.join(others[:5])}. Allowed: a state dict, alone or under any key."
-        )
+        raise ModelError(f"{where} contains no tensors{': ' if others else ''}{few(others)}. Allowed: a state dict, alone or under any key.")
     stems = sorted((key for key in tensors if key.endswith(STEMS)), key=len)
     prefix = stems[0].removesuffix(next(stem for stem in STEMS if stems[0].endswith(stem))) if stems else ""
     prefix = prefix if prefix.endswith(".") else ""
@@ -171,15 +169,14 @@ def _tensors(mapping: Mapping) -> dict[str, Any]:
     return {key: value for key, value in mapping.items() if isinstance(key, str) and isinstance(value, StoredTensor | np.ndarray)}
 
 
-def _mappings(content: Any, keys: tuple[str, ...] = (), seen: set[int] | None = None) -> Iterator[tuple[tuple[str, ...], Mapping]]:
-    """All nested mappings with their paths of keys. Each is visited once, since a mapping may contain itself."""
-    seen = set() if seen is None else seen
-    mapping = as_mapping(content)
-    if mapping is None or len(keys) > DEEPEST:
+def _mappings(content: Any, keys: tuple[str, ...] = (), seen: Counter[int] | None = None) -> Iterator[tuple[tuple[str, ...], Mapping]]:
+    """All nested mappings with their paths of keys: at most `MOST_NAMES` of each. A mapping may contain itself, so that each is entered once."""
+    seen = Counter() if seen is None else seen
+    if len(keys) > DEEPEST or seen[id(content)] == MOST_NAMES or (mapping := as_mapping(content)) is None:
         return
+    seen[id(content)] += 1
     yield keys, mapping
-    if id(content) not in seen:
-        seen.add(id(content))
+    if seen[id(content)] == 1:
         for key, value in mapping.items():
             yield from _mappings(value, (*keys, _label(key)), seen)
 
@@ -189,7 +186,7 @@ def _weight_sets(content: Any, network: StateDictLayout) -> list[WeightSet]:
     found = []
     for keys, mapping in _mappings(content):
         counts = Counter()
-        for key in _tensors(mapping):
+        for key in (key for key in _tensors(mapping) if len(key) <= LONGEST_NAME):
             parts = key.split(".")
             starts = [i for i, part in enumerate(parts) if part not in WRAPPERS]  # leading wrappers belong to the prefix
             counts.update(".".join([*parts[:i], ""]) for i in starts if _own_name(".".join(parts[i:]), network) in network.body)
@@ -202,7 +199,7 @@ def _weight_set(keys: tuple[str, ...], prefix: str, mapping: Mapping, network: S
     tensors = _tensors(mapping)
     inside, wrappers = _unwrapped({key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}, network)
     outside = {key: tensor for key, tensor in tensors.items() if not key.startswith(prefix) and not _is_ignored(key)}
-    others = {_label(key): _kind(value) for key, value in mapping.items() if key not in tensors and as_mapping(value) is None}
+    others = {_label(key): _kind(value) for key, value in mapping.items() if key not in tensors and not is_mapping(value)}
     names = {f"{prefix}{name}" for name in (*network.body, *network.head)}
     unknown = {key.removeprefix(prefix): kind for key, kind in others.items() if key in names}
     shapes = {current_name(name, network.network): tuple(tensor.shape) for name, tensor in inside.items()}

@@ -8,10 +8,10 @@ resnetblur50 (blurred strides), a Caffe ResNet (strides in the 1x1 convolutions)
 without an error and give other outputs. `check_logits` detects this from a few outputs of the original.
 """
 
-import hashlib
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from ntk_select.experts.preprocess import Preprocess
 from ntk_select.models.architectures import ARCHITECTURES, architecture_in, build, make_expert, names_another
 from ntk_select.models.checkpoint_file import opened_checkpoint
 from ntk_select.models.checkpoint_weights import network_state, plain_state
-from ntk_select.models.expert_folder import describe_non_weights, flatten, read_whole, write_expert
+from ntk_select.models.expert_folder import check_free, describe_non_weights, flatten, read_whole, sha256_of_file, write_expert
 from ntk_select.models.hub import PREFIX, HubModel, find_model
 from ntk_select.models.state_dict import convert_state_dict, fitting, num_classes, to_state_dict
 from ntk_select.models.torch_file import as_mapping
@@ -79,6 +79,8 @@ def convert_checkpoint(
         weights, or has other outputs than `check_logits`; or the folder exists or cannot be written.
       MissingDependencyError: huggingface_hub (for `hf-hub:`) is not installed.
     """
+    with _written(out):
+        check_free(Path(out), replace_existing)
     checkpoint = str(checkpoint)
     architecture = architecture.split(".")[0] if architecture else None
     model = find_model(checkpoint) if checkpoint.startswith(PREFIX) else None
@@ -89,10 +91,10 @@ def convert_checkpoint(
         name = name or model.repo.rpartition("/")[2]
     if architecture is not None:
         build(architecture, num_classes=1)  # rejects an unknown name before anything is downloaded
-    path = model.weights() if model else Path(checkpoint)
-    name = name or path.stem
+    name = name or Path(checkpoint).stem
     if _as_utf8(name) != name:
         raise ModelError(f"The name {name!r} is not UTF-8. Try: name=NAME (--name NAME)")
+    path = model.weights() if model else Path(checkpoint)
     where = f"Checkpoint {checkpoint}"
     outputs = None if check_logits is None else load_outputs(check_logits)
     with opened_checkpoint(path) as content:
@@ -108,7 +110,9 @@ def convert_checkpoint(
     try:
         variables = convert_state_dict(state.tensors, network)
     except ModelError as error:
-        raise ModelError(f"{checkpoint} as {architecture}: {_guess(state.tensors, architecture)}{error}{state.hint}") from error
+        guess = _guess(state.tensors, architecture)
+        remedy = "" if guess or state.hint else f" Try: another architecture (--arch NAME), or the zoo timm:NAME@{path}, which has more networks"
+        raise ModelError(f"{checkpoint} as {architecture}: {guess}{error}{state.hint}{remedy}") from error
     preprocess, notes = preprocess or IMAGENET, list(state.notes)
     if declared not in ("", architecture):
         notes.append(f"The file declares the architecture {declared!r}.")
@@ -127,16 +131,23 @@ def convert_checkpoint(
         training={
             "converted_from": {
                 "file": _as_utf8(path.name),
-                "sha256": _sha256(path),
+                "sha256": sha256_of_file(path),
                 "weights": _as_utf8(state.weights),
                 "notes": [_as_utf8(note) for note in notes],
             }
         },
     )
-    try:
+    with _written(out):
         return write_expert(Path(out), variables, card, replace_existing=replace_existing)
+
+
+@contextmanager
+def _written(out: str | Path) -> Iterator[None]:
+    """Names the folder in the error for one that cannot be read or written."""
+    try:
+        yield
     except OSError as error:
-        raise ModelError(f"The expert cannot be written to {out}: {error.strerror}.") from error
+        raise ModelError(f"The expert cannot be written to {out}: {error.strerror}. Try: another folder") from error
 
 
 def _declared_architecture(content: Any) -> str:
@@ -151,7 +162,8 @@ def _mismatch(sentence: str, name: str, architecture: str | None) -> ModelError:
     """The error for weights with the name of another network, which `sentence` states."""
     if architecture is None and (known := architecture_in(name)):
         return ModelError(
-            f"{sentence}, which is not one of the architectures here. If it is a {known} that was trained in another way, try: architecture={known!r} (--arch {known})"
+            f"{sentence}, which is not one of the architectures here. "
+            f"If it is a {known} that was trained in another way, try: architecture={known!r} (--arch {known})"
         )
     other = f"another network than {architecture!r}" if architecture else "not one of the architectures here"
     return ModelError(
@@ -199,11 +211,6 @@ def _guess(state: Mapping[str, np.ndarray], *tried: str) -> str:
 def _as_utf8(text: str) -> str:
     """A path with question marks for bytes that are not UTF-8."""
     return text.encode(errors="replace").decode()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 TOLERANCES = {"inputs": 1e-3, "images": 2e-2}

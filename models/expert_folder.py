@@ -62,6 +62,15 @@ def sha256_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def sha256_of_file(path: Path) -> str:
+    """Hexadecimal SHA-256 digest of a file of weights, which is not read as a whole. Raises ModelError if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(f"The weights {path} cannot be read: {error.strerror}. Try: another file") from error
+
+
 def serialise(variables: Mapping[str, Any]) -> bytes:
     """Variables as the bytes of a safetensors file, names sorted: equal weights give equal bytes."""
     flat = flatten(variables)
@@ -143,21 +152,21 @@ def write_expert(folder: Path, variables: Mapping[str, Any], card: Card, *, repl
     return _write(folder, variables, {CARD_FILE: card}, replace_existing)[CARD_FILE]
 
 
-def write_multi_expert(folder: Path, variables: Mapping[str, Any], cards: Mapping[str, Card], *, replace_existing: bool = False) -> dict[str, Card]:
-    """As `write_expert`, for a multi-domain expert.
+def write_multi_expert(folder: Path, variables: Mapping[str, Any], cards: Mapping[str, Card]) -> dict[str, Card]:
+    """As `write_expert`, for a multi-domain expert and a folder that does not exist.
 
     Args:
       variables: {"common": {"params": ..., "batch_stats": ...}, "domains": {domain: the same, and "source"}}, as split by
         `ntk_select.experts.multi_domain`.
       cards: card of each domain, with the names FOLDER@DOMAIN.
     """
-    written = _write(folder, variables, {domain_card_file(domain): card for domain, card in cards.items()}, replace_existing)
+    written = _write(folder, variables, {domain_card_file(domain): card for domain, card in cards.items()}, replace_existing=False)
     return {domain: written[domain_card_file(domain)] for domain in cards}
 
 
 def _write(folder: Path, variables: Mapping[str, Any], cards: Mapping[str, Card], replace_existing: bool) -> dict[str, Card]:
+    check_free(folder, replace_existing)
     if os.path.lexists(folder):
-        _refuse_to_lose(folder, replace_existing)
         folder = folder.resolve()  # the target of a link is replaced
     content = serialise(variables)
     cards = {file: replace(card, sha256=sha256_of(content)) for file, card in cards.items()}
@@ -179,8 +188,10 @@ def _write(folder: Path, variables: Mapping[str, Any], cards: Mapping[str, Card]
     return cards
 
 
-def _refuse_to_lose(folder: Path, replace_existing: bool) -> None:
-    """Raises ModelError unless `replace_existing` is set and the folder contains an expert and nothing else."""
+def check_free(folder: Path, replace_existing: bool) -> None:
+    """Raises ModelError if the folder exists, unless `replace_existing` is set and it contains an expert and nothing else."""
+    if not os.path.lexists(folder):
+        return
     if not replace_existing:
         raise ModelError(f"{folder} already exists. Try: another name, or replace_existing=True (--replace)")
     if not folder.is_dir():

@@ -194,7 +194,7 @@ class _Npz:
 
 
 def _shape(stream, size: int) -> tuple[int, ...]:
-    """The shape of the array in an .npy file of this size. Raises ValueError if its content is shorter or longer than the array, or consists of Python objects."""
+    """The shape of the array in an .npy file of this size. Raises ValueError if it holds more or fewer bytes than the array, or Python objects."""
     version = np.lib.format.read_magic(stream)
     shape, _, dtype = (np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0)(stream)
     if dtype.hasobject:

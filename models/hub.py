@@ -110,8 +110,7 @@ class HubModel:
     @property
     def licence(self) -> str | None:
         """Terms of the weights according to the configuration, as text; None if it has none."""
-        given = self.pretrained.get("license") or self.config.get("license")
-        return ", ".join(map(str, given)) if isinstance(given, list) else str(given) if given else None
+        return licence_text(self.pretrained.get("license") or self.config.get("license"))
 
     def preprocess(self) -> Preprocess:
         """Preprocessing of the input, with timm's defaults for missing settings.
@@ -131,6 +130,11 @@ class HubModel:
             if path := _download(self.repo, self.revision, name):
                 return path
         raise ModelError(f"{PREFIX}{self.repo} contains neither {' nor '.join(WEIGHTS)}.")
+
+
+def licence_text(given: Any) -> str | None:
+    """The licence or list of licences in a configuration of timm as text; None if it is not known."""
+    return ", ".join(map(str, given)) if isinstance(given, list) else str(given) if given and given != "unknown" else None
 
 
 def repo_and_revision(name: str) -> tuple[str, str | None]:

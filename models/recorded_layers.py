@@ -198,7 +198,8 @@ def _check_head(name: str, record, variables, x, head: Path, records: Records, c
             return
     raise ModelError(
         f"head={'/'.join(head)!r} of expert {name!r} takes {inputs.shape} and the network returns {records.logits.shape}; the head must be the final "
-        "linear layer, from (n, d) to (n, classes), with nothing after it (no softmax)."
+        "linear layer, from (n, d) to (n, classes), with nothing after it (no softmax), and a call must not change its weights. "
+        "Try: another head, or the network without what follows it"
     )
 
 

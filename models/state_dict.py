@@ -184,8 +184,8 @@ def _current_names(state: Mapping[str, np.ndarray], network: str) -> tuple[dict[
     return renamed, twice
 
 
-def _raise_for(faults: Mapping[str, list[str]], sentence: str, most: int = 10) -> None:
-    found, shown = [], max(1, most // max(1, sum(map(bool, faults.values()))))
+def _raise_for(faults: Mapping[str, list[str]], sentence: str) -> None:
+    found, shown = [], max(1, 10 // max(1, sum(map(bool, faults.values()))))
     for fault, names in faults.items():
         if names:
             found.append(f"{len(names)} {'tensor' if len(names) == 1 else 'tensors'} {fault}: {few(names, shown)}")

@@ -14,7 +14,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from ntk_select.errors import MissingDependencyError, ModelError, explained, few, first_line, missing
@@ -30,6 +29,9 @@ SETTINGS = ("input_size", "fixed_input_size", "pool_size", "first_conv", "classi
 
 COUNTERS = tuple(pattern.removeprefix("*") for pattern in IGNORED)
 """Ends of the names of tensors that the outputs do not depend on."""
+
+REAL = ("weight", "bias", "running_mean", "running_var")
+"""Ends of the names of tensors that are real numbers in all layers."""
 
 ELSEWHERE = ("checkpoint_path", "pretrained_cfg_overlay", "cache_dir")
 """Arguments of `timm.create_model` that name files or addresses, which timm would read or download by itself."""
@@ -117,7 +119,10 @@ class TimmNetwork:
             except Exception as error:  # timm checks neither arguments nor tensors before it uses them
                 if tensors is None:
                     raise ModelError(f"The network of {self.uri} cannot be made: {explained(error)}.") from error
-                raise ModelError(f"The weights of {self.uri} do not fit {self.architecture}: {self._faults(tensors) or explained(error)}.") from error
+                raise ModelError(
+                    f"The weights of {self.uri} do not fit {self.architecture}: {self._faults(tensors) or explained(error)}. "
+                    "Try: timm:NAME@FILE with the architecture of the file"
+                ) from error
         model.pretrained_cfg.pop("state_dict", None)
         return model
 
@@ -153,6 +158,10 @@ class TimmNetwork:
             found = _plain(content, where) if own else self._selected(content, where)
         if not found.tensors:
             raise ModelError(f"{where} contains no tensors. Allowed: a state dict, alone or under one of the keys {', '.join(TIMM_ORDER)}.")
+        if strange := [f"{name} ({array.dtype})" for name, array in found.tensors.items() if not _is_real(name, array)]:
+            raise ModelError(
+                f"{where} has weights that are not floating point: {few(strange)}. Try: the weights before quantisation, or tensor.float()"
+            )
         import torch
 
         tensors = {name: torch.from_numpy(_supported(array)) for name, array in found.tensors.items()}
@@ -225,7 +234,7 @@ class TimmNetwork:
         if not isinstance(layer, str):
             return self.num_classes
         if (weight := tensors.get(f"{layer}.weight")) is not None:
-            return len(weight)
+            return len(weight) if weight.ndim else self.num_classes
         return 0 if set(self._layout(self.num_classes or 1).body) <= set(tensors) else self.num_classes
 
     def _faults(self, tensors: Mapping[str, Any]) -> str:
@@ -275,9 +284,14 @@ def _array(tensor: Any, where: str) -> np.ndarray:
     return tensor.array(where) if isinstance(tensor, StoredTensor) else tensor
 
 
+def _is_real(name: str, array: np.ndarray) -> bool:
+    """Whether it is not complex, and not integer or boolean where layers have real numbers, so that PyTorch copies its values."""
+    return array.dtype.kind != "c" and (array.dtype.kind not in "biu" or not name.endswith(REAL))
+
+
 def _supported(array: np.ndarray) -> np.ndarray:
-    """A copy in a type that PyTorch takes from NumPy."""
-    return np.array(array, np.float32 if array.dtype == ml_dtypes.bfloat16 else array.dtype.newbyteorder("="))
+    """A copy in a type that PyTorch takes from NumPy. bfloat16 and float8, which NumPy itself does not have, become float32 exactly."""
+    return np.array(array, np.float32 if array.dtype.kind == "V" else array.dtype.newbyteorder("="))
 
 
 _failures: dict[str, tuple[float, str]] = {}

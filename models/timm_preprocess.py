@@ -4,10 +4,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ntk_select._runtime.checks import is_number, is_whole
 from ntk_select.errors import ConfigError, ModelError
 from ntk_select.experts.preprocess import Preprocess
 
 HOW = "Try: preprocess=Preprocess(size=224, resize=256) (--size 224 --resize 256)"
+LEAST_CROP = 0.05
+"""Smallest `crop_pct` that is not a mistake: one twentieth of the side of an image."""
 
 
 def preprocess_of_timm(config: Mapping[str, Any], where: str) -> Preprocess:
@@ -20,16 +23,22 @@ def preprocess_of_timm(config: Mapping[str, Any], where: str) -> Preprocess:
     Raises:
       ModelError: the input is not square RGB, or `Preprocess` does not support the cropping or resizing.
     """
+    if not isinstance(config, Mapping):
+        raise ModelError(f"{where} is a {type(config).__name__}; it must be a dictionary. {HOW}")
     given = {key: value for key, value in config.items() if value is not None}
     try:
-        channels, height, width = given.get("input_size", (3, 224, 224))
-        if channels != 3 or height != width:
-            raise ValueError(f"the input size {channels} x {height} x {width} is not 3 x size x size")
-        resize, mode = math.floor(height / given.get("crop_pct", 0.875)), given.get("crop_mode", "center")
+        shape, crop = given.get("input_size", (3, 224, 224)), given.get("crop_pct", 0.875)
+        shape = tuple(shape) if isinstance(shape, list | tuple) else (shape,)
+        if len(shape) != 3 or not all(map(is_whole, shape)) or shape[0] != 3 or shape[1] != shape[2]:
+            raise ValueError(f"the input size {' x '.join(map(str, shape[:4]))} is not 3 x size x size")
+        if not is_number(crop) or not LEAST_CROP <= crop <= 1:
+            raise ValueError(f"crop_pct is {crop!r:.40}; it must be a number from {LEAST_CROP} to 1")
+        height, mode = int(shape[1]), given.get("crop_mode", "center")
+        resize = math.floor(height / crop)
         if mode not in ("center", "squash") or (mode == "squash" and resize != height):
             raise ValueError(f"the crop mode {mode!r} is not supported; allowed: 'center', and 'squash' of the whole image")
         return Preprocess(
-            size=int(height),
+            size=height,
             resize=resize if mode == "center" else None,
             mean=tuple(given.get("mean", (0.485, 0.456, 0.406))),
             std=tuple(given.get("std", (0.229, 0.224, 0.225))),

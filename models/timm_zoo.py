@@ -1,7 +1,6 @@
 """Networks of timm as zoos: `timm:NAME`, globs, `hf-hub:ORG/NAME`, and `timm_expert`. Nothing is loaded before an expert is called."""
 
 import fnmatch
-import hashlib
 import json
 import os
 import re
@@ -15,8 +14,9 @@ from ntk_select._runtime.checks import is_whole
 from ntk_select.errors import ModelError, few, near
 from ntk_select.experts.card import Card
 from ntk_select.experts.expert import Expert
+from ntk_select.models.expert_folder import sha256_of_file
 from ntk_select.models.hub import PREFIX as HUB
-from ntk_select.models.hub import find_model, repo_and_revision
+from ntk_select.models.hub import find_model, licence_text, repo_and_revision
 from ntk_select.models.timm_networks import TimmNetwork, import_timm
 from ntk_select.models.timm_preprocess import preprocess_of_timm
 from ntk_select.models.timm_sources import UNTRAINED, seen_by_tag
@@ -110,11 +110,11 @@ class TimmExpert:
             architecture=f"{PREFIX}{network.architecture}",
             source=source,
             preprocess=preprocess_of_timm(settings, f"The configuration of {self.name}"),
-            sha256=_sha256(file or self.checkpoint),
+            sha256="" if (stored := file or self.checkpoint) is None else sha256_of_file(stored),
             num_classes=network.num_classes if model is None else int(model.num_classes),
             config=network.config,
             class_names=tuple(map(str, labels)) if trained and len(labels) == network.num_classes else (),
-            licence=_licence(settings.get("license")) if trained else None,
+            licence=licence_text(settings.get("license")) if trained else None,
             num_parameters=network.num_parameters if model is None else sum(parameter.numel() for parameter in model.parameters()),
             origin=network.origin if trained else None if self.checkpoint is None else str(self.checkpoint),
             training={**training, **({"domains": list(others)} if others else {})},
@@ -212,9 +212,8 @@ def of_hub(name: str) -> TimmNetwork:
             f"{model.where} names {given}; it must be one of timm's.{near(architecture, timm.list_models())} Try: ntk_select.torch_expert(name, model)"
         )
     known = {field.name for field in fields(type(timm.get_pretrained_cfg("resnet18")))}
-    settings = {
-        key: value for key, value in {**model.pretrained, "num_classes": _num_classes(model.config)}.items() if key in known and value is not None
-    }
+    num_classes = model.config.get("num_classes", model.pretrained.get("num_classes"))
+    settings = {key: value for key, value in {**model.pretrained, "num_classes": num_classes}.items() if key in known and value is not None}
     settings["label_names"] = model.config.get("label_names") or settings.get("label_names")
     arguments = dict(model.config.get("model_args") or {})
     _check_hub_config(model.where, settings, arguments)
@@ -301,21 +300,3 @@ def _renamed(name: str) -> str | None:
     from timm.models import get_deprecated_models
 
     return get_deprecated_models().get(name)
-
-
-def _num_classes(config: Mapping[str, Any]) -> Any:
-    return config.get("num_classes", (config.get("pretrained_cfg") or config).get("num_classes"))
-
-
-def _licence(given: Any) -> str | None:
-    return ", ".join(map(str, given)) if isinstance(given, list) else str(given) if given and given != "unknown" else None
-
-
-def _sha256(path: Path | None) -> str:
-    if path is None:
-        return ""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ModelError(f"The weights {path} cannot be read: {error.strerror}.") from error

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ntk_select.errors import ModelError, explained, few
+from ntk_select.errors import ModelError, explained, few, not_finite
 from ntk_select.models.flax_errors import kind_of
 from ntk_select.models.torchax_environment import import_torch
 
@@ -14,9 +14,15 @@ WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel
 SAME = 1e-3
 """Largest difference from PyTorch, relative to the largest output, that can be rounding: the errors of deep networks accumulate."""
 DIFFERENT = (
-    "it draws random numbers in evaluation mode, or an operator is translated wrongly. Try: a module in plain PyTorch operators, or "
-    "pip install --upgrade torchax"
+    "it draws random numbers in evaluation mode, changes a part of a tensor in place, or an operator is translated wrongly. "
+    "Try: a module in plain PyTorch operators, or pip install --upgrade torchax"
 )
+VALUES = (
+    jax.errors.ConcretizationTypeError,  # includes TracerBoolConversionError
+    jax.errors.NonConcreteBooleanIndexError,
+    jax.errors.TracerArrayConversionError,
+)
+"""Errors of JAX for a computation whose course or sizes depend on the values of its input."""
 
 
 def check_module(name: str, model: Any) -> None:
@@ -56,20 +62,49 @@ def _check_tensors(name: str, torch, model) -> None:
     quantised = [path for path, module in model.named_modules() if "quantized" in type(module).__module__ and not path.endswith("_packed_params")]
     if quantised:
         raise ModelError(f"The model of expert {name!r} is quantised ({few(quantised)}), so it has no gradients. Try: the model before quantisation")
-    for path, tensor in model.named_parameters():
-        if isinstance(tensor, torch.nn.parameter.UninitializedParameter):
-            raise ModelError(
-                f"The model of expert {name!r} has parameters without a shape ({path}). Try: model(torch.zeros(1, 3, 224, 224)) once before"
-            )
-        if tensor.device.type == "meta":
-            raise ModelError(
-                f"The model of expert {name!r} has no weights: {path} is on the meta device. Try: model.load_state_dict(..., assign=True)"
-            )
+    parameters = dict(model.named_parameters())
+    for path, tensor in (parameters | dict(model.named_buffers()) | plain_tensors(model)).items():
+        _check_storage(name, torch, path, tensor)
+    for path, tensor in parameters.items():
+        if path.endswith("kernel") and path.removesuffix("kernel") + "weight" in parameters:
+            raise ModelError(f"The model of expert {name!r} has a parameter {path!r} next to a weight, which has this name here. Try: another name")
         if tensor.dtype not in (torch.float32, torch.float64):
             fix = "Try: model.float()" if tensor.is_floating_point() else "Allowed are float32 and float64"
             raise ModelError(f"The model of expert {name!r} has weights of type {str(tensor.dtype).removeprefix('torch.')} ({path}). {fix}")
         if not bool(torch.isfinite(tensor).all()):
             raise ModelError(f"The model of expert {name!r} has NaN or infinity in {path}. Try: download or convert it again")
+
+
+def _check_storage(name: str, torch, path: str, tensor) -> None:
+    """Raises ModelError unless a parameter or buffer can be an array, under its own name."""
+    where = f"The model of expert {name!r}"
+    if "/" in path:
+        raise ModelError(f"{where} has a tensor called {path!r}; slashes separate groups of parameters here. Try: a name without a slash")
+    if torch.nn.parameter.is_lazy(tensor):
+        raise ModelError(f"{where} has parameters without a shape ({path}). Try: model(torch.zeros(1, 3, 224, 224)) once before")
+    if tensor.is_meta:
+        raise ModelError(f"{where} has no weights: {path} is on the meta device. Try: model.load_state_dict(..., assign=True)")
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
+        kind = "quantised" if tensor.is_quantized else "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")
+        raise ModelError(f"{where} has a tensor that is {kind} ({path}). Allowed are dense arrays. Try: {path}.to_dense() or .dequantize()")
+    try:
+        tensor.new_empty(0, device="cpu", requires_grad=False).numpy()
+    except TypeError as error:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise ModelError(
+            f"{where} has a tensor of type {kind} ({path}), which NumPy does not have. Try: model.float(); for an attribute, register_buffer before"
+        ) from error
+
+
+def plain_tensors(model) -> dict[str, Any]:
+    """Tensors that are attributes of modules without being registered as parameters or buffers, by name."""
+    torch = import_torch()
+    return {
+        f"{path}.{key}" if path else key: value
+        for path, module in model.named_modules()
+        for key, value in vars(module).items()
+        if isinstance(value, torch.Tensor)
+    }
 
 
 def check_head(name: str, model, head: str) -> None:
@@ -135,6 +170,10 @@ def no_head(name: str, last: str) -> ModelError:
 def check_outputs(name: str, expected: np.ndarray, found: Any) -> None:
     """Raises ModelError unless what JAX computes is what PyTorch computes, up to rounding."""
     found = np.asarray(found)
+    if not expected.size:
+        raise ModelError(f"The module of expert {name!r} returns no numbers, but {expected.shape}. Try: a head with at least one class")
+    if not np.isfinite(expected).all():
+        raise ModelError(not_finite(f"The outputs of expert {name!r} by PyTorch have") + " Try: x=preprocess(images), one input of the network")
     if found.shape != expected.shape:
         raise ModelError(f"The module of expert {name!r} returns {found.shape} by JAX and {expected.shape} by PyTorch: {DIFFERENT}")
     scale = max(float(np.abs(expected).max()), np.finfo(np.float32).tiny)
@@ -151,6 +190,19 @@ def more_than_buffers(name: str, changed: list[str]) -> ModelError:
     )
 
 
+def sets_device(name: str) -> ModelError:
+    """The ModelError for a module that would change the default device of the process."""
+    return ModelError(f"The module of expert {name!r} calls torch.set_default_device. Try: device=x.device for the tensors that it makes")
+
+
+def no_copy(name: str, error: Exception) -> ModelError:
+    """The ModelError for a module that cannot be copied."""
+    return ModelError(
+        f"The model of expert {name!r} cannot be copied ({explained(error).rstrip('.')}). "
+        "Try: copy.deepcopy(model), which names the attribute, and a module without it"
+    )
+
+
 def no_tensor(name: str, output: Any, training: bool) -> ModelError:
     """The ModelError for a module that returns something else than one tensor."""
     given = f"a {type(output).__name__}" + (f" of {len(output)}" if isinstance(output, tuple | list | dict) else "")
@@ -161,32 +213,37 @@ def no_tensor(name: str, output: Any, training: bool) -> ModelError:
     return ModelError(f"The module of expert {name!r} returns {given}{mode}, not one tensor of logits (n, c). Try: {fix}")
 
 
-def call_error(name: str, error: Exception, shape: tuple[int, ...], training: bool) -> ModelError:
+def call_error(name: str, error: BaseException, shape: tuple[int, ...], training: bool) -> ModelError:
     """The ModelError for an error raised by the call of a module."""
     return ModelError(f"The module of expert {name!r} {_sentence(error, shape, 'training' if training else 'evaluation')}")
 
 
-def _sentence(error: Exception, shape: tuple[int, ...], mode: str) -> str:
+def _sentence(error: BaseException, shape: tuple[int, ...], mode: str) -> str:
     said = explained(error).rstrip(".")
-    if isinstance(error, jax.errors.ConcretizationTypeError | jax.errors.TracerArrayConversionError):  # includes TracerBoolConversionError
+    if isinstance(error, SystemExit):
+        return f"ends the program when it is called ({said}). Try: a module without sys.exit"
+    if isinstance(error, VALUES):
         return (
-            "has control flow or sizes that depend on the values of its input (if x.sum() > 0, x.item(), x.numpy()), which cannot be compiled. "
-            "Try: torch.where, or a module without that branch"
+            "has control flow or sizes that depend on the values of its input (if x.sum() > 0, x[x > 0], x.item(), x.numpy(), x.cpu()), which cannot "
+            "be compiled. Try: torch.where, or a module without that branch"
         )
     if type(error).__name__ == "OperatorNotFound" or "only do math within the torchax environment" in said or isinstance(error, NotImplementedError):
         return (
             f"uses an operator that has no translation to JAX ({_operator(error) or said}), such as a custom CUDA operator. "
             "Try: an implementation of the module in plain PyTorch operators"
         )
-    if "mixed math" in said:
+    if "mixed math" in said or isinstance(error, jax.errors.UnexpectedTracerError):
         return (
             "combines its input with a tensor that is neither parameter, buffer nor attribute of a module, such as one in a list or a global variable. "
             "Try: register_buffer for it"
         )
-    return f"cannot be called in {mode} mode with an input of shape {tuple(shape)} ({said}). Try: x=np.zeros((1, size, size, 3), np.float32) of another size"
+    return (
+        f"cannot be called in {mode} mode with an input of shape {tuple(shape)} ({said}). "
+        "Try: x=np.zeros((1, size, size, 3), np.float32) of another size, or a module in plain PyTorch operators"
+    )
 
 
-def _operator(error: Exception) -> str | None:
+def _operator(error: BaseException) -> str | None:
     """Name of the innermost operator of PyTorch in the traceback of an error."""
     trace, found = error.__traceback__, None
     while trace is not None:
@@ -202,4 +259,4 @@ def _required_inputs(model) -> list[str]:
         parameters = inspect.signature(model.forward).parameters.values()
     except (TypeError, ValueError):
         return []
-    return [one.name for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) and one.default is one.empty]
+    return [one.name for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD) and one.default is one.empty]

@@ -64,26 +64,27 @@ def torch_expert(
         unknown.
       MissingDependencyError: PyTorch or torchax is not installed.
 
-    Cost: one forward pass by PyTorch; three traces and two compilations of the forward pass, and two of the backward pass through the layers after the
+    Cost: one forward pass by PyTorch, of a copy of the model; three traces and two compilations of the forward pass, and two of the backward pass through the layers after the
     last convolution.
     """
     check_module(name, model)
-    preprocess, meta = _preprocess(name, model, preprocess), without_weights(model).eval()
+    preprocess, meta = _preprocess(name, model, preprocess), without_weights(name, model)
     x = _input(name, preprocess, x)
+    expected = of_pytorch(name, model, x)
     identity = meta if identity is None else identity
     bare = TorchNetwork(meta, None, None, identity, name)
-    layers = called_layers(bare, bare.variables(model), x)
+    layers = called_layers(bare, bare.variables(meta), x)
     head = find_head(name, model, None if head is None else _dotted(head), layers)
     if head is None and getattr(model, "num_classes", 0):
         model = without_head(model)
-        meta = without_weights(model).eval()
+        meta, expected = without_weights(name, model), of_pytorch(name, model, x)
         layers = with_weights(meta, layers)
     conv = find_conv(meta, head, layers) if last_conv is None else _dotted(last_conv)
     if conv is not None:
         check_conv(name, model, conv)
     paths = [None if path is None else tuple(path.split(".")) for path in (head, conv)]
     network, training = (kind(meta, *paths, identity, name) for kind in (TorchNetwork, TorchTraining))
-    variables, check = network.variables(model), partial(check_outputs, name, of_pytorch(name, model, x))
+    variables, check = network.variables(model), partial(check_outputs, name, expected)
     block = find_block(meta, head, layers) if conv is None else None
     known = {"preprocess": preprocess, "card": card, "train_fn": training, "last_block": block}
     with jax.default_matmul_precision("highest"):

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from ntk_select.errors import ModelError
+from ntk_select.errors import ModelError, shortened
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 """Pickled magic number at the beginning of files of PyTorch before 1.6."""
@@ -149,7 +149,15 @@ def _rebuild(storage, offset, shape, strides, *_):
 
 
 def _rebuild_of_type(storage, offset, shape, strides, _, __, dtype, *___):
+    if not isinstance(dtype, StorageType):
+        raise _strange(dtype)
     return _tensor(storage, offset, shape, strides, np.dtype({**STORAGES, **DTYPES}[dtype.name]))
+
+
+def _strange(kind: Any) -> ModelError:
+    """The error for a type of numbers that PyTorch has and this package does not."""
+    name = shortened(str(getattr(kind, "kind", type(kind).__name__)))
+    return ModelError(f"contains tensors of the type {name}, which cannot be converted. Try: tensor.dequantize() or tensor.float() before torch.save")
 
 
 def _put(into, pairs) -> None:
@@ -200,6 +208,8 @@ class _Unpickler(pickle._Unpickler):  # the Python implementation: in the one in
                 return value
             case ("storage", StorageType(name), str(key), _, _, *view) if name in STORAGES:
                 return self.storage_of(np.dtype(STORAGES[name]), key, view[0] if view else None)
+            case ("storage", type() as kind, *_):
+                raise _strange(kind)
         raise pickle.UnpicklingError("invalid storage")
 
     def load_build(self):
@@ -264,7 +274,7 @@ def read_archive(file: zipfile.ZipFile) -> Any:
         raise ModelError("is a TorchScript program, not a state dict. Try: m = torch.jit.load(...), then torch.save(m.state_dict(), FILE)")
     if len(heads) != 1:
         what = "NumPy arrays" if names and all(name.endswith(".npy") for name in names) else ", ".join(names[:3]) or "nothing"
-        raise ModelError(f"is a zip archive that PyTorch did not write: it contains {what}")
+        raise ModelError(f"is a zip archive that PyTorch did not write: it contains {shortened(what)}. Try: a file that torch.save wrote")
     folder = heads[0].removesuffix("data.pkl")
 
     def plain(name: str) -> bytes:
@@ -318,22 +328,45 @@ def read_pickle(content: bytes) -> Any:
     return found
 
 
+MOST_MODULES, DEEPEST_MODULE = 10_000, 50
+"""Limits of a pickled module: modules of a few bytes can contain each other without end."""
+
+
+def is_mapping(value: Any) -> bool:
+    """Whether `as_mapping` may find entries."""
+    return isinstance(value, Mapping) or (isinstance(value, UnknownObject) and bool(value.items or _state(value)))
+
+
 def as_mapping(value: Any) -> Mapping | None:
-    """The entries of a mapping, the tensors of a pickled module by name, or the items or state of any other `UnknownObject`."""
+    """The entries of a mapping, the tensors of a pickled module by name, or the items or state of any other `UnknownObject`.
+
+    None if there are none, and for a module of more than `MOST_MODULES`.
+    """
     if not isinstance(value, UnknownObject):
         return value if isinstance(value, Mapping) else None
-    state = value.state if isinstance(value.state, Mapping) else {}
-    if isinstance(state.get("_parameters"), Mapping) and isinstance(state.get("_modules"), Mapping):
-        return _of_module(state, "", 0)
-    return value.items or state or None
+    state = _state(value)
+    return _of_module(state) if _is_module(state) else value.items or state or None
 
 
-def _of_module(state: Mapping, prefix: str, depth: int) -> dict[str, Any]:
-    """The state dict of a pickled `torch.nn.Module`, from its `__dict__`."""
-    buffers = state.get("_buffers") if isinstance(state.get("_buffers"), Mapping) else {}
-    found = {f"{prefix}{name}": leaf for name, leaf in {**state["_parameters"], **buffers}.items() if isinstance(leaf, StoredTensor)}
-    for name, module in state["_modules"].items():
-        inner = module.state if isinstance(module, UnknownObject) else None
-        if depth < 50 and isinstance(inner, Mapping) and isinstance(inner.get("_parameters"), Mapping) and isinstance(inner.get("_modules"), Mapping):
-            found |= _of_module(inner, f"{prefix}{name}.", depth + 1)
+def _state(value: UnknownObject) -> Mapping:
+    return value.state if isinstance(value.state, Mapping) else {}
+
+
+def _is_module(state: Mapping) -> bool:
+    return isinstance(state.get("_parameters"), Mapping) and isinstance(state.get("_modules"), Mapping)
+
+
+def _of_module(state: Mapping) -> dict[str, Any] | None:
+    """The state dict of a pickled `torch.nn.Module`, from its `__dict__`; None beyond `MOST_MODULES`."""
+    found, waiting, count = {}, [("", state, 0)], 0
+    while waiting:
+        prefix, state, depth = waiting.pop()
+        count += 1
+        if count > MOST_MODULES:
+            return None
+        buffers = state.get("_buffers") if isinstance(state.get("_buffers"), Mapping) else {}
+        found |= {f"{prefix}{name}": leaf for name, leaf in {**state["_parameters"], **buffers}.items() if isinstance(leaf, StoredTensor)}
+        inner = [(f"{prefix}{name}.", _state(module), depth + 1) for name, module in state["_modules"].items() if isinstance(module, UnknownObject)]
+        if depth < DEEPEST_MODULE:
+            waiting += [one for one in reversed(inner) if _is_module(one[1])]
     return found

@@ -1,6 +1,5 @@
 """PyTorch modules as networks of JAX arrays: their variables, evaluation, recording of layers, and training mode."""
 
-import copy
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -10,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ntk_select.errors import ModelError
 from ntk_select.models.expert_folder import flatten, unflatten
 from ntk_select.models.layers import key_of_batch
 from ntk_select.models.recorded_layers import Path, Records, as_taps
-from ntk_select.models.torch_errors import call_error, more_than_buffers, no_tensor
+from ntk_select.models.torch_errors import more_than_buffers, no_tensor, plain_tensors
+from ntk_select.models.torch_isolation import copied, isolated
 from ntk_select.models.torchax_environment import LOCK, environment, import_torch, run
 
 BUFFERS = "buffers"
@@ -46,7 +45,7 @@ class TorchNetwork:
         return self._run(variables, x)[0]
 
     def variables(self, model) -> dict[str, Any]:
-        """The weights of a model of this structure: {"params": ..., "buffers": ...}, copied."""
+        """The weights of a model of this structure: {"params": ..., "buffers": ...}, copied; shapes for a model `without_weights`."""
         kernels = {".".join((*path, "weight")): path for path in (self.head, self.conv) if path is not None}
         params = {}
         for name, tensor in model.named_parameters():
@@ -75,19 +74,12 @@ class TorchNetwork:
         """Logits, and the tensors after the call."""
         tensors, key = self.tensors(variables), key_of_batch(x) if training else None
         images = _in_type_of(tensors, jnp.transpose(x, (0, 3, 1, 2)) if x.ndim == 4 else x)
-        with LOCK:
-            self.module.train(training)
-            before = _attributes(self.module) if training else None
-            try:
-                logits, after = run(self.module, tensors, images, key=key)
-            except ModelError:
-                raise
-            except Exception as error:  # the module is foreign code
-                raise call_error(self.name, error, x.shape, training) from error
-            finally:
-                self.module.train(False)
+        with isolated(self.name, x.shape, training=training):
+            module = copied(self.name, self.module, {id(tensor): tensor for tensor in tensors_of(self.module)}).train(training)
+            before = _attributes(module) if training else None
+            logits, after = run(module, tensors, images, key=key)
             if training:
-                _check_changes(self.name, self.module, before, {name: after[name] is not tensors[name] for name, _ in self.module.named_parameters()})
+                _check_changes(self.name, module, before, {name: after[name] is not tensors[name] for name, _ in self.module.named_parameters()})
         if not isinstance(logits, jax.Array):
             raise no_tensor(self.name, logits, training)
         return logits, after
@@ -165,19 +157,21 @@ def called_layers(network: TorchNetwork, variables: Mapping[str, Any], x) -> lis
 
 
 def of_pytorch(name: str, model, x) -> np.ndarray:
-    """What PyTorch computes from images (n, h, w, c) in evaluation mode. The modes of the module are as before afterwards."""
+    """What PyTorch computes from images (n, h, w, c) in evaluation mode. The module is as before afterwards.
+
+    Raises:
+      ModelError: the module cannot be called, or does not return one tensor.
+
+    Cost: a copy of the weights.
+    """
     torch = import_torch()
-    training, parameter = [module for module in model.modules() if module.training], next(model.parameters(), torch.zeros(()))
-    images = torch.from_numpy(np.asarray(x).transpose(0, 3, 1, 2).copy()).to(parameter)
-    model.eval()
-    try:
-        with torch.no_grad():
-            return model(images).cpu().numpy()
-    except Exception as error:  # the module is foreign code
-        raise call_error(name, error, np.shape(x), training=False) from error
-    finally:
-        for module in training:
-            module.training = True
+    with isolated(name, np.shape(x)), torch.no_grad():
+        model = copied(name, model, {id(tensor): _with_data(torch, tensor, tensor.detach().clone()) for tensor in tensors_of(model)})
+        images = torch.from_numpy(np.asarray(x).transpose(0, 3, 1, 2).copy()).to(next(model.parameters(), torch.zeros(())))
+        found = model(images)
+        if not isinstance(found, torch.Tensor):
+            raise no_tensor(name, found, training=False)
+        return found.detach().to("cpu", torch.promote_types(found.dtype, torch.float32)).numpy()
 
 
 def _layer_kind(torch, module) -> str:
@@ -196,10 +190,10 @@ def geometry(layer, shape: tuple[int, ...]):
     return tuple(layer.stride), tuple((side, side) for side in layer.padding)
 
 
-def without_weights(model):
-    """A copy of a module whose tensors have shapes but no memory."""
+def without_weights(name: str, model):
+    """A copy of a module, in evaluation mode, whose tensors have shapes but no memory. `name` is that of the expert, for error messages."""
     torch = import_torch()
-    return copy.deepcopy(model, {id(tensor): _on_meta(torch, tensor) for tensor in tensors_of(model)})
+    return copied(name, model, {id(tensor): _with_data(torch, tensor, torch.empty_like(tensor, device="meta")) for tensor in tensors_of(model)})
 
 
 def tensors_of(model) -> list[Any]:
@@ -207,24 +201,15 @@ def tensors_of(model) -> list[Any]:
     return [*model.parameters(), *model.buffers(), *plain_tensors(model).values()]
 
 
-def plain_tensors(model) -> dict[str, Any]:
-    """Tensors that are attributes of modules without being registered as parameters or buffers, by name."""
-    torch = import_torch()
-    return {
-        f"{path}.{key}" if path else key: value
-        for path, module in model.named_modules()
-        for key, value in vars(module).items()
-        if isinstance(value, torch.Tensor)
-    }
+def _with_data(torch, tensor, data):
+    """The data, as a parameter if the tensor is one."""
+    return torch.nn.Parameter(data, requires_grad=tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else data
 
 
-def _on_meta(torch, tensor):
-    empty = torch.empty_like(tensor, device="meta")
-    return torch.nn.Parameter(empty, requires_grad=tensor.requires_grad) if isinstance(tensor, torch.nn.Parameter) else empty
-
-
-def _array(tensor) -> np.ndarray:
-    return np.array(tensor.detach().cpu().numpy())
+def _array(tensor) -> np.ndarray | jax.ShapeDtypeStruct:
+    if tensor.is_meta:
+        return jax.ShapeDtypeStruct(tuple(tensor.shape), jax.dtypes.canonicalize_dtype(tensor.new_empty(0, device="cpu").numpy().dtype))
+    return np.array(tensor.detach().cpu().resolve_conj().resolve_neg().numpy())
 
 
 def _in_type_of(tensors: Mapping[str, jax.Array], images):

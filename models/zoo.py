@@ -9,14 +9,15 @@ from pathlib import Path
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ntk_select._runtime.files import describe_placeholder
-from ntk_select.errors import ModelError, did_you_mean
+from ntk_select.errors import ModelError, near
 from ntk_select.experts.card import Card
 from ntk_select.experts.expert import Expert, SourceStatistics
 from ntk_select.experts.multi_domain import compose
-from ntk_select.models.architectures import build, initialise, make_expert
+from ntk_select.models.architectures import build, make_expert
 from ntk_select.models.expert_folder import CARD_FILE, WEIGHTS_FILE, domain_card_file, flatten, read_weights, unflatten
 from ntk_select.models.feature_files import PREFIX as FEATURES
 from ntk_select.models.feature_files import SUFFIXES, StoredFeatures, feature_files, has_feature_files
@@ -166,6 +167,8 @@ def open_zoo(uris: Sequence[str]) -> dict[str, Callable[[], Expert]]:
     for uri in map(str, [uris] if isinstance(uris, str | Path) else uris):
         if "\0" in uri:
             raise ModelError(f"The zoo {uri!r} contains a null byte, which no path can. {HOW_TO_MAKE_ONE}")
+        if uri in ("", "folder:", FEATURES):
+            raise ModelError(f"The zoo {uri!r} has no path. Try: {uri}PATH, in which . is the current folder")
         path = Path(os.path.expanduser(uri.removeprefix("folder:")))
         if uri in installed:
             zoo = installed[uri].load()
@@ -180,7 +183,8 @@ def open_zoo(uris: Sequence[str]) -> dict[str, Callable[[], Expert]]:
         elif os.path.isfile(path) and path.suffix.lower() in SUFFIXES:
             raise ModelError(f"The zoo {uri!r} is a file, not a folder. For a file of features, try: {FEATURES}{uri}. {HOW_TO_MAKE_ONE}")
         else:
-            raise ModelError(f"The zoo {uri!r} is neither installed nor a folder.{did_you_mean(uri, installed)} {HOW_TO_MAKE_ONE}")
+            allowed = ", ".join([*sorted(installed), "a folder of experts", f"{TIMM}NAME", f"{HUB}ORG/NAME", f"{FEATURES}PATH"])
+            raise ModelError(f"The zoo {uri!r} is neither installed nor a folder.{near(uri, installed)} Allowed: {allowed}. {HOW_TO_MAKE_ONE}")
         for name in zoo:
             if name in experts:
                 raise ModelError(f"Two of the zoos {', '.join(map(str, uris))} have an expert {name!r}. Try: rename one of the folders")
@@ -204,10 +208,19 @@ def is_zoo_uri(text: str) -> bool:
     return text.startswith((FEATURES, TIMM, HUB))
 
 
-@functools.lru_cache(maxsize=64)
 def _expected_shapes(module: nn.Module, size: int) -> dict[str, tuple[int, ...]]:
-    variables = jax.eval_shape(functools.partial(initialise, module, size=size), jax.random.key(0))
-    return {name: leaf.shape for name, leaf in flatten(variables).items()}
+    shapes, width = _shapes_of_headless(module.clone(num_classes=0), size)
+    head = "/".join(("params", *module.head))
+    return {**shapes, f"{head}/kernel": (width, module.num_classes), f"{head}/bias": (module.num_classes,)} if module.num_classes else shapes
+
+
+@functools.lru_cache(maxsize=64)
+def _shapes_of_headless(module: nn.Module, size: int) -> tuple[dict[str, tuple[int, ...]], int]:
+    """The shapes of the variables of a network without its head, and the number of its pre-logits."""
+    images = jnp.zeros((1, size, size, 3), jnp.float32)
+    features, variables = jax.eval_shape(lambda key: module.init_with_output(key, images), jax.random.key(0))
+    stored = {key: variables[key] for key in ("params", "batch_stats") if key in variables}
+    return {name: leaf.shape for name, leaf in flatten(stored).items()}, features.shape[1]
 
 
 def _check_shapes(found: Mapping[str, tuple], expected: Mapping[str, tuple], file: Path) -> None:

@@ -5,6 +5,7 @@ any other exception is a defect of this package.
 """
 
 import difflib
+import sys
 from collections.abc import Iterable, Sequence
 
 
@@ -52,19 +53,34 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     return f"{near(given, allowed)} Allowed: {', '.join(allowed) if allowed else '(none)'}."
 
 
+LONGEST = 500
+"""Characters of a name or message of a stranger that a message quotes."""
+
+
 def few(names: Sequence[str], most: int = 5) -> str:
-    """The first names of a list, and the number of the others, as in "a, b and 3 more"."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+    """The first names of a list, shortened, and the number of the others, as in "a, b and 3 more"."""
+    return ", ".join(map(shortened, names[:most])) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
-def first_line(error: Exception) -> str:
-    """The first line of the message of an exception of another package."""
-    return str(error).strip().partition("\n")[0]
+def shortened(text: str) -> str:
+    """The text, of which at most `LONGEST` characters are kept."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} [...]"
 
 
-def explained(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of the message of an exception of another package, shortened."""
+    try:
+        return shortened(str(error).strip().partition("\n")[0])
+    except Exception:  # a message that cannot be made is foreign code, too
+        return ""
+
+
+def explained(error: BaseException) -> str:
     """Type and first line of an exception of another package; the whole message of one of this package."""
-    return str(error) if isinstance(error, NtkSelectError) else f"{type(error).__name__}: {first_line(error)}"
+    if isinstance(error, NtkSelectError):
+        return str(error)
+    line = first_line(error)
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
 def not_finite(beginning: str) -> str:
@@ -93,13 +109,18 @@ EXTRAS = {
 
 
 def missing(package: str, purpose: str) -> MissingDependencyError:
-    """The error for a package that is not installed; `purpose` is a singular noun phrase, as in "The heat map of a kernel"."""
+    """The error for a package that is not installed, or whose import has just failed for another reason: a library that does not fit, or no memory.
+    `purpose` is a singular noun phrase, as in "The heat map of a kernel"."""
+    error = sys.exception()
+    if isinstance(error, ImportError) and not isinstance(error, ModuleNotFoundError):
+        why = f"which cannot be imported ({explained(error)}). Try: pip install --upgrade --force-reinstall {package}"
+        return MissingDependencyError(f"{purpose} needs the package {package}, {why}")
     return MissingDependencyError(f"{purpose} needs the package {package}, which is not installed. {how_to_install(package)}")
 
 
 def how_to_install(package: str) -> str:
     """Hint with the commands that install a package, or the extra that includes it."""
-    extra = f", or: pip install 'ntk-select[{EXTRAS[package]}]'" if package in EXTRAS else ""
+    extra = f", or in the folder of the repository: uv pip install -e '.[{EXTRAS[package]}]'" if package in EXTRAS else ""
     return f"Try: pip install {package}{extra}"
 
 

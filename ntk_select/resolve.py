@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from ntk_select.experts.expert import Expert
     from ntk_select.tasks.task import Task
 
-HOW_TO_NAME = "Allowed: the name of an embedded expert, the path of a folder of experts, or timm:NAME. To list the names, try: list(ntk_select.models.open_zoo(['builtin'])), on the command line: ntk-select zoo list"
+HOW_TO_NAME = (
+    "Allowed: the name of an embedded expert, the path of a folder of experts, or timm:NAME. "
+    "To list the names, try: list(ntk_select.models.open_zoo(['builtin'])), on the command line: ntk-select zoo list"
+)
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,8 @@ def as_experts(experts: "Any | str | Path | Iterable[Any | str | Path] | Mapping
     """Experts as a mapping from their names to functions that load them.
 
     Args:
-      experts: an `Expert` or `FeatureExpert`; a zoo by name ("builtin") or folder; an expert of the built-in zoo by name; several of these; or a mapping from
-        names to experts or to functions that load one, as returned by `open_zoo`. The name of an installed zoo or an embedded expert
+      experts: an `Expert` or `FeatureExpert`; a zoo by name ("builtin") or folder; an expert of the built-in zoo by name; several of these; or a
+        mapping from names to experts or to functions that load one, as returned by `open_zoo`. The name of an installed zoo or an embedded expert
         takes precedence over a folder of that name ("./NAME" is the folder).
 
     Returns:

@@ -1,6 +1,6 @@
 """Compares the linearised theory with real fine-tuning: Proposition 1 and equations 3 to 5 over the embedded zoo.
 
-    python scripts/reproduce_prop1.py                       # eighteen experts on digits; about twenty minutes on two cores
+    python scripts/reproduce_prop1.py                       # the embedded experts on digits; about a minute for each on two cores
     python scripts/reproduce_prop1.py --tasks digits fashion_mnist folder:my_images --out runs/prop1
 
 For every expert and task: a new head, the kernel of a few images per class, and
@@ -298,7 +298,7 @@ def show(result: dict[str, Any], cells: list[dict[str, Any]]) -> None:
     for what, title in (
         ("loss_error", "Formula against real training: error of the loss"),
         ("output_error", "error of the test outputs, relative to their change"),
-        ("agreement", "share of equal test answers"),
+        ("agreement", "share of equal test predictions"),
     ):
         steps = list(next(iter(result[what].values())))
         table = Table(title=f"{title} (median)")
@@ -316,7 +316,7 @@ def figure(result: dict[str, Any], cells: list[dict[str, Any]], protocol: Protoc
     page = new_figure(14, 9, "The figure")
     grid = page.add_gridspec(2, 3, width_ratios=(1, 1, 1.5))
     panels = (("loss_error", "error of the training loss (%)"), ("output_error", "error of the test outputs (%)"))
-    panels += (("agreement", "equal test answers (%)"), ("distance_ratio", "distance of the weights, formula / real (%)"))
+    panels += (("agreement", "equal test predictions (%)"), ("distance_ratio", "distance of the weights, formula / real (%)"))
     for place, (what, title) in enumerate(panels):
         axis = page.add_subplot(grid[place // 2, place % 2])
         for (share, row), colour in zip(result[what].items(), ("#009E73", "#0072B2", "#D55E00", "#CC79A7"), strict=False):

@@ -74,7 +74,7 @@ def rng():
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_the_tests(tmp_path_factory):
-    """Nothing is kept in anybody's home."""
+    """The cache is a temporary folder."""
     os.environ["NTK_SELECT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
@@ -123,6 +123,20 @@ def check_refusals() -> Callable:
 
 
 @pytest.fixture
+def compilations():
+    """A list that grows by one with each program that XLA compiles."""
+    found = []
+
+    def listen(event, *_, **__):
+        if event == "/jax/core/compile/backend_compile_duration":
+            found.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield found
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.fixture
 def ran(capsys):
     """ran("rank", "--task", "digits"): exit status, output and errors of a command, which must not fail with a traceback."""
 
@@ -140,7 +154,7 @@ def ran(capsys):
 
 @pytest.fixture
 def mlflow(monkeypatch):
-    """The client class of MLflow, which may write to folders and asks nobody."""
+    """MLflow's client class, which may write to folders and neither retries nor reports usage."""
     for name, value in {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ALLOW_FILE_STORE": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}.items():
         monkeypatch.setenv(name, value)
     for name in ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_TRACKING_URI"):
@@ -150,7 +164,7 @@ def mlflow(monkeypatch):
 
 @pytest.fixture
 def leaving_server():
-    """The address of a server that answers once and goes."""
+    """The address of a server that answers one request and stops."""
 
     class Silent(http.server.BaseHTTPRequestHandler):
         def log_message(self, *_):
@@ -164,7 +178,7 @@ def leaving_server():
 
 @pytest.fixture(scope="module")
 def quickly():
-    """Compiles in half the time. The numbers stay right, and slow."""
+    """Compiles in half the time; the programs are slower, their numbers equal."""
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield

@@ -19,7 +19,9 @@ def named(requirements):
 @pytest.mark.parametrize("package", EXTRAS)
 def test_the_extra_that_is_named_brings_the_package(package):
     assert package in named(OPTIONAL[EXTRAS[package]])
-    assert str(missing(package, "This")).endswith(f"Try: pip install {package}, or: pip install 'ntk-select[{EXTRAS[package]}]'")
+    assert str(missing(package, "This")).endswith(
+        f"Try: pip install {package}, or in the folder of the repository: uv pip install -e '.[{EXTRAS[package]}]'"
+    )
 
 
 def test_every_optional_package_is_known():
@@ -28,6 +30,19 @@ def test_every_optional_package_is_known():
 
 def test_a_package_that_no_extra_brings_is_named_alone():
     assert str(missing("Pillow", "Resizing images")) == "Resizing images needs the package Pillow, which is not installed. Try: pip install Pillow"
+
+
+def test_a_package_that_is_there_and_cannot_be_imported_is_not_called_missing(tmp_path, monkeypatch):
+    (tmp_path / "half_there.py").write_text("raise ImportError('libhalf.so.1: failed to map segment from shared object')")
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        import half_there  # noqa: F401
+    except ImportError:
+        message = str(missing("half-there", "This"))
+    assert message == (
+        "This needs the package half-there, which cannot be imported (ImportError: libhalf.so.1: failed to map segment from shared object). "
+        "Try: pip install --upgrade --force-reinstall half-there"
+    )
 
 
 @pytest.mark.parametrize("room", ["ntk_select", "models", "data"])

@@ -11,7 +11,7 @@ def new_figure(width: float, height: float, purpose: str):
     """An empty matplotlib figure.
 
     Args:
-      width, height: Size in inches.
+      width, height: size in inches.
       purpose: beginning of the error message without matplotlib, as in "The heat map of a kernel".
 
     Raises:

@@ -46,7 +46,7 @@ def describe_placeholder(content: bytes) -> str | None:
     """Describes a Git LFS pointer or a web page in place of a file.
 
     Args:
-      content: The first kilobyte of the file, or more.
+      content: the first kilobyte of the file, or more.
 
     Returns:
       The rest of an error sentence that begins with the file name, without its full stop: "is a Git LFS pointer, not the file itself. Try, in its

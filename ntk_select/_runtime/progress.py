@@ -1,4 +1,4 @@
-"""Progress reports: a bar on terminals and in notebooks, or the function of the caller; and timing of steps."""
+"""Progress reports: a bar on terminals and in notebooks, lines in log files, or the function of the caller; and timing of steps."""
 
 import contextlib
 import importlib
@@ -11,6 +11,8 @@ from ntk_select.errors import ConfigError, escaped
 
 Progress = Callable[[int, int, str], None]
 """A function of (done, total, what)."""
+LINE_EVERY = 60.0
+"""Seconds between two lines of progress in a log file."""
 
 
 @contextlib.contextmanager
@@ -19,7 +21,7 @@ def reporting(progress: Progress | bool | None, what: str) -> Iterator[Progress 
 
     Args:
       progress: a function of (done, total, what), used unchanged; None for a bar if standard error is a terminal or the code runs in a
-        notebook, else nothing; True for a bar drawn by rich, also in a notebook; False for nothing.
+        notebook, else nothing; True for a bar drawn by rich, also in a notebook, and a line a minute elsewhere; False for nothing.
       what: title of the bar, as in "fine-tuning".
 
     Yields:
@@ -47,11 +49,8 @@ def reporting(progress: Progress | bool | None, what: str) -> Iterator[Progress 
 
 
 @contextlib.contextmanager
-def bar(what: str, console: Any = None) -> Iterator[Progress]:
-    """A function of (done, total, what) that draws a transient progress bar on a terminal or in a notebook, and nothing elsewhere.
-
-    `console` is a rich Console, by default on standard error.
-    """
+def bar(what: str) -> Iterator[Progress]:
+    """A function of (done, total, what) that draws a transient progress bar on a terminal or in a notebook, and prints a line a minute elsewhere."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -63,10 +62,26 @@ def bar(what: str, console: Any = None) -> Iterator[Progress]:
         TimeRemainingColumn(),
         TextColumn("{task.description}", markup=False),
     )
-    console = console or Console(stderr=True, highlight=False)
-    with Progress(*columns, console=console, transient=True, disable=not (console.is_terminal or console.is_jupyter)) as shown:
+    console = Console(stderr=True, highlight=False)
+    if not (console.is_terminal or console.is_jupyter):
+        yield _lines(what)
+        return
+    with Progress(*columns, console=console, transient=True) as shown:
         task = shown.add_task("", total=None, title=escaped(what))
         yield lambda done, total, name: shown.update(task, completed=done, total=total, description=escaped(name))
+
+
+def _lines(what: str) -> Progress:
+    """A function that prints lines on standard error, if there is one, at least `LINE_EVERY` seconds apart."""
+    last = time.monotonic()
+
+    def report(done: int, total: int, name: str) -> None:
+        nonlocal last
+        if sys.stderr is not None and time.monotonic() - last >= LINE_EVERY:
+            last = time.monotonic()
+            print(escaped(f"{what}: {done} of {total} {name}".rstrip()), file=sys.stderr, flush=True)
+
+    return report
 
 
 def _notebook_display() -> Callable[..., Any] | None:

@@ -11,8 +11,9 @@ from typing import Any
 from ntk_select.benchmark.config import BenchConfig, Images, per_class_of
 from ntk_select.benchmark.overlap import overlapping_sources
 from ntk_select.errors import ConfigError, did_you_mean
+from ntk_select.ranking.rank import chosen_scores
 from ntk_select.scores import Score
-from ntk_select.scores.table import REVISIONS
+from ntk_select.scores.table import GROUPS, REVISIONS
 
 FORMAT = 1
 """To be raised whenever the same cell gives other numbers than before."""
@@ -38,7 +39,8 @@ class Cell:
       expert, task: names.
       images: Images per class that scores see, or that are trained on; None for all.
       seed: The seed of the sample of images, and of every other random number.
-      role: Purpose of a fine-tuning: "truth", "untrained", or "search" (the reference with `search_rates`); "forecast" for scores that depend on the recipe.
+      role: Purpose of a fine-tuning: "truth", "untrained", or "search" (the reference with `search_rates`); "forecast" for scores that depend on the
+        recipe.
       settings: everything else: digests of expert and task, and options.
     """
 
@@ -91,7 +93,7 @@ class ExpertFacts:
 
 @dataclass(frozen=True)
 class TaskFacts:
-    """What is known of a task before anything is measured: digests of the training images and of the whole, sizes, and what else affects fine-tuning."""
+    """What is known of a task before anything is measured: digests of the training images and of the whole, sizes, and what affects fine-tuning."""
 
     name: str
     digest: str
@@ -170,15 +172,13 @@ def scores_of(config: BenchConfig) -> dict[str, Score]:
     Raises:
       ConfigError: one is unknown, or none is left.
     """
-    from ntk_select.ranking.rank import chosen_scores
-    from ntk_select.scores.table import GROUPS
-
     # "all" of a config means the scores of every group, where that of `rank` means those of the main group.
     names = [each for name in config.scores for each in (GROUPS if name == "all" else (name,))]
     found = {name: score for name, score in chosen_scores(names).items() if "accuracies_elsewhere" not in score.needs}
     if not found:
         raise ConfigError(
-            f"scores = {list(config.scores)} names only scores that use accuracies on other tasks. The report has them as static_leaderboard. Try: another score"
+            f"scores = {list(config.scores)} names only scores that use accuracies on other tasks. The report has them as static_leaderboard. "
+            "Try: another score"
         )
     return found
 

@@ -103,8 +103,8 @@ class BenchConfig:
       reference: the expert whose fine-tuning the others are compared with, and the unit of cost.
       scores: names, or "all": here the scores of every group (main, ablation and baselines). `all` of `ntk-select rank` is the main group alone.
       shots: training images per class for fine-tuning: numbers, or "full".
-      per_class: images per class that scores see: numbers, or "all". For N shots, the scores that count are those of the largest number up to N and 25;
-        the others show the effect of more or fewer images.
+      per_class: images per class that scores see: numbers, or "all". For N shots, the scores that count are those of the largest number up to N and
+        25; the others show the effect of more or fewer images.
       probe_seeds: Seeds of the probe samples for scores.
       finetune_seeds: Seeds of fine-tuning and of the sample of its images, which are those of the scores with the same seed.
       learning_rates, choose: Arguments of `finetune`.
@@ -164,8 +164,8 @@ class BenchConfig:
         return max((each for each in self.probes if each is not None and each <= most), default=None)
 
     def shots_seen(self, task: str, probe: Images) -> Images:
-        """Training images per class of the network that RSA and DDS train, for scores on `probe` images: the fewest shots for which these scores count.
-        If they count for none, the most shots."""
+        """Training images per class of the network that RSA and DDS train, for scores on `probe` images: the fewest shots for which these scores
+        count. If they count for none, the most shots."""
         shots = self.shots_of(task)
         counting = [each for each in shots if self.probe_of(each) == probe]
         order = sorted(counting or shots, key=lambda each: (each is None, each))
@@ -227,7 +227,8 @@ def _check(config: BenchConfig) -> None:
             epochs = config.recipe_of(name).epochs
             if max(config.kernels.epochs, default=0) > epochs:
                 raise ConfigError(
-                    f"kernels.epochs contains {max(config.kernels.epochs)}, and the recipe of {name!r} has only {epochs} epochs. Try: epochs up to {epochs}"
+                    f"kernels.epochs contains {max(config.kernels.epochs)}, and the recipe of {name!r} has only {epochs} epochs. "
+                    f"Try: epochs up to {epochs}"
                 )
 
 

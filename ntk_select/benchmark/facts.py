@@ -21,6 +21,7 @@ from ntk_select.kernels.engine.digest import digest_of_params
 from ntk_select.models import ARCHITECTURES
 from ntk_select.tasks.classes import of_classes
 from ntk_select.tasks.task import Images, Task, encoded_bytes
+from ntk_select.training.reference import check_reference
 
 CHUNK = 64
 """Images per unit of work of a thread."""
@@ -51,8 +52,6 @@ def check_names(config: BenchConfig) -> None:
     Raises:
       ConfigError: a score, the network of RSA, or an architecture is unknown.
     """
-    from ntk_select.training.reference import check_reference
-
     scores_of(config)
     check_reference(config.reference_network)
     for name in config.untrained:

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ntk_select._runtime.cache import Cache
 from ntk_select.benchmark.cells import FORECAST, GROUND_TRUTH, UNTRAINED, Cell, ExpertFacts, is_forecast, scores_of
 from ntk_select.benchmark.config import BenchConfig, parsed
 from ntk_select.benchmark.facts import expert_facts, load
@@ -25,9 +26,13 @@ from ntk_select.errors import NtkSelectError, explained
 from ntk_select.experts.expert import Expert
 from ntk_select.experts.forward import call, in_batches
 from ntk_select.models import fresh_expert, open_zoo
+from ntk_select.ranking.inputs import ScoreInputs
+from ntk_select.ranking.scoring import Scorer
 from ntk_select.scores import Terms, Unavailable
+from ntk_select.scores.lfc import lfc
 from ntk_select.tasks.probe_sample import probe_sample
 from ntk_select.tasks.task import ChosenImages, Task
+from ntk_select.training.finetuning import finetune
 from ntk_select.training.finetuning.recipe import training_images
 from ntk_select.training.reference import trained_reference
 
@@ -162,11 +167,7 @@ class Bench:
         """The network of RSA and DDS."""
         return trained_reference(self._with_shots(task, shots, seed), self.config.reference_network, seed=seed)
 
-    def _scorer(self, task: str, images: int | None, shots: int | None, seed: int, role: str = ""):
-        from ntk_select._runtime.cache import Cache
-        from ntk_select.ranking.inputs import ScoreInputs
-        from ntk_select.ranking.scoring import Scorer
-
+    def _scorer(self, task: str, images: int | None, shots: int | None, seed: int, role: str) -> Scorer:
         found = self.task(task)
         scores = {name: score for name, score in scores_of(self.config).items() if is_forecast(score) == (role == FORECAST)}
         sample = probe_sample(found, per_class=images or len(found.labels), seed=seed)
@@ -241,8 +242,6 @@ RESULT_FIELDS = (
 
 def _fine_tuning(bench: Bench, cell: Cell) -> list[Row]:
     """One fine-tuning, with its search of a learning rate."""
-    from ntk_select.training.finetuning import finetune
-
     recipe = bench.config.recipe_of(cell.task)
     result = finetune(
         bench.expert(cell.expert, cell.seed) if cell.role == "untrained" else bench.expert(cell.expert),
@@ -274,9 +273,6 @@ def _fine_tuning(bench: Bench, cell: Cell) -> list[Row]:
 
 def _kernel(bench: Bench, cell: Cell) -> list[Row]:
     """The feature kernel of an expert after some epochs of fine-tuning, always on the same images."""
-    from ntk_select.scores.lfc import lfc
-    from ntk_select.training.finetuning import finetune
-
     expert, task, epochs = bench.expert(cell.expert), bench.task(cell.task), cell.settings["epochs"]
     sample = probe_sample(task, per_class=cell.settings["per_class"], seed=cell.seed)
     accuracy = None

@@ -1,7 +1,7 @@
 """Source overlap: whether an expert was trained on a data set that the images of a task are from.
 
-A task names its data sets in the config (`source`), an expert in its card. An expert has also seen what the expert that it started from was trained on,
-and so on. With `source_overlap = "skip"` pairs with an overlap are not measured; with "mark" they are measured, and left out of all comparisons.
+A task names its data sets in the config (`source`), an expert in its card. An expert has also seen what the expert that it started from was trained
+on, and so on. With `source_overlap = "skip"` pairs with an overlap are not measured; with "mark" they are measured, and left out of all comparisons.
 """
 
 from collections.abc import Collection, Mapping
@@ -32,7 +32,8 @@ def seen_by_line(name: str | None, seen: Mapping[str, tuple[str, ...]], parents:
 
 
 def unknown_sources(config: BenchConfig, seen: Mapping[str, Collection[str]], parents: Mapping[str, str | None]) -> list[str]:
-    """Warnings about overlaps that may be missed: the parent of an expert is not in the zoo, or no expert has seen the source of a task.
+    """Warnings about overlaps that may be missed: the parent of an expert is not in the zoo, no expert has seen the source of a task, or a task
+    without a source has the name or URI of a data set that experts have seen.
 
     Args:
       seen, parents: The data sets, and the name of the expert that it started from or None, of each expert by name.
@@ -45,4 +46,8 @@ def unknown_sources(config: BenchConfig, seen: Mapping[str, Collection[str]], pa
     known = {source for sources in seen.values() for source in sources}
     for task, wanted in config.tasks.items():
         found += [f"No expert names the source {source!r} of the task {task!r}." for source in wanted.source if source not in known]
+        if not wanted.source and (alike := next((name for name in (task, wanted.uri) if name in known), None)):
+            found.append(
+                f"The task {task!r} names no source, and experts were trained on {alike!r}. If its images are from there: source = [{alike!r}]"
+            )
     return found

@@ -14,7 +14,7 @@ from ntk_select.benchmark.overlap import seen_by_line
 from ntk_select.errors import ConfigError
 from ntk_select.experts.expert import Expert
 from ntk_select.experts.preprocess import Preprocess
-from ntk_select.forecasting.kernel import directions_for
+from ntk_select.kernels.directions import directions_for
 from ntk_select.kernels.flops import TRAINING
 from ntk_select.models import fresh_expert
 from ntk_select.training.finetuning.recipe import VALIDATION_SHARE
@@ -24,7 +24,10 @@ from ntk_select.training.zoo.plan import Speed, busy, speeds
 from ntk_select.training.zoo.single import fresh_member
 
 NOT_COUNTED = "Hours do not include reading images, compilation, and the small networks that RSA and DDS train."
-ESTIMATED = "Hours are estimates, within about a factor of two: operations of each architecture at the speed of one convolution here. More exact: measure=True (--measure)"
+ESTIMATED = (
+    "Hours are estimates, within about a factor of two: operations of each architecture at the speed of one convolution here. "
+    "More exact: measure=True (--measure)"
+)
 MEASURED = "Hours are estimates, from a few training steps of each architecture on noise here."
 
 
@@ -76,12 +79,14 @@ def plan(
 ) -> Plan:
     """The work of every cell of the config. Nothing is written.
 
-    Operations are counted from the shapes of each architecture, without initialising or compiling it, and the speed of this device is measured by one
-    second of convolutions on noise. A forward pass counts a third of a training step. Not included: reading images (the larger part for photographs),
-    compilation (possibly the larger part for small images), the scores once the passes are done, and the networks that RSA and DDS train.
+    Operations are counted from the shapes of one expert of each architecture, whatever input sizes the others have, without initialising or compiling
+    it, and the speed of this device is measured by one second of convolutions on noise. A forward pass counts a third of a training step. Not
+    included: reading images (the larger part for photographs), compilation (possibly the larger part for small images), the scores once the passes
+    are done, and the networks that RSA and DDS train.
 
     Args:
-      config_path, data: Arguments of `run`. Images are only read if the config does not give their number; with `zoo_config` the zoo need not be trained yet.
+      config_path, data: Arguments of `run`. Images are only read if the config does not give their number; with `zoo_config` the zoo need not be
+        trained yet.
       measure: whether to time a few training steps of each architecture instead. They are compiled first: minutes for a deep network on a CPU.
       progress: called with (architectures done, architectures, name).
 
@@ -111,8 +116,8 @@ def plan(
 
 
 def _experts(bench: Bench, path: Path) -> tuple[dict[str, ExpertFacts], Callable[[str], Expert], Callable[[str], Preprocess | None]]:
-    """Facts of the experts; a function that loads an expert, or initialises an untrained one; and a function that gives the preprocessing of an untrained
-    expert, None for a trained one."""
+    """Facts of the experts; a function that loads an expert, or initialises an untrained one; and a function that gives the preprocessing of an
+    untrained expert, None for a trained one."""
     config = bench.config
     if config.zoo_config is None or all(Path(uri).expanduser().is_dir() or uri == "builtin" for uri in config.zoo):
         return bench.facts, bench.expert, lambda name: bench.expert(config.reference).preprocess if name.startswith(UNTRAINED) else None
@@ -176,5 +181,5 @@ def _images(config: BenchConfig, cell: Cell, task: TaskFacts, gradients: bool, w
 def total(found: Plan) -> Part:
     """The sum of all parts. Raises ConfigError if there is none."""
     if not found.parts:
-        raise ConfigError("The config requests no cell: every expert overlaps with the source of every task.")
+        raise ConfigError('The config requests no cell: every expert overlaps with the source of every task. Try: source_overlap = "mark"')
     return Part("all", "", None, *(sum(getattr(part, name) for part in found.parts) for name in ("cells", "trained", "passed", "flops", "hours")))

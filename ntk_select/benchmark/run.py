@@ -67,8 +67,8 @@ def run(
 ) -> Summary:
     """Measures every cell of the config that has no record in `out` yet.
 
-    A cell with a record is never measured again; a failed cell is tried again. A run that is killed loses at most the cells in flight, and the same call
-    resumes it. On a CPU the records contain the same numbers as those of an undisturbed run.
+    A cell with a record is never measured again; a failed cell is tried again. A run that is killed loses at most the cells in flight, and the same
+    call resumes it. On a CPU the records contain the same numbers as those of an undisturbed run.
 
     Args:
       config_path: Path of a TOML file; see `BenchConfig`.
@@ -89,7 +89,7 @@ def run(
     began = time.perf_counter()
     execute, options = executor_of(executor), checked_options(workers, **options)
     if not 1 <= shard[0] <= shard[1]:
-        raise ConfigError(f"shard {shard[0]}/{shard[1]} must be one of 1/N to N/N.")
+        raise ConfigError(f"shard {shard[0]}/{shard[1]} must be one of 1/N to N/N. Try: shard=(1, 2) (--shard 1/2)")
     path, store, tracker = Path(config_path).expanduser(), Store(out), guarded(track)
     text = read_text(path)  # once: later edits of the file do not change what is measured under these keys
     bench = Bench(parsed(parse(text, path), path), data)

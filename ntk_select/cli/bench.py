@@ -209,6 +209,7 @@ class BenchPack:
     """The folder of bench run --out."""
     out: Path
     """Another folder; bench status and bench report read it like the first."""
+    json: Json = False
 
     def run(self) -> int:
         """Packs the records."""
@@ -223,8 +224,11 @@ class BenchPack:
             packed = store.pack(self.out)
         except OSError as error:
             raise ConfigError(f"--out {str(self.out)!r} cannot be written: {error.strerror}. Try: another folder") from error
-        size = sum(file.stat().st_size for file in packed.folder.rglob("*") if file.is_file())
-        print_line(f"{len(packed.done()):,} records in {self.out}, {size / 2**20:.1f} MB")
+        records, size = len(packed.done()), sum(file.stat().st_size for file in packed.folder.rglob("*") if file.is_file())
+        if self.json:
+            print_json({"folder": str(self.out), "records": records, "bytes": size})
+            return 0
+        print_line(f"{records:,} records in {self.out}, {size / 2**20:.1f} MB")
         return 0
 
 

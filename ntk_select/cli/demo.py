@@ -22,7 +22,7 @@ class Demo:
     out: Path = Path("runs/demo")
     """Folder for the ranking, its figure and the fine-tunings."""
     no_finetune: Flag = False
-    """Only rank, which takes seconds."""
+    """Only rank."""
     json: Json = False
 
     def run(self) -> int:

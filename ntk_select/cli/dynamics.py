@@ -93,12 +93,12 @@ class Dynamics:
 
         began = time.perf_counter()
         momentum = _check(self)
+        if self.out is not None:
+            check_writable(self.out)
         task, source = load_task(self.task), load_expert(self.zoo, self.expert)
         sample = probe_sample(task, per_class=self.per_class, seed=self.seed)
         y = self._targets(sample.labels, len(sample.class_names))
         expert = with_new_head(source, y.shape[1], head=self.head, seed=self.seed)
-        if self.out is not None:
-            check_writable(self.out)
         x = np.asarray(expert.preprocess(sample.images))
         x_test, y_test = self._test_images(task, expert, sample)
         if self.batch is not None and not 1 <= self.batch <= len(x):

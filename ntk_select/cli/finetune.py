@@ -26,7 +26,7 @@ from ntk_select.cli.options import (
     split,
     tracker_of,
 )
-from ntk_select.errors import ConfigError, ModelError, NtkSelectError, explained
+from ntk_select.errors import ConfigError, ModelError, NtkSelectError, explained, few
 
 CHOSEN = {"validation": ("by validation", "validation %"), "paper": ("by test, as in the paper", "by rate, test %"), "given": ("given", "")}
 """How the learning rate was chosen, and the heading of the column of accuracies by rate."""
@@ -92,14 +92,15 @@ class Finetune:
         shots = ["full"] if self.shots == "full" else numbers("--shots", [self.shots], int)
         if len(shots) > 1:
             raise ConfigError(f"--shots {self.shots!r} must be one number, or full.")
+        for folder, option in ((self.out, "--out"), (self.save_model, "--save-model"), (self.checkpoints, "--checkpoints")):
+            if folder is not None:
+                check_writable(folder, option)
         experts = [load_expert(self.zoo, name) for name in dict.fromkeys(split(self.expert))]
         if not experts:
             raise ConfigError("--expert needs a name. Try: ntk-select zoo list")
         task = load_task(self.task)
+        self._check_apart([expert.name for expert in experts])
         reference = self._reference()
-        for folder, option in ((self.out, "--out"), (self.save_model, "--save-model"), (self.checkpoints, "--checkpoints")):
-            if folder is not None:
-                check_writable(folder, option)
         if self.save_model is not None and not self.replace:
             for name in (saved_name(expert.name, task.name) for expert in experts):
                 if (self.save_model.expanduser() / name).exists():
@@ -160,6 +161,13 @@ class Finetune:
         for name, error in failures.items():
             remark(f"{name} failed: {error}", "red")
         return 1 if failures else 0
+
+    def _check_apart(self, names: Sequence[str]) -> None:
+        """Raises ConfigError if two experts would be written to one folder, as some file systems understand its name."""
+        folders = [file_name(name).casefold() for name in names]
+        alike = [name for name, folder in zip(names, folders, strict=True) if folders.count(folder) > 1]
+        if alike and (self.out is not None or self.save_model is not None):
+            raise ConfigError(f"--expert: {few(alike)} would be written to one folder. Try: a command for each, with another --out or --save-model")
 
     def _reference(self):
         if self.reference is not None:

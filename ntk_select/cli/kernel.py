@@ -77,10 +77,10 @@ class Kernel:
         began = time.perf_counter()
         command = _with_file(self)
         _check(command)
-        task, expert = load_task(command.task), load_expert(command.zoo, command.expert)
-        sample = probe_sample(task, per_class=command.per_class, seed=command.seed)
         if command.out is not None and not command.plan:
             check_writable(command.out.expanduser().parent)
+        task, expert = load_task(command.task), load_expert(command.zoo, command.expert)
+        sample = probe_sample(task, per_class=command.per_class, seed=command.seed)
         x = np.asarray(expert.preprocess(sample.images))
         if command.plan:
             return _print_plan(command, expert, x)

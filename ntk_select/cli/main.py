@@ -5,6 +5,7 @@ import errno
 import importlib
 import io
 import os
+import shlex
 import sys
 from contextlib import suppress
 from typing import Annotated, Union
@@ -93,6 +94,8 @@ COMMANDS = {
 """Name of each command -> its class, in the file of the same name, and its line in `ntk-select --help`."""
 OLD_OPTIONS = {("rank", "--draws"): "--resamples"}
 """Command and former name of an option, which still works -> its present name."""
+FIRST_OPTION = {"rank": "--task", "finetune": "--expert", "kernel": "--expert", "dynamics": "--expert"}
+"""Command that takes only options -> the option that a first word without one is probably for."""
 
 
 def _run(arguments: list[str] | None) -> int:
@@ -106,6 +109,13 @@ def _run(arguments: list[str] | None) -> int:
         return 0
     if first and first not in COMMANDS and not first.startswith("-"):
         raise ConfigError(f"There is no command {first!r}.{did_you_mean(first, COMMANDS)} Try: ntk-select --help")
+    if first in FIRST_OPTION and len(words) > 1 and not words[1].startswith("-"):
+        repaired = shlex.join(["ntk-select", first, FIRST_OPTION[first], *words[1:]])
+        raise ConfigError(f"{words[1]!r} is given without an option; {first} takes only options. Try: {repaired}")
+    if arguments is None and first in COMMANDS:  # a process of its own
+        from ntk_select._runtime.compiled_programs import keep_compiled_programs
+
+        keep_compiled_programs()
     complete = first.startswith("--tyro-")  # completion for a shell
     classes = {name: _command(name) if complete or name == first else _placeholder(name) for name in COMMANDS}
     command = tyro.cli(

@@ -6,7 +6,7 @@ import dataclasses
 import os
 import secrets
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, dataclass_transform
 
@@ -24,7 +24,8 @@ Json = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="Print J
 Zoo = Annotated[
     tuple[str, ...],
     tyro.conf.arg(
-        help="Experts: builtin, folders of experts, timm:NAME or a pattern of names, hf-hub:ORG/NAME, features:PATH (files of features), zoos of installed packages, or several of them."
+        help="Experts: builtin, folders of experts, timm:NAME or a pattern of names, hf-hub:ORG/NAME, features:PATH (files of features), "
+        "zoos of installed packages, or several of them."
     ),
 ]
 Track = Annotated[
@@ -137,9 +138,8 @@ def no_such_expert(name: str, experts: Iterable[str], zoo: Sequence[str], option
     return ModelError(f"{place} is no expert {name!r} in the zoo.{near(name, experts)} Try: {typed('zoo', 'list', *zoo_option(zoo))}")
 
 
-def load_expert(zoo: Sequence[str], name: str) -> Expert:
-    """The expert `name` of the zoo, or of a zoo of its own as timm:NAME, which must take images. Raises ModelError if there is none, or it has no network or no preprocess."""
-    from ntk_select.experts.feature_expert import with_network
+def named_expert(zoo: Sequence[str], name: str) -> Callable[[], Expert]:
+    """What loads the expert `name` of the zoo, or of a zoo of its own as timm:NAME. Raises ModelError if there is none."""
     from ntk_select.models import open_zoo
     from ntk_select.models.zoo import is_zoo_uri
 
@@ -148,7 +148,14 @@ def load_expert(zoo: Sequence[str], name: str) -> Expert:
         experts = open_zoo([name])
     if name not in experts:
         raise no_such_expert(name, experts, zoo)
-    expert = with_network(experts[name]())
+    return experts[name]
+
+
+def load_expert(zoo: Sequence[str], name: str) -> Expert:
+    """The `named_expert`, which must take images. Raises ModelError if there is none, or it has no network or no preprocess."""
+    from ntk_select.experts.feature_expert import with_network
+
+    expert = with_network(named_expert(zoo, name)())
     if expert.preprocess is None:
         raise ModelError(f"Expert {expert.name!r} has no preprocess, so it cannot take images. Try: Expert(..., preprocess=Preprocess(size=224))")
     return expert

@@ -50,8 +50,8 @@ class Rank:
     task: OptionalTaskUri = None
     zoo: Zoo = ("builtin",)
     scores: tuple[str, ...] = ("forecast", "lfc", "lgc")
-    """Scores to compute. The first of them that at least half of the experts have determines the order. Groups: all (the distinct scores), ablation (their variants), baselines. To list them:
-    ntk-select scores list."""
+    """Scores to compute. The first of them that at least half of the experts have determines the order. Groups: all (the distinct scores), ablation
+    (their variants), baselines. To list them: ntk-select scores list."""
     per_class: int = PER_CLASS
     """Images per class that the scores see, at most."""
     seed: int = 0
@@ -79,7 +79,8 @@ class Rank:
     no_cache: Flag = False
     """Neither read nor write the cache."""
     out: Path | None = None
-    """Folder for ranking.json, .csv, .parquet and .png, and for agreement.json and .png if there are at least three scores. Finished experts are kept in its folder experts: after an interruption the same command resumes."""
+    """Folder for ranking.json, .csv, .parquet and .png, and for agreement.json and .png if there are at least three scores. Finished experts are kept
+    in its folder experts: after an interruption the same command resumes."""
     show: Path | None = None
     """Show the ranking in this folder (of --out) again, and compute nothing."""
     checkpoint: Checkpoint = None
@@ -199,7 +200,8 @@ def print_ranking(ranking, seconds: float) -> None:
     optional = ("seconds", "architecture", "source", *reversed(shown[1:]))
     print_table(title, columns, rows, right=("rank", *shown, "seconds"), optional=optional, names=("expert",))
     if any(getattr(row.scores[name], "low", None) is not None for row in ranking for name in shown):
-        print_text("± 95 %, over the choice of images.")
+        uneven = any("[" in text for row in rows for text in row[4 : 4 + len(shown)])
+        print_text(f"± {'and [ ] ' if uneven else ''}95 %, over the choice of images.")
     for mark in ranking.marks:
         print_text(mark)
     if shown != names and ranking.experts:
@@ -269,8 +271,8 @@ def next_command(ranking, command: Rank, available: int, *, has_network: bool = 
     """A suggestion: more images where the first experts are tied and there are more images, otherwise fine-tuning of the best.
 
     Args:
-      command: The command that made the ranking.
-      available: Number of training images of the task, duplicates included.
+      command: the command that made the ranking.
+      available: number of training images of the task, duplicates included.
       has_network: whether the best has its network; a file of features cannot be fine-tuned.
     """
     record = ranking.task

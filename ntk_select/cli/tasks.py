@@ -105,8 +105,8 @@ class TasksShow:
         )
         print_text(f"{facts['train']} training images, {facts['test'] or 0} test images, {facts['num_classes']} classes.")
         if facts["held_out"] is not None:
-            split = f"a fifth of the images of each class is held out for fine-tuning: {facts['held_out']:,} of {facts['train']:,}"
-            print_text(f"No test set: {split if facts['held_out'] else 'and no class has two images, so that none can be held out for fine-tuning'}.")
+            split = f"finetune and bench hold out a fifth of each class for testing: {facts['held_out']:,} of {facts['train']:,} images"
+            print_text(f"No test set: {split if facts['held_out'] else 'and no class has two images, so that none can be held out for testing'}.")
         for warning in facts["warnings"]:
             print_text(f"Note: {warning}")
         print_line("Next: " + typed("rank", "--task", self.uri))

@@ -19,7 +19,7 @@ from ntk_select.cli.options import (
     command_class,
     executor_options,
     group,
-    no_such_expert,
+    named_expert,
     split,
     typed,
 )
@@ -95,14 +95,7 @@ class ZooShow:
 
     def run(self) -> int:
         """Prints the card."""
-        from ntk_select.models.zoo import is_zoo_uri, open_zoo
-
-        experts = open_zoo(split(self.zoo))
-        if self.name not in experts and is_zoo_uri(self.name):
-            experts = open_zoo([self.name])
-        if self.name not in experts:
-            raise no_such_expert(self.name, experts, self.zoo)
-        card = _plain(_card(experts[self.name]))
+        card = _plain(_card(named_expert(self.zoo, self.name)))
         if self.json:
             print_json(card)
             return 0
@@ -272,6 +265,8 @@ class ZooTrain:
         from ntk_select.training.zoo.members import chosen
 
         config = read_config(self.config)
+        if self.measure and not self.plan:
+            raise ConfigError("--measure is for a plan. Try: --plan --measure")
         if self.plan:
             with progress_bar("measuring" if self.measure else "counting") as progress:
                 work = plan(config, data=self.data, only=self.only, measure=self.measure, progress=progress)

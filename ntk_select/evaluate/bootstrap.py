@@ -137,8 +137,7 @@ class Interval:
 
     Attributes:
       value: mean over the measured targets, each counted once, whatever its cluster; NaN if no target has a value.
-      low: lower end, over resampled clusters of targets.
-      high: upper end, likewise.
+      low, high: ends of the interval, quantiles of the replicates; NaN if none has a value.
       resamples: number of replicates.
       undefined: targets left out because the measure has no value on any of their probe samples.
       level: share of the replicates between the ends.

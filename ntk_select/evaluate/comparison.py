@@ -21,7 +21,8 @@ class Paired:
 
     Attributes:
       difference: the mean over targets with its interval.
-      share: share of the replicates in which a has the larger value, ties half; NaN if there is none. For `regret` and `trials_to_best` smaller is better.
+      share: share of the replicates in which a has the larger value, ties half; NaN if there is none. Of `regret` and `trials_to_best` smaller
+        values are better.
       p_value: two-sided, of the sign-flip test over clusters of targets; NaN if no target has both values.
     """
 
@@ -155,7 +156,8 @@ def _refuse_unpaired(targets_a: Sequence[Target], targets_b: Sequence[Target]) -
             raise ConfigError(f"Target {a.name!r} has the clusters {a.cluster!r} and {b.cluster!r}. Both scores need the same clusters of targets.")
         if len(a.scores) != len(b.scores) and 1 not in (len(a.scores), len(b.scores)):
             raise ConfigError(
-                f"Target {a.name!r} has {len(a.scores)} and {len(b.scores)} probe samples. Both scores need the same number of probe samples, or one has a single sample."
+                f"Target {a.name!r} has {len(a.scores)} and {len(b.scores)} probe samples. Both scores need the same number of probe samples, "
+                "or one has a single sample."
             )
 
 

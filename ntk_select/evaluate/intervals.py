@@ -30,7 +30,8 @@ class HalfSamples:
 
     Attributes:
       rows: one index set per half-sample; empty where there are no intervals.
-      scale: factor from a spread over half-samples to a standard error: sqrt(r / d) for r images used and d left out, of the class where it is largest.
+      scale: factor from a spread over half-samples to a standard error: sqrt(r / d) for r images used and d left out, of the class where it is
+        largest.
       degrees_of_freedom: degrees of freedom of that standard error.
     """
 

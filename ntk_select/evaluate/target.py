@@ -117,11 +117,11 @@ def one_per_expert(given, name: str, experts: int | None = None) -> Float[np.nda
     return values
 
 
-def without_infinity(values: np.ndarray, name: str = "scores") -> np.ndarray:
-    """The values, finite or NaN. Raises ConfigError for infinity."""
-    if np.isinf(values).any():
-        raise ConfigError(f"{name} contain infinite values. Allowed: finite numbers, and NaN for an expert without a score.")
-    return values
+def without_infinity(scores: np.ndarray) -> np.ndarray:
+    """The scores, finite or NaN. Raises ConfigError for infinity."""
+    if np.isinf(scores).any():
+        raise ConfigError("scores contain infinite values. Allowed: finite numbers, and NaN for an expert without a score.")
+    return scores
 
 
 def fractions(values: np.ndarray, name: str = "accuracies") -> np.ndarray:

@@ -1,10 +1,10 @@
 """Executors: where items of work are done. In this process, in several processes of this machine, or on the workers of a Ray cluster.
 
-An item is an object with a `key`, unique in its run, and optionally `after`, the keys of items that must be finished first. Work is a function of an item,
-with a method `failed(item, error)` that gives the outcome of an item whose workers were lost. An executor is a function
-`executor(work, groups, done, *, workers, ...)`. It calls `work(item)` for every item of every group, on some worker, and `done(outcome)` in this process.
-A group is best done by one worker, which has then loaded what its items share. Items of a lost worker are started again. It returns after all items, or
-when `done` returns True, which means that no further item may start. An exception that `work` raises ends the run and is raised here.
+An item is an object with a `key`, unique in its run, and optionally `after`, the keys of items that must be finished first. Work is a function of an
+item, with a method `failed(item, error)` that gives the outcome of an item whose workers were lost. An executor is a function
+`executor(work, groups, done, *, workers, ...)`. It calls `work(item)` for every item of every group, on some worker, and `done(outcome)` in this
+process. A group is best done by one worker, which has then loaded what its items share. Items of a lost worker are started again. It returns after
+all items, or when `done` returns True, which means that no further item may start. An exception that `work` raises ends the run and is raised here.
 """
 
 import math

@@ -13,7 +13,8 @@ from ntk_select.executors.queue import ATTEMPTS, Groups, Item, Work, share_out
 from ntk_select.executors.sending import attempted, settings_of_jax, take_settings
 
 LOOPBACK = "127.0.0.2" if sys.platform == "linux" else "127.0.0.1"
-"""Address of a cluster of this machine alone. Ray replaces 127.0.0.1 by the address for other machines; on Linux another loopback address prevents that."""
+"""Address of a cluster of this machine alone. Ray replaces 127.0.0.1 by the address for other machines; on Linux another loopback address
+prevents that."""
 
 STARTING = 60.0
 """Seconds without an event after which the cluster is queried for room for a worker."""
@@ -36,7 +37,8 @@ def on_ray(
 
     Args:
       workers: number of actors; by default as many as the cluster has room for.
-      address: Address of a running cluster ("auto", HOST:PORT, or ray://HOST:10001); None starts one on this machine, for this run, on the loopback interface.
+      address: address of a running cluster ("auto", HOST:PORT, or ray://HOST:10001); None starts one on this machine, for this run, on the loopback
+        interface.
 
     Raises:
       MissingDependencyError: Ray is not installed.

@@ -36,7 +36,8 @@ def processes(work: Work, groups: Groups, done: Callable[[Any], bool], *, worker
     A process that dies, for whatever reason, is replaced, and its item is started again. An item is started at most three times.
 
     Args:
-      workers: number of processes, at most one per item. Default: one per GPU of CUDA_VISIBLE_DEVICES, otherwise one per core that this process may use.
+      workers: number of processes, at most one per item. Default: one per GPU of CUDA_VISIBLE_DEVICES, otherwise one per core that this process
+        may use.
     """
     devices = [device for device in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if device and not device.startswith("-")]
     count = min(workers or len(devices) or cores(), sum(map(len, groups)))
@@ -44,7 +45,10 @@ def processes(work: Work, groups: Groups, done: Callable[[Any], bool], *, worker
 
 
 class _Processes:
-    """Worker processes, and the pipes to them. In concurrent.futures one dead process would break the whole pool, and workers would outlive a killed parent."""
+    """Worker processes, and the pipes to them.
+
+    In concurrent.futures one dead process would break the whole pool, and workers would outlive a killed parent.
+    """
 
     def __init__(self, work: Work, count: int, devices: Sequence[str]):
         self._context = multiprocessing.get_context("spawn")
@@ -110,7 +114,8 @@ class _Processes:
             )
         if code == 1 and place not in self._ready:
             raise ConfigError(
-                "Worker processes cannot start; the reason is in the traceback above. Try: a script file or a notebook, or executor='local' (--executor local)"
+                "Worker processes cannot start; the reason is in the traceback above. "
+                "Try: a script file or a notebook, or executor='local' (--executor local)"
             )
         self.start(place)
         return f"Its worker died {ATTEMPTS} times (exit code {code}; -9 is often a lack of memory)."

@@ -98,6 +98,7 @@ class Expert:
       taps_fn: taps_fn({"params": params, **state}, x, perturbation) -> `Taps`, where `perturbation` (or None) is
         added to the output of the last convolution. Optional: with it one forward pass serves all scores, and
         LGC of the last convolution needs no per-example weight gradients.
+        The four functions may have an attribute `headless`, see `experts.headless`.
       train_fn: train_fn({"params": params, **state}, x) -> (`Taps`, new state) in training mode (batch norm over the batch). Optional;
         needed only for training.
       source: statistics of the source data. Optional.
@@ -138,7 +139,7 @@ class Expert:
             leaf_at(self.params, self.last_conv.path, f"last_conv of expert {self.name!r}")
         if self.last_block is not None:
             object.__setattr__(self, "last_block", as_path(self.last_block))
-            _node_at(self.params, self.last_block, f"last_block of expert {self.name!r}")
+            node_at(self.params, self.last_block, f"last_block of expert {self.name!r}")
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -182,13 +183,14 @@ def _kind_of_nnx(params) -> str | None:
 
 def leaf_at(params, path: tuple[str, ...], purpose: str):
     """The leaf of nested mappings at `path`. Raises ModelError with the existing keys."""
-    node = _node_at(params, path, purpose)
+    node = node_at(params, path, purpose)
     if isinstance(node, Mapping):
         raise ModelError(f"The {purpose} is {'/'.join(path)!r}, a group of parameters. Name one of its arrays: {', '.join(map(str, node))}.")
     return node
 
 
-def _node_at(params, path: tuple[str, ...], purpose: str):
+def node_at(params, path: tuple[str, ...], purpose: str):
+    """The part of nested mappings at `path`, a mapping or a leaf. Raises ModelError with the existing keys."""
     node = params
     for depth, key in enumerate(path):
         if not isinstance(node, Mapping) or key not in node:

@@ -227,6 +227,7 @@ class FeatureCard:
       source, architecture: as in `Card`; None if unknown.
       num_classes: outputs of its own head; 0 without logits.
       num_parameters, num_images, test_accuracy: as in `Card`: num_params, source_size and source_accuracy.
+      initialised_from: as in `Card`; always unknown.
       class_names, class_counts: classes of the task and their numbers of images; empty without labels.
     """
 

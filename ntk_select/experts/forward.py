@@ -16,7 +16,8 @@ from ntk_select._runtime.host import threads
 from ntk_select._runtime.memory import is_out_of_memory, reason_of
 from ntk_select._runtime.progress import timed
 from ntk_select.errors import ConfigError, MemoryShrunkWarning, ModelError
-from ntk_select.experts.expert import Expert, Variables, leaf_at
+from ntk_select.experts.expert import Expert, Variables, leaf_at, node_at
+from ntk_select.experts.headless import without_head
 from ntk_select.experts.network_inputs import NetworkInputs
 from ntk_select.experts.preprocess import SMALL
 
@@ -64,12 +65,20 @@ def forward(
       ModelError: a function does not return an array, or the output for an image depends on the rest of the batch. This is checked by
         padding the last batch with the first images; if it is full, one further batch is evaluated.
     """
-    variables = jax.device_put(expert.variables)
-    full, outputs = _batch_functions(expert, variables, last_conv, seconds)
+    network = without_head(expert)
+    variables = jax.device_put(network.variables)
+    full, outputs = _batch_functions(network, variables, last_conv, seconds)
     passes, again, _ = _batched(full, batch_size, (x,), again=outputs)
     if again is not None:
-        check_independent_of_batch(expert, x, passes[:2], again)
-    return ProbePass(*passes)
+        check_independent_of_batch(network, x, passes[:2], again)
+    passes = ProbePass(*passes)
+    return passes if network is expert else passes._replace(logits=_logits(node_at(expert.params, expert.head, "head"), passes.features))
+
+
+@jax.jit
+def _logits(head, features):
+    logits = jnp.matmul(features, head["kernel"], precision="highest")
+    return logits + head["bias"] if "bias" in head else logits
 
 
 def _batch_functions(expert: Expert, variables, last_conv: bool, seconds: dict[str, float] | None):

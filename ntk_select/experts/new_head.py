@@ -10,6 +10,7 @@ import numpy as np
 from ntk_select._runtime.checks import check_count
 from ntk_select.errors import ConfigError, ModelError, did_you_mean
 from ntk_select.experts.expert import Expert
+from ntk_select.experts.headless import without_part
 
 HEADS = ("random", "zero")
 _OLD = "source_head"
@@ -86,7 +87,7 @@ def with_new_head(expert: Expert, num_classes: int, *, head: str = "random", see
         raise ModelError(f"features_fn of expert {expert.name!r} returns {shape.shape[1]} pre-logits, but its head takes {width}.")
     end = width**-0.5 if head == "random" else 0.0
     weights = np.random.default_rng(seed).uniform(-end, end, (width, num_classes))
-    backbone, old = _without(expert.params, expert.head)
+    backbone, old = without_part(expert.params, expert.head)
     path, key = expert.head or (), _OLD
     while key in expert.state:  # an expert that already had a new head
         key += "_before"
@@ -113,16 +114,6 @@ def with_new_head(expert: Expert, num_classes: int, *, head: str = "random", see
 def _linear(variables, features):
     head = variables["params"]["head"]
     return features @ head["kernel"] + head["bias"]
-
-
-def _without(tree, path: tuple[str, ...] | None):
-    """The tree without the part at `path`, and that part."""
-    if not path:
-        return tree, None
-    if len(path) == 1:
-        return {key: value for key, value in tree.items() if key != path[0]}, tree[path[0]]
-    inner, old = _without(tree[path[0]], path[1:])
-    return {**tree, path[0]: inner}, old
 
 
 def _with(tree: Mapping, path: tuple[str, ...], part):

@@ -122,7 +122,7 @@ def depth_for(largest: int) -> int:
 
 
 def how_to_uint8(images: np.ndarray, name: str = "images") -> str:
-    """Hint for the conversion of an array to uint8, according to its type and range."""
+    """Hint for the conversion of the array called `name` to uint8, according to its type and range."""
     if images.dtype.kind not in "biuf" or not images.size or not np.isfinite(low := images.min()) or not np.isfinite(high := images.max()):
         return "Allowed: integers from 0 to 255."
     if images.dtype.kind == "b":

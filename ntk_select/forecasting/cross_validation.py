@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, Num
 
-from ntk_select._moved import renamed
 from ntk_select._runtime.checks import check_count
 from ntk_select.errors import TaskError, UndefinedScoreError, not_finite
 from ntk_select.evaluate.intervals import Z95, wilson
@@ -247,6 +246,3 @@ def _balanced(values, ids) -> tuple[float, float, float]:
     mean = float(np.mean([values[ids == label].mean() for label in present]))
     # The number of images that would give the same variance if they were spread evenly over the classes.
     return mean, *wilson(mean, len(present) ** 2 / float((1 / np.bincount(ids)[present]).sum()))
-
-
-__getattr__ = renamed(__name__, {"Outlook": "RateForecast"})  # for results that were pickled by version 0.1

@@ -59,7 +59,7 @@ def shares_of_layers(
 def nonlinearity_at(
     expert: Expert, x: Float[np.ndarray, "n ..."] | NetworkInputs, labels: Int[np.ndarray, " n"], recipe: Recipe, distance: float, *, seed: int = 0
 ) -> float:
-    """|f - f_lin| / |f_lin - f_0|: deviation of the network from its linearisation at the expected end of training, relative to the change of outputs.
+    """|f - f_lin| / |f_lin - f_0|: deviation from the linearised network at the expected end of training, relative to the change of outputs.
 
     The weights are moved by `distance` along the negative gradient at the start, and outputs are compared on at most `MAX_IMAGES` images, in the
     batch-norm mode of the recipe. 0: linear; 1: as wrong as no training at all, as for `ntk_select.linearized`'s `Discrepancy.test_outputs`.

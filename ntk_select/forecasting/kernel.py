@@ -10,6 +10,9 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -22,16 +25,19 @@ from ntk_select._runtime.host import cores
 from ntk_select._runtime.memory import is_out_of_memory, reason_of
 from ntk_select.errors import ConfigError, MemoryShrunkWarning, ModelError, not_finite
 from ntk_select.experts.expert import Expert
+from ntk_select.experts.headless import without_head
 from ntk_select.experts.network_inputs import NetworkInputs
 from ntk_select.experts.new_head import with_new_head
 from ntk_select.kernels.directions import directions_for
 from ntk_select.kernels.engine.arguments import leaf_names, select
-from ntk_select.kernels.engine.program import Program, outputs_of, trace
+from ntk_select.kernels.engine.program import Program, is_value, outputs_of, trace
 from ntk_select.training.finetuning.recipe import BATCH_NORMS
 from ntk_select.training.finetuning.trainer import train_fn_of
 
 PIXELS = 256 * 224**2
 """Pixels per pass: 256 images of 224 x 224."""
+RESIDUALS = 2**30
+"""Bytes of intermediate results up to which a network is linearised once for all directions."""
 SMALL = 64**2
 """Pixels per image up to which one pass does not use all cores of a CPU; several directions are then computed at the same time."""
 
@@ -73,7 +79,8 @@ def training_kernel(
     Args:
       expert: expert with `features_fn`; with batch norm also `train_fn`, unless batch_norm="frozen".
       x: n network inputs, for training and held out.
-      batch_norm: mode of batch norm. "train": with the statistics of the batch, which depend on the weights; "frozen": with the expert's running statistics.
+      batch_norm: mode of batch norm. "train": with the statistics of the batch, which depend on the weights; "frozen": with the expert's running
+        statistics.
       directions: number of random directions; `directions_for(d)` if None.
       seed: seed of the directions.
       progress: called with (directions done, all, what).
@@ -85,7 +92,8 @@ def training_kernel(
       ConfigError: an option is not allowed, or memory does not suffice for a single image.
       ModelError: the expert has no pre-logits, a state but no `train_fn`, no forward-mode derivatives, or NaN outputs.
 
-    Cost: `directions` forward-mode passes, each as expensive as two to three forward passes. No per-image gradients are stored.
+    Cost: `directions` forward-mode passes, each as expensive as two forward passes where the intermediate results of the network fit into
+    `RESIDUALS` bytes, and as three otherwise. No per-image gradients are stored.
     """
     if batch_norm not in BATCH_NORMS:
         raise ConfigError(f"batch_norm={batch_norm!r} is unknown. Allowed: {', '.join(BATCH_NORMS)}.")
@@ -127,18 +135,17 @@ class TrainingNetwork:
     """
 
     def __init__(self, expert: Expert, x, batch_norm: str):
-        network = with_new_head(expert, 1, head="zero", x=x[:1])
-        train_fn, head, state = train_fn_of(network, batch_norm), network.params["head"], network.state
-        frozen = train_fn is not network.train_fn
-
-        def features(backbone, images):
-            variables = {"params": {"backbone": backbone, "head": head}, **state}
-            return network.features_fn(variables, images) if frozen else train_fn(variables, images)[0].features
-
-        self.name, self._features, self._backbone = expert.name, features, network.params["backbone"]
-        self.leaves, self.names = jax.tree.leaves(self._backbone), leaf_names(self._backbone)
-        self.chosen = select(self._backbone, None) if self.leaves else ()
-        self.width = jax.eval_shape(features, self._backbone, jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype))).shape[1]
+        network = with_new_head(without_head(expert), 1, head="zero", x=x[:1])
+        train_fn = train_fn_of(network, batch_norm)
+        features = _PreLogits(train_fn) if train_fn is network.train_fn else _FrozenPreLogits(network.features_fn)
+        backbone, rest = network.params["backbone"], {"head": network.params["head"], "state": dict(network.state)}
+        # What a function captures and does not need, such as the old head, is no part of its program.
+        captured = not is_value(features)
+        self._features = (lambda backbone, images: features(backbone, rest, images)) if captured else features
+        self._arguments = (backbone,) if captured else (backbone, rest)
+        self.name, self.leaves, self.names = expert.name, jax.tree.leaves(self._arguments), leaf_names(backbone)
+        self.chosen = select(backbone, None) if self.names else ()
+        self.width = jax.eval_shape(self._features, *self._arguments, jax.ShapeDtypeStruct(x.shape, jax.dtypes.canonicalize_dtype(x.dtype))).shape[1]
         self._programs: dict[tuple, tuple[Program, tuple]] = {}
 
     def along(self, images, key: jax.Array, mask: Sequence[bool] | None = None) -> tuple[Float[Array, "n d"], Float[Array, "n d"]]:
@@ -149,12 +156,39 @@ class TrainingNetwork:
           key: random key of the signs.
           mask: whether each chosen leaf is moved; all if None.
         """
+        program, values = self._program(images)
+        with self._explained():
+            return program.jit(_derivative, self.chosen)(values, self.leaves, images, self._signs(key), _moved(self.chosen, mask))
+
+    def at(self, images) -> Callable[[jax.Array], tuple[Float[Array, "n d"], Float[Array, "n d"]]]:
+        """`along` of one batch as a function of the key. The network is linearised once if what is kept for that fits into `RESIDUALS` bytes."""
+        program, values = self._program(images)
+        linearize = program.jit(_linearized, self.chosen)
+        with self._explained():
+            _, kept = jax.eval_shape(linearize, values, self.leaves, images)
+            if sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(kept)) > RESIDUALS:
+                return lambda key: self.along(images, key)
+            features, push = linearize(values, self.leaves, images)
+
+        def along(key):
+            with self._explained():
+                return features, _pushed(push, [self.leaves[index] for index in self.chosen], self._signs(key))
+
+        return along
+
+    def _program(self, images) -> tuple[Program, tuple]:
         if images.shape not in self._programs:
-            self._programs[images.shape] = trace(self._features, self._backbone, images)
-        program, values = self._programs[images.shape]
-        moved = np.ones(len(self.chosen)) if mask is None else np.asarray(mask, np.float64)
+            self._programs[images.shape] = trace(self._features, *self._arguments, images)
+        return self._programs[images.shape]
+
+    def _signs(self, key: jax.Array) -> list[jax.Array]:
+        """Random signs for each chosen leaf, more than it has numbers: one program draws those of all leaves of similar size."""
+        return [_signs(key, index, max(64, 4 ** math.ceil(math.log(np.size(self.leaves[index]), 4)))) for index in self.chosen]
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
         try:
-            return program.jit(_derivative, self.chosen)(values, self.leaves, images, key, moved)
+            yield
         except TypeError as error:
             if "forward-mode" not in str(error):
                 raise
@@ -162,6 +196,30 @@ class TrainingNetwork:
                 f"Expert {self.name!r} uses a function that has a reverse-mode rule only (jax.custom_vjp), so it has no forward-mode derivative. "
                 "Try: give that function a jax.custom_jvp rule"
             ) from error
+
+
+@dataclass(frozen=True)
+class _PreLogits:
+    """Pre-logits in training mode. Compared by value: experts with equal functions are traced once."""
+
+    train_fn: Callable
+
+    def __call__(self, backbone, rest, images):
+        return self.train_fn(_variables(backbone, rest), images)[0].features
+
+
+@dataclass(frozen=True)
+class _FrozenPreLogits:
+    """Pre-logits in evaluation mode, as `_PreLogits`."""
+
+    features_fn: Callable
+
+    def __call__(self, backbone, rest, images):
+        return self.features_fn(_variables(backbone, rest), images)
+
+
+def _variables(backbone, rest):
+    return {"params": {"backbone": backbone, "head": rest["head"]}, **rest["state"]}
 
 
 def of_chosen(program: Program, chosen: tuple[int, ...], values, leaves, images) -> tuple[Callable[[list], Array], list[Array]]:
@@ -176,14 +234,37 @@ def of_chosen(program: Program, chosen: tuple[int, ...], values, leaves, images)
     return output, [jnp.asarray(leaves[index]) for index in chosen]
 
 
-def _derivative(program: Program, chosen: tuple[int, ...], values, leaves, images, key, moved):
+@partial(jax.jit, static_argnums=2)
+def _signs(key, index, size: int):
+    return jax.random.rademacher(jax.random.fold_in(key, index), (size,), jnp.float32)
+
+
+def _moved(chosen: tuple[int, ...], mask: Sequence[bool] | None) -> np.ndarray:
+    return np.ones(len(chosen), np.float32) if mask is None else np.asarray(mask, np.float32)
+
+
+def _in_shape_of(picked, signs, moved=None):
+    """The signs in the shapes and types of the leaves; zero for those that are not moved."""
+    shaped = [sign[: leaf.size].reshape(leaf.shape).astype(leaf.dtype) for leaf, sign in zip(picked, signs, strict=True)]
+    return shaped if moved is None else [sign * moved[place].astype(sign.dtype) for place, sign in enumerate(shaped)]
+
+
+def _derivative(program: Program, chosen: tuple[int, ...], values, leaves, images, signs, moved):
     features, picked = of_chosen(program, chosen, values, leaves, images)
-    signs = [
-        jax.random.rademacher(jax.random.fold_in(key, index), leaf.shape, leaf.dtype) * moved[position].astype(leaf.dtype)
-        for position, (index, leaf) in enumerate(zip(chosen, picked, strict=True))
-    ]
     with jax.default_matmul_precision("highest"):
-        return jax.jvp(features, (picked,), (signs,))
+        return jax.jvp(features, (picked,), (_in_shape_of(picked, signs, moved),))
+
+
+def _linearized(program: Program, chosen: tuple[int, ...], values, leaves, images):
+    features, picked = of_chosen(program, chosen, values, leaves, images)
+    with jax.default_matmul_precision("highest"):
+        return jax.linearize(features, picked)
+
+
+@jax.jit
+def _pushed(push, picked, signs):
+    with jax.default_matmul_precision("highest"):
+        return push(_in_shape_of(picked, signs))
 
 
 @jax.jit
@@ -218,11 +299,12 @@ def _in_threads(network: TrainingNetwork, x, parts: list, directions: int, seed:
     def one(direction: int) -> list:
         with jax.default_device(device):
             key = jax.random.fold_in(jax.random.key(seed), direction)
-            return jax.block_until_ready([network.along(x[part], key) for part in parts])
+            return jax.block_until_ready([derivative(key) for derivative in derivatives])
 
-    yield one(0)  # compiles
+    # Of several portions, only one at a time is in memory.
+    derivatives = [network.at(x[parts[0]])] if len(parts) == 1 else [lambda key, part=part: network.along(x[part], key) for part in parts]
     if getattr(device, "platform", jax.default_backend()) != "cpu" or math.prod(x.shape[1:-1]) > SMALL:
-        yield from map(one, range(1, directions))
+        yield from map(one, range(directions))
         return
     with ThreadPoolExecutor(min(cores(), 4)) as pool:
-        yield from pool.map(one, range(1, directions))
+        yield from pool.map(one, range(directions))

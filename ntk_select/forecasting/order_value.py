@@ -50,8 +50,7 @@ def order_value(forecasts: Sequence[RateForecast], kernel: Num[np.ndarray, "n n"
 
     The expected loss depends on the recipe, such as on learning rates that are too small, and is measured on few held-out images. The evidence does
     not depend on the recipe, and varies less with the choice of images. Their sum is a heuristic: both are in nats, but per image and per image and
-    class. It is not always the best of the three, but never far from it, and orders better than the expected accuracy
-    (scripts/results/evidence.md).
+    class. It orders better than the expected accuracy where trainings are long, and about as well where they end early (docs/forecast-method.md).
 
     Args:
       forecasts: result of `cross_validate` for this kernel and these labels; at least one learning rate does not diverge.

@@ -59,7 +59,7 @@ class Forecast:
 
     @property
     def accuracy(self) -> float:
-        """Expected accuracy on new images, 0 to 1."""
+        """Expected accuracy on new images with the class frequencies of the probe sample, 0 to 1."""
         return self.best.accuracy
 
     @property

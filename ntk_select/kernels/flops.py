@@ -1,8 +1,8 @@
 """Floating-point operations of one pass of a network, counted from its program, independent of the device."""
 
-import math
 from collections.abc import Callable
 
+from ntk_select.kernels.engine.costs import product_flops
 from ntk_select.kernels.engine.program import trace
 
 TRAINING = 3
@@ -24,13 +24,5 @@ def forward_flops(fn: Callable, *arguments) -> float:
         if wanted.isdisjoint(eqn.outvars):
             continue
         wanted.update(eqn.invars)
-        if eqn.name == "dot_general":
-            (contracted, _), _ = eqn.params["dimension_numbers"]
-            inner = math.prod(program.avals[eqn.invars[0]].shape[axis] for axis in contracted)
-        elif eqn.name == "conv_general_dilated":
-            kernel, layout = program.avals[eqn.invars[1]].shape, eqn.params["dimension_numbers"].rhs_spec
-            inner = math.prod(kernel[axis] for axis in layout[1:])
-        else:
-            continue
-        total += 2.0 * inner * math.prod(program.avals[eqn.outvars[0]].shape)
+        total += product_flops(eqn, program.avals)
     return total

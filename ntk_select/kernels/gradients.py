@@ -137,7 +137,7 @@ def kernel_inputs(expert_or_fn, x, *, params, layers: str, outputs, batch_size: 
         raise ConfigError("The last convolution of a function is unknown. Try: layers='all', or a regular expression over parameter paths.")
     if isinstance(outputs, str) and outputs == "features":
         raise ConfigError("A function has no separate features. Try: the function of the features, with outputs='trace'")
-    return KernelInputs(expert_or_fn, params, outputs, None if layers == "all" else layers)
+    return KernelInputs(expert_or_fn, params, outputs, layers)
 
 
 def averaged_outputs(inputs: KernelInputs | PooledInputs, x) -> int:
@@ -169,7 +169,7 @@ def sketch_of(inputs: KernelInputs | PooledInputs, x, sketch: Sketch, batch_size
     return SketchedKernel(z, sketch.kind, sketch.blocks, directions=not (isinstance(inputs.outputs, str) and inputs.outputs == "trace"))
 
 
-def expert_inputs(expert: Expert, layers: str, outputs) -> tuple[Callable, Any, Any, Callable[[str], bool]]:
+def expert_inputs(expert: Expert, layers: str | Callable[[str], bool], outputs) -> tuple[Callable, Any, Any, Callable[[str], bool]]:
     """Arguments of `ntk` for an expert: (fn, params, outputs, layers). `params` are all its variables and `layers` selects
     only parameters, so experts of one architecture share one compilation.
 
@@ -191,7 +191,7 @@ def expert_inputs(expert: Expert, layers: str, outputs) -> tuple[Callable, Any, 
     else:
         chosen = of_params(f"^{re.escape('/'.join(expert.last_block))}(/|$)", None)
     if not any(map(chosen, leaf_names(expert.variables))):
-        raise ConfigError(f"layers={layers!r} matches no parameter.{did_you_mean(layers, leaf_names(expert.params))}")
+        raise ConfigError(f"layers={layers!r} matches no parameter.{did_you_mean(str(layers), leaf_names(expert.params))}")
     return fn, expert.variables, outputs, chosen
 
 

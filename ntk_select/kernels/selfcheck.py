@@ -138,6 +138,7 @@ def selfcheck(
     check_count("seed", seed, 0)
     x, chosen, draw, checks = read_examples(x, "x"), select(params, layers), np.random.default_rng(seed).normal, []
     with jax.default_matmul_precision(precision), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "params hold batch statistics")  # reported below
         ntk_plan(fn, params, x, layers=layers)
         warnings.simplefilter("ignore", GeneralRouteWarning)  # ntk_plan has warned
         one = some_examples(x, slice(1))

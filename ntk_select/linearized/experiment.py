@@ -1,6 +1,7 @@
 """One experiment: a fine-tuning as the kernel predicts it, the fine-tuning itself, and a JSON-ready record of both."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +10,7 @@ from jaxtyping import Float
 from ntk_select.errors import ConfigError
 from ntk_select.experts.expert import Expert
 from ntk_select.linearized.compare import Comparison, compare_training
-from ntk_select.linearized.losses import CROSS_ENTROPY, loss_gradient
+from ntk_select.linearized.losses import CROSS_ENTROPY, check_loss, loss_gradient
 from ntk_select.linearized.network import network_kernel
 from ntk_select.linearized.optimizers import Optimizer
 from ntk_select.linearized.regime import ANSWERS_CLOSE, LOSS_CLOSE, OUTPUTS_CLOSE
@@ -119,6 +120,8 @@ def run_experiment(
 
     Cost: that of `network_kernel` and `compare_training`.
     """
+    check_loss(loss)
+    rule = Optimizer(optimizer, 1.0 if lr is None else lr, momentum, weight_decay)
     if lr is None and loss in CROSS_ENTROPY:
         raise ConfigError("A largest stable learning rate is known for squared losses only. Try: lr=0.01")
 
@@ -146,7 +149,7 @@ def run_experiment(
     found = compare_training(
         expert, x, targets, lr=lr, times=times, layers=layers, batches=batches, kernel=kernel, linear=linear, progress=progress, **test, **options
     )
-    return Experiment(found, Optimizer(optimizer, lr, momentum, weight_decay), loss, stable, batches is None)
+    return Experiment(found, replace(rule, lr=lr), loss, stable, batches is None)
 
 
 def _finite(value) -> float | None:

@@ -62,7 +62,7 @@ def layer_factors(
     params: Any = None,
     layers: Any = None,
     features: Real[AnyArray, "m d"] | None = None,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     memory_gb: float | None = None,
 ) -> list[LayerFactors]:
     """Decomposes the kernel (class trace): first the sum, then every parameter, in tree order.
@@ -71,7 +71,7 @@ def layer_factors(
       expert_or_fn, params, layers: as for `linearize`.
       x: preprocessed network inputs, at least two.
       features: pre-logits; computed by the expert if None.
-      batch_size: examples per pass.
+      batch_size: examples per pass; 8 if None.
       memory_gb: memory budget of the kernels.
 
     Raises:
@@ -88,11 +88,11 @@ def layer_factors(
         raise ConfigError("x holds one example; the variance of a kernel over pairs needs at least two.")
     if features is None and isinstance(expert_or_fn, Expert) and expert_or_fn.features_fn is not None:
         features = forward(expert_or_fn, x, batch_size=batch_size).features
-    kernels = ntk(network.fn, network.params, x, layers=network.layers, by_layer=True, memory_gb=memory_gb, accumulate="float64")
-    total = sum(kernels.values())
     base = None if features is None else feature_kernel(features)
     if base is not None and len(base) != count_examples(x):
         raise ConfigError(f"features has {len(base)} rows for {count_examples(x)} examples.")
+    kernels = ntk(network.fn, network.params, x, layers=network.layers, by_layer=True, memory_gb=memory_gb, accumulate="float64")
+    total = sum(kernels.values())
     trace = float(np.trace(total))
     found = [LayerFactors("all", 1.0, None if base is None else explained(total, base), None, None, None)]
     simpler = _factor_kernels(network, x, batch_size)

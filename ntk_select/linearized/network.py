@@ -28,7 +28,7 @@ from ntk_select.kernels.engine.ntk import ntk, ntk_plan
 from ntk_select.kernels.engine.plan import DISPATCH
 from ntk_select.kernels.engine.structure import Structure
 from ntk_select.kernels.engine.vector_product import BatchedProduct, hold
-from ntk_select.kernels.gradients import expert_inputs, of_params
+from ntk_select.kernels.gradients import expert_inputs
 from ntk_select.linearized.problem import Examples, TestExamples, host_only
 
 KERNEL_METHODS = ("auto", "dense", "matrix-free")
@@ -62,17 +62,14 @@ def as_network(expert_or_fn: Expert | Callable, params: Any = None, layers: Any 
     if isinstance(expert_or_fn, Expert):
         if params is not None:
             raise ConfigError("An expert has its own parameters. Try: leave params= out, or pass its apply_fn instead of the expert")
-        if callable(layers):
-            network = Network(expert_or_fn.apply_fn, expert_or_fn.variables, of_params(layers, None))
-        else:
-            fn, variables, _, chosen = expert_inputs(expert_or_fn, "all" if layers is None else layers, "trace")
-            return Network(fn, variables, chosen)
+        fn, variables, _, chosen = expert_inputs(expert_or_fn, "all" if layers is None else layers, "trace")
+        network = Network(fn, variables, chosen)
     elif not callable(expert_or_fn):
         raise ConfigError(f"Expected an Expert or a function fn(params, x); given: {type(expert_or_fn).__name__}.")
     elif params is None:
         raise ConfigError("A function requires its parameters. Try: params=")
     else:
-        network = Network(expert_or_fn, params, None if isinstance(layers, str) and layers == "all" else layers)
+        network = Network(expert_or_fn, params, layers)
     select(network.params, network.layers)
     return network
 
@@ -235,10 +232,11 @@ def network_kernel(
         raise ConfigError("Products use the full kernel; outputs='trace' requires method='dense'.")
     check_precision(precision)
     check_batch_size(batch_size)
+    memory = available_memory(memory_gb)
     network = as_network(expert_or_fn, params, layers)
     x, x_test = read_two_sides(x, x_test)
     structure = check_network(network.fn, network.params, network.chosen, x)
-    dense, products, reason = _costs(network, structure, x, x_test, outputs, memory_gb)
+    dense, products, reason = _costs(network, structure, x, x_test, outputs, memory)
     chosen = method if method != "auto" else "dense" if outputs == "trace" or dense <= products else "matrix-free"
     if chosen == "matrix-free":
         product = NetworkProduct(network, x, x_test, batch_size=batch_size or DEFAULT_BATCH, precision=precision)
@@ -250,16 +248,15 @@ def network_kernel(
     return NetworkKernel(kernel, cross, chosen, reason)
 
 
-def _costs(network: Network, structure: Structure, x, x_test, outputs: str, memory_gb) -> tuple[float, float, str]:
+def _costs(network: Network, structure: Structure, x, x_test, outputs: str, memory: int) -> tuple[float, float, str]:
     """Operations of the dense (infinite if it does not fit into memory) and the matrix-free method, and a sentence on both."""
-    memory = available_memory(memory_gb)
     n, n2, c = count_examples(x), 0 if x_test is None else count_examples(x_test), structure.outputs
     size = n * c if outputs == "full" else n
     passes = passes_of(structure)
     product = (2 * passes.forward + passes.backward) * n + 2 * passes.forward * (n + n2)
     products = EXPECTED_PRODUCTS * (product + DISPATCH * -(-(2 * n + n2) // DEFAULT_BATCH))
     need = 3 * 8 * size**2 + 8 * (size // n) ** 2 * n * n2
-    question = {"outputs": outputs, "layers": network.layers, "memory_gb": memory_gb}
+    question = {"outputs": outputs, "layers": network.layers, "memory_gb": memory / 1e9}
     try:
         flops = ntk_plan(network.fn, network.params, x, **question).flops
         if n2:

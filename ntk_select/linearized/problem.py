@@ -16,12 +16,13 @@ from jaxtyping import Array, Float, Int, PyTree, Real, Shaped
 
 from ntk_select.errors import ConfigError, not_finite
 from ntk_select.kernels.engine.arguments import refuse_tracers
+from ntk_select.kernels.sketches.sketched_kernel import SketchedKernel
 
 DOUBLE = 2.0**-52
 OVERFLOWS = 1e18
 """Larger coefficients are those of diverged training."""
 TRACEABLE = "ns.ntk_fn, ns.ntk_vector_product, or the function returned by ns.linearized.linearize"
-KERNEL_HINT = "Try: kernel=ntk_select.ntk(fn, params, x, outputs='full') for (n, n, c, c), or 'trace' for (n, n)"
+SIDES = {"kernel": "x", "cross_kernel": "x_test, x"}
 
 _RENAMED = {"most_products": "max_products", "most_steps": "max_steps"}
 
@@ -166,14 +167,15 @@ def read_cross(cross_kernel, problem: Problem, test_outputs: Float[np.ndarray, "
 
 
 def _matrix(kernel, shape: tuple[int, int], c: int, name: str) -> np.ndarray:
+    hint = f"Try: {name}=ntk_select.ntk(fn, params, {SIDES[name]}, outputs='full') for (n, n, c, c), or 'trace' for (n, n)"
+    if isinstance(kernel, SketchedKernel):
+        raise ConfigError(f"{name} is a SketchedKernel, not an array. Try: its attribute `kernel`, for outputs (n,) or the trace")
     try:
         given = np.asarray(kernel)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{name} is a {type(kernel).__name__} which is not an array. {KERNEL_HINT}") from error
+        raise ConfigError(f"{name} is a {type(kernel).__name__} which is not an array. {hint}") from error
     if given.shape not in (shape, (*shape, c, c)):
-        raise ConfigError(
-            f"{name} has shape {given.shape}; for {shape[1]} examples and {c} outputs allowed are {shape} and {(*shape, c, c)}. {KERNEL_HINT}"
-        )
+        raise ConfigError(f"{name} has shape {given.shape}; for {shape[1]} examples and {c} outputs allowed are {shape} and {(*shape, c, c)}. {hint}")
     if not _is_real(given.dtype):
         raise ConfigError(f"{name} has type {given.dtype}; it must hold real numbers.")
     given = _finite(given, f"{name} holds")

@@ -17,11 +17,20 @@ from ntk_select.linearized.spectrum import check_tolerance
 
 
 class Ridge(NamedTuple):
-    """Coefficients a = (Theta + ridge)^-1 (y - f_0), outputs f_0 + Theta a on training and, with a cross kernel, test examples."""
+    """Kernel ridge regression.
+
+    Attributes:
+      coefficients: a = (Theta + ridge)^-1 (y - f_0).
+      train_outputs: f_0 + Theta a.
+      test_outputs: the same with the cross kernel; None without one.
+    """
 
     coefficients: Float[np.ndarray, "n ..."]
     train_outputs: Float[np.ndarray, "n ..."]
     test_outputs: Float[np.ndarray, "n2 ..."] | None
+
+    def __repr__(self):
+        return f"Ridge({', '.join(f'{name} {None if array is None else array.shape}' for name, array in self._asdict().items())})"
 
 
 @host_only

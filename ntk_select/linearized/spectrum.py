@@ -15,6 +15,7 @@ from ntk_select.linearized.problem import Problem
 
 TOLERANCE = 1e-8
 MAX_PRODUCTS = 1000
+CHECKED_EVERY = 5  # products of Lanczos between two checks of convergence
 TABLE_ENTRIES = 2**22
 """Maximal number of entries of a (times, eigenvalues) table in memory."""
 
@@ -132,13 +133,12 @@ def lanczos(
     *,
     tolerance: float,
     max_products: int,
-    every: int = 5,
 ) -> Ritz:
     """Ritz values of a symmetric operator v -> A v in the Krylov space of `start`, with full reorthogonalisation.
 
     After m products, f(A) start is exact for polynomials f of degree below m, start' f(A) start up to degree 2 m - 1 (Gauss
     quadrature). It stops at `max_products` products, or when `quantity(values, coordinates)` has changed by at most
-    `tolerance`, relative, over `every` products, twice in a row.  Cost: m products, O(size m^2) for orthogonality, memory of m vectors.
+    `tolerance`, relative, over `CHECKED_EVERY` products, twice in a row.  Cost: m products, O(size m^2) for orthogonality, memory of m vectors.
     """
     size, norm = len(start), float(np.linalg.norm(start))
     max_products = min(max_products, size)
@@ -153,7 +153,7 @@ def lanczos(
             w = w - basis[:k].T @ (basis[:k] @ w)
         beta = float(np.linalg.norm(w))
         closed = beta <= 1e-14 * max(map(abs, diagonal)) or k == size
-        if closed or k == max_products or k % every == 0:
+        if closed or k == max_products or k % CHECKED_EVERY == 0:
             values, rotation = eigh_tridiagonal(diagonal, off_diagonal)
             current = np.asarray(quantity(values, norm * rotation[0]))
             with np.errstate(invalid="ignore"):  # infinity both times counts as converged

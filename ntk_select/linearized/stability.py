@@ -47,8 +47,8 @@ def max_stable_lr(
       kernel: (n, n), (n, n, c, c), a function v -> Theta v, or only the largest eigenvalue.
       size: n times c, the number of residuals, for loss="mean"; inferred from a kernel (n, n, c, c) or from `shape`.
       shape: shape of the outputs, (n,) or (n, c), for a kernel function.
-      optimizer, momentum, weight_decay, loss: as for `loss_curve`; the defaults are "gd" and "half_sum". Momentum multiplies the result by 1 + momentum, Nesterov momentum by
-        (1 + momentum) / (1 + 2 momentum); it is infinite for the flow.
+      optimizer, momentum, weight_decay, loss: as for `loss_curve`; the defaults are "gd" and "half_sum". Momentum multiplies the
+        result by 1 + momentum, Nesterov momentum by (1 + momentum) / (1 + 2 momentum); it is infinite for the flow.
 
     Raises:
       ConfigError: as `loss_curve`, or `size` is needed and missing.
@@ -56,6 +56,7 @@ def max_stable_lr(
     Cost: the largest eigenvalue: O(m^3), or some tens of products with a kernel function (SciPy's eigsh, to five digits).
     """
     method = Optimizer(optimizer, 1.0, momentum, weight_decay)
+    squared_loss(loss, 1)  # refuses an unknown one before the eigenvalues are computed
     if size is not None:
         check_count("size", size, 1)
     if is_number(kernel):

@@ -41,7 +41,13 @@ def initial_speed(kernel: Kernel, residual: Values, *, lr: Scalar = 1.0, loss: s
 
 
 class Generalization(NamedTuple):
-    """Y' (Theta + ridge)^-1 Y, the bound sqrt(2 value / n) on the test loss, and the ridge."""
+    """Generalisation score.
+
+    Attributes:
+      value: Y' (Theta + ridge)^-1 Y.
+      bound: sqrt(2 value / n), on the test loss.
+      ridge: the absolute ridge.
+    """
 
     value: float
     bound: float
@@ -97,7 +103,12 @@ def generalization_score(kernel: Kernel, targets: Values, *, ridge: Scalar | Non
 
 
 class SpeedBound(NamedTuple):
-    """dY' Theta dY, and its lower bound."""
+    """Both sides of eq. 5.
+
+    Attributes:
+      speed: dY' Theta dY.
+      bound: its lower bound.
+    """
 
     speed: float
     bound: float
@@ -127,7 +138,13 @@ def speed_bound(kernel: Kernel, residual: Values, *, ridge: Scalar | None = None
 
 
 class LabelSpectrum(NamedTuple):
-    """Eigenvalues, largest first; the fraction of |Y|^2 along each eigenvector; and its cumulative sum."""
+    """Labels in the eigenbasis of a kernel.
+
+    Attributes:
+      values: eigenvalues, largest first.
+      shares: fraction of |Y|^2 along each eigenvector.
+      cumulative: cumulative sum of the shares.
+    """
 
     values: Float[np.ndarray, " m"]
     shares: Float[np.ndarray, " m"]

@@ -15,7 +15,7 @@ from ntk_select.experts.forward import InBatches
 from ntk_select.kernels.engine.arguments import check_batch_size, count_examples, read_examples, some_examples
 from ntk_select.kernels.engine.program import Program, outputs_of, trace
 from ntk_select.kernels.engine.vector_product import BatchedProduct, hold, padded_batches
-from ntk_select.linearized.losses import example_losses, is_mean, loss_value, read_outputs_and_targets
+from ntk_select.linearized.losses import check_loss, example_losses, is_mean, loss_value, read_outputs_and_targets
 from ntk_select.linearized.network import DEFAULT_BATCH, Linearized, as_network, check_network
 from ntk_select.linearized.optimizers import Optimizer, read_batches, read_times
 from ntk_select.linearized.predict import one_line_summary
@@ -96,6 +96,7 @@ def train(
         network = as_network(expert_or_fn, params, layers)
         fn, start, chosen = network.fn, network.params, network.chosen
     check_batch_size(batch_size)
+    check_loss(loss)
     if not callable(getattr(optimizer, "init", None)) or not callable(getattr(optimizer, "update", None)):
         raise ConfigError(f"optimizer={optimizer!r} is not an Optax optimiser. Try: optimizer=optax.sgd(0.01)")
     when = read_times(Optimizer("gd", weight_decay=weight_decay), times, steps)

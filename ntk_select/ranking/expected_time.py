@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ntk_select.experts.expert import Expert
+from ntk_select.kernels.directions import directions_for
 from ntk_select.kernels.flops import TRAINING, forward_flops
 from ntk_select.ranking.inputs import PASSES
 from ntk_select.ranking.rank import DEFAULT_SCORES, chosen_scores
@@ -73,8 +74,6 @@ def expected_seconds(
 
 
 def _passes_of_forecast(expert: Expert, x: np.ndarray) -> int:
-    from ntk_select.forecasting.kernel import directions_for  # imported here because of Optax
-
     return 2 * directions_for(jax.eval_shape(expert.features_fn, expert.variables, x).shape[1])
 
 

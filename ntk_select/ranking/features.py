@@ -64,7 +64,8 @@ def _classes(where: str, load: Callable[[], Any]) -> Classes:
         raise TaskError(f"Without a task, experts need labels; {where!r} has none. {HOW_TO_LABEL}")
     if not isinstance(classes, Classes):
         raise TaskError(
-            f"A ranking needs a task; only files of features with labels need none, and {where!r} is a network. Try: rank(experts, 'my_images') (--task my_images)"
+            f"A ranking needs a task; only files of features with labels need none, and {where!r} is a network. "
+            "Try: task='my_images' (--task my_images)"
         )
     return classes
 
@@ -92,8 +93,8 @@ def check_images(expert: FeatureExpert, task: Task) -> None:
     of_task = Classes(task.labels, task.class_names, True)
     if expert.classes is not None and (what := _disagreement(expert.classes, of_task)) is not None:
         raise ModelError(
-            f"The labels of expert {expert.name!r} are not those of the task {task.name!r}: {what}. Features must be of its training images, in their "
-            "order. Try: the images of ntk_select.load_task(...)"
+            f"The labels of expert {expert.name!r} are not those of the task {task.name!r}: {what}. Features must be of its training images, in "
+            "their order. Try: the images of ntk_select.load_task(...)"
         )
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from ntk_select.evaluate.intervals import HalfSamples
-from ntk_select.ranking.record import ExpertScores, firsts
+from ntk_select.ranking.record import OF_ACCURACY, ExpertScores, firsts
 from ntk_select.scores import Score, ScoreResult
 
 NAMED = 4
@@ -63,7 +63,7 @@ def judgement(
 
 def _expected(rows: list[ExpertScores], deciding: str) -> str:
     details = getattr(rows[0].scores[deciding], "details", {}) if rows else {}
-    if not {"accuracy", "accuracy_low", "accuracy_high", "learning_rate"} <= details.keys():
+    if not details.keys() >= {*OF_ACCURACY}:
         return ""
     reached, low, high = (f"{100 * details[name]:.0f} %" for name in ("accuracy", "accuracy_low", "accuracy_high"))
     return (
@@ -113,8 +113,8 @@ def _verdict(rows: list[ExpertScores], among: Sequence[str], deciding: str, scor
     if scored == 1:
         return f"{best.name} is the only expert{'' if len(rows) == 1 else f' with the score {deciding}'}; there is nothing to compare."
     close = [name for name in among if name not in equal]
-    if not close and scored > len(equal):
-        others = "every other expert" if scored == len(rows) else f"the {scored - len(equal)} others that have the score"
+    if not close and (count := scored - len(equal)):
+        others = "every other expert" if scored == len(rows) else f"the {'only other' if count == 1 else f'{count} others'} with the score"
         return f"{here}, ahead of {others} by more than the choice of images explains (95 %)."
     if not close:
         return f"{here}."

@@ -1,7 +1,9 @@
 """Cache keys of passes, kernels and reference networks: digests of everything that determines the numbers."""
 
 import inspect
+from collections.abc import Callable
 from dataclasses import is_dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +12,7 @@ import numpy as np
 
 from ntk_select._runtime.cache import key_of
 from ntk_select.experts.expert import Expert
+from ntk_select.experts.headless import without_head
 from ntk_select.experts.network_inputs import NetworkInputs
 from ntk_select.kernels.engine.digest import digest_of_params, digest_of_program
 from ntk_select.tasks.probe_sample import ProbeSample
@@ -17,34 +20,38 @@ from ntk_select.tasks.task import Task
 
 
 class Keys:
-    """Keys of passes, gradient kernels and reference networks. Programs of experts that share a function are traced once."""
+    """Keys of passes, gradient kernels and reference networks. Programs of experts whose functions are equal without their heads are traced once."""
 
     def __init__(self):
         self._programs: dict[Any, str | None] = {}
 
     def of_passes(self, expert: Expert, x) -> str | None:
         """Key of weights, preprocessed images, programs and device. None if a program calls back to Python."""
-        programs = [self._program(fn, expert, x) for fn in (expert.apply_fn, expert.features_fn, expert.taps_fn) if fn is not None]
+        network = without_head(expert)
+        functions = (network.apply_fn, network.features_fn) if network.taps_fn is None else (network.taps_fn,)
+        programs = [self._program(fn, network, x) for fn in functions if fn is not None]
         images = (x.pixels, repr(x.preprocess)) if isinstance(x, NetworkInputs) else (np.asarray(x),)
-        return None if None in programs else key_of("passes", _where(), digest_of_params(expert.variables), *images, *programs)
+        head = () if network is expert else (repr(expert.head),)
+        return None if None in programs else key_of("passes", _where(), digest_of_params(expert.variables), *head, *images, *programs)
 
     def of_kernel(self, expert: Expert, x, passes: str, layers: str = "last_conv") -> str:
         """Key of the passes, the layers, the head, and the program of the gradient with its derivative rules."""
-        fn = expert.features_fn if expert.head is None and expert.features_fn is not None else expert.apply_fn
+        network = without_head(expert)
+        fn = network.features_fn if network.head is None and network.features_fn is not None else network.apply_fn
         return key_of(
             "gradient kernel",
             passes,
             layers,
             repr(expert.last_conv or expert.last_block),
             repr(expert.head),
-            str(self._program(fn, expert, x, gradient=True)),
+            str(self._program(fn, network, x, _gradient)),
         )
 
     def of_training_kernel(self, expert: Expert, x, passes: str, batch_norm: str, head: str, seed: int) -> str | None:
         """Key of the passes, the program of training, the mode of batch norm, the head, and the random directions."""
-        train_fn = expert.train_fn
-        program = "" if train_fn is None else digest_of_program(lambda variables, x: train_fn(variables, x)[0].features, expert.variables, x[:1])
-        return program if program is None else key_of("training kernel", passes, program, batch_norm, head, repr(expert.head), str(seed))
+        network = without_head(expert)
+        program = "" if network.train_fn is None else self._program(network.train_fn, network, x, _training)
+        return program if program is None else key_of("training kernel", passes, program, batch_norm, head, str(seed))
 
     def of_reference(self, task: Task, sample: ProbeSample, network: str, seed: int) -> str:
         """Key of the initial weights, the recipe and the training images of a reference network, and of the probe sample.
@@ -61,28 +68,40 @@ class Keys:
         facts = (network, str(seed), _where(), recipe(), repr(settings), repr(expert.preprocess), start, program)
         return key_of("reference", *facts, np.asarray(task.labels), sample.indices, *content)
 
-    def _program(self, fn, expert: Expert, x, gradient: bool = False) -> str | None:
-        def known(params, state, x):
-            return fn({"params": params, **state}, x, *([None] if fn is expert.taps_fn else []))
-
-        def differentiated(params, state, x):
-            leaves, treedef = jax.tree.flatten(params)
-            real = [place for place, leaf in enumerate(leaves) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
-
-            def total(chosen):
-                merged = dict(enumerate(leaves)) | dict(zip(real, chosen, strict=True))
-                return known(jax.tree.unflatten(treedef, merged.values()), state, x).sum()
-
-            return jax.grad(total)([leaves[place] for place in real])
-
-        shapes = jax.eval_shape(lambda variables: variables, expert.variables)
-        memory = (fn, gradient, fn is expert.taps_fn, x.shape[1:], str(shapes)) if _holds_no_weights(fn) else None
+    def _program(self, fn, expert: Expert, x, use: Callable | None = None) -> str | None:
+        """The digest of what is computed with fn: by default its outputs, otherwise `use(fn, params, state, x)`."""
+        use = use or (_taps if fn is expert.taps_fn else _outputs)
+        memory = (fn, use, x.shape[1:], str(jax.tree.map(jax.typeof, expert.variables))) if _holds_no_weights(fn) else None
         if memory is None or memory not in self._programs:
-            found = digest_of_program(differentiated if gradient else known, expert.params, dict(expert.state), x[:1])
+            found = digest_of_program(partial(use, fn), expert.params, dict(expert.state), x[:1])
             if memory is None:
                 return found
             self._programs[memory] = found
         return self._programs[memory]
+
+
+def _outputs(fn, params, state, x):
+    return fn({"params": params, **state}, x)
+
+
+def _taps(fn, params, state, x):
+    return fn({"params": params, **state}, x, None)
+
+
+def _training(fn, params, state, x):
+    return fn({"params": params, **state}, x)[0].features
+
+
+def _gradient(fn, params, state, x):
+    """The gradient of the sum of the outputs with respect to the real parameters."""
+    leaves, treedef = jax.tree.flatten(params)
+    real = [place for place, leaf in enumerate(leaves) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
+
+    def total(chosen):
+        merged = dict(enumerate(leaves)) | dict(zip(real, chosen, strict=True))
+        return _outputs(fn, jax.tree.unflatten(treedef, merged.values()), state, x).sum()
+
+    return jax.grad(total)([leaves[place] for place in real])
 
 
 def _holds_no_weights(fn) -> bool:

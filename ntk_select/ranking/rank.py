@@ -132,11 +132,13 @@ def rank(
         warnings.warn("rank(..., draws=...) is deprecated. Try: rank(..., resamples=...)", DeprecationWarning, stacklevel=2)
         resamples = draws
     if not is_whole(resamples) or (resamples != 0 and resamples < MIN_RESAMPLES):
-        raise ConfigError(f"resamples={resamples!r} must be 0 (no intervals) or at least {MIN_RESAMPLES}, a whole number.")
+        raise ConfigError(
+            f"resamples={resamples!r} must be 0 (no intervals) or a whole number from {MIN_RESAMPLES}. Try: resamples=100 (--resamples 100)"
+        )
     if not is_whole(batch_size) or batch_size < 1:
-        raise ConfigError(f"batch_size={batch_size!r} must be an integer of at least 1.")
+        raise ConfigError(f"batch_size={batch_size!r} must be an integer of at least 1. Try: batch_size=32 (--batch-size 32)")
     if measured is not None and not (isinstance(measured, Mapping) and all(isinstance(row, Mapping) for row in measured.values())):
-        raise ConfigError("measured must be {expert: {task: accuracy from 0 to 1}}.")
+        raise ConfigError("measured must be {expert: {task: accuracy from 0 to 1}}. Try: measured={'resnet18': {'flowers': 0.9}}")
     if not isinstance(cache, str | Path | None):
         raise ConfigError(f"cache is of type {type(cache).__name__}; it must be the path of a folder, or None.")
     if not isinstance(resume, str | Path | None):
@@ -282,7 +284,9 @@ def chosen_scores(scores: Sequence[str] | Mapping[str, Score]) -> dict[str, Scor
     if isinstance(scores, Mapping):
         for name, score in scores.items():
             if not isinstance(score, Score):
-                raise ConfigError(f"scores[{name!r}] is a {type(score).__name__}, not a Score. Try: ntk_select.scores.Score(fn, needs, ...)")
+                known = isinstance(score, str) and score in SCORES
+                call = f"ntk_select.scores.SCORES[{score!r}]" if known else "ntk_select.scores.Score(fn, needs, ...)"
+                raise ConfigError(f"scores[{name!r}] is a {type(score).__name__}, not a Score. Try: {call}")
         chosen = dict(scores)
     elif isinstance(scores, Iterable):
         names = [scores] if isinstance(scores, str) else list(scores)
@@ -290,6 +294,8 @@ def chosen_scores(scores: Sequence[str] | Mapping[str, Score]) -> dict[str, Scor
         groups = {GROUPS[name] for name in names if name in GROUPS}
         names = [name for name in names if name not in GROUPS] + [name for name, score in known.items() if score.group in groups]
         for name in names:
+            if isinstance(name, Score):
+                raise ConfigError("A Score among scores= has no name. Try: scores={'mine': score}")
             if name in broken:
                 raise ConfigError(f"Score {name!r} of an installed package cannot be loaded: {broken[name]}")
             if name not in known:

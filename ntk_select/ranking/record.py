@@ -62,7 +62,7 @@ class ExpertScores:
 
 RECORD = "ranking.json"
 """File of a saved ranking that `load` reads."""
-BRACKETS = "( ) value of {score}, which orders the experts, after the accuracy to expect."
+BRACKETS = "{score}: accuracy to expect after fine-tuning; in ( ) the value that orders the experts."
 OF_ACCURACY = ("accuracy", "accuracy_low", "accuracy_high", "learning_rate")
 """Details of a forecast that its JSON has next to the value."""
 
@@ -285,8 +285,8 @@ class Ranking:
     def to_pandas(self):
         """The ranking as a pandas DataFrame with everything it contains.
 
-        One row per expert, best first: rank, expert, source, architecture, parameters; for every score SCORE, SCORE_low and SCORE_high, for those that
-        have them SCORE_unavailable (the reason), SCORE_remark, SCORE_by_chance, every detail as SCORE_DETAIL (forecast_learning_rate), and
+        One row per expert, best first: rank, expert, source, architecture, parameters; for every score SCORE, SCORE_low and SCORE_high, for those
+        that have them SCORE_unavailable (the reason), SCORE_remark, SCORE_by_chance, every detail as SCORE_DETAIL (forecast_learning_rate), and
         SCORE_seconds; seconds, and seconds_STEP by step. Experts that failed follow, with `error` and without a rank. `attrs` has all other fields of
         the ranking, by their names in `to_dict`. Whole numbers are of type Int64, which has missing values.
 

@@ -84,12 +84,20 @@ class Records:
       key: key of what determines the numbers of all experts (`key_of_settings`); None if it is not known.
       loaders: functions that load one expert each, by name.
       sample: the probe sample.
+
+    Raises:
+      ConfigError: the folder cannot be made.
     """
 
     def __init__(self, folder: str | Path | None, key: str | None, loaders: Mapping[str, Callable[[], Any]], sample: ProbeSample):
         self.folder = None if folder is None else Path(os.path.expanduser(folder)) / FOLDER
         self._key, self._loaders, self._sample = key, loaders, sample
         self._files: dict[str, Path | None] = {}
+        if self.folder is not None and key is not None:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise self._not_writable(error) from error
 
     def _file(self, name: str) -> Path | None:
         if self.folder is None or self._key is None:
@@ -126,10 +134,13 @@ class Records:
         try:
             write_atomically(file, (json.dumps(_record(outcome), default=_plain) + "\n").encode())
         except OSError as error:
-            raise ConfigError(
-                f"The ranking ended, because {self.folder} cannot be written: {error.strerror}. Try: the same command, once that is corrected, "
-                "or another folder for resume (--out)"
-            ) from error
+            raise self._not_writable(error) from error
+
+    def _not_writable(self, error: OSError) -> ConfigError:
+        return ConfigError(
+            f"The ranking ended, because {self.folder} cannot be written: {error.strerror}. Try: the same command, once that is corrected, "
+            "or another folder for resume (--out)"
+        )
 
 
 # The content of a record

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ntk_select.errors import ConfigError, MissingDependencyError, UndefinedScoreError, did_you_mean
+from ntk_select.scores.features import as_features
 
 PERMUTATIONS = 10
 """Number of label permutations behind `by_chance`."""
@@ -176,6 +177,8 @@ class Score:
                 raise ConfigError(f"{name!r} is a built-in input. Choose another name for the score's own input. Try: 'my_{name}'")
             if own.compute is None:
                 raise ConfigError(f"The input {name!r} has no `compute`. Try: Input({own.meaning!r}, compute=lambda expert, sample: ...)")
+        if isinstance(self.needs, str) or isinstance(self.optional, str):
+            raise ConfigError(f"needs and optional are tuples of names; given: {self.needs!r} and {self.optional!r}. Try: needs=('labels',)")
         for name in self.takes:
             if name not in INPUTS and name not in self.inputs:
                 raise ConfigError(f"{name!r} is not an input of scores.{did_you_mean(name, {**INPUTS, **self.inputs})}")
@@ -229,8 +232,11 @@ class Score:
         absent = [name for name in self.needs if inputs.get(name) is None]
         if absent:
             return Unavailable("needs " + " and ".join(f"{name} ({self.input(name).meaning})" for name in absent))
+        given = {name: inputs[name] for name in self.takes if inputs.get(name) is not None}
+        if "features" in given:
+            given["features"] = as_features(given["features"])
         try:
-            found = self.fn(**{name: inputs[name] for name in self.takes if inputs.get(name) is not None})
+            found = self.fn(**given)
         except (UndefinedScoreError, MissingDependencyError) as error:
             return Unavailable(str(error))
         except np.linalg.LinAlgError as error:

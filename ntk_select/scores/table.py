@@ -53,15 +53,7 @@ def _lgc(gradient_kernel, labels, **variant):
 REVISIONS = {"forecast": 2}
 """Increased where a built-in score gives other numbers than before, so that records of both are not mixed. 1 for all others."""
 
-# Groups. Rank correlations below are over the experts of the embedded benchmark (scripts/results/embedded): at 20 images per class, the mean over
-# 7 targets and 2 probe samples. Clustered by average linkage at 0.8, the scores form 18 clusters, and the group "main" has one score of each; in
-# addition to lfc, lgc of the same cluster (0.83), because the paper compares the two. Of a cluster it has the score that is cheapest or
-# best known, and defined for few images. In the group "ablation" are the others of each cluster, with the score that they agree with:
-#   lfc_centered = cka, lgc_centered = cka_gradient (1.00: the same order for classes of equal size); lfc_off_diagonal lfc 0.97;
-#   lgc_off_diagonal lgc 0.96; lfc_cosine cka 0.87; lgc_cosine cka_gradient 0.90; nleep cka 0.85; knn5 knn 0.82; nce leep 0.89; hscore gbc 0.88;
-#   generalization_features hscore_shrinkage 0.96; sfda, pactran hscore_shrinkage 0.90; etran hscore_shrinkage 0.87; linear_probe logme 0.81;
-# and two that are no scores of an expert on their own: cka_features_gradient does not look at labels, and domain_similarity_own is not
-# comparable between experts.
+# Why a score is in the group "main" or "ablation": docs/score-definitions.md#scores-that-rank-alike.
 SCORES: dict[str, Score] = {
     "forecast": Score(
         fn=forecast,

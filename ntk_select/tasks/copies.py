@@ -8,6 +8,7 @@ printed number distinguishes them.
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -54,14 +55,23 @@ def distinct(sample: ProbeSample) -> tuple[ProbeSample, list[str]]:
             "They would count as independent images."
         )
     if several:
-        shown = [" and ".join(f"{sample.indices[place]} ({sample.class_names[sample.labels[place]]!r})" for place in places) for places in several]
-        remarks.append(f"The same image is in several classes, by training image: {few(shown, 3)}. Check the labels.")
+        shown = [" and ".join(f"{_named(sample, place)} ({sample.class_names[sample.labels[place]]!r})" for place in places) for places in several]
+        remarks.append(f"The same image is in several classes: {few(shown, 3)}. Check the labels.")
     unique = np.setdiff1d(np.arange(len(sample)), [place for place, _ in dropped])
     return ProbeSample(ChosenImages(images, unique), sample.labels[unique], sample.class_names, sample.indices[unique]), remarks
 
 
 def _pair(sample: ProbeSample, place: int, first: int) -> str:
-    return f"training image {sample.indices[place]} is {sample.indices[first]} ({sample.class_names[sample.labels[place]]!r})"
+    return f"{_named(sample, place)} is {_named(sample, first)} ({sample.class_names[sample.labels[place]]!r})"
+
+
+def _named(sample: ProbeSample, place: int) -> str:
+    """An image of the sample by its file in its folder or archive, else by its number among the training images."""
+    origin = sample.images.origin(place) if isinstance(sample.images, ChosenImages) else None
+    if origin is None:
+        return f"training image {sample.indices[place]}"
+    files, name = origin
+    return name or "/".join(Path(files[0]).parts[-2:])
 
 
 def groups_of_copies(images: Sequence[np.ndarray]) -> list[Int[np.ndarray, " k"]]:

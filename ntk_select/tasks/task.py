@@ -105,8 +105,8 @@ class Task:
             )
         alone = int((np.bincount(self.labels) == 1).sum())
         note = (
-            f"There was no test set: {tested.sum():,} of {len(tested):,} images, {100 * share:.6g} % of each class (seed {seed}), are held out for testing."
-            + (f" Classes with one image ({alone:,}) are for training only." if alone else "")
+            f"There was no test set: {tested.sum():,} of {len(tested):,} images, {100 * share:.6g} % of each class (seed {seed}), are held out for "
+            "testing." + (f" Classes with one image ({alone:,}) are for training only." if alone else "")
         )
         train, test = np.flatnonzero(~tested), np.flatnonzero(tested)
         return replace(
@@ -159,7 +159,7 @@ SEPARATORS = "|;,"
 
 
 def how_to_label(labels: Any, name: str = "labels") -> str:
-    """Hint for the conversion of labels to one integer per image, according to their shape and values."""
+    """Hint for the conversion of the labels called `name` to one integer per image, according to their shape and values."""
     try:
         labels = np.asarray(labels)
     except ValueError:
@@ -183,8 +183,8 @@ def _how_to_label_texts(labels: np.ndarray, name: str) -> str:
         joined = [text for text in texts if mark in text.strip(mark)]
         if joined:
             return (
-                f"{len(joined):,} of {len(texts):,} strings contain {mark!r}, as in {joined[0]!r}. If it separates names, these are {SEVERAL}. {ONE_EACH}: "
-                f"select the images with one label, or make a task for each class. If it is part of a name, try: {by_name}"
+                f"{len(joined):,} of {len(texts):,} strings contain {mark!r}, as in {joined[0]!r}. If it separates names, these are {SEVERAL}. "
+                f"{ONE_EACH}: select the images with one label, or make a task for each class. If it is part of a name, try: {by_name}"
             )
     return f"For names, try: {by_name}"
 
@@ -203,16 +203,16 @@ def _how_to_label_matrix(labels: np.ndarray, name: str) -> str:
         column = condition.replace(name, f"{name}[:, 0]", 1)
         return (
             f"These are {SEVERAL}: {(has.sum(axis=1) > 1).sum():,} of {number:,} images have several of the {labels.shape[1]} classes, "
-            f"{(~has).all(axis=1).sum():,} have none{'' if high == 1 else f', if {high:.6g} is yes and {distinct[0]:.6g} no'}. {ONE_EACH}: select the images with "
-            f"({condition}).sum(1) == 1, or make a task for each class, as in ({column}).astype(int)"
+            f"{(~has).all(axis=1).sum():,} have none{'' if high == 1 else f', if {high:.6g} is yes and {distinct[0]:.6g} no'}. {ONE_EACH}: "
+            f"select the images with ({condition}).sum(1) == 1, or make a task for each class, as in ({column}).astype(int)"
         )
     sums = values.sum(axis=1)
     if values.min() >= 0 and (np.allclose(sums, 1, atol=1e-3) or np.allclose(sums, 100, atol=0.1)):
         return f"These are probabilities of the classes (soft labels). {ONE_EACH}; for the most probable class, try: {name}.argmax(1)"
     if values.min() >= 0 and values.max() <= 1:
         return (
-            f"These are numbers from 0 to 1 that do not sum to 1: independent probabilities of the classes, {SEVERAL}. {ONE_EACH}: select the images with "
-            f"({name} > 0.5).sum(1) == 1, or make a task for each class, as in ({name}[:, 0] > 0.5).astype(int)"
+            f"These are numbers from 0 to 1 that do not sum to 1: independent probabilities of the classes, {SEVERAL}. {ONE_EACH}: "
+            f"select the images with ({name} > 0.5).sum(1) == 1, or make a task for each class, as in ({name}[:, 0] > 0.5).astype(int)"
         )
     if labels.dtype.kind in "iu":
         return f"These are {labels.shape[1]} numbers per image. {ONE_EACH}; choose a column, as in {name}[:, 0]"
@@ -224,33 +224,36 @@ def _chosen(images: Images, places: np.ndarray) -> Images:
 
 
 def _checked_labels(task: Task, field_name: str, labels, images) -> np.ndarray:
+    name = field_name.replace("labels", "images")
+    of_images = f"Task {task.name!r}: {name}"
     if isinstance(images, np.ndarray):
         if images.dtype != np.uint8:
-            raise TaskError(f"Task {task.name!r}: images are {images.dtype}; they must be uint8 (0 to 255). {how_to_uint8(images)}")
+            raise TaskError(f"{of_images} are {images.dtype}; they must be uint8 (0 to 255). {how_to_uint8(images, name)}")
         if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[-1] not in (1, 3)):
-            raise TaskError(f"Task {task.name!r}: images have shape {images.shape}; allowed are (n, h, w), (n, h, w, 1) and (n, h, w, 3).")
+            raise TaskError(f"{of_images} have shape {images.shape}; allowed are (n, h, w), (n, h, w, 1) and (n, h, w, 3).")
         if 0 in images.shape[1:]:
-            raise TaskError(f"Task {task.name!r}: images have shape {images.shape}, with no pixels.")
+            raise TaskError(f"{of_images} have shape {images.shape}, with no pixels.")
     if not hasattr(images, "__len__") or not hasattr(images, "__getitem__"):
-        raise TaskError(f"Task {task.name!r}: images are of type {type(images).__name__}; expected an array (n, h, w, 3) or a sequence of images.")
+        raise TaskError(f"{of_images} are of type {type(images).__name__}; expected an array (n, h, w, 3) or a sequence of images.")
     try:
         labels = np.asarray(labels)
     except ValueError as error:
         raise TaskError(
-            f"Task {task.name!r}: {field_name} are not one number per image; the shape must be ({len(images)},). {how_to_label(labels)}"
+            f"Task {task.name!r}: {field_name} are not one number per image; the shape must be ({len(images)},). {how_to_label(labels, field_name)}"
         ) from error
     if labels.ndim != 1 or len(labels) != len(images):
-        hint = f" {how_to_label(labels)}" if labels.ndim > 1 else ""
+        hint = f" {how_to_label(labels, field_name)}" if labels.ndim > 1 else ""
         raise TaskError(f"Task {task.name!r}: {field_name} has shape {labels.shape} for {len(images)} images; it must be ({len(images)},).{hint}")
     if len(labels) and not np.issubdtype(labels.dtype, np.integer):
         raise TaskError(
-            f"Task {task.name!r}: {field_name} is {labels.dtype}; class ids must be integers 0 .. {len(task.class_names) - 1}. {how_to_label(labels)}"
+            f"Task {task.name!r}: {field_name} is {labels.dtype}; class ids must be integers 0 .. {len(task.class_names) - 1}. "
+            f"{how_to_label(labels, field_name)}"
         )
     if len(labels) and (labels.min() < 0 or labels.max() >= len(task.class_names)):
         bad = labels[(labels < 0) | (labels >= len(task.class_names))][0]
         raise TaskError(
             f"Task {task.name!r}: {field_name} contains {bad}, but there are {len(task.class_names)} class names; "
-            f"allowed are 0 .. {len(task.class_names) - 1}. To renumber, try: np.unique(labels, return_inverse=True)[1]"
+            f"allowed are 0 .. {len(task.class_names) - 1}. To renumber, try: np.unique({field_name}, return_inverse=True)[1]"
         )
     labels = labels.astype(np.int32)
     labels.setflags(write=False)

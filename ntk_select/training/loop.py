@@ -12,12 +12,17 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 
+from ntk_select._runtime.xla_options import known_options
 from ntk_select.errors import ConfigError, ModelError, did_you_mean
 from ntk_select.experts.expert import Taps, Variables
 
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 _LAG = 8
 """Steps after which a loss is read: it has been computed by then, and reading it does not block."""
+
+_CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE", "xla_cpu_opt_preset": "CPU_OPT_PRESET_FAST_COMPILE"}
+"""XLA's options for steps on CPUs. Convolutions by Eigen use all cores (by default YNNPACK computes them, most of them on one core), and fewer
+transpositions are fused, which is faster. Measured by scripts/benchmarks/finetune.py."""
 
 Loss = Callable[[Variables, Any, jax.Array], tuple[jax.Array, Variables]]
 
@@ -123,7 +128,9 @@ def make_step(loss: Loss, optimizer: optax.GradientTransformation, mesh: Mesh | 
 def _new_step(loss: Loss, optimizer: optax.GradientTransformation, mesh: Mesh | None):
     whole, spread = (None, None) if mesh is None else (NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
 
-    @partial(jax.jit, donate_argnums=0)
+    on_cpu = (jax.default_backend() if mesh is None else mesh.devices.flat[0].platform) == "cpu"
+
+    @partial(jax.jit, donate_argnums=0, compiler_options=known_options(_CPU_OPTIONS) if on_cpu else None)
     def step(state: TrainState, batch, key, learning_rate):
         def objective(params):
             return loss({**state.variables, "params": params}, batch, key)

@@ -58,7 +58,7 @@ class Accelerator:
     limit: float = 600.0
     """Seconds after which a part in one setting has failed."""
     out: Path | None = None
-    """A JSON file for the results, and a page in Markdown beside it; both are written again after each part."""
+    """A JSON file for the results, and a page in Markdown of the same name; both are written again after each part."""
 
     def run(self) -> bool:
         """Prints the tables. Returns whether nothing is off."""

@@ -1,6 +1,6 @@
 """Compares exact and sketched kernels of the embedded zoo.
 
-    python scripts/benchmarks/compare_kernels.py                          # eighteen experts, six kinds; about ten minutes on two cores
+    python scripts/benchmarks/compare_kernels.py                          # the embedded experts, six kinds; about half a minute for each on two cores
     python scripts/benchmarks/compare_kernels.py --only neu_steel-resnet_small --kinds countsketch gaussian --seeds 10
     python scripts/benchmarks/compare_kernels.py --layers all --per-class 5      # the whole network; the exact kernels take minutes
 

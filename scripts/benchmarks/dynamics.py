@@ -88,7 +88,7 @@ def main(
         print(json.dumps(measured(Measure(**json.loads(measure)))))
         return
     table = Table(title=f"{expert} on {task}, ten outputs: {steps} steps of descent")
-    for column in ("images", "way", "seconds", "peak GB", "products", "largest relative difference of the losses"):
+    for column in ("images", "method", "seconds", "peak GB", "products", "largest relative difference of the losses"):
         table.add_column(column, justify="right")
     console = Console(width=150)
     for n in (*sizes, *alone):

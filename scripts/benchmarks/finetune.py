@@ -1,6 +1,7 @@
 """Throughput of fine-tuning, compared with PyTorch training the same network in the same run.
 
     python scripts/benchmarks/finetune.py                        one training, and the search over three learning rates
+    python scripts/benchmarks/finetune.py --apart                a process on each core, as in a benchmark of many trainings
     python scripts/benchmarks/finetune.py --profile              profile of a step
     python scripts/benchmarks/finetune.py --arch resnet50 --size 224 --batch-size 32 --no-peer --precision bfloat16
 
@@ -12,6 +13,8 @@ import collections
 import glob
 import gzip
 import json
+import multiprocessing
+import os
 import re
 import statistics
 import tempfile
@@ -59,6 +62,39 @@ def compare(ways: dict, images: dict[str, int], rounds: int) -> dict[str, float]
     return {name: images[name] / statistics.median(each) for name, each in spent.items()}
 
 
+def apart(peer: bool, *, arch: str, size: int, batches: list, rounds: int) -> float:
+    """Images per second of one training on each core, in processes of one thread, summed."""
+    context = multiprocessing.get_context("spawn")
+    cores = sorted(os.sched_getaffinity(0))
+    barrier, queue = context.Barrier(len(cores)), context.Queue()
+    arguments = (peer, arch, size, batches, rounds, barrier, queue)
+    workers = [context.Process(target=_on_core, args=(core, *arguments)) for core in cores]
+    for worker in workers:
+        worker.start()
+    seconds = [queue.get() for _ in workers]
+    for worker in workers:
+        worker.join()
+    return sum(len(batches) * len(batches[0][0]) / each for each in seconds)
+
+
+def _on_core(core: int, peer: bool, arch: str, size: int, batches, rounds: int, barrier, queue) -> None:
+    """Median seconds of a training in a process that has one core; all processes measure at the same time."""
+    os.sched_setaffinity(0, {core})
+    expert = fresh_expert(arch, arch, num_classes=10, preprocess=Preprocess(size))
+    if peer:
+        import torch
+        from finetune_peer import train
+
+        torch.set_num_threads(1)
+        work = partial(train, to_state_dict(jax.tree.map(np.asarray, expert.variables), expert.apply_fn.module), batches, RATES[:1], "channels_last")
+    else:
+        optimizer = sgd()
+        work = partial(jax_run, make_step(cross_entropy(expert.train_fn), optimizer), optimizer, expert.variables, batches, RATES[0])
+    work()
+    barrier.wait()
+    queue.put(statistics.median(seconds_of(work) for _ in range(rounds)))
+
+
 def profile(step, state, batch, steps: int = 10) -> None:
     """Prints the milliseconds of a step by kind of operation, as JAX's profiler saw them."""
     key = jax.random.key(0)
@@ -88,6 +124,7 @@ def main(
     rounds: int = 5,
     precision: str = "float32",
     peer: bool = True,
+    on_cores: Annotated[bool, tyro.conf.arg(name="apart")] = False,
     show_profile: Annotated[bool, tyro.conf.arg(name="profile")] = False,
 ) -> None:
     """Prints images per second.
@@ -100,6 +137,7 @@ def main(
       rounds: repetitions of all measurements.
       precision: float32 or bfloat16, of this package.
       peer: whether PyTorch is measured (only the small ResNet).
+      on_cores: whether to measure a process on each core instead.
       show_profile: whether to print the profile of a step instead.
     """
     expert = fresh_expert(arch, arch, num_classes=10, preprocess=Preprocess(size))
@@ -109,6 +147,10 @@ def main(
     step = make_step(cross_entropy(expert.train_fn, precision=precision), optimizer)
     if show_profile:
         profile(step, begin(expert.variables, optimizer), batches[0])
+        return
+    if on_cores:
+        ours, theirs = (apart(side, arch=arch, size=size, batches=batches, rounds=rounds) for side in (False, True))
+        print(f"a process per core, together: ours {ours:,.0f} images/s, PyTorch {theirs:,.0f}; ours / PyTorch: {ours / theirs:.2f}")
         return
     run = partial(jax_run, step, optimizer, expert.variables, batches)
 

@@ -182,7 +182,7 @@ class Suite:
                 off = abs(ours["sum"] / result["sum"] - 1)
                 words = implementation.lower().replace("_", " ") + (f", blocks of {block}" if block else "")
                 rows.append(("", f"neural-tangents, {words}", result, f"{result['seconds'] / ours['seconds']:.1f} x ours; sums differ by {off:.0e}"))
-        _print("Beside neural-tangents", rows)
+        _print("Compared with neural-tangents", rows)
 
     def _scaling(self) -> None:
         rows, base = [], None
@@ -201,7 +201,7 @@ class Suite:
             words = f"{forced['seconds'] / chosen['seconds']:.1f} x faster; operations {forced['flops'] / chosen['flops']:.1f} x fewer"
             rows.append((f"{name}, 32 pixels, 256 examples, 1 output", "cheaper space per layer", chosen, words))
             rows.append(("", "parameter space alone", forced, f"sums differ by {abs(chosen['sum'] / forced['sum'] - 1):.0e}"))
-        _print("Which space", rows)
+        _print("Cheaper space per layer", rows)
 
     def _accelerator(self) -> None:
         rows = []
@@ -234,7 +234,7 @@ class Suite:
             for when, result in (("now", now), ("before", then)):
                 first = f"first call {result.get('first', 0):.2f} s in {result.get('programs')} programs, later {result.get('again')}"
                 rows.append((name if when == "now" else "", when, result, f"{result['seconds'] / then['seconds']:.2f} of before; {first}"))
-        _print("Beside an earlier version", rows)
+        _print("Compared with an earlier version", rows)
         for when, checkout in (("now", None), ("before", self.before)):
             print(f"100 functions that capture 25 MB each, {when}: grown by {self._child('leak', checkout=checkout)['grown_bytes'] / 1e6:.0f} MB")
 

@@ -69,7 +69,7 @@ def overhead(folder: Path, cells: int, seconds: float) -> None:
         work = worked(out) / workers
         amid = times[len(times) // 5 : len(times) - workers]
         share = work * (len(amid) - 1) / len(times)
-        for what, spent, of in (("whole", wall, work), ("amid", amid[-1] - amid[0], share)):
+        for what, spent, of in (("whole", wall, work), ("busy", amid[-1] - amid[0], share)):
             print(f"  {executor:10s} {what:6s} wall {spent:8.2f} s, work of a worker {of:8.2f} s, overhead {100 * (spent / of - 1):7.2f} %")
 
 

@@ -1,9 +1,8 @@
-"""Cost of the scores: LFC and LGC of an expert and its images; all scores of features, compared with the naive formulas; imports.
+"""Cost of the scores: LFC and LGC of an expert and its images; all scores of features, compared with the naive formulas; memory.
 
     python scripts/benchmarks/scores.py                                  # two embedded experts, digits
     python scripts/benchmarks/scores.py --arch resnet101 --size 224      # random weights: the cost is the same
     python scripts/benchmarks/scores.py --features                       # every score of features, compared with naive_scores.py
-    python scripts/benchmarks/scores.py --imports                        # what `import ntk_select` costs
     python scripts/benchmarks/scores.py --memory 500 5000                # peak memory of a ranking of so many images of 224 pixels
 
 LFC and LGC start from the same resized images in memory; their calls alternate: a slow moment of the machine
@@ -151,16 +150,6 @@ def in_fresh_processes(images: tuple[int, ...], size: int) -> list[dict]:
     return rows
 
 
-def import_seconds(repeats: int) -> dict[str, float]:
-    """Median seconds to start Python and import jax and flax, and the same with ntk_select after them or alone."""
-    programs = {"jax, flax": "import jax, flax", "jax, flax, ntk_select": "import jax, flax, ntk_select", "ntk_select": "import ntk_select"}
-    times = {name: [] for name in programs}
-    for _ in range(repeats):
-        for name, program in programs.items():
-            times[name].append(seconds_of(lambda program=program: subprocess.run([sys.executable, "-c", program], check=True)))
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
 def main(
     arch: tuple[str, ...] = (),
     size: int = 224,
@@ -170,7 +159,6 @@ def main(
     batch_size: int = 32,
     features: bool = False,
     shape: tuple[int, int, int] = (2500, 2048, 100),
-    imports: bool = False,
     memory: tuple[int, ...] = (),
 ) -> None:
     """Measures and prints a table.
@@ -184,12 +172,9 @@ def main(
       batch_size: images per forward pass.
       features: measure all scores of features instead.
       shape: images, features and classes for `features`.
-      imports: measure imports instead.
       memory: numbers of images; measure the peak memory of a ranking instead.
     """
-    if imports:
-        rows = [{"program": name, "seconds": value} for name, value in import_seconds(repeats).items()]
-    elif memory:
+    if memory:
         rows = in_fresh_processes(memory, size)
     elif features:
         rows = measure_features(*shape)

@@ -166,7 +166,7 @@ class Suite:
                     continue
                 result = json.loads(done.stdout.strip().splitlines()[-1])
                 seconds, once = result["seconds"] / n, f", {result['once']:.0f} s once for the matrix" if result["once"] else ""
-                words = f"{library} on {n} gradient rows that are there{once}, {result['added_bytes'] / 1e9:.1f} GB more"
+                words = f"{library} on {n} given gradient rows{once}, {result['added_bytes'] / 1e9:.1f} GB more"
                 table.add_row(words, _ms(seconds), f"{seconds / base:.1f} on top", f"{seconds / spare:.1f} on top")
 
     def _unbiased(self) -> None:

@@ -1,6 +1,6 @@
 """Rank PyTorch networks of your own, and features that PyTorch has computed.
 
-Needs PyTorch and torchax: pip install 'ntk-select[torch]'. A convolutional network and a transformer are trained on the digits 0 to 4; the task is to
+Needs PyTorch and torchax: uv pip install -e '.[torch]'. A convolutional network and a transformer are trained on the digits 0 to 4; the task is to
 classify 5 to 9. Networks of timm need no code, only their names:
 
     ntk-select rank --task my_images --zoo 'timm:resnet*.a1_in1k' timm:vit_tiny_patch16_224

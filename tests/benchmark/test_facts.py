@@ -21,25 +21,16 @@ def task(rng):
     return ns.Task("letters", images, labels, ("Greek_a", "Latin_a", "Greek_b"), images[:6], labels[:6])
 
 
-def test_digests_depend_on_labels_images_and_classes(task):
+def test_digests_depend_on_labels_and_classes(task):
     found = task_facts(task)
     assert (found.train, found.test, found.num_classes) == (12, 6, 3)
     assert task_facts(replace(task, uri="elsewhere", licence="free")).digest == found.digest
-    other = task.images.copy()
-    other[0] = 0
-    last = task.images.copy()
-    last[-1, -1, -1] ^= 1
-    for changed in (
-        replace(task, images=other),
-        replace(task, images=last),
-        replace(task, labels=task.labels[::-1].copy()),
-        replace(task, class_names=("x", "Latin_a", "Greek_b")),
-    ):
+    for changed in (replace(task, labels=task.labels[::-1].copy()), replace(task, class_names=("x", "Latin_a", "Greek_b"))):
         assert task_facts(changed).train_digest != found.train_digest
         assert task_facts(changed).digest != found.digest
-    for tested in (replace(task, test_images=other[:6]), replace(task, test_labels=task.test_labels[::-1].copy())):
-        assert task_facts(tested).train_digest == found.train_digest
-        assert task_facts(tested).digest != found.digest
+    tested = task_facts(replace(task, test_labels=task.test_labels[::-1].copy()))
+    assert tested.train_digest == found.train_digest
+    assert tested.digest != found.digest
 
 
 def test_a_digest_depends_on_every_image_of_both_splits(task):

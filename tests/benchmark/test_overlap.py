@@ -42,3 +42,17 @@ def test_what_may_hide_source_overlaps_is_reported():
         "elm started from gone, which is not in the zoo: the data sets of that expert are not known.",
         "No expert names the source 'tree' of the task 'birds'.",
     ]
+
+
+def test_a_task_without_a_source_that_is_called_like_one_is_reported():
+    seen, parents = {"ash": ("digits",), "elm": ("lakes",)}, {"ash": None, "elm": None}
+    tasks = {
+        "small": {"uri": "digits"},
+        "lakes": {"uri": "folder:lakes"},
+        "trees": {"uri": "folder:trees"},
+        "named": {"uri": "digits", "source": ["digits"]},
+    }
+    assert unknown_sources(parsed({"tasks": tasks}, "bench.toml"), seen, parents) == [
+        "The task 'small' names no source, and experts were trained on 'digits'. If its images are from there: source = ['digits']",
+        "The task 'lakes' names no source, and experts were trained on 'lakes'. If its images are from there: source = ['lakes']",
+    ]

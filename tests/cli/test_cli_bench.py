@@ -39,6 +39,9 @@ def test_run_then_status_then_pack_tell_the_same_cells(config, tmp_path, capsys)
     assert main(["bench", "pack", str(out), "--out", str(tmp_path / "packed")]) == 0
     assert "24 records" in capsys.readouterr().out
     assert Store(tmp_path / "packed").done() == Store(out).done()
+    assert main(["bench", "pack", str(out), "--out", str(tmp_path / "again"), "--json"]) == 0
+    size = sum(file.stat().st_size for file in (tmp_path / "again").rglob("*") if file.is_file())
+    assert json.loads(capsys.readouterr().out) == {"folder": str(tmp_path / "again"), "records": 24, "bytes": size}
     assert main(["bench", "status", str(tmp_path / "packed")]) == 0
 
 
@@ -229,7 +232,8 @@ def test_the_paper_config_is_planned_without_looking_anything_up_for_every_cell(
 
     speed = importlib.import_module("ntk_select.training.zoo.plan")  # the package has a function of the same name
     config = Path(__file__).parents[2] / "scripts" / "configs" / "paper_benchmark.toml"
-    monkeypatch.setattr(speed, "abstract_network", lambda _: speed.Network(None, None, (8, 100)))
+    monkeypatch.setattr(speed, "abstract_expert", lambda _: None)
+    monkeypatch.setattr(speed, "network_of", lambda _: speed.Network(None, None, (8, 100)))
     monkeypatch.setattr(speed, "estimated_speed", lambda *_: speed.Speed(1e9, 8, 2.0, 8, False))
     monkeypatch.setattr(speed, "training_rate", lambda *_, **__: 1e10)
     looked_up = []

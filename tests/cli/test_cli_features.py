@@ -36,10 +36,13 @@ def test_a_ranking_needs_no_task_and_no_estimate_of_time(ran, zoo, monkeypatch):
     assert "needs the network" in record["experts"][0]["scores"]["forecast"]["unavailable"]
 
 
-def test_more_images_are_suggested_without_a_task(ran, zoo):
-    out = ran("rank", "--zoo", f"features:{zoo}/bad.npz", f"features:{zoo}/good.npz", "--per-class", "2", "--scores", "lfc")[1]
-    assert "--task" not in out
-    assert "--per-class 8" in out or "fine-tune" in out
+def test_more_images_are_suggested_without_a_task_where_two_are_tied(ran, tmp_path, rng):
+    features = rng.normal(size=(36, 6))
+    for name in ("one", "two"):
+        np.savez(tmp_path / f"{name}.npz", features=features, labels=LABELS)
+    out = ran("rank", "--zoo", f"features:{tmp_path}", "--per-class", "2", "--scores", "lfc")[1]
+    expected = f"ntk-select rank --zoo features:{tmp_path} --scores lfc --per-class 8"
+    assert "Next, to tell them apart with more images: " + expected in " ".join(out.split())
 
 
 def test_features_are_ranked_beside_networks(ran, write_zoo, write_task, tmp_path):
@@ -54,7 +57,7 @@ def test_features_are_ranked_beside_networks(ran, write_zoo, write_task, tmp_pat
 def test_the_embedded_zoo_needs_a_task(ran):
     status, _, err = ran("rank")
     assert status == 2
-    assert "is a network. Try: rank(experts, 'my_images') (--task my_images)" in err
+    assert "is a network. Try: task='my_images' (--task my_images)" in err
 
 
 def test_files_are_listed_shown_and_verified(ran, zoo, tmp_path):

@@ -332,13 +332,21 @@ def test_of_a_task_without_a_test_set_some_images_are_kept_for_testing(ran, writ
 
 
 @pytest.mark.parametrize("option", ["--out", "--save-model"])
-def test_a_folder_that_cannot_be_written_is_refused_before_any_work_by_its_own_name(ran, tmp_path, monkeypatch, option):
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_read_by_its_own_name(ran, tmp_path, option):
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setattr(finetuning, "finetune", lambda *_, **__: pytest.fail("it began"))
-    status, _, err = ran(option, str(tmp_path / "file" / "runs"))
+    status, _, err = ran(option, str(tmp_path / "file" / "runs"), expert="absent", task="absent")
     assert status == 2
     assert f"ntk-select: {option} '" in err
     assert "cannot be written" in err
+
+
+@pytest.mark.parametrize("option", ["--out", "--save-model"])
+def test_experts_that_would_be_written_to_one_folder_are_refused(ran, write_zoo, tmp_path, monkeypatch, option):
+    monkeypatch.setattr(finetuning, "finetune", lambda *_, **__: pytest.fail("it began"))
+    zoos = [write_zoo("ash"), write_zoo("Ash")]  # two folders, of file systems that do not keep names apart
+    status, _, err = ran("--zoo", *zoos, option, str(tmp_path), expert="ash,Ash")
+    assert status == 2
+    assert "ntk-select: --expert: ash, Ash would be written to one folder. Try: a command for each" in err
 
 
 def test_checkpoints_that_cannot_be_written_are_refused(ran, tmp_path):

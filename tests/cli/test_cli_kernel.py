@@ -279,10 +279,9 @@ def test_a_folder_takes_the_kernel_and_the_figure(ran, tmp_path, monkeypatch, fo
     assert load_kernel(tmp_path / folder / "kernel.npz").kernel.shape == (6, 6)
 
 
-def test_an_unwritable_out_is_refused_before_any_work(ran, tmp_path, monkeypatch):
-    monkeypatch.setattr("ntk_select.kernels.expert_kernel.ntk", lambda *_, **__: pytest.fail("the kernel was computed"))
+def test_an_unwritable_out_is_refused_before_anything_is_read(ran, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    status, out, err = ran("--out", str(tmp_path / "file" / "kernel.npz"))
+    status, out, err = ran("--out", str(tmp_path / "file" / "kernel.npz"), expert="absent")
     assert (status, out) == (2, "")
     assert "--out" in err
     assert "cannot be written" in err

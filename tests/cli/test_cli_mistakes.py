@@ -8,7 +8,6 @@ from ntk_select.cli import main
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        ("rank my_images", ("Unrecognized options: my_images",)),
         ("rank --tsk digits", ("--task STR", "--tsk")),
         ("rank --task digits --shcores lfc", ("Unrecognized options: --shcores", "--scores")),
         ("rank --task digits --per-class many", ("--per-class", "'many'")),
@@ -27,6 +26,20 @@ def test_a_word_that_has_no_place_is_named_with_what_is_allowed(capsys, words, p
     assert (stopped.value.code, out) == (2, "")
     assert [part for part in parts if part not in shown] == []
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "repaired"),
+    [
+        (["rank", "my images"], "ntk-select rank --task 'my images'"),
+        (["finetune", "cifar10-resnet_small", "--task", "digits"], "ntk-select finetune --expert cifar10-resnet_small --task digits"),
+    ],
+)
+def test_a_first_word_without_its_option_is_shown_with_it(capsys, words, repaired):
+    assert main(words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == f"ntk-select: {words[1]!r} is given without an option; {words[0]} takes only options. Try: {repaired}\n"
 
 
 def test_a_misspelt_command_is_one_sentence_and_status_2(capsys):

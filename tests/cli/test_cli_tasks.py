@@ -53,7 +53,7 @@ def test_show_prints_sizes_and_classes(capsys, npz):
 
 def test_show_says_what_is_held_out_for_fine_tuning(capsys, tmp_path):
     for labels, words in (
-        ([0] * 10 + [1] * 5 + [2], "a fifth of the images of each class is held out for fine-tuning: 3 of 16"),
+        ([0] * 10 + [1] * 5 + [2], "finetune and bench hold out a fifth of each class for testing: 3 of 16 images"),
         ([0, 1], "and no class has two images"),
     ):
         np.savez(tmp_path / "untested.npz", images=np.zeros((len(labels), 3, 3), np.uint8), labels=labels)

@@ -186,6 +186,7 @@ def test_ctrl_c_ends_with_130_and_the_next_call_gives_the_weights_of_a_training_
         ((), {"data": None}, "and the folder for {data} is missing. Try: data=FOLDER (--data FOLDER)"),
         (("--plan",), {"data": None}, "and the folder for {data} is missing. Try: data=FOLDER (--data FOLDER)"),
         ((), {"data": "/nowhere"}, "There is no file '/nowhere/stripes.npz'"),
+        (("--measure",), {}, "ntk-select: --measure is for a plan. Try: --plan --measure"),
         (("--devices", "0"), {}, "ntk-select: --devices=0 must be a whole number from 1."),
         (("--devices", "99"), {}, "ntk-select: --devices 99: this machine has"),
     ],

@@ -146,7 +146,7 @@ def test_a_pickled_task_keeps_the_depth(saved, grey):
     assert np.abs(task.images[0].astype(int) - grey()[0]).max() <= 1
 
 
-def test_archives_and_tensorflow_records_are_read_the_same_way(folder_of, zip_of, encoded, grey):
+def test_archives_are_read_as_folders_are(folder_of, zip_of, encoded, grey):
     files = {f"{'ab'[place % 2]}/{place}.png": encoded(image) for place, image in enumerate(of_bits(grey(), 12))}
     root = folder_of(files)
     for ours, theirs in zip(load_task(zip_of(root)).images, load_task(root).images, strict=True):

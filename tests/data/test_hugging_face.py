@@ -238,7 +238,7 @@ def test_a_folder_that_is_not_there_is_named():
 
 def test_without_the_package_its_installation_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(MissingDependencyError, match=r"The task hf:org/name needs the package datasets.*'ntk-select\[hf-datasets\]'"):
+    with pytest.raises(MissingDependencyError, match=r"The task hf:org/name needs the package datasets.*'\.\[hf-datasets\]'"):
         load_task("hf:org/name")
 
 

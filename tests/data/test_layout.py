@@ -55,6 +55,12 @@ def test_classes_may_be_called_train_and_valid(layout):
     assert layout(["valid/1.png", "invalid/1.png"]).class_names == ("invalid", "valid")
 
 
+def test_two_folders_of_one_split_are_refused(layout):
+    with pytest.raises(DataError, match="photos: the folders Train, train are one split by their names. Try: merge them, or rename one of them"):
+        layout([*BOTH, "Train/cat/3.png"])
+    assert layout(["Cat/1.png", "cat/1.png"]).class_names == ("Cat", "cat")
+
+
 def test_folders_that_wrap_all_are_looked_through(layout):
     wrapped = layout([f"repo-main/data/{path}" for path in BOTH] + ["repo-main/README.md", "__MACOSX/repo-main/._x.png"])
     assert [path for path, _ in wrapped.train] == [f"repo-main/data/{path}" for path, _ in layout(BOTH).train]

@@ -116,7 +116,8 @@ def test_intervals_of_lfc_hold_the_truth_about_95_times_in_100():
     ["hscore", "hscore_shrinkage", *(pytest.param(name, marks=pytest.mark.nightly) for name in ("logme", "linear_probe")), "transrate", "knn", "cka"],
 )
 def test_intervals_of_other_scores_hold_their_mean_over_draws_of_the_images(name):
-    """Measured with 60 samples and 25 half-samples: 0.87 to 0.97, in the mean 0.92; errors of TransRate are 0.7 to 0.8 of its spread. A score that grows with n is held at this n.
+    """Measured with 60 samples and 25 half-samples: 0.87 to 0.97, in the mean 0.92; errors of TransRate are 0.7 to 0.8 of its spread. A score that
+    grows with n is held at this n.
 
     PACTran, a second each time, was measured once, with 30 samples, and lies among them.
     """

@@ -7,6 +7,7 @@ import pytest
 
 import ntk_select as ns
 from ntk_select.errors import ConfigError, ModelError, UndefinedScoreError
+from ntk_select.experts.new_head import in_place
 from ntk_select.kernels.gradients import gradient_kernel
 from ntk_select.linearized import layer_factors
 from ntk_select.models import ZOO
@@ -231,6 +232,11 @@ def test_heads_are_refused(name):
     options, error, sentence = REFUSED[name]
     with pytest.raises(error, match=sentence):
         ns.with_new_head(**({"expert": expert(), "num_classes": 3} | options))
+
+
+def test_a_new_head_takes_the_place_of_an_old_one_if_there_is_one():
+    with pytest.raises(ModelError, match="Expert 'headless' has no head that the new one could replace"):
+        in_place(ns.with_new_head(headless(), 3, x=X), headless())
 
 
 def test_in_training_the_new_head_answers_and_the_backbone_gives_its_state(stored):

@@ -12,7 +12,7 @@ import ntk_select as ns
 from ntk_select.errors import ConfigError, MemoryShrunkWarning, ModelError
 from ntk_select.experts.expert import Taps
 from ntk_select.forecasting import kernel as room
-from ntk_select.forecasting.kernel import TrainingKernel, TrainingNetwork, directions_for, training_kernel
+from ntk_select.forecasting.kernel import TrainingKernel, TrainingNetwork, training_kernel
 
 SEEDS = 60
 
@@ -155,15 +155,14 @@ def test_in_portions_a_frozen_network_gives_the_same(x, monkeypatch):
 
 
 def test_memory_that_runs_out_is_met_with_smaller_portions(x, monkeypatch):
-    whole, real, sizes = training_kernel(small(), x, batch_norm="frozen", directions=2), TrainingNetwork.along, []
+    whole, real = training_kernel(small(), x, batch_norm="frozen", directions=2), TrainingNetwork._program
 
-    def along(self, images, key, mask=None):
-        sizes.append(len(images))
+    def program(self, images):
         if len(images) > least:
             raise MemoryError("no room")
-        return real(self, images, key, mask)
+        return real(self, images)
 
-    monkeypatch.setattr(TrainingNetwork, "along", along)
+    monkeypatch.setattr(TrainingNetwork, "_program", program)
     least = 4
     with pytest.warns(MemoryShrunkWarning, match="in 2 portions"):
         found = training_kernel(small(), x, batch_norm="frozen", directions=2)
@@ -171,10 +170,6 @@ def test_memory_that_runs_out_is_met_with_smaller_portions(x, monkeypatch):
     least = 0
     with pytest.warns(MemoryShrunkWarning), pytest.raises(ConfigError, match="with a single image"):
         training_kernel(small(), x, directions=2)
-
-
-def test_wide_networks_need_fewer_directions():
-    assert [directions_for(width) for width in (1, 256, 512, 2048, 10**6)] == [16, 16, 8, 2, 2]
 
 
 def test_progress_is_told(x):
@@ -229,3 +224,31 @@ def test_other_type_errors_are_not_hidden(x):
     seen = []
     with pytest.raises(TypeError, match="something else"):
         training_kernel(ns.Expert("b", lambda v, x: x, {"w": np.ones((108, 2))}, features_fn=features_fn), x)
+
+
+@pytest.mark.parametrize("batch_norm", ["train", "frozen"])
+def test_a_network_that_is_linearised_once_has_the_derivatives_of_single_passes(batch_norm, x, monkeypatch):
+    network = TrainingNetwork(small(), x, batch_norm)
+    once = network.at(x)
+    monkeypatch.setattr(network, "along", None)  # it is not called
+    found = [once(jax.random.key(seed)) for seed in range(3)]
+    monkeypatch.undo()
+    for seed, (features, change) in enumerate(found):
+        expected = network.along(x, jax.random.key(seed))
+        np.testing.assert_allclose(features, expected[0], rtol=1e-12)
+        np.testing.assert_allclose(change, expected[1], rtol=1e-10)
+
+
+def test_without_memory_for_intermediate_results_every_direction_is_a_whole_pass(x, monkeypatch):
+    whole = training_kernel(small(), x, directions=3)
+    monkeypatch.setattr(room, "RESIDUALS", 0)
+    monkeypatch.setattr(room, "_pushed", None)
+    np.testing.assert_allclose(training_kernel(small(), x, directions=3).backbone, whole.backbone, rtol=1e-9)
+
+
+def test_signs_are_those_of_each_leaf_for_its_own_key():
+    """JAX draws the same numbers for the first entries of a longer vector: results do not depend on the sizes that are drawn."""
+    for size in (1, 5, 64, 65, 1000):
+        key = jax.random.key(3)
+        long = room._signs(key, 2, 4096)[:size]
+        np.testing.assert_array_equal(long, jax.random.rademacher(jax.random.fold_in(key, 2), (size,), np.float32))

@@ -267,6 +267,7 @@ def ranking(data: bytes, folder: Path):
 def record(data: bytes, folder: Path):
     """The record of an expert in the folder of a ranking; a damaged one counts as absent."""
     records = Records(folder, "key", {"a": lambda: None}, None)
+    records.folder.rmdir()
     records._files["a"] = written(folder, "a.json", data)
     found = records.get("a")
     if found is not None and (found.name != "a" or not all(map(np.isreal, found.scored.row.seconds.values()))):

@@ -16,12 +16,6 @@ def test_a_card_with_other_entries_is_a_card_or_an_error_in_a_sentence(safely, s
     safely("card", json.dumps(tree, ensure_ascii=data.draw(st.booleans())).encode("utf-8", "surrogatepass"))
 
 
-@settings(QUICK, max_examples=60)
-@given(st.data())
-def test_a_damaged_card_is_a_card_or_an_error_in_a_sentence(safely, seeds, inputs, data):
-    safely("card", data.draw(inputs.damaged(seeds["card"])))
-
-
 @settings(QUICK, max_examples=40)
 @given(st.data())
 def test_any_json_is_a_card_or_an_error_in_a_sentence(safely, inputs, data):

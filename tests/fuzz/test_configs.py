@@ -21,13 +21,6 @@ def test_a_valid_config_with_other_entries_is_a_config_or_an_error_in_a_sentence
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@settings(QUICK, max_examples=40)
-@given(st.data())
-def test_a_damaged_config_is_a_config_or_an_error_in_a_sentence(safely, seeds, inputs, target, data):
-    safely(target, data.draw(inputs.damaged(seeds[target])))
-
-
-@pytest.mark.parametrize("target", TARGETS)
 @settings(QUICK, max_examples=30)
 @given(st.data())
 def test_any_tables_are_a_config_or_an_error_in_a_sentence(safely, inputs, target, data):

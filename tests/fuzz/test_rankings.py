@@ -42,16 +42,6 @@ def test_any_pattern_chooses_some_of_the_names_or_is_refused(safely, text):
 
 
 @pytest.mark.parametrize("surface", ["ranking", "record"])
-def test_damaged_bytes_are_a_record_or_refused(safely, seeds, inputs, surface):
-    @settings(QUICK, max_examples=60)
-    @given(inputs.damaged(seeds[surface]))
-    def each(data):
-        safely(surface, data)
-
-    each()
-
-
-@pytest.mark.parametrize("surface", ["ranking", "record"])
 def test_a_record_with_other_entries_can_be_shown_or_is_refused(safely, seeds, inputs, surface):
     trees = [json.loads(seed) for seed in seeds[surface]]
 

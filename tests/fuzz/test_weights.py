@@ -4,7 +4,6 @@ import json
 import struct
 
 import numpy as np
-import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -25,16 +24,6 @@ def file_of(header, body: bytes, length: int | None = None) -> bytes:
     """Eight bytes of length, JSON, and the numbers."""
     text = json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + body
-
-
-@pytest.mark.parametrize("surface", ["safetensors", "kernel", "features"])
-def test_damaged_bytes_are_a_result_or_an_error_in_a_sentence(safely, seeds, inputs, surface):
-    @settings(QUICK, max_examples=80)
-    @given(inputs.damaged(seeds[surface]))
-    def each(data):
-        safely(surface, data)
-
-    each()
 
 
 @settings(QUICK, max_examples=80)

@@ -228,3 +228,57 @@ def test_a_name_of_numbers_that_takes_for_ever_is_refused(tmp_path, capsys):
     (tmp_path / "bad.pth").write_bytes(content.replace(pickle.dumps(["0"], 2), b"\x80\2]" + FORTY_DOUBLINGS + b"a."))
     assert main(["zoo", "convert", str(tmp_path / "bad.pth"), "--arch", "resnet_small", "--out", str(tmp_path / "zoo")]) == 2
     assert "invalid storage" in capsys.readouterr().err
+
+
+def module(inner: bytes) -> bytes:
+    """A pickled module of another program, with modules in it."""
+    return b"cmine\nNet\n)\x81}(" + text("_parameters") + b"}" + text("_modules") + inner + b"ub"
+
+
+def doubled(levels: int) -> bytes:
+    """A module of two equal modules of two equal modules ..., each held once."""
+    found = module(b"}")
+    for level in range(levels):
+        found = module(b"}(" + text("a") + found + b"q" + bytes([level]) + text("b") + b"h" + bytes([level]) + b"u")
+    return b"\x80\2" + found + b"."
+
+
+def entered(names: int, tensors: int) -> bytes:
+    """One state dict under many names."""
+    state = dict.fromkeys((f"conv{index}.weight" for index in range(tensors)), 0)
+    return pickle.dumps(dict.fromkeys(range(names), state), 2)
+
+
+SLOW = {
+    "modules that double": (doubled(45), "contains a mine.Net, not a state dict, and nothing in it was run. Try: torch.save(model.state_dict()"),
+    "a state dict under many names": (entered(20_000, 10_000), "contains no tensors: int (dict), int (dict)"),
+    "a name of dots": (
+        legacy(tensor()).replace(text("conv1.weight"), text("." * 200_000 + "conv1.weight")),
+        "1 tensor of the wrong shape: conv1.weight",
+    ),
+    "a name of a megabyte": (legacy(tensor()).replace(text("conv1.weight"), text("x" * 2**20)), "xxx [...]"),
+}
+
+
+@pytest.mark.parametrize("case", SLOW)
+def test_few_bytes_are_refused_without_work_beyond_their_number(tmp_path, capsys, case):
+    content, sentence = SLOW[case]
+    (tmp_path / "bad.pth").write_bytes(content)
+    assert main(["zoo", "convert", str(tmp_path / "bad.pth"), "--arch", "resnet_small", "--out", str(tmp_path / "zoo")]) == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert "Try: " in said or "Allowed: " in said
+    assert len(said) < 2500
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (tensor(STORAGE.replace(b"FloatStorage", b"QInt8Storage")), "torch.QInt8Storage"),
+        (tensor(strides=ONE + b"\x89Nctorch\nfloat8_e8m0fnu\n", function="_rebuild_tensor_v3"), "torch.float8_e8m0fnu"),
+    ],
+)
+def test_numbers_of_other_types_are_named(tmp_path, capsys, value, kind):
+    (tmp_path / "bad.pth").write_bytes(legacy(value))
+    assert main(["zoo", "convert", str(tmp_path / "bad.pth"), "--arch", "resnet_small", "--out", str(tmp_path / "zoo")]) == 2
+    assert f"bad.pth contains tensors of the type {kind}, which cannot be converted. Try: tensor.dequantize()" in capsys.readouterr().err

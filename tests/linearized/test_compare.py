@@ -213,7 +213,7 @@ def test_without_matplotlib_it_says_what_to_type(three, monkeypatch):
 
     def refuse(name, *arguments, **named):
         if name.startswith("matplotlib"):
-            raise ImportError(name)
+            raise ModuleNotFoundError(name)
         return original(name, *arguments, **named)
 
     monkeypatch.setattr(builtins, "__import__", refuse)

@@ -8,22 +8,6 @@ import pytest
 
 from ntk_select.linearized import compare_training, linearize, network_kernel, predict, train
 
-EVENT = "/jax/core/compile/backend_compile_duration"
-
-
-@pytest.fixture
-def compilations():
-    """A list that grows by one with each compilation."""
-    found = []
-
-    def listen(event, _, **__):
-        if event == EVENT:
-            found.append(event)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield found
-    jax.monitoring.unregister_event_duration_listener(listen)
-
 
 def new_function(scale: float = 1.0):
     """A new function of the same operations, with an array of its own."""

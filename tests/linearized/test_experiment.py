@@ -75,3 +75,13 @@ def test_an_overflow_is_none_and_rates_that_are_unknown_are_refused():
         run_experiment(linear_expert(), X, np.eye(2)[[0, 1, 0, 1, 0]], loss="cross_entropy")
     with pytest.raises(ConfigError, match="The kernel is zero: these parameters have no gradient at the start"):
         run_experiment(linear_expert(), 0 * X, Y)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [({"optimizer": "adam"}, "optimizer='adam' is unknown"), ({"lr": -1.0}, "lr=-1.0 must be"), ({"loss": "hinge"}, "loss='hinge' is unknown")],
+)
+def test_wrong_options_are_refused_before_the_kernel_is_computed(options, sentence):
+    expert = Expert("not called", lambda variables, x: pytest.fail("the network ran"), {"w": W})
+    with pytest.raises(ConfigError, match=sentence):
+        run_experiment(expert, X, Y, **options)

@@ -235,7 +235,7 @@ def test_one_cross_kernel_serves_all_outputs(independent, several):
 @pytest.mark.parametrize("options", [{"loss": "cross_entropy"}, {"loss": "sum", "optimizer": "gd", "batches": [[0, 1]] * 6}, {"loss": "sum"}])
 @pytest.mark.parametrize("times", [[6], list(range(7))])
 def test_a_function_as_kernel_gives_the_same_and_counts_its_products(several, options, times):
-    matrix, cross = ([kernel.transpose(0, 2, 1, 3).reshape(3 * len(kernel), 36)][0] for kernel in (several.kernel, several.cross))
+    matrix, cross = (kernel.transpose(0, 2, 1, 3).reshape(3 * len(kernel), 36) for kernel in (several.kernel, several.cross))
     calls = []
 
     def product(v):

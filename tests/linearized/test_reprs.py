@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 
 from ntk_select.errors import ConfigError
-from ntk_select.linearized import Comparison, LayerFactors, NetworkKernel, Prediction, Trajectory, compare, label_spectrum, linearize, predict
+from ntk_select.linearized import (
+    Comparison,
+    LayerFactors,
+    NetworkKernel,
+    Prediction,
+    Trajectory,
+    compare,
+    kernel_ridge,
+    label_spectrum,
+    linearize,
+    predict,
+)
 
 TIMES = np.arange(21.0)
 
@@ -38,6 +49,11 @@ def test_three_curves_are_a_table_of_what_they_hold(found):
             assert loss == pytest.approx(part.train_losses[int(step)], rel=1e-3)
         apart = abs(found.formula.train_losses[int(step)] / found.real.train_losses[int(step)] - 1)
         assert error == pytest.approx(100 * apart, rel=0.1, abs=1e-7)
+
+
+def test_ridge_regression_is_printed_as_shapes():
+    found = kernel_ridge(np.eye(3), np.ones((3, 2)), ridge=1.0)
+    assert repr(found) == "Ridge(coefficients (3, 2), train_outputs (3, 2), test_outputs None)"
 
 
 def test_what_was_not_asked_for_has_no_column(found):

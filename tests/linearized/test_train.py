@@ -196,5 +196,5 @@ def test_a_linearised_network_brings_its_start_and_its_layers(several, options):
 
 
 def test_no_examples_are_refused(several):
-    with pytest.raises(ConfigError, match="at least one example|shape"):
+    with pytest.raises(ConfigError, match="at least one example"):
         train(several.fn, several.x[:0], several.targets[:0], optax.sgd(0.1), params=several.params, steps=1)

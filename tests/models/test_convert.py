@@ -125,8 +125,9 @@ def test_a_folder_that_cannot_be_written_is_named(state, tmp_path):
 def test_an_expert_is_replaced_only_when_asked(state, tmp_path):
     file, out = written(state, tmp_path / "a.safetensors"), tmp_path / "zoo" / "a"
     convert_checkpoint(file, architecture="resnet_small", out=out, source="first")
-    with pytest.raises(ModelError, match=r"zoo/a already exists.*--replace"):
-        convert_checkpoint(file, architecture="resnet_small", out=out, source="second")
+    for checkpoint in (file, "hf-hub:absent/absent"):  # before anything is read or downloaded
+        with pytest.raises(ModelError, match=r"zoo/a already exists.*--replace"):
+            convert_checkpoint(checkpoint, architecture="resnet_small", out=out, source="second")
     assert StoredExpert(out).card.source == "first"
     convert_checkpoint(file, architecture="resnet_small", out=out, source="second", replace_existing=True)
     assert StoredExpert(out).card.source == "second"

@@ -146,16 +146,14 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "flat",
+    ("flat", "sentence"),
     [
-        pytest.param(
-            {"params": np.ones(2), "params/a": np.ones(2)},
-        ),
-        pytest.param({"params/a": np.ones(2, ml_dtypes.bfloat16)}),
+        ({"params": np.ones(2), "params/a": np.ones(2)}, "The name 'params(/a' is inside the tensor|' is that of a tensor and of a group)"),
+        ({"params/a": np.ones(2, ml_dtypes.bfloat16)}, "contain tensors of type 'BF16'; params of an expert are float32"),
     ],
     ids=["name inside a tensor", "bfloat16"],
 )
-def test_a_sound_file_that_is_none_of_ours_is_refused(tmp_path, flat):
+def test_a_sound_file_that_is_none_of_ours_is_refused(tmp_path, flat, sentence):
     (tmp_path / "w").write_bytes(save(flat))
-    with pytest.raises(ModelError, match="sound safetensors|params"):
+    with pytest.raises(ModelError, match=sentence):
         read_weights(tmp_path / "w")

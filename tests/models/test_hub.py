@@ -342,7 +342,7 @@ def test_settings_that_change_the_network_are_refused_whoever_says_the_architect
 
 
 @pytest.mark.parametrize(
-    ("said", "licence"), [("mit", "mit"), (["mit", "cc-by-4.0"], "mit, cc-by-4.0"), (None, None), ({"id": "mit"}, "{'id': 'mit'}")]
+    ("said", "licence"), [("mit", "mit"), ("unknown", None), (["mit", "cc-by-4.0"], "mit, cc-by-4.0"), (None, None), ({"id": "mit"}, "{'id': 'mit'}")]
 )
 def test_the_licence_is_text_whatever_the_configuration_holds(said, licence):
     assert HubModel("org/net", config={"license": said}).licence == licence
@@ -357,10 +357,10 @@ def test_timms_defaults_stand_in_for_what_is_not_said():
     [
         ({"input_size": [3, 224, 192]}, "the input size 3 x 224 x 192 is not 3 x size x size"),
         ({"input_size": [1, 28, 28]}, "the input size 1 x 28 x 28 is not 3 x size x size"),
-        ({"input_size": 224}, "cannot unpack"),
+        ({"input_size": 224}, "the input size 224 is not 3 x size x size"),
         ({"crop_mode": "border"}, "the crop mode 'border' is not supported"),
-        ({"crop_pct": 0}, "division by zero"),
-        ({"crop_pct": 1.5}, "resize=149"),
+        ({"crop_pct": 0}, "crop_pct is 0; it must be a number from 0.05 to 1"),
+        ({"crop_pct": 1.5}, "crop_pct is 1.5;"),
         ({"mean": [0.5]}, "both need three numbers"),
         ({"interpolation": "random"}, "interpolation 'random' is unknown"),
     ],

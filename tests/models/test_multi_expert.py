@@ -77,9 +77,9 @@ def test_writing_gives_the_cards_by_domain_and_never_over_another(written):
     folder, stored = written
     with pytest.raises(ModelError, match="pets already exists. Try: another name, or replace_existing=True"):
         write_multi_expert(folder, stored, cards())
-    found = write_multi_expert(folder, stored, {"cats": cards()["cats"]}, replace_existing=True)
+    found = write_multi_expert(folder.with_name("cats"), stored, {"cats": cards()["cats"]})
     assert list(found) == ["cats"]
-    assert sorted(FolderZoo(folder.parent)) == ["pets@cats"]
+    assert sorted(FolderZoo(folder.parent)) == ["cats@cats", "pets@cats", "pets@dogs"]
 
 
 @pytest.mark.parametrize("sharing", SHARINGS)

@@ -195,6 +195,29 @@ def test_a_file_without_tensors_is_refused(timm, torch, cache, tmp_path):
         network.trained(tmp_path / "w.pth", own=True)
 
 
+def test_weights_of_types_whose_values_would_be_copied_wrongly_are_refused(timm, torch, cache, tmp_path):
+    good = trained(torch, timm, "test_resnet").state_dict()
+    scalar = {**good, "fc.weight": torch.tensor(1.0)}
+    for state, message in (
+        ({name: value.to(torch.complex64) for name, value in good.items()}, r"has weights that are not floating point: .* \(complex64\).* Try: "),
+        ({**good, "fc.weight": good["fc.weight"].to(torch.int8)}, r"has weights that are not floating point: fc\.weight \(int8\)\. Try: "),
+        (scalar, r"do not fit test_resnet: 1 tensor of the wrong shape: fc\.weight \(\), expected .* Try: timm:NAME@FILE"),
+    ):
+        torch.save(state, tmp_path / "w.pth")
+        with pytest.raises(ModelError, match=message):
+            ns.timm_expert("test_resnet", checkpoint=tmp_path / "w.pth")
+
+
+def test_weights_in_eight_bits_are_read_exactly(timm, torch, cache, tmp_path):
+    state = {
+        name: value.to(torch.float8_e4m3fn) if value.is_floating_point() else value
+        for name, value in trained(torch, timm, "test_resnet").state_dict().items()
+    }
+    torch.save(state, tmp_path / "w.pth")
+    expert = ns.timm_expert("test_resnet", checkpoint=tmp_path / "w.pth")
+    np.testing.assert_array_equal(expert.params["fc"]["kernel"], state["fc.weight"].float().numpy().T)
+
+
 def test_nothing_in_a_checkpoint_is_run(timm, torch, cache, tmp_path):
     torch.save({"state_dict": Hostile(tmp_path / "it ran")}, tmp_path / "w.pth")
     with pytest.raises(ModelError, match="nothing in it was run|contains no tensors"):

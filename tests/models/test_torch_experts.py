@@ -12,7 +12,7 @@ import pytest
 import ntk_select as ns
 from ntk_select.errors import MissingDependencyError, ModelError
 from ntk_select.kernels.gradients import expert_inputs, narrow_inputs
-from ntk_select.models import torchax_environment
+from ntk_select.models import torch_module, torchax_environment
 from ntk_select.models.expert_folder import flatten
 
 if importlib.util.find_spec("torchax") is None:
@@ -89,6 +89,13 @@ def test_the_module_is_copied_and_unchanged():
         model.fc.weight.zero_()
     np.testing.assert_allclose(expert.apply_fn(expert.variables, X), expected, rtol=1e-12)
     assert not model.conv.weight.is_meta
+
+
+def test_the_weights_are_copied_once(monkeypatch):
+    array, copied = torch_module._array, []
+    monkeypatch.setattr(torch_module, "_array", lambda tensor: (copied.append(tensor.is_meta), array(tensor))[1])
+    model, _ = made()
+    assert copied.count(False) == len(model.state_dict())
 
 
 def test_channels_that_are_mixed_before_the_head_are_found_out():

@@ -148,7 +148,11 @@ def test_two_experts_of_one_name_are_refused(zoo, tmp_path):
     [
         ("bultin", "The zoo 'bultin' is neither installed nor a folder. Did you mean 'builtin'.*zoo convert"),
         ("/no/such/folder", "The zoo '/no/such/folder' is neither installed nor a folder"),
+        ("resnet18", "a folder. Allowed: builtin, a folder of experts, timm:NAME, hf-hub:ORG/NAME, features:PATH. To make one, try: "),
         ("folder:builtin", "The zoo 'folder:builtin' is neither"),
+        ("", "The zoo '' has no path. Try: PATH"),
+        ("folder:", "The zoo 'folder:' has no path. Try: folder:PATH, in which . is the current folder"),
+        ("features:", "The zoo 'features:' has no path. Try: features:PATH"),
     ],
 )
 def test_a_zoo_that_is_not_there_is_refused(uri, message):

@@ -236,7 +236,7 @@ def test_labels_that_differ_are_refused_by_the_names_of_the_files(tmp_path):
 
 def test_what_brings_no_task_is_refused(network, tmp_path):
     with pytest.raises(
-        TaskError, match=rf"only files of features with labels need none, and '{NETWORK}' is a network\. Try: rank\(experts, 'my_images'\)"
+        TaskError, match=rf"only files of features with labels need none, and '{NETWORK}' is a network\. Try: task='my_images' \(--task my_images\)"
     ):
         rank([expert(), network])
     with pytest.raises(TaskError, match="one class only"):

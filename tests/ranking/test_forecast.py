@@ -82,7 +82,7 @@ def test_tables_and_files_have_the_accuracy_and_the_value(ranking, tmp_path):
     score = ranking.experts[0].scores["forecast"]
     assert f"{100 * score.details['accuracy']:.1f}" in repr(ranking)
     assert f"({score.value:.2f})" in repr(ranking)
-    assert "( ) value of forecast, which orders the experts, after the accuracy to expect." in repr(ranking)
+    assert "forecast: accuracy to expect after fine-tuning; in ( ) the value that orders the experts." in repr(ranking)
     assert score.on_subset is None  # it would keep the kernel
     ranking.save(tmp_path)
     with open(tmp_path / "ranking.csv", encoding="utf-8") as file:

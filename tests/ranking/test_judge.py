@@ -72,7 +72,9 @@ def test_all_at_once():
     assert "no other expert can be distinguished from it" in verdict(rows, ("a", "b"))
     assert "ahead of every other expert" in verdict(rows, ("a",))
     lacking = [*rows, ExpertScores(3, "c", None, None, 1, {"lfc": Unavailable("none")}, {})]
-    assert "ahead of the 1 others that have the score" in verdict(lacking, ("a",))
+    assert "ahead of the only other with the score by more" in verdict(lacking, ("a",))
+    three = [*rows_of([0.3, 0.2, 0.1]), lacking[-1]]
+    assert "ahead of the 2 others with the score by more" in verdict(three, ("a",))
 
 
 def test_a_score_that_would_fit_any_labels_gives_no_verdict():

@@ -304,7 +304,8 @@ def test_the_first_few_can_be_tied_and_the_rest_not(zoo, task):
     ranking = rank([*zoo, replace(zoo[1], name="copy")], task, ("lfc",), resamples=40)
     assert ranking.tied == 2
     assert ranking.judgement == (
-        "lfc is highest for copy and 1 other of equal value on these 60 images, ahead of every other expert by more than the choice of images explains (95 %)."
+        "lfc is highest for copy and 1 other of equal value on these 60 images, "
+        "ahead of every other expert by more than the choice of images explains (95 %)."
     )
 
 
@@ -335,7 +336,7 @@ def test_one_image_a_class_is_too_few_to_claim_anything(zoo, task):
 
 def test_an_expert_is_not_ahead_of_those_that_have_no_score(zoo, task):
     ranking = rank([zoo[1], replace(zoo[0], features_fn=None)], task, ("lfc",), resamples=20)
-    assert "ahead of all others" not in ranking.judgement
+    assert ranking.judgement == "informed is the only expert with the score lfc; there is nothing to compare."
 
 
 def test_absent_and_single_image_classes_are_warned_of(zoo):
@@ -395,9 +396,11 @@ def test_the_old_name_of_resamples_gives_the_same_ranking_and_a_warning(zoo, tas
     [
         ({"scores": ("lcf",)}, ConfigError, "Score 'lcf' is unknown. Did you mean .*'lfc'.*Allowed: ablation, all, baselines, best_elsewhere"),
         ({"scores": ()}, ConfigError, "No score was named. Allowed: best_elsewhere"),
-        ({"resamples": 19}, ConfigError, "resamples=19 must be 0"),
+        ({"scores": ("lfc", SCORES["cka"])}, ConfigError, r"A Score among scores= has no name. Try: scores=\{'mine': score\}"),
+        ({"scores": {"lfc": "lfc"}}, ConfigError, r"scores\['lfc'\] is a str, not a Score. Try: ntk_select.scores.SCORES\['lfc'\]"),
+        ({"resamples": 19}, ConfigError, r"resamples=19 must be 0 \(no intervals\) or a whole number from 20. Try: resamples=100"),
         ({"resamples": -1}, ConfigError, "resamples=-1"),
-        ({"batch_size": 0}, ConfigError, "batch_size=0 must be an integer of at least 1"),
+        ({"batch_size": 0}, ConfigError, "batch_size=0 must be an integer of at least 1. Try: batch_size=32"),
         ({"per_class": 0}, TaskError, "per_class=0"),
         pytest.param({"seed": -1}, (ConfigError, TaskError), "seed"),
     ],

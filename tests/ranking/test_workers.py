@@ -321,10 +321,20 @@ def test_the_code_of_an_own_score_is_part_of_the_record(counted, things, tmp_pat
     assert len(counted.log()) == 3
 
 
-def test_a_folder_that_cannot_be_written_ends_the_ranking_in_a_sentence(stored, things, tmp_path):
+def test_a_folder_that_cannot_be_written_ends_the_ranking_in_a_sentence(stored, counted, things, tmp_path, monkeypatch):
+    """Before any expert is loaded if the folder cannot be made; otherwise at the first record."""
+    sentence = r"The ranking ended, because .*experts cannot be written: .*or another folder for resume \(--out\)"
     (tmp_path / "experts").write_text("in the way")
-    with pytest.raises(ConfigError, match=r"The ranking ended, because .*experts cannot be written: .*or another folder for resume \(--out\)"):
-        rank(stored, things, resume=tmp_path, **OPTIONS)
+    with pytest.raises(ConfigError, match=sentence):
+        rank(counted(), things, resume=tmp_path, **OPTIONS)
+    assert counted.log() == []
+
+    def full(path, content):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(records, "write_atomically", full)
+    with pytest.raises(ConfigError, match=sentence):
+        rank(stored, things, resume=tmp_path / "full", **OPTIONS)
 
 
 def test_processes_give_the_same_ranking(stored, things, here):

@@ -1,7 +1,8 @@
-"""Progress is a bar on terminals and in notebooks, nothing elsewhere, or the function of the caller."""
+"""Progress is a bar on terminals and in notebooks, a line a minute in log files, or the function of the caller."""
 
 import io
 import sys
+import time
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -30,6 +31,17 @@ def test_nothing_is_shown_where_nobody_watches(stream, monkeypatch):
     with reporting(True, "work") as progress:
         progress(1, 2, "steps")
     assert stream is None or stream.getvalue() == ""
+
+
+def test_a_log_file_gets_a_line_a_minute(monkeypatch):
+    log, now = io.StringIO(), [0.0]
+    monkeypatch.setattr(sys, "stderr", log)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with reporting(True, "ranking") as progress:
+        for done in range(1, 8):
+            now[0] += 20.0
+            progress(done, 7, f"expert\x1b{done}")
+    assert log.getvalue() == "ranking: 3 of 7 expert\\x1b3\nranking: 6 of 7 expert\\x1b6\n"
 
 
 def test_a_terminal_gets_a_bar_with_its_title_and_counts(monkeypatch):

@@ -93,11 +93,18 @@ def test_the_inputs_of_these_tests_are_all_there_are(inputs):
         (("mine",), {"other": Input("a number", compute=max)}, "'mine' is not an input of scores"),
         (("mine",), {"mine": Input("a number")}, r"'mine' has no `compute`. Try: Input\('a number', compute="),
         (("features",), {"features": Input("mine", compute=max)}, "'features' is a built-in input"),
+        ("labels", {}, r"needs and optional are tuples of names; given: 'labels' and \(\). Try: needs=\('labels',\)"),
     ],
 )
 def test_an_input_that_nobody_can_give_is_refused_when_the_score_is_made(needs, own, message):
     with pytest.raises(ConfigError, match=message):
         Score(lambda **_: 1.0, needs, inputs=own)
+
+
+def test_a_score_sees_features_with_their_decompositions_whether_given_as_an_array_or_not(rng):
+    width = Score(lambda features: len(features.svd.values) / features.width, ("features",))
+    array = rng.normal(size=(9, 4)) @ np.diag([1.0, 1.0, 0.0, 0.0])
+    assert width(features=array) == width(features=Features(array)) == ScoreResult(0.5)
 
 
 def test_a_score_with_an_input_of_its_own_takes_it_by_name_and_explains_it():
@@ -294,7 +301,11 @@ def test_a_value_that_is_no_number_is_a_reason(value):
     ("error", "reason"),
     [
         (UndefinedScoreError("nothing there"), "nothing there"),
-        (missing("POT", "This"), "This needs the package POT, which is not installed. Try: pip install POT, or: pip install 'ntk-select[scores]'"),
+        (
+            missing("POT", "This"),
+            "This needs the package POT, which is not installed. Try: pip install POT, "
+            "or in the folder of the repository: uv pip install -e '.[scores]'",
+        ),
         (np.linalg.LinAlgError("singular"), "A matrix of this score could not be decomposed (singular)."),
     ],
 )

@@ -132,9 +132,21 @@ def test_a_sample_keeps_the_first_of_each_class_and_says_what_it_left_out(rng):
     assert sample.labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
     assert len(sample.images) == 7
     assert remarks == [
-        "3 of 10 images are copies of others and are left out: training image 2 is 0 ('cat'), training image 6 is 4 ('cat'), "
-        "training image 7 is 4 ('cat'). They would count as independent images.",
-        "The same image is in several classes, by training image: 1 ('cat') and 9 ('dog'). Check the labels.",
+        "3 of 10 images are copies of others and are left out: training image 2 is training image 0 ('cat'), "
+        "training image 6 is training image 4 ('cat'), training image 7 is training image 4 ('cat'). They would count as independent images.",
+        "The same image is in several classes: training image 1 ('cat') and training image 9 ('dog'). Check the labels.",
+    ]
+
+
+def test_copies_in_files_are_named_by_their_files(rng, tmp_path):
+    one, other = scene(rng), scene(rng)
+    for file, image in {"cat/1.png": one, "cat/2.png": one, "dog/3.png": one, "dog/4.png": other}.items():
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        Image.fromarray(image).save(tmp_path / file)
+    _, remarks = distinct(ns.probe_sample(ns.load_task(tmp_path)))
+    assert remarks == [
+        "1 of 4 images are copies of others and are left out: cat/2.png is cat/1.png ('cat'). They would count as independent images.",
+        "The same image is in several classes: cat/1.png ('cat') and dog/3.png ('dog'). Check the labels.",
     ]
 
 
@@ -161,8 +173,8 @@ def test_a_ranking_is_that_of_the_distinct_images(rng):
     assert one.contenders == other.contenders
     assert other.task["images"] == 10
     assert [warning for warning in other.task["warnings"] if "copies" in warning] == [
-        "40 of 50 images are copies of others and are left out: training image 1 is 0 ('a'), training image 2 is 0 ('a'), training image 3 is 0 "
-        "('a') and 37 more. They would count as independent images."
+        "40 of 50 images are copies of others and are left out: training image 1 is training image 0 ('a'), "
+        "training image 2 is training image 0 ('a'), training image 3 is training image 0 ('a') and 37 more. They would count as independent images."
     ]
     single = ns.Task("single", np.repeat(pixels[[0, 9]], 5, axis=0), labels, ("a", "b"))
     found = ns.rank([expert(0)], single, ("lfc", "knn"))[0].scores

@@ -55,8 +55,10 @@ def test_labels_cannot_be_changed_afterwards_and_the_given_array_stays_writable(
     assert task.labels[0] == 0
 
 
-def test_class_names_become_text():
+def test_class_names_become_text_and_one_text_is_not_several_names():
     assert task_with([0, 1], names=[7, "dog"]).class_names == ("7", "dog")
+    with pytest.raises(TaskError, match=r"class_names is the string 'cd'; expected one name per class, as in \('cat', 'dog'\)"):
+        task_with([0, 1], names="cd")
 
 
 def test_making_a_task_decodes_nothing():
@@ -83,8 +85,9 @@ def test_making_a_task_decodes_nothing():
         (pictures(2), [0, 1], {"test_images": pictures(2)}, "only one of test_images and test_labels"),
         (pictures(2), [0, 1], {"test_labels": [0, 1]}, "only one of test_images and test_labels"),
         (pictures(2), [0, 1], {"test_images": pictures(1), "test_labels": [0, 1]}, r"test_labels has shape \(2,\) for 1 images"),
-        (pictures(2), [0, 1], {"test_images": pictures(1), "test_labels": [3]}, "test_labels contains 3"),
-        (pictures(2), [0, 1], {"test_images": pictures(1) / 255, "test_labels": [0]}, "float64; they must be uint8"),
+        (pictures(2), [0, 1], {"test_images": pictures(1), "test_labels": [3]}, r"test_labels contains 3, .*try: np.unique\(test_labels, "),
+        (pictures(2), [0, 1], {"test_images": pictures(2), "test_labels": np.eye(2)}, r"test_labels has shape .*try: test_labels.argmax\(1\)"),
+        (pictures(2), [0, 1], {"test_images": pictures(1) / 255, "test_labels": [0]}, r"test_images are float64; .*try: \(test_images \* 255\)"),
     ],
 )
 def test_what_makes_no_task_is_refused(images, labels, options, message):

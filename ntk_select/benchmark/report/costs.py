@@ -99,7 +99,7 @@ def _scoring(results: Results, task: str, shots: Images) -> pd.DataFrame:
 
 
 def tried_cost(target: Target, costs: np.ndarray, tried: int | None, *, random: bool = False) -> float:
-    """Cost of fine-tuning the experts with the highest scores, all of them if `tried` is None: the mean over probe samples, and over orders within ties.
+    """Cost of fine-tuning the experts with the highest scores, all if `tried` is None: the mean over probe samples, and over orders within ties.
 
     NaN if the cost of an expert is.
     """

@@ -21,7 +21,8 @@ def predictions(results: Results) -> pd.DataFrame:
     """One row per expert, target and seed with a forecast and a fine-tuning on the same images, without source overlap.
 
     Columns: task, images_per_class (infinite for all images), seed, expert; `predicted` with its interval, `low` and `high`; `measured`, the
-    accuracy by which experts are compared on the task. Accuracies are 0 to 1.
+    accuracy by which experts are compared on the task. Accuracies are 0 to 1. A forecast is of the class frequencies of its probe sample, which
+    are equal where classes have enough images: there it is a forecast of the balanced accuracy.
     """
     scores, truths = results.score_table, results.finetuning_table
     scores = scores[(scores["score"] == FORECAST) & scores["value"].notna() & scores["terms"].notna() & ~scores["source_overlap"]]

@@ -27,14 +27,14 @@ class Drawn:
     Args:
       name: The name of its files and links.
       title: one line.
-      caption: the text below it, or its parts; parts that several figures share are shown once above all figures.
+      caption: the parts of the text below it; those that several figures share are shown once above all figures.
       svg, png: its content; None if nothing of it was measured.
       why_not: the reason, if there is none.
     """
 
     name: str
     title: str
-    caption: str | Sequence[str] = ""
+    caption: Sequence[str] = ()
     svg: bytes | None = None
     png: bytes | None = None
     why_not: str | None = None
@@ -43,11 +43,6 @@ class Drawn:
     def heading(self) -> str:
         """As in "Figure 1. A zoo"."""
         return f"{self.name.replace('_', ' ').capitalize()}. {self.title}"
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """The caption in parts; a text is one."""
-        return tuple(filter(None, [self.caption] if isinstance(self.caption, str) else self.caption))
 
     @property
     def uri(self) -> str | None:
@@ -102,7 +97,7 @@ def _shared(figures: Sequence[Drawn]) -> dict[str, str]:
     """Parts of captions that several figures have, each with their names, as in "Figures 4, 6"."""
     of = defaultdict(list)
     for figure in figures:
-        for part in figure.parts if figure.uri else ():
+        for part in figure.caption if figure.uri else ():
             of[part].append(figure.name.removeprefix("figure_"))
     return {part: f"Figures {', '.join(names)}" for part, names in of.items() if len(set(names)) > 1}
 

@@ -23,6 +23,8 @@ from ntk_select.benchmark.report.consensus import members_for
 from ntk_select.benchmark.store import Store
 from ntk_select.errors import ConfigError
 from ntk_select.evaluate import Target, consensus, leave_one_out
+from ntk_select.ranking.rank import chosen_scores
+from ntk_select.ranking.scoring import combined
 from ntk_select.scores import Score, ScoreResult, Terms, Unavailable
 
 Row = dict[str, Any]
@@ -339,8 +341,6 @@ class Results:
     @cached_property
     def known_scores(self) -> dict[str, Score]:
         """The scores of the records that are installed here, by name."""
-        from ntk_select.ranking.rank import chosen_scores
-
         found = {}
         for name in dict.fromkeys(row["score"] for row in self.scores):
             try:
@@ -351,7 +351,7 @@ class Results:
 
     @cached_property
     def _score_values(self) -> dict[tuple, dict[int, pd.Series]]:
-        """(score, task, images per class) -> seed of the probe sample -> values by expert, signed so that higher is better; NaN where there is none."""
+        """(score, task, images per class) -> seed of the probe sample -> values by expert, signed so that higher is better; NaN for none."""
         table = self.score_table[~self.score_table["source_overlap"]].drop_duplicates([*SCORE_COLUMNS[2:6], "expert"], keep="last")
         signed = table["value"].where(table["higher_is_better"].astype(bool), -table["value"])
         table = table.assign(signed=signed).set_index("expert")
@@ -362,9 +362,7 @@ class Results:
         return found
 
     def _combined(self, score: str, draw: pd.DataFrame) -> pd.Series:
-        """Values of a score that compares the zoo, of one probe sample, over all experts not trained on the source; NaN where the score is not installed."""
-        from ntk_select.ranking.scoring import combined
-
+        """Values of a score that compares the zoo, of one probe sample, over the experts not trained on the source; NaN if it is not installed."""
         if score not in self.known_scores:
             return pd.Series(np.nan, draw.index)
         rows = zip(draw["terms"], draw["unavailable"], strict=True)

@@ -33,6 +33,8 @@ FOUND = {"forecast": "the forecast", "lfc": "LFC", "lgc": "LGC"}
 """Scores of which the summary speaks; the first of them that was measured is compared with the static leaderboard."""
 MIN_TARGETS = 15
 """Below so many clusters of targets a percentile bootstrap over them is known to be too narrow."""
+SIGNIFICANT = 0.05
+"""p-value below which the summary says that one order is better than another."""
 
 
 def paper_first(names: Sequence[str]) -> list[str]:
@@ -107,7 +109,7 @@ def gaps(results: Results, roles: Sequence[str] = ("truth", "score")) -> str:
 
 
 def unfinished(results: Results) -> list[str]:
-    """Targets that lack experts or seeds, as in "digits, 5 images per class (2 of 23 experts missing: ash, elm; seed 1 left out, with too few experts)"."""
+    """Targets that lack experts or seeds, as in "digits, 5 images per class (2 of 23 experts missing: ash, elm; seed 1 left out, ...)"."""
     texts = []
     for truth in results.ground_truths():
         lacks = (
@@ -170,7 +172,8 @@ def what_was_found(results: Results) -> list[str]:
 def _against_a_list(results: Results, score: str, shots: Images) -> list[str]:
     """The sentence that compares a score with the static leaderboard by Spearman's correlation; none where they share no target.
 
-    One is said to be better if the interval of the difference, to the decimals shown, leaves out zero.
+    One is said to be better if the interval of the difference, to the decimals shown, leaves out zero and p is below 0.05: over few clusters the
+    interval alone is too narrow.
     """
     pair = compared(results, score, STATIC, "spearman", shots)
     difference = of_targets(pair[0].difference, pair[1]) if pair else None
@@ -178,12 +181,13 @@ def _against_a_list(results: Results, score: str, shots: Images) -> list[str]:
         return []
     own = measured(results, "spearman", shots, scores=[STATIC])[STATIC]
     a_list = "a list of the experts by their accuracies on the other targets"
-    numbers = f"Spearman {_shown(own, 2)}; {FOUND[score]} minus the list {_shown(difference, 2)}, p = {pair[0].p_value:.2g}"
-    if round(difference.low, 2) > 0:
+    numbers = f"Spearman of the list {_shown(own, 2)}; {FOUND[score]} minus the list {_shown(difference, 2)}, p = {pair[0].p_value:.2g}"
+    significant = pair[0].p_value < SIGNIFICANT
+    if significant and round(difference.low, 2) > 0:
         return [f"{FOUND[score]} orders the experts better than {a_list} ({numbers})."]
-    if round(difference.high, 2) < 0:
+    if significant and round(difference.high, 2) < 0:
         return [f"{a_list} orders them better than {FOUND[score]} ({numbers})."]
-    return [f"{a_list} orders them as well as {FOUND[score]}, as far as these targets can tell ({numbers})."]
+    return [f"these targets do not tell whether {FOUND[score]} or {a_list} orders the experts better ({numbers})."]
 
 
 def _limit(results: Results, shots: Images) -> list[str]:
@@ -192,7 +196,8 @@ def _limit(results: Results, shots: Images) -> list[str]:
         return []
     count = len(usable_targets(results, CEILING, "spearman", shots)) - limit.undefined
     return [
-        f"the noise of fine-tuning allows a Spearman correlation of {_shown(of_targets(limit, count), 2)} ({counted(count, 'target')} with two seeds)."
+        f"the noise of fine-tuning allows a Spearman correlation of {_shown(of_targets(limit, count), 2)} "
+        f"({counted(count, 'target')} with two seeds)."
     ]
 
 

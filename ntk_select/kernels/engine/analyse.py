@@ -13,12 +13,14 @@ import numpy as np
 
 from ntk_select._runtime.memory import is_out_of_memory
 from ntk_select.errors import ConfigError, GeneralRouteWarning, ModelError, first_line
-from ntk_select.kernels.engine.arguments import leaf_names, select
+from ntk_select.kernels.engine.arguments import batch_statistics, leaf_names, select
 from ntk_select.kernels.engine.costs import passes_of, sizes_of
 from ntk_select.kernels.engine.plan import choose
 from ntk_select.kernels.engine.program import Program, trace
 from ntk_select.kernels.engine.structure import Analysed, Structure, structure_of
 
+EVALUATION = "Try: use_running_average=True (linen), model.eval() (nnx)"
+_TRAINING_MODE = ("TraceContextError", "ModifyScopeVariableError", "InvalidRngError")
 _OWN_FRAMES = (str(Path(__file__).parents[2]), str(Path(jaxtyping.__file__).parent), "<@beartype")
 ROUNDING, ROUNDING_OF_HALF = 1e-3, 2e-2
 """Largest allowed relative difference (L2) of an output between batches; the second one in half precision."""
@@ -37,11 +39,17 @@ def analyse(fn: Callable, params: Any, x: Any, layers: Any = None, *, chosen: tu
       chosen: indices of the leaves, instead of `layers`.
 
     Raises:
-      ConfigError: fn cannot be traced at one example, or does not return floating-point outputs (n, c) or (n,).
+      ConfigError: fn is not a function, cannot be traced at one example, or does not return floating-point outputs (n, c) or (n,).
 
     Warns:
       GeneralRouteWarning: leaves without structure, unless their share of the predicted cost is below `GENERAL_SHARE`.
+      UserWarning: batch statistics among all leaves.
     """
+    if not callable(fn):
+        call = "lambda params, x: expert.apply_fn({'params': params, **expert.state}, x)" if hasattr(fn, "apply_fn") else "the order fn, params, x"
+        raise ConfigError(f"fn must be a function fn(params, x); given: {type(fn).__name__}. Try: {call}")
+    if chosen is None and (layers is None or layers == "all"):
+        _warn_of_batch_statistics(params)
     chosen = select(params, layers) if chosen is None else chosen
     leaves, treedef = jax.tree.flatten(params)
     shapes = [jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf), weak_type=type(leaf) is float) for leaf in leaves]
@@ -59,8 +67,10 @@ def analyse(fn: Callable, params: Any, x: Any, layers: Any = None, *, chosen: tu
     except Exception as error:
         said = f"{type(error).__name__}: {first_line(error)}"
         given = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(example))
+        training = type(error).__name__ in _TRAINING_MODE
+        advice = EVALUATION if training else "Try: a function of a batch; of one example x, jax.vmap(fn, in_axes=(None, 0)) makes one"
         raise ConfigError(
-            f"fn(params, x) failed for a single example of shape {given}: {said}. It is called with a leading axis of length one."
+            f"fn(params, x) failed for a single example of shape {given}: {said}. It is called with a leading axis of length one. {advice}"
         ) from error
     _check_outputs(program)
     structure = structure_of(program, len(leaves), chosen, tuple(leaf_names(params)))
@@ -73,7 +83,10 @@ def _check_outputs(program: Program) -> None:
     is_row = len(outputs) == 1 and outputs[0].shape[:1] == (1,) and len(outputs[0].shape) <= 2 and 0 not in outputs[0].shape
     if not is_row or not jnp.issubdtype(outputs[0].dtype, jnp.floating):
         given = ", ".join(f"{output.dtype}{list(output.shape)}" for output in outputs)
-        raise ConfigError(f"fn(params, x) returns {given} for one example; it must return one array (n, c) of floating-point outputs, c at least 1.")
+        raise ConfigError(
+            f"fn(params, x) returns {given} for one example; it must return one array (n, c) of floating-point outputs, c at least 1."
+            + (" Try: a function of one of them, or of jnp.concatenate(outputs, axis=-1)" if len(outputs) > 1 else "")
+        )
 
 
 def check_independent(fn: Callable, params: Any, x: Any, structure: Structure) -> None:
@@ -114,7 +127,7 @@ def check_independent(fn: Callable, params: Any, x: Any, structure: Structure) -
     if apart.any():
         raise ModelError(
             "fn's outputs for an example depend on the other examples of the batch: batch norm (or dropout) is in training mode, or another mean "
-            "over the batch. Such a function has no kernel. Try: use_running_average=True (linen), model.eval() (nnx)"
+            f"over the batch. Such a function has no kernel. {EVALUATION}"
         )
     structure.independent.add(fn_code)
 
@@ -133,6 +146,16 @@ def general_share(structure: Structure, n: int) -> float:
     work = {leaf: choose(sizes_of(structure, leaf), leaf.structured, m, "trace", n, None, longest=n).work for leaf in used}
     general = sum(work[leaf] for leaf in used if leaf.kind == "general")
     return general / (sum(work.values()) + n * (passes.forward + m * passes.backward))
+
+
+def _warn_of_batch_statistics(params) -> None:
+    if found := batch_statistics(params):
+        shown = ", ".join([*found[:3], *(["..."] if len(found) > 3 else [])])
+        warnings.warn(
+            f"params hold batch statistics, which are differentiated like weights: {shown}. "
+            "Try: layers='^params/' (linen), nnx.split(model, nnx.Param, ...) (nnx)",
+            stacklevel=_levels_to_the_caller(sys._getframe()),
+        )
 
 
 def _warn_of_general_leaves(structure: Structure, n: int) -> None:

@@ -49,7 +49,7 @@ def check_folder(out) -> None:
 def refuse_tracers(name: str, instead: str, *trees: Any) -> None:
     """Raises ConfigError where a leaf is an abstract value of `jax.jit`, `jax.grad` or `jax.vmap`."""
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees)):
-        raise ConfigError(f"{name} works on the host in portions and cannot be traced by jax.jit, jax.grad or jax.vmap. Try: {instead}")
+        raise ConfigError(f"{name} works on the host and cannot be traced by jax.jit, jax.grad or jax.vmap. Try: {instead}")
 
 
 def read_examples(x: Any, name: str, *, shapes: bool = False) -> Any:
@@ -85,6 +85,8 @@ def _one_array(x, name: str, allowed):
             array = np.asarray(x)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"{name} must be one array of examples (n, ...); given: {type(x).__name__}.") from error
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        raise ConfigError(f"{name} holds keys of jax.random. Try: jax.random.key_data(keys), and jax.random.wrap_key_data in fn")
     if array.dtype.kind not in "fiub" and not jnp.issubdtype(array.dtype, jnp.floating):
         raise ConfigError(f"{name} must be one array of numbers (n, ...); given: {type(x).__name__} of type {array.dtype}.")
     if len(array.shape) == 0 or array.shape[0] == 0:
@@ -132,12 +134,22 @@ def _key(key) -> str:
     return str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key))))
 
 
+def batch_statistics(params) -> list[str]:
+    """Paths of the batch statistics in params: the collection "batch_stats" of linen, variables of type `nnx.BatchStat`."""
+    paths = jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_batch_stat)
+    return ["/".join(map(_key, path)) for path, leaf in paths if _is_batch_stat(leaf) or "batch_stats" in map(_key, path)]
+
+
+def _is_batch_stat(node) -> bool:
+    return type(node).__name__ == "BatchStat"
+
+
 def select(params, layers: str | Callable[[str], bool] | None) -> tuple[int, ...]:
     """Indices of the floating-point leaves that match `layers`.
 
     Args:
       params: any pytree.
-      layers: a regular expression searched in the paths, a predicate path -> bool, or None for all.
+      layers: a regular expression searched in the paths, a predicate path -> bool, or None or "all" for all.
 
     Raises:
       ConfigError: nothing matches, a leaf that matches is complex, or `layers` is none of these.
@@ -155,13 +167,17 @@ def select(params, layers: str | Callable[[str], bool] | None) -> tuple[int, ...
             raise ConfigError(f"Parameter {name!r} is complex; the kernel is defined here for real parameters. Try: layers= a pattern without it.")
         if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) and getattr(leaf, "size", 1):
             chosen.append(index)
+    if not chosen and (layers is None or layers == "all"):
+        raise ConfigError(
+            "params hold no floating-point array to differentiate. Try: ns.ntk(fn, params, x), with the parameters as an argument of fn"
+        )
     if not chosen:
         raise ConfigError(f"layers={layers!r} matches no floating-point parameter.{did_you_mean(str(layers), names)}")
     return tuple(chosen)
 
 
 def _matcher(layers) -> Callable[[str], bool]:
-    if layers is None:
+    if layers is None or layers == "all":
         return lambda _: True
     if callable(layers):
         return layers

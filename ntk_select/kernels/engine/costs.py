@@ -1,4 +1,4 @@
-"""Cost model of the engine: block sizes per device, operations and bytes of each leaf, and the cheaper contraction.
+"""Cost model of the engine: block sizes per device, operations and bytes of each leaf, and of passes through the network.
 
 Operations and bytes are computed from shapes alone; one multiply-add counts as two operations. `work` puts both on one
 scale: operations plus `BALANCE` times the bytes moved, roughly the ratio of current CPUs and GPUs.
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from ntk_select.kernels.engine.arguments import default_device
 from ntk_select.kernels.engine.layer_ops import Embedding
+from ntk_select.kernels.engine.program import Eqn
 from ntk_select.kernels.engine.structure import LeafUse, Structure
 
 BALANCE = 16
@@ -54,7 +55,6 @@ class Sizes:
     width_out: int
     entries: int
     entering: int
-    taps: int
     item: int
     sparse: bool = False
 
@@ -100,13 +100,13 @@ def sizes_of(structure: Structure, leaf: LeafUse) -> Sizes:
     item = jnp.dtype(structure.dtype).itemsize
     entries = math.prod(leaf.shape)
     if not leaf.structured:
-        return Sizes(1, 1, 1, entries, entries, 0, 1, item)
+        return Sizes(1, 1, 1, entries, entries, 0, item)
     ops = structure.ops(leaf)
     entering = sum(math.prod(op.input_shape) for op in ops)
     first, positions = ops[0], sum(op.positions for op in ops)
     entries = first.groups * first.width_in * first.width_out  # without the taps that only meet padding
     sparse = isinstance(first, Embedding)
-    return Sizes(first.groups, positions, first.width_in, first.width_out, entries, entering, first.taps, item, sparse)
+    return Sizes(first.groups, positions, first.width_in, first.width_out, entries, entering, item, sparse)
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def passes_of(structure: Structure) -> Passes:
                 moved.update(eqn.outvars)
             continue
         of_x.update(eqn.outvars)
-        flops = _flops(eqn, program.avals)
+        flops = product_flops(eqn, program.avals)
         forward += flops
         differentiated = [var for var in eqn.invars if var in live]
         backward += flops * len(differentiated)
@@ -148,7 +148,8 @@ def _bytes(aval) -> int:
     return math.prod(aval.shape) * jnp.dtype(aval.dtype).itemsize if jnp.issubdtype(aval.dtype, jnp.number) else 0
 
 
-def _flops(eqn, avals) -> float:
+def product_flops(eqn: Eqn, avals: dict) -> float:
+    """Operations of a product or convolution; zero for any other equation."""
     if eqn.name == "dot_general":
         contract, _ = eqn.params["dimension_numbers"]
         left = avals[eqn.invars[0]].shape

@@ -5,6 +5,7 @@ boolean per tile (all finite). When memory runs out, tiles are halved; finished 
 """
 
 import itertools
+import math
 import warnings
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
@@ -293,17 +294,15 @@ class _Sides:
         shared, batch = len(chosen) == 1, min(self.plan.batch, n)
         if place.mesh is not None:
             x, chosen, n, first, batch = self._for_mesh(x, chosen, first, last, batch)
-        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype), (x, chosen))
-        buffers = place.spread(self.structure.jit(_empty, stored, place.padded(last - bounds[number]), *_hashable(shapes))(self.values, self.leaves))
+        empty = self.structure.jit(_empty, stored, place.padded(last - bounds[number]), chosen.shape[1])
+        buffers = place.spread(empty(self.values, self.leaves))
         run = self.structure.jit(_fill_from, stored, batch, donate_argnums=0)
         shared_cotangents = place.everywhere(chosen) if shared else None
         for start in range(0, n, batch):
             start = min(start, n - batch)  # the last batch overlaps the one before instead of being short
-            part = slice(first + start, first + start + batch)
-            # Device arrays are sliced on the device; from the host only the batch is transferred.
-            offset, some = 0, jax.tree.map(lambda leaf, part=part: leaf[part], x) if _on_host(x) or place.mesh is not None else x
-            if some is x:
-                offset = first + start
+            part, some, offset = slice(first + start, first + start + batch), x, first + start
+            if _on_host(x):  # only the batch is transferred; device arrays are sliced on the device
+                some, offset = some_examples(x, part), 0
             given = shared_cotangents if shared else place.spread(jax.device_put(chosen[part]))
             where = jax.device_put((np.int32(start), np.int32(offset)))
             buffers = run(buffers, *where, self.values, self.leaves, place.spread(jax.device_put(some)), given)
@@ -320,17 +319,14 @@ class _Sides:
 
 
 def _on_host(x) -> bool:
-    return not isinstance(jax.tree.leaves(x)[0], jax.Array)
+    return not all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(x))
 
 
-def _hashable(shapes):
-    leaves, treedef = jax.tree.flatten(shapes)
-    return tuple((leaf.shape, jnp.dtype(leaf.dtype)) for leaf in leaves), treedef
-
-
-def _empty(structure: Structure, stored, n: int, leaves_of_shapes, treedef, values, leaves):
-    x, cotangents = jax.tree.unflatten(treedef, [jax.ShapeDtypeStruct(*shape) for shape in leaves_of_shapes])
-    shapes = jax.eval_shape(partial(factors, structure, stored), values, leaves, x, cotangents)
+def _empty(structure: Structure, stored, n: int, m: int, values, leaves):
+    program = structure.program
+    example = [jax.ShapeDtypeStruct(program.avals[var].shape, program.avals[var].dtype) for var in program.invars[structure.count :]]
+    cotangents = jax.ShapeDtypeStruct((1, m, structure.outputs), structure.dtype)
+    shapes = jax.eval_shape(partial(factors, structure, stored), values, leaves, example, cotangents)
     return jax.tree.map(lambda leaf: jnp.zeros((n, *leaf.shape[1:]), leaf.dtype), shapes)
 
 
@@ -409,7 +405,7 @@ def _longest(plan: Plan) -> int:
 
 
 def kernel_of_op(
-    op: LayerOp, inputs: Num[ArrayLike, "n ..."], cotangents: Num[ArrayLike, "n m ..."], *, space: str | None = None, precision: str = "highest"
+    op: LayerOp, inputs: Num[ArrayLike, "n ..."], cotangents: Num[ArrayLike, "n m ..."], *, space: str | None = None
 ) -> Float[np.ndarray, "n n"]:
     """Inner products of the examples' gradients with respect to the weight of one operation, summed over m cotangents.
 
@@ -418,7 +414,6 @@ def kernel_of_op(
       inputs: Inputs of the operation per example, without the axis of length one that `op` expects.
       cotangents: Cotangents of its output, for m outputs of the network.
       space: "parameter" or "sample"; None: the cheaper one.
-      precision: Precision of the products.
 
     Returns:
       (n, n), symmetric, summed in float64.
@@ -428,12 +423,12 @@ def kernel_of_op(
     n, m = cotangents.shape[:2]
     item = summing_type(cotangents.dtype).itemsize
     entries = op.groups * op.width_in * op.width_out
-    sizes = Sizes(op.groups, op.positions, op.width_in, op.width_out, entries, int(np.prod(inputs.shape[1:])), op.taps, item)
+    sizes = Sizes(op.groups, op.positions, op.width_in, op.width_out, entries, math.prod(inputs.shape[1:]), item)
     choice = choose(sizes, True, m, "trace", n, None, longest=n, space=space)
     stored = "inputs" if choice.stored == "gradients" else choice.stored
     block = sizes.pair_block(padded(n)) if choice.space == "sample" else parameter_block(n)
     contraction = Contraction("", (op,), choice.space, stored, block, max(64, int(tuning().formed // (padded(n) * m * item))))
-    with jax.default_matmul_precision(precision), jax.enable_x64(True):
+    with jax.default_matmul_precision("highest"), jax.enable_x64(True):
         return np.asarray(_kernel_of_op(contraction, inputs, cotangents))
 
 

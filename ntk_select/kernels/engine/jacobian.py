@@ -32,7 +32,6 @@ def jacobian_kernel(analysed: Analysed, x1: Any, x2: Any, outputs: Outputs, *, b
     All n m p entries of the Jacobians are held in memory.
     """
     rows_of = partial(analysed.structure.jit(_rows), analysed.values, analysed.leaves)
-
     in_batches = InBatches(batch_size, precision=None)
 
     def rows(x, cotangents):
@@ -41,7 +40,7 @@ def jacobian_kernel(analysed: Analysed, x1: Any, x2: Any, outputs: Outputs, *, b
         return in_batches(run, _for_each(cotangents, count_examples(x)), *leaves)
 
     left = rows(x1, outputs.left)
-    right = left if x2 is None and outputs.right is outputs.left else rows(x1 if x2 is None else x2, outputs.right)
+    right = left if x2 is None else rows(x2, outputs.right)
     kernel = jnp.einsum(_CONTRACTIONS[outputs.pairing], left, right)
     return np.asarray(kernel / outputs.count if outputs.pairing == "trace" else kernel)
 

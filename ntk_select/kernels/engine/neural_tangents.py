@@ -96,7 +96,7 @@ def neural_tangents_kernel(
         )
     call, picked, held = hold(fn, params, chosen)
     kernel_of = jax.jit(partial(_block, import_neural_tangents(), call, outputs.pairing, IMPLEMENTATIONS[implementation]))
-    mirrored = x2 is None and outputs.right is outputs.left
+    mirrored = x2 is None
     plain = _is_identity(outputs.left) and _is_identity(outputs.right)
     left, right = _inputs(x1, None if plain else outputs.left), _inputs(x1 if x2 is None else x2, None if plain else outputs.right)
     n1, n2 = count_examples(left), count_examples(right)

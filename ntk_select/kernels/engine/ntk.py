@@ -73,9 +73,9 @@ def ntk(
         "full": all pairs of outputs; "diagonal": the c kernels separately; or cotangents, (c,) or (n1, c), that combine
         the outputs of each example; with x2 a pair of them.
       layers: a regular expression searched in the "/"-joined paths of the parameters, or a predicate path -> bool; None
-        means all. Batch statistics are not parameters: exclude them.
+        or "all" means all. Batch statistics are not parameters: exclude them.
       method: "structured" ("auto") is this engine; "jacobian", "vector-product" and "neural-tangents" are slower routes to
-        the same kernel, for cross-checks.
+        the same kernel, for cross-checks; they take no by_layer, out, mesh, accumulate or space.
       memory_gb: memory budget per device; default: half of the free host memory, or 80% of the free device memory.
       precision: Precision of matrix products, as in `jax.lax.Precision`: "highest" (float32, no TF32 or bfloat16), "high" (three passes)
         or "default" (fastest on the hardware).
@@ -100,6 +100,7 @@ def ntk(
 
     Warns:
       GeneralRouteWarning: a leaf without known structure, exact but slow, takes a noticeable share of the cost.
+      UserWarning: batch statistics are among params, with layers=None.
       MemoryShrunkWarning: memory ran out, and the computation continued with smaller tiles.
 
     Reference: Jacot et al. 2018; structured contraction as in Novak et al. 2022, here from inputs and cotangents of each
@@ -116,7 +117,7 @@ def ntk(
     if method not in METHODS:
         raise ConfigError(f"method={method!r} is unknown.{did_you_mean(str(method), METHODS)}")
     other = method not in ("auto", "structured")
-    if mesh is not None and not other and not isinstance(mesh, Mesh):
+    if mesh is not None and not isinstance(mesh, Mesh):
         raise ConfigError(f"mesh= takes a jax.sharding.Mesh; given: {type(mesh).__name__}. Try: mesh=jax.sharding.Mesh(jax.devices(), ('examples',))")
     if accumulate not in (None, "float64"):
         raise ConfigError(f"accumulate={accumulate!r} is unknown. Allowed: None (the type of the outputs) or 'float64'.")
@@ -124,24 +125,27 @@ def ntk(
         raise ConfigError(
             "by_layer=True keeps one kernel per layer in memory and cannot be combined with out=. Try: out=None, or layers= one layer at a time"
         )
+    if other and (by_layer or out is not None or mesh is not None or accumulate is not None or space is not None):
+        raise ConfigError(
+            f"by_layer, out, mesh, accumulate and space belong to the engine, not to method={method!r}. Try: method='structured', or omit them"
+        )
     check_folder(out)
     if tile is not None and out is None:
         raise ConfigError(f"tile={tile!r} is the tile size of a kernel on disk. Try: out= a folder, or omit tile")
     if tile is not None and (not is_whole(tile) or tile < 1):
         raise ConfigError(f"tile={tile!r} must be a positive number of examples.")
+    memory = available_memory(memory_gb)
     with jax.default_matmul_precision(precision):
         analysed = analyse(fn, params, x1, layers)
         structure = analysed.structure
         wanted = read_outputs(outputs, n1, n2, structure.outputs, structure.dtype)
         check_independent(fn, params, x1, structure)
         if other:
-            if by_layer or out is not None or mesh is not None or accumulate is not None:
-                raise ConfigError(f"by_layer, out, mesh and accumulate belong to the engine, not to method={method!r}. Try: method='structured'")
             return _by_other_method(method, fn, params, analysed, x1, x2, wanted, {} if batch_size is None else {"batch_size": batch_size})
         store = None if out is None else _open_kernel(out, analysed, params, x1, x2, wanted, precision, accumulate, tile)
         options = {"batch_size": batch_size, "split": by_layer, "space": space, "devices": 1 if mesh is None else mesh.size}
         planned = partial(make_plan, structure, wanted, n1, n2, **options)
-        plan = planned(memory=available_memory(memory_gb), tile_bounds=None if store is None else store.tile_bounds)
+        plan = planned(memory=memory, tile_bounds=None if store is None else store.tile_bounds)
 
         def work(plan, sink):
             compute(analysed, plan, x1, x2, wanted, sink, split=by_layer, float64=accumulate == "float64", mesh=mesh, progress=progress)
@@ -180,7 +184,7 @@ class _KernelOnDisk:
     def retile(self, plan: Plan) -> "_KernelOnDisk":
         return _KernelOnDisk(self.store, (plan.rows, plan.columns))
 
-    def result(self, by_layer: bool = False) -> Any:
+    def result(self, by_layer: bool) -> Any:
         del by_layer
         return self.store.result()
 

@@ -16,6 +16,7 @@ from ntk_select.kernels.engine.structure import LeafUse, Structure
 DISPATCH = 2e7  # cost of one dispatch, in operations
 MAX_STEPS = 20_000  # largest number of (tile, round) pairs that are simulated one by one
 COMPILER_BYTES = 4e8  # reserved for the compiler and its code; at most a fifth of the budget
+MAX_LINES = 40  # leaves listed in a printed plan
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,12 @@ class Plan:
 
     Attributes:
       leaves: a `LeafPlan` for each leaf that the function uses.
+      unused: paths of the leaves without influence on the outputs.
       groups: indices into `leaves` of those computed together; each group needs a pass of its own.
       rows, columns: bounds of the tiles along each side; columns is None for a symmetric kernel.
       chunks: bounds of the chunks of cotangents.
       batch: examples in one pass through the network.
+      pairing: of the cotangents; see `Outputs`.
       flops: floating-point operations, predicted; `pass_flops` of them go forwards and back through the network.
       passes: examples that pass through the network, with repetitions (n if each passes once).
       stored_bytes: peak of gradients and factors.
@@ -238,7 +241,8 @@ def make_plan(
             break  # more chunks would only repeat forward passes
     if best is None and tile_bounds is not None:
         raise ConfigError(
-            f"Tiles of {longest} examples do not fit into {memory / 1e9:.3g} GB: about {least / 1e9:.3g} GB are needed. Try: tile={max(1, longest // 2)}, or a larger memory_gb."
+            f"Tiles of {longest} examples do not fit into {memory / 1e9:.3g} GB: about {least / 1e9:.3g} GB are needed. "
+            f"Try: tile={max(1, longest // 2)}, or a larger memory_gb."
         )
     if best is None:
         raise ConfigError(
@@ -255,10 +259,8 @@ def _rounded_up(number: float) -> str:
 
 
 def _reuse_count(rows: tuple[int, ...], columns: tuple[int, ...] | None) -> float:
-    """Average number of tiles per example: how often its gradients are formed if only factors are stored."""
-    if columns is None:
-        return 1 if len(rows) == 2 else len(rows)
-    return max(len(rows), len(columns)) - 1
+    """Tiles that meet one example, at most: how often its gradients are formed if only factors are stored."""
+    return max(len(rows), len(columns or ())) - 1
 
 
 def _leaf_plans(structure, m, pairing, n1, n2, longest, space, parts, reuse_count) -> tuple[LeafPlan, ...]:
@@ -352,8 +354,8 @@ def _priced(plan: Plan, passes: Passes, overhead: int, devices: int) -> Plan:
     return replace(plan, flops=flops, pass_flops=pass_flops, passes=done, stored_bytes=high // devices, peak_bytes=high // devices + overhead)
 
 
-def _table(plan: Plan, rows: int = 40) -> str:
-    """Totals, then one line per leaf, most expensive first when there are more than `rows`."""
+def _table(plan: Plan) -> str:
+    """Totals, then one line per leaf; of more than `MAX_LINES` the most expensive ones."""
     n1, n2 = plan.rows[-1], (plan.columns or plan.rows)[-1]
     lines = [
         f"kernel of {n1} x {n2} examples, {plan.chunks[-1]} cotangents ({plan.pairing})" + ("" if plan.columns else ", symmetric"),
@@ -364,7 +366,7 @@ def _table(plan: Plan, rows: int = 40) -> str:
         f"{_count(len(plan.chunks) - 1, 'chunk')} of cotangents, {_count(plan.batch, 'example')} per pass",
         "",
     ]
-    shown = plan.leaves if len(plan.leaves) <= rows else sorted(plan.leaves, key=lambda leaf: -leaf.choice.work)[:rows]
+    shown = plan.leaves if len(plan.leaves) <= MAX_LINES else sorted(plan.leaves, key=lambda leaf: -leaf.choice.work)[:MAX_LINES]
     width = max([5, *(len(leaf.use.name) for leaf in shown)])
     lines.append(f"{'layer':{width}}  {'shape':>18}  {'use':11} {'positions':>9}  {'space':9}  {'stored':9} {'B/example':>9}  {'FLOP':>7}  share")
     work = sum(leaf.choice.work for leaf in plan.leaves) or 1.0
@@ -399,6 +401,6 @@ def _count(number: int, what: str) -> str:
 def _big(number: float) -> str:
     for unit in ("", "k", "M", "G", "T"):
         if number < 999.5:
-            return f"{number:.3g}{' ' if not unit else ' ' + unit}".rstrip() if unit == "" else f"{number:.3g} {unit}"
+            return f"{number:.3g} {unit}"
         number /= 1000
     return f"{number:.3g} P"

@@ -7,6 +7,7 @@ whatever they capture.
 """
 
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from functools import cached_property, lru_cache, partial
 from types import CellType
 from typing import Any, NamedTuple
@@ -88,7 +89,7 @@ class Program(Compiled):
 
     @cached_property
     def original(self) -> Callable[..., list]:
-        """The function as JAX traced it, of the `captured` first constants and all inputs."""
+        """The function as JAX traced it, of its constants and all inputs; only where no other function captures any."""
         return jaxpr_as_fun(ClosedJaxpr(self._jaxpr, ()))
 
     def __hash__(self):
@@ -102,15 +103,30 @@ def trace(fn: Callable, *arguments: Any) -> tuple[Program, tuple]:
     """The program of fn and the arrays that it closes over.
 
     Args:
-      fn: The function; traced at every call, since what it captures may have changed.
+      fn: The function. Traced at every call, since what it captures may have changed; only once if it captures nothing, see `is_value`.
       arguments: pytrees of arrays or of their shapes; the program's inputs are their leaves in order.
 
     Returns:
       The program, the same object for functions with the same operations; and `values` for its constants.
     """
-    program = Program(_without_unused(jax.make_jaxpr(lambda *arguments: fn(*arguments))(*arguments)))
+    traced = _by_value.trace(fn, *arguments).jaxpr if is_value(fn) else jax.make_jaxpr(lambda *arguments: fn(*arguments))(*arguments)
+    program = Program(_without_unused(traced))
     values, program.values = program.values, ()
     return _interned(program) if program.shared else program, values
+
+
+@partial(jax.jit, static_argnums=0)
+def _by_value(fn, *arguments):
+    return fn(*arguments)
+
+
+def is_value(fn: Any) -> bool:
+    """Whether a function captures nothing that may change: a frozen dataclass, e.g. of a Flax module, of such dataclasses, names, numbers and types."""
+    if is_dataclass(fn) and not isinstance(fn, type):
+        return type(fn).__hash__ is not None and all(is_value(getattr(fn, field.name)) for field in fields(fn))
+    if isinstance(fn, tuple):
+        return all(map(is_value, fn))
+    return fn is None or isinstance(fn, str | bytes | bool | int | float | type)
 
 
 def _without_unused(closed: ClosedJaxpr) -> ClosedJaxpr:
@@ -160,8 +176,14 @@ def evaluate(
 
 
 def outputs_of(program: Program, values, inputs) -> list:
-    """The outputs of the function, a list of leaves, by JAX's own evaluation of the original jaxpr."""
-    return program.original(*values[: program.captured], *inputs)
+    """The outputs of the function, a list of leaves: by JAX's own evaluation of the original jaxpr, unless functions that it calls capture arrays.
+
+    The original jaxpr has those of the first of all functions with the same operations.
+    """
+    if len(values) == program.captured:
+        return program.original(*values, *inputs)
+    env = evaluate(program, values, inputs)
+    return [env[var] for var in program.outvars]
 
 
 def calls_python(program: Program) -> bool:

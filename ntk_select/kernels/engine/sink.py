@@ -11,7 +11,7 @@ from ntk_select.kernels.engine.contract import swapped
 from ntk_select.kernels.engine.plan import Plan
 
 
-@runtime_checkable
+@runtime_checkable  # for the type checker of the tests
 class Sink(Protocol):
     """Destination of tiles."""
 

@@ -25,7 +25,7 @@ CHUNK_BYTES, SHORTEST_CHUNK = 2**24, 32
 
 
 class StoredArray:
-    """A read-only array on disk. Basic indexing reads only the required chunks; other indices and np.asarray read all.
+    """A read-only array on disk, the result of `ntk` and `sketch` with `out`. Basic indexing reads only the required chunks; other indices and np.asarray read all.
 
     Raises:
       DataError: on reading, if a chunk is lost or damaged.

@@ -121,7 +121,7 @@ def structure_of(program: Program, count: int, chosen: tuple[int, ...], names: t
         for leaf in frozenset().union(*(feeds[var] for var in weights)):
             depth.setdefault(leaf, number)
         side = 0 if eqn.invars[0] in of_x else 1
-        op = read_layer_op(eqn, side, program.avals) if len(weights) == 1 and weights[0] not in (eqn.invars[side],) else None
+        op = read_layer_op(eqn, side, program.avals) if len(weights) == 1 else None
         if op is not None:
             taps.append(Tap(number, weights[0], side, op, feeds[weights[0]], plain.get(weights[0])))
             continue

@@ -357,9 +357,7 @@ def _slice_of(size: int, x, start):
     return jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(leaf, start, size), x)
 
 
-def sketch_of_op(
-    op: LayerOp, inputs: Num[Array, "n ..."], cotangents: Num[Array, "n ..."], sketch: Sketch, name: str, *, precision: str = "highest"
-) -> Float[np.ndarray, "n k"]:
+def sketch_of_op(op: LayerOp, inputs: Num[Array, "n ..."], cotangents: Num[Array, "n ..."], sketch: Sketch, name: str) -> Float[np.ndarray, "n k"]:
     """Z with E[Z Z'] the inner products of the examples' gradients with respect to the weight of one operation.
 
     Args:
@@ -368,12 +366,11 @@ def sketch_of_op(
       cotangents: Cotangents of its output.
       sketch: The sketch, with numbers as dimension and blocks, of any kind but "jvp".
       name: path of the weight.
-      precision: Precision of the products.
     """
     keys = jax.device_put(leaf_keys(sketch.seed, name, 1 if KINDS[sketch.kind].independent_columns else sketch.blocks, np.array([0])))
     layout = Layout(sketch.kind, int(sketch.width), int(sketch.blocks), False, 1, formed_bytes())
     parts = [slice(start, start + MAX_EXAMPLES) for start in range(0, len(inputs), MAX_EXAMPLES)]
-    with jax.default_matmul_precision(precision):
+    with jax.default_matmul_precision("highest"):
         rows = [jax.device_get(_op_rows(layout, op, *jax.device_put((inputs[part], cotangents[part])), keys)) for part in parts]
     return np.concatenate(rows)
 

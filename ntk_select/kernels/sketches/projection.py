@@ -91,7 +91,7 @@ class Sketch:
         if not _is_auto(self.dim) and not (is_whole(self.dim) and 1 <= self.dim <= MAX_DIM):
             raise ConfigError(f"dim={self.dim!r} must be a whole number from 1 to {MAX_DIM}, or 'auto'.")
         if not is_whole(self.seed):
-            raise ConfigError(f"seed={self.seed!r} must be a whole number.")
+            raise ConfigError(f"seed={self.seed!r} must be a whole number. Try: seed=0")
         if self.blocks is not None and not (is_whole(self.blocks) and self.blocks >= 1):
             raise ConfigError(f"blocks={self.blocks!r} must be a whole number from 1, or None.")
         if self.blocks is not None and not _is_auto(self.dim) and self.dim % self.blocks:

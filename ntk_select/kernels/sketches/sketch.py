@@ -104,14 +104,14 @@ def sketch(
     refuse = partial(refuse_tracers, "ns.sketch", "ns.sketch_fn(fn, params, x)(params, x), which can")
     refuse(params, x, outputs)
     x = read_examples(x, "x")
-    n = count_examples(x)
+    n, memory = count_examples(x), available_memory(memory_gb)
     with jax.default_matmul_precision(precision):
         analysed = analyse(fn, params, x, layers)
         refuse(analysed.values)
         structure = analysed.structure
         wanted = read_outputs(outputs, n, None, structure.outputs, structure.dtype)
         check_independent(fn, params, x, structure)
-        batches = execute.Batches(analysed, wanted, projection, x, available_memory(memory_gb), by_layer=by_layer)
+        batches = execute.Batches(analysed, wanted, projection, x, memory, by_layer=by_layer)
         if out is None:
             return _in_memory(batches, n, batch_size, progress)
         described, tail = _described(analysed, params, x, wanted, projection, precision), (wanted.count,) if wanted.pairing != "trace" else ()

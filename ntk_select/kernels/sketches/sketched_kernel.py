@@ -49,6 +49,9 @@ class SketchedKernel:
             raise ConfigError(f"blocks={self.blocks!r} must be a whole number that divides the {z.shape[-1]} columns of the sketch.")
         object.__setattr__(self, "sketch", z.reshape(-1, z.shape[-1]))
 
+    def __repr__(self):
+        return f"SketchedKernel({self.kind!r}, {len(self)} rows, dim={self.dim}, blocks={self.blocks})"
+
     def __len__(self):
         return len(self.sketch)
 

@@ -112,7 +112,7 @@ class Trainer:
     Args:
       network: the expert with its new head.
       task: task with test images.
-      recipe, seed, mesh, checkpoints: as for `finetune`.
+      recipe, seed, mesh, checkpoints: as for `finetune`; the augmentation is another than "auto".
       settings: everything else that determines a run, to identify its checkpoints.
 
     Attributes:
@@ -141,11 +141,6 @@ class Trainer:
         self._optimizer = sgd(recipe.momentum, recipe.weight_decay, nesterov=recipe.nesterov)
         self.small = isinstance(network.preprocess, Preprocess) and network.preprocess.size <= SMALL
 
-    @property
-    def augment(self) -> str:
-        """The augmentation of the recipe, with "auto" resolved."""
-        return self.recipe.augmentation(self.network.preprocess, self.task.flips_keep_class)
-
     def prepare(self, indices: np.ndarray) -> None:
         """Reads the images and compiles the step for their batch shapes, once for all runs and threads.
 
@@ -160,7 +155,7 @@ class Trainer:
             )
         with timed(self.seconds, "read"):
             images = ChosenImages(self.task.images, indices)
-            found = feed(images, self.task.labels[indices], self.network.preprocess, self.augment, size, remainder=self.mesh is None)
+            found = feed(images, self.task.labels[indices], self.network.preprocess, self.recipe.augment, size, remainder=self.mesh is None)
             self._feeds[indices.tobytes()] = found
             if self.checkpoints is not None:
                 self._fingerprints[indices.tobytes()] = [fingerprint(found.batches.images, found.batches.labels), self._program]

@@ -19,11 +19,11 @@ class SourceConfig:
     """A source data set.
 
     Args:
-      uri: The URI of the task; {data} is replaced by the folder given on the command line.
+      uri: the URI of the task; {data} is replaced by the folder given on the command line.
       epochs: a number, for all starts; or a table with, per start ("scratch", "transfer"), a number or one number per architecture. Without it only
         the experts that are listed one by one (`ExpertConfig`), and the multi-domain ones, are trained on this source.
       classes: patterns of class names, as in "Greek_*"; all by default.
-      licence: Licence of the images, for the cards.
+      licence: licence of the images, for the cards.
       augment: a name of `ntk_select.training.augment.AUGMENTATIONS`, "auto" (see `ntk_select.training.augment.automatic`), or options of `augmented`.
       rename: classes that are merged into others.
       images, num_classes: sizes, for a plan without the images.
@@ -52,7 +52,7 @@ class ExpertConfig:
     Args:
       source: a source of the config.
       architecture: one of the networks of the config, or of the architectures of the package.
-      epochs: Epochs of its training.
+      epochs: epochs of its training.
       start: "scratch", or the name of the expert that it starts from: one of this config with the same network, or a built-in one.
       learning_rate: by default the config's, for "scratch" or "transfer".
     """
@@ -69,12 +69,12 @@ class MultiConfig:
     """An expert for many domains.
 
     Args:
-      architecture: Architecture of the network.
+      architecture: architecture of the network.
       sharing: one of `ntk_select.experts.multi_domain.SHARINGS`.
-      epochs, learning_rate: Epochs and learning rate of its training.
+      epochs, learning_rate: epochs and learning rate of its training.
       sources: the domains; all sources of the config by default.
       batch_size: images per domain in a step.
-      images_per_epoch: Images per domain and epoch, at most. Smaller domains are repeated: all have the same share.
+      images_per_epoch: images per domain and epoch, at most. Smaller domains are repeated: all have the same share.
       start: "scratch", or "transfer" from the initial source's expert of this architecture.
     """
 
@@ -97,15 +97,15 @@ class ZooConfig:
       architectures: names; empty for listed and multi-domain experts alone.
       networks: networks of this zoo, by name: an architecture of the package and its settings, as in { architecture = "resnet18", widths = [16, 32, 64] }.
         A name may be that of an architecture only for settings of this architecture.
-      sources, experts, multi_domain: Sources, listed experts and multi-domain experts, by name.
+      sources, experts, multi_domain: sources, listed experts and multi-domain experts, by name.
       learning_rate: per start; a number is for all starts.
       initial_source: the source whose experts "transfer" starts from. Required only if something starts so. Default: the first source.
       extractor: the expert of one source with whose features the class means of all sources are also computed, for scores that compare sources. It is
         trained first. Default: the initial source's, of the first architecture.
-      batch_size, momentum, nesterov, weight_decay: Options of SGD.
+      batch_size, momentum, nesterov, weight_decay: options of SGD.
       schedule: "cosine" after a linear `warmup` (a share of the steps), or "step": divided by ten after each epoch of `milestones`.
       precision: "float32", or "bfloat16" for activations.
-      seed: The seed of all random numbers.
+      seed: the seed of all random numbers.
     """
 
     size: Positive = field(metadata={"example": "32"})

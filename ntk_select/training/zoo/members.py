@@ -1,5 +1,6 @@
 """The experts that the config of a zoo requests, in an order in which they can be trained."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ntk_select._runtime.files import file_name
@@ -102,9 +103,10 @@ def check_members(config: ZooConfig) -> None:
     """Checks names and starts.
 
     Raises:
-      ConfigError: two experts have one name, a name is too long for a folder, an expert starts from another network, from one of many domains, or in a
-        circle, or the extractor is not an expert of one source.
+      ConfigError: two experts have one name, two experts or sources names that differ only in case, a name is too long for a folder, an expert
+        starts from another network, from one of many domains, or in a circle, or the extractor is not an expert of one source.
     """
+    _check_apart("sources", config.sources)
     for name, expert in config.experts.items():
         if file_name(expert.start) != expert.start:
             raise ConfigError(
@@ -119,6 +121,7 @@ def check_members(config: ZooConfig) -> None:
                 f"Two experts have the name {member.name!r}. Try: another name in [experts], or for a source, network or multi-domain expert"
             )
         found[member.name] = member
+    _check_apart("experts", found)
     for member in members(config):
         parent = found.get(member.initialised_from)
         if isinstance(parent, MultiMember):
@@ -131,6 +134,15 @@ def check_members(config: ZooConfig) -> None:
     singles = [name for name, member in found.items() if isinstance(member, SingleMember)]
     if config.extractor and config.extractor not in singles:
         raise ConfigError(f"extractor = {config.extractor!r} is not an expert of one source of this config.{did_you_mean(config.extractor, singles)}")
+
+
+def _check_apart(what: str, names: Iterable[str]) -> None:
+    """Raises ConfigError for names of files or folders that some file systems do not keep apart."""
+    first: dict[str, str] = {}
+    for name in names:
+        other = first.setdefault(name.casefold(), name)
+        if other != name:
+            raise ConfigError(f"The {what} {other!r} and {name!r} have names that differ only in case, as those of files must not. Try: another name")
 
 
 def reference_name(config: ZooConfig) -> str:

@@ -74,8 +74,8 @@ class Balanced:
     """Batches of all domains: each step has one of every domain. Domains without further images are reshuffled and repeated.
 
     Args:
-      feeds: Feeds by domain.
-      most: Images per domain and epoch, at most.
+      feeds: feeds by domain.
+      most: images per domain and epoch, at most.
     """
 
     def __init__(self, feeds: Mapping[str, Feed], most: int):

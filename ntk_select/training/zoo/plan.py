@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ntk_select._runtime.host import cores
 from ntk_select.experts.expert import Expert
 from ntk_select.experts.preprocess import Preprocess
 from ntk_select.kernels.flops import TRAINING, forward_flops
@@ -23,7 +24,7 @@ from ntk_select.training.loop import begin, cast, cross_entropy, make_step, sgd
 from ntk_select.training.zoo.config import ZooConfig
 from ntk_select.training.zoo.members import Member, SingleMember, chosen
 from ntk_select.training.zoo.run import load_source
-from ntk_select.training.zoo.single import fresh_member
+from ntk_select.training.zoo.single import abstract_expert, fresh_member
 
 MAX_TIMING = 5.0
 """Seconds of timing the training steps of one architecture."""
@@ -37,9 +38,9 @@ class Speed(NamedTuple):
     """Training speed of an architecture on one device.
 
     Attributes:
-      flops: Operations of one image forward, up to the pre-logits.
+      flops: operations of one image forward, up to the pre-logits.
       width: number of pre-logits, the input of the linear head.
-      images_per_second: Images per second in training.
+      images_per_second: images per second in training.
       batch: images per step of the measurement.
       measured: whether steps of this architecture were timed; otherwise the speed is estimated from `training_rate`.
     """
@@ -64,11 +65,11 @@ class Work:
     """The training of one expert.
 
     Args:
-      name, architecture: Name and architecture of the expert.
-      images: Images seen in all epochs.
-      epochs, steps: Epochs and steps of its training.
-      flops: Operations of convolutions and matrix products, forward and backward, without adapters.
-      images_per_second: Speed of this architecture's training step on one device of this machine, estimated or measured, without reading images and without
+      name, architecture: name and architecture of the expert.
+      images: images seen in all epochs.
+      epochs, steps: epochs and steps of its training.
+      flops: operations of convolutions and matrix products, forward and backward, without adapters.
+      images_per_second: speed of this architecture's training step on one device of this machine, estimated or measured, without reading images and without
         the evaluation at the end.
       measured_batch: images per step of that measurement.
       measured: whether steps of this architecture were timed.
@@ -104,7 +105,7 @@ def plan(
     Hours are correct within about a factor of two.
 
     Args:
-      config, data, only: Arguments of `train_zoo`. Images are only read if the config does not give their number.
+      config, data, only: arguments of `train_zoo`. Images are only read if the config does not give their number.
       measure: whether to time a few training steps of each architecture instead. They are compiled first: minutes for a deep network on a CPU.
       progress: called with (architectures done, architectures, name).
 
@@ -156,9 +157,9 @@ def speeds(
     """The training speed of each architecture.
 
     Args:
-      experts: Pairs by architecture: a function that loads an expert, and None; or one that would initialise it, which is avoided, and its preprocessing.
+      experts: pairs by architecture: a function that loads an expert, and None; or one that would initialise it, which is avoided, and its preprocessing.
       batch: images per step.
-      precision: Precision as for `training_rate`.
+      precision: precision as for `training_rate`.
       measure: whether to time training steps instead of estimating the speed from the operations.
       progress: called with (architectures done, architectures, name).
     """
@@ -172,7 +173,7 @@ def speeds(
             found[architecture] = measured_speed(expert, batch, network_of(expert).head[1] or 2, precision=precision)
             continue
         if preprocess is not None:
-            network = abstract_network(make)
+            network = network_of(abstract_expert(make))
         else:
             expert = make()
             network, preprocess = network_of(expert), expert.preprocess
@@ -183,25 +184,9 @@ def speeds(
 
 
 def network_of(expert: Expert) -> Network:
-    """The network of a loaded expert."""
-    return _network(expert, expert.variables)
-
-
-def abstract_network(make: Callable[[], Expert]) -> Network:
-    """The network that `make` would initialise, with shapes as variables. Nothing is computed, compiled or allocated."""
-    made = []
-
-    def variables():
-        made.append(make())
-        return made[0].variables
-
-    shapes = jax.eval_shape(variables)
-    return _network(made[0], shapes)
-
-
-def _network(expert: Expert, variables: Any) -> Network:
+    """The network of an expert, which may be abstract (`abstract_expert`)."""
     head = expert.head_kernel
-    return Network(expert.features_fn or expert.apply_fn, variables, (0, 0) if head is None else head.shape)
+    return Network(expert.features_fn or expert.apply_fn, expert.variables, (0, 0) if head is None else head.shape)
 
 
 def estimated_speed(network: Network, size: int, batch: int, rate: float) -> Speed:
@@ -277,9 +262,9 @@ def _timed(step: Callable[[], Any], longest: float) -> tuple[float, int]:
 def busy() -> str:
     """A warning if other programs keep this machine busy: measured times are then too long. Otherwise, or if nothing is known, an empty string."""
     try:
-        load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+        load, available = os.getloadavg()[0], cores()
     except (AttributeError, OSError):  # not known on this system
         return ""
-    if load <= BUSY * cores:
+    if load <= BUSY * available:
         return ""
-    return f"This machine is busy (load {load:.1f} on {cores} cores): the hours are too high. Try: plan again when nothing else runs"
+    return f"This machine is busy (load {load:.1f} on {available} cores): the hours are too high. Try: plan again when nothing else runs"

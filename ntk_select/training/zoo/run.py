@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from ntk_select._runtime.cache import Cache, key_of
 from ntk_select.data import load_task
+from ntk_select.data.uri import parse_uri, task_kinds
 from ntk_select.errors import ConfigError, ModelError
 from ntk_select.executors import checked_options, executor_of
 from ntk_select.experts.card import Card
@@ -21,7 +22,7 @@ from ntk_select.training.feeding import SMALL
 from ntk_select.training.zoo.config import ZooConfig
 from ntk_select.training.zoo.members import Member, SingleMember, chosen, members, reference_name
 from ntk_select.training.zoo.multi import train_multi
-from ntk_select.training.zoo.single import Progress, Zoo, abstract_member, parent_of, train_single, with_backbone
+from ntk_select.training.zoo.single import Progress, Zoo, abstract_expert, fresh_member, parent_of, train_single, with_backbone
 
 
 def train_zoo(
@@ -48,9 +49,9 @@ def train_zoo(
     last checkpoint; it is started at most three times.
 
     Args:
-      config: The config from `read_config`.
+      config: the config from `read_config`.
       out: folder of the experts, one subfolder each.
-      data: Folder that replaces {data} in the sources' URIs.
+      data: folder that replaces {data} in the sources' URIs.
       work: folder for resized images and checkpoints.
       only: train only experts whose name contains this text.
       mesh: devices that share each batch.
@@ -194,7 +195,8 @@ def _untrained(zoo: Zoo, wanted: list[Member]) -> list[Member]:
     starts = {(member.architecture, member.initialised_from): member for member in waiting if member.initialised_from is not None}
     for (_, parent), member in starts.items():
         if parent not in {each.name for each in waiting}:
-            with_backbone(abstract_member(zoo.config, member), parent_of(zoo, parent))
+            fresh = abstract_expert(functools.partial(fresh_member, zoo.config, member, 2, seed=""))
+            with_backbone(fresh, parent_of(zoo, parent))
     return waiting
 
 
@@ -231,8 +233,9 @@ def load_source(config: ZooConfig, name: str, data: str | Path | None, work: Pat
 
 def _key(config: ZooConfig, name: str, uri: str, work: Path | None) -> str | None:
     """Cache key of the resized images of an archive in its present state. None for large images, and if changes of the source cannot be detected."""
-    archive = Path(uri.partition(":")[2] or uri).expanduser()
-    if work is None or config.size > SMALL or not archive.is_file():
+    kind, path = parse_uri(uri, task_kinds())
+    archive = Path(path).expanduser()
+    if work is None or config.size > SMALL or kind not in ("zip", "npz") or not archive.is_file():
         return None
     now = archive.stat()
     settings = (str(archive.resolve()), now.st_size, now.st_mtime_ns, config.preprocess.geometry, sorted(config.sources[name].rename.items()))

@@ -31,10 +31,10 @@ class Zoo(NamedTuple):
     """A zoo in training.
 
     Attributes:
-      config: The config of the zoo.
-      folder: Folder of its experts.
+      config: the config of the zoo.
+      folder: folder of its experts.
       source: name -> `Task`.
-      checkpoints: Folder of the checkpoints.
+      checkpoints: folder of the checkpoints.
       mesh: devices that share the batches; None for one device.
       progress: called with (epochs done, epochs, name and loss).
     """
@@ -98,12 +98,12 @@ def parent_of(zoo: Zoo, name: str | None) -> Expert | None:
     raise ModelError(f"There is no expert {name!r} to start from, neither in {zoo.folder} nor built in.{hint}")
 
 
-def abstract_member(config: ZooConfig, member: Member) -> Expert:
-    """The untrained expert of a member with shapes for variables. Nothing is computed or allocated."""
+def abstract_expert(make: Callable[[], Expert]) -> Expert:
+    """The expert that `make` would initialise, with shapes as variables. Nothing is computed, compiled or allocated."""
     made = []
 
     def variables():
-        made.append(fresh_member(config, member, 2, seed=""))
+        made.append(make())
         return made[0].variables
 
     shapes = jax.eval_shape(variables)
@@ -173,9 +173,9 @@ def card_of(
     Args:
       zoo, member, expert: what was trained.
       source, task: the data set, by name and loaded.
-      accuracy: Accuracy on its test set.
+      accuracy: accuracy on its test set.
       settings: what the training depends on besides the config of the zoo.
-      name: Name of the expert; the member's by default.
+      name: name of the expert; the member's by default.
     """
     config = zoo.config
     architecture, network = config.network(member.architecture)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ntk_select.benchmark.report.figures import caption, figure_bytes
+from ntk_select.benchmark.report.figures import caption_parts, figure_bytes
 from ntk_select.benchmark.report.page import Drawn, page
 from ntk_select.benchmark.report.tables import content
 
@@ -31,8 +31,8 @@ def results(made):
 
 @pytest.fixture(scope="module")
 def file(results, tmp_path_factory):
-    figures = [Drawn(name, name, caption(results, name), figure_bytes(results, name, "svg"), None) for name in ("figure_2", "figure_6")]
-    figures.append(Drawn("figure_8", "a picture of dots", "", png=figure_bytes(results, "figure_8", "png")))
+    figures = [Drawn(name, name, caption_parts(results, name), figure_bytes(results, name, "svg")) for name in ("figure_2", "figure_6")]
+    figures.append(Drawn("figure_8", "a picture of dots", png=figure_bytes(results, "figure_8", "png")))
     place = tmp_path_factory.mktemp("page") / "index.html"
     text = page(results, figures, {name: content(results, name) for name in ("scores", "truth", "experts")}, datetime.now(UTC))
     place.write_text(text, encoding="utf-8")

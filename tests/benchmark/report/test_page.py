@@ -26,7 +26,7 @@ from ntk_select.errors import ConfigError, MissingDependencyError
 WHEN = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
 EVIL = "<script>alert('&')</script>"
 SHOWN = (
-    Drawn("figure_1", 'A zoo, "best"', "Caption <b>one</b>.", svg=b"<svg/>", png=b"longer than that"),
+    Drawn("figure_1", 'A zoo, "best"', ("Caption <b>one</b>.",), svg=b"<svg/>", png=b"longer than that"),
     Drawn("figure_8", "Kernels", why_not="No kernel was measured yet."),
 )
 
@@ -155,7 +155,7 @@ def test_names_are_text_and_never_markup(made, results):
     failure = {"kind": "truth", "expert": EVIL, "task": "birds", "images": 5, "seed": 0, "error": EVIL}
     skipped = [{"expert": EVIL, "task": "birds", "reason": EVIL}]
     results = replace(results, name=EVIL, config_text=EVIL, experts=experts, failures={results.cells[0].key: failure}, skipped=skipped)
-    elements = Elements(written(results, [Drawn("figure_1", EVIL, EVIL, why_not=EVIL)], ["experts", "failures"]))
+    elements = Elements(written(results, [Drawn("figure_1", EVIL, (EVIL,), why_not=EVIL)], ["experts", "failures"]))
     assert sum(tag == "script" for tag, _ in elements.tags) == 1
     assert sum(EVIL in text for text in elements.texts) >= 6
 

@@ -19,6 +19,7 @@ from ntk_select.benchmark.report.tables import content
 from ntk_select.benchmark.report.words import unfinished, what_is_missing, what_it_does_not_show, what_it_is
 from ntk_select.benchmark.report.write import figure_csv
 from ntk_select.benchmark.store import Store
+from ntk_select.errors import ConfigError
 from ntk_select.scores import Score
 from ntk_select.scores import table as score_table
 
@@ -162,6 +163,13 @@ def test_failures_are_those_of_requested_cells_without_a_record(folder):
     assert list(results.failures) == [waiting.key]
     assert [row[-1] for row in content(results, "failures").rows] == ["no memory"]
     assert f"{len(cells) - 1} of {len(cells)} synthetic measurements are done." in what_is_missing(results)
+
+
+def test_a_folder_in_which_nothing_was_measured_is_refused(folder):
+    for record in (folder / "records").glob("*/*/*"):
+        record.unlink()
+    with pytest.raises(ConfigError, match=r"Nothing has been measured in '.*out' yet. Try: ntk-select bench run CONFIG --out .*out"):
+        read_results(folder)
 
 
 def test_warnings_of_the_manifest_are_listed_under_what_is_missing(folder):

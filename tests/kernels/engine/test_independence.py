@@ -58,6 +58,32 @@ def of_nnx(train):
     return (lambda params, x: nnx.merge(graph, params, rest, copy=True)(x)), params
 
 
+def test_nnx_in_training_mode_that_cannot_be_traced_is_refused_with_the_remedy():
+    graph, params, rest = nnx.split(Nnx(), nnx.Param, ...)
+    with pytest.raises(ConfigError, match=r"TraceContextError: .* Try: use_running_average=True \(linen\), model.eval\(\) \(nnx\)"):
+        ns.ntk(lambda params, x: nnx.merge(graph, params, rest)(x), params, X)
+
+
+@pytest.mark.filterwarnings("error")
+def test_batch_statistics_among_the_parameters_are_told_unless_the_leaves_are_chosen():
+    module = Linen(False)
+    variables = jax.jit(module.init)(jax.random.key(0), X)
+    with pytest.warns(
+        UserWarning, match=r"batch statistics, .*: batch_stats/BatchNorm_0/mean, batch_stats/BatchNorm_0/var. Try: layers='\^params/'"
+    ) as told:
+        ns.ntk_plan(module.apply, variables, X)
+    assert told[0].filename == __file__
+    ns.ntk_plan(module.apply, variables, X, layers="^params/")
+    ns.ntk_plan(lambda params, x: module.apply({**variables, "params": params}, x), variables["params"], X)
+    model = Nnx()
+    model.eval()
+    graph, state = nnx.split(model)
+    with pytest.warns(UserWarning, match=r"batch statistics, .*: bn/mean, bn/var. Try: .* nnx.split\(model, nnx.Param, ...\)"):
+        ns.ntk_plan(lambda state, x: nnx.merge(graph, state)(x), state, X)
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    ns.ntk_plan(lambda params, x: nnx.merge(graph, params, rest)(x), params, X)
+
+
 def plain(change):
     """A product whose outputs are changed."""
     return (lambda p, x: change(jnp.tanh(x @ p["w"]), x)), {"w": np.random.default_rng(1).normal(size=(4, 2)).astype(np.float32)}
@@ -219,7 +245,7 @@ def test_the_check_is_made_once_for_each_function(compilations):
     ns.ntk(fn, params, X)
     assert 4 in calls
     calls.clear()
-    with compilations() as found:
-        ns.ntk(fn, params, X)
+    compilations.clear()
+    ns.ntk(fn, params, X)
     assert calls == [1]
-    assert found == []
+    assert compilations == []

@@ -124,17 +124,16 @@ def test_structured_derivatives_name_the_jax_they_need(monkeypatch):
         neural_tangents_kernel(network, PARAMS, X1, None, None, (0,), implementation="STRUCTURED_DERIVATIVES")
 
 
-def test_import_leaves_jax_as_it_was_without_tensorflow_and_is_quick():
+def test_import_leaves_jax_as_it_was_without_tensorflow():
     code = """
-import sys, time
+import sys
 import jax, jax.core, numpy as np
 from jax.interpreters import ad
 from ntk_select.kernels.engine.neural_tangents import import_neural_tangents, neural_tangents_kernel
 from ntk_select.kernels.engine.arguments import read_outputs
 state = lambda: [dict(vars(module)) for module in (jax.core, ad, jax.extend.core)] + ["jax.util" in sys.modules, hasattr(jax, "util")]
-before, start = state(), time.perf_counter()
+before = state()
 nt = import_neural_tangents()
-assert time.perf_counter() - start < 20
 assert state() == before
 assert nt is import_neural_tangents()
 assert not hasattr(nt, "experimental") and "neural_tangents.experimental" not in sys.modules

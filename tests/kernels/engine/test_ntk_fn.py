@@ -216,7 +216,7 @@ def test_tracers_given_to_the_driver_are_refused_with_the_function_that_takes_th
         return ns.ntk(fn, now["params"], now["x"], now["x2"], outputs=now["outputs"])
 
     stacked = jax.tree.map(lambda leaf: leaf[None], given[argument])
-    with pytest.raises(ConfigError, match=r"ns.ntk works on the host in portions and cannot be traced .* Try: ns.ntk_fn\(fn, params, x\)"):
+    with pytest.raises(ConfigError, match=r"ns.ntk works on the host and cannot be traced .* Try: ns.ntk_fn\(fn, params, x\)"):
         transform(call)(stacked if "vmap" in str(transform.__code__.co_names) else given[argument])
 
 

@@ -19,6 +19,7 @@ ROWS, WIDTH, C = 7, 4, 3
 PARAMS = {"table": _draw(size=(ROWS, WIDTH)), "w": _draw(size=(WIDTH, 5)), "head": _draw(size=(5, C))}
 BATCH = {"tokens": np.array([[0, 3, 3, 1], [6, 2, 0, 5], [1, 1, 1, 1]]), "mask": np.array([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]], bool)}
 OTHER = {"tokens": BATCH["tokens"][:2, ::-1].copy(), "mask": BATCH["mask"][1:]}
+KEYS = jax.random.split(jax.random.key(0), 3)
 
 
 def masked(p, x):
@@ -97,13 +98,22 @@ def test_tuples_of_arrays_are_examples_as_well(oracle):
         (BATCH, OTHER | {"tokens": OTHER["tokens"].astype(np.int32)}, "they must be the same"),
         (BATCH | {"mask": np.ones(())}, None, "at least one example"),
         (BATCH | {"name": "text"}, None, "x1 must be one array of numbers"),
+        (BATCH | {"key": KEYS}, None, r"x1 holds keys of jax.random. Try: jax.random.key_data\(keys\), and jax.random.wrap_key_data in fn"),
         ({}, None, "x1 must be one array of numbers"),
     ],
-    ids=["lengths", "structure", "shape", "type", "no axis", "text", "nothing"],
+    ids=["lengths", "structure", "shape", "type", "no axis", "text", "keys", "nothing"],
 )
 def test_trees_that_do_not_fit_are_refused(x1, x2, message):
     with pytest.raises(ConfigError, match=message):
         ns.ntk(masked, PARAMS, x1, x2)
+
+
+def test_keys_of_examples_are_numbers_that_become_keys_in_the_function(oracle):
+    def noisy(p, x):
+        keys = jax.random.wrap_key_data(x["key"])
+        return masked(p, x) * (1 + jax.vmap(lambda key: jax.random.uniform(key, (1,)))(keys))
+
+    oracle.agrees(noisy, PARAMS, BATCH | {"key": np.asarray(jax.random.key_data(KEYS))})
 
 
 # One output an example.

@@ -98,6 +98,17 @@ def test_layers_that_name_nothing_are_refused(layers, message):
         named(layers)
 
 
+def test_all_is_the_word_for_no_choice_as_in_other_functions():
+    params = {"small": np.ones((3, 2)), "tall": np.ones(2), "other": np.ones(2)}
+    assert select(params, "all") == select(params, None) == (0, 1, 2)
+
+
+@pytest.mark.parametrize("layers", [None, "all"])
+def test_parameters_without_numbers_are_refused(layers):
+    with pytest.raises(ConfigError, match="params hold no floating-point array to differentiate. Try: ns.ntk"):
+        select({"steps": 3, "nothing": None}, layers)
+
+
 @pytest.mark.parametrize("layers", [None, "w"])
 def test_text_among_the_leaves_is_refused_with_its_name(layers):
     with pytest.raises(ConfigError, match="Parameter 'activation' is a str, not an array. Let fn close over it instead"):

@@ -11,6 +11,7 @@ from jax import lax
 import ntk_select as ns
 from ntk_select.errors import ConfigError
 from ntk_select.kernels.engine import GeneralRouteWarning
+from ntk_select.kernels.engine.analyse import analyse
 
 pytestmark = pytest.mark.usefixtures("quickly")
 
@@ -492,10 +493,13 @@ def test_a_python_integer_among_the_leaves_may_be_a_size(oracle):
 @pytest.mark.parametrize(
     ("fn", "message"),
     [
-        (lambda p, x: x @ p["w"].T, r"failed for a single example of shape \(1, 4\): TypeError.*leading axis of length one"),
+        (
+            lambda p, x: x @ p["w"].T,
+            r"failed for a single example of shape \(1, 4\): TypeError.*leading axis of length one\. Try: a function of a batch",
+        ),
         (lambda p, x: (x @ p["w"])[0], r"returns float64\[5\] for one example; it must return one array \(n, c\)"),
         (lambda p, x: (x @ p["w"])[..., None], r"returns float64\[1, 5, 1\]"),
-        (lambda p, x: (x @ p["w"], x), r"returns float64\[1, 5\], float64\[1, 4\] for one example"),
+        (lambda p, x: (x @ p["w"], x), r"returns float64\[1, 5\], float64\[1, 4\] for one example.* Try: .*jnp.concatenate\(outputs, axis=-1\)"),
         (lambda p, x: (x @ p["w"] > 0).astype(int), r"returns int64\[1, 5\]"),
         (lambda p, x: x @ p["w"] * 1j, r"returns complex128\[1, 5\]"),
         (lambda p, x: (x @ p["w"]).sum(), r"returns float64\[\] for one"),
@@ -506,3 +510,25 @@ def test_a_python_integer_among_the_leaves_may_be_a_size(oracle):
 def test_functions_that_do_not_fit_are_refused(fn, message):
     with pytest.raises(ConfigError, match=message):
         ns.ntk(fn, {"w": W}, X)
+
+
+def test_a_function_of_one_example_is_refused_and_becomes_one_of_a_batch_as_advised(oracle):
+    def fn(p, x):
+        return p["w"].T @ x
+
+    with pytest.raises(ConfigError, match=r"of one example x, jax.vmap\(fn, in_axes=\(None, 0\)\) makes one"):
+        ns.ntk(fn, {"w": W}, X)
+    oracle.agrees(jax.vmap(fn, in_axes=(None, 0)), {"w": W}, X)
+
+
+@pytest.mark.parametrize(
+    ("fn", "message"),
+    [
+        ({"w": W}, "fn must be a function fn.params, x.; given: dict. Try: the order fn, params, x"),
+        (ns.Expert("mine", lambda v, x: x @ v["params"]["w"], {"w": W}), r"given: Expert. Try: lambda params, x: expert.apply_fn"),
+    ],
+    ids=["parameters", "an expert"],
+)
+def test_what_is_not_a_function_is_refused(fn, message):
+    with pytest.raises(ConfigError, match=message):
+        analyse(fn, {"w": W}, X)

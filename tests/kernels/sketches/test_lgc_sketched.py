@@ -302,11 +302,8 @@ def test_an_expert_without_a_pooled_ending_takes_the_engine(small):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"outputs": "traces"}, ConfigError, "Did you mean 'trace'"),
         ({"outputs": "full"}, ConfigError, "outputs='full' is unknown"),
         ({"outputs": np.ones(3)}, ConfigError, r"allowed are \(4,\) and \(24, 4\)"),
-        ({"layers": "nothing_like_it"}, ConfigError, "matches no parameter"),
-        ({"layers": "("}, ConfigError, "not a regular expression"),
         ({"sketch": 2048.0}, ConfigError, "sketch= is 2048.0; it must be ns.Sketch"),
         ({"sketch": "countsketch"}, ConfigError, "sketch= is 'countsketch'; it must be ns.Sketch"),
         ({"sketch": 0}, ConfigError, "dim=0 must be a whole number"),
@@ -329,15 +326,6 @@ def test_labels_are_checked_before_any_work(small, monkeypatch):
     monkeypatch.setattr(gradients, "forward", lambda *_, **__: pytest.fail("the network ran"))
     with pytest.raises(TaskError, match="a row of integers"):
         ns.lgc(*small, LABELS * 1.0, sketch=64)
-
-
-def test_functions_need_parameters_and_layers():
-    with pytest.raises(ConfigError, match="A function needs its parameters"):
-        ns.lgc(network, X, LABELS, layers="all", sketch=64)
-    with pytest.raises(ConfigError, match="The last convolution of a function is unknown"):
-        ns.gradient_sketch(network, X, 64, params=PARAMS)
-    with pytest.raises(ConfigError, match="A function has no separate features"):
-        ns.gradient_sketch(network, X, 64, params=PARAMS, layers="all", outputs="features")
 
 
 def test_gradients_that_are_not_finite_are_named():

@@ -38,7 +38,7 @@ def test_a_dimension_is_a_whole_number_or_auto(dim):
 
 @pytest.mark.parametrize("seed", [1.5, 1.0, "1", None, False])
 def test_a_seed_is_a_whole_number(seed):
-    with pytest.raises(ConfigError, match=rf"seed={seed!r} must be a whole number"):
+    with pytest.raises(ConfigError, match=rf"seed={seed!r} must be a whole number. Try: seed=0"):
         ns.Sketch(64, seed=seed)
 
 

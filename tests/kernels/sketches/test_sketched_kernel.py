@@ -166,6 +166,10 @@ def test_nothing_is_said_where_blocks_have_nothing_in_common():
     assert kernel.measured_error() is None
 
 
+def test_it_is_printed_without_its_numbers():
+    assert repr(ns.SketchedKernel(np.ones((3, 2, 8)), "srht", blocks=2)) == "SketchedKernel('srht', 6 rows, dim=8, blocks=2)"
+
+
 def test_outputs_that_are_kept_apart_are_rows():
     z = np.random.default_rng(0).normal(size=(3, 2, 8))
     kernel = ns.SketchedKernel(z)

@@ -1,5 +1,6 @@
 """Networks that NumPy can follow, and tasks of a few small images."""
 
+from functools import partial
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import pytest
 
 import ntk_select as ns
 from ntk_select.experts.expert import Taps
+from ntk_select.training.checkpoints import Checkpoints
 
 SIDE = 4
 
@@ -98,6 +100,26 @@ def sgd_by_hand(x, labels, classes, rate, recipe, seed):
                 value -= now * (change + recipe.momentum * memory[place] if recipe.nesterov else memory[place])
         means.append(np.mean(losses))
     return w, b, means
+
+
+@pytest.fixture
+def every_epoch(monkeypatch):
+    """A checkpoint after each epoch, however short it is."""
+    monkeypatch.setattr("ntk_select.training.finetuning.trainer.Checkpoints", partial(Checkpoints, every_seconds=0))
+
+
+@pytest.fixture(scope="session")
+def cut():
+    """cut(after) is a progress that raises KeyboardInterrupt, as Ctrl-C does, once so many epochs are done."""
+
+    def cut(after):
+        def report(done, _total, _name):
+            if done >= after:
+                raise KeyboardInterrupt
+
+        return report
+
+    return cut
 
 
 @pytest.fixture(scope="session")

@@ -299,9 +299,9 @@ def test_one_rate_however_it_is_written_is_taken_as_it_is(made, rate):
         ({"recipe": ns.Recipe(augment="flip")}, "augment='flip' needs a.*Preprocess.*augment='none'"),
     ],
 )
-def test_an_option_that_is_not_allowed_is_refused_in_a_sentence(made, options, sentence):
+def test_an_option_that_is_not_allowed_is_refused_in_a_sentence_before_the_work(made, options, sentence):
     with pytest.raises(ConfigError, match=sentence):
-        ns.finetune(made.linear_expert(), made.spots(), **options)
+        ns.finetune(made.linear_expert(), made.spots(), **({"progress": lambda *_: pytest.fail("it began")} | options))
 
 
 @pytest.mark.parametrize("none", [{"test_images": None, "test_labels": None}, {"test_images": [], "test_labels": []}], ids=["none", "empty"])
@@ -369,15 +369,14 @@ def test_what_names_no_expert_and_no_task_is_refused(made, given, error, sentenc
 
 
 @pytest.mark.parametrize("which", ["expert", "reference"])
-def test_experts_without_preprocess_are_refused_before_any_training(made, which):
-    given = {"expert": made.linear_expert(), "reference": made.linear_expert()} | {which: made.linear_expert("bare", preprocess=None)}
-    with pytest.raises(ModelError, match="Expert 'bare' has no preprocess.*preprocess=Preprocess"):
-        ns.finetune(given["expert"], made.spots(), reference=given["reference"])
-
-
-def test_an_expert_without_features_is_refused(made):
-    with pytest.raises(ModelError, match="Expert 'linear' has no features_fn"):
-        ns.finetune(made.linear_expert(features_fn=None), made.spots())
+@pytest.mark.parametrize(
+    ("missing", "sentence"),
+    [("preprocess", "Expert 'bare' has no preprocess.*preprocess=Preprocess"), ("features_fn", "Expert 'bare' has no features_fn")],
+)
+def test_experts_that_cannot_be_fine_tuned_are_refused_before_any_training(made, which, missing, sentence):
+    given = {"expert": made.linear_expert(), "reference": made.linear_expert()} | {which: made.linear_expert("bare", **{missing: None})}
+    with pytest.raises(ModelError, match=sentence):
+        ns.finetune(**given, task=made.spots(), progress=lambda *_: pytest.fail("it began"))
 
 
 def test_an_expert_whose_weights_are_not_finite_is_refused_instead_of_its_rate(made):
@@ -392,12 +391,3 @@ def test_features_that_no_head_can_take_are_refused_in_a_sentence(made):
         ns.finetune(made.linear_expert(features_fn=lambda variables, x: x), made.spots())
     with pytest.raises(ModelError, match="features_fn of expert 'linear' returns 4 pre-logits, but its head takes 16"):
         ns.finetune(made.linear_expert(features_fn=lambda variables, x: x[:, 0]), made.spots())
-
-
-def test_names_are_at_hand_in_the_package():
-    from ntk_select.training import finetuning
-
-    assert ns.finetune is finetuning.finetune
-    assert ns.Recipe is finetuning.Recipe
-    assert ns.FinetuneResult is finetuning.FinetuneResult
-    assert {"finetune", "Recipe", "FinetuneResult"} <= set(ns.__all__)

@@ -66,6 +66,8 @@ def test_without_matplotlib_the_record_is_written_alone(result, tmp_path, monkey
 def test_the_figure_shows_a_curve_for_each_rate_and_that_of_the_tested_training(result, tmp_path):
     pytest.importorskip("matplotlib")
     text = result.report(tmp_path / "curves.svg").read_text()
+    assert all(f"<!-- {trial.learning_rate:g}: {100 * trial.accuracy:.1f} % -->" in text for trial in result.trials[1:])
+    assert f"<!-- {result.learning_rate:g}, tested: {100 * result.accuracy:.1f} % -->" in text
     assert text == result.report(tmp_path / "again.svg").read_text()
     assert result.report(tmp_path / "curves.pdf").read_bytes().startswith(b"%PDF")
 

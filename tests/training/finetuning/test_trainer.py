@@ -6,7 +6,6 @@ import subprocess
 import sys
 import warnings
 from dataclasses import replace
-from functools import partial
 
 import jax
 import numpy as np
@@ -15,8 +14,6 @@ from jax.sharding import Mesh
 
 import ntk_select as ns
 from ntk_select.errors import ConfigError, ModelError
-from ntk_select.training.checkpoints import Checkpoints
-from ntk_select.training.finetuning import trainer as trainer_module
 from ntk_select.training.finetuning.recipe import hold_out
 from ntk_select.training.finetuning.trainer import accuracy, train_fn_of
 
@@ -91,24 +88,6 @@ def test_progress_never_falls_and_ends_with_all_epochs(made, workers):
     assert set(done) == set(range(17))
 
 
-class Cut:
-    """A progress that cuts as Ctrl-C does, once so many epochs are done."""
-
-    def __init__(self, after):
-        self.after, self.seen = after, []
-
-    def __call__(self, done, _total, _name):
-        self.seen.append(done)
-        if done >= self.after:
-            raise KeyboardInterrupt
-
-
-@pytest.fixture
-def every_epoch(monkeypatch):
-    """Keeps the state of each epoch, however quick it is."""
-    monkeypatch.setattr(trainer_module, "Checkpoints", partial(Checkpoints, every_seconds=0))
-
-
 CUTS = {"in the first rate": 2, "in the second": 5, "in the last training": 9, "near its end": 11}
 
 
@@ -116,12 +95,12 @@ CUTS = {"in the first rate": 2, "in the second": 5, "in the last training": 9, "
     "after",
     [pytest.param(after, id=name, marks=() if name in ("in the second", "near its end") else pytest.mark.nightly) for name, after in CUTS.items()],
 )
-def test_a_search_that_was_cut_goes_on_to_the_same_weights_bit_for_bit(made, tmp_path, every_epoch, after):
+def test_a_search_that_was_cut_goes_on_to_the_same_weights_bit_for_bit(made, tmp_path, every_epoch, cut, after):
     task = made.spots(noise=150)
     options = {"learning_rates": (0.3, 0.1), "recipe": QUICK, "workers": 1}
     whole = ns.finetune(made.normed_expert(), task, **options)
     with pytest.raises(KeyboardInterrupt):
-        ns.finetune(made.normed_expert(), task, checkpoints=tmp_path, progress=Cut(after), **options)
+        ns.finetune(made.normed_expert(), task, checkpoints=tmp_path, progress=cut(after), **options)
     seen = []
     resumed = ns.finetune(made.normed_expert(), task, checkpoints=tmp_path, progress=lambda *now: seen.append(now[0]), **options)
     assert bits(resumed) == bits(whole)
@@ -149,12 +128,12 @@ def small_images(made):
     return made.linear_expert(preprocess=ns.Preprocess(size=8), params={"head": {"kernel": np.zeros((192, 2)), "bias": np.zeros(2)}})
 
 
-def test_augmentation_does_not_depend_on_workers_or_cuts_either(made, tmp_path, every_epoch):
+def test_augmentation_does_not_depend_on_workers_or_cuts_either(made, tmp_path, every_epoch, cut):
     task = made.spots(noise=150)
     options = {"learning_rates": (0.03, 0.01), "recipe": QUICK}
     whole = ns.finetune(small_images(made), task, workers=1, **options)
     with pytest.raises(KeyboardInterrupt):
-        ns.finetune(small_images(made), task, workers=1, checkpoints=tmp_path, progress=Cut(6), **options)
+        ns.finetune(small_images(made), task, workers=1, checkpoints=tmp_path, progress=cut(6), **options)
     for resumed in (ns.finetune(small_images(made), task, workers=2, checkpoints=place, **options) for place in (tmp_path, None)):
         assert bits(resumed) == bits(whole)
         assert told(resumed) == told(whole)
@@ -180,12 +159,12 @@ def test_images_above_64_pixels_are_fed_by_threads_and_the_result_does_not_depen
     assert told(one) == told(two)
 
 
-def test_a_search_by_optuna_that_was_cut_goes_on_to_the_same_weights(made, tmp_path, every_epoch):
+def test_a_search_by_optuna_that_was_cut_goes_on_to_the_same_weights(made, tmp_path, every_epoch, cut):
     pytest.importorskip("optuna")
     options = {"learning_rates": 0.1, "recipe": QUICK, "search": "optuna", "trials": 3}
     whole = ns.finetune(made.linear_expert(), made.spots(), **options)
     with pytest.raises(KeyboardInterrupt):
-        ns.finetune(made.linear_expert(), made.spots(), checkpoints=tmp_path, progress=Cut(10), **options)
+        ns.finetune(made.linear_expert(), made.spots(), checkpoints=tmp_path, progress=cut(10), **options)
     resumed = ns.finetune(made.linear_expert(), made.spots(), checkpoints=tmp_path, **options)
     assert bits(resumed) == bits(whole)
     assert told(resumed) == told(whole)

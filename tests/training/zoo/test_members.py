@@ -4,6 +4,7 @@ import importlib
 import itertools
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -174,6 +175,12 @@ WRONG = {
         r"Two experts have the name 'stripes-tiny'. Try: another name in \[experts\]",
     ),
     "a name of many domains": (LISTED, LISTED.replace("experts.plain", "experts.both-tiny") + MANY, "Two experts have the name 'both-tiny'"),
+    "names that differ in case": ("experts.plain", "experts.Child", "The experts 'Child' and 'child' have names that differ only in case, .*Try: an"),
+    "sources that differ in case": (
+        LISTED,
+        LISTED.replace("sources.part", "sources.STRIPES").replace('"part"', '"STRIPES"'),
+        "The sources 'stripes' and 'STRIPES' have names that differ only in case",
+    ),
     "source": ('source = "part"', 'source = "parts"', "experts.grandchild.source = 'parts' is unknown. Did you mean 'part'"),
     "no epochs": ("epochs = 2\n", "", r"\[experts.grandchild\]: the field 'epochs' is missing"),
     "a rate of zero": ("learning_rate = 0.3", "learning_rate = 0", "learning_rate = 0 must be a number above 0"),
@@ -286,7 +293,7 @@ def test_a_built_in_expert_of_the_same_network_is_a_start(config, text, data):
 def test_a_network_with_more_layers_or_fewer_is_refused(found):
     deep = {"architecture": "resnet18", **SETTINGS, "stage_sizes": (2,)}
     found = replace(found, networks={**found.networks, "plain": deep})
-    experts = {member.name: single.abstract_member(found, member) for member in members(found)}
+    experts = {member.name: single.abstract_expert(partial(single.fresh_member, found, member, 2, seed="")) for member in members(found)}
     for name, parent, words in (("plain", "short", "no such variable there"), ("short", "plain", "no such variable here")):
         with pytest.raises(ModelError, match=rf"'{name}' cannot start from '{parent}', .*: (params|batch_stats)/layer1_1/.* has .*{words}"):
             single.with_backbone(experts[name], experts[parent])

@@ -15,7 +15,7 @@ from ntk_select.kernels.flops import forward_flops
 from ntk_select.models.architectures import fresh_expert
 from ntk_select.training.zoo import multi, plan, read_config, single, train_zoo
 from ntk_select.training.zoo.config import SourceConfig
-from ntk_select.training.zoo.plan import Speed, abstract_network, estimated_speed, measured_speed, network_of, training_rate
+from ntk_select.training.zoo.plan import Speed, estimated_speed, measured_speed, network_of, training_rate
 
 planning = importlib.import_module("ntk_select.training.zoo.plan")  # the package has a function of that name
 
@@ -162,8 +162,8 @@ def tiny_expert():
     return fresh_expert("tiny", "resnet18", num_classes=5, preprocess=Preprocess(8), config=TINY)
 
 
-def test_an_abstract_network_has_the_shapes_and_operations_of_the_real_one_and_no_numbers():
-    abstract, real = abstract_network(tiny_expert), network_of(tiny_expert())
+def test_an_abstract_expert_has_the_shapes_and_operations_of_the_real_one_and_no_numbers():
+    abstract, real = network_of(single.abstract_expert(tiny_expert)), network_of(tiny_expert())
     leaves = jax.tree.leaves(abstract.variables)
     assert all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
     assert [leaf.shape for leaf in leaves] == [np.shape(leaf) for leaf in jax.tree.leaves(real.variables)]

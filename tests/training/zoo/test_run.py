@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from ntk_select import Preprocess, Task
 from ntk_select.errors import ConfigError, ModelError
@@ -228,6 +229,18 @@ def test_large_images_are_not_cached(config, data, tmp_path):
     found = load_source(replace(read_config(config), size=65), "stripes", data, tmp_path / "work")
     assert found.images.shape[1:3] == (8, 8)
     assert not (tmp_path / "work").exists()
+
+
+def test_the_images_of_a_table_are_not_cached_since_their_files_may_change(config, data, tmp_path):
+    rows = [(f"{split}-{label}-{i}.png", label, split) for split in ("train", "test") for label in "ab" for i in range(2)]
+    for file, _, _ in rows:
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / file)
+    (tmp_path / "a.csv").write_text("\n".join(map(",".join, [("path", "label", "split"), *rows])))
+    found = read_config(config)
+    found = replace(found, sources={"table": replace(found.sources["stripes"], uri=f"csv:{tmp_path / 'a.csv'}")})
+    assert not np.asarray(load_source(found, "table", data, tmp_path / "work").images[0]).any()
+    Image.fromarray(np.full((8, 8), 255, np.uint8)).save(tmp_path / "train-a-0.png")
+    assert (np.asarray(load_source(found, "table", data, tmp_path / "work").images[0]) == 255).all()
 
 
 def test_without_a_folder_of_data_the_option_is_named(config, tmp_path):
