@@ -50,7 +50,7 @@ def environment():
     except Exception as error:  # its tables are built from names of PyTorch and of JAX, and either may have changed
         raise MissingDependencyError(
             f"torchax cannot be imported with torch {torch.__version__} and jax {jax.__version__} ({type(error).__name__}: {first_line(error)}). "
-            "Try: pip install --upgrade torchax"
+            "Try: pip install --upgrade torchax, or torch and torchvision in the versions of constraints.txt"
         ) from error
     packets = torch._ops.OpOverloadPacket
     for operator, function in replaced_operators(torch, lambda operator: found._get_op_or_decomp(operator).func).items():

@@ -94,7 +94,7 @@ COMMANDS = {
 """Name of each command -> its class, in the file of the same name, and its line in `ntk-select --help`."""
 OLD_OPTIONS = {("rank", "--draws"): "--resamples"}
 """Command and former name of an option, which still works -> its present name."""
-FIRST_OPTION = {"rank": "--task", "finetune": "--expert", "kernel": "--expert", "dynamics": "--expert"}
+FIRST_OPTION = {"rank": "--task", "finetune": "--expert", "kernel": "--expert", "dynamics": "--expert", "zoo list": "--zoo", "zoo verify": "--zoo"}
 """Command that takes only options -> the option that a first word without one is probably for."""
 
 
@@ -109,9 +109,11 @@ def _run(arguments: list[str] | None) -> int:
         return 0
     if first and first not in COMMANDS and not first.startswith("-"):
         raise ConfigError(f"There is no command {first!r}.{did_you_mean(first, COMMANDS)} Try: ntk-select --help")
-    if first in FIRST_OPTION and len(words) > 1 and not words[1].startswith("-"):
-        repaired = shlex.join(["ntk-select", first, FIRST_OPTION[first], *words[1:]])
-        raise ConfigError(f"{words[1]!r} is given without an option; {first} takes only options. Try: {repaired}")
+    for command, option in FIRST_OPTION.items():
+        before, rest = words[: len(command.split())], words[len(command.split()) :]
+        if before == command.split() and rest and not rest[0].startswith("-"):
+            repaired = shlex.join(["ntk-select", *before, option, *rest])
+            raise ConfigError(f"{rest[0]!r} is given without an option; {command} takes only options. Try: {repaired}")
     if arguments is None and first in COMMANDS:  # a process of its own
         from ntk_select._runtime.compiled_programs import keep_compiled_programs
 

@@ -21,7 +21,7 @@ _LAG = 8
 """Steps after which a loss is read: it has been computed by then, and reading it does not block."""
 
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE", "xla_cpu_opt_preset": "CPU_OPT_PRESET_FAST_COMPILE"}
-"""XLA's options for steps on CPUs. Convolutions by Eigen use all cores (by default YNNPACK computes them, most of them on one core), and fewer
+"""XLA's options for steps on one CPU. Convolutions by Eigen use all cores (by default YNNPACK computes them, most of them on one core), and fewer
 transpositions are fused, which is faster. Measured by scripts/benchmarks/finetune.py."""
 
 Loss = Callable[[Variables, Any, jax.Array], tuple[jax.Array, Variables]]
@@ -128,9 +128,9 @@ def make_step(loss: Loss, optimizer: optax.GradientTransformation, mesh: Mesh | 
 def _new_step(loss: Loss, optimizer: optax.GradientTransformation, mesh: Mesh | None):
     whole, spread = (None, None) if mesh is None else (NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
 
-    on_cpu = (jax.default_backend() if mesh is None else mesh.devices.flat[0].platform) == "cpu"
+    options = known_options(_CPU_OPTIONS) if mesh is None and jax.default_backend() == "cpu" else None
 
-    @partial(jax.jit, donate_argnums=0, compiler_options=known_options(_CPU_OPTIONS) if on_cpu else None)
+    @partial(jax.jit, donate_argnums=0, compiler_options=options)
     def step(state: TrainState, batch, key, learning_rate):
         def objective(params):
             return loss({**state.variables, "params": params}, batch, key)
@@ -143,9 +143,8 @@ def _new_step(loss: Loss, optimizer: optax.GradientTransformation, mesh: Mesh | 
     def spread_step(state: TrainState, batch, key, learning_rate):
         for part in jax.tree.leaves(batch):
             if len(part) % mesh.size:
-                raise ConfigError(
-                    f"A batch of {len(part)} examples cannot be shared evenly by {mesh.size} devices. Try: batch_size={mesh.size * max(len(part) // mesh.size, 1)}"
-                )
+                fitting = mesh.size * max(len(part) // mesh.size, 1)
+                raise ConfigError(f"A batch of {len(part)} examples cannot be shared evenly by {mesh.size} devices. Try: batch_size={fitting}")
         return step(jax.device_put(state, whole), jax.device_put(batch, spread), key, learning_rate)
 
     return step if mesh is None else spread_step

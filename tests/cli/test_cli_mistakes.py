@@ -33,13 +33,15 @@ def test_a_word_that_has_no_place_is_named_with_what_is_allowed(capsys, words, p
     [
         (["rank", "my images"], "ntk-select rank --task 'my images'"),
         (["finetune", "cifar10-resnet_small", "--task", "digits"], "ntk-select finetune --expert cifar10-resnet_small --task digits"),
+        (["zoo", "list", "my_zoo", "--json"], "ntk-select zoo list --zoo my_zoo --json"),
     ],
 )
 def test_a_first_word_without_its_option_is_shown_with_it(capsys, words, repaired):
     assert main(words) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == f"ntk-select: {words[1]!r} is given without an option; {words[0]} takes only options. Try: {repaired}\n"
+    command, word = ("zoo list", words[2]) if words[0] == "zoo" else words[:2]
+    assert err == f"ntk-select: {word!r} is given without an option; {command} takes only options. Try: {repaired}\n"
 
 
 def test_a_misspelt_command_is_one_sentence_and_status_2(capsys):

@@ -422,7 +422,7 @@ def test_relative_differences():
         ({"x": X[:0]}, r"x has shape \(0, 4\); it must be \(n, ...\) with at least one example"),
         ({"x": X[:, :3]}, r"fn\(params, x\) failed for a single example of shape \(1, 3\)"),
         ({"fn": lambda params, x: network(params, x)[:, :, None]}, r"it must return one array"),
-        ({"params": {"w": np.arange(3)}}, r"matches no floating-point parameter"),
+        ({"params": {"w": np.arange(3)}}, r"params hold no floating-point array to differentiate"),
     ],
 )
 def test_bad_input_is_named_in_a_sentence(change, sentence):

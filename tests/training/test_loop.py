@@ -1,5 +1,7 @@
 """Training follows SGD written in NumPy, in the documented order of batches, and stops at divergence."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from jax.sharding import Mesh
 
 from ntk_select.errors import ConfigError
 from ntk_select.experts.expert import Taps
+from ntk_select.training import loop
 from ntk_select.training.feeding import InMemory
 from ntk_select.training.loop import DivergedError, begin, cross_entropy, make_step, sgd, step_decay, train_epochs, warmup_cosine
 
@@ -194,3 +197,27 @@ def test_cosine_schedules_rise_linearly_and_fall_to_nothing(warmup):
     total, first = 20, int(warmup * 20)
     expected = [0.3 * t / first if t < first else 0.15 * (1 + np.cos(np.pi * (t - first) / (total - first))) for t in range(total)]
     np.testing.assert_allclose(warmup_cosine(0.3, 4, 5, warmup), np.reshape(expected, (4, 5)), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="options of CPUs")
+def test_a_step_compiled_with_the_options_of_cpus_computes_the_same(monkeypatch):
+    """Against XLA's defaults, in float64: only the order of sums differs."""
+    rng = np.random.default_rng(0)
+    variables = {"params": {"conv": rng.normal(size=(3, 3, 4, 8)), "head": rng.normal(size=(8, 3))}}
+    batch = rng.normal(size=(6, 9, 9, 4)), np.arange(6) % 3
+
+    def train_fn(variables, x):
+        hidden = jax.lax.conv_general_dilated(x, variables["params"]["conv"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        features = jax.nn.relu(hidden - hidden.mean((0, 1, 2))).mean((1, 2))
+        return Taps(features @ variables["params"]["head"], features), {}
+
+    def trained():
+        state = begin(variables, sgd())
+        for _ in range(3):
+            state, loss = loop._new_step(cross_entropy(train_fn), sgd(), None)(state, batch, jax.random.key(0), 0.1)
+        return state.variables, loss
+
+    assert loop.known_options(loop._CPU_OPTIONS) == loop._CPU_OPTIONS  # of the tested versions
+    found = trained()
+    monkeypatch.setattr(loop, "_CPU_OPTIONS", {})
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-11), found, trained())
