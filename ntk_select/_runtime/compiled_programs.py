@@ -30,7 +30,11 @@ def keep_compiled_programs() -> None:
         return
     if not os.access(folder, os.W_OK):
         return
-    settings = {"JAX_COMPILATION_CACHE_DIR": folder, "JAX_COMPILATION_CACHE_MAX_SIZE": LARGEST, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": SHORTEST}
+    settings = {
+        "JAX_COMPILATION_CACHE_DIR": folder,
+        "JAX_COMPILATION_CACHE_MAX_SIZE": LARGEST,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": SHORTEST,
+    }
     for name, value in settings.items():
         os.environ.setdefault(name, str(value))
 

@@ -36,7 +36,7 @@ from ntk_select.training.finetuning.trainer import train_fn_of
 
 PIXELS = 256 * 224**2
 """Pixels per pass: 256 images of 224 x 224."""
-RESIDUALS = 2**30
+RESIDUALS = 2**29
 """Bytes of intermediate results up to which a network is linearised once for all directions."""
 SMALL = 64**2
 """Pixels per image up to which one pass does not use all cores of a CPU; several directions are then computed at the same time."""

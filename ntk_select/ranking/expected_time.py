@@ -20,9 +20,9 @@ SAMPLED_EXPERTS = 3
 """Experts that are loaded; the others are assumed to be similar."""
 SHARE = 0.5
 """Speed of networks relative to a large matrix product (measured on two cores: 0.4 to 0.8)."""
-COMPILING, COMPILING_FORECAST = 2.0, 6.0
+COMPILING, COMPILING_FORECAST = 1.0, 3.0
 """Seconds of compilation per architecture: of the passes, and in addition of the kernel of a forecast (measured on two cores)."""
-PER_SCORE, PER_FORECAST = 0.05, 0.6
+PER_SCORE, PER_FORECAST = 0.05, 0.3
 """Seconds per expert: for each score with its half-samples, and for the simulations of a forecast (measured on two cores, 250 images)."""
 
 
