@@ -121,12 +121,18 @@ def _by_value(fn, *arguments):
 
 
 def is_value(fn: Any) -> bool:
-    """Whether a function captures nothing that may change: a frozen dataclass, e.g. of a Flax module, of such dataclasses, names, numbers and types."""
+    """Whether a function captures nothing that may change: a frozen dataclass or a linen module of such parts, names, numbers and types."""
     if is_dataclass(fn) and not isinstance(fn, type):
-        return type(fn).__hash__ is not None and all(is_value(getattr(fn, field.name)) for field in fields(fn))
+        names = [field.name for field in fields(fn)]
+        frozen = type(fn).__dataclass_params__.frozen and vars(fn).keys() <= set(names)
+        return (frozen or _is_linen(fn)) and type(fn).__hash__ is not None and all(is_value(getattr(fn, name)) for name in names)
     if isinstance(fn, tuple):
         return all(map(is_value, fn))
     return fn is None or isinstance(fn, str | bytes | bool | int | float | type)
+
+
+def _is_linen(fn) -> bool:
+    return any((kind.__module__, kind.__name__) == ("flax.linen.module", "Module") for kind in type(fn).__mro__)
 
 
 def _without_unused(closed: ClosedJaxpr) -> ClosedJaxpr:

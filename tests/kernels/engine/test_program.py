@@ -1,5 +1,8 @@
 """Programs: functions with the same operations are one object, functions that differ in anything that counts are not."""
 
+from dataclasses import dataclass
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +13,7 @@ import ntk_select as ns
 from ntk_select.kernels.engine import program as program_module
 from ntk_select.kernels.engine.analyse import analyse
 from ntk_select.kernels.engine.digest import digest_of_function, digest_of_program
-from ntk_select.kernels.engine.program import MAX_BYTES, MAX_UNROLLED, calls_python, evaluate, outputs_of, trace
+from ntk_select.kernels.engine.program import MAX_BYTES, MAX_UNROLLED, calls_python, evaluate, is_value, outputs_of, trace
 
 pytestmark = pytest.mark.usefixtures("quickly")
 X = np.random.default_rng(0).normal(size=(3, 4))
@@ -215,3 +218,66 @@ def test_digests_follow_captured_arrays_and_chosen_leaves():
 
     assert digest(0) == digest(0)
     assert len({digest(0), digest(1), digest(0, "a"), digest(0, "b")}) == 4
+
+
+@dataclass(frozen=True)
+class Scaled:
+    scale: object
+
+    def __call__(self, x):
+        return x * self.scale
+
+
+@dataclass(eq=False)
+class Changeable:
+    scale: float
+
+    def __call__(self, x):
+        return x * self.scale
+
+
+class WithMore(Scaled):
+    def __call__(self, x):
+        return x * self.more
+
+
+class Module(nn.Module):
+    width: int = 3
+    inner: object = None
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(self.width)(x)
+
+
+def test_what_may_change_is_no_value():
+    for constant in (Scaled(2.0), Scaled((1, "a", None)), Scaled(Scaled(1)), Scaled(Module()), Module(), Module(inner=Scaled(1))):
+        assert is_value(constant)
+    more = WithMore(2.0)
+    more.more = 3.0
+    for other in (Scaled(np.ones(2)), Scaled([1]), Scaled(lambda x: x), Changeable(2.0), more, Module(inner=np.ones(2)), lambda x: x):
+        assert not is_value(other)
+
+
+def test_a_value_is_traced_once_and_equal_values_share_the_trace():
+    calls = []
+
+    @dataclass(frozen=True)
+    class Counted:
+        scale: float
+
+        def __call__(self, x):
+            calls.append(self.scale)
+            return x * self.scale
+
+    first, second, other = (trace(Counted(scale), np.ones(3))[0] for scale in (2.0, 2.0, 3.0))
+    assert calls == [2.0, 3.0]
+    assert first is second
+    assert other != first
+
+
+def test_a_function_that_changed_is_traced_again():
+    changed = Changeable(2.0)
+    first = trace(changed, np.ones(3))[0]
+    changed.scale = 3.0
+    assert trace(changed, np.ones(3))[0] != first
