@@ -124,7 +124,7 @@ def is_value(fn: Any) -> bool:
     """Whether a function captures nothing that may change: a frozen dataclass or a linen module of such parts, names, numbers and types."""
     if is_dataclass(fn) and not isinstance(fn, type):
         names = [field.name for field in fields(fn)]
-        frozen = type(fn).__dataclass_params__.frozen and vars(fn).keys() <= set(names)
+        frozen = type(fn).__dataclass_params__.frozen and getattr(fn, "__dict__", {}).keys() <= set(names)
         return (frozen or _is_linen(fn)) and type(fn).__hash__ is not None and all(is_value(getattr(fn, name)) for name in names)
     if isinstance(fn, tuple):
         return all(map(is_value, fn))

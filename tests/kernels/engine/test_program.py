@@ -228,6 +228,11 @@ class Scaled:
         return x * self.scale
 
 
+@dataclass(frozen=True, slots=True)
+class Slotted:
+    scale: float
+
+
 @dataclass(eq=False)
 class Changeable:
     scale: float
@@ -251,7 +256,7 @@ class Module(nn.Module):
 
 
 def test_what_may_change_is_no_value():
-    for constant in (Scaled(2.0), Scaled((1, "a", None)), Scaled(Scaled(1)), Scaled(Module()), Module(), Module(inner=Scaled(1))):
+    for constant in (Scaled(2.0), Scaled((1, "a", None)), Scaled(Scaled(1)), Slotted(2.0), Scaled(Module()), Module(), Module(inner=Scaled(1))):
         assert is_value(constant)
     more = WithMore(2.0)
     more.more = 3.0
