@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from ntk_select._runtime.memory import is_out_of_memory
@@ -37,14 +37,23 @@ def isolated(name: str, shape: tuple[int, ...], *, training: bool = False) -> It
 
 @contextmanager
 def _same_settings(torch) -> Iterator[None]:
-    """Restores the settings of the process and the thread that PyTorch has functions for."""
-    before = [(change, read, read()) for read, change in _settings(torch)]
+    """Restores the settings of the process and the thread that PyTorch has functions for, as far as they can be read."""
+    before = [(change, read, value) for read, change in _settings(torch) if (value := _value(read)) is not None]
     try:
         yield
     finally:
         for change, read, value in before:
-            if read() != value:
-                change(value)
+            if _value(read) != value:
+                with suppress(RuntimeError):
+                    change(value)
+
+
+def _value(read: Callable[[], Any]) -> Any:
+    """The setting; None where PyTorch refuses to tell it, as the precision of products after it was set by `fp32_precision`."""
+    try:
+        return read()
+    except RuntimeError:
+        return None
 
 
 def _settings(torch) -> tuple[tuple[Callable[[], Any], Callable[[Any], Any]], ...]:

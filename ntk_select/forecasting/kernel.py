@@ -236,7 +236,7 @@ def of_chosen(program: Program, chosen: tuple[int, ...], values, leaves, images)
 
 @partial(jax.jit, static_argnums=2)
 def _signs(key, index, size: int):
-    return jax.random.rademacher(jax.random.fold_in(key, index), (size,), jnp.float32)
+    return jax.random.rademacher(jax.random.fold_in(key, index), (size,), jnp.int8)
 
 
 def _moved(chosen: tuple[int, ...], mask: Sequence[bool] | None) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import is_dataclass
 from functools import partial
 from typing import Any
 
@@ -15,6 +14,7 @@ from ntk_select.experts.expert import Expert
 from ntk_select.experts.headless import without_head
 from ntk_select.experts.network_inputs import NetworkInputs
 from ntk_select.kernels.engine.digest import digest_of_params, digest_of_program
+from ntk_select.kernels.engine.program import value_of
 from ntk_select.tasks.probe_sample import ProbeSample
 from ntk_select.tasks.task import Task
 
@@ -51,7 +51,7 @@ class Keys:
         """Key of the passes, the program of training, the mode of batch norm, the head, and the random directions."""
         network = without_head(expert)
         program = "" if network.train_fn is None else self._program(network.train_fn, network, x, _training)
-        return program if program is None else key_of("training kernel", passes, program, batch_norm, head, str(seed))
+        return program if program is None else key_of("training kernel", passes, program, batch_norm, head, repr(expert.head), str(seed))
 
     def of_reference(self, task: Task, sample: ProbeSample, network: str, seed: int) -> str:
         """Key of the initial weights, the recipe and the training images of a reference network, and of the probe sample.
@@ -71,7 +71,8 @@ class Keys:
     def _program(self, fn, expert: Expert, x, use: Callable | None = None) -> str | None:
         """The digest of what is computed with fn: by default its outputs, otherwise `use(fn, params, state, x)`."""
         use = use or (_taps if fn is expert.taps_fn else _outputs)
-        memory = (fn, use, x.shape[1:], str(jax.tree.map(jax.typeof, expert.variables))) if _holds_no_weights(fn) else None
+        known = _known(fn)
+        memory = None if known is None else (known, use, x.shape[1:], str(jax.tree.map(jax.typeof, expert.variables)))
         if memory is None or memory not in self._programs:
             found = digest_of_program(partial(use, fn), expert.params, dict(expert.state), x[:1])
             if memory is None:
@@ -104,9 +105,9 @@ def _gradient(fn, params, state, x):
     return jax.grad(total)([leaves[place] for place in real])
 
 
-def _holds_no_weights(fn) -> bool:
-    """Whether a function can be a key of a dictionary: closures would keep the weights of every expert in memory."""
-    return (is_dataclass(fn) and type(fn).__hash__ is not None) or (inspect.isfunction(fn) and fn.__closure__ is None)
+def _known(fn):
+    """What tells a function from others without holding weights; None for closures and objects, which would keep those of every expert in memory."""
+    return fn if inspect.isfunction(fn) and fn.__closure__ is None else value_of(fn)
 
 
 def _where() -> str:

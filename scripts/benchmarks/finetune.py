@@ -63,7 +63,7 @@ def compare(ways: dict, images: dict[str, int], rounds: int) -> dict[str, float]
 
 
 def apart(peer: bool, *, arch: str, size: int, batches: list, rounds: int) -> float:
-    """Images per second of one training on each core, in processes of one thread, summed."""
+    """Images per second of one training on each core, in processes of one thread, summed. Only on Linux."""
     context = multiprocessing.get_context("spawn")
     cores = sorted(os.sched_getaffinity(0))
     barrier, queue = context.Barrier(len(cores)), context.Queue()
@@ -71,7 +71,7 @@ def apart(peer: bool, *, arch: str, size: int, batches: list, rounds: int) -> fl
     workers = [context.Process(target=_on_core, args=(core, *arguments)) for core in cores]
     for worker in workers:
         worker.start()
-    seconds = [queue.get() for _ in workers]
+    seconds = [queue.get(timeout=1800) for _ in workers]
     for worker in workers:
         worker.join()
     return sum(len(batches) * len(batches[0][0]) / each for each in seconds)
@@ -91,7 +91,7 @@ def _on_core(core: int, peer: bool, arch: str, size: int, batches, rounds: int, 
         optimizer = sgd()
         work = partial(jax_run, make_step(cross_entropy(expert.train_fn), optimizer), optimizer, expert.variables, batches, RATES[0])
     work()
-    barrier.wait()
+    barrier.wait(timeout=600)
     queue.put(statistics.median(seconds_of(work) for _ in range(rounds)))
 
 

@@ -300,3 +300,18 @@ def test_a_module_that_exits_later_is_reported_and_the_others_are_ranked():
     assert found.best == "other"
     assert [failure.name for failure in found.failures] == ["own"]
     assert "ends the program when it is called (SystemExit: 5)" in found.failures[0].error
+
+
+def test_a_setting_that_pytorch_refuses_to_tell_is_no_obstacle(monkeypatch):
+    """As torch.get_float32_matmul_precision does once an `fp32_precision` has been set."""
+
+    def refused():
+        raise RuntimeError("mix of the legacy and new APIs")
+
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", refused)
+    before = torch.get_num_threads()
+    from ntk_select.models.torch_isolation import isolated
+
+    with isolated("mine", (1, 3)):
+        torch.set_num_threads(before + 1)
+    assert torch.get_num_threads() == before

@@ -103,32 +103,50 @@ def trace(fn: Callable, *arguments: Any) -> tuple[Program, tuple]:
     """The program of fn and the arrays that it closes over.
 
     Args:
-      fn: The function. Traced at every call, since what it captures may have changed; only once if it captures nothing, see `is_value`.
+      fn: The function. Traced at every call, since what it captures may have changed; only once if it captures nothing, see `value_of`.
       arguments: pytrees of arrays or of their shapes; the program's inputs are their leaves in order.
 
     Returns:
       The program, the same object for functions with the same operations; and `values` for its constants.
     """
-    traced = _by_value.trace(fn, *arguments).jaxpr if is_value(fn) else jax.make_jaxpr(lambda *arguments: fn(*arguments))(*arguments)
+    if (value := value_of(fn)) is not None:
+        traced = _by_value.trace(fn, value, *arguments).jaxpr
+    else:
+        traced = jax.make_jaxpr(lambda *arguments: fn(*arguments))(*arguments)
     program = Program(_without_unused(traced))
     values, program.values = program.values, ()
     return _interned(program) if program.shared else program, values
 
 
-@partial(jax.jit, static_argnums=0)
-def _by_value(fn, *arguments):
+@partial(jax.jit, static_argnums=(0, 1))
+def _by_value(fn, _value, *arguments):
     return fn(*arguments)
 
 
-def is_value(fn: Any) -> bool:
-    """Whether a function captures nothing that may change: a frozen dataclass or a linen module of such parts, names, numbers and types."""
+def value_of(fn: Any) -> tuple | None:
+    """Types and values of everything that a function consists of, hashable; None if it captures what may change.
+
+    Only frozen dataclasses and linen modules of such parts, names, numbers and types have one. Functions that compare equal may differ in it, as with fields
+    that are not compared, or 1 and 1.0.
+    """
     if is_dataclass(fn) and not isinstance(fn, type):
         names = [field.name for field in fields(fn)]
         frozen = type(fn).__dataclass_params__.frozen and getattr(fn, "__dict__", {}).keys() <= set(names)
-        return (frozen or _is_linen(fn)) and type(fn).__hash__ is not None and all(is_value(getattr(fn, name)) for name in names)
+        if not (frozen or _is_linen(fn)) or type(fn).__hash__ is None:
+            return None
+        parts = [value_of(getattr(fn, name)) for name in names]
+        return None if None in parts else (type(fn), *parts)
     if isinstance(fn, tuple):
-        return all(map(is_value, fn))
-    return fn is None or isinstance(fn, str | bytes | bool | int | float | type)
+        parts = [value_of(part) for part in fn]
+        return None if None in parts else (type(fn), *parts)
+    if isinstance(fn, type):
+        return type, fn
+    return (type(fn), repr(fn)) if fn is None or isinstance(fn, str | bytes | bool | int | float) else None
+
+
+def is_value(fn: Any) -> bool:
+    """Whether a function has a `value_of`."""
+    return value_of(fn) is not None
 
 
 def _is_linen(fn) -> bool:

@@ -1,6 +1,6 @@
 """Programs: functions with the same operations are one object, functions that differ in anything that counts are not."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import flax.linen as nn
 import jax
@@ -13,7 +13,7 @@ import ntk_select as ns
 from ntk_select.kernels.engine import program as program_module
 from ntk_select.kernels.engine.analyse import analyse
 from ntk_select.kernels.engine.digest import digest_of_function, digest_of_program
-from ntk_select.kernels.engine.program import MAX_BYTES, MAX_UNROLLED, calls_python, evaluate, is_value, outputs_of, trace
+from ntk_select.kernels.engine.program import MAX_BYTES, MAX_UNROLLED, calls_python, evaluate, is_value, outputs_of, trace, value_of
 
 pytestmark = pytest.mark.usefixtures("quickly")
 X = np.random.default_rng(0).normal(size=(3, 4))
@@ -286,3 +286,20 @@ def test_a_function_that_changed_is_traced_again():
     first = trace(changed, np.ones(3))[0]
     changed.scale = 3.0
     assert trace(changed, np.ones(3))[0] != first
+
+
+@dataclass(frozen=True)
+class Uncompared:
+    scale: float
+    offset: float = field(default=0.0, compare=False)
+
+    def __call__(self, x):
+        return x * self.scale + self.offset * isinstance(self.scale, float)
+
+
+def test_equal_functions_that_compute_something_else_are_told_apart():
+    for one, other in ((Uncompared(1.0), Uncompared(1.0, 5.0)), (Uncompared(1, 5.0), Uncompared(1.0, 5.0)), (Uncompared(0.0), Uncompared(-0.0))):
+        assert one == other
+        assert value_of(one) != value_of(other)
+    values = [outputs_of(*trace(fn, np.ones(3)), [np.ones(3)])[0][0] for fn in (Uncompared(1.0), Uncompared(1.0, 5.0), Uncompared(1, 5.0))]
+    assert values == [1, 6, 1]
