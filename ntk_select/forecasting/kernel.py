@@ -30,7 +30,7 @@ from ntk_select.experts.network_inputs import NetworkInputs
 from ntk_select.experts.new_head import with_new_head
 from ntk_select.kernels.directions import directions_for
 from ntk_select.kernels.engine.arguments import leaf_names, select
-from ntk_select.kernels.engine.program import Program, is_value, outputs_of, trace
+from ntk_select.kernels.engine.program import Program, outputs_of, trace, value_of
 from ntk_select.training.finetuning.recipe import BATCH_NORMS
 from ntk_select.training.finetuning.trainer import train_fn_of
 
@@ -140,7 +140,7 @@ class TrainingNetwork:
         features = _PreLogits(train_fn) if train_fn is network.train_fn else _FrozenPreLogits(network.features_fn)
         backbone, rest = network.params["backbone"], {"head": network.params["head"], "state": dict(network.state)}
         # What a function captures and does not need, such as the old head, is no part of its program.
-        captured = not is_value(features)
+        captured = value_of(features) is None
         self._features = (lambda backbone, images: features(backbone, rest, images)) if captured else features
         self._arguments = (backbone,) if captured else (backbone, rest)
         self.name, self.leaves, self.names = expert.name, jax.tree.leaves(self._arguments), leaf_names(backbone)

@@ -134,19 +134,17 @@ def value_of(fn: Any) -> tuple | None:
         frozen = type(fn).__dataclass_params__.frozen and getattr(fn, "__dict__", {}).keys() <= set(names)
         if not (frozen or _is_linen(fn)) or type(fn).__hash__ is None:
             return None
-        parts = [value_of(getattr(fn, name)) for name in names]
-        return None if None in parts else (type(fn), *parts)
+        return _value_of_all(type(fn), [getattr(fn, name) for name in names])
     if isinstance(fn, tuple):
-        parts = [value_of(part) for part in fn]
-        return None if None in parts else (type(fn), *parts)
+        return _value_of_all(type(fn), fn)
     if isinstance(fn, type):
         return type, fn
     return (type(fn), repr(fn)) if fn is None or isinstance(fn, str | bytes | bool | int | float) else None
 
 
-def is_value(fn: Any) -> bool:
-    """Whether a function has a `value_of`."""
-    return value_of(fn) is not None
+def _value_of_all(kind: type, parts) -> tuple | None:
+    values = [value_of(part) for part in parts]
+    return None if None in values else (kind, *values)
 
 
 def _is_linen(fn) -> bool:

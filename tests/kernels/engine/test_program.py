@@ -13,7 +13,7 @@ import ntk_select as ns
 from ntk_select.kernels.engine import program as program_module
 from ntk_select.kernels.engine.analyse import analyse
 from ntk_select.kernels.engine.digest import digest_of_function, digest_of_program
-from ntk_select.kernels.engine.program import MAX_BYTES, MAX_UNROLLED, calls_python, evaluate, is_value, outputs_of, trace, value_of
+from ntk_select.kernels.engine.program import MAX_BYTES, MAX_UNROLLED, calls_python, evaluate, outputs_of, trace, value_of
 
 pytestmark = pytest.mark.usefixtures("quickly")
 X = np.random.default_rng(0).normal(size=(3, 4))
@@ -257,11 +257,11 @@ class Module(nn.Module):
 
 def test_what_may_change_is_no_value():
     for constant in (Scaled(2.0), Scaled((1, "a", None)), Scaled(Scaled(1)), Slotted(2.0), Scaled(Module()), Module(), Module(inner=Scaled(1))):
-        assert is_value(constant)
+        assert value_of(constant) is not None
     more = WithMore(2.0)
     more.more = 3.0
     for other in (Scaled(np.ones(2)), Scaled([1]), Scaled(lambda x: x), Changeable(2.0), more, Module(inner=np.ones(2)), lambda x: x):
-        assert not is_value(other)
+        assert value_of(other) is None
 
 
 def test_a_value_is_traced_once_and_equal_values_share_the_trace():
